@@ -1,0 +1,48 @@
+# make demo | make test | make lint; PYTHON=python3.12 chooses the interpreter that .venv is made from.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test test-slow lint format clean
+
+help:
+	@echo "make demo       install into $(VENV), train ML-Decoder on digit scenes, print the score"
+	@echo "make test       the whole test suite; make test-slow adds what takes minutes"
+	@echo "make lint       ruff, mypy, import-linter"
+	@echo "make format     let ruff format the code"
+	@echo "make clean      remove $(VENV) and caches (outputs/ and data/ stay)"
+
+demo: $(VENV)/.installed
+	$(BIN)/mldec train experiment=digits
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mldec needs Python 3.11 or newer, found $$($(PYTHON) --version); type make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test,lint]"
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

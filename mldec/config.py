@@ -1,0 +1,274 @@
+"""What an experiment is: a tree of frozen dataclasses, checked whole before anything is read.
+
+`build_config` turns plain nested dicts (composed YAML) into a `Config`, collecting every problem into one
+`ConfigError`; `to_mapping` is its inverse. Component groups (`head: {name: ml_decoder, …}`) become the dataclass that
+the component registered.
+
+Ranges are part of the annotation, so that a field reads as its own documentation:
+
+    num_heads: Count = 8
+    dropout: Fraction = 0.1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from mldec.errors import ConfigError, suggest
+from mldec.registry import REGISTRIES
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number; `open_low` and `open_high` leave the bound itself out."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"above {self.low:g}" if self.open_low else f"at least {self.low:g}"
+        low, high = (" (excluded)" if is_open else "" for is_open in (self.open_low, self.open_high))
+        return f"{self.low:g}{low} to {self.high:g}{high}"
+
+
+Count = Annotated[int, Range(low=1)]
+Natural = Annotated[int, Range(low=0)]
+Positive = Annotated[float, Range(low=0, open_low=True)]
+NonNegative = Annotated[float, Range(low=0)]
+Fraction = Annotated[float, Range(low=0, high=1)]  # both ends allowed
+Share = Annotated[float, Range(low=0, high=1, open_high=True)]  # e.g. a dropout or decay rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentConfig:
+    """Settings of one component; `name` is what the registry knows it by."""
+
+    name: str
+
+
+#: A group whose `name` chooses the component; its value is an instance of the dataclass that this component registered.
+#: Statically it is anything, since floor 1 cannot know the components above it; `build_config` checks it.
+Group = Annotated[Any, "component group"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """Where and how a run executes. Nothing here is meant to change what is learned, only how fast and how visibly."""
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    workers: Natural | None = None  # loader processes; null: as many as cores, at most 8
+    threads: Count | None = None  # CPU threads of the network; null: torch's choice
+    eval_batch_size: Count | None = None  # null: the training batch size
+    channels_last: bool = False
+    compile: bool = False
+    deterministic: bool = False  # deterministic CUDA kernels, slower; the CPU always is
+    log_every: Count = 20  # steps between two records
+    checkpoint_every: Count | None = None  # steps between two extra checkpoints; null: only after each epoch
+    eval_every: Count = 1  # epochs
+    limit_train_batches: Count | None = None  # batches of each epoch that are used; null: all
+    limit_eval_batches: Count | None = None
+    overfit: bool = False  # train on the first batch alone, unaugmented
+    profile: bool = False  # write a torch profiler trace of a few steps
+    tensorboard: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolConfig:
+    """How results are chosen and reported. `paper` and `standard` are never mixed; a result names its protocol."""
+
+    name: Literal["paper", "standard"]
+    average_precision: Literal["exact", "voc07", "partial", "paper"] = "exact"
+    report: Literal["ema", "live", "better"] = "ema"  # which weights count, where EMA is on
+    holdout: Share = 0.05  # share of train kept as val where a dataset publishes no third split; 0: val is test
+    threshold: Fraction = 0.5  # of the F1 scores
+    top_k: tuple[Count, ...] = (3,)  # of the F1@k scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One experiment. `output` is the folder under which `<name>/<date>_<time>/` is made, unless `run_dir` says
+    where.
+    """
+
+    name: str
+    seed: Natural = 0
+    output: str = "outputs"
+    run_dir: str | None = None
+    init_from: str | None = None  # a run folder or checkpoint whose weights are the start
+    dataset: Group
+    backbone: Group
+    head: Group
+    loss: Group
+    augment: Group
+    optimizer: Group
+    schedule: Group
+    ema: Group
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    protocol: ProtocolConfig = field(default_factory=lambda: ProtocolConfig(name="standard"))
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or any(character in self.name for character in "/\\") or self.name in (".", ".."):
+            raise ValueError(f"name={self.name!r} cannot name a folder; use letters, digits, '-' and '_'")
+
+
+def build_config(mapping: Mapping[str, Any]) -> Config:
+    """Check a composed experiment and make it a `Config`. Raises ConfigError listing all problems, a line each.
+
+    The registries must be filled first: import the components (`mldec.engine.build` does) and the user's plugins.
+    """
+    problems: list[str] = []
+    config = _dataclass(mapping, Config, "", problems)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return typing.cast(Config, config)
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """A dataclass tree as nested dicts and lists of plain values; `build_config` of it gives an equal Config."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, (tuple, list)):
+            return [plain(item) for item in value]
+        return value
+
+    return typing.cast(dict[str, Any], plain(config))
+
+
+_INVALID = object()
+
+
+def _dataclass(value: Any, cls: type, path: str, problems: list[str], owner: str = "") -> Any:
+    if not isinstance(value, Mapping):
+        problems.append(f"{path}={value}: expected settings (key: value), found {_kind(value)}")
+        return _INVALID
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in value:
+        if key not in fields:
+            where = _join(path, str(key))
+            problems.append(f"{where}: {owner}no such setting; {suggest(str(key), fields)}")
+    arguments = {}
+    before = len(problems)
+    for key, spec in fields.items():
+        if key in value:
+            arguments[key] = _convert(value[key], hints[key], _join(path, key), problems)
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            problems.append(f"{_join(path, key)}: missing; a value is needed")
+    if len(problems) > before:
+        return _INVALID
+    try:
+        return cls(**arguments)
+    except ValueError as error:
+        problems.append(f"{path}.{error}" if path else str(error))
+        return _INVALID
+
+
+def _component(value: Any, group: str, problems: list[str]) -> Any:
+    registry = REGISTRIES[group]
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        problems.append(f"{group}: needs `name`, one of {', '.join(registry.names())}; found {value!r}")
+        return _INVALID
+    try:
+        component = registry[value["name"]]
+    except ConfigError as error:
+        problems.append(str(error))
+        return _INVALID
+    return _dataclass(value, component.config_class, group, problems, owner=f"{group}={component.name} has ")
+
+
+def _convert(value: Any, annotation: Any, path: str, problems: list[str]) -> Any:
+    if annotation == Group:
+        return _component(value, path, problems)
+    if dataclasses.is_dataclass(annotation):
+        return _dataclass(value, typing.cast(type, annotation), path, problems)
+    converted = _fit(value, annotation)
+    if converted is _INVALID:
+        problems.append(f"{path}={value}: expected {_describe(annotation)}, found {_kind(value)}")
+    return converted
+
+
+def _fit(value: Any, annotation: Any) -> Any:
+    """`value` as `annotation` asks, or _INVALID. Numbers widen (1 to 1.0), nothing else is coerced."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        base, *bounds = typing.get_args(annotation)
+        fitted = _fit(value, base)
+        return fitted if fitted is not _INVALID and all(fitted in bound for bound in bounds) else _INVALID
+    if origin in (typing.Union, types.UnionType):
+        for option in typing.get_args(annotation):
+            fitted = _fit(value, option)
+            if fitted is not _INVALID:
+                return fitted
+        return _INVALID
+    if origin is Literal:
+        return (
+            value
+            if any(value == option and type(value) is type(option) for option in typing.get_args(annotation))
+            else _INVALID
+        )
+    if origin is tuple:
+        item = typing.get_args(annotation)
+        if not isinstance(value, (list, tuple)):
+            return _INVALID
+        kinds = [item[0]] * len(value) if len(item) == 2 and item[1] is ... else list(item)
+        fitted_items = [_fit(v, kind) for v, kind in zip(value, kinds, strict=False)]
+        return _INVALID if len(kinds) != len(value) or _INVALID in fitted_items else tuple(fitted_items)
+    if annotation in (None, type(None)):
+        return None if value is None else _INVALID
+    if annotation is float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return float(value) if number else _INVALID
+    if annotation is int:
+        return value if isinstance(value, int) and not isinstance(value, bool) else _INVALID
+    if annotation in (str, bool):
+        return value if isinstance(value, annotation) else _INVALID
+    raise TypeError(f"config fields may not have the type {annotation}")
+
+
+def _describe(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        base, *bounds = typing.get_args(annotation)
+        return " ".join([_describe(base), *map(str, bounds)])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(option) for option in typing.get_args(annotation))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(annotation)))
+    if origin is tuple:
+        item = typing.get_args(annotation)
+        return f"a list of {_describe(item[0])}" if item[-1] is ... else f"a list of {len(item)} values"
+    return {type(None): "null", int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(
+        annotation, str(annotation)
+    )
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true/false"
+    if isinstance(value, Mapping):
+        return "nested settings"
+    names = {int: "a whole number", float: "a number", str: "text", list: "a list", tuple: "a list"}
+    return f"{names.get(type(value), type(value).__name__)} ({value})"
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

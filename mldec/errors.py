@@ -1,0 +1,43 @@
+"""How mldec says no: one sentence with what was found, what is allowed and what to type."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MldecError(Exception):
+    """A problem that the user can mend. Commands print it without a traceback and leave with `exit_code`."""
+
+    exit_code = 1
+
+
+class ConfigError(MldecError):
+    """The experiment as composed is not valid; nothing was read and nothing was written."""
+
+    exit_code = 2
+
+
+class DataError(MldecError):
+    """Pictures or annotations are missing, broken or inconsistent."""
+
+    exit_code = 2
+
+
+class CheckpointError(MldecError):
+    """A file of weights is missing, damaged, or belongs to something else."""
+
+    exit_code = 2
+
+
+class RunError(MldecError):
+    """A run that had begun cannot go on; what it had saved is kept."""
+
+
+def suggest(word: str, options: Iterable[str]) -> str:
+    """`did you mean …? (allowed: …)` for a word that is none of `options`."""
+    names = sorted(options)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    shown = ", ".join(names[:40]) + (f", and {len(names) - 40} more" if len(names) > 40 else "")
+    return f"{hint}(allowed: {shown})"

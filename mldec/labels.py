@@ -1,0 +1,48 @@
+"""What a label space is: an ordered list of names, one column of every score and target matrix each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mldec.errors import DataError, suggest
+
+
+@dataclass(frozen=True, init=False)
+class LabelSpace:
+    """An ordered, duplicate-free sequence of label names.
+
+    Args:
+        names: one name per class, in column order.
+        seen: for zero-shot data, one bool per name: True where training has examples. None means that all are seen.
+
+    Raises:
+        DataError: no names, an empty or repeated name, or `seen` of another length.
+    """
+
+    names: tuple[str, ...]
+    seen: tuple[bool, ...] | None
+
+    def __init__(self, names: Sequence[str], seen: Sequence[bool] | None = None) -> None:
+        names = tuple(names)
+        if not names:
+            raise DataError("a label space needs at least one label, found none")
+        if not all(isinstance(name, str) and name.strip() for name in names):
+            raise DataError("every label needs a name: found an empty one")
+        repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        if repeated:
+            raise DataError(f"label names must differ; found more than once: {', '.join(repeated[:5])}")
+        if seen is not None and len(seen) != len(names):
+            raise DataError(f"`seen` has {len(seen)} entries for {len(names)} labels")
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "seen", None if seen is None else tuple(bool(flag) for flag in seen))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """The column of `name`. Raises DataError with the nearest names if there is none."""
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise DataError(f"no label {name!r}; {suggest(name, self.names)}") from None
