@@ -1,0 +1,263 @@
+"""The losses: asymmetric loss (the paper's), binary cross-entropy, and softmax cross-entropy for single-label data.
+
+All three take logits (B,N), targets (B,N) and optionally a mask of what is known, and give a float32 scalar:
+
+    targets 1 present, 0 absent, -1 (anything negative) unknown, in any integer or float dtype; or fractions from mixup
+    known   False where the label is unknown, whatever the target says there
+
+An unknown label counts as absent with the weight `unknown_weight`; at the default 0 its logit's gradient is exactly 0.
+Half-precision logits are computed in float32, autocast or not; float64 logits stay float64.
+
+`reduction="mean"` divides by all B·N entries (cross-entropy: all B rows), known or not, so that the mean over equal
+micro-batches or devices is the mean over the whole batch. The published recipe sums; Adam with coupled weight decay
+feels the difference, since decay and gradient share one scale there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mldec.config import ComponentConfig, Fraction, NonNegative, Share
+from mldec.registry import LOSSES
+
+Reduction = Literal["sum", "mean"]
+
+FLOOR = 1e-8  # probabilities are kept above this before the logarithm, as published
+
+
+class ThreeStateLoss(nn.Module):
+    """What the losses share: shapes, precision, unknown labels, reduction. A subclass writes `terms`.
+
+    Args:
+        unknown_weight: weight of an unknown label, which counts as absent. At least 0.
+        reduction: "sum" or "mean".
+
+    Raises:
+        ValueError: from the constructor for a value out of range; from `forward` for shapes that do not fit.
+    """
+
+    def __init__(self, unknown_weight: float, reduction: Reduction) -> None:
+        super().__init__()
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"reduction={reduction!r}: no such reduction; use 'sum' or 'mean'")
+        _at_least_zero(unknown_weight=unknown_weight)
+        self.unknown_weight = unknown_weight
+        self.reduction = reduction
+
+    def forward(self, logits: Tensor, targets: Tensor, known: Tensor | None = None) -> Tensor:
+        """The loss of logits (B,N) against targets (B,N); scalar float32 (float64 for float64 logits)."""
+        _check_shapes(logits, targets, known)
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            unknown = targets < 0 if known is None else ~known | (targets < 0)
+            present = targets.to(logits.dtype).masked_fill(unknown, 0)
+            weights = torch.where(unknown, self.unknown_weight, torch.ones_like(logits))
+            terms = self.terms(logits, present, weights)
+            return terms.sum() if self.reduction == "sum" else terms.sum() / max(terms.numel(), 1)
+
+    def terms(self, logits: Tensor, present: Tensor, weights: Tensor) -> Tensor:
+        """Weighted losses, (B,N) or (B,), from logits, targets in [0,1] and the weight of each label, all (B,N)."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        shown = {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "training"}
+        return ", ".join(f"{name}={value}" for name, value in shown.items())
+
+
+class AsymmetricLoss(ThreeStateLoss):
+    """Asymmetric loss (paper §4.1, appendix C): focal weights that differ for present and absent labels.
+
+    With p = sigmoid(x) and q = min(1 - p + clip, 1), the shifted probability of absence, a label costs
+    `-(1 - p)^gamma_pos log p` if present and `-(1 - q)^gamma_neg log q` if absent; fractional targets mix logarithms,
+    bases and exponents, as published. Negatives with p below `clip` cost nothing.
+
+    Args:
+        gamma_neg, gamma_pos: focusing exponents of absent and present labels. At least 0.
+        clip: the probability shift, 0 to 1; 0 shifts nothing.
+        detach_weight: the focal weight is a constant for autograd, as in the published training.
+        unknown_weight, reduction: see the module.
+    """
+
+    def __init__(
+        self,
+        gamma_neg: float = 4.0,
+        gamma_pos: float = 0.0,
+        clip: float = 0.05,
+        detach_weight: bool = True,
+        unknown_weight: float = 0.0,
+        reduction: Reduction = "sum",
+    ) -> None:
+        super().__init__(unknown_weight, reduction)
+        _at_least_zero(gamma_neg=gamma_neg, gamma_pos=gamma_pos)
+        _share("clip", clip, top=1.0)
+        self.gamma_neg = gamma_neg
+        self.gamma_pos = gamma_pos
+        self.clip = clip
+        self.detach_weight = detach_weight
+
+    def terms(self, logits: Tensor, present: Tensor, weights: Tensor) -> Tensor:
+        absent = 1 - present
+        p = torch.sigmoid(logits)
+        not_p = torch.sigmoid(-logits)  # 1 - p without cancellation
+        q = (not_p + self.clip).clamp(max=1)
+        log_likelihood = present * p.clamp(min=FLOOR).log() + absent * q.clamp(min=FLOOR).log()
+        if self.gamma_neg or self.gamma_pos:
+            miss = present * not_p + absent * (p - self.clip).clamp(min=0)  # 1 - p_t
+            gamma = self.gamma_pos * present + self.gamma_neg * absent
+            miss = miss.detach() if self.detach_weight else miss
+            # The floor spares 0^gamma its infinite slope for gamma < 1; where it acts the logarithm is 0 as well.
+            log_likelihood = log_likelihood * miss.clamp(min=FLOOR).pow(gamma)
+        return -weights * log_likelihood
+
+
+class BinaryCrossEntropy(ThreeStateLoss):
+    """Sigmoid cross-entropy of every label by itself; the loss of the ImageNet A2 recipe (paper §4.3) with a threshold.
+
+    Args:
+        label_smoothing: s in [0, 1): targets y become y (1 - s) + s / 2.
+        target_threshold: targets above it become 1 and all others 0, before smoothing; undoes the fractions of mixup
+            (0.2 in ImageNet A2). None keeps targets as they are.
+        unknown_weight, reduction: see the module.
+    """
+
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        target_threshold: float | None = None,
+        unknown_weight: float = 0.0,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(unknown_weight, reduction)
+        _share("label_smoothing", label_smoothing)
+        if target_threshold is not None:
+            _share("target_threshold", target_threshold)
+        self.label_smoothing = label_smoothing
+        self.target_threshold = target_threshold
+
+    def terms(self, logits: Tensor, present: Tensor, weights: Tensor) -> Tensor:
+        if self.target_threshold is not None:
+            present = (present > self.target_threshold).to(logits.dtype)
+        present = present * (1 - self.label_smoothing) + self.label_smoothing / 2
+        return weights * F.binary_cross_entropy_with_logits(logits, present, reduction="none")
+
+
+class CrossEntropy(ThreeStateLoss):
+    """Softmax cross-entropy for single-label data: the row's targets are the shares of its classes.
+
+    A row's loss is -sum_i y_i log softmax(x)_i, linear in y: fractional rows are allowed and are not rescaled; a row
+    without a known positive contributes 0. An unknown class enters the softmax's denominator with the factor
+    `unknown_weight`, so at 0 it is left out.
+
+    Args:
+        label_smoothing: s in [0, 1): a row of mass m keeps 1 - s of its targets and spreads m s over the classes in
+            proportion to their weights (evenly where all are known).
+        unknown_weight, reduction: see the module.
+    """
+
+    def __init__(
+        self, label_smoothing: float = 0.0, unknown_weight: float = 0.0, reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__(unknown_weight, reduction)
+        _share("label_smoothing", label_smoothing)
+        self.label_smoothing = label_smoothing
+
+    def terms(self, logits: Tensor, present: Tensor, weights: Tensor) -> Tensor:
+        # The smallest number instead of -inf: a row of unknown classes only must not become nan.
+        log_probs = (logits + weights.log()).masked_fill(weights == 0, torch.finfo(logits.dtype).min).log_softmax(dim=1)
+        if self.label_smoothing:
+            spread = weights / weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(logits.dtype).tiny)
+            mass = present.sum(dim=1, keepdim=True)
+            present = (1 - self.label_smoothing) * present + self.label_smoothing * mass * spread
+        return -torch.where(present > 0, present * log_probs, 0).sum(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig(ComponentConfig):
+    """Settings that every loss has."""
+
+    single_label: ClassVar[bool] = False  # True: wants data with exactly one class a picture
+
+    reduction: Reduction = "mean"
+    unknown_weight: NonNegative = 0.0  # weight of an unknown label, which counts as absent
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsymmetricLossConfig(LossConfig):
+    reduction: Reduction = "sum"
+    gamma_neg: NonNegative = 4.0
+    gamma_pos: NonNegative = 0.0
+    clip: Fraction = 0.05
+    detach_weight: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinaryCrossEntropyConfig(LossConfig):
+    label_smoothing: Share = 0.0
+    target_threshold: Share | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropyConfig(LossConfig):
+    single_label: ClassVar[bool] = True
+
+    label_smoothing: Share = 0.0
+
+
+@LOSSES.register("asl", AsymmetricLossConfig)
+def build_asymmetric_loss(config: AsymmetricLossConfig) -> AsymmetricLoss:
+    return AsymmetricLoss(
+        gamma_neg=config.gamma_neg,
+        gamma_pos=config.gamma_pos,
+        clip=config.clip,
+        detach_weight=config.detach_weight,
+        unknown_weight=config.unknown_weight,
+        reduction=config.reduction,
+    )
+
+
+@LOSSES.register("bce", BinaryCrossEntropyConfig)
+def build_binary_cross_entropy(config: BinaryCrossEntropyConfig) -> BinaryCrossEntropy:
+    return BinaryCrossEntropy(
+        label_smoothing=config.label_smoothing,
+        target_threshold=config.target_threshold,
+        unknown_weight=config.unknown_weight,
+        reduction=config.reduction,
+    )
+
+
+@LOSSES.register("ce", CrossEntropyConfig)
+def build_cross_entropy(config: CrossEntropyConfig) -> CrossEntropy:
+    return CrossEntropy(
+        label_smoothing=config.label_smoothing,
+        unknown_weight=config.unknown_weight,
+        reduction=config.reduction,
+    )
+
+
+def _check_shapes(logits: Tensor, targets: Tensor, known: Tensor | None) -> None:
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise ValueError(f"logits must be floats of shape (B,N), found {logits.dtype} {tuple(logits.shape)}")
+    if targets.shape != logits.shape:
+        hint = "; single-label targets are rows of 0 and 1 too" if targets.ndim == 1 else ""
+        raise ValueError(
+            f"targets have shape {tuple(targets.shape)}, logits {tuple(logits.shape)}: they must agree{hint}"
+        )
+    if known is not None and (known.shape != logits.shape or known.dtype != torch.bool):
+        raise ValueError(f"known must be bool of shape {tuple(logits.shape)}, found {known.dtype} {tuple(known.shape)}")
+
+
+def _at_least_zero(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}={value}: must be a number of at least 0")
+
+
+def _share(name: str, value: float, top: float | None = None) -> None:
+    if not (0 <= value < 1 or value == top):
+        raise ValueError(f"{name}={value}: must be at least 0 and {'at most' if top else 'below'} 1")

@@ -1,0 +1,14 @@
+"""How good scores are: average precision in four definitions, F1, top-k accuracy. In percent, but for per-class AP."""
+
+from mldec.metrics.average_precision import average_precision, mean_average_precision
+from mldec.metrics.f1 import F1Scores, f1_at_k, f1_at_threshold
+from mldec.metrics.topk import top_k_accuracy
+
+__all__ = [
+    "F1Scores",
+    "average_precision",
+    "f1_at_k",
+    "f1_at_threshold",
+    "mean_average_precision",
+    "top_k_accuracy",
+]

@@ -1,0 +1,41 @@
+"""Top-k: the k classes that score highest in each sample, and how often the right one is among them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mldec.metrics.inputs import as_arrays
+
+
+def top_k_accuracy(scores: Any, targets: Any, k: int = 1) -> float:
+    """The share of samples, in percent, with a positive among their k highest scores.
+
+    For single-label data this is the usual top-k accuracy. Samples without a known positive are left out; nan if
+    none is left.
+
+    Args:
+        scores: (S,N) floats.
+        targets: (S,N) of 1 present, 0 absent, -1 unknown.
+        k: 1 to N. Of equal scores the class of the lower index counts as higher.
+
+    Raises:
+        ValueError: shapes that do not fit, NaN scores, targets outside {1, 0, -1}, or k out of range.
+    """
+    scores, targets = as_arrays(scores, targets)
+    relevant = (targets == 1).any(axis=1)
+    hits = (top_k(scores, k) & (targets == 1)).any(axis=1)
+    return 100 * float(hits[relevant].mean()) if relevant.any() else float("nan")
+
+
+def top_k(scores: np.ndarray, k: int) -> np.ndarray:
+    """Bool (S,N): the k highest scores of each row, of equal scores those of lower index. ValueError for a bad k."""
+    num_classes = scores.shape[1]
+    if not 1 <= k <= num_classes:
+        raise ValueError(f"k={k}: must be 1 to {num_classes}, the number of classes")
+    kth = np.partition(scores, num_classes - k, axis=1)[:, num_classes - k, None]
+    above = scores > kth
+    tied = scores == kth
+    room = k - above.sum(axis=1, keepdims=True)
+    return above | (tied & (tied.cumsum(axis=1) <= room))
