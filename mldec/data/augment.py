@@ -1,0 +1,295 @@
+"""Augmentations: what becomes of a training picture between its file and the batch.
+
+Each is a callable `(image, rng) -> image` from (H,W,3) uint8 of any size to (size,size,3) uint8, and a function of its
+two arguments alone: all chance comes from `rng`, so that a resumed run sees the same pictures.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mldec.config import ComponentConfig, Count, Fraction, NonNegative, Positive, Share
+from mldec.data.image import resize
+from mldec.data.randaugment import randaugment
+from mldec.errors import ConfigError
+from mldec.registry import AUGMENTS
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks PyPI for a newer version when it is imported
+import albumentations as A
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig(ComponentConfig):
+    """Settings of every augmentation; the engine carries these three out, on whole batches.
+
+    Attributes:
+        mixup: alpha of the Beta distribution; 0: off.
+        cutmix: alpha of the Beta distribution; 0: off.
+        repeats: how often a picture appears in an epoch, each time augmented anew; the epoch stays as long as the set.
+    """
+
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+    repeats: Count = 1
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Resize, nothing else: what evaluation sees too."""
+
+    image_size: int
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return resize(image, self.image_size)
+
+
+@AUGMENTS.register("none", AugmentConfig)
+def build_none(config: AugmentConfig, *, image_size: int) -> Plain:
+    return Plain(image_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperConfig(AugmentConfig):
+    """The published recipe for MS-COCO: resize, cutout, RandAugment; no flip and no crop.
+
+    Attributes:
+        cutout: side of the painted rectangle as a fraction of the picture's; 0: off.
+        randaugment: two random operations after it.
+    """
+
+    cutout: Fraction = 0.5
+    randaugment: bool = True
+
+
+@dataclass(frozen=True)
+class PaperAugment:
+    """See PaperConfig."""
+
+    image_size: int
+    cutout: float = 0.5
+    randaugment: bool = True
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        image = resize(image, self.image_size)
+        if self.cutout > 0:
+            paint_rectangle(image, self.cutout, rng)
+        return randaugment(image, rng) if self.randaugment else image
+
+
+@AUGMENTS.register("paper", PaperConfig)
+def build_paper(config: PaperConfig, *, image_size: int) -> PaperAugment:
+    return PaperAugment(image_size, config.cutout, config.randaugment)
+
+
+def paint_rectangle(image: np.ndarray, fraction: float, rng: np.random.Generator) -> None:
+    """Paint one random colour over a rectangle with sides of `fraction` of `image`'s, in place.
+
+    Its centre is anywhere in the picture, so that up to three quarters of it may lie outside; as published, the last
+    row and column are painted too.
+    """
+    height, width = image.shape[:2]
+    y, x = rng.uniform(0, height), rng.uniform(0, width)
+    top, bottom = int(max(0, y - fraction * height / 2)), int(min(height, y + fraction * height / 2))
+    left, right = int(max(0, x - fraction * width / 2)), int(min(width, x + fraction * width / 2))
+    image[top : bottom + 1, left : right + 1] = rng.integers(0, 256, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsAugmentConfig(AugmentConfig):
+    """Small movements that keep colours and digits what they are: no flip, no change of hue.
+
+    Attributes:
+        shift: greatest shift, as a fraction of the side.
+        scale: greatest change of size.
+        rotate: greatest rotation in degrees, either way.
+        brightness: greatest change of brightness.
+        cutout: side of a painted square as a fraction of the picture's; 0: off.
+    """
+
+    shift: Share = 0.04
+    scale: Share = 0.1
+    rotate: NonNegative = 8.0
+    brightness: Share = 0.15
+    cutout: Fraction = 0.0
+
+
+class DigitsAugment:
+    """See DigitsAugmentConfig."""
+
+    def __init__(
+        self, image_size: int, *, shift: float, scale: float, rotate: float, brightness: float, cutout: float
+    ) -> None:
+        self.image_size = image_size
+        self.cutout = cutout
+        self._transform = A.Compose(
+            [
+                A.Affine(
+                    scale=(1 - scale, 1 + scale),
+                    translate_percent=(-shift, shift),
+                    rotate=(-rotate, rotate),
+                    border_mode=cv2.BORDER_REPLICATE,  # the ground goes on; mirrored digits would be wrong labels
+                    p=1,
+                ),
+                A.ColorJitter(
+                    brightness=(1 - brightness, 1 + brightness), contrast=(1, 1), saturation=(1, 1), hue=(0, 0), p=1
+                ),
+            ]
+        )
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        # Left to itself, albumentations 2.0.8 repeats the same chances every epoch in every worker.
+        self._transform.set_random_seed(int(rng.integers(2**32)))
+        image = self._transform(image=resize(image, self.image_size))["image"]
+        if self.cutout > 0:
+            paint_rectangle(image, self.cutout, rng)
+        return image
+
+
+@AUGMENTS.register("digits", DigitsAugmentConfig)
+def build_digits_augment(config: DigitsAugmentConfig, *, image_size: int) -> DigitsAugment:
+    return DigitsAugment(
+        image_size,
+        shift=config.shift,
+        scale=config.scale,
+        rotate=config.rotate,
+        brightness=config.brightness,
+        cutout=config.cutout,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmConfig(AugmentConfig):
+    """The ImageNet recipe of timm: random resized crop, horizontal flip, auto-augment.
+
+    Attributes:
+        policy: timm's auto-augment string, such as rand-m7-mstd0.5-inc1; null: off.
+        scale: least and greatest area of the crop.
+        ratio: least and greatest aspect ratio of the crop.
+        flip: probability of a horizontal flip.
+        interpolation: of crop and geometry.
+    """
+
+    policy: str | None = "rand-m7-mstd0.5-inc1"
+    scale: tuple[Fraction, Fraction] = (0.08, 1.0)
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    flip: Fraction = 0.5
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "ratio"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name}=[{low:g}, {high:g}]: give the least value first; both above 0")
+
+
+class TimmAugment:
+    """See TimmConfig. Raises ConfigError if timm does not know `policy`."""
+
+    def __init__(
+        self,
+        image_size: int,
+        *,
+        policy: str | None,
+        scale: tuple[float, float],
+        ratio: tuple[float, float],
+        flip: float,
+        interpolation: str,
+    ) -> None:
+        self.image_size = image_size
+        self.scale, self.ratio, self.flip = scale, ratio, flip
+        self.resample = Image.Resampling[interpolation.upper()]
+        self._auto_augment = None if policy is None else _timm_policy(policy, image_size, self.resample)
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        box = crop_box(image.shape[0], image.shape[1], self.scale, self.ratio, rng)
+        size = (self.image_size, self.image_size)
+        picture = Image.fromarray(image).resize(size, self.resample, box=box)
+        if rng.random() < self.flip:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self._auto_augment is not None:
+            with _GlobalChance(int(rng.integers(2**32))):
+                picture = self._auto_augment(picture)
+        return np.array(picture)
+
+
+@AUGMENTS.register("timm", TimmConfig)
+def build_timm(config: TimmConfig, *, image_size: int) -> TimmAugment:
+    return TimmAugment(
+        image_size,
+        policy=config.policy,
+        scale=config.scale,
+        ratio=config.ratio,
+        flip=config.flip,
+        interpolation=config.interpolation,
+    )
+
+
+def crop_box(
+    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A random crop (left, top, right, bottom) of the given share of the area and aspect ratio (width / height).
+
+    After ten crops that did not fit, the largest central one within `ratio`.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w = min(width, max(1, round(height * ratio[1])))
+    h = min(height, max(1, round(width / ratio[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _timm_policy(policy: str, image_size: int, resample: Image.Resampling) -> Any:
+    from timm.data import auto_augment  # here, since it takes seconds to import
+
+    name, *sections = policy.split("-")
+    makers = {"rand": auto_augment.rand_augment_transform, "augmix": auto_augment.augment_and_mix_transform}
+    make = makers.get(name, auto_augment.auto_augment_transform)
+    hyperparameters: dict[str, Any] = {
+        "translate_const": int(image_size * 0.45),
+        "img_mean": (124, 116, 104),
+        "interpolation": resample,
+    }
+    if name == "augmix":
+        hyperparameters["translate_pct"] = 0.3  # as timm's own transforms_factory does
+    try:
+        unread = [section for section in sections if not re.match(r"t|[a-z]+\d", section)]
+        if unread:  # timm passes over these silently
+            raise ValueError(f"no number in {unread[0]!r}")
+        return make(policy, hyperparameters)
+    except Exception as error:  # timm checks by assert, by key and by number, each in its own way
+        reason = str(error) or type(error).__name__
+        raise ConfigError(
+            f"augment.policy={policy}: timm cannot read this policy ({reason}); "
+            "use one such as rand-m7-mstd0.5-inc1, original-mstd0.5 or augmix-m5-w4-d2, or null for none"
+        ) from None
+
+
+class _GlobalChance:
+    """Seed Python's and numpy's global generators, which timm draws from, and leave them as they were."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __enter__(self) -> None:
+        self._states = random.getstate(), np.random.get_state()
+        random.seed(self.seed)
+        np.random.seed(self.seed)
+
+    def __exit__(self, *_: object) -> None:
+        random.setstate(self._states[0])
+        np.random.set_state(self._states[1])

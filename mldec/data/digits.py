@@ -1,0 +1,250 @@
+"""Coloured digits: a small multi-label dataset of real handwriting that needs no download.
+
+Each scene shows one to five of scikit-learn's handwritten digits in bright colours on a dark, noisy ground. A class is
+a colour and a digit ("red seven"), so that a network has to bind both at one place, as with the classes of photographs.
+Scenes are written once as JPEG pictures and COCO annotations, and then read like COCO.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, ClassVar
+
+import cv2
+import numpy as np
+
+from mldec.config import Count, Natural, Range
+from mldec.data.coco import read_coco_json
+from mldec.data.dataset import DatasetConfig, check_split
+from mldec.data.index import ImageIndex
+from mldec.errors import DataError
+from mldec.registry import DATASETS
+
+logger = logging.getLogger(__name__)
+
+#: RGB, in the order of the classes.
+COLOURS = {
+    "red": (240, 40, 40),
+    "green": (40, 205, 70),
+    "blue": (75, 105, 255),
+    "yellow": (250, 230, 40),
+    "magenta": (235, 60, 220),
+    "cyan": (50, 220, 235),
+    "orange": (255, 135, 20),
+    "white": (245, 245, 245),
+}
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SPLIT_SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}  # of the scans of each digit
+
+DRAWING_VERSION = 1  # part of the fingerprint: raise it whenever the same settings would draw other scenes
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsConfig(DatasetConfig):
+    """Settings of the scenes. `image_size` is the canvas they are drawn on; the three splits share no scan."""
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+
+    root: str = "data/digits"
+    image_size: Annotated[int, Range(low=48)] = 64
+    train: Count = 12000
+    val: Count = 2000
+    test: Count = 2000
+    max_digits: Annotated[int, Range(1, 8)] = 5
+    colours: Annotated[int, Range(1, len(COLOURS))] = len(COLOURS)
+    seed: Natural = 0
+    jpeg_quality: Annotated[int, Range(1, 100)] = 95
+
+
+@DATASETS.register("digits", DigitsConfig)
+def build_digits(config: DigitsConfig, *, split: str) -> ImageIndex:
+    """The index of a split; draws all scenes first if `config.root` does not have them yet."""
+    check_split(config, split)
+    folder = prepare_digits(config)
+    annotations = os.path.join(folder, "annotations", f"instances_{split}.json")
+    return read_coco_json(annotations, os.path.join(folder, split), unannotated=config.unannotated)
+
+
+def prepare_digits(config: DigitsConfig, progress: Callable[[int, int], None] | None = None) -> str:
+    """Draw the scenes of `config` unless they are there already.
+
+    They appear all at once under a folder named by their settings, so that other settings never mix with them and an
+    interrupted or a second, simultaneous call does no harm.
+
+    Args:
+        progress: called with (scenes drawn, scenes in all) now and then.
+
+    Returns:
+        The folder: `root/<fingerprint>`.
+    """
+    folder = os.path.join(config.root, fingerprint(config))
+    if os.path.isdir(folder):
+        return folder
+    total = config.train + config.val + config.test
+    logger.info("drawing %d scenes of digits in %s (once)", total, folder)
+    draft = os.path.join(config.root, f".draft-{uuid.uuid4().hex}")
+    try:
+        os.makedirs(os.path.join(draft, "annotations"))
+        scans = split_scans(config.seed)
+        done = 0
+        for number, split in enumerate(config.splits):
+            os.makedirs(os.path.join(draft, split))
+            done = _write_split(config, split, number, scans[split], draft, progress, done, total)
+        os.rename(draft, folder)
+    except OSError as error:
+        if not os.path.isdir(folder):  # otherwise another process was faster: its scenes are the same
+            raise DataError(f"dataset.root={config.root}: cannot write the digits there: {error.strerror}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def fingerprint(config: DigitsConfig) -> str:
+    """16 hex digits that differ whenever the scenes do."""
+    settings = {key: value for key, value in asdict(config).items() if key not in ("name", "root", "unannotated")}
+    return hashlib.sha256(json.dumps([DRAWING_VERSION, settings], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def split_scans(seed: int) -> dict[str, list[list[np.ndarray]]]:
+    """For each split and digit, its scans: (rows, columns) uint8, cropped to the ink. No scan is in two splits."""
+    from sklearn.datasets import load_digits  # here, since only drawing needs it and it takes a second to import
+
+    bunch = load_digits()
+    ink = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+    rng = np.random.default_rng(seed)
+    scans: dict[str, list[list[np.ndarray]]] = {split: [] for split in SPLIT_SHARES}
+    for digit in range(10):
+        rows = rng.permutation(np.flatnonzero(bunch.target == digit))
+        ends = np.round(np.cumsum(list(SPLIT_SHARES.values())) * len(rows)).astype(int)
+        for split, part in zip(scans, np.split(rows, ends[:-1]), strict=True):
+            scans[split].append([_crop(ink[row], threshold=32) for row in part])
+    return scans
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One digit of a scene: its class (colour * 10 + digit) and its box in pixels."""
+
+    label: int
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+def draw_scene(
+    rng: np.random.Generator, scans: list[list[np.ndarray]], *, size: int, max_digits: int, colours: int
+) -> tuple[np.ndarray, list[Placed]]:
+    """Draw one scene: (size,size,3) uint8 RGB and the digits in it (at least one, none overlapping or cut off)."""
+    canvas = _ground(rng, size)
+    placed: list[Placed] = []
+    for _ in range(int(rng.integers(1, max_digits + 1))):
+        colour, digit = int(rng.integers(colours)), int(rng.integers(10))
+        scan = scans[digit][int(rng.integers(len(scans[digit])))]
+        height = round(size * rng.uniform(0.19, 0.37))
+        glyph = _glyph(scan, height)
+        corner = _free_corner(rng, glyph.shape, size, placed)
+        if corner is None:
+            continue  # the canvas is full
+        x, y = corner
+        _paint(canvas, glyph, x, y, list(COLOURS.values())[colour], brightness=rng.uniform(0.88, 1.0))
+        placed.append(Placed(colour * 10 + digit, x, y, glyph.shape[1], glyph.shape[0]))
+    return canvas, placed
+
+
+def _write_split(
+    config: DigitsConfig,
+    split: str,
+    number: int,
+    scans: list[list[np.ndarray]],
+    draft: str,
+    progress: Callable[[int, int], None] | None,
+    done: int,
+    total: int,
+) -> int:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    # Colour at full resolution: the usual halving would blur thin strokes of 64-pixel pictures.
+    jpeg = [cv2.IMWRITE_JPEG_QUALITY, config.jpeg_quality]
+    jpeg += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    for scene in range(1, getattr(config, split) + 1):
+        rng = np.random.default_rng((config.seed, number, scene))
+        canvas, placed = draw_scene(
+            rng, scans, size=config.image_size, max_digits=config.max_digits, colours=config.colours
+        )
+        name = f"{scene:06d}.jpg"
+        cv2.imencode(".jpg", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), jpeg)[1].tofile(os.path.join(draft, split, name))
+        images.append({"id": scene, "file_name": name, "width": config.image_size, "height": config.image_size})
+        annotations += [
+            {
+                "id": len(annotations) + i,
+                "image_id": scene,
+                "category_id": item.label + 1,
+                "bbox": [item.x, item.y, item.width, item.height],
+                "area": item.width * item.height,
+                "iscrowd": 0,
+            }
+            for i, item in enumerate(placed, start=1)
+        ]
+        done += 1
+        if done % 1000 == 0 or done == total:
+            logger.info("drew %d of %d scenes", done, total)
+            if progress is not None:
+                progress(done, total)
+    names = [(f"{colour} {digit}", colour) for colour in list(COLOURS)[: config.colours] for digit in DIGITS]
+    categories = [{"id": i, "name": name, "supercategory": colour} for i, (name, colour) in enumerate(names, start=1)]
+    with open(os.path.join(draft, "annotations", f"instances_{split}.json"), "w", encoding="utf-8") as file:
+        json.dump({"images": images, "annotations": annotations, "categories": categories}, file)
+    return done
+
+
+def _crop(ink: np.ndarray, threshold: float) -> np.ndarray:
+    rows, columns = np.flatnonzero(ink.max(1) > threshold), np.flatnonzero(ink.max(0) > threshold)
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _ground(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A dark ground: one dim colour with soft clouds and grain."""
+    dim = rng.uniform(12, 42, 3)
+    clouds = cv2.resize(rng.normal(0, 9, (5, 5)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    grain = rng.normal(0, 5, (size, size, 3))
+    return np.clip(dim + clouds[..., None] + grain, 0, 90).astype(np.uint8)
+
+
+def _glyph(scan: np.ndarray, height: int) -> np.ndarray:
+    """The scan enlarged smoothly to about `height` pixels: float32 opacity in [0,1], firm strokes, cropped to them."""
+    padded = np.pad(scan, 1)  # keeps the outer flanks of the strokes, which enlarging the crop would cut straight
+    scale = height / len(scan)
+    size = (round(scale * padded.shape[1]), round(scale * padded.shape[0]))
+    smooth = cv2.resize(padded, size, interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    return _crop(np.clip((smooth / 255 - 0.2) / 0.5, 0, 1), threshold=0.05)
+
+
+def _free_corner(
+    rng: np.random.Generator, shape: tuple[int, ...], size: int, placed: list[Placed], attempts: int = 40
+) -> tuple[int, int] | None:
+    """A place for a glyph at least one pixel from the edge and from every other digit, or None if none was found."""
+    height, width = shape
+    corners = rng.integers(1, (size - width, size - height), (attempts, 2))
+    for x, y in corners.tolist():
+        if all(
+            x > other.x + other.width or other.x > x + width or y > other.y + other.height or other.y > y + height
+            for other in placed
+        ):
+            return x, y
+    return None
+
+
+def _paint(
+    canvas: np.ndarray, glyph: np.ndarray, x: int, y: int, colour: tuple[int, int, int], brightness: float
+) -> None:
+    patch = canvas[y : y + glyph.shape[0], x : x + glyph.shape[1]]
+    opacity = glyph[..., None]
+    patch[:] = np.round(patch * (1 - opacity) + np.array(colour) * brightness * opacity)

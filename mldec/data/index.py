@@ -1,0 +1,225 @@
+"""The index: which pictures there are and what is known of each, in flat arrays.
+
+Nine million pictures with their labels fit in a few hundred megabytes this way, and worker processes share them: a
+forked worker never touches a reference count in them, a spawned one opens memory-mapped arrays again without a copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import re
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mldec.errors import DataError
+from mldec.labels import LabelSpace
+
+PRESENT, ABSENT, UNKNOWN = 1, 0, -1
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Rows of different lengths (CSR): row i is `values[offsets[i]:offsets[i + 1]]`.
+
+    Attributes:
+        offsets: (S+1,) int64.
+        values: (total,) of any dtype.
+    """
+
+    offsets: np.ndarray
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(S,) int64: the length of each row."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions in `values` of all entries of `rows` (R,), and (R,) how many belong to each."""
+        starts = self.offsets[rows]
+        counts = self.offsets[rows + 1] - starts
+        firsts = np.cumsum(counts) - counts
+        return np.arange(counts.sum()) + np.repeat(starts - firsts, counts), counts
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: _pack(value) for name, value in self.__dict__.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: _unpack(value) for name, value in state.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class ImageIndex:
+    """Pictures and their labels. A picture's sample id is its row.
+
+    Attributes:
+        root: absolute folder that the paths are relative to.
+        labels: the N columns.
+        paths: utf-8 bytes of each relative path.
+        positives, negatives, unknown: int32 columns known present, known absent, not known.
+        default: what holds for a column that is in none of the three: 0 (absent) or -1 (unknown).
+        confidence: optional float32, one per entry of `positives.values`.
+    """
+
+    root: str
+    labels: LabelSpace
+    paths: Ragged
+    positives: Ragged
+    negatives: Ragged
+    unknown: Ragged
+    default: int = ABSENT
+    confidence: np.ndarray | None = None
+
+    @classmethod
+    def build(
+        cls,
+        samples: Iterable[tuple[str, Sequence[int], Sequence[int], Sequence[int]]],
+        *,
+        root: str,
+        labels: LabelSpace,
+        default: int = ABSENT,
+        confidence: np.ndarray | None = None,
+    ) -> ImageIndex:
+        """Collect (path relative to `root`, positives, negatives, unknown) per picture, in order.
+
+        Raises:
+            DataError: no picture, a path that leaves `root`, a column outside the label space, or a `confidence` of
+                another length than all positives together.
+        """
+        blob = bytearray()
+        ends = array("q", [0])
+        columns = [array("i") for _ in range(3)]
+        column_ends = [array("q", [0]) for _ in range(3)]
+        for path, *groups in samples:
+            blob += _inside(path).encode()
+            ends.append(len(blob))
+            for group, values, offsets in zip(groups, columns, column_ends, strict=True):
+                values.extend(group)
+                offsets.append(len(values))
+        if len(ends) == 1:
+            raise DataError(f"{root}: no picture")
+        positives, negatives, unknown = (
+            Ragged(np.array(offsets, np.int64), np.array(values, np.int32))
+            for offsets, values in zip(column_ends, columns, strict=True)
+        )
+        paths = Ragged(np.array(ends, np.int64), np.frombuffer(bytes(blob), np.uint8))
+        return cls(os.path.abspath(root), labels, paths, positives, negatives, unknown, default, confidence)
+
+    def __post_init__(self) -> None:
+        if self.default not in (ABSENT, UNKNOWN):
+            raise DataError(f"default={self.default}: a label that is not listed is 0 (absent) or -1 (unknown)")
+        for name in ("positives", "negatives", "unknown"):
+            values, rows = getattr(self, name).values, len(getattr(self, name))
+            if rows != len(self):
+                raise DataError(f"{self.root}: `{name}` has {rows} rows for {len(self)} pictures")
+            if len(values) and (values.min() < 0 or values.max() >= len(self.labels)):
+                found = f"{values.min()} to {values.max()}"
+                raise DataError(f"{self.root}: `{name}` has columns {found}; there are {len(self.labels)} labels")
+        if self.confidence is not None and len(self.confidence) != len(self.positives.values):
+            raise DataError(f"{len(self.confidence)} confidences for {len(self.positives.values)} positive labels")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, row: int) -> str:
+        """The absolute path of a picture."""
+        return os.path.join(self.root, self.paths[row].tobytes().decode())
+
+    def targets(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(B,) rows to (B,N) int8: 1 present, 0 absent, -1 unknown.
+
+        Where lists disagree, a positive beats unknown and unknown beats a negative: a class with a clear and a
+        difficult object is present.
+        """
+        rows = np.asarray(rows, np.int64)
+        targets_BN = np.full((len(rows), len(self.labels)), self.default, np.int8)
+        for lists, value in ((self.negatives, ABSENT), (self.unknown, UNKNOWN), (self.positives, PRESENT)):
+            positions, counts = lists.take(rows)
+            targets_BN[np.repeat(np.arange(len(rows)), counts), lists.values[positions]] = value
+        return targets_BN
+
+    def subset(self, rows: Sequence[int] | np.ndarray) -> ImageIndex:
+        """An index of these pictures in this order; row i of it is `rows[i]` here."""
+        rows = np.asarray(rows, np.int64)
+        if len(rows) == 0:
+            raise DataError(f"{self.root}: no picture left")
+
+        def gather(lists: Ragged) -> tuple[Ragged, np.ndarray]:
+            positions, counts = lists.take(rows)
+            return Ragged(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), lists.values[positions]), positions
+
+        paths, positives, negatives, unknown = map(gather, (self.paths, self.positives, self.negatives, self.unknown))
+        confidence = None if self.confidence is None else self.confidence[positives[1]]
+        return ImageIndex(
+            self.root, self.labels, paths[0], positives[0], negatives[0], unknown[0], self.default, confidence
+        )
+
+    def drop_unannotated(self) -> ImageIndex:
+        """Only the pictures with a positive label."""
+        return self.subset(np.flatnonzero(self.positives.counts))
+
+    def positives_per_class(self) -> np.ndarray:
+        """(N,) int64: in how many pictures each label is present."""
+        rows = np.repeat(np.arange(len(self)), self.positives.counts)
+        pairs = np.unique(rows * len(self.labels) + self.positives.values)
+        return np.bincount(pairs % len(self.labels), minlength=len(self.labels))
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) of labels, paths and what is known of them; where `root` lies does not count."""
+        digest = hashlib.sha256(repr((self.labels.names, self.labels.seen, self.default)).encode())
+        arrays = [
+            part
+            for lists in (self.paths, self.positives, self.negatives, self.unknown)
+            for part in (lists.offsets, lists.values)
+        ]
+        for part in arrays if self.confidence is None else [*arrays, self.confidence]:
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+        return digest.hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: _pack(value) for name, value in self.__dict__.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: _unpack(value) for name, value in state.items()})
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """Where a memory-mapped array lies: what is pickled in its place."""
+
+    filename: str
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+
+
+def _pack(value: Any) -> Any:
+    # A slice of a memmap is a memmap with its parent's offset: only that parent, based on the map itself, is packed.
+    if isinstance(value, np.memmap) and isinstance(value.base, mmap.mmap) and value.flags.c_contiguous:
+        return _Mapped(str(value.filename), value.dtype.str, value.offset, value.shape)
+    return value
+
+
+def _unpack(value: Any) -> Any:
+    if isinstance(value, _Mapped):
+        return np.memmap(value.filename, value.dtype, "r", value.offset, value.shape)
+    return value
+
+
+def _inside(path: str) -> str:
+    if not path or os.path.isabs(path) or re.match(r"[/\\]|[A-Za-z]:", path) or ".." in re.split(r"[/\\]", path):
+        raise DataError(f"picture path {path!r} leaves the dataset's folder; it must be relative and free of '..'")
+    return path

@@ -1,0 +1,254 @@
+"""From an index to batches: which pictures, in which order, with which chances, by which processes.
+
+Everything in a batch is a function of (seed, epoch, position): the order is a permutation drawn from (seed, epoch), and
+a picture's augmentation draws from (seed, epoch, sample id, repeat). So batches do not depend on how many workers there
+are or how they were started, and a run that continues within an epoch sees exactly the batches that it had not seen.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mldec.data.image import decode, resize
+from mldec.data.index import ImageIndex
+from mldec.errors import DataError
+
+
+class Batch(NamedTuple):
+    """Pictures and what is known of them."""
+
+    images: torch.Tensor  # (B,3,H,W) uint8 RGB
+    targets: torch.Tensor  # (B,N) int8: 1 present, 0 absent, -1 unknown
+    ids: torch.Tensor  # (B,) int64 rows of the index
+
+
+class Augment(Protocol):
+    """(H,W,3) uint8 of any size to (image_size, image_size, 3) uint8; all chance comes from `rng`."""
+
+    @property
+    def image_size(self) -> int: ...
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray: ...
+
+
+class TrainLoader:
+    """Epochs of training batches; made by `train_loader`. Workers stay alive from epoch to epoch."""
+
+    def __init__(self, order: _TrainOrder, loader: DataLoader) -> None:
+        self._order, self._loader = order, loader
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._order.steps
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of `epoch` (from 0), without the first `start`. One epoch at a time.
+
+        Raises:
+            DataError: a picture is missing or broken; names it.
+        """
+        self._order.epoch, self._order.start = epoch, start
+        yield from map(_sound, self._loader)
+
+    def first(self) -> Batch:
+        """The first batch of the first epoch, made in this process: what training pictures look like."""
+        self._order.epoch = self._order.start = 0
+        return _sound(self._loader.dataset[next(iter(self._order))])
+
+
+class EvalLoader:
+    """Batches of all samples, each exactly once, in row order; made by `eval_loader`. May be iterated repeatedly."""
+
+    def __init__(self, order: _EvalOrder, loader: DataLoader) -> None:
+        self._order, self._loader = order, loader
+
+    def __len__(self) -> int:
+        return self._order.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Raises DataError naming the picture, if one is missing or broken."""
+        return map(_sound, self._loader)
+
+
+def train_loader(
+    index: ImageIndex,
+    augment: Augment,
+    *,
+    batch_size: int,
+    seed: int,
+    workers: int,
+    repeats: int = 1,
+    pin_memory: bool = False,
+    limit: int | None = None,
+    overfit: bool = False,
+    start_method: str | None = None,
+) -> TrainLoader:
+    """Shuffled, augmented batches of `index`.
+
+    Args:
+        augment: see Augment.
+        workers: processes that decode; 0: the calling one.
+        repeats: each picture is drawn this often in a row, augmented anew each time, while the epoch stays as long as
+            the set, so that it shows only one in `repeats` pictures (repeated augmentation, as in timm).
+        limit: at most this many batches an epoch.
+        overfit: always the first `batch_size` samples, only resized; an epoch is `limit` steps, or one.
+        start_method: of the workers: fork, spawn or forkserver; None: Python's choice.
+
+    The last batch of an epoch may be smaller and is kept, as published: 82,081 pictures by 56 are 1,466 steps.
+    """
+    order: _TrainOrder
+    if overfit:
+        order = _OverfitOrder(len(index), batch_size, seed, repeats=1, limit=limit)
+        samples = _Samples(index, augment.image_size, None, seed)
+    else:
+        order = _TrainOrder(len(index), batch_size, seed, repeats=repeats, limit=limit)
+        samples = _Samples(index, augment.image_size, augment, seed)
+    return TrainLoader(order, _data_loader(samples, order, workers, pin_memory, start_method))
+
+
+def eval_loader(
+    index: ImageIndex,
+    image_size: int,
+    *,
+    batch_size: int,
+    workers: int,
+    pin_memory: bool = False,
+    limit: int | None = None,
+    start_method: str | None = None,
+) -> EvalLoader:
+    """All of `index` in row order, only resized. Arguments as of train_loader; `limit` keeps the first batches."""
+    order = _EvalOrder(len(index), batch_size, limit)
+    samples = _Samples(index, image_size, None, seed=0)
+    return EvalLoader(order, _data_loader(samples, order, workers, pin_memory, start_method))
+
+
+class _Key(NamedTuple):
+    """One appearance of a sample."""
+
+    epoch: int
+    row: int
+    repeat: int
+
+
+class _TrainOrder:
+    """Iterating gives the keys of each batch of `epoch`, from batch `start` on."""
+
+    def __init__(self, size: int, batch_size: int, seed: int, *, repeats: int, limit: int | None) -> None:
+        self.size, self.batch_size, self.seed, self.repeats = size, batch_size, seed, repeats
+        steps = -(-size // batch_size)
+        self.steps = steps if limit is None else min(steps, limit)
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return self.steps - self.start
+
+    def __iter__(self) -> Iterator[list[_Key]]:
+        epoch, rows = self.epoch, self.rows(self.epoch)
+        for step in range(self.start, self.steps):
+            places = range(step * self.batch_size, min((step + 1) * self.batch_size, self.size))
+            yield [_Key(epoch, int(rows[place // self.repeats]), place % self.repeats) for place in places]
+
+    def rows(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, epoch)).permutation(self.size)
+
+
+class _OverfitOrder(_TrainOrder):
+    """The first batch, again and again."""
+
+    def __init__(self, size: int, batch_size: int, seed: int, *, repeats: int, limit: int | None) -> None:
+        super().__init__(min(size, batch_size), batch_size, seed, repeats=repeats, limit=None)
+        self.steps = 1 if limit is None else limit
+
+    def __iter__(self) -> Iterator[list[_Key]]:
+        for _ in range(self.start, self.steps):
+            yield [_Key(self.epoch, row, 0) for row in range(self.size)]
+
+
+class _EvalOrder:
+    """Iterating gives the keys of each batch in row order."""
+
+    def __init__(self, size: int, batch_size: int, limit: int | None) -> None:
+        self.size, self.batch_size = size, batch_size
+        steps = -(-size // batch_size)
+        self.steps = steps if limit is None else min(steps, limit)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[_Key]]:
+        for first in range(0, self.steps * self.batch_size, self.batch_size):
+            yield [_Key(0, row, 0) for row in range(first, min(first + self.batch_size, self.size))]
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a worker sends in place of a batch. An exception would come back wrapped in the worker's traceback."""
+
+    message: str
+
+
+class _Samples(Dataset):
+    """Keys of one batch to a Batch."""
+
+    def __init__(self, index: ImageIndex, image_size: int, augment: Augment | None, seed: int) -> None:
+        self.index, self.image_size, self.augment, self.seed = index, image_size, augment, seed
+
+    def __getitem__(self, keys: list[_Key]) -> Batch | _Failure:
+        rows = np.array([key.row for key in keys], np.int64)
+        images_BCHW = np.empty((len(keys), 3, self.image_size, self.image_size), np.uint8)
+        try:
+            for place, key in enumerate(keys):
+                images_BCHW[place] = self._image(key).transpose(2, 0, 1)
+        except DataError as error:
+            return _Failure(str(error))
+        return Batch(torch.from_numpy(images_BCHW), torch.from_numpy(self.index.targets(rows)), torch.from_numpy(rows))
+
+    def _image(self, key: _Key) -> np.ndarray:
+        image = decode(self.index.path(key.row))
+        if self.augment is None:
+            return resize(image, self.image_size)
+        return self.augment(image, np.random.default_rng((self.seed, *key)))
+
+
+def _data_loader(
+    samples: _Samples, order: _TrainOrder | _EvalOrder, workers: int, pin_memory: bool, start_method: str | None
+) -> DataLoader:
+    return DataLoader(
+        samples,
+        sampler=order,
+        batch_size=None,  # a key of ours is a whole batch
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=start_method if workers > 0 else None,
+        generator=torch.Generator(),  # else each epoch would take a number from torch's global stream
+    )
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)  # as many workers as cores are enough threads
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the main process, which stops its workers
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _sound(batch: Batch | _Failure) -> Batch:
+    if isinstance(batch, _Failure):
+        raise DataError(batch.message)
+    return batch

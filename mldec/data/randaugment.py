@@ -1,0 +1,175 @@
+"""RandAugment as the published code applies it (the paper's "auto-augment"), on uint8 arrays.
+
+It behaves like the package `randaugment` 1.0.2 that the authors used, which is neither timm's nor torchvision's
+RandAugment: two of 15 operations are drawn, each with a magnitude of 1 to 9 of its own, and each is carried out with
+probability one half. That package calls Pillow, so Pillow's results are the measure here.
+
+Colour operations are albumentations' where these agree. Its auto-contrast leaves value 255 out of the histogram and
+its equalize counts one bin further, so these two are look-up tables of our own; sharpness is a filter of our own.
+Geometry is Pillow's itself, since OpenCV's bicubic kernel is another one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks PyPI for a newer version when it is imported
+from albumentations.augmentations.pixel import functional as pixel
+
+GREY = (128, 128, 128)  # what geometry moves into the picture
+CUTOUT_RGB = (125, 122, 113)  # what the cutout operation paints
+
+
+def randaugment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(H,W,3) uint8 to the same: two random operations at random magnitudes, each with probability 0.5."""
+    for name in rng.choice(list(OPERATIONS), size=2):
+        level = int(rng.integers(1, 10))
+        if rng.random() < 0.5:
+            operation = OPERATIONS[name]
+            sign = int(rng.choice((-1, 1))) if operation.signed else 1
+            image = operation.apply(image, sign * operation.magnitudes[level], rng)
+    return image
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`apply(image, magnitude, rng)`; `magnitudes` of levels 0 to 9; `signed`: either sign is equally likely."""
+
+    apply: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
+    magnitudes: tuple[float, ...]
+    signed: bool = False
+
+
+def invert(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
+    return pixel.invert(image)
+
+
+def posterize(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
+    """Keep the highest `magnitude` bits."""
+    return image if magnitude >= 8 else pixel.posterize(image, int(magnitude))
+
+
+def solarize(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
+    """Invert values from `magnitude` on."""
+    return pixel.solarize(image, magnitude / 255)
+
+
+def brightness(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
+    return pixel.adjust_brightness_torchvision(image, 1 + magnitude)
+
+
+def contrast(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
+    return pixel.adjust_contrast_torchvision(image, 1 + magnitude)
+
+
+def color(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
+    return pixel.adjust_saturation_torchvision(image, 1 + magnitude)
+
+
+def sharpness(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
+    """Away from (or towards) a 3x3 blur, whose outermost pixels are the picture's own."""
+    blurred = cv2.filter2D(image, -1, np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13)
+    blurred[[0, -1]], blurred[:, [0, -1]] = image[[0, -1]], image[:, [0, -1]]
+    return cv2.addWeighted(image, 1 + magnitude, blurred, -magnitude, 0)
+
+
+def auto_contrast(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
+    """Stretch each channel to 0..255."""
+    return _map_channels(image, _stretching)
+
+
+def equalize(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
+    """Flatten the histogram of each channel."""
+    return _map_channels(image, _flattening)
+
+
+def shear_x(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
+    """About the upper edge, bicubic."""
+    return _affine(image, (1, magnitude, 0, 0, 1, 0), Image.Resampling.BICUBIC)
+
+
+def shear_y(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
+    """About the left edge, bicubic."""
+    return _affine(image, (1, 0, 0, magnitude, 1, 0), Image.Resampling.BICUBIC)
+
+
+def translate_x(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
+    """By `magnitude` of the width, to the left where positive."""
+    return _affine(image, (1, 0, magnitude * image.shape[1], 0, 1, 0), Image.Resampling.NEAREST)
+
+
+def translate_y(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
+    """By `magnitude` of the height, upwards where positive."""
+    return _affine(image, (1, 0, 0, 0, 1, magnitude * image.shape[0]), Image.Resampling.NEAREST)
+
+
+def rotate(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
+    """By `magnitude` degrees counter-clockwise about the centre, nearest neighbour."""
+    return np.array(Image.fromarray(image).rotate(magnitude, Image.Resampling.NEAREST, fillcolor=GREY))
+
+
+def cutout(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
+    """Paint a square of `magnitude` pixels at a random centre, clipped at the edge."""
+    half = int(magnitude) // 2
+    y, x = int(rng.integers(image.shape[0])), int(rng.integers(image.shape[1]))
+    result = image.copy()
+    result[max(0, y - half) : y + half, max(0, x - half) : x + half] = CUTOUT_RGB
+    return result
+
+
+def _map_channels(image: np.ndarray, table: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Send each channel's values through the (256,) table that `table` makes of its (256,) histogram."""
+    planes = cv2.split(image)
+    return cv2.merge([cv2.LUT(plane, table(np.bincount(plane.ravel(), minlength=256))) for plane in planes])
+
+
+def _stretching(histogram: np.ndarray) -> np.ndarray:
+    low, high = np.flatnonzero(histogram)[[0, -1]]
+    if high == low:
+        return np.arange(256, dtype=np.uint8)
+    return np.clip((np.arange(256) - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
+
+
+def _flattening(histogram: np.ndarray) -> np.ndarray:
+    occupied = histogram[histogram > 0]
+    step = (occupied.sum() - occupied[-1]) // 255
+    if len(occupied) == 1 or step == 0:
+        return np.arange(256, dtype=np.uint8)
+    before = np.cumsum(histogram) - histogram
+    return np.minimum((before + step // 2) // step, 255).astype(np.uint8)
+
+
+def _affine(image: np.ndarray, matrix: tuple[float, ...], resample: Image.Resampling) -> np.ndarray:
+    picture = Image.fromarray(image)
+    return np.array(picture.transform(picture.size, Image.Transform.AFFINE, matrix, resample, fillcolor=GREY))
+
+
+def _levels(low: float, high: float, whole: bool = False) -> tuple[float, ...]:
+    levels = np.linspace(low, high, 10)
+    return tuple((np.round(levels) if whole else levels).tolist())
+
+
+#: The 15 operations and what their ten magnitudes mean. Rotation turns one way only, as published.
+OPERATIONS: dict[str, Operation] = {
+    "invert": Operation(invert, _levels(0, 0)),
+    "cutout": Operation(cutout, _levels(0, 20, whole=True)),
+    "sharpness": Operation(sharpness, _levels(0, 0.9), signed=True),
+    "auto_contrast": Operation(auto_contrast, _levels(0, 0)),
+    "posterize": Operation(posterize, _levels(8, 4, whole=True)),
+    "shear_x": Operation(shear_x, _levels(0, 0.3), signed=True),
+    "translate_x": Operation(translate_x, _levels(0, 150 / 331), signed=True),
+    "translate_y": Operation(translate_y, _levels(0, 150 / 331), signed=True),
+    "shear_y": Operation(shear_y, _levels(0, 0.3), signed=True),
+    "rotate": Operation(rotate, _levels(0, 30)),
+    "equalize": Operation(equalize, _levels(0, 0)),
+    "contrast": Operation(contrast, _levels(0, 0.9), signed=True),
+    "color": Operation(color, _levels(0, 0.9), signed=True),
+    "solarize": Operation(solarize, _levels(256, 0)),
+    "brightness": Operation(brightness, _levels(0, 0.9), signed=True),
+}

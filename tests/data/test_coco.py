@@ -1,0 +1,115 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mldec.data.coco import CocoConfig, build_coco, read_coco_json
+from mldec.errors import ConfigError, DataError
+
+CATEGORIES = [{"id": 7, "name": "train"}, {"id": 2, "name": "bicycle"}, {"id": 90, "name": "toothbrush"}]
+
+
+def write(folder: Path, annotations: list[tuple[int, int, int]], names: dict[int, str], **changes) -> str:
+    """COCO JSON with (picture, category, iscrowd) boxes, and its pictures."""
+    pictures = folder / "pictures"
+    for name in names.values():
+        if ".." not in name and not name.startswith("/"):
+            (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(pictures / name)
+    content = {
+        "images": [{"id": image, "file_name": name} for image, name in names.items()],
+        "annotations": [
+            {"id": i, "image_id": image, "category_id": category, "iscrowd": crowd, "bbox": [0, 0, 1, 1], "area": 1}
+            for i, (image, category, crowd) in enumerate(annotations)
+        ],
+        "categories": CATEGORIES,
+    } | changes
+    path = folder / "instances.json"
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def test_labels_follow_category_ids_and_crowds_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    boxes = [(30, 7, 0), (30, 7, 0), (30, 90, 1), (4, 2, 0)]
+    path = write(tmp_path, boxes, {30: "c.jpg", 4: "sub/a.jpg", 11: "b.jpg"})
+    index = read_coco_json(path, str(tmp_path / "pictures"))
+    assert index.labels.names == ("bicycle", "train", "toothbrush")
+    assert [Path(index.path(row)).name for row in range(3)] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert index.targets([0, 1, 2]).tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 1]]
+    annotated = read_coco_json(path, str(tmp_path / "pictures"), unannotated="drop")
+    assert annotated.fingerprint() == index.drop_unannotated().fingerprint()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["/abs.jpg", "../up.jpg", "a/../../b.jpg"])
+def test_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, [(1, 2, 0)], {1: name})
+    with pytest.raises(DataError, match="leaves the dataset's folder"):
+        read_coco_json(path, str(tmp_path / "pictures"))
+
+
+def test_missing_pictures_are_counted_and_named(tmp_path: Path) -> None:
+    path = write(tmp_path, [(1, 2, 0)], {i: f"{i}.jpg" for i in range(1, 8)})
+    for gone in range(2, 7):
+        (tmp_path / "pictures" / f"{gone}.jpg").unlink()
+    with pytest.raises(
+        DataError, match=r"5 of the 7 pictures listed in instances\.json are missing \(2\.jpg, 3\.jpg, 4"
+    ):
+        read_coco_json(path, str(tmp_path / "pictures"))
+
+
+def test_broken_annotations_are_named(tmp_path: Path) -> None:
+    path = Path(write(tmp_path, [(1, 2, 0)], {1: "a.jpg"}))
+    whole = path.read_text()
+    for content, message in [
+        (whole[:50], "cut short"),
+        ("[]", "not COCO JSON"),
+        (whole.replace('"image_id": 1', '"image_id": 5'), "picture id 5"),
+        (whole.replace('"category_id": 2', '"category_id": 3'), "no 3"),
+        (whole.replace("file_name", "file"), "no 'file_name'"),
+        ('{"images": [], "annotations": [], "categories": []}', "0 images"),
+    ]:
+        path.write_text(content)
+        with pytest.raises(DataError, match=message) as caught:
+            read_coco_json(str(path), str(tmp_path / "pictures"))
+        assert "instances.json" in str(caught.value)
+    with pytest.raises(DataError, match="cannot read"):
+        read_coco_json(str(tmp_path / "absent.json"), str(tmp_path / "pictures"))
+
+
+@pytest.mark.parametrize("year", [2014, 2017])
+def test_an_incomplete_root_is_explained(tmp_path: Path, year: int) -> None:
+    config = CocoConfig(name="coco", root=str(tmp_path), year=year)
+    (tmp_path / f"train{year}").mkdir()
+    with pytest.raises(DataError) as caught:
+        build_coco(config, split="train")
+    message = str(caught.value)
+    assert f"annotations/instances_train{year}.json   <- missing" in message
+    assert f"Found there: train{year}/" in message
+    assert f"annotations_trainval{year}.zip" in message
+    assert "dataset.root=" in message
+    absent = CocoConfig(name="coco", root=str(tmp_path / "absent"), year=year)
+    with pytest.raises(DataError, match="no such folder"):
+        build_coco(absent, split="test")
+    with pytest.raises(ConfigError, match="allowed: train, test"):
+        build_coco(config, split="val")
+
+
+def test_the_real_sample_reads_as_json_says(tiny_coco: Path) -> None:
+    for split, name in (("train", "train2017"), ("test", "val2017")):
+        index = build_coco(CocoConfig(name="coco", root=str(tiny_coco), year=2017), split=split)
+        content = json.loads((tiny_coco / "annotations" / f"instances_{name}.json").read_text())
+        ids = [category["id"] for category in sorted(content["categories"], key=lambda category: category["id"])]
+        rows = {image["file_name"]: row for row, image in enumerate(sorted(content["images"], key=lambda x: x["id"]))}
+        files = {image["id"]: image["file_name"] for image in content["images"]}
+        expected = np.zeros((50, 80), np.int8)
+        for annotation in content["annotations"]:
+            expected[rows[files[annotation["image_id"]]], ids.index(annotation["category_id"])] = 1
+        np.testing.assert_array_equal(index.targets(range(50)), expected)
+        assert [Path(index.path(row)).name for row in range(50)] == sorted(rows)
+        dropped = build_coco(CocoConfig(name="coco", root=str(tiny_coco), year=2017, unannotated="drop"), split=split)
+        assert len(dropped) == int(expected.any(1).sum())
+    assert index.labels.names[0] == "person"
+    assert index.labels.names[-1] == "toothbrush"

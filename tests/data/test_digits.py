@@ -1,0 +1,119 @@
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mldec.data.digits import COLOURS, DigitsConfig, build_digits, draw_scene, prepare_digits, split_scans
+from mldec.data.image import decode
+from mldec.errors import ConfigError, DataError
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    root = Path(folder)
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_splits_have_their_sizes_and_labels(digits_config: DigitsConfig) -> None:
+    for split in ("train", "val", "test"):
+        index = build_digits(digits_config, split=split)
+        assert len(index) == getattr(digits_config, split)
+        assert len(index.labels) == 80
+        counts = index.targets(range(len(index))).sum(1)
+        assert counts.min() >= 1
+        assert counts.max() <= 5
+        assert decode(index.path(0)).shape == (64, 64, 3)
+    assert index.labels.names[7] == "red seven"
+    assert index.labels.names[-1] == "white nine"
+
+
+def test_the_same_settings_write_the_same_bytes(digits_config: DigitsConfig, tmp_path: Path) -> None:
+    again = prepare_digits(replace(digits_config, root=str(tmp_path)))
+    assert contents(again) == contents(prepare_digits(digits_config))
+    assert [path.name for path in tmp_path.iterdir()] == [Path(again).name]
+
+
+def test_other_settings_go_to_another_folder(tmp_path: Path) -> None:
+    config = DigitsConfig(name="digits", root=str(tmp_path), train=2, val=1, test=1)
+    others = [
+        replace(config, seed=1),
+        replace(config, train=3),
+        replace(config, colours=3),
+        replace(config, image_size=96),
+    ]
+    assert len({prepare_digits(other) for other in [config, *others]}) == 5
+    assert prepare_digits(replace(config, unannotated="drop")) == prepare_digits(config)
+    assert len(build_digits(replace(config, colours=3), split="val").labels) == 30
+
+
+def test_no_scan_is_in_two_splits_and_all_are_used() -> None:
+    scans = split_scans(seed=0)
+    assert sum(len(digit) for split in scans.values() for digit in split) == 1797
+    assert all(len(digit) >= 25 for split in scans.values() for digit in split)
+    # Two people may have written the very same 8x8 picture, so look at the identity of rows through their number.
+    for digit in range(10):
+        sizes = [len(scans[split][digit]) for split in scans]
+        assert abs(sizes[0] / sum(sizes) - 0.7) < 0.01
+
+
+def test_digits_are_whole_apart_and_of_their_colour() -> None:
+    scans = split_scans(seed=0)["train"]
+    for seed in range(60):
+        canvas, placed = draw_scene(np.random.default_rng(seed), scans, size=64, max_digits=5, colours=8)
+        taken = np.zeros((64, 64), bool)
+        for item in placed:
+            box = np.s_[item.y : item.y + item.height, item.x : item.x + item.width]
+            assert item.x >= 1
+            assert item.y >= 1
+            assert item.x + item.width <= 63
+            assert item.y + item.height <= 63
+            assert 10 <= item.height <= 26
+            assert not taken[box].any()
+            taken[box] = True
+            ink = canvas[box].reshape(-1, 3).astype(float)
+            brightest = ink[np.argsort(ink.sum(1))[-5:]].mean(0)
+            wanted = np.array(list(COLOURS.values())[item.label // 10], float)
+            cosine = brightest @ wanted / np.linalg.norm(brightest) / np.linalg.norm(wanted)
+            assert cosine > 0.98
+        assert canvas[~taken].max() < 100  # nothing bright outside the boxes
+
+
+def test_the_annotations_are_coco(digits_config: DigitsConfig) -> None:
+    folder = Path(prepare_digits(digits_config))
+    content = json.loads((folder / "annotations" / "instances_val.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == [f"{i:06d}.jpg" for i in range(1, 11)]
+    assert [annotation["id"] for annotation in content["annotations"]] == list(
+        range(1, len(content["annotations"]) + 1)
+    )
+    assert all(annotation["iscrowd"] == 0 and len(annotation["bbox"]) == 4 for annotation in content["annotations"])
+
+
+def test_two_at_once_both_end_well(tmp_path: Path) -> None:
+    config = DigitsConfig(name="digits", root=str(tmp_path / "new"), train=20, val=5, test=5)
+    folders: list[str] = []
+    threads = [threading.Thread(target=lambda: folders.append(prepare_digits(config))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(folders) == 3
+    assert len(set(folders)) == 1
+    assert len(list((tmp_path / "new").iterdir())) == 1  # no draft is left
+    assert len(contents(folders[0])) == 33
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    config = DigitsConfig(name="digits", root=str(tmp_path), train=3, val=1, test=1)
+    prepare_digits(config, progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (5, 5)
+
+
+def test_what_cannot_be_is_said(digits_config: DigitsConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="allowed: train, val, test"):
+        build_digits(digits_config, split="trainval")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write"):
+        prepare_digits(replace(digits_config, root=str(tmp_path / "file")))

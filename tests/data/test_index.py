@@ -1,0 +1,107 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mldec.data.index import ImageIndex, Ragged
+from mldec.errors import DataError
+from mldec.labels import LabelSpace
+
+LABELS = LabelSpace(["cat", "dog", "bird", "fish"])
+SAMPLES = [
+    ("a.jpg", [0, 2], [1], [3]),
+    ("ü/b.jpg", [], [], []),
+    ("c.jpg", [3], [0, 1, 2], []),
+    ("d.jpg", [1], [1, 2], [1, 2]),
+]
+
+
+def build(default: int = 0, **arguments) -> ImageIndex:
+    return ImageIndex.build(SAMPLES, root="/data", labels=LABELS, default=default, **arguments)
+
+
+def slow_targets(rows: list[int], default: int) -> np.ndarray:
+    targets = np.full((len(rows), 4), default, np.int8)
+    for place, row in enumerate(rows):
+        _, positives, negatives, unknown = SAMPLES[row]
+        for columns, value in ((negatives, 0), (unknown, -1), (positives, 1)):
+            for column in columns:
+                targets[place, column] = value
+    return targets
+
+
+@pytest.mark.parametrize("default", [0, -1])
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [3, 3, 0], [1], []])
+def test_targets_equal_a_plain_loop(rows: list[int], default: int) -> None:
+    targets = build(default).targets(rows)
+    assert targets.dtype == np.int8
+    np.testing.assert_array_equal(targets, slow_targets(rows, default))
+
+
+def test_a_subset_keeps_paths_and_targets_in_the_order_asked_for() -> None:
+    index = build(confidence=np.array([0.1, 0.2, 0.3, 0.4], np.float32))
+    part = index.subset([2, 0, 1])
+    assert [part.path(row) for row in range(3)] == ["/data/c.jpg", "/data/a.jpg", "/data/ü/b.jpg"]
+    np.testing.assert_array_equal(part.targets([0, 1, 2]), index.targets([2, 0, 1]))
+    np.testing.assert_array_equal(part.confidence, np.array([0.3, 0.1, 0.2], np.float32))
+
+
+def test_dropping_the_unannotated_keeps_pictures_with_a_positive() -> None:
+    part = build().drop_unannotated()
+    assert [part.path(row) for row in range(len(part))] == ["/data/a.jpg", "/data/c.jpg", "/data/d.jpg"]
+
+
+def test_positives_per_class_counts_pictures_not_entries() -> None:
+    index = ImageIndex.build([("a", [1, 1], [], []), ("b", [1, 3], [], [])], root="/", labels=LABELS)
+    assert index.positives_per_class().tolist() == [0, 2, 0, 1]
+
+
+def test_the_fingerprint_follows_content_and_not_the_folder() -> None:
+    elsewhere = ImageIndex.build(SAMPLES, root="/elsewhere", labels=LABELS)
+    assert build().fingerprint() == elsewhere.fingerprint()
+    others = [
+        build(default=-1),
+        build().subset([0, 1, 3, 2]),
+        build(confidence=np.ones(4, np.float32)),
+        ImageIndex.build([("A.jpg", [0, 2], [1], [3]), *SAMPLES[1:]], root="/data", labels=LABELS),
+        ImageIndex.build([("a.jpg", [0, 2], [1, 3], []), *SAMPLES[1:]], root="/data", labels=LABELS),
+        ImageIndex.build(SAMPLES, root="/data", labels=LabelSpace(["cat", "dog", "bird", "cod"])),
+    ]
+    assert len({index.fingerprint() for index in [build(), *others]}) == 7
+
+
+def test_pickling_keeps_everything() -> None:
+    index = build()
+    assert pickle.loads(pickle.dumps(index)).fingerprint() == index.fingerprint()
+
+
+def test_memory_mapped_arrays_travel_by_name(tmp_path: Path) -> None:
+    values = np.arange(1_000_000, dtype=np.int32) % 4
+    np.save(tmp_path / "values.npy", values)
+    mapped = np.load(tmp_path / "values.npy", mmap_mode="r")
+    lists = Ragged(np.array([0, 1_000_000]), mapped)
+    message = pickle.dumps(lists)
+    assert len(message) < 2000
+    copy = pickle.loads(message)
+    assert isinstance(copy.values, np.memmap)
+    np.testing.assert_array_equal(copy.values, values)
+    part = pickle.loads(pickle.dumps(Ragged(np.array([0, 3]), mapped[5:8])))  # a view does not know its own place
+    assert part.values.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../a.jpg", "a/../../b.jpg", "", "C:\\a.jpg", "a\\..\\b.jpg"])
+def test_paths_that_leave_the_folder_are_refused(path: str) -> None:
+    with pytest.raises(DataError, match="leaves the dataset's folder"):
+        ImageIndex.build([(path, [], [], [])], root="/data", labels=LABELS)
+
+
+def test_inconsistent_content_is_refused() -> None:
+    with pytest.raises(DataError, match="columns 4 to 4; there are 4 labels"):
+        ImageIndex.build([("a", [4], [], [])], root="/", labels=LABELS)
+    with pytest.raises(DataError, match="no picture"):
+        ImageIndex.build([], root="/", labels=LABELS)
+    with pytest.raises(DataError, match="2 confidences for 4 positive labels"):
+        build(confidence=np.ones(2, np.float32))
+    with pytest.raises(DataError, match="default=1"):
+        build(default=1)

@@ -1,0 +1,96 @@
+"""Pillow is the oracle: the published package calls it for every operation."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from mldec.data.randaugment import OPERATIONS, randaugment
+
+GREY = (128, 128, 128)
+
+
+def affine(picture: Image.Image, matrix: tuple[float, ...], resample: Image.Resampling) -> Image.Image:
+    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, resample, fillcolor=GREY)
+
+
+def rotate(picture: Image.Image, degrees: float) -> Image.Image:
+    turned = picture.convert("RGBA").rotate(degrees)
+    return Image.composite(turned, Image.new("RGBA", turned.size, (128,) * 4), turned).convert("RGB")
+
+
+ORACLES: dict[str, Callable[[Image.Image, float], Image.Image]] = {
+    "invert": lambda picture, m: ImageOps.invert(picture),
+    "sharpness": lambda picture, m: ImageEnhance.Sharpness(picture).enhance(1 + m),
+    "auto_contrast": lambda picture, m: ImageOps.autocontrast(picture),
+    "posterize": lambda picture, m: ImageOps.posterize(picture, int(m)),
+    "shear_x": lambda picture, m: affine(picture, (1, m, 0, 0, 1, 0), Image.Resampling.BICUBIC),
+    "shear_y": lambda picture, m: affine(picture, (1, 0, 0, m, 1, 0), Image.Resampling.BICUBIC),
+    "translate_x": lambda picture, m: affine(picture, (1, 0, m * picture.width, 0, 1, 0), Image.Resampling.NEAREST),
+    "translate_y": lambda picture, m: affine(picture, (1, 0, 0, 0, 1, m * picture.height), Image.Resampling.NEAREST),
+    "rotate": rotate,
+    "equalize": lambda picture, m: ImageOps.equalize(picture),
+    "contrast": lambda picture, m: ImageEnhance.Contrast(picture).enhance(1 + m),
+    "color": lambda picture, m: ImageEnhance.Color(picture).enhance(1 + m),
+    "solarize": lambda picture, m: ImageOps.solarize(picture, m),
+    "brightness": lambda picture, m: ImageEnhance.Brightness(picture).enhance(1 + m),
+}
+
+
+def pictures() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:60, :80]
+    smooth = np.stack([x * 3, y * 4, x + y], -1).astype(np.uint8)
+    narrow = rng.integers(90, 140, (60, 80, 3), np.uint8)
+    return [smooth, narrow, rng.integers(0, 256, (60, 80, 3), np.uint8), np.full((60, 80, 3), 77, np.uint8)]
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_operations_equal_pillow(name: str) -> None:
+    operation = OPERATIONS[name]
+    tolerance = {"sharpness": 1, "auto_contrast": 1, "contrast": 1, "brightness": 1, "color": 2}.get(name, 0)
+    for image in pictures():
+        before = image.copy()
+        for magnitude in operation.magnitudes:
+            for sign in (-1, 1) if operation.signed else (1,):
+                found = operation.apply(image, sign * magnitude, np.random.default_rng(0))
+                expected = np.array(ORACLES[name](Image.fromarray(image), sign * magnitude))
+                assert found.dtype == np.uint8
+                assert np.abs(found.astype(int) - expected).max() <= tolerance
+                np.testing.assert_array_equal(image, before)
+
+
+def test_cutout_paints_one_square_inside_the_picture() -> None:
+    image = np.zeros((60, 80, 3), np.uint8)
+    areas = set()
+    for seed in range(200):
+        found = OPERATIONS["cutout"].apply(image, 20, np.random.default_rng(seed))
+        rows, columns = np.flatnonzero(found.any((1, 2))), np.flatnonzero(found.any((0, 2)))
+        painted = found[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert (painted == (125, 122, 113)).all()
+        assert len(rows) <= 20
+        assert len(columns) <= 20
+        areas.add(len(rows) * len(columns))
+    assert max(areas) == 400
+    assert not image.any()
+
+
+def test_there_are_fifteen_operations_with_the_published_magnitudes() -> None:
+    assert len(OPERATIONS) == 15
+    assert OPERATIONS["posterize"].magnitudes == (8, 8, 7, 7, 6, 6, 5, 5, 4, 4)
+    assert OPERATIONS["cutout"].magnitudes == (0, 2, 4, 7, 9, 11, 13, 16, 18, 20)
+    assert OPERATIONS["rotate"].magnitudes[-1] == 30
+    assert not OPERATIONS["rotate"].signed
+    assert OPERATIONS["translate_x"].magnitudes[-1] == pytest.approx(150 / 331)
+    assert OPERATIONS["solarize"].magnitudes[0] == 256
+
+
+def test_a_quarter_of_the_pictures_stays_and_chance_is_the_generators() -> None:
+    image = pictures()[2]
+    unchanged = [np.array_equal(randaugment(image, np.random.default_rng(seed)), image) for seed in range(800)]
+    # 1/4 draw no operation at all; a few more draw one that does nothing, such as auto-contrast on a full range.
+    assert 0.22 < np.mean(unchanged) < 0.36
+    for seed in range(20):
+        one, two = (randaugment(image, np.random.default_rng(seed)) for _ in range(2))
+        np.testing.assert_array_equal(one, two)
