@@ -1,0 +1,291 @@
+"""A backbone is any network with timm's `forward_features`, read as tokens; nothing of its classifier is kept.
+
+This room has the adapter, the settings that all backbones share, and the backbones that timm builds by name. The
+paper's TResNets and the small net for the digits are registered beside their definitions.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, cast
+
+import timm
+import torch
+from timm.layers import DropPath
+from timm.models import PretrainedCfg
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from mldec.config import ComponentConfig, Share
+from mldec.errors import CheckpointError, ConfigError
+from mldec.models.complexity import shapes_only
+from mldec.models.tokens import Tokens
+from mldec.models.weights import CLASSIFIERS, LoadReport, load_weights, read_weights
+from mldec.registry import BACKBONES
+
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+UNIT: Statistics = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # pixels as they are, within 0..1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig(ComponentConfig):
+    """What can be set on every backbone."""
+
+    pretrained: bool = False  # weights from timm's hub
+    checkpoint: str | None = None  # weights from a local .pth, .pt or .safetensors file
+    normalize: Literal["unit", "backbone"] = (
+        "unit"  # pixels within 0..1 (the paper), or by the weights' own mean and std
+    )
+    drop_path: Share = 0.0
+
+    def __post_init__(self) -> None:
+        if self.pretrained and self.checkpoint is not None:
+            raise ValueError(
+                f"checkpoint={self.checkpoint}: pretrained=true asks for other weights; choose one of the two"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmConfig(BackboneConfig):
+    """Settings of `backbone=timm`."""
+
+    model: str  # a name of timm.list_models(), with or without the tag of its weights
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not timm.is_model(self.model):
+            near = difflib.get_close_matches(self.model, timm.list_models(), n=3, cutoff=0.5)
+            hint = f"did you mean {', '.join(near)}? " if near else ""
+            raise ValueError(
+                f"model={self.model}: timm {timm.__version__} has no such model; {hint}(all: timm.list_models())"
+            )
+        tags = timm.list_models(f"{self.model.partition('.')[0]}.*", pretrained=True)
+        if "." in self.model and self.model not in tags:
+            raise ValueError(f"model={self.model}: no such weights; allowed: {', '.join(tags) or 'no tag'}")
+
+
+class Backbone(nn.Module):
+    """Tokens of a network with timm's `forward_features`, whatever the layout of its features.
+
+    Maps (channels first or last) are read row by row; sequences lose their prefix (class, distillation and register
+    tokens). Modules that only follow the features (pooling weights, pre-logits, classifier) are dropped, and parameters
+    that the features do not depend on are frozen, so that every trainable parameter gets a gradient.
+
+    Args:
+        model: taken over, not copied.
+        image_size: side of the square pictures that it will see, for finding out the layout; nothing is computed.
+        normalization: (mean, std) of the pictures it expects.
+
+    Attributes:
+        num_features: C, width of the tokens.
+        normalization: as given.
+        loaded: the LoadReport of the weights, None for random ones.
+
+    Raises:
+        ConfigError: pictures of that size do not fit the model, or its features are not one map or sequence.
+    """
+
+    def __init__(self, model: nn.Module, *, image_size: int, normalization: Statistics = UNIT) -> None:
+        super().__init__()
+        self.model = model
+        self.normalization = normalization
+        self.loaded: LoadReport | None = None
+        shape, used = _trace(model, image_size)
+        self.dropped = _drop_unused(model, used)
+
+        self._prefix, self._stride, self._channels_last = 0, 0, False
+        if len(shape) == 4:
+            self._channels_last = _channels_last(model, shape)
+            self.num_features = shape[3] if self._channels_last else shape[1]
+        else:
+            self.num_features = shape[2]
+            self._prefix = _prefix_tokens(model)
+            if shape[1] <= self._prefix:
+                raise ConfigError(f"{type(model).__name__} gives class tokens only; a backbone needs tokens of places")
+            side = round((shape[1] - self._prefix) ** 0.5)
+            if side > 0 and side * side == shape[1] - self._prefix:
+                self._stride = image_size // side
+
+    def forward(self, images: Tensor) -> Tokens:
+        """Tokens of pictures (B, 3, H, W), floating point, normalised by `normalization`."""
+        features = _features(self.model, images)
+        if features.dim() == 4:
+            map_BHWC = features if self._channels_last else features.permute(0, 2, 3, 1)
+            return Tokens(map_BHWC.flatten(1, 2), (map_BHWC.shape[1], map_BHWC.shape[2]))
+        values_BTC = features[:, self._prefix :]
+        grid = (images.shape[2] // self._stride, images.shape[3] // self._stride) if self._stride else None
+        if grid is not None and grid[0] * grid[1] != values_BTC.shape[1]:
+            grid = None
+        return Tokens(values_BTC, grid)
+
+    def load(self, state_dict: Mapping[str, Tensor], source: str) -> LoadReport:
+        """Take weights in the layout of the network, timm's or the original authors'. Raises as `load_weights` does."""
+        # timm keeps beside many networks how other files become its own (names, InPlaceABN scales, position grids).
+        convert = getattr(sys.modules[type(self.model).__module__], "checkpoint_filter_fn", None)
+        self.loaded = load_weights(
+            self.model,
+            state_dict,
+            source,
+            classifiers=(*CLASSIFIERS, *self.dropped),
+            convert=None if convert is None else partial(convert, model=self.model),
+        )
+        return self.loaded
+
+
+def create_timm(name: str, *, image_size: int, drop_path: float = 0.0, **more: Any) -> nn.Module:
+    """timm's model `name`, told the size of the pictures if it asks. Raises ConfigError for what does not fit."""
+    options: dict[str, Any] = {"num_classes": 0, **more, "img_size": image_size, "drop_path_rate": drop_path or None}
+    while True:
+        try:
+            model = timm.create_model(name, **options)
+            break
+        except TypeError as error:  # only models of a fixed size know `img_size`
+            if "'img_size'" in str(error):
+                options["img_size"] = None
+            elif "'drop_path_rate'" in str(error):
+                options["drop_path_rate"] = None
+            else:
+                raise
+        except (AssertionError, ValueError) as error:
+            raise ConfigError(_misfit(name, image_size, error)) from error
+    has_drop_path = any(isinstance(module, DropPath) and module.drop_prob for module in model.modules())
+    if drop_path and not has_drop_path:
+        raise ConfigError(f"backbone.drop_path={drop_path}: {name} has no stochastic depth; use 0")
+    return model
+
+
+def finish(
+    model: nn.Module, config: BackboneConfig, *, image_size: int, statistics: Statistics | None, hub_name: str | None
+) -> Backbone:
+    """`model` as a backbone with the weights and the normalization that `config` asks for.
+
+    Args:
+        model: built with random weights.
+        config: its common settings.
+        image_size: side of the pictures.
+        statistics: the mean and std that its weights are used with; None if it has none of its own.
+        hub_name: what its weights are called in timm's hub; None if there are none.
+
+    Raises:
+        ConfigError: weights or statistics are asked for that do not exist.
+        CheckpointError: weights that can't be had, or do not fit.
+    """
+    if config.normalize == "backbone" and statistics is None:
+        raise ConfigError(f"backbone.normalize=backbone: {config.name} has no statistics of its own; use unit")
+    if config.pretrained and hub_name is None:
+        raise ConfigError(
+            f"backbone.pretrained=true: timm's hub has no weights for {config.name}; "
+            "use backbone.checkpoint=FILE, or pretrained=false for random weights"
+        )
+    normalization = statistics if config.normalize == "backbone" and statistics is not None else UNIT
+    backbone = Backbone(model, image_size=image_size, normalization=normalization)
+    if config.checkpoint is not None:
+        backbone.load(read_weights(config.checkpoint), config.checkpoint)
+    elif config.pretrained and hub_name is not None:
+        backbone.load(_hub_weights(hub_name, image_size), f"timm hub, {hub_name}")
+    return backbone
+
+
+@BACKBONES.register("timm", TimmConfig)
+def build_timm(config: TimmConfig, *, image_size: int) -> Backbone:
+    return _build_named(config, config.model, image_size)
+
+
+def build_resnet(config: BackboneConfig, *, image_size: int) -> Backbone:
+    return _build_named(config, config.name, image_size)
+
+
+for _depth in (18, 34, 50, 101, 152):
+    BACKBONES.register(f"resnet{_depth}", BackboneConfig)(build_resnet)
+
+
+def _build_named(config: BackboneConfig, name: str, image_size: int) -> Backbone:
+    pretrained = timm.get_pretrained_cfg(name)
+    model = create_timm(name, image_size=image_size, drop_path=config.drop_path)
+    statistics = cast(Statistics, (pretrained.mean, pretrained.std)) if pretrained is not None else None
+    hub_name = name if pretrained is not None and pretrained.has_weights else None
+    return finish(model, config, image_size=image_size, statistics=statistics, hub_name=hub_name)
+
+
+def _hub_weights(name: str, image_size: int) -> dict[str, Tensor]:
+    try:
+        # With its own classifier, timm loads strictly: what it returns is complete.
+        published = cast(PretrainedCfg, timm.get_pretrained_cfg(name))
+        donor = create_timm(name, image_size=image_size, num_classes=published.num_classes, pretrained=True)
+        return donor.state_dict()
+    except Exception as error:  # the hub's clients raise their own kinds, none of which is a promise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"backbone.pretrained=true: the weights {name} could not be had from timm's hub ({reason}); "
+            "use backbone.checkpoint=FILE with a downloaded file, or backbone.pretrained=false for random weights"
+        ) from error
+
+
+class _UsedParameters(TorchFunctionMode):
+    """Remembers every parameter that a torch function is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: set[int] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.ids.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, nn.Parameter))
+        return func(*args, **(kwargs or {}))
+
+
+def _trace(model: nn.Module, image_size: int) -> tuple[torch.Size, set[int]]:
+    """Shape of the features of one picture, and the ids of the parameters that they depend on."""
+    name = type(model).__name__
+    used = _UsedParameters()
+    try:
+        with shapes_only(model) as device, used:
+            features = _features(model, torch.zeros(1, 3, image_size, image_size, device=device))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ConfigError(_misfit(name, image_size, error)) from error
+    if not isinstance(features, Tensor) or features.dim() not in (3, 4):
+        found = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else f"a {type(features).__name__}"
+        raise ConfigError(f"{name} gives features of {found}; a backbone needs one map or one sequence of tokens")
+    return features.shape, used.ids
+
+
+def _features(model: Any, images: Tensor) -> Any:
+    return model.forward_features(images)
+
+
+def _misfit(name: str, image_size: int, error: Exception) -> str:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"dataset.image_size={image_size} does not suit the backbone {name}: {reason}"
+
+
+def _drop_unused(model: nn.Module, used: set[int]) -> tuple[str, ...]:
+    """Replace the children that the features do not depend on; freeze other unused parameters. The children's names."""
+    dropped = []
+    for name, child in model.named_children():
+        parameters = list(child.parameters())
+        if parameters and not any(id(parameter) in used for parameter in parameters):
+            setattr(model, name, nn.Identity())
+            dropped.append(name)
+    for parameter in model.parameters():
+        if id(parameter) not in used:
+            parameter.requires_grad_(False)
+    return tuple(dropped)
+
+
+def _channels_last(model: nn.Module, shape: torch.Size) -> bool:
+    layout = getattr(model, "output_fmt", None)
+    if layout is not None:
+        return str(getattr(layout, "value", layout)) == "NHWC"
+    width = getattr(model, "num_features", None)
+    return shape[1] != width and shape[3] == width
+
+
+def _prefix_tokens(model: nn.Module) -> int:
+    declared = getattr(model, "num_prefix_tokens", None)
+    if declared is not None:
+        return int(declared)
+    return max((tokens.shape[1] for name, tokens in model.named_parameters() if "cls_token" in name), default=0)

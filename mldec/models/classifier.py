@@ -1,0 +1,55 @@
+"""A classifier is a backbone that makes tokens and a head that reads them."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from mldec.models.backbone import Backbone
+from mldec.models.heads.ml_decoder import MLDecoder
+from mldec.models.tokens import Tokens
+
+__all__ = ["Classifier", "Tokens", "attach_ml_decoder"]
+
+
+class Classifier(nn.Module):
+    """`head(backbone(images))`: (B, 3, H, W) floating point, normalised, to logits (B, N)."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.head(self.backbone(images)))
+
+
+def attach_ml_decoder(
+    timm_model: nn.Module, num_classes: int, num_groups: int | None = None, image_size: int | None = None
+) -> Classifier:
+    """A classifier of `timm_model`'s features and a fresh ML-Decoder with the paper's settings.
+
+    The model itself is taken over, not copied: its weights are shared, and what it had after its features (pooling
+    weights, classifier) is gone afterwards.
+
+    Args:
+        timm_model: any model with timm's `forward_features`, on any device.
+        num_classes: N.
+        num_groups: K, the number of queries; None for one a class.
+        image_size: side of the square pictures it will see; None for the size that the model was made for.
+
+    Raises:
+        ConfigError: the features of the model can't be read as tokens, or pictures of that size do not fit it.
+        ValueError: `num_groups` exceeds `num_classes`.
+    """
+    backbone = Backbone(timm_model, image_size=image_size or _native_size(timm_model))
+    device = next(timm_model.parameters()).device
+    return Classifier(backbone, MLDecoder(backbone.num_features, num_classes, num_groups).to(device))
+
+
+def _native_size(timm_model: nn.Module) -> int:
+    fixed = getattr(getattr(timm_model, "patch_embed", None), "img_size", None)
+    if fixed is not None:
+        return int(fixed[0])
+    return int(getattr(timm_model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1])

@@ -1,0 +1,45 @@
+"""How large a model is: multiply-accumulates of one picture, and parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_macs(model: nn.Module, image_size: int) -> int:
+    """Multiply-accumulates of one picture of `image_size` x `image_size` pixels in evaluation (the paper's "Flops").
+
+    Convolutions and matrix products are counted, those of attention included; element-wise work is not. Nothing is
+    computed and no memory is taken: only shapes go through the model.
+    """
+    # The plain formula of attention consists of matrix products, which every version of the counter knows.
+    with shapes_only(model) as device, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, image_size, image_size, device=device))
+    return int(counter.get_total_flops()) // 2
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(all, trainable) scalars among the parameters; frozen queries are in the first number only."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable)
+
+
+@contextmanager
+def shapes_only(model: nn.Module) -> Iterator[torch.device]:
+    """A context in which tensors have shapes but no values and `model` is in evaluation; gives the model's device."""
+    modes = [(module, module.training) for module in model.modules()]
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    model.eval()
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield device
+    finally:
+        model.train()  # some timm models keep position biases while in evaluation; here they would be empty shells
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,38 @@
+"""Global average pooling and one linear layer: the baseline of every table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mldec.config import ComponentConfig, Share
+from mldec.labels import LabelSpace
+from mldec.models.tokens import Tokens, token_values
+from mldec.registry import HEADS
+
+
+class GlobalAveragePool(nn.Module):
+    """Logits (B, N) = Linear(mean of the tokens (B, T, C)), with dropout before the linear layer."""
+
+    def __init__(self, in_features: int, num_classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.fc = nn.Linear(in_features, num_classes)
+
+    def forward(self, tokens: Tokens | Tensor) -> Tensor:
+        pooled_BC = token_values(tokens).mean(dim=1)
+        return self.fc(F.dropout(pooled_BC, self.dropout, self.training))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GapConfig(ComponentConfig):
+    """Settings of `head=gap`."""
+
+    dropout: Share = 0.0
+
+
+@HEADS.register("gap", GapConfig)
+def build_gap(config: GapConfig, *, in_features: int, labels: LabelSpace) -> GlobalAveragePool:
+    return GlobalAveragePool(in_features, len(labels), dropout=config.dropout)

@@ -1,0 +1,150 @@
+"""The parts that decoders are made of: attention, post-norm layers, and the group fully-connected layer.
+
+Parameter names follow `torch.nn.MultiheadAttention` and `torch.nn.TransformerDecoderLayer`, whose weights (and so the
+published ones) load without conversion of tensors.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention(Q, K, V) = softmax(Q K^T / sqrt(d)) V in `num_heads` parallel heads (paper eq. 1), batch first."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(
+                f"dim={dim} does not divide into num_heads={num_heads} heads; choose a multiple of {num_heads}"
+            )
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))  # rows of the query, key and value maps
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query_BQD: Tensor, key_BTD: Tensor, value_BTD: Tensor) -> Tensor:
+        """(B, Q, D). A query of batch size 1 is shared by all pictures, and projected once."""
+        query, key, value = self._project(query_BQD, key_BTD, value_BTD)
+        dropout = self.dropout if self.training else 0.0
+        heads = F.scaled_dot_product_attention(query.expand(key.shape[0], -1, -1, -1), key, value, dropout_p=dropout)
+        return self.out_proj(heads.transpose(1, 2).flatten(2))
+
+    def weights(self, query_BQD: Tensor, key_BTD: Tensor) -> Tensor:
+        """The softmax of eq. 1 by head: (B, num_heads, Q, T), each row a distribution over the T tokens."""
+        query, key, _ = self._project(query_BQD, key_BTD, key_BTD)
+        return torch.softmax(query @ key.transpose(2, 3) / query.shape[-1] ** 0.5, dim=-1)
+
+    def _project(self, *inputs: Tensor) -> list[Tensor]:
+        """Query, key and value as (B, heads, length, D / heads)."""
+        parts = zip(inputs, self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
+        projected = [F.linear(x, weight, bias) for x, weight, bias in parts]
+        return [x.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x in projected]
+
+
+class DecoderLayer(nn.Module):
+    """One post-norm decoder layer (paper eqs. 2-4); without self-attention it is the layer of ML-Decoder (eqs. 7-8).
+
+    Leaving self-attention out keeps its residual: the query plus dropout of the query itself, as in the published code
+    (paper §1.2). In evaluation the layer norm undoes that factor of two; in training it is noise on the query.
+    """
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, self_attention: bool) -> None:
+        super().__init__()
+        self.self_attn = MultiHeadAttention(dim, num_heads, dropout) if self_attention else None
+        self.multihead_attn = MultiHeadAttention(dim, num_heads, dropout)
+        self.linear1 = nn.Linear(dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries_BQD: Tensor, memory_BTD: Tensor, position_TD: Tensor | None = None) -> Tensor:
+        """(B, Q, D). Queries of batch size 1 stay so until they meet the pictures; `position` is added to the keys."""
+        queries = self.before_attention(queries_BQD)
+        memory_keys = with_position(memory_BTD, position_TD)
+        queries = self.norm2(queries + self.dropout(self.multihead_attn(queries, memory_keys, memory_BTD)))
+        hidden = self.dropout(F.relu(self.linear1(queries)))
+        return self.norm3(queries + self.dropout(self.linear2(hidden)))
+
+    def before_attention(self, queries: Tensor) -> Tensor:
+        """The queries as cross-attention takes them."""
+        update = queries if self.self_attn is None else self.self_attn(queries, queries, queries)
+        return self.norm1(queries + self.dropout(update))
+
+
+class EncoderLayer(nn.Module):
+    """One post-norm layer of self-attention among tokens; `position` is added to queries and keys, not to values."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = MultiHeadAttention(dim, num_heads, dropout)
+        self.linear1 = nn.Linear(dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens_BTD: Tensor, position_TD: Tensor | None = None) -> Tensor:
+        placed = with_position(tokens_BTD, position_TD)
+        tokens = self.norm1(tokens_BTD + self.dropout(self.self_attn(placed, placed, tokens_BTD)))
+        hidden = self.dropout(F.relu(self.linear1(tokens)))
+        return self.norm2(tokens + self.dropout(self.linear2(hidden)))
+
+
+class GroupFullyConnected(nn.Module):
+    """Each of K embeddings gives the logits of g = ceil(N / K) classes (paper eq. 6), all in one batched product.
+
+    Class i belongs to place `i` of the (K, g) table, or to a random place that `grouping_seed` draws. The last
+    K * g - N places have weights but no class (paper §1.3). With K = N this is a weight vector a query (eq. 5).
+    """
+
+    places: Tensor | None
+
+    def __init__(self, num_classes: int, num_groups: int, dim: int, grouping_seed: int | None = None) -> None:
+        super().__init__()
+        if not 1 <= num_groups <= num_classes:
+            raise ValueError(f"num_groups={num_groups} is not within 1..{num_classes}, the number of classes")
+        self.num_classes = num_classes
+        group_size = -(-num_classes // num_groups)
+        self.weight = nn.Parameter(torch.empty(num_groups, dim, group_size))
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+        nn.init.xavier_normal_(self.weight)  # torch's fans of a 3-D tensor: std = sqrt(2 / ((dim + K) g))
+        places = None
+        if grouping_seed is not None:
+            places = torch.randperm(num_classes, generator=torch.Generator().manual_seed(grouping_seed))
+        self.register_buffer("places", places)
+
+    def forward(self, embeddings_BKD: Tensor) -> Tensor:
+        """Logits (B, N) in class order."""
+        table_KBg = torch.bmm(embeddings_BKD.transpose(0, 1), self.weight)
+        row_BN = table_KBg.transpose(0, 1).flatten(1)[:, : self.num_classes]
+        if self.places is not None:
+            row_BN = row_BN.index_select(1, self.places)
+        return row_BN + self.bias
+
+
+class SharedFullyConnected(nn.Module):
+    """One weight vector and bias for all K = N embeddings (paper §1.1, zero-shot): new classes need no new weights."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim, 1))
+        self.bias = nn.Parameter(torch.zeros(1))
+        nn.init.xavier_normal_(self.weight)
+
+    def forward(self, embeddings_BKD: Tensor) -> Tensor:
+        return (embeddings_BKD @ self.weight).squeeze(-1) + self.bias
+
+
+def share_queries(queries_QD: Tensor, batch_size: int, per_picture: bool) -> Tensor:
+    """Queries (1, Q, D) that all pictures share, or (B, Q, D) where dropout must differ from picture to picture."""
+    return queries_QD.expand(batch_size if per_picture else 1, -1, -1)
+
+
+def with_position(values_BTD: Tensor, position_TD: Tensor | None) -> Tensor:
+    """`values` plus their positions, if there are any."""
+    return values_BTD if position_TD is None else values_BTD + position_TD

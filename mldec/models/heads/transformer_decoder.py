@@ -1,0 +1,158 @@
+"""The transformer decoder that ML-Decoder is measured against (paper eqs. 2-5); Query2Label's layout is a setting."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mldec.config import ComponentConfig, Count, Natural, Share
+from mldec.errors import ConfigError
+from mldec.labels import LabelSpace
+from mldec.models.heads.layers import DecoderLayer, EncoderLayer, GroupFullyConnected, share_queries
+from mldec.models.queries import make_queries
+from mldec.models.tokens import Tokens, token_values
+from mldec.registry import HEADS
+
+
+class TransformerDecoderHead(nn.Module):
+    """One query a class: self-attention among queries, cross-attention to tokens, feed-forward, a weight vector each.
+
+    With no encoder the tokens are the decoder's memory as they are. Sine positions are added to the keys (and to the
+    encoder's queries) wherever tokens are attended to.
+
+    Args:
+        in_features: C, width of the tokens.
+        num_classes: N.
+        dim: D, a multiple of `num_heads`, and of 4 for position="sine".
+        num_heads, ffn_dim, dropout, encoder_layers, decoder_layers: of the transformer; one decoder layer or more.
+        queries: "learnable" or "fixed".
+        position: "none", or "sine" for two-dimensional sines, which need Tokens with a grid.
+        input_projection: map tokens from C to D; False needs C = D.
+        final_norm: a layer norm after the last decoder layer.
+
+    Raises:
+        ValueError: sizes that do not fit one another; in `forward`, sine positions for tokens without a grid.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        dim: int = 768,
+        num_heads: int = 8,
+        ffn_dim: int = 2048,
+        dropout: float = 0.1,
+        queries: Literal["learnable", "fixed"] = "learnable",
+        *,
+        encoder_layers: int = 0,
+        decoder_layers: int = 1,
+        position: Literal["none", "sine"] = "none",
+        input_projection: bool = True,
+        final_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if not input_projection and in_features != dim:
+            raise ValueError(
+                f"dim={dim}: without an input projection it must equal the {in_features} features of the tokens"
+            )
+        if position == "sine" and dim % 4:
+            raise ValueError(f"dim={dim}: sine positions need a multiple of 4")
+        self.position = position
+        self.dropout = dropout
+        self.input_projection = nn.Linear(in_features, dim) if input_projection else nn.Identity()
+        self.queries = make_queries(queries, num_classes, dim)
+        self.encoder = nn.ModuleList(EncoderLayer(dim, num_heads, ffn_dim, dropout) for _ in range(encoder_layers))
+        self.layers = nn.ModuleList(
+            DecoderLayer(dim, num_heads, ffn_dim, dropout, self_attention=True) for _ in range(decoder_layers)
+        )
+        self.norm = nn.LayerNorm(dim) if final_norm else nn.Identity()
+        self.fc = GroupFullyConnected(num_classes, num_classes, dim)
+
+    def forward(self, tokens: Tokens | Tensor) -> Tensor:
+        """Logits (B, N) of Tokens or, without sine positions, a (B, T, C) tensor."""
+        memory_BTD = self.input_projection(token_values(tokens))
+        position_TD = self._position(tokens, memory_BTD)
+        for layer in self.encoder:
+            memory_BTD = layer(memory_BTD, position_TD)
+        embeddings = share_queries(self.queries(), memory_BTD.shape[0], self.training and self.dropout > 0)
+        for layer in self.layers:
+            embeddings = layer(embeddings, memory_BTD, position_TD)
+        return self.fc(self.norm(embeddings))
+
+    def _position(self, tokens: Tokens | Tensor, like: Tensor) -> Tensor | None:
+        if self.position == "none":
+            return None
+        grid = tokens.grid if isinstance(tokens, Tokens) else None
+        if grid is None:
+            raise ValueError(
+                "position=sine needs the grid of the tokens, which this backbone does not know; use position=none"
+            )
+        return sine_position(grid, like.shape[2]).to(like)
+
+
+def sine_position(grid: tuple[int, int], dim: int, temperature: float = 10_000.0) -> Tensor:
+    """Fixed positions (H * W, dim), float32: the first half of the columns for the row, the second for the column.
+
+    Rows and columns are scaled to (0, 2 pi], so that the same place of a picture has the same code at any grid size.
+    """
+    frequencies = temperature ** (-torch.arange(dim // 4, dtype=torch.float32) * 4 / dim)
+
+    def code(length: int) -> Tensor:
+        phase = torch.arange(1, length + 1)[:, None] * (2 * math.pi / length) * frequencies
+        return torch.stack([phase.sin(), phase.cos()], dim=2).flatten(1)
+
+    height, width = grid
+    rows = code(height)[:, None].expand(height, width, -1)
+    columns = code(width)[None].expand(height, width, -1)
+    return torch.cat([rows, columns], dim=2).flatten(0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerDecoderConfig(ComponentConfig):
+    """Settings of `head=transformer_decoder`; the defaults are those of the paper's Table 1."""
+
+    dim: Count = 768
+    num_heads: Count = 8
+    ffn_dim: Count = 2048
+    dropout: Share = 0.1
+    encoder_layers: Natural = 0
+    decoder_layers: Count = 1
+    queries: Literal["learnable", "fixed"] = "learnable"
+    position: Literal["none", "sine"] = "none"
+    input_projection: bool = True
+    final_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim={self.dim}: not a multiple of num_heads={self.num_heads}")
+        if self.position == "sine" and self.dim % 4:
+            raise ValueError(f"dim={self.dim}: not a multiple of 4, which position=sine needs")
+
+
+@HEADS.register("transformer_decoder", TransformerDecoderConfig)
+def build_transformer_decoder(
+    config: TransformerDecoderConfig, *, in_features: int, labels: LabelSpace
+) -> TransformerDecoderHead:
+    if not config.input_projection and config.dim != in_features:
+        raise ConfigError(
+            f"head.dim={config.dim}: with input_projection=false it must equal the backbone's {in_features} features; "
+            f"use head.dim={in_features} or head.input_projection=true"
+        )
+    return TransformerDecoderHead(
+        in_features,
+        len(labels),
+        dim=config.dim,
+        num_heads=config.num_heads,
+        ffn_dim=config.ffn_dim,
+        dropout=config.dropout,
+        queries=config.queries,
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers,
+        position=config.position,
+        input_projection=config.input_projection,
+        final_norm=config.final_norm,
+    )

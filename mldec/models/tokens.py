@@ -1,0 +1,29 @@
+"""What passes from a backbone to a head."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Tokens(NamedTuple):
+    """Features of a batch of pictures, one row a place.
+
+    Attributes:
+        values: (B, T, C) floating point.
+        grid: (H, W) with H * W = T where the tokens are a map read row by row, None where no map is known.
+    """
+
+    values: Tensor
+    grid: tuple[int, int] | None
+
+
+def token_values(tokens: Tokens | Tensor) -> Tensor:
+    """The (B, T, C) tensor of `tokens`, which heads accept in both forms. Raises ValueError for another rank."""
+    values = tokens.values if isinstance(tokens, Tokens) else tokens
+    if values.dim() != 3:
+        raise ValueError(
+            f"a head takes tokens of shape (B, T, C), found {tuple(values.shape)}; flatten maps to rows first"
+        )
+    return values

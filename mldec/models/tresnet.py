@@ -1,0 +1,47 @@
+"""The paper's TResNets (paper §1.5-1.7), built from timm's blocks.
+
+L and XL are the second version, bottlenecks in all stages and 2048 features: timm's `tresnet_v2_l` is the paper's L,
+while timm's own `tresnet_l` and `tresnet_xl` are other, wider networks. All TResNet weights take pixels within 0..1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from timm.models.tresnet import TResNet
+
+from mldec.errors import ConfigError
+from mldec.models.backbone import UNIT, Backbone, BackboneConfig, finish
+from mldec.registry import BACKBONES
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Blocks a stage, the version, and what its ImageNet-21K-then-1K weights are called in timm's hub."""
+
+    layers: tuple[int, int, int, int]
+    v2: bool
+    hub_name: str | None
+
+
+VARIANTS = {
+    "tresnet_s": Variant((3, 4, 6, 3), v2=False, hub_name=None),
+    "tresnet_m": Variant((3, 4, 11, 3), v2=False, hub_name="tresnet_m.miil_in21k_ft_in1k"),
+    "tresnet_l": Variant((3, 4, 23, 3), v2=True, hub_name="tresnet_v2_l.miil_in21k_ft_in1k"),
+    "tresnet_xl": Variant((3, 8, 34, 5), v2=True, hub_name=None),
+}
+
+
+def build_tresnet(config: BackboneConfig, *, image_size: int) -> Backbone:
+    """The TResNet that `config.name` names, for pictures whose side is a multiple of 4."""
+    if image_size % 4:
+        raise ConfigError(
+            f"dataset.image_size={image_size}: {config.name} needs a multiple of 4; use {image_size // 4 * 4 or 4}"
+        )
+    variant = VARIANTS[config.name]
+    model = TResNet(list(variant.layers), num_classes=0, v2=variant.v2, drop_path_rate=config.drop_path)
+    return finish(model, config, image_size=image_size, statistics=UNIT, hub_name=variant.hub_name)
+
+
+for _name in VARIANTS:
+    BACKBONES.register(_name, BackboneConfig)(build_tresnet)

@@ -1,0 +1,162 @@
+"""Weights from files into modules, with a full account of what matched and what did not."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from mldec.errors import CheckpointError
+
+#: Module names under which classifiers go in timm, torchvision and the published checkpoints.
+CLASSIFIERS = ("head", "head_dist", "fc", "classifier", "last_linear")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor of a module and of a file.
+
+    Attributes:
+        source: where the weights came from.
+        loaded: the module's names that got the file's values.
+        missing: the module's names that the file lacks; their values are untouched.
+        unexpected: the file's names that the module lacks.
+        mismatched: "name: shape in file, shape in module", of names that both have.
+        skipped: the file's names that belong to a classifier which the module is not meant to have.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """The share of the module's tensors that were loaded, 0 to 1."""
+        total = len(self.loaded) + len(self.missing) + len(self.mismatched)
+        return len(self.loaded) / total if total else 1.0
+
+    def __str__(self) -> str:
+        total = len(self.loaded) + len(self.missing) + len(self.mismatched)
+        lines = [f"{self.source}: {len(self.loaded)} of {total} tensors loaded"]
+        for kind in ("missing", "unexpected", "mismatched", "skipped"):
+            names = getattr(self, kind)
+            if names:
+                shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+                lines.append(f"  {len(names)} {'classifier tensors skipped' if kind == 'skipped' else kind}: {shown}")
+        return "\n".join(lines)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors, .pth or .pt file by name, on the CPU; nothing in the file is executed.
+
+    A pickle may hold the state dict itself or have it under `model` or `state_dict`.
+
+    Raises:
+        CheckpointError: no such file, not a file of plain tensors, or no tensors in it.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f"no such file of weights: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = safetensors.torch.load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is not a readable file of plain tensors ({reason})") from error
+    if isinstance(content, Mapping):
+        container = next(
+            (content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), content
+        )
+        tensors = {str(name): value for name, value in container.items() if isinstance(value, Tensor)}
+        if tensors:
+            return tensors
+    raise CheckpointError(
+        f"{path} holds no tensors by name; expected a state dict, bare or under `model` or `state_dict`"
+    )
+
+
+def load_weights(
+    module: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    source: str,
+    *,
+    classifiers: Collection[str] = CLASSIFIERS,
+    convert: Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None = None,
+    required: float = 0.95,
+) -> LoadReport:
+    """Copy into `module` every tensor of `state_dict` that fits it by name and shape.
+
+    A prefix that the file's names have and the module's have not (`module.`, `backbone.model.`, …) is recognised by
+    itself: the one under which most names agree.
+
+    Args:
+        module: is changed only if enough matches.
+        state_dict: names and tensors of a file.
+        source: what messages call the file.
+        classifiers: file names of these modules that `module` lacks are reported as skipped, not as unexpected.
+        convert: applied to the tensors under the prefix, whose names are without it by then.
+        required: least share of the module's tensors that must match, 0 to 1.
+
+    Raises:
+        CheckpointError: fewer match; some of what is missing, unexpected or mismatched is listed.
+    """
+    expected = module.state_dict()
+    prefix = _common_prefix(state_dict, expected)
+    found: Mapping[str, Tensor] = {
+        name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)
+    }
+    outside = [name for name in state_dict if not name.startswith(prefix)]
+    if convert is not None:
+        found = convert(dict(found))
+
+    fitting = {name: found[name] for name in expected if name in found and found[name].shape == expected[name].shape}
+    absent = [name for name in expected if name not in found]
+    surplus = [name for name in found if name not in expected] + outside
+    skipped = [name for name in surplus if _is_classifier(name, classifiers, anywhere=name in outside)]
+    report = LoadReport(
+        source=source,
+        loaded=tuple(fitting),
+        # The counter of batches is absent from older files and has no effect on what a batch norm computes.
+        missing=tuple(name for name in absent if not name.endswith("num_batches_tracked")),
+        unexpected=tuple(name for name in surplus if name not in set(skipped)),
+        mismatched=tuple(
+            f"{name}: {tuple(found[name].shape)} in the file, {tuple(expected[name].shape)} in the model"
+            for name in expected
+            if name in found and name not in fitting
+        ),
+        skipped=tuple(skipped),
+    )
+    if report.share < required:
+        raise CheckpointError(
+            f"{report}\nFewer than {required:.0%} of the tensors match: these are weights of another model. "
+            "Choose the backbone that the file was made from, or another file"
+        )
+    module.load_state_dict(fitting, strict=False)
+    return report
+
+
+def _common_prefix(names: Iterable[str], expected: Collection[str]) -> str:
+    """What must be cut off `names` for most of them to be `expected`; the shortest such prefix."""
+    votes: Counter[str] = Counter()
+    for name in names:
+        parts = name.split(".")
+        votes.update(".".join([*parts[:cut], ""]) for cut in range(len(parts)) if ".".join(parts[cut:]) in expected)
+    return max(votes, key=lambda prefix: (votes[prefix], -len(prefix)), default="")
+
+
+def _is_classifier(name: str, classifiers: Collection[str], anywhere: bool) -> bool:
+    parts = name.split(".")
+    return any(part in classifiers for part in (parts if anywhere else parts[:1]))

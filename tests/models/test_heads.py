@@ -1,0 +1,149 @@
+"""The baselines: pooling and the transformer decoder."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mldec.errors import ConfigError
+from mldec.labels import LabelSpace
+from mldec.models.classifier import Tokens
+from mldec.models.heads import GlobalAveragePool, TransformerDecoderHead
+from mldec.models.heads.gap import GapConfig
+from mldec.models.heads.layers import EncoderLayer
+from mldec.models.heads.transformer_decoder import TransformerDecoderConfig, sine_position
+from mldec.registry import HEADS
+
+SMALL = {"dim": 16, "num_heads": 4, "ffn_dim": 32}
+LABELS = LabelSpace(["a", "b", "c", "d", "e"])
+
+
+def test_pooling_is_the_linear_layer_of_the_mean():
+    head = GlobalAveragePool(8, 5, dropout=0.5).eval()
+    values = torch.randn(3, 6, 8)
+    torch.testing.assert_close(head(Tokens(values, (2, 3))), head.fc(values.mean(1)))
+    torch.manual_seed(0)
+    assert not torch.equal(head.train()(values), head(values))
+
+
+def reference_layer(kind, ours):
+    """torch's own post-norm layer with our weights; the names agree, so the weights load strictly."""
+    layer = kind(16, 4, 32, dropout=0.0, batch_first=True)
+    layer.load_state_dict(ours.state_dict())
+    return layer.eval()
+
+
+def test_decoder_equals_torchs_own_layers():
+    torch.manual_seed(0)
+    head = TransformerDecoderHead(8, 5, **SMALL, decoder_layers=2, final_norm=True).eval()
+    tokens = torch.randn(3, 6, 8)
+    memory = head.input_projection(tokens)
+    embeddings = head.queries.weight.expand(3, -1, -1)
+    for layer in head.layers:
+        embeddings = reference_layer(nn.TransformerDecoderLayer, layer)(embeddings, memory)
+    expected = torch.einsum("bnd,nd->bn", head.norm(embeddings), head.fc.weight.squeeze(2)) + head.fc.bias
+    torch.testing.assert_close(head(tokens), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_encoder_equals_torchs_own_layer():
+    torch.manual_seed(0)
+    layer = EncoderLayer(16, 4, 32, dropout=0.1).eval()
+    tokens = torch.randn(3, 6, 16)
+    expected = reference_layer(nn.TransformerEncoderLayer, layer)(tokens)
+    torch.testing.assert_close(layer(tokens), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_positions_are_added_to_what_is_compared_and_not_to_what_is_read():
+    torch.manual_seed(0)
+    layer = EncoderLayer(16, 4, 32, dropout=0.0).eval()
+    attention = nn.MultiheadAttention(16, 4, batch_first=True).eval()
+    attention.load_state_dict(layer.self_attn.state_dict())
+    tokens, position = torch.randn(2, 6, 16), torch.randn(6, 16)
+    placed = tokens + position
+    attended = layer.norm1(tokens + attention(placed, placed, tokens, need_weights=False)[0])
+    expected = layer.norm2(attended + layer.linear2(F.relu(layer.linear1(attended))))
+    torch.testing.assert_close(layer(tokens, position), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_sine_positions():
+    code = sine_position((3, 4), 16).view(3, 4, 16)
+    assert (code.abs() <= 1).all()
+    assert len({tuple(row) for row in code.view(12, 16).tolist()}) == 12
+    assert torch.equal(code[:, 0, :8], code[:, 3, :8])  # the first half knows the row alone
+    assert torch.equal(code[0, :, 8:], code[2, :, 8:])  # the second the column
+    phase = torch.tensor(2 * torch.pi / 3)
+    torch.testing.assert_close(code[0, 0, :2], torch.stack([phase.sin(), phase.cos()]))
+    torch.testing.assert_close(sine_position((6, 8), 16).view(6, 8, 16)[1::2, 1::2], code)  # the same at any resolution
+
+
+@pytest.mark.parametrize("encoder_layers", [0, 1])
+def test_order_of_tokens_matters_only_with_positions(encoder_layers):
+    torch.manual_seed(0)
+    values, order = torch.randn(2, 6, 8), torch.randperm(6)
+    for position in ("none", "sine"):
+        head = TransformerDecoderHead(8, 5, **SMALL, encoder_layers=encoder_layers, position=position).eval()
+        straight, shuffled = head(Tokens(values, (2, 3))), head(Tokens(values[:, order], (2, 3)))
+        assert torch.allclose(straight, shuffled, atol=1e-6) == (position == "none")
+
+
+def test_sine_positions_need_a_grid():
+    head = TransformerDecoderHead(8, 5, **SMALL, position="sine")
+    for tokens in (torch.randn(2, 6, 8), Tokens(torch.randn(2, 6, 8), None)):
+        with pytest.raises(ValueError, match="position=sine needs the grid of the tokens"):
+            head(tokens)
+
+
+def test_every_trainable_parameter_gets_a_gradient():
+    torch.manual_seed(0)
+    head = TransformerDecoderHead(8, 5, **SMALL, encoder_layers=1, decoder_layers=2, position="sine", final_norm=True)
+    (head(Tokens(torch.randn(3, 6, 8), (2, 3))) * torch.randn(3, 5)).sum().backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_query_self_attention_is_computed_once_a_batch_in_evaluation():
+    head = TransformerDecoderHead(8, 5, **SMALL).eval()
+    seen = []
+    head.layers[0].norm1.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[0]))
+    together = head(tokens := torch.randn(4, 6, 8))
+    torch.testing.assert_close(together, torch.cat([head(row[None]) for row in tokens]), rtol=1e-5, atol=1e-6)
+    head.train()(tokens)
+    assert seen[0] == 1
+    assert seen[-1] == 4
+
+
+def test_compiles_and_exports():
+    torch._dynamo.reset()
+    head = TransformerDecoderHead(8, 5, **SMALL, encoder_layers=1, position="sine").eval()
+    tokens = Tokens(torch.randn(2, 6, 8), (2, 3))
+    torch.testing.assert_close(torch.compile(head, fullgraph=True, backend="eager")(tokens), head(tokens))
+    torch.testing.assert_close(torch.export.export(head, (tokens,)).module()(tokens), head(tokens))
+
+
+def build(name, config):
+    return HEADS[name].build(config, in_features=8, labels=LABELS)
+
+
+def test_build_from_settings():
+    assert build("gap", GapConfig(name="gap", dropout=0.2)).dropout == 0.2
+    name = "transformer_decoder"
+    head = build(
+        name, TransformerDecoderConfig(name=name, dim=8, input_projection=False, encoder_layers=2, queries="fixed")
+    )
+    assert isinstance(head.input_projection, nn.Identity)
+    assert len(head.encoder) == 2
+    assert not head.queries.weight.requires_grad
+    assert head(torch.randn(2, 3, 8)).shape == (2, 5)
+
+
+def test_settings_that_do_not_fit():
+    name = "transformer_decoder"
+    with pytest.raises(ConfigError, match=r"equal the backbone's 8 features; use head.dim=8 or"):
+        build(name, TransformerDecoderConfig(name=name, dim=16, input_projection=False))
+    with pytest.raises(ValueError, match="dim=10: not a multiple of num_heads=8"):
+        TransformerDecoderConfig(name=name, dim=10)
+    with pytest.raises(ValueError, match="dim=6: not a multiple of 4"):
+        TransformerDecoderConfig(name=name, dim=6, num_heads=2, position="sine")
+    with pytest.raises(ValueError, match="must equal the 8 features"):
+        TransformerDecoderHead(8, 5, **SMALL, input_projection=False)
