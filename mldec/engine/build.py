@@ -1,0 +1,179 @@
+"""The one place where a Config becomes objects.
+
+Importing this module fills the registries with every component that ships with mldec.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+import mldec.data.augment
+import mldec.data.coco
+import mldec.data.digits
+import mldec.engine.ema
+import mldec.engine.optimizer
+import mldec.engine.schedule
+import mldec.losses
+import mldec.models.backbone
+import mldec.models.heads  # noqa: F401  (imported for what they register, as the ones above)
+from mldec.config import Config
+from mldec.data.image import Normalization
+from mldec.data.index import ImageIndex
+from mldec.data.loader import EvalLoader, TrainLoader, eval_loader, train_loader
+from mldec.engine.device import count_workers
+from mldec.engine.ema import Ema
+from mldec.engine.optimizer import parameter_groups
+from mldec.engine.schedule import Schedule
+from mldec.errors import ConfigError
+from mldec.labels import LabelSpace
+from mldec.models.classifier import Classifier
+from mldec.registry import AUGMENTS, BACKBONES, DATASETS, EMAS, HEADS, LOSSES, OPTIMIZERS, SCHEDULES
+
+
+class Splits(NamedTuple):
+    """The pictures that train, those on which choices are made, and those on which the result is reported."""
+
+    train: ImageIndex
+    val: ImageIndex
+    test: ImageIndex
+
+    @property
+    def labels(self) -> LabelSpace:
+        return self.train.labels
+
+
+def check_config(config: Config) -> None:
+    """Refuse combinations that no data could make valid. Raises ConfigError; reads nothing."""
+    dataset, loss = config.dataset, config.loss
+    if loss_is_single_label(config) and not getattr(dataset, "single_label", False):
+        raise ConfigError(
+            f"loss={loss.name} trains exactly one label a picture, but {dataset.name} has several; "
+            "use loss=asl or loss=bce"
+        )
+    repeats, size = getattr(config.augment, "repeats", 1), config.schedule.batch_size
+    if repeats > size:
+        raise ConfigError(f"augment.repeats={repeats} exceeds schedule.batch_size={size}; lower the first")
+
+
+def loss_is_single_label(config: Config) -> bool:
+    """Whether exactly one label of each picture is right, as softmax assumes; decides metrics and activations."""
+    return bool(getattr(config.loss, "single_label", False))
+
+
+def build_index(config: Config, split: str) -> ImageIndex:
+    """The pictures of one published split. Raises DataError if files are missing or broken."""
+    index: ImageIndex = DATASETS[config.dataset.name].build(config.dataset, split=split)
+    return index
+
+
+def build_splits(config: Config) -> Splits:
+    """All three splits; a dataset without a third one lends `protocol.holdout` of its train pictures to val.
+
+    The draw does not depend on the run's seed, so that seeds are compared on the same pictures. With `holdout=0`
+    choices are made on the test split, as the published code does.
+    """
+    train, test = build_index(config, "train"), build_index(config, "test")
+    if "val" in config.dataset.splits:
+        return Splits(train, build_index(config, "val"), test)
+    if config.protocol.holdout == 0:
+        return Splits(train, test, test)
+    order = np.random.default_rng(0).permutation(len(train))
+    held = max(1, round(len(train) * config.protocol.holdout))
+    if held >= len(train):
+        raise ConfigError(
+            f"protocol.holdout={config.protocol.holdout} leaves none of {len(train)} pictures to train on"
+        )
+    return Splits(train.subset(np.sort(order[held:])), train.subset(np.sort(order[:held])), test)
+
+
+def build_classifier(config: Config, labels: LabelSpace) -> Classifier:
+    """Backbone and head, weights drawn from torch's global generator or loaded as the backbone's settings say."""
+    backbone = BACKBONES[config.backbone.name].build(config.backbone, image_size=image_size(config))
+    head = HEADS[config.head.name].build(config.head, in_features=backbone.num_features, labels=labels)
+    return Classifier(backbone, head)
+
+
+def build_bare_classifier(config: Config, labels: LabelSpace) -> Classifier:
+    """The same network without its pretrained weights: what a checkpoint is loaded into."""
+    bare = dataclasses.replace(config.backbone, pretrained=False, checkpoint=None)
+    return build_classifier(dataclasses.replace(config, backbone=bare), labels)
+
+
+def build_normalization(classifier: Classifier) -> Normalization:
+    """What turns uint8 pictures into the numbers that this network expects."""
+    statistics: Any = classifier.backbone.normalization
+    return Normalization(*statistics)
+
+
+def build_loss(config: Config) -> nn.Module:
+    """The training objective, computed in float32."""
+    loss: nn.Module = LOSSES[config.loss.name].build(config.loss)
+    return loss
+
+
+def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
+    """Learning rate and momentum as a function of the number of updates made."""
+    total = steps_per_epoch * config.schedule.epochs
+    schedule: Schedule = SCHEDULES[config.schedule.name].build(
+        config.schedule, total_steps=total, steps_per_epoch=steps_per_epoch
+    )
+    return schedule
+
+
+def build_optimizer(config: Config, classifier: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer over decayed and undecayed, backbone and head parameters."""
+    settings: Any = config.optimizer
+    groups = parameter_groups(
+        classifier, weight_decay=settings.weight_decay, backbone_lr_scale=settings.backbone_lr_scale
+    )
+    optimizer: torch.optim.Optimizer = OPTIMIZERS[settings.name].build(
+        settings,
+        groups=groups,
+        lr=config.schedule.max_lr,
+    )
+    return optimizer
+
+
+def build_ema(config: Config, classifier: nn.Module) -> Ema | None:
+    """The moving average of the weights, or None where the experiment has none."""
+    ema: Ema | None = EMAS[config.ema.name].build(config.ema, classifier)
+    return ema
+
+
+def build_train_loader(config: Config, index: ImageIndex, device: torch.device) -> TrainLoader:
+    """Shuffled, augmented batches; each a function of seed, epoch and position alone."""
+    augment: Any = config.augment
+    return train_loader(
+        index,
+        AUGMENTS[augment.name].build(augment, image_size=image_size(config)),
+        batch_size=config.schedule.batch_size,
+        seed=config.seed,
+        workers=count_workers(config.runtime),
+        repeats=augment.repeats,
+        pin_memory=device.type == "cuda",
+        limit=config.runtime.limit_train_batches,
+        overfit=config.runtime.overfit,
+    )
+
+
+def build_eval_loader(config: Config, index: ImageIndex, device: torch.device) -> EvalLoader:
+    """Every picture once, in order, resized and nothing else."""
+    return eval_loader(
+        index,
+        image_size(config),
+        batch_size=config.runtime.eval_batch_size or config.schedule.batch_size,
+        workers=count_workers(config.runtime),
+        pin_memory=device.type == "cuda",
+        limit=config.runtime.limit_eval_batches,
+    )
+
+
+def image_size(config: Config) -> int:
+    """Side in pixels of the square pictures that the network sees."""
+    size: int = config.dataset.image_size
+    return size

@@ -1,0 +1,136 @@
+"""Checkpoints: plain dicts of tensors and plain values, written whole or not at all, read without running foreign
+code.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from mldec.config import Config, build_config
+from mldec.data.image import Normalization
+from mldec.engine.build import build_bare_classifier
+from mldec.errors import CheckpointError
+from mldec.labels import LabelSpace
+from mldec.models.classifier import Classifier
+
+FORMAT = 1
+
+#: What every checkpoint holds. `last.pt` adds what resuming needs: optimizer, scaler and progress.
+REQUIRED = {
+    "format": int,
+    "config": dict,
+    "labels": list,
+    "normalization": dict,
+    "model": dict,
+    "reported": str,
+    "metrics": dict,
+    "step": int,
+}
+
+Weights = Literal["reported", "ema", "live"]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A classifier as it was trained, with what is needed to use it."""
+
+    config: Config
+    labels: LabelSpace
+    classifier: Classifier
+    normalization: Normalization
+    weights: str  # "ema" or "live": which ones the classifier holds
+    metrics: dict[str, Any]
+    step: int
+    path: Path
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` to `path`: first whole and synced beside it, then renamed, so that a reader never sees half a
+    file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of ours onto the CPU. Raises CheckpointError if it is missing, damaged, unsafe or somebody
+    else's.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} is damaged or holds more than tensors and plain values: {first_line}") from error
+    wrong = [
+        key for key, kind in REQUIRED.items() if not isinstance(content, dict) or not isinstance(content.get(key), kind)
+    ]
+    if wrong:
+        raise CheckpointError(f"{path} is not a checkpoint of mldec: no valid {', '.join(wrong)}")
+    if content["format"] > FORMAT:
+        raise CheckpointError(f"{path} has format {content['format']}, this mldec reads up to {FORMAT}; upgrade mldec")
+    return content
+
+
+def find_checkpoint(run: str | Path, which: Literal["best", "last"] = "best") -> Path:
+    """The checkpoint file of a run folder, or the file itself. `last` stands in where no epoch was evaluated yet."""
+    path = Path(run).expanduser()
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"no run folder or checkpoint at {path}")
+    for name in (which, "last"):
+        candidate = path / "checkpoints" / f"{name}.pt"
+        if candidate.is_file():
+            return candidate
+    raise CheckpointError(
+        f"{path} holds no checkpoints/last.pt: it is not a run folder of mldec, or its run never began"
+    )
+
+
+def restore(run: str | Path, weights: Weights = "reported", which: Literal["best", "last"] = "best") -> Restored:
+    """Rebuild the classifier of a run folder or checkpoint file, in eval mode on the CPU.
+
+    `weights` chooses between the trained weights (`live`), their moving average (`ema`), and those whose metric the
+    run reported.
+    """
+    path = find_checkpoint(run, which)
+    content = load_checkpoint(path)
+    chosen = content["reported"] if weights == "reported" else weights
+    state = content.get("ema") if chosen == "ema" else content["model"]
+    if state is None:
+        raise CheckpointError(f"{path} holds no EMA weights (the run had ema=none); use weights=live")
+    config = build_config(content["config"])
+    labels = LabelSpace(content["labels"])
+    classifier = build_bare_classifier(config, labels)
+    try:
+        classifier.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit the network that its own config describes: {error}") from error
+    return Restored(
+        config=config,
+        labels=labels,
+        classifier=classifier.eval(),
+        normalization=Normalization(tuple(content["normalization"]["mean"]), tuple(content["normalization"]["std"])),
+        weights=chosen,
+        metrics=content["metrics"],
+        step=content["step"],
+        path=path,
+    )

@@ -1,0 +1,77 @@
+"""What the terminal shows: a progress bar where there is one, plain lines where output goes to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+COLUMNS = ("epoch", "loss", "live", "EMA", "best", "seconds")
+
+
+class Display:
+    """Everything that a run prints. `quiet` shows nothing, for tests and for ranks other than 0."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.quiet = quiet
+        self._table_begun = False
+
+    def say(self, text: str) -> None:
+        """One message, printed as it is (square brackets are no markup)."""
+        self.console.print(text, markup=False)
+
+    @contextmanager
+    def bar(self, description: str, total: int, done: int = 0) -> Iterator[Bar]:
+        """A progress bar over `total` units of work; on a file or pipe it draws nothing."""
+        if self.quiet or not self.console.is_terminal:
+            yield Bar(None, None)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("<"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
+        )
+        with Progress(*columns, console=self.console, transient=True, refresh_per_second=5) as progress:
+            yield Bar(progress, progress.add_task(description, total=total, completed=done, text=""))
+
+    def line(self, text: str) -> None:
+        """A line of progress for outputs on which a bar cannot be drawn."""
+        if not self.console.is_terminal:
+            self.say(text)
+
+    def epoch_row(self, cells: dict[str, str]) -> None:
+        """One row of the epoch table, with the header before the first."""
+        widths = [max(9, len(name) + 1) for name in COLUMNS]
+        if not self._table_begun:
+            self.say("".join(name.rjust(width) for name, width in zip(COLUMNS, widths, strict=True)))
+            self._table_begun = True
+        self.say("".join(cells.get(name, "-").rjust(width) for name, width in zip(COLUMNS, widths, strict=True)))
+
+
+class Bar:
+    """Handle of a bar that may not be there."""
+
+    def __init__(self, progress: Progress | None, task: TaskID | None) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, amount: int = 1, text: str | None = None) -> None:
+        """Move on by `amount`; `text` replaces what stands behind the bar."""
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task, amount)
+            if text is not None:
+                self._progress.update(self._task, text=text)

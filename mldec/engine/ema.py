@@ -1,0 +1,96 @@
+"""An exponential moving average of a model's weights (paper §2.1), for evaluation."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mldec.config import ComponentConfig, Share
+from mldec.registry import EMAS
+
+
+class Ema:
+    """A copy of `model`, `.module`, whose weights follow the live ones: ema <- decay * ema + (1 - decay) * live.
+
+    Floating parameters and buffers are averaged, BatchNorm statistics with the same decay as the weights, as published.
+    Frozen parameters and integer buffers are copied, so they cannot drift.
+
+    Args:
+        model: the live model, unwrapped; it is copied at once, on its device.
+        decay: in [0, 1).
+        warmup: with t updates made so far the decay is min(decay, (1 + t) / (10 + t)), so that a
+            young average forgets its start.
+
+    Raises:
+        ValueError: decay out of range.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.9997, warmup: bool = False) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay={decay}: must be at least 0 and below 1")
+        self.decay = decay
+        self.warmup = warmup
+        self.updates = 0
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """One step towards `model`, which must have the structure of the copy; called after each optimizer step."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
+        averaged: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]]
+        averaged = defaultdict(lambda: ([], []))
+        for average, live, frozen in _pairs(self.module, model):
+            if frozen or not average.is_floating_point():
+                average.copy_(live)
+            else:
+                averages, lives = averaged[average.dtype, average.device]
+                averages.append(average)
+                lives.append(live)
+        for averages, lives in averaged.values():
+            # lerp moves by the difference, so that what does not change stays bit for bit what it is.
+            torch._foreach_lerp_(averages, lives, 1 - decay)
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """`module`, the weights (not copied), and `updates`, the number of updates so far."""
+        return {"module": self.module.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict()`. Raises RuntimeError if its weights belong to another model."""
+        self.module.load_state_dict(state["module"])
+        self.updates = int(state["updates"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExponentialConfig(ComponentConfig):
+    decay: Share = 0.9997
+    warmup: bool = False  # a smaller decay in the first updates
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoneConfig(ComponentConfig):
+    """No average is kept."""
+
+
+@EMAS.register("exponential", ExponentialConfig)
+def build_exponential(config: ExponentialConfig, model: nn.Module) -> Ema:
+    return Ema(model, decay=config.decay, warmup=config.warmup)
+
+
+@EMAS.register("none", NoneConfig)
+def build_none(config: NoneConfig, model: nn.Module) -> None:
+    return None
+
+
+def _pairs(average: nn.Module, live: nn.Module) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """(average, live, frozen) of every parameter and buffer."""
+    for ours, theirs in zip(average.parameters(), live.parameters(), strict=True):
+        yield ours, theirs, not theirs.requires_grad
+    for average_buffer, live_buffer in zip(average.buffers(), live.buffers(), strict=True):
+        yield average_buffer, live_buffer, False

@@ -1,0 +1,134 @@
+"""Scores of every picture by its id, and the metrics of those scores."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mldec.config import ProtocolConfig
+from mldec.data.image import Normalization
+from mldec.data.loader import Batch
+from mldec.engine.device import autocast
+from mldec.errors import RunError
+from mldec.labels import LabelSpace
+from mldec.metrics import average_precision, f1_at_k, f1_at_threshold, top_k_accuracy
+
+
+class Scores(NamedTuple):
+    """What a network said of S pictures: ids (S,) int64 ascending, scores (S,N) float32 in 0..1, targets (S,N) int8."""
+
+    ids: np.ndarray
+    scores: np.ndarray
+    targets: np.ndarray
+
+
+class Result(NamedTuple):
+    """`metrics`: names to values (percent, except `classes_counted`); `per_class` (N,) AP in 0..1, nan where
+    undefined.
+    """
+
+    metrics: dict[str, float]
+    per_class: np.ndarray
+
+
+@torch.inference_mode()
+def compute_scores(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    normalization: Normalization,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    single_label: bool = False,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    on_batch: Callable[[int], None] = lambda pictures: None,
+) -> Scores:
+    """Run `model` in eval mode over `batches` and sort what comes back by sample id.
+
+    Scores are sigmoids of the logits, or softmax where each picture has exactly one label. Raises RunError on scores
+    that are not finite, naming the first such picture.
+    """
+    was_training = model.training
+    model.eval()
+    ids, scores, targets = [], [], []
+    for batch in batches:
+        images = normalization(batch.images.to(device, non_blocking=True)).to(memory_format=memory_format)
+        with autocast(device, dtype):
+            logits = model(images)
+        logits = logits.float()
+        ids.append(batch.ids)
+        targets.append(batch.targets)
+        scores.append((logits.softmax(-1) if single_label else logits.sigmoid()).cpu())
+        on_batch(len(batch.ids))
+    model.train(was_training)
+    if not ids:
+        raise RunError("there is no picture to evaluate: the split is empty")
+    return _sorted(torch.cat(ids), torch.cat(scores), torch.cat(targets))
+
+
+def _sorted(ids: Tensor, scores: Tensor, targets: Tensor) -> Scores:
+    order = ids.argsort()
+    ids, scores, targets = ids[order], scores[order], targets[order]
+    if (ids.diff() == 0).any():
+        raise RunError("a picture was scored twice: sample ids of an evaluation must differ")
+    finite = scores.isfinite().all(dim=1)
+    if not finite.all():
+        raise RunError(
+            f"{int((~finite).sum())} of {len(ids)} pictures have scores that are not finite "
+            f"(first: sample {int(ids[~finite][0])}); the weights are damaged: lower schedule.max_lr, or use "
+            "runtime.precision=fp32"
+        )
+    return Scores(ids.numpy(), scores.numpy(), targets.numpy())
+
+
+def compute_metrics(scores: Scores, protocol: ProtocolConfig, *, single_label: bool = False) -> Result:
+    """mAP by the protocol's definition, F1 at its threshold and top-k; for single-label data top-1 and top-5 too."""
+    values, targets = scores.scores, scores.targets
+    per_class = average_precision(values, targets, definition=protocol.average_precision)
+    counted = np.isfinite(per_class)
+    metrics = {
+        "mAP": 100 * float(per_class[counted].mean()) if counted.any() else float("nan"),
+        "classes_counted": float(counted.sum()),
+    }
+    if single_label:
+        metrics["top1"] = top_k_accuracy(values, targets, k=1)
+        metrics["top5"] = top_k_accuracy(values, targets, k=min(5, values.shape[1]))
+        return Result(metrics, per_class)
+    at_threshold = f1_at_threshold(values, targets, threshold=protocol.threshold)
+    metrics |= {"CF1": at_threshold.CF1, "OF1": at_threshold.OF1}
+    for k in protocol.top_k:
+        if k <= values.shape[1]:
+            at_k = f1_at_k(values, targets, k=k)
+            metrics |= {f"CF1@{k}": at_k.CF1, f"OF1@{k}": at_k.OF1}
+    return Result(metrics, per_class)
+
+
+def headline(single_label: bool) -> str:
+    """The metric by which epochs are compared."""
+    return "top1" if single_label else "mAP"
+
+
+def write_per_class(path: Path, result: Result, scores: Scores, labels: LabelSpace) -> None:
+    """A CSV with a row per class: name, AP in percent (empty where undefined), positives, negatives, unknown."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label", "average_precision", "positives", "negatives", "unknown"])
+        for column, name in enumerate(labels.names):
+            ap, column_targets = result.per_class[column], scores.targets[:, column]
+            shown = f"{100 * ap:.4f}" if np.isfinite(ap) else ""
+            writer.writerow([name, shown, *(int((column_targets == state).sum()) for state in (1, 0, -1))])
+
+
+def describe(metrics: Mapping[str, Any], single_label: bool) -> str:
+    """The figures of `compute_metrics` as a line for people."""
+    order = ("top1", "top5", "mAP") if single_label else ("mAP", "CF1", "OF1")
+    names = [name for name in order if name in metrics] + sorted(name for name in metrics if "@" in name)
+    figures = "   ".join(f"{name} {metrics[name]:.2f}" for name in names)
+    return f"{figures}   ({metrics['classes_counted']:.0f} classes counted)"

@@ -1,0 +1,117 @@
+"""What a run tells: records, curves and pictures in its folder, progress and a table of epochs on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mldec.config import Config
+from mldec.data.index import ImageIndex
+from mldec.data.loader import Batch
+from mldec.engine import build, pictures
+from mldec.engine.display import Bar, Display
+from mldec.engine.evaluator import Result, Scores, headline, write_per_class
+from mldec.engine.meter import Meter
+from mldec.engine.tracking import Tracker
+
+
+class Observer:
+    """Puts what the trainer measured where people and programs look for it.
+
+    Args:
+        folder: the run folder.
+        config: the experiment.
+        display: the terminal.
+        total_steps: of the whole run.
+        step, evaluations: what was done before, where a run is resumed.
+    """
+
+    def __init__(
+        self, folder: Path, config: Config, display: Display, *, total_steps: int, step: int, evaluations: int
+    ) -> None:
+        self.folder, self.config, self.display, self.total_steps = folder, config, display, total_steps
+        self.size = build.image_size(config)
+        self.headline = headline(build.loss_is_single_label(config))
+        self.meter = Meter()
+        self.bar = Bar(None, None)
+        self.tracker = Tracker(folder, tensorboard=config.runtime.tensorboard, step=step, evaluations=evaluations)
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self.tracker.close()
+
+    def data(self, train: ImageIndex, first: Batch) -> None:
+        """Before the first step: how often each label occurs, and what the network will see."""
+        self.tracker.label_histogram("labels/train", train.positives_per_class())
+        sheet = pictures.batch_sheet(first, train.labels)
+        pictures.save_picture(self.folder / "pictures" / "training.png", sheet)
+        self.tracker.picture("train/augmented", sheet, 0)
+
+    @contextmanager
+    def progress(self, what: str, total: int, done: int = 0) -> Iterator[Bar]:
+        """A bar over a part of the run."""
+        with self.display.bar(what, total, done) as self.bar:
+            yield self.bar
+
+    def window(self, step: int, epoch: int, loss: float, lr: float, extra: Mapping[str, float]) -> None:
+        """The steps since the last record, of which `loss` is the mean."""
+        speed, waiting = self.meter.read()
+        record = {"epoch": epoch, "loss": loss, "lr": lr, "images_per_second": speed, "data_wait": waiting}
+        self.tracker.record("train", step, record | dict(extra))
+        text = f"loss {loss:.4g}  lr {lr:.2e}  {speed:.0f} images/s  waiting for data {waiting:.0%}"
+        self.bar.advance(0, text)
+        left = (self.total_steps - step) * self.config.schedule.batch_size / max(speed, 1e-9)
+        self.display.line(f"step {step}/{self.total_steps}  epoch {epoch}  {text}  left {_clock(left)}")
+
+    def epoch(
+        self,
+        step: int,
+        epoch: int,
+        loss: float,
+        metrics: Mapping[str, Any],
+        *,
+        reported: str,
+        best: float,
+        seconds: float,
+    ) -> None:
+        """An evaluated epoch: a record, and a row of the table. `metrics` holds those of `live` and, if any, `ema`."""
+        record = {"epoch": epoch, "loss": loss, **metrics, "reported": reported, "seconds": seconds}
+        self.tracker.record("eval", step, record)
+        values = {name: f"{metrics[name][self.headline]:.2f}" for name in metrics}
+        self.display.epoch_row(
+            {
+                "epoch": str(epoch),
+                "loss": f"{loss:.4g}",
+                "live": values["live"],
+                "EMA": values.get("ema", "-"),
+                "best": f"{best:.2f}",
+                "seconds": f"{seconds:.0f}",
+            }
+        )
+
+    def predictions(self, step: int, index: ImageIndex, scores: Scores) -> None:
+        """Curves of the most frequent labels and pictures with what was found in them, for TensorBoard."""
+        if not self.config.runtime.tensorboard:
+            return
+        self.tracker.precision_recall("val/all_labels", scores.scores, scores.targets, step)
+        support = (scores.targets == 1).sum(axis=0)
+        for column in np.argsort(-support, kind="stable")[:5]:
+            label = index.labels.names[column]
+            self.tracker.precision_recall(f"val/{label}", scores.scores[:, column], scores.targets[:, column], step)
+        self.tracker.picture("val/predictions", pictures.predictions_sheet(index, scores, self.size), step)
+
+    def result(self, step: int, record: Mapping[str, Any], index: ImageIndex, scores: Scores, result: Result) -> None:
+        """The end of a run: the figures on the test split, by class, and a sheet of predictions."""
+        self.tracker.record("test", step, record)
+        write_per_class(self.folder / "per_class_ap.csv", result, scores, index.labels)
+        sheet = pictures.predictions_sheet(index, scores, self.size)
+        pictures.save_picture(self.folder / "pictures" / "predictions.png", sheet)
+
+
+def _clock(seconds: float) -> str:
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"

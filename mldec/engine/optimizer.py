@@ -1,0 +1,163 @@
+"""Optimizers: which parameters decay, which rate the backbone gets, and how a point of the schedule is applied.
+
+`adam` with weight decay is the published optimizer: L2 inside Adam (paper §2.1); `adamw` decouples the decay, which is
+what the paper's text says. The update runs fused over all parameters of a group where torch has a kernel for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.optim import Lamb
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mldec.config import ComponentConfig, NonNegative, Positive, Share
+from mldec.engine.schedule import Point
+from mldec.registry import OPTIMIZERS
+
+Group = dict[str, Any]
+
+FUSED_DEVICES = {"cpu", "cuda"}
+
+
+def parameter_groups(model: nn.Module, *, weight_decay: float, backbone_lr_scale: float = 1.0) -> list[Group]:
+    """The trainable parameters of a Classifier in at most four groups: backbone or head, with or without decay.
+
+    Biases and parameters of at most one dimension do not decay, as published. What is not under `model.backbone` counts
+    as head.
+
+    Args:
+        model: with `backbone` and `head`; parameters with requires_grad=False are left out.
+        weight_decay: of the parameters that decay.
+        backbone_lr_scale: the backbone's learning rate over the head's.
+
+    Returns:
+        Dicts with `name` (backbone_decay, backbone_no_decay, head_decay, head_no_decay), `params`, `weight_decay` and
+        `lr_scale`, for the factories below and `set_point`. Empty groups are left out.
+
+    Raises:
+        ValueError: nothing is trainable.
+    """
+    groups: dict[tuple[str, str], Group] = {
+        (part, decay): {
+            "name": f"{part}_{decay}",
+            "params": [],
+            "weight_decay": weight_decay if decay == "decay" else 0.0,
+            "lr_scale": backbone_lr_scale if part == "backbone" else 1.0,
+        }
+        for part in ("backbone", "head")
+        for decay in ("decay", "no_decay")
+    }
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = "backbone" if name.startswith("backbone.") else "head"
+            decay = "no_decay" if parameter.ndim <= 1 or name.rpartition(".")[2] == "bias" else "decay"
+            groups[part, decay]["params"].append(parameter)
+    filled = [group for group in groups.values() if group["params"]]
+    if not filled:
+        raise ValueError("the model has no trainable parameter: every one has requires_grad=False")
+    return filled
+
+
+def set_point(optimizer: Optimizer, point: Point) -> None:
+    """Give every group the learning rate times its `lr_scale`, and the momentum (beta1 of the Adam family).
+
+    Raises:
+        ValueError: the point has a momentum and the optimizer has none.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = point.lr * group.get("lr_scale", 1.0)
+        if point.momentum is None:
+            continue
+        if "betas" in group:
+            group["betas"] = (point.momentum, *group["betas"][1:])
+        elif "momentum" in group:
+            group["momentum"] = point.momentum
+        else:
+            raise ValueError(f"{type(optimizer).__name__} has no momentum to cycle; use schedule.cycle_momentum=false")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(ComponentConfig):
+    """Settings that every optimizer has."""
+
+    weight_decay: NonNegative = 1e-4
+    backbone_lr_scale: NonNegative = 1.0  # learning rate of the backbone over that of the head
+    clip_norm: Positive | None = None  # largest norm of all gradients together; null: not clipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamConfig(OptimizerConfig):
+    """`betas[0]` only counts while the schedule does not cycle momentum."""
+
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: Positive = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamWConfig(AdamConfig):
+    weight_decay: NonNegative = 1e-2
+
+
+@dataclass(frozen=True, kw_only=True)
+class LambConfig(AdamConfig):
+    weight_decay: NonNegative = 2e-2
+    eps: Positive = 1e-6
+    max_grad_norm: Positive | None = 1.0  # LAMB's own division of gradients above this norm; null: none
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGDConfig(OptimizerConfig):
+    momentum: Share = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov=true: needs optimizer.momentum above 0; use momentum=0.9 or nesterov=false")
+
+
+@OPTIMIZERS.register("adam", AdamConfig)
+def build_adam(config: AdamConfig, *, groups: list[Group], lr: float) -> Optimizer:
+    """Adam with coupled L2: the decay is part of the gradient."""
+    return _fused(torch.optim.Adam, groups, lr=lr, betas=config.betas, eps=config.eps)
+
+
+@OPTIMIZERS.register("adamw", AdamWConfig)
+def build_adamw(config: AdamWConfig, *, groups: list[Group], lr: float) -> Optimizer:
+    """Adam with decoupled decay: parameters shrink by lr * weight_decay."""
+    return _fused(torch.optim.AdamW, groups, lr=lr, betas=config.betas, eps=config.eps)
+
+
+@OPTIMIZERS.register("sgd", SGDConfig)
+def build_sgd(config: SGDConfig, *, groups: list[Group], lr: float) -> Optimizer:
+    return _fused(torch.optim.SGD, groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov)
+
+
+@OPTIMIZERS.register("lamb", LambConfig)
+def build_lamb(config: LambConfig, *, groups: list[Group], lr: float) -> Optimizer:
+    """timm's LAMB, the optimizer of the ImageNet recipes (paper §2.6)."""
+    return Lamb(groups, lr=lr, betas=config.betas, eps=config.eps, max_grad_norm=config.max_grad_norm)
+
+
+def _fused(optimizer_class: Callable[..., Optimizer], groups: list[Group], **settings: Any) -> Optimizer:
+    """The optimizer on torch's fused kernels if all parameters can take them; otherwise torch chooses."""
+    parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
+    fusible = all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in parameters)
+    optimizer = optimizer_class(groups, fused=fusible or None, **settings)
+    optimizer.register_load_state_dict_post_hook(_match_layout)
+    return optimizer
+
+
+def _match_layout(optimizer: Optimizer) -> None:
+    """Lay restored state out in memory as its parameter is: fused kernels read both in storage order, unchecked on CPU.
+
+    They differ where a run is resumed with another runtime.channels_last.
+    """
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -1,0 +1,96 @@
+"""Sheets of pictures for people: what the network is given, and what it says of what it is given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mldec.data.image import decode, resize
+from mldec.data.index import ImageIndex
+from mldec.data.loader import Batch
+from mldec.engine.evaluator import Scores
+from mldec.labels import LabelSpace
+
+TILE = 224  # side of a picture on a sheet, px
+LINE = 18  # height of a line of text, px
+WHITE, GREY, GREEN, RED, BLUE = (235, 235, 235), (150, 150, 150), (120, 220, 130), (255, 120, 110), (130, 180, 255)
+PAPER = (24, 24, 27)
+
+Line = tuple[str, tuple[int, int, int]]
+
+
+def batch_sheet(batch: Batch, labels: LabelSpace, *, most: int = 16) -> np.ndarray:
+    """The first pictures of a batch as augmented, with their labels under them. Returns RGB (H,W,3) uint8."""
+    images = batch.images[:most].permute(0, 2, 3, 1).numpy()
+    targets = batch.targets[:most].numpy()
+    captions = [[(labels.names[c], WHITE) for c in np.flatnonzero(row == 1)] or [("no label", GREY)] for row in targets]
+    return sheet(list(images), captions)
+
+
+def predictions_sheet(
+    index: ImageIndex, scores: Scores, size: int, *, most: int = 12, threshold: float = 0.5
+) -> np.ndarray:
+    """Pictures of an evaluation with the labels found (green), wrongly found (red) and missed (blue), scores in
+    percent.
+
+    The pictures are spread evenly over the split. `size` is the side at which the network saw them. Returns RGB uint8.
+    """
+    chosen = np.unique(np.linspace(0, len(scores.ids) - 1, min(most, len(scores.ids))).astype(int))
+    images, captions = [], []
+    for position in chosen:
+        images.append(resize(decode(index.path(int(scores.ids[position]))), size))
+        captions.append(_caption(scores.scores[position], scores.targets[position], index.labels, threshold))
+    return sheet(images, captions)
+
+
+def save_picture(path: Path, picture: np.ndarray) -> None:
+    """Write an RGB picture as PNG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial.png")
+    partial.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+    os.replace(partial, path)
+
+
+def sheet(
+    images: Sequence[np.ndarray], captions: Sequence[Sequence[Line]], *, columns: int = 4, lines: int = 6
+) -> np.ndarray:
+    """Tiles in rows of `columns`, each with up to `lines` lines of text under it."""
+    lines = min(lines, max((len(caption) for caption in captions), default=1))
+    height, width = TILE + LINE * lines + 14, TILE + 12
+    rows = -(-len(images) // columns)
+    canvas = np.full((rows * height + 8, min(columns, len(images)) * width + 8, 3), PAPER, np.uint8)
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        top, left = number // columns * height + 8, number % columns * width + 8
+        smooth = cv2.INTER_AREA if image.shape[0] > TILE else cv2.INTER_CUBIC
+        canvas[top : top + TILE, left : left + TILE] = cv2.resize(image, (TILE, TILE), interpolation=smooth)
+        shown = list(caption[:lines])
+        if len(caption) > lines:
+            shown[-1] = (f"and {len(caption) - lines + 1} more", GREY)
+        for line, (text, colour) in enumerate(shown):
+            _write(canvas, text, left, top + TILE + LINE * (line + 1), colour)
+    return canvas
+
+
+def _caption(scores: np.ndarray, targets: np.ndarray, labels: LabelSpace, threshold: float) -> list[Line]:
+    interesting = [c for c in np.argsort(-scores, kind="stable") if scores[c] >= threshold or targets[c] == 1]
+    lines = []
+    for column in interesting:
+        text = f"{labels.names[column]} {100 * scores[column]:.0f}%"
+        found, present = scores[column] >= threshold, targets[column] == 1
+        if found:
+            lines.append((text, GREEN if present else GREY if targets[column] == -1 else RED))
+        else:
+            lines.append((f"missed: {text}", BLUE))
+    return lines or [("nothing found", GREY)]
+
+
+def _write(canvas: np.ndarray, text: str, left: int, baseline: int, colour: tuple[int, int, int]) -> None:
+    # OpenCV's fonts know ASCII alone.
+    ascii_text = text.encode("ascii", "replace").decode()
+    if len(ascii_text) > 30:
+        ascii_text = ascii_text[:28] + ".."
+    cv2.putText(canvas, ascii_text, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)

@@ -1,0 +1,188 @@
+"""The run folder: where it lies, what it is made of, and the records of a run.
+
+config.yaml        the resolved experiment (written by the command, which knows YAML)
+environment.json   versions, commit, device, command line
+metrics.jsonl      a record a line: `train` each few steps, `eval` each epoch, `test` at the end
+tensorboard/       the same for eyes
+pictures/          sheets of training pictures and of predictions
+checkpoints/       last.pt, best.pt
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import mldec
+
+#: Record fields that measure time, hence differ between a run and its repetition.
+TIMES = frozenset({"images_per_second", "data_wait", "seconds"})
+
+
+def make_run_folder(output: str, name: str, run_dir: str | None = None) -> Path:
+    """Make and return a folder of this run's own: `run_dir`, or `<output>/<name>/<date>_<time>`, numbered if it is
+    taken.
+
+    Raises FileExistsError if `run_dir` was given and holds a run already.
+    """
+    if run_dir is not None:
+        folder = Path(run_dir).expanduser()
+        if (folder / "checkpoints").exists():
+            raise FileExistsError(str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    parent = Path(output).expanduser() / name
+    for number in range(1, 1000):
+        folder = parent / (stamp if number == 1 else f"{stamp}_{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise FileExistsError(str(parent / stamp))
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a result depends on beside the config: versions, commit, device, command line."""
+    packages = ("torch", "torchvision", "timm", "numpy", "albumentations", "opencv-python-headless", "pycocotools")
+    return {
+        "mldec": mldec.__version__,
+        "commit": _git_commit(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type}: {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "packages": {name: _version(name) for name in packages},
+    }
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write readable JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file by way of a temporary one, so that it is never half there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; a last line that a crash cut short is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    records = []
+    for number, line in enumerate(lines):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines) - 1:
+                raise
+    return records
+
+
+class Tracker:
+    """Appends records to metrics.jsonl and mirrors them to TensorBoard.
+
+    A run that resumes after `step` first drops the records that lie behind it, so that none stands twice.
+    """
+
+    def __init__(self, folder: Path, *, tensorboard: bool, step: int = 0, evaluations: int = 0) -> None:
+        path = folder / "metrics.jsonl"
+        kept = [record for record in read_records(path) if _is_before(record, step, evaluations)]
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._file = path.open("a", encoding="utf-8")
+        self._board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # half a second of imports, only where wanted
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append one record; its numbers, nested ones by path, become scalars at `step`."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in _scalars(kind, values):
+                self._board.add_scalar(name, value, step)
+
+    def picture(self, name: str, image: np.ndarray, step: int) -> None:
+        """Show an RGB picture (H,W,3) uint8."""
+        if self._board is not None:
+            self._board.add_image(name, image, step, dataformats="HWC")
+
+    def label_histogram(self, name: str, counts: np.ndarray) -> None:
+        """Show how often each of N labels occurs, as a histogram over columns. `counts`: (N,) integers."""
+        if self._board is not None and counts.sum() > 0:
+            columns = np.repeat(np.arange(len(counts)), np.maximum(1, counts * 100_000 // counts.sum()))
+            self._board.add_histogram(name, columns, 0, bins=np.arange(len(counts) + 1))
+
+    def precision_recall(self, name: str, scores: np.ndarray, targets: np.ndarray, step: int) -> None:
+        """Show a precision-recall curve of scores and 1/0/-1 targets of one shape; unknown targets are left out."""
+        known = targets >= 0
+        if self._board is not None and (targets[known] == 1).any():
+            self._board.add_pr_curve(name, targets[known].astype(bool), scores[known], step)
+
+    def close(self) -> None:
+        """Flush and close both outputs."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _is_before(record: Mapping[str, Any], step: int, evaluations: int) -> bool:
+    if record["kind"] == "train":
+        return bool(record["step"] <= step)
+    return record["kind"] == "eval" and bool(record["epoch"] <= evaluations)
+
+
+def _scalars(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, float]]:
+    found: list[tuple[str, float]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found += _scalars(f"{prefix}/{name}", value)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            found.append((f"{prefix}/{name}", float(value)))
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the source tree that mldec runs from, with `+` behind it where files differ from it."""
+    source = Path(mldec.__file__).resolve().parent.parent
+    if not (source / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(source), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

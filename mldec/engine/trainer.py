@@ -1,0 +1,362 @@
+"""The training loop.
+
+`Trainer.fit` is a run and `Trainer.train_step` one update of the weights: what happens, in the order in which it
+happens. Everything random is a function of the seed and the step, and all else that a step depends on is in the
+checkpoint; so a resumed run is the same run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mldec.config import Config, to_mapping
+from mldec.data.loader import Batch, EvalLoader
+from mldec.engine import build
+from mldec.engine.checkpoint import FORMAT, find_checkpoint, load_checkpoint, restore, save_checkpoint
+from mldec.engine.device import autocast, choose_device, choose_precision, prepare_runtime
+from mldec.engine.display import Display
+from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores, headline
+from mldec.engine.interrupt import Interrupted, stop_on_interrupt
+from mldec.engine.mixing import mix
+from mldec.engine.observer import Observer
+from mldec.engine.optimizer import set_point
+from mldec.engine.profiler import profile_steps
+from mldec.engine.seeding import seed_everything, step_seed
+from mldec.errors import CheckpointError, RunError
+from mldec.models.weights import load_weights
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come. Plain numbers, since it travels in the checkpoint."""
+
+    step: int = 0  # batches consumed
+    updates: int = 0  # batches that changed the weights: where the schedule stands
+    epochs: int = 0  # epochs trained and, if due, evaluated
+    best: float = -math.inf
+    best_epoch: int = 0
+    window: list[float] = dataclasses.field(default_factory=list)  # losses since the last record
+    epoch_losses: list[float] = dataclasses.field(default_factory=list)  # losses of this epoch before that
+
+    @property
+    def epoch_loss(self) -> float:
+        """Mean loss of the steps of this epoch that were recorded."""
+        return sum(self.epoch_losses) / max(1, len(self.epoch_losses))
+
+
+class Trainer:
+    """One run: the objects that a Config describes, and the loop over them.
+
+    Args:
+        config: the experiment, validated.
+        splits: its pictures.
+        display: where progress is shown.
+
+    Raises:
+        ConfigError: what the config asks for does not fit the labels, the pictures or this machine.
+        CheckpointError: weights to start from cannot be loaded.
+    """
+
+    def __init__(self, config: Config, splits: build.Splits, display: Display) -> None:
+        self.config, self.splits, self.display = config, splits, display
+        self.device = choose_device(config.runtime.device)
+        self.dtype = choose_precision(config.runtime.precision, self.device)
+        self.memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
+        self.single_label = build.loss_is_single_label(config)
+        prepare_runtime(config.runtime, self.device)
+        seed_everything(config.seed)
+
+        self.classifier = build.build_classifier(config, splits.labels)
+        if config.init_from is not None:
+            self._start_from(config.init_from)
+        self.classifier.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        # Parameters are shared: the compiled form is how the classifier is called, never how it is saved.
+        self.network: nn.Module = torch.compile(self.classifier) if config.runtime.compile else self.classifier  # type: ignore[assignment]
+        self.ema = build.build_ema(config, self.classifier)
+        self.normalization = build.build_normalization(self.classifier)
+        self.loss = build.build_loss(config)
+        self.batches = build.build_train_loader(config, splits.train, self.device)
+        self.val_batches = build.build_eval_loader(config, splits.val, self.device)
+        self.schedule = build.build_schedule(config, len(self.batches))
+        self.optimizer = build.build_optimizer(config, self.classifier)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.progress = Progress()
+
+    # The run ----------------------------------------------------------------------------------------------------------
+
+    def fit(self, folder: Path) -> dict[str, Any]:
+        """Train to the end of the schedule, then report the chosen weights on the test split. Returns that record.
+
+        Writes to the run folder `folder`. Raises Interrupted after Ctrl-C and RunError where training cannot go on;
+        what was saved before stays.
+        """
+        self.folder = folder
+        self.observer = Observer(
+            folder,
+            self.config,
+            self.display,
+            total_steps=len(self.batches) * self.config.schedule.epochs,
+            step=self.progress.step,
+            evaluations=self.progress.epochs,
+        )
+        try:
+            with stop_on_interrupt() as self.stop:
+                if self.progress.step == 0:
+                    self.save("last")
+                    self.observer.data(self.splits.train, self.batches.first())
+                while self.progress.epochs < self.config.schedule.epochs:
+                    self.train_epoch()
+                    self.finish_epoch()
+                return self.report()
+        except Interrupted:
+            self.save("last")
+            raise
+        except torch.OutOfMemoryError as error:
+            raise RunError(self._out_of_memory()) from error
+        finally:
+            self.observer.close()
+
+    def train_epoch(self) -> None:
+        """The steps of this epoch that have not been made yet."""
+        progress, runtime, steps = self.progress, self.config.runtime, len(self.batches)
+        epoch, done = progress.epochs, progress.step - progress.epochs * steps
+        losses: list[Tensor] = []
+        self.network.train()
+        with (
+            self.observer.progress(f"epoch {epoch + 1}/{self.config.schedule.epochs}", steps, done) as bar,
+            profile_steps(self.folder, enabled=runtime.profile) as profiler,
+        ):
+            for batch in self.observer.meter.waiting(self.batches.batches(epoch, start=done)):
+                losses.append(self.train_step(batch))
+                progress.step += 1
+                profiler.step()
+                ends = progress.step == (epoch + 1) * steps
+                recorded = ends or progress.step % runtime.log_every == 0
+                saved = self.stop.requested or progress.step % (runtime.checkpoint_every or math.inf) == 0
+                if recorded or saved or self.device.type == "cpu":  # elsewhere reading the loss waits for the device
+                    self._read_losses(losses)
+                if recorded:
+                    self._record_window(epoch + 1)
+                if saved:
+                    self.stop.check()
+                    self.save("last")
+                bar.advance()
+
+    def train_step(self, batch: Batch) -> Tensor:
+        """One update from one batch, in `schedule.accumulate` parts. Returns the loss, a scalar on the device."""
+        seed = step_seed(self.config.seed, self.progress.step)
+        torch.manual_seed(seed)  # dropout and drop-path are functions of the step
+        mixing = torch.Generator().manual_seed(seed)
+        set_point(self.optimizer, self.schedule(self.progress.updates))
+
+        total = torch.zeros((), device=self.device)
+        for images_u8, labels in self._parts(batch):
+            images = self.normalization(images_u8).contiguous(memory_format=self.memory_format)
+            mixup, cutmix = self.config.augment.mixup, self.config.augment.cutmix
+            images, targets, known = mix(images, labels, mixup=mixup, cutmix=cutmix, generator=mixing)
+            with autocast(self.device, self.dtype):
+                logits = self.network(images)
+            loss = self.loss(logits, targets, known)
+            if self.config.loss.reduction == "mean":
+                loss = loss * (len(images) / len(batch.ids))
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+
+        if self.config.optimizer.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.classifier.parameters(), self.config.optimizer.clip_norm)
+        if self._apply_gradients():
+            self.progress.updates += 1
+            if self.ema is not None:
+                self.ema.update(self.classifier)
+        self.optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def finish_epoch(self) -> None:
+        """Evaluate, if it is due; remember the best; save."""
+        progress, epoch = self.progress, self.progress.epochs + 1
+        self.stop.check()
+        metrics: dict[str, dict[str, float]] = {}
+        if epoch % self.config.runtime.eval_every == 0 or epoch == self.config.schedule.epochs:
+            began = time.perf_counter()
+            metrics = {name: result.metrics for name, result in self._evaluate().items()}
+            reported = self._reported(metrics)
+            value = metrics[reported][headline(self.single_label)]
+            if value > progress.best or progress.best_epoch == 0:
+                progress.best, progress.best_epoch = value, epoch
+                self.save("best", reported=reported, metrics=metrics)
+            seconds = time.perf_counter() - began
+            self.observer.epoch(
+                progress.step,
+                epoch,
+                progress.epoch_loss,
+                metrics,
+                reported=reported,
+                best=progress.best,
+                seconds=seconds,
+            )
+        progress.epochs, progress.epoch_losses = epoch, []
+        self.save("last", metrics=metrics)
+
+    def report(self) -> dict[str, Any]:
+        """Score the best epoch's weights on the test split, as they come back from their checkpoint."""
+        best = restore(self.folder)
+        test_batches = build.build_eval_loader(self.config, self.splits.test, self.device)
+        scores = self._scores(best.classifier.to(self.device), test_batches, "test")
+        result = compute_metrics(scores, self.config.protocol, single_label=self.single_label)
+        record = {
+            "protocol": self.config.protocol.name,
+            "epoch": self.progress.best_epoch,
+            "weights": best.weights,
+            **result.metrics,
+        }
+        self.observer.result(self.progress.step, record, self.splits.test, scores, result)
+        return record
+
+    # Checkpoints ------------------------------------------------------------------------------------------------------
+
+    def save(self, name: str, *, reported: str | None = None, metrics: dict[str, Any] | None = None) -> None:
+        """Write `checkpoints/<name>.pt`; `last` also holds what resuming needs."""
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "config": to_mapping(self.config),
+            "labels": list(self.splits.labels.names),
+            "normalization": dataclasses.asdict(self.normalization),
+            "model": self.classifier.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "reported": reported or ("live" if self.ema is None or self.config.protocol.report == "live" else "ema"),
+            "metrics": metrics or {},
+            "step": self.progress.step,
+        }
+        if name == "last":
+            content["resume"] = {
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "ema_updates": 0 if self.ema is None else self.ema.updates,
+                "progress": dataclasses.asdict(self.progress),
+            }
+        save_checkpoint(self.folder / "checkpoints" / f"{name}.pt", content)
+
+    def load(self, run: str | Path) -> None:
+        """Take up the state that `last.pt` of a run folder holds."""
+        path = find_checkpoint(run, "last")
+        content = load_checkpoint(path)
+        if "resume" not in content:
+            raise CheckpointError(f"{path} holds weights only; to resume, name a run folder with checkpoints/last.pt")
+        if content["labels"] != list(self.splits.labels.names):
+            raise CheckpointError(f"{path} was trained on other labels than {self.config.dataset.name} has now")
+        state = content["resume"]
+        steps, progress = len(self.batches), Progress(**state["progress"])
+        if not progress.epochs * steps <= progress.step <= (progress.epochs + 1) * steps:
+            raise CheckpointError(
+                f"{path} stands at step {progress.step} in epoch {progress.epochs + 1}, but an epoch now has {steps} "
+                f"steps: the pictures or schedule.batch_size changed; start a new run with init_from={run}"
+            )
+        self.classifier.load_state_dict(content["model"])
+        if self.ema is not None and content["ema"] is not None:
+            self.ema.load_state_dict({"module": content["ema"], "updates": state["ema_updates"]})
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress = progress
+
+    def _start_from(self, run: str) -> None:
+        """Take the reported weights of another run, as far as they fit, and say how far that is."""
+        path = find_checkpoint(run)
+        content = load_checkpoint(path)
+        state = content["ema"] if content["reported"] == "ema" else content["model"]
+        report = load_weights(self.classifier, state, str(path), classifiers=(), required=0.0)
+        if not report.loaded:
+            raise CheckpointError(f"init_from={run}: no tensor of it fits this network\n{report}")
+        self.display.say(str(report))
+
+    # Parts of a step --------------------------------------------------------------------------------------------------
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+        parts = self.config.schedule.accumulate
+        for images, targets in zip(batch.images.chunk(parts), batch.targets.chunk(parts), strict=True):
+            yield images.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+
+    def _apply_gradients(self) -> bool:
+        """Whether the optimizer stepped: under fp16 it does not where a gradient overflowed."""
+        before = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return self.scaler.get_scale() >= before
+
+    def _read_losses(self, losses: list[Tensor]) -> None:
+        """Bring pending losses to the host and refuse to go on with one that is not finite."""
+        values = torch.stack(losses).tolist()
+        losses.clear()
+        for step, value in enumerate(values, start=self.progress.step - len(values) + 1):
+            if not math.isfinite(value):
+                raise RunError(
+                    f"the loss is {value} at step {step}. Try a lower schedule.max_lr than "
+                    f"{self.config.schedule.max_lr:g}, optimizer.clip_norm=1, or runtime.precision=fp32; the last "
+                    "checkpoint is from before"
+                )
+        self.progress.window += values
+
+    def _record_window(self, epoch: int) -> None:
+        progress = self.progress
+        loss = sum(progress.window) / len(progress.window)
+        progress.epoch_losses += progress.window
+        progress.window = []
+        extra = {}
+        if self.scaler.is_enabled():
+            extra = {"scale": self.scaler.get_scale(), "skipped": progress.step - progress.updates}
+        self.observer.window(progress.step, epoch, loss, self.schedule(max(0, progress.updates - 1)).lr, extra)
+
+    def _out_of_memory(self) -> str:
+        schedule = self.config.schedule
+        return (
+            f"out of memory on {self.device} at step {self.progress.step + 1}. Lower "
+            f"schedule.batch_size={schedule.batch_size}, raise schedule.accumulate={schedule.accumulate} (the same "
+            f"result in smaller parts), lower dataset.image_size={build.image_size(self.config)}, use "
+            "runtime.precision=bf16, or fewer head.num_groups"
+        )
+
+    # Evaluation -------------------------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> dict[str, Result]:
+        """Metrics on val of the live weights and, where there is one, of their average."""
+        results: dict[str, Result] = {}
+        networks = {"live": self.network} | ({} if self.ema is None else {"ema": self.ema.module})
+        for name, network in networks.items():
+            scores = self._scores(network, self.val_batches, f"val {name}")
+            results[name] = compute_metrics(scores, self.config.protocol, single_label=self.single_label)
+        self.observer.predictions(self.progress.step, self.splits.val, scores)
+        return results
+
+    def _scores(self, network: nn.Module, batches: EvalLoader, what: str) -> Scores:
+        with self.observer.progress(what, len(batches)) as bar:
+
+            def on_batch(pictures: int) -> None:
+                bar.advance()
+                self.stop.check()
+
+            return compute_scores(
+                network,
+                batches,
+                self.normalization,
+                device=self.device,
+                dtype=self.dtype,
+                single_label=self.single_label,
+                memory_format=self.memory_format,
+                on_batch=on_batch,
+            )
+
+    def _reported(self, metrics: dict[str, dict[str, float]]) -> str:
+        """Which weights the protocol reports: the average where there is one, the live ones, or the better of both."""
+        if "ema" not in metrics or self.config.protocol.report == "live":
+            return "live"
+        if self.config.protocol.report == "ema":
+            return "ema"
+        return max(("live", "ema"), key=lambda name: metrics[name][headline(self.single_label)])

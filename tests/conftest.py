@@ -1,0 +1,26 @@
+"""What the tests share: one thread a process, a small set of digit scenes, and experiments on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.curve import small_experiment
+
+torch.set_num_threads(
+    1
+)  # the suite runs in several processes, and float sums must not depend on how many cores there are
+
+
+@pytest.fixture(scope="session")
+def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose digit scenes are drawn by whoever asks first."""
+    return tmp_path_factory.mktemp("digits")
+
+
+@pytest.fixture
+def small_digits(digits_root: Path) -> list[str]:
+    """Overrides of experiment=digits that make it a matter of a second or two."""
+    return small_experiment(digits_root)

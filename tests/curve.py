@@ -1,0 +1,55 @@
+"""The experiment behind the golden loss curve, and small experiments in general."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mldec.commands import compose
+from mldec.config import Config, build_config
+from mldec.engine import build
+from mldec.engine.display import Display
+from mldec.engine.trainer import Trainer
+
+SCENES = {"train": 96, "val": 24, "test": 24}
+
+
+def small_experiment(digits_root: Path) -> list[str]:
+    """Overrides that make experiment=digits a matter of a second or two."""
+    return [
+        "experiment=digits",
+        f"dataset.root={digits_root}",
+        *(f"dataset.{split}={count}" for split, count in SCENES.items()),
+        "schedule.epochs=2",
+        "schedule.batch_size=32",
+        "head.dim=32",
+        "head.ffn_dim=32",
+        "head.num_heads=4",
+        "runtime=cpu",
+        "runtime.threads=1",
+        "runtime.workers=0",
+        "runtime.log_every=2",
+        "runtime.tensorboard=false",
+    ]
+
+
+def make(overrides: list[str]) -> Config:
+    """The Config that a command line composes."""
+    compose.load_components(())
+    return build_config(compose.compose(overrides))
+
+
+def make_trainer(config: Config) -> Trainer:
+    """A trainer that prints nothing."""
+    return Trainer(config, build.build_splits(config), Display(quiet=True))
+
+
+def curve(digits_root: Path) -> list[float]:
+    """The losses of 20 steps under a fixed seed."""
+    trainer = make_trainer(make([*small_experiment(digits_root), "schedule.epochs=7"]))
+    losses = []
+    for epoch in range(7):
+        trainer.network.train()
+        for batch in trainer.batches.batches(epoch):
+            losses.append(float(trainer.train_step(batch)))
+            trainer.progress.step += 1
+    return losses[:20]

@@ -1,0 +1,84 @@
+"""Properties: a checkpoint is whole or not there, gives back what was trained, and runs nobody's code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from mldec.engine.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
+from mldec.errors import CheckpointError
+from tests.curve import make, make_trainer
+
+
+@pytest.fixture
+def run(small_digits, tmp_path):
+    trainer = make_trainer(make([*small_digits, "schedule.epochs=1"]))
+    trainer.fit(tmp_path / "run")
+    return tmp_path / "run", trainer
+
+
+def test_restoring_gives_the_same_logits_for_either_kind_of_weights(run):
+    folder, trainer = run
+    images = torch.rand(2, 3, 64, 64)
+    for weights, network in (("live", trainer.classifier), ("ema", trainer.ema.module)):
+        restored = restore(folder, weights=weights, which="last")
+        assert torch.equal(restored.classifier(images), network.eval()(images))
+        assert restored.labels.names == trainer.splits.labels.names
+        assert restored.normalization == trainer.normalization
+        assert restored.config == trainer.config
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"value": 1})
+
+    def fail(*args):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        save_checkpoint(path, {"value": 2})
+    assert torch.load(path, weights_only=True) == {"value": 1}
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+class Harm:
+    def __reduce__(self):
+        return os.system, ("touch harmed",)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open("evil.pt", "wb") as file:
+        pickle.dump({"model": Harm()}, file, protocol=2)
+    torch.save({"model": Harm()}, "evil2.pt")
+    for name in ("evil.pt", "evil2.pt"):
+        with pytest.raises(CheckpointError, match="damaged or holds more than tensors"):
+            load_checkpoint(tmp_path / name)
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_what_is_no_checkpoint_is_named(run, tmp_path):
+    folder, _ = run
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="not a checkpoint of mldec: no valid format"):
+        load_checkpoint(tmp_path / "other.pt")
+    half = (folder / "checkpoints" / "last.pt").read_bytes()[:1000]
+    (tmp_path / "half.pt").write_bytes(half)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(tmp_path / "half.pt")
+    with pytest.raises(CheckpointError, match="no run folder or checkpoint"):
+        find_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        find_checkpoint(tmp_path)
+
+
+def test_a_newer_format_asks_for_a_newer_mldec(run, tmp_path):
+    folder, _ = run
+    content = load_checkpoint(folder / "checkpoints" / "best.pt")
+    save_checkpoint(tmp_path / "newer.pt", content | {"format": 99})
+    with pytest.raises(CheckpointError, match="upgrade mldec"):
+        load_checkpoint(tmp_path / "newer.pt")

@@ -1,0 +1,108 @@
+"""Properties: every picture counts once whatever the batches, and metrics are those of the metric functions."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mldec.config import ProtocolConfig
+from mldec.data.image import Normalization
+from mldec.data.loader import Batch
+from mldec.engine.evaluator import Scores, compute_metrics, compute_scores, write_per_class
+from mldec.errors import RunError
+from mldec.labels import LabelSpace
+from mldec.metrics import mean_average_precision
+
+IMAGES = torch.randint(0, 256, (10, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+TARGETS = torch.randint(-1, 2, (10, 5), dtype=torch.int8, generator=torch.Generator().manual_seed(1))
+
+
+class Linear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = nn.Linear(48, 5)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, images):
+        return self.fc(self.dropout(images.flatten(1)))
+
+
+def batches(sizes: list[int], order: list[int]):
+    start = 0
+    for size in sizes:
+        rows = order[start : start + size]
+        yield Batch(IMAGES[rows], TARGETS[rows], torch.tensor(rows))
+        start += size
+
+
+def score(sizes: list[int], order: list[int], **kwargs) -> Scores:
+    return compute_scores(Linear(), batches(sizes, order), Normalization.unit(), device=torch.device("cpu"), **kwargs)
+
+
+def test_scores_do_not_depend_on_batches_or_order():
+    whole = score([10], list(range(10)))
+    parts = score([3, 3, 4], [7, 2, 9, 0, 4, 1, 8, 6, 3, 5])
+    np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-6)
+    assert np.array_equal(parts.targets, whole.targets)
+    assert parts.ids.tolist() == list(range(10))
+
+
+def test_dropout_is_off_and_the_mode_comes_back():
+    model = Linear().train()
+    once, again = (
+        compute_scores(model, batches([10], list(range(10))), Normalization.unit(), device=torch.device("cpu"))
+        for _ in range(2)
+    )
+    assert np.array_equal(once.scores, again.scores)
+    assert model.training
+
+
+def test_softmax_scores_sum_to_one_where_a_picture_has_one_label():
+    assert score([10], list(range(10)), single_label=True).scores.sum(axis=1) == pytest.approx(np.ones(10), abs=1e-6)
+
+
+def test_a_picture_scored_twice_or_not_finite_is_an_error():
+    with pytest.raises(RunError, match="scored twice"):
+        score([2], [3, 3])
+    model = Linear()
+    model.fc.weight.data.fill_(float("nan"))
+    with pytest.raises(RunError, match="not finite"):
+        compute_scores(model, batches([10], list(range(10))), Normalization.unit(), device=torch.device("cpu"))
+    with pytest.raises(RunError, match="no picture"):
+        score([], [])
+
+
+@pytest.mark.parametrize("definition", ["exact", "voc07", "partial", "paper"])
+def test_map_is_the_mean_of_what_is_counted(definition):
+    scores = score([10], list(range(10)))
+    protocol = ProtocolConfig(name="standard", average_precision=definition, top_k=(1, 3))
+    result = compute_metrics(scores, protocol)
+    assert result.metrics["mAP"] == pytest.approx(mean_average_precision(scores.scores, scores.targets, definition))
+    assert result.metrics["classes_counted"] == np.isfinite(result.per_class).sum()
+    assert {"CF1", "OF1", "CF1@1", "OF1@1", "CF1@3", "OF1@3"} <= result.metrics.keys()
+
+
+def test_top_1_counts_the_right_class():
+    targets = np.eye(4, dtype=np.int8)[[0, 1, 2, 3]]
+    scores = np.eye(4, dtype=np.float32)[[0, 1, 2, 0]]
+    result = compute_metrics(Scores(np.arange(4), scores, targets), ProtocolConfig(name="standard"), single_label=True)
+    assert result.metrics["top1"] == 75
+    assert result.metrics["top5"] == 100
+
+
+def test_the_per_class_table_names_every_class(tmp_path):
+    scores = score([10], list(range(10)))
+    labels = LabelSpace(["cat", "dog, small", 'a "b"', "é", "z"])
+    result = compute_metrics(scores, ProtocolConfig(name="standard"))
+    write_per_class(tmp_path / "ap.csv", result, scores, labels)
+    with (tmp_path / "ap.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == list(labels.names)
+    for row, ap, column in zip(rows, result.per_class, scores.targets.T, strict=True):
+        assert row["average_precision"] == (f"{100 * ap:.4f}" if np.isfinite(ap) else "")
+        assert [int(row[k]) for k in ("positives", "negatives", "unknown")] == [(column == s).sum() for s in (1, 0, -1)]

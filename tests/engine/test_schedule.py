@@ -1,0 +1,115 @@
+"""Schedules against torch's own, and their corners."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mldec.engine.schedule import CosineConfig, CosineWithWarmup, OneCycle, OneCycleConfig, Point
+from mldec.registry import SCHEDULES
+
+
+@pytest.mark.parametrize("total_steps", [2, 3, 7, 100, 1466])
+@pytest.mark.parametrize("pct_start", [0.0, 0.2, 0.3, 1.0])
+@pytest.mark.parametrize("optimizer_class", [torch.optim.SGD, torch.optim.Adam])
+def test_one_cycle_equals_torch_at_every_step(total_steps, pct_start, optimizer_class):
+    settings = {"momentum": 0.9} if optimizer_class is torch.optim.SGD else {}
+    optimizer = optimizer_class([torch.nn.Parameter(torch.zeros(1))], lr=1.0, **settings)
+    oracle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=3e-4, total_steps=total_steps, pct_start=pct_start, div_factor=25, final_div_factor=1e4
+    )
+    schedule = OneCycle(total_steps, 3e-4, pct_start, momentum=(0.85, 0.95))
+    (group,) = optimizer.param_groups
+    for step in range(total_steps):
+        momentum = group["momentum"] if "momentum" in group else group["betas"][0]
+        assert schedule(step) == pytest.approx((group["lr"], momentum), rel=1e-12, abs=1e-16)
+        optimizer.step()
+        if step + 1 < total_steps:
+            oracle.step()
+
+
+def test_one_cycle_of_the_published_recipe():
+    schedule = OneCycle(58_640, 1e-4, momentum=(0.85, 0.95))  # paper §2.1: 40 epochs of 1,466 steps
+    assert schedule(0) == pytest.approx((4e-6, 0.95))
+    assert schedule(8 * 1466 - 1) == pytest.approx((1e-4, 0.85))  # the last step of epoch 8
+    assert schedule(58_639) == pytest.approx((4e-10, 0.95), rel=1e-6)
+    assert OneCycle(58_640, 1e-4)(0).momentum is None
+
+
+@pytest.mark.parametrize(("total_steps", "pct_start"), [(1, 0.2), (1, 1.0), (5, 0.2), (2, 0.5)])
+def test_one_cycle_of_few_steps_has_no_division_by_zero(total_steps, pct_start):
+    schedule = OneCycle(total_steps, 1.0, pct_start)
+    rates = [schedule(step).lr for step in range(total_steps)]
+    assert all(0 < rate <= 1 for rate in rates)
+
+
+def test_cosine_rises_straight_and_falls_by_half_a_cosine():
+    schedule = CosineWithWarmup(total_steps=21, max_lr=1.0, warmup_steps=4, warmup_lr=0.2, min_lr=0.1)
+    rates = [schedule(step).lr for step in range(21)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[4:] == pytest.approx([0.1 + 0.45 * (1 + math.cos(math.pi * i / 16)) for i in range(17)])
+    assert all(schedule(step).momentum is None for step in range(21))
+
+
+def test_cosine_equals_torch_without_warm_up():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    oracle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=29, eta_min=0.01)
+    schedule = CosineWithWarmup(total_steps=30, max_lr=0.5, min_lr=0.01)
+    for step in range(30):
+        assert schedule(step).lr == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        oracle.step()
+
+
+@pytest.mark.parametrize("schedule", [OneCycle(10, 1.0), CosineWithWarmup(10, 1.0)])
+def test_steps_outside_the_run_are_refused(schedule):
+    for step in (-1, 10):
+        with pytest.raises(ValueError, match=rf"step {step} is outside the schedule; allowed are 0\.\.9"):
+            schedule(step)
+
+
+def test_a_schedule_has_no_memory():
+    schedule = OneCycle(50, 1.0, momentum=(0.85, 0.95))
+    forwards = [schedule(step) for step in range(50)]
+    assert [schedule(step) for step in reversed(range(50))] == forwards[::-1]
+
+
+def test_factories():
+    config = OneCycleConfig(name="one_cycle", max_lr=0.1, pct_start=0.5)
+    built = SCHEDULES["one_cycle"].build(config, total_steps=10, steps_per_epoch=5)
+    assert built == OneCycle(10, 0.1, 0.5)
+    config = OneCycleConfig(name="one_cycle", cycle_momentum=True)
+    assert SCHEDULES["one_cycle"].build(config, total_steps=10, steps_per_epoch=5)(0).momentum == 0.95
+    config = CosineConfig(name="cosine", max_lr=0.1, warmup_epochs=1.5, warmup_lr=0.0)
+    built = SCHEDULES["cosine"].build(config, total_steps=100, steps_per_epoch=10)
+    assert built(0) == Point(0.0)
+    assert built(15) == Point(0.1)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "settings", "message"),
+    [
+        (OneCycleConfig, {"accumulate": 3}, r"^accumulate=3: does not divide schedule.batch_size=56"),
+        (CosineConfig, {"accumulate": 5}, r"^accumulate=5: does not divide"),
+        (OneCycleConfig, {"momentum": (0.95, 0.85)}, r"^momentum=\[0.95, 0.85\].*use \[0.85, 0.95\]"),
+        (CosineConfig, {"cycle_momentum": True}, "^cycle_momentum=true: cosine has no momentum cycle; use false"),
+        (CosineConfig, {"epochs": 5}, "^warmup_epochs=5: leaves nothing of schedule.epochs=5"),
+        (CosineConfig, {"min_lr": 1.0}, "^min_lr=1: exceeds schedule.max_lr=0.0001"),
+        (CosineConfig, {"warmup_lr": 1.0}, "^warmup_lr=1: exceeds"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(config_class, settings, message):
+    with pytest.raises(ValueError, match=message):
+        config_class(name="any", **settings)
+
+
+@pytest.mark.parametrize("name", ["one_cycle", "cosine"])
+def test_config_files_build(name):
+    settings = yaml.safe_load((Path(__file__).parents[2] / "configs/schedule" / f"{name}.yaml").read_text())
+    component = SCHEDULES[settings["name"]]
+    schedule = component.build(component.config_class(**settings), total_steps=400, steps_per_epoch=10)
+    assert max(schedule(step).lr for step in range(400)) == 1e-4

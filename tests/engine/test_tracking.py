@@ -1,0 +1,69 @@
+"""Properties: a run folder is one's own, and records stand once and in order."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from mldec.engine.tracking import Tracker, make_run_folder, read_records, write_text
+
+
+def test_two_runs_of_one_second_get_two_folders(tmp_path):
+    folders = {make_run_folder(str(tmp_path), "x") for _ in range(5)}
+    assert len(folders) == 5
+    assert all(folder.parent == tmp_path / "x" for folder in folders)
+
+
+def test_a_folder_that_holds_a_run_is_not_taken_again(tmp_path):
+    folder = make_run_folder("", "x", str(tmp_path / "mine"))
+    assert folder == make_run_folder("", "x", str(tmp_path / "mine"))  # empty still
+    (folder / "checkpoints").mkdir()
+    with pytest.raises(FileExistsError):
+        make_run_folder("", "x", str(tmp_path / "mine"))
+
+
+def test_resuming_drops_the_records_behind_the_checkpoint(tmp_path):
+    tracker = Tracker(tmp_path, tensorboard=False)
+    for step in (2, 4):
+        tracker.record("train", step, {"loss": step})
+    tracker.record("eval", 4, {"epoch": 1})
+    tracker.record("train", 6, {"loss": 6})
+    tracker.record("eval", 8, {"epoch": 2})
+    tracker.record("test", 8, {"mAP": 1})
+    tracker.close()
+    Tracker(tmp_path, tensorboard=False, step=6, evaluations=1).close()
+    assert [(r["kind"], r["step"]) for r in read_records(tmp_path / "metrics.jsonl")] == [
+        ("train", 2),
+        ("train", 4),
+        ("eval", 4),
+        ("train", 6),
+    ]
+
+
+def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write_text(path, json.dumps({"kind": "train", "step": 1}) + '\n{"kind": "tra')
+    assert len(read_records(path)) == 1
+    write_text(path, '{"kind"\n' + json.dumps({"kind": "train", "step": 1}) + "\n")
+    with pytest.raises(json.JSONDecodeError):
+        read_records(path)
+
+
+def test_tensorboard_shows_scalars_pictures_and_curves(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracker = Tracker(tmp_path, tensorboard=True)
+    tracker.record("eval", 3, {"epoch": 1, "live": {"mAP": 50.0}, "reported": "live"})
+    tracker.picture("sheet", np.zeros((8, 8, 3), np.uint8), 3)
+    tracker.label_histogram("labels", np.array([3, 0, 5]))
+    tracker.precision_recall("curve", np.array([0.1, 0.9, 0.5]), np.array([0, 1, -1]), 3)
+    tracker.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert "eval/live/mAP" in tags["scalars"]
+    assert tags["images"] == ["sheet"]
+    assert "labels" in tags["histograms"]
+    assert "curve" in tags["tensors"]
