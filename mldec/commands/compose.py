@@ -1,0 +1,308 @@
+"""From what was typed to a plain experiment: the only room that knows Hydra.
+
+Hydra composes YAML; it never instantiates, launches, changes folders or logs here. Values are taken as typed, also
+under keys that no YAML file mentions: the dataclasses of the components know which keys exist, and say so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import itertools
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mldec
+from mldec.errors import ConfigError, suggest
+from mldec.registry import REGISTRIES
+
+GROUPS = ("dataset", "backbone", "head", "loss", "augment", "optimizer", "schedule", "ema", "runtime", "protocol")
+CHOICES = (*GROUPS, "experiment", "debug")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A parsed command line."""
+
+    overrides: tuple[str, ...]  # Hydra's grammar: group=choice, key=value
+    own: dict[str, str] = field(default_factory=dict)  # words of the command itself, e.g. run=…
+    plugins: tuple[str, ...] = ()
+    config_dir: str | None = None
+    multirun: bool = False
+    traceback: bool = False
+    help: bool = False
+
+
+def parse(argv: Sequence[str], own: Sequence[str] = ()) -> Arguments:
+    """Sort a command line into overrides and the command's `own` words (`word=value`). Raises ConfigError on other
+    options.
+    """
+    overrides, words = [], {}
+    plugins: tuple[str, ...] = ()
+    flags: dict[str, Any] = {}
+    for position, argument in enumerate(argv):
+        name, separator, value = argument.partition("=")
+        if argument in ("-h", "--help"):
+            flags["help"] = True
+        elif argument in ("-m", "--multirun"):
+            flags["multirun"] = True
+        elif name == "--config-dir" and separator:
+            flags["config_dir"] = value
+        elif argument.startswith("-"):
+            raise ConfigError(
+                f"{argument}: no such option; {suggest(argument, ('--help', '--multirun', '--config-dir=DIR'))}"
+            )
+        elif not separator and not argument.startswith("~"):
+            raise ConfigError(
+                f"{argument} (word {position + 1}): expected key=value, as in schedule.epochs=10 or head=gap"
+            )
+        elif name == "debug" and value.lower() in ("true", "false"):
+            flags["traceback"] = value.lower() == "true"
+        elif name == "plugins":
+            plugins = tuple(module.strip() for module in value.strip("[]").split(",") if module.strip())
+        elif name in own:
+            words[name] = value
+        else:
+            overrides.append(argument)
+    return Arguments(tuple(overrides), words, plugins, **flags)
+
+
+def load_components(plugins: Sequence[str]) -> None:
+    """Fill the registries: our own components, then the modules that the user named. Raises ConfigError if one is not
+    there.
+    """
+    importlib.import_module("mldec.engine.build")
+    for module in plugins:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"plugins={module}: {error}; is it on PYTHONPATH or in the folder you stand in?"
+            ) from None
+
+
+def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
+    """The experiment that `configs/train.yaml` and `overrides` compose, as nested plain values.
+
+    Raises ConfigError for choices that do not exist, overrides that cannot be read, and files that try to set what
+    only the command line may.
+    """
+    folders = [config_folder(), *([Path(config_dir).expanduser().resolve()] if config_dir else [])]
+    words = [word for override in overrides for word in _for_hydra(override, folders)]
+    if config_dir:
+        words.append(f"hydra.searchpath=[file://{folders[1]}]")
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with _hydra(folders[0]):
+            from hydra import compose as hydra_compose
+
+            composed = hydra_compose("train", overrides=words, return_hydra_config=True)
+        _refuse_hydra_settings(composed.hydra)
+        experiment = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        mapping: dict[str, Any] = OmegaConf.to_container(experiment, resolve=True)  # type: ignore[assignment]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_readable(error)) from error
+    for forbidden in ("plugins", "resume"):
+        if forbidden in mapping:
+            raise ConfigError(f"{forbidden} may be set on the command line only, not in a config file")
+    if mapping.get("dataset") is None:
+        raise ConfigError(
+            "no dataset chosen; type experiment=… or dataset=…\n"
+            f"  experiments: {', '.join(choices('experiment', folders))}\n"
+            f"  datasets: {', '.join(choices('dataset', folders))}"
+        )
+    return _without_leftovers(mapping, overrides)
+
+
+def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
+    """A stored experiment with overrides applied: `group=choice` replaces a group whole, `key=value` sets one value."""
+    from omegaconf import OmegaConf
+
+    mapping = OmegaConf.create(stored)
+    folders = [config_folder(), *([Path(config_dir).expanduser().resolve()] if config_dir else [])]
+    group_choices = [word for word in overrides if _key(word) in GROUPS and not _value(word).startswith("{")]
+    if group_choices:
+        needed = (
+            []
+            if any(_key(word) == "dataset" for word in group_choices)
+            else [f"dataset={choices('dataset', folders)[0]}"]
+        )
+        composed = compose([*group_choices, *needed], config_dir)
+        for word in group_choices:
+            mapping[_key(word)] = composed[_key(word)]
+    for override in overrides:
+        if override in group_choices:
+            continue
+        if _key(override) in CHOICES:
+            raise ConfigError(
+                f"{override} composes a whole new experiment; a stored one takes group=choice and key=value"
+            )
+        parsed = _parsed(override)
+        OmegaConf.update(mapping, parsed.key_or_group, parsed.value(), merge=False, force_add=True)
+    changed: dict[str, Any] = OmegaConf.to_container(mapping, resolve=True)  # type: ignore[assignment]
+    return changed
+
+
+def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """All combinations of overrides with several values: `head=gap,ml_decoder seed=0,1,2` gives six lists."""
+    axes = []
+    for override in overrides:
+        parsed = _parsed(override)
+        if parsed.is_sweep_override():
+            if not parsed.is_discrete_sweep():
+                raise ConfigError(f"{override}: an interval has no list of values; use a,b,c or range(start,stop,step)")
+            axes.append([f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()])
+        else:
+            axes.append([override])
+    return [list(combination) for combination in itertools.product(*axes)]
+
+
+def to_yaml(mapping: dict[str, Any]) -> str:
+    """A plain experiment as YAML text."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(mapping))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A plain experiment from a run folder's config.yaml. Raises ConfigError if it is not there or not YAML."""
+    from omegaconf import OmegaConf
+
+    try:
+        mapping = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except FileNotFoundError:
+        raise ConfigError(f"no {path}: is {path.parent} a run folder?") from None
+    except Exception as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(mapping, dict):
+        raise ConfigError(f"{path} holds no settings")
+    return mapping  # type: ignore[return-value]
+
+
+def config_folder() -> Path:
+    """The configs that ship with mldec: inside the installed package, or beside it in a source tree."""
+    package = Path(mldec.__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def choices(group: str, folders: Sequence[Path] | None = None) -> list[str]:
+    """All names that `group=` takes, sorted; those of subfolders as `folder/name`."""
+    found = set()
+    for folder in folders or [config_folder()]:
+        base = folder / group
+        found |= {path.relative_to(base).with_suffix("").as_posix() for path in base.rglob("*.yaml")}
+    return sorted(found)
+
+
+# How overrides reach Hydra
+# -----------------------------------------------------------------------------------------------
+
+
+def _for_hydra(override: str, folders: Sequence[Path]) -> list[str]:
+    """An override as Hydra takes it: keys may be new (`++`), a choice must exist, a timm model is a choice of
+    backbone.
+    """
+    key, value = _key(override), _value(override)
+    if key.startswith("hydra"):
+        raise ConfigError(
+            f"{override}: mldec composes with Hydra but does not run under it; use run_dir=…, output=… or -m instead"
+        )
+    if override.startswith(("~", "+")):
+        raise ConfigError(f"{override}: no '+' or '~' is needed; every setting exists already and key=null clears one")
+    parsed = _parsed(override)
+    if parsed.is_sweep_override():
+        raise ConfigError(
+            f"{override}: several values need -m (one run each), or quotes and brackets for a list: '{key}=[…]'"
+        )
+    if key not in CHOICES or value.startswith("{"):
+        return [f"++{override}"]
+    known = choices(key, folders)
+    if value in known or value == "null":
+        return [override]
+    if key == "backbone" and _is_timm_model(value):
+        return ["backbone=timm", f"++backbone.model={value}"]
+    raise ConfigError(f"{override}: no such {key}; {suggest(value, known)}")
+
+
+def _without_leftovers(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Leave out what an experiment says of a component that the command line replaced, and say so.
+
+    `experiment=digits head=gap` would otherwise fail on the widths that the experiment gives its decoder. What the new
+    component has too is kept, so that heads are compared at equal widths.
+    """
+    typed = {_key(override) for override in overrides}
+    for group in GROUPS:
+        node = mapping.get(group)
+        if group not in typed or group not in REGISTRIES or not isinstance(node, dict):
+            continue
+        if node.get("name") not in REGISTRIES[group]:
+            continue  # build_config will say so
+        known = {field.name for field in dataclasses.fields(REGISTRIES[group][node["name"]].config_class)}
+        for key in [key for key in node if key not in known and f"{group}.{key}" not in typed]:
+            value = node.pop(key)
+            print(f"note: {group}={node['name']} has no {key}; left out {group}.{key}={value}", file=sys.stderr)
+    return mapping
+
+
+def _is_timm_model(name: str) -> bool:
+    if not re.fullmatch(r"[\w.-]+", name):
+        return False
+    import timm
+
+    return bool(timm.is_model(name))
+
+
+def _refuse_hydra_settings(hydra: Any) -> None:
+    """An experiment file may choose values, not code: no callbacks, no launchers, no sweepers of its own."""
+    launcher, sweeper = hydra.launcher.get("_target_", ""), hydra.sweeper.get("_target_", "")
+    own = "hydra._internal."
+    if hydra.callbacks or not launcher.startswith(own) or not sweeper.startswith(own):
+        raise ConfigError(
+            "a config file sets Hydra callbacks, a launcher or a sweeper; mldec runs none of them: remove it"
+        )
+
+
+@contextlib.contextmanager
+def _hydra(folder: Path) -> Iterator[None]:
+    from hydra import initialize_config_dir
+
+    with initialize_config_dir(config_dir=str(folder), version_base="1.3", job_name="mldec"):
+        yield
+
+
+def _parsed(override: str) -> Any:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise ConfigError(
+            f"{override}: cannot be read as key=value ({_readable(error)}); quote values with spaces or special signs: "
+            f"{_key(override)}=\"'…'\""
+        ) from None
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _value(override: str) -> str:
+    return override.partition("=")[2]
+
+
+def _readable(error: Exception) -> str:
+    """The lines of a Hydra message that speak of the user's input."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(
+        line for line in lines if not line.startswith(("See https://", "full_key:", "object_type="))
+    ) or repr(error)

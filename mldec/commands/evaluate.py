@@ -1,0 +1,110 @@
+"""`mldec evaluate`: metrics and per-class table of what was trained."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+
+from mldec.commands import compose
+from mldec.config import build_config, to_mapping
+from mldec.errors import ConfigError, DataError
+
+HELP = """usage: mldec evaluate run=RUN [split=test] [weights=reported|ema|live] [key=value …]
+       mldec evaluate checkpoint=FILE dataset=coco dataset.root=…
+
+  run=RUN or checkpoint=FILE   what to evaluate: a run folder (its best epoch) or a checkpoint of one
+  split=train|val|test         which pictures; default test
+  weights=…                    the weights whose metric the run reported (default), their average, or the live ones
+  which=best|last              which checkpoint of a run folder; default best
+  dataset=… dataset.root=…     another dataset, or the same one elsewhere
+  protocol=paper|standard      and protocol.average_precision=exact|voc07|partial|paper, protocol.threshold=0.5,
+                               protocol.top_k=[3,5]: how it is measured
+  output=DIR                   where metrics.json and per_class_ap.csv go; default RUN/evaluation/<dataset>_<split>"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns its exit code."""
+    arguments = compose.parse(argv, own=("run", "checkpoint", "split", "weights", "which", "output"))
+    if arguments.help:
+        print(HELP)
+        return 0
+    own = arguments.own
+    source = own.get("run") or own.get("checkpoint")
+    if source is None or ("run" in own and "checkpoint" in own):
+        raise ConfigError("say what to evaluate: run=RUN (a run folder) or checkpoint=FILE, one of the two")
+    split = _one_of("split", own.get("split", "test"), ("train", "val", "test"))
+    weights = _one_of("weights", own.get("weights", "reported"), ("reported", "ema", "live"))
+    which = _one_of("which", own.get("which", "best"), ("best", "last"))
+    compose.load_components(arguments.plugins)
+
+    from mldec.engine import build, tracking
+    from mldec.engine.checkpoint import restore
+    from mldec.engine.device import choose_device, choose_precision, prepare_runtime
+    from mldec.engine.display import Display
+    from mldec.engine.evaluator import compute_metrics, compute_scores, describe, write_per_class
+
+    restored = restore(source, weights=weights, which=which)  # type: ignore[arg-type]
+    config = build_config(compose.change(to_mapping(restored.config), arguments.overrides, arguments.config_dir))
+    device = choose_device(config.runtime.device)
+    prepare_runtime(config.runtime, device)
+    splits = build.build_splits(config)
+    index = getattr(splits, split)
+    if index.labels.names != restored.labels.names:
+        raise DataError(
+            f"{config.dataset.name} has other labels ({len(index.labels)}) than the checkpoint "
+            f"({len(restored.labels)}): their scores cannot be compared with its targets"
+        )
+    display = Display()
+    single_label = build.loss_is_single_label(config)
+    loader = build.build_eval_loader(config, index, device)
+    with display.bar(f"{config.dataset.name} {split}", len(loader)) as bar:
+        scores = compute_scores(
+            restored.classifier.to(device),
+            loader,
+            restored.normalization,
+            device=device,
+            dtype=choose_precision(config.runtime.precision, device),
+            single_label=single_label,
+            on_batch=lambda pictures: bar.advance(),
+        )
+    result = compute_metrics(scores, config.protocol, single_label=single_label)
+
+    folder = (
+        Path(own["output"]) if "output" in own else _default_folder(restored.path) / f"{config.dataset.name}_{split}"
+    )
+    record = {
+        "checkpoint": str(restored.path),
+        "step": restored.step,
+        "weights": restored.weights,
+        "dataset": to_mapping(config.dataset),
+        "split": split,
+        "pictures": len(scores.ids),
+        "protocol": to_mapping(config.protocol),
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "environment": tracking.environment(device),
+        "metrics": result.metrics,
+    }
+    tracking.write_json(folder / "metrics.json", record)
+    write_per_class(folder / "per_class_ap.csv", result, scores, index.labels)
+
+    display.say(
+        f"{restored.path}, {restored.weights} weights of step {restored.step}\n"
+        f"{config.dataset.name} {split}: {len(scores.ids):,} pictures, {len(index.labels)} labels, "
+        f"{config.protocol.name} protocol, AP definition {config.protocol.average_precision}"
+    )
+    display.say(describe(result.metrics, single_label))
+    display.say(f"written to {folder}")
+    return 0
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:
+    if value not in allowed:
+        raise ConfigError(f"{name}={value}: expected one of {', '.join(allowed)}")
+    return value
+
+
+def _default_folder(checkpoint: Path) -> Path:
+    """Beside the run folder's other results; for a lone file, beside the file."""
+    run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    return run / "evaluation"

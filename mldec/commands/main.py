@@ -1,0 +1,62 @@
+"""The `mldec` command: one door for each thing a user does."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import mldec
+from mldec.errors import ConfigError, MldecError, suggest
+
+#: Doors by name; each is the module `mldec.commands.<name>` with `HELP` and `main(arguments) -> exit code`.
+COMMANDS = {
+    "train": "compose an experiment, check it, train it; resume=RUN continues one, -m runs several",
+    "show": "the resolved experiment, its size, cost, steps and schedule; trains nothing",
+    "evaluate": "metrics and per-class table of a run, on its own dataset or another",
+}
+
+USAGE = """mldec {version}: multi-label image classification with ML-Decoder
+
+usage: mldec COMMAND [group=choice …] [key=value …]
+
+{commands}
+
+mldec COMMAND --help says more. First steps: mldec train experiment=digits"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what `argv` names and leave with its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
+
+
+def run(argv: Sequence[str]) -> int:
+    """What `main` does, as a function: returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if argv[0] == "--version":
+        print(mldec.__version__)
+        return 0
+    wants_traceback = "debug=true" in argv or os.environ.get("MLDEC_DEBUG") == "1"
+    try:
+        if argv[0] not in COMMANDS:
+            raise ConfigError(f"{argv[0]}: no such command; {suggest(argv[0], COMMANDS)}")
+        command = importlib.import_module(f"mldec.commands.{argv[0]}")
+        return int(command.main(list(argv[1:])))
+    except MldecError as error:
+        if wants_traceback:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def usage() -> str:
+    """The text of `mldec --help`."""
+    commands = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
+    return USAGE.format(version=mldec.__version__, commands=commands)

@@ -1,0 +1,87 @@
+"""`mldec show`: what an experiment is, before it costs anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mldec.commands import compose
+from mldec.config import Config, build_config, to_mapping
+
+HELP = """usage: mldec show experiment=NAME [group=choice …] [key=value …]
+       mldec show run=RUN
+
+Prints the resolved experiment, the network's parameters and multiply-accumulates, and, where the dataset is at hand,
+its pictures, steps and the curve of the learning rate. Trains nothing, writes no run folder.
+
+  labels=N     how many labels to assume where the dataset is not at hand"""
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns its exit code."""
+    arguments = compose.parse(argv, own=("run", "labels"))
+    if arguments.help:
+        print(HELP)
+        return 0
+    compose.load_components(arguments.plugins)
+    if "run" in arguments.own:
+        from pathlib import Path
+
+        stored = compose.read_yaml(Path(arguments.own["run"]).expanduser() / "config.yaml")
+        config = build_config(compose.change(stored, arguments.overrides, arguments.config_dir))
+    else:
+        config = build_config(compose.compose(arguments.overrides, arguments.config_dir))
+    print(compose.to_yaml(to_mapping(config)))
+    show(config, arguments.own.get("labels"))
+    return 0
+
+
+def show(config: Config, assumed_labels: str | None = None) -> None:
+    """Print the network's size and the schedule of `config`."""
+    import torch
+
+    from mldec.engine import build
+    from mldec.errors import ConfigError, DataError
+    from mldec.labels import LabelSpace
+    from mldec.models.complexity import count_macs, count_parameters
+
+    build.check_config(config)
+    pictures = None
+    if assumed_labels is None:
+        try:
+            splits = build.build_splits(config)
+            labels, pictures = splits.labels, len(splits.train)
+            print(f"pictures     {len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test")
+        except DataError as error:
+            print(f"dataset      {error}\n             add labels=N to see the network without it")
+            return
+    elif assumed_labels.isdigit() and int(assumed_labels) > 0:
+        labels = LabelSpace([f"label {number}" for number in range(int(assumed_labels))])
+    else:
+        raise ConfigError(f"labels={assumed_labels}: expected a whole number of at least 1")
+
+    with torch.device("meta"):
+        classifier = build.build_bare_classifier(config, labels)
+    for name, part in (("backbone", classifier.backbone), ("head", classifier.head), ("network", classifier)):
+        total, trainable = count_parameters(part)
+        print(f"{name:<12} {total:,} parameters, {trainable:,} trained")
+    macs = count_macs(classifier, build.image_size(config))
+    print(f"cost         {macs / 1e9:.2f} G multiply-accumulates a picture of {build.image_size(config)} px")
+    print(f"labels       {len(labels)}")
+    if pictures is not None:
+        steps = -(-pictures // config.schedule.batch_size)
+        if config.runtime.limit_train_batches:
+            steps = min(steps, config.runtime.limit_train_batches)
+        schedule = build.build_schedule(config, steps)
+        total = steps * config.schedule.epochs
+        batch_size, epochs = config.schedule.batch_size, config.schedule.epochs
+        print(f"steps        {total:,} = {epochs} epochs of {steps:,} steps of {batch_size} pictures")
+        points = [schedule(round(place * (total - 1) / 59)).lr for place in range(60)]
+        print(f"rate         {curve(points)}  {points[0]:.2g} to {max(points):.2g} to {points[-1]:.2g}")
+
+
+def curve(values: Sequence[float]) -> str:
+    """Values as a line of bars, scaled from 0 to their maximum."""
+    top = max(values) or 1.0
+    return "".join(BARS[min(len(BARS) - 1, int(value / top * len(BARS)))] for value in values)

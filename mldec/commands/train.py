@@ -1,0 +1,160 @@
+"""`mldec train`: compose, check, train."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mldec.commands import compose
+from mldec.config import Config, build_config, to_mapping
+from mldec.errors import ConfigError
+
+HELP = """usage: mldec train experiment=NAME [group=choice …] [key=value …]      (or python train.py …)
+
+  experiment=digits            a named experiment; mldec show experiment=… prints what is in it
+  head=gap schedule.epochs=10  any group takes another choice, any setting another value
+  seed=0,1,2 -m                several values: one run for each combination, one after another
+  resume=RUN                   go on with an interrupted run; settings that would change its course are refused,
+                               unless allow_schedule_change=true
+  init_from=RUN                start a new run from another one's weights
+  debug=fast|overfit|profile   two steps of everything; one batch to zero loss; a profiler trace
+  debug=true                   show tracebacks
+  plugins=[my_module]          import components of your own before composing
+  run_dir=DIR output=DIR       where the run folder lies: exactly there, or output/<name>/<date>_<time>
+  --config-dir=DIR             a folder with experiment/*.yaml and other groups of your own
+
+groups: """
+
+# What a resumed run may not change without being told to: with these, the rest of the schedule would be another one.
+COURSE = (
+    "schedule",
+    "dataset",
+    "augment",
+    "optimizer",
+    "loss",
+    "ema",
+    "seed",
+    "protocol",
+    "runtime.limit_train_batches",
+)
+# What it may never change: the saved weights would not fit.
+SHAPE = ("backbone", "head", "name")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns its exit code."""
+    arguments = compose.parse(argv, own=("resume", "allow_schedule_change"))
+    if arguments.help:
+        print(HELP + ", ".join(compose.GROUPS))
+        return 0
+    if arguments.multirun:
+        return sweep(argv, arguments)
+    return resume(arguments) if "resume" in arguments.own else start(arguments)
+
+
+def start(arguments: compose.Arguments) -> int:
+    """A new run, from composing to the last figure."""
+    compose.load_components(arguments.plugins)
+    config = build_config(compose.compose(arguments.overrides, arguments.config_dir))
+    return _train(config, folder=None)
+
+
+def resume(arguments: compose.Arguments) -> int:
+    """Go on where a run folder stands, with the configuration that lies in it."""
+    folder = Path(arguments.own["resume"]).expanduser()
+    compose.load_components(arguments.plugins)
+    stored = build_config(compose.read_yaml(folder / "config.yaml"))
+    config = build_config(compose.change(to_mapping(stored), arguments.overrides, arguments.config_dir))
+    changed = differences(to_mapping(stored), to_mapping(config))
+    for line in changed.values():
+        print(f"changed: {line}")
+    refuse(changed, SHAPE, "the saved weights belong to the old value; start a new run with init_from=")
+    if arguments.own.get("allow_schedule_change", "false").lower() != "true":
+        refuse(changed, COURSE, "it would change the course of the run; add allow_schedule_change=true if you mean it")
+    return _train(config, folder=folder)
+
+
+def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:
+    """One process for each combination of values; the first failure does not keep the others from running."""
+    fixed = [word for word in argv if word not in ("-m", "--multirun") and word not in arguments.overrides]
+    runs = compose.expand_sweep(arguments.overrides)
+    failed = []
+    for number, overrides in enumerate(runs, start=1):
+        print(f"[{number}/{len(runs)}] {' '.join(overrides)}", flush=True)
+        code = subprocess.run([sys.executable, "-m", "mldec", "train", *fixed, *overrides]).returncode
+        if code == 130:
+            return code
+        if code:
+            failed.append((code, overrides))
+    for code, overrides in failed:
+        print(f"error: exit code {code} from: {' '.join(overrides)}", file=sys.stderr)
+    return failed[0][0] if failed else 0
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> dict[str, str]:
+    """Keys whose values differ, with a line that shows both."""
+    found: dict[str, str] = {}
+    for key in {**old, **new}:
+        before, after = old.get(key), new.get(key)
+        where = f"{path}{key}"
+        if isinstance(before, dict) and isinstance(after, dict):
+            found |= differences(before, after, f"{where}.")
+        elif before != after:
+            found[where] = f"{where}: {before} -> {after}"
+    return found
+
+
+def refuse(changed: dict[str, str], prefixes: Sequence[str], why: str) -> None:
+    """Raise ConfigError if a changed key lies under one of `prefixes`."""
+    lines = [line for key, line in changed.items() if any(key == p or key.startswith(f"{p}.") for p in prefixes)]
+    if lines:
+        raise ConfigError("\n".join(f"{line} cannot be changed on resume: {why}" for line in lines))
+
+
+def _train(config: Config, folder: Path | None) -> int:
+    """Build all, then make (or take) the run folder, then train: what is refused leaves nothing behind."""
+    from mldec.engine import build, tracking
+    from mldec.engine.display import Display
+    from mldec.engine.interrupt import Interrupted
+    from mldec.engine.trainer import Trainer
+
+    build.check_config(config)
+    display = Display()
+    splits = build.build_splits(config)
+    trainer = Trainer(config, splits, display)
+    resumed = folder is not None
+    if folder is not None:
+        trainer.load(folder)
+    else:
+        try:
+            folder = tracking.make_run_folder(config.output, config.name, config.run_dir)
+        except FileExistsError as error:
+            raise ConfigError(f"run_dir={error}: holds a run already; type resume={error} to go on with it") from None
+    tracking.write_text(folder / "config.yaml", compose.to_yaml(to_mapping(config)))
+    tracking.write_json(folder / "environment.json", tracking.environment(trainer.device))
+
+    sizes = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test pictures"
+    display.say(f"{config.name}: {len(splits.labels)} labels, {sizes}, on {trainer.device} in {str(trainer.dtype)[6:]}")
+    display.say(f"run folder: {folder}" + (f", resumed at step {trainer.progress.step}" if resumed else ""))
+    try:
+        record = trainer.fit(folder)
+    except Interrupted:
+        display.say(f"\nstopped at step {trainer.progress.step}. To go on:\n  mldec train resume={folder}")
+        return 130
+    _conclude(display, record, folder, trainer.single_label)
+    return 0
+
+
+def _conclude(display: Any, record: dict[str, Any], folder: Path, single_label: bool) -> None:
+    from mldec.engine.evaluator import describe
+
+    display.say(f"\ntest ({record['protocol']} protocol, {record['weights']} weights of epoch {record['epoch']})")
+    display.say(describe(record, single_label))
+    display.say(f"\nrun folder   {folder}")
+    display.say(f"pictures     {folder / 'pictures' / 'predictions.png'}")
+    display.say(f"per class    {folder / 'per_class_ap.csv'}")
+    display.say(f"curves       tensorboard --logdir {folder}")
+    display.say(f"evaluate     mldec evaluate run={folder}")

@@ -1,0 +1,200 @@
+"""The doors as a user opens them: words in, words out, exit codes, files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mldec.commands import compose
+from mldec.commands.main import run
+from mldec.engine.tracking import read_records
+
+ROOT = Path(__file__).parent.parent.parent
+TINY_COCO = ROOT.parent / "shared" / "data" / "tiny_coco"
+
+
+def only_run(parent: Path) -> Path:
+    (folder,) = parent.iterdir()
+    return folder
+
+
+def test_help_names_every_command_and_every_command_helps(capsys):
+    assert run([]) == 0
+    text = capsys.readouterr().out
+    for command in ("train", "show", "evaluate"):
+        assert command in text
+        assert run([command, "--help"]) == 0
+        assert f"usage: mldec {command}" in capsys.readouterr().out
+
+
+def test_a_wrong_word_is_one_line_and_exit_code_2(capsys):
+    for words in (
+        ["trian"],
+        ["train", "experiment=digits", "hed=gap"],
+        ["evaluate"],
+        ["evaluate", "run=/nowhere"],
+        ["train", "resume=/nowhere"],
+    ):
+        assert run(words) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith("error: ")
+        assert "Traceback" not in captured.err
+
+
+def test_debug_true_shows_the_traceback(capsys):
+    assert run(["train", "experiment=digits", "hed=gap", "debug=true"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_nothing_is_left_behind_by_an_experiment_that_is_refused(small_digits, tmp_path, capsys):
+    words = [*small_digits, f"output={tmp_path / 'outputs'}"]
+    assert run(["train", *words, "head.num_groups=120"]) == 2  # only the labels show that it is wrong
+    assert "exceeds the 80 classes" in capsys.readouterr().err
+    assert run(["train", *words, "loss=ce"]) == 2
+    assert "loss=asl or loss=bce" in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_train_then_evaluate_gives_the_same_figures(small_digits, tmp_path, capsys):
+    assert run(["train", *small_digits, f"output={tmp_path}"]) == 0
+    folder = only_run(tmp_path / "digits")
+    assert str(folder) in capsys.readouterr().out
+    assert {"config.yaml", "environment.json", "metrics.jsonl"} <= {path.name for path in folder.iterdir()}
+    assert run(["evaluate", f"run={folder}"]) == 0
+    record = json.loads((folder / "evaluation" / "digits_test" / "metrics.json").read_text())
+    test = read_records(folder / "metrics.jsonl")[-1]
+    assert record["metrics"] == {name: test[name] for name in record["metrics"]}
+    assert record["protocol"]["name"] == "standard"
+    table = (folder / "evaluation" / "digits_test" / "per_class_ap.csv").read_text()
+    assert table == (folder / "per_class_ap.csv").read_text()
+    assert len(list(csv.reader(table.splitlines()))) == 81
+
+    # By file, other split, other protocol, other place.
+    words = [
+        f"checkpoint={folder / 'checkpoints' / 'last.pt'}",
+        "split=val",
+        "weights=live",
+        "protocol=paper",
+        f"output={tmp_path / 'there'}",
+    ]
+    assert run(["evaluate", *words]) == 0
+    other = json.loads((tmp_path / "there" / "metrics.json").read_text())
+    assert (other["split"], other["weights"], other["protocol"]["name"]) == ("val", "live", "paper")
+    assert other["metrics"]["classes_counted"] == 80  # the paper's AP is 0 for empty classes, not undefined
+
+
+def test_evaluate_refuses_other_labels(small_digits, tmp_path, capsys):
+    assert run(["train", *small_digits, f"run_dir={tmp_path / 'run'}", "schedule.epochs=1"]) == 0
+    assert run(["evaluate", f"run={tmp_path / 'run'}", "dataset.colours=3"]) == 2
+    assert "other labels (30) than the checkpoint (80)" in capsys.readouterr().err
+    assert run(["train", *small_digits, f"run_dir={tmp_path / 'run'}"]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_resume_takes_harmless_changes_and_refuses_those_of_the_course(small_digits, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(["train", *small_digits, f"run_dir={folder}"]) == 0
+    assert run(["train", f"resume={folder}", "runtime.workers=1"]) == 0
+    assert "changed: runtime.workers: 0 -> 1" in capsys.readouterr().out
+    for change in ("schedule.epochs=3", "seed=5", "head.dim=64"):
+        assert run(["train", f"resume={folder}", change]) == 2
+        assert f"{change.partition('=')[0]}" in capsys.readouterr().err
+    assert run(["train", f"resume={folder}", "schedule.epochs=3", "allow_schedule_change=true"]) == 0
+    evaluated = [r["epoch"] for r in read_records(folder / "metrics.jsonl") if r["kind"] == "eval"]
+    assert evaluated == [1, 2, 3]
+    assert run(["train", f"resume={folder}", "head.dim=64", "allow_schedule_change=true"]) == 2
+
+
+def test_ctrl_c_leaves_a_run_that_can_be_resumed(small_digits, tmp_path):
+    folder = tmp_path / "run"
+    words = [sys.executable, "train.py", *small_digits, f"run_dir={folder}", "schedule.epochs=500", "runtime.workers=1"]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while len(read_records(folder / "metrics.jsonl")) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert f"mldec train resume={folder}" in output
+    assert (folder / "checkpoints" / "last.pt").exists()
+
+
+def test_a_sweep_runs_every_combination_in_its_own_process(small_digits, tmp_path):
+    words = [*small_digits, f"output={tmp_path}", "schedule.epochs=1", "head.num_groups=20,80", "-m"]
+    result = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    configs = [compose.read_yaml(folder / "config.yaml") for folder in (tmp_path / "digits").iterdir()]
+    assert sorted(config["head"]["num_groups"] for config in configs) == [20, 80]
+
+
+def test_show_prints_size_cost_and_schedule_and_writes_nothing(small_digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["show", *small_digits]) == 0
+    text = capsys.readouterr().out
+    assert "6 = 2 epochs of 3 steps of 32 pictures" in text
+    assert "multiply-accumulates" in text
+    assert run(["show", "experiment=coco_tresnet_l", "labels=80"]) == 0
+    text = capsys.readouterr().out
+    assert "51,337,936 parameters, 51,276,496 trained" in text  # paper §1.5
+    assert "36.15 G multiply-accumulates" in text  # paper §3.6
+    assert os.listdir(tmp_path) == []
+
+
+def test_plugins_register_components_of_ones_own(small_digits, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_parts.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from mldec.config import ComponentConfig\n"
+        "from mldec.models.heads.gap import GlobalAveragePool\n"
+        "from mldec.registry import HEADS\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class MyConfig(ComponentConfig):\n    scale: float = 1.0\n\n"
+        "@HEADS.register('my_head', MyConfig)\n"
+        "def build(config, *, in_features, labels):\n    return GlobalAveragePool(in_features, len(labels))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = [word for word in small_digits if not word.startswith("head.")]
+    (tmp_path / "head").mkdir()
+    (tmp_path / "head" / "mine.yaml").write_text("name: my_head\n")
+    words = [
+        *mine,
+        "head=mine",
+        "head.scale=2.0",
+        f"run_dir={tmp_path / 'run'}",
+        "schedule.epochs=1",
+        f"--config-dir={tmp_path}",
+    ]
+    assert run(["train", *words, "plugins=[my_parts]"]) == 0
+    assert run(["evaluate", f"run={tmp_path / 'run'}", "plugins=[my_parts]"]) == 0
+    assert run(["train", *words, "plugins=[no_such_module]"]) == 2
+    assert "plugins=no_such_module" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not TINY_COCO.exists(), reason="the real COCO sample is not here")
+def test_the_paper_s_experiment_starts_on_a_real_coco_folder(tmp_path, capsys):
+    """At 96 px, to be a matter of seconds; nothing else of the recipe changes."""
+    words = [
+        "experiment=coco_tresnet_l",
+        f"dataset.root={TINY_COCO}",
+        "dataset.year=2017",
+        "dataset.image_size=96",
+        "backbone.pretrained=false",
+        "schedule.epochs=1",
+        "schedule.batch_size=10",
+        "runtime=cpu",
+        "runtime.workers=1",
+        f"run_dir={tmp_path / 'run'}",
+    ]
+    assert run(["train", *words]) == 0
+    records = read_records(tmp_path / "run" / "metrics.jsonl")
+    assert records[-1]["kind"] == "test"
+    assert records[-1]["protocol"] == "paper"
+    assert records[-1]["classes_counted"] == 80

@@ -1,0 +1,174 @@
+"""Property: what is typed becomes exactly one experiment, or one sentence that says what to type instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from mldec.commands import compose
+from mldec.config import build_config, to_mapping
+from mldec.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _components() -> None:
+    compose.load_components(())
+
+
+def typed(*overrides: str) -> dict:
+    return compose.compose(overrides)
+
+
+@pytest.mark.parametrize("name", compose.choices("experiment"))
+def test_every_experiment_composes_and_validates_and_survives_yaml(name, tmp_path):
+    config = build_config(typed(f"experiment={name}"))
+    (tmp_path / "config.yaml").write_text(compose.to_yaml(to_mapping(config)))
+    assert build_config(compose.read_yaml(tmp_path / "config.yaml")) == config
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"), [(group, choice) for group in compose.GROUPS for choice in compose.choices(group)]
+)
+def test_every_choice_of_every_group_composes_and_validates(group, choice):
+    # The paper's protocol cycles momentum, which cosine has not; the standard one goes with everything.
+    more = ["backbone.model=resnet18"] if (group, choice) == ("backbone", "timm") else []
+    more += ["dataset.root=/nowhere"] if (group, choice) == ("dataset", "coco") else []
+    config = build_config(typed("experiment=digits", f"{group}={choice}", *more))
+    if group not in ("runtime", "protocol"):
+        assert getattr(config, group).name
+
+
+@pytest.mark.parametrize("choice", compose.choices("debug"))
+def test_every_debug_choice_goes_with_an_experiment(choice):
+    assert build_config(typed("experiment=digits", f"debug={choice}"))
+
+
+def test_the_command_line_wins_over_the_experiment_and_the_experiment_over_the_protocol():
+    paper = build_config(typed("experiment=coco_tresnet_l"))
+    assert paper.optimizer.name == "adam"
+    assert paper.schedule.cycle_momentum
+    assert paper.dataset.unannotated == "drop"
+    assert paper.protocol.average_precision == "paper"
+    mine = build_config(typed("experiment=coco_tresnet_l", "optimizer=sgd", "schedule.cycle_momentum=false"))
+    assert mine.optimizer.name == "sgd"
+    assert not mine.schedule.cycle_momentum
+    assert build_config(typed("experiment=digits", "protocol=paper")).optimizer.name == "adam"
+
+
+def test_the_published_coco_recipe_is_what_the_experiment_says():
+    """Paper §4.1, appendix C."""
+    config = build_config(typed("experiment=coco_tresnet_l"))
+    assert (config.backbone.name, config.head.name, config.head.num_groups, config.head.dim) == (
+        "tresnet_l",
+        "ml_decoder",
+        None,
+        768,
+    )
+    schedule = config.schedule
+    assert (schedule.epochs, schedule.batch_size, schedule.max_lr, schedule.pct_start) == (40, 56, 1e-4, 0.2)
+    assert (config.loss.gamma_neg, config.loss.gamma_pos, config.loss.clip, config.loss.reduction) == (
+        4,
+        0,
+        0.05,
+        "sum",
+    )
+    assert config.optimizer.weight_decay == 1e-4
+    assert config.ema.decay == 0.9997
+    assert not config.ema.warmup
+    assert config.augment.cutout == 0.5
+    assert config.augment.randaugment
+    assert config.backbone.normalize == "unit"
+    assert (config.dataset.year, config.dataset.image_size) == (2014, 448)
+
+
+def test_any_key_of_a_component_can_be_set_though_no_file_mentions_it():
+    assert build_config(typed("experiment=digits", "head.num_groups=20", "loss.gamma_neg=2")).head.num_groups == 20
+
+
+def test_any_timm_model_is_a_choice_of_backbone():
+    backbone = build_config(typed("experiment=digits", "backbone=convnext_tiny")).backbone
+    assert (backbone.name, backbone.model) == ("timm", "convnext_tiny")
+
+
+def test_what_the_experiment_said_of_a_replaced_component_is_left_out_aloud(capsys):
+    mapping = typed("experiment=digits", "head=gap")
+    assert mapping["head"] == {"name": "gap"}
+    assert "head=gap has no dim" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"head\.num_groups"):
+        build_config(typed("experiment=digits", "head=gap", "head.num_groups=3"))
+    # What both have is kept: heads are compared at equal widths.
+    assert (
+        typed("experiment=digits", "head=transformer_decoder")["head"]["dim"]
+        == typed("experiment=digits")["head"]["dim"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["experiment=digit"], "no such experiment; did you mean digits?"),
+        (["experiment=digits", "head=ml_decodr"], "no such head; did you mean ml_decoder?"),
+        (["experiment=digits", "hed=gap"], "hed: no such setting; did you mean head?"),
+        (
+            ["experiment=digits", "head.num_group=20"],
+            "head.num_group: head=ml_decoder has no such setting; did you mean num_groups?",
+        ),
+        (["experiment=digits", "schedule.epochs=many"], "schedule.epochs=many: expected a whole number at least 1"),
+        (["experiment=digits", "seed=1,2"], "several values need -m"),
+        (["experiment=digits", "+seed=1"], "no '+' or '~' is needed"),
+        (["experiment=digits", "hydra.run.dir=x"], "run_dir="),
+        (["experiment=digits", "name=a b(c"], "cannot be read as key=value"),
+        ([], "no dataset chosen; type experiment="),
+    ],
+)
+def test_a_mistake_gets_one_sentence_that_helps(overrides, message):
+    with pytest.raises(ConfigError) as caught:
+        build_config(typed(*overrides))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["experiment", "--epochs=3", "-x"])
+def test_words_that_are_no_overrides_are_refused(word):
+    with pytest.raises(ConfigError):
+        compose.parse([word])
+
+
+def test_debug_is_a_switch_or_a_choice():
+    assert compose.parse(["debug=true"]).traceback
+    assert compose.parse(["debug=fast"]).overrides == ("debug=fast",)
+
+
+def test_a_config_file_may_choose_values_but_neither_code_nor_plugins(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    mine = tmp_path / "experiment" / "mine.yaml"
+    head = "# @package _global_\ndefaults:\n  - override /dataset: digits\n"
+    mine.write_text(head + "name: mine\nseed: 7\n")
+    assert compose.compose(["experiment=mine"], str(tmp_path))["seed"] == 7
+    for harm in (
+        "hydra: {callbacks: {evil: {_target_: os.system}}}\n",
+        "hydra: {launcher: {_target_: os.system}}\n",
+        "plugins: [os]\n",
+    ):
+        mine.write_text(head + harm)
+        with pytest.raises(ConfigError):
+            compose.compose(["experiment=mine"], str(tmp_path))
+    mine.write_text(head + "head: {_target_: os.system}\n")
+    with pytest.raises(ConfigError, match="_target_: head=ml_decoder has no such setting"):
+        build_config(compose.compose(["experiment=mine"], str(tmp_path)))
+
+
+def test_a_sweep_is_the_product_of_its_axes():
+    runs = compose.expand_sweep(["experiment=digits", "head=gap,ml_decoder", "seed=range(0,3)"])
+    assert len(runs) == 6
+    assert runs[0] == ["experiment=digits", "head=gap", "seed=0"]
+    assert len({tuple(run) for run in runs}) == 6
+
+
+def test_a_stored_experiment_takes_keys_and_choices_but_no_experiment():
+    stored = to_mapping(build_config(typed("experiment=digits")))
+    changed = compose.change(stored, ["runtime.workers=3", "dataset=coco", "dataset.root=/data/coco"])
+    assert changed["runtime"]["workers"] == 3
+    assert changed["dataset"]["name"] == "coco"
+    assert build_config(changed).dataset.root == "/data/coco"
+    assert stored == to_mapping(build_config(stored))  # untouched
+    with pytest.raises(ConfigError, match="whole new experiment"):
+        compose.change(stored, ["experiment=digits"])

@@ -1,0 +1,8 @@
+"""Train an experiment: `python train.py experiment=digits`, the same as `mldec train experiment=digits`."""
+
+import sys
+
+from mldec.commands.main import main
+
+if __name__ == "__main__":
+    main(["train", *sys.argv[1:]])
