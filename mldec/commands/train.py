@@ -123,6 +123,8 @@ def _train(config: Config, folder: Path | None) -> int:
 
     build.check_config(config)
     display = Display()
+    for sentence in build.find_unused(config):
+        display.say(f"warning: {sentence}")
     splits = build.build_splits(config)
     trainer = Trainer(config, splits, display)
     resumed = folder is not None

@@ -60,6 +60,36 @@ def check_config(config: Config) -> None:
         raise ConfigError(f"augment.repeats={repeats} exceeds schedule.batch_size={size}; lower the first")
 
 
+def find_unused(config: Config) -> list[str]:
+    """Settings that were given a value which has no effect in this run, a sentence each."""
+    found = []
+    if config.ema.name == "none" and config.protocol.report != "live":
+        found.append(
+            f"protocol.report={config.protocol.report}: there is no average (ema=none), live weights are reported"
+        )
+    if "val" in config.dataset.splits and _given(config.protocol, "holdout") and config.protocol.holdout > 0:
+        found.append(f"protocol.holdout={config.protocol.holdout}: {config.dataset.name} has a val split of its own")
+    cycled = config.schedule.cycle_momentum
+    if not cycled and _given(config.schedule, "momentum"):
+        found.append("schedule.momentum: only used with schedule.cycle_momentum=true")
+    for name in ("betas", "momentum"):
+        if cycled and _given(config.optimizer, name):
+            found.append(f"optimizer.{name}: schedule.cycle_momentum=true replaces the momentum in it")
+    if config.runtime.overfit and config.runtime.limit_train_batches is None:
+        found.append("runtime.overfit=true without runtime.limit_train_batches: an epoch is one step")
+    if config.runtime.profile and (config.runtime.limit_train_batches or 5) < 5:
+        found.append(
+            "runtime.profile=true: the trace needs at least 5 steps an epoch; raise runtime.limit_train_batches"
+        )
+    return found
+
+
+def _given(settings: Any, name: str) -> bool:
+    """Whether a setting exists and differs from its default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    return name in defaults and getattr(settings, name) != defaults[name]
+
+
 def loss_is_single_label(config: Config) -> bool:
     """Whether exactly one label of each picture is right, as softmax assumes; decides metrics and activations."""
     return bool(getattr(config.loss, "single_label", False))

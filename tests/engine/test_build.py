@@ -1,0 +1,94 @@
+"""Properties: val is cut out of train where no other is published, the same for every seed; what cannot work is said."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mldec.engine import build
+from mldec.errors import ConfigError
+from tests.curve import make
+
+
+@pytest.fixture
+def small_coco(tmp_path):
+    """A COCO folder of 40 + 6 tiny pictures with two categories; every tenth picture has no label."""
+    (tmp_path / "annotations").mkdir()
+    for split, count, first in (("train2014", 40, 0), ("val2014", 6, 1000)):
+        (tmp_path / split).mkdir()
+        images, annotations = [], []
+        for number in range(first, first + count):
+            name = f"{number}.jpg"
+            Image.fromarray(np.full((8, 8, 3), number % 256, np.uint8)).save(tmp_path / split / name)
+            images.append({"id": number, "file_name": name, "width": 8, "height": 8})
+            if number % 10:
+                box = {"bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 0}
+                annotations.append({"id": number, "image_id": number, "category_id": 1 + number % 2, **box})
+        categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return ["dataset=coco", f"dataset.root={tmp_path}", "dataset.image_size=32", "backbone=resnet18"]
+
+
+def paths(index):
+    return {index.path(row) for row in range(len(index))}
+
+
+def test_val_is_a_share_of_train_that_no_seed_changes(small_coco):
+    splits = build.build_splits(make([*small_coco, "protocol.holdout=0.1"]))
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (36, 4, 6)
+    assert not paths(splits.train) & paths(splits.val)
+    assert not (paths(splits.train) | paths(splits.val)) & paths(splits.test)
+    other = build.build_splits(make([*small_coco, "protocol.holdout=0.1", "seed=7"]))
+    assert paths(other.val) == paths(splits.val)
+
+
+def test_the_papers_protocol_chooses_on_test_and_drops_what_has_no_label(small_coco):
+    splits = build.build_splits(make([*small_coco, "protocol=paper"]))
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (36, 5, 5)
+    assert paths(splits.val) == paths(splits.test)
+
+
+def test_digits_have_their_own_val(small_digits):
+    splits = build.build_splits(make(small_digits))
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (96, 24, 24)
+
+
+def test_softmax_on_pictures_of_several_labels_is_refused(small_digits):
+    with pytest.raises(ConfigError, match="use loss=asl or loss=bce"):
+        build.check_config(make([*small_digits, "loss=ce"]))
+
+
+def test_the_same_seed_gives_the_same_initial_weights(small_digits):
+    from mldec.engine.seeding import seed_everything
+
+    config = make(small_digits)
+    labels = build.build_splits(config).labels
+    weights = []
+    for seed in (0, 0, 1):
+        seed_everything(seed)
+        weights.append(next(build.build_classifier(config, labels).parameters()).detach().clone())
+    assert (weights[0] == weights[1]).all()
+    assert (weights[0] != weights[2]).any()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["ema=none"], "protocol.report=ema: there is no average"),
+        (["protocol.holdout=0.2"], "protocol.holdout=0.2: digits has a val split"),
+        (["schedule.momentum=[0.8,0.9]"], "schedule.momentum: only used with"),
+        (
+            ["schedule.cycle_momentum=true", "optimizer.betas=[0.8,0.99]"],
+            "optimizer.betas: schedule.cycle_momentum=true",
+        ),
+        (["runtime.overfit=true"], "an epoch is one step"),
+        (["runtime.profile=true", "runtime.limit_train_batches=2"], "the trace needs at least 5 steps"),
+    ],
+)
+def test_a_setting_without_effect_is_a_warning(small_digits, overrides, sentence):
+    assert not build.find_unused(make(small_digits))
+    assert any(sentence in line for line in build.find_unused(make([*small_digits, *overrides])))
