@@ -86,7 +86,7 @@ def main() -> None:
 
     searches = {head: [run(head, rate, 0) for rate in RATES] for head in HEADS}
     if not arguments.report_only:
-        execute([r for runs in searches.values() for r in runs], arguments.jobs, arguments.overrides)
+        execute([r for runs in reversed(searches.values()) for r in runs], arguments.jobs, arguments.overrides)
     chosen = {head: max((r for r in runs if r.finished), key=lambda r: r.val).rate for head, runs in searches.items()}
     finals = {head: [run(head, rate, seed) for seed in SEEDS] for head, rate in chosen.items()}
     if not arguments.report_only:
@@ -122,7 +122,6 @@ def execute(runs: Sequence[Run], jobs: int, overrides: Sequence[str]) -> None:
             raise SystemExit(f"{run.folder.name} failed:\n" + "\n".join(log.read_text().splitlines()[-15:]))
         print(f"{run.folder.name}: val {run.val:.2f}, test {run.test:.2f}", flush=True)
 
-    # The scenes are made once, before runs begin side by side.
     waiting = [run for run in runs if not run.finished]
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, waiting))

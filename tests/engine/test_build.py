@@ -1,4 +1,4 @@
-"""Properties: val is cut out of train where no other is published, the same for every seed; what cannot work is said."""
+"""Properties: val is cut out of train where none is published, the same for every seed; what cannot work is said."""
 
 from __future__ import annotations
 
