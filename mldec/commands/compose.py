@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import importlib
 import itertools
 import re
@@ -230,7 +231,9 @@ def _for_hydra(override: str, folders: Sequence[Path]) -> list[str]:
         return [override]
     if key == "backbone" and _is_timm_model(value):
         return ["backbone=timm", f"++backbone.model={value}"]
-    raise ConfigError(f"{override}: no such {key}; {suggest(value, known)}")
+    raise ConfigError(
+        f"{override}: no such {key}; {suggest(value, known)}{_timm_hint(value) if key == 'backbone' else ''}"
+    )
 
 
 def _without_leftovers(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -251,6 +254,13 @@ def _without_leftovers(mapping: dict[str, Any], overrides: Sequence[str]) -> dic
             value = node.pop(key)
             print(f"note: {group}={node['name']} has no {key}; left out {group}.{key}={value}", file=sys.stderr)
     return mapping
+
+
+def _timm_hint(name: str) -> str:
+    import timm
+
+    near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.6)
+    return f" or any timm model: did you mean {', '.join(near)}?" if near else " or any timm model by name"
 
 
 def _is_timm_model(name: str) -> bool:

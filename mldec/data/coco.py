@@ -41,12 +41,7 @@ def build_coco(config: CocoConfig, *, split: str) -> ImageIndex:
     check_split(config, split)
     pictures = f"{'train' if split == 'train' else 'val'}{config.year}"
     annotations = f"annotations/instances_{pictures}.json"
-    download = (
-        f"Get http://images.cocodataset.org/zips/{pictures}.zip and "
-        f"http://images.cocodataset.org/annotations/annotations_trainval{config.year}.zip "
-        f"(see https://cocodataset.org/#download), unpack both in {config.root},"
-    )
-    require(config.root, [f"{pictures}/", annotations], download)
+    require(config.root, [f"{pictures}/", annotations], _advice(config), tree=_tree(config.year))
     return read_coco_json(
         os.path.join(config.root, annotations), os.path.join(config.root, pictures), unannotated=config.unannotated
     )
@@ -79,6 +74,21 @@ def read_coco_json(
     names = [index.paths[row].tobytes().decode() for row in range(len(index))]
     require_files(image_folder, names, os.path.basename(annotation_file))
     return index
+
+
+def _tree(year: int) -> list[str]:
+    folders = [f"{split}{year}/" for split in ("train", "val")]
+    return [*folders, *(f"annotations/instances_{split}{year}.json" for split in ("train", "val"))]
+
+
+def _advice(config: CocoConfig) -> str:
+    other = 2017 if config.year == 2014 else 2014
+    if any(os.path.exists(os.path.join(config.root, entry)) for entry in _tree(other)):
+        return f"These are files of {other}: type dataset.year={other},"
+    archives = [f"zips/{split}{config.year}.zip" for split in ("train", "val")]
+    archives.append(f"annotations/annotations_trainval{config.year}.zip")
+    links = "\n".join(f"  http://images.cocodataset.org/{archive}" for archive in archives)
+    return f"Get these (see https://cocodataset.org/#download) and unpack them in {config.root}:\n{links}"
 
 
 def _load(annotation_file: str) -> COCO:

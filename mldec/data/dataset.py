@@ -35,20 +35,26 @@ def check_split(config: DatasetConfig, split: str) -> None:
         raise ConfigError(f"split={split}: {config.name} has no such split (allowed: {', '.join(config.splits)})")
 
 
-def require(root: str, paths: Sequence[str], advice: str) -> None:
+def require(root: str, paths: Sequence[str], advice: str, tree: Sequence[str] | None = None) -> None:
     """Raise DataError with the expected tree, what is missing, what was found and `advice`, unless all `paths` exist.
 
     Args:
         root: the dataset's folder.
         paths: folders (ending in "/") and files below it that are needed.
         advice: where to get them.
+        tree: all entries that the dataset has, needed now or not; None: `paths`.
     """
-    missing = [path for path in paths if not _exists(os.path.join(root, path), folder=path.endswith("/"))]
-    if not missing:
+
+    def exists(path: str) -> bool:
+        return _exists(os.path.join(root, path), folder=path.endswith("/"))
+
+    if all(map(exists, paths)):
         return
-    expected = "\n".join(f"  {path}" + ("   <- missing" if path in missing else "") for path in paths)
+    tree = paths if tree is None else tree
+    missing = [path for path in tree if not exists(path)]
+    expected = "\n".join(f"  {path}" + ("   <- missing" if path in missing else "") for path in tree)
     raise DataError(
-        f"dataset.root={root}: {len(missing)} of {len(paths)} expected entries missing. Expected there:\n{expected}\n"
+        f"dataset.root={root}: {len(missing)} of {len(tree)} expected entries missing. Expected there:\n{expected}\n"
         f"Found there: {_listing(root)}\n{advice}\nor point dataset.root=FOLDER to where they are."
     )
 
