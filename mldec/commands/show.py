@@ -39,8 +39,6 @@ def main(argv: Sequence[str]) -> int:
 
 def show(config: Config, assumed_labels: str | None = None) -> None:
     """Print the network's size and the schedule of `config`."""
-    import torch
-
     from mldec.engine import build
     from mldec.errors import ConfigError, DataError
     from mldec.labels import LabelSpace
@@ -61,24 +59,22 @@ def show(config: Config, assumed_labels: str | None = None) -> None:
     else:
         raise ConfigError(f"labels={assumed_labels}: expected a whole number of at least 1")
 
-    with torch.device("meta"):
-        classifier = build.build_bare_classifier(config, labels)
+    classifier = build.build_bare_classifier(config, labels)
     for name, part in (("backbone", classifier.backbone), ("head", classifier.head), ("network", classifier)):
         total, trainable = count_parameters(part)
         print(f"{name:<12} {total:,} parameters, {trainable:,} trained")
     macs = count_macs(classifier, build.image_size(config))
-    print(f"cost         {macs / 1e9:.2f} G multiply-accumulates a picture of {build.image_size(config)} px")
+    cost = f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.1f} M"
+    print(f"cost         {cost} multiply-accumulates a picture of {build.image_size(config)} px")
     print(f"labels       {len(labels)}")
+    steps = 1000  # where pictures are not at hand, enough for the curve's shape
+    batch_size, epochs = config.schedule.batch_size, config.schedule.epochs
     if pictures is not None:
-        steps = -(-pictures // config.schedule.batch_size)
-        if config.runtime.limit_train_batches:
-            steps = min(steps, config.runtime.limit_train_batches)
-        schedule = build.build_schedule(config, steps)
-        total = steps * config.schedule.epochs
-        batch_size, epochs = config.schedule.batch_size, config.schedule.epochs
-        print(f"steps        {total:,} = {epochs} epochs of {steps:,} steps of {batch_size} pictures")
-        points = [schedule(round(place * (total - 1) / 59)).lr for place in range(60)]
-        print(f"rate         {curve(points)}  {points[0]:.2g} to {max(points):.2g} to {points[-1]:.2g}")
+        steps = min(-(-pictures // batch_size), config.runtime.limit_train_batches or pictures)
+        print(f"steps        {steps * epochs:,} = {epochs} epochs of {steps:,} steps of {batch_size} pictures")
+    schedule, last = build.build_schedule(config, steps), steps * epochs - 1
+    points = [schedule(round(place * last / 59)).lr for place in range(60)]
+    print(f"rate         {curve(points)}  {points[0]:.2g} to {max(points):.2g} to {points[-1]:.2g}")
 
 
 def curve(values: Sequence[float]) -> str:

@@ -16,8 +16,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-COLUMNS = ("epoch", "loss", "live", "EMA", "best", "seconds")
-
 
 class Display:
     """Everything that a run prints. `quiet` shows nothing, for tests and for ranks other than 0."""
@@ -55,12 +53,12 @@ class Display:
             self.say(text)
 
     def epoch_row(self, cells: dict[str, str]) -> None:
-        """One row of the epoch table, with the header before the first."""
-        widths = [max(9, len(name) + 1) for name in COLUMNS]
+        """One row of the epoch table, by column; the names of the columns stand before the first."""
+        widths = {name: max(9, len(name) + 2) for name in cells}
         if not self._table_begun:
-            self.say("".join(name.rjust(width) for name, width in zip(COLUMNS, widths, strict=True)))
+            self.say("".join(name.rjust(width) for name, width in widths.items()))
             self._table_begun = True
-        self.say("".join(cells.get(name, "-").rjust(width) for name, width in zip(COLUMNS, widths, strict=True)))
+        self.say("".join(cells[name].rjust(width) for name, width in widths.items()))
 
 
 class Bar:

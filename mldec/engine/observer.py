@@ -86,9 +86,9 @@ class Observer:
             {
                 "epoch": str(epoch),
                 "loss": f"{loss:.4g}",
-                "live": values["live"],
-                "EMA": values.get("ema", "-"),
-                "best": f"{best:.2f}",
+                f"live {self.headline}": values["live"],
+                f"EMA {self.headline}": values.get("ema", "-"),
+                f"best {self.headline}": f"{best:.2f}",
                 "seconds": f"{seconds:.0f}",
             }
         )
