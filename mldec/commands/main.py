@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -41,6 +42,8 @@ def run(argv: Sequence[str]) -> int:
         print(mldec.__version__)
         return 0
     wants_traceback = "debug=true" in argv or os.environ.get("MLDEC_DEBUG") == "1"
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("mldec").setLevel(logging.INFO)  # what takes long says what it is doing
     try:
         if argv[0] not in COMMANDS:
             raise ConfigError(f"{argv[0]}: no such command; {suggest(argv[0], COMMANDS)}")

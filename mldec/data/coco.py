@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,7 @@ def build_coco(config: CocoConfig, *, split: str) -> ImageIndex:
     pictures = f"{'train' if split == 'train' else 'val'}{config.year}"
     annotations = f"annotations/instances_{pictures}.json"
     require(config.root, [f"{pictures}/", annotations], _advice(config), tree=_tree(config.year))
+    logger.info("reading %s", os.path.join(config.root, annotations))
     return read_coco_json(
         os.path.join(config.root, annotations), os.path.join(config.root, pictures), unannotated=config.unannotated
     )

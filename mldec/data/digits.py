@@ -194,7 +194,7 @@ def _write_split(
             for i, item in enumerate(placed, start=1)
         ]
         done += 1
-        if done % 1000 == 0 or done == total:
+        if done % 4000 == 0 or done == total:
             logger.info("drew %d of %d scenes", done, total)
             if progress is not None:
                 progress(done, total)

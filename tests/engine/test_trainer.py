@@ -135,6 +135,26 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch(small_digits):
         torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
 
 
+def test_bfloat16_follows_the_float32_curve(small_digits, tmp_path):
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        make_trainer(make([*small_digits, f"runtime.precision={precision}"])).fit(tmp_path / precision)
+        records = read_records(tmp_path / precision / "metrics.jsonl")
+        losses[precision] = [record["loss"] for record in records if record["kind"] == "train"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.03)
+    assert losses["bf16"] != losses["fp32"]
+
+
+@pytest.mark.parametrize("option", ["runtime.channels_last=true", "runtime.deterministic=true"])
+def test_memory_format_and_deterministic_kernels_change_no_result(small_digits, tmp_path, option):
+    losses = []
+    for name, words in (("plain", []), ("option", [option])):
+        make_trainer(make([*small_digits, "schedule.epochs=1", *words])).fit(tmp_path / name)
+        records = read_records(tmp_path / name / "metrics.jsonl")
+        losses.append([record["loss"] for record in records if record["kind"] == "train"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 def test_one_batch_is_learned_to_zero_loss(small_digits, tmp_path):
     config = make([*small_digits, "debug=overfit", "schedule.epochs=4", "schedule.batch_size=16", "head.dropout=0"])
     make_trainer(config).fit(tmp_path)
