@@ -38,6 +38,5 @@ def suggest(word: str, options: Iterable[str]) -> str:
     """`did you mean …? (allowed: …)` for a word that is none of `options`."""
     names = sorted(options)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
-    shown = ", ".join(names[:40]) + (f", and {len(names) - 40} more" if len(names) > 40 else "")
-    return f"{hint}(allowed: {shown})"
+    allowed = "allowed: " + ", ".join(names[:40]) + (f", and {len(names) - 40} more" if len(names) > 40 else "")
+    return f"did you mean {near[0]}? ({allowed})" if near else allowed

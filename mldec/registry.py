@@ -14,7 +14,7 @@ which only the command line can ask for (`plugins=[my_module]`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from mldec.errors import ConfigError, suggest
@@ -51,11 +51,18 @@ class Registry:
 
     def __getitem__(self, name: str) -> Component:
         if name not in self._components:
-            raise ConfigError(f"{self.group}.name={name}: no such {self.group}; {suggest(name, self._components)}")
+            raise ConfigError(
+                f"{self.group}.name={name}: no such {self.group}; {suggest(name, self._components)}; "
+                "a component of your own needs plugins=[its_module]"
+            )
         return self._components[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._components
+
+    def settings(self) -> set[str]:
+        """All settings that any component of the group has."""
+        return {field.name for component in self._components.values() for field in fields(component.config_class)}
 
     def names(self) -> list[str]:
         """All registered names, sorted."""

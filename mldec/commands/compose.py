@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import importlib
 import itertools
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -53,6 +54,8 @@ def parse(argv: Sequence[str], own: Sequence[str] = ()) -> Arguments:
         elif argument in ("-m", "--multirun"):
             flags["multirun"] = True
         elif name == "--config-dir" and separator:
+            if not Path(value).expanduser().is_dir():
+                raise ConfigError(f"{argument}: no such folder")
             flags["config_dir"] = value
         elif argument.startswith("-"):
             raise ConfigError(
@@ -78,6 +81,8 @@ def load_components(plugins: Sequence[str]) -> None:
     there.
     """
     importlib.import_module("mldec.engine.build")
+    if plugins and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # python train.py finds modules beside it; the mldec script should too
     for module in plugins:
         try:
             importlib.import_module(module)
@@ -237,20 +242,20 @@ def _for_hydra(override: str, folders: Sequence[Path]) -> list[str]:
 
 
 def _without_leftovers(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Leave out what an experiment says of a component that the command line replaced, and say so.
+    """Leave out what files say of a component that was replaced, and say so.
 
     `experiment=digits head=gap` would otherwise fail on the widths that the experiment gives its decoder. What the new
-    component has too is kept, so that heads are compared at equal widths.
+    component has too is kept, so that heads are compared at equal widths; what no component of the group has, or what
+    was typed, is a mistake that stays for `build_config` to find.
     """
     typed = {_key(override) for override in overrides}
-    for group in GROUPS:
+    for group, registry in REGISTRIES.items():
         node = mapping.get(group)
-        if group not in typed or group not in REGISTRIES or not isinstance(node, dict):
+        if not isinstance(node, dict) or node.get("name") not in registry:
             continue
-        if node.get("name") not in REGISTRIES[group]:
-            continue  # build_config will say so
-        known = {field.name for field in dataclasses.fields(REGISTRIES[group][node["name"]].config_class)}
-        for key in [key for key in node if key not in known and f"{group}.{key}" not in typed]:
+        own = {field.name for field in dataclasses.fields(registry[node["name"]].config_class)}
+        leftovers = [key for key in node if key in registry.settings() - own and f"{group}.{key}" not in typed]
+        for key in leftovers:
             value = node.pop(key)
             print(f"note: {group}={node['name']} has no {key}; left out {group}.{key}={value}", file=sys.stderr)
     return mapping

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ HELP = """usage: mldec evaluate run=RUN [split=test] [weights=reported|ema|live]
   weights=…                    the weights whose metric the run reported (default), their average, or the live ones
   which=best|last              which checkpoint of a run folder; default best
   dataset=… dataset.root=…     another dataset, or the same one elsewhere
+                               (val is what the run itself held out of training)
   protocol=paper|standard      and protocol.average_precision=exact|voc07|partial|paper, protocol.threshold=0.5,
                                protocol.top_k=[3,5]: how it is measured
   output=DIR                   where metrics.json and per_class_ap.csv go; default RUN/evaluation/<dataset>_<split>"""
@@ -45,7 +47,12 @@ def main(argv: Sequence[str]) -> int:
     from mldec.engine.evaluator import compute_metrics, compute_scores, describe, write_per_class
 
     restored = restore(source, weights=weights, which=which)  # type: ignore[arg-type]
-    config = build_config(compose.change(to_mapping(restored.config), arguments.overrides, arguments.config_dir))
+    stored = to_mapping(restored.config)
+    stored["runtime"]["limit_eval_batches"] = None  # a limit was for looking, not for measuring
+    config = build_config(compose.change(stored, arguments.overrides, arguments.config_dir))
+    # Which pictures were held out of training is a fact of the run; another share would score what it was trained on.
+    holdout = restored.config.protocol.holdout
+    config = dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, holdout=holdout))
     device = choose_device(config.runtime.device)
     prepare_runtime(config.runtime, device)
     splits = build.build_splits(config)

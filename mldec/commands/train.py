@@ -84,7 +84,7 @@ def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:
     failed = []
     for number, overrides in enumerate(runs, start=1):
         print(f"[{number}/{len(runs)}] {' '.join(overrides)}", flush=True)
-        code = subprocess.run([sys.executable, "-m", "mldec", "train", *fixed, *overrides]).returncode
+        code = _run_patiently([sys.executable, "-m", "mldec", "train", *fixed, *overrides])
         if code == 130:
             return code
         if code:
@@ -92,6 +92,16 @@ def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:
     for code, overrides in failed:
         print(f"error: exit code {code} from: {' '.join(overrides)}", file=sys.stderr)
     return failed[0][0] if failed else 0
+
+
+def _run_patiently(command: Sequence[str]) -> int:
+    """Run a command; Ctrl-C reaches it too, and it is given the time to save."""
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> dict[str, str]:
@@ -103,7 +113,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> dic
         if isinstance(before, dict) and isinstance(after, dict):
             found |= differences(before, after, f"{where}.")
         elif before != after:
-            found[where] = f"{where}: {before} -> {after}"
+            shown = ["null" if value is None else value for value in (before, after)]
+            found[where] = f"{where}: {shown[0]} -> {shown[1]}"
     return found
 
 
@@ -126,7 +137,7 @@ def _train(config: Config, folder: Path | None) -> int:
     for sentence in build.find_unused(config):
         display.say(f"warning: {sentence}")
     splits = build.build_splits(config)
-    trainer = Trainer(config, splits, display)
+    trainer = Trainer(config, splits, display, fresh=folder is None)
     resumed = folder is not None
     if folder is not None:
         trainer.load(folder)

@@ -54,7 +54,7 @@ class Display:
 
     def epoch_row(self, cells: dict[str, str]) -> None:
         """One row of the epoch table, by column; the names of the columns stand before the first."""
-        widths = {name: max(9, len(name) + 2) for name in cells}
+        widths = {name: max(11, len(name) + 2) for name in cells}
         if not self._table_begun:
             self.say("".join(name.rjust(width) for name, width in widths.items()))
             self._table_begun = True

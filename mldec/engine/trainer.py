@@ -59,13 +59,14 @@ class Trainer:
         config: the experiment, validated.
         splits: its pictures.
         display: where progress is shown.
+        fresh: take the weights that the config starts from; False for a run that `load` continues.
 
     Raises:
         ConfigError: what the config asks for does not fit the labels, the pictures or this machine.
         CheckpointError: weights to start from cannot be loaded.
     """
 
-    def __init__(self, config: Config, splits: build.Splits, display: Display) -> None:
+    def __init__(self, config: Config, splits: build.Splits, display: Display, *, fresh: bool = True) -> None:
         self.config, self.splits, self.display = config, splits, display
         self.device = choose_device(config.runtime.device)
         self.dtype = choose_precision(config.runtime.precision, self.device)
@@ -74,8 +75,10 @@ class Trainer:
         prepare_runtime(config.runtime, self.device)
         seed_everything(config.seed)
 
-        self.classifier = build.build_classifier(config, splits.labels)
-        if config.init_from is not None:
+        self.classifier = (build.build_classifier if fresh else build.build_bare_classifier)(config, splits.labels)
+        if loaded := getattr(self.classifier.backbone, "loaded", None):
+            display.say(str(loaded))
+        if fresh and config.init_from is not None:
             self._start_from(config.init_from)
         self.classifier.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         # Parameters are shared: the compiled form is how the classifier is called, never how it is saved.
@@ -319,7 +322,7 @@ class Trainer:
         return (
             f"out of memory on {self.device} at step {self.progress.step + 1}. Lower "
             f"schedule.batch_size={schedule.batch_size}, raise schedule.accumulate={schedule.accumulate} (the same "
-            f"result in smaller parts), lower dataset.image_size={build.image_size(self.config)}, use "
+            f"batch in smaller parts), lower dataset.image_size={build.image_size(self.config)}, use "
             "runtime.precision=bf16, or fewer head.num_groups"
         )
 

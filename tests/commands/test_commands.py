@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +90,46 @@ def test_train_then_evaluate_gives_the_same_figures(small_digits, tmp_path, caps
     other = json.loads((tmp_path / "there" / "metrics.json").read_text())
     assert (other["split"], other["weights"], other["protocol"]["name"]) == ("val", "live", "paper")
     assert other["metrics"]["classes_counted"] == 80  # the paper's AP is 0 for empty classes, not undefined
+
+
+def test_val_is_what_the_run_held_out_and_limits_are_lifted(small_digits, tmp_path, capsys):
+    """A run of the paper's protocol trained on all of train; scoring another share of it as val would be a lie."""
+    words = [*small_digits, "runtime.limit_eval_batches=1", "runtime.eval_batch_size=8", "schedule.epochs=1"]
+    assert run(["train", *words, "protocol.holdout=0.3", f"run_dir={tmp_path / 'run'}"]) == 0
+    words = ["evaluate", f"run={tmp_path / 'run'}", "split=val", "protocol.holdout=0.9", f"output={tmp_path / 'there'}"]
+    assert run(words) == 0
+    record = json.loads((tmp_path / "there" / "metrics.json").read_text())
+    assert record["protocol"]["holdout"] == 0.3
+    assert record["pictures"] == 24
+
+
+def test_a_resumed_run_does_not_look_for_its_first_weights_again(small_digits, tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(["train", *small_digits, f"run_dir={first}", "schedule.epochs=1"]) == 0
+    assert run(["train", *small_digits, f"run_dir={second}", f"init_from={first}"]) == 0
+    shutil.rmtree(first)
+    assert run(["train", f"resume={second}", "schedule.epochs=3", "allow_schedule_change=true"]) == 0
+
+
+def test_ctrl_c_in_a_sweep_lets_the_run_save(small_digits, tmp_path):
+    words = [*small_digits, f"output={tmp_path}", "schedule.epochs=500", "seed=0,1", "-m"]
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # Ctrl-C goes to the whole group, as in a terminal
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("digits/*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    folder = only_run(tmp_path / "digits")  # the second run did not begin
+    assert f"mldec train resume={folder}" in output
 
 
 def test_evaluate_refuses_other_labels(small_digits, tmp_path, capsys):

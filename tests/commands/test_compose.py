@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from mldec.commands import compose
@@ -91,7 +93,7 @@ def test_any_timm_model_is_a_choice_of_backbone():
 
 def test_what_the_experiment_said_of_a_replaced_component_is_left_out_aloud(capsys):
     mapping = typed("experiment=digits", "head=gap")
-    assert mapping["head"] == {"name": "gap"}
+    assert mapping["head"] == {"name": "gap", "dropout": 0.0}
     assert "head=gap has no dim" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"head\.num_groups"):
         build_config(typed("experiment=digits", "head=gap", "head.num_groups=3"))
@@ -172,3 +174,28 @@ def test_a_stored_experiment_takes_keys_and_choices_but_no_experiment():
     assert stored == to_mapping(build_config(stored))  # untouched
     with pytest.raises(ConfigError, match="whole new experiment"):
         compose.change(stored, ["experiment=digits"])
+
+
+def test_an_experiment_may_build_on_another_and_replace_its_head(tmp_path, capsys):
+    (tmp_path / "experiment").mkdir()
+    mine = "# @package _global_\ndefaults:\n  - digits\n  - override /head: gap\n  - _self_\nname: mine\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(mine)
+    config = build_config(compose.compose(["experiment=mine"], str(tmp_path)))
+    assert (config.head.name, config.name, config.schedule.epochs) == ("gap", "mine", 6)
+    assert "left out head.dim=128" in capsys.readouterr().err
+    (tmp_path / "experiment" / "mine.yaml").write_text(mine + "head: {dimm: 3}\n")
+    with pytest.raises(ConfigError, match=r"head\.dimm"):
+        build_config(compose.compose(["experiment=mine"], str(tmp_path)))
+
+
+def test_modules_are_found_where_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    (tmp_path / "parts_of_mine.py").write_text("loaded = True\n")
+    compose.load_components(["parts_of_mine"])
+    assert sys.modules["parts_of_mine"].loaded
+
+
+def test_a_folder_of_configs_that_is_not_there_is_an_error():
+    with pytest.raises(ConfigError, match="no such folder"):
+        compose.parse(["--config-dir=/nowhere/at/all"])

@@ -45,6 +45,12 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
+def test_colleagues_may_read_what_the_umask_lets_them(tmp_path):
+    save_checkpoint(tmp_path / "last.pt", {"value": 1})
+    (tmp_path / "other").write_text("")
+    assert (tmp_path / "last.pt").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 class Harm:
     def __reduce__(self):
         return os.system, ("touch harmed",)

@@ -32,7 +32,7 @@ def test_the_table_has_one_header():
     display.epoch_row({"epoch": "1", "live mAP": "10.00"})
     display.epoch_row({"epoch": "2", "live mAP": "20.00"})
     lines = console.export_text().splitlines()
-    assert lines == ["    epoch  live mAP", "        1     10.00", "        2     20.00"]
+    assert lines == ["      epoch   live mAP", "          1      10.00", "          2      20.00"]
 
 
 def test_a_quiet_display_says_nothing(capsys):

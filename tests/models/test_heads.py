@@ -8,7 +8,7 @@ from torch import nn
 from mldec.errors import ConfigError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Tokens
-from mldec.models.heads import GlobalAveragePool, TransformerDecoderHead
+from mldec.models.heads import GlobalAveragePool, MLDecoder, TransformerDecoderHead
 from mldec.models.heads.gap import GapConfig
 from mldec.models.heads.layers import EncoderLayer
 from mldec.models.heads.transformer_decoder import TransformerDecoderConfig, sine_position
@@ -24,6 +24,23 @@ def test_pooling_is_the_linear_layer_of_the_mean():
     torch.testing.assert_close(head(Tokens(values, (2, 3))), head.fc(values.mean(1)))
     torch.manual_seed(0)
     assert not torch.equal(head.train()(values), head(values))
+
+
+@pytest.mark.parametrize("head", ["gap", "transformer_decoder", "ml_decoder", "shared"])
+def test_under_autocast_logits_have_the_steps_of_float32(head):
+    """bfloat16 logits of thousands of pictures tie by the hundred, and average precision ranks them."""
+    torch.manual_seed(0)
+    made = {
+        "gap": lambda: GlobalAveragePool(8, 5),
+        "transformer_decoder": lambda: TransformerDecoderHead(8, 5, **SMALL),
+        "ml_decoder": lambda: MLDecoder(8, 5, 2, **SMALL),
+        "shared": lambda: MLDecoder(8, 5, **SMALL, shared_fc=True),
+    }[head]().eval()
+    tokens = 0.05 * torch.randn(2000, 6, 8)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = made(tokens)
+    assert logits.dtype == torch.float32
+    assert len(logits[:, 0].unique()) > 0.9 * len(logits)
 
 
 def reference_layer(kind, ours):

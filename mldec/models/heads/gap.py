@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mldec.config import ComponentConfig, Share
 from mldec.labels import LabelSpace
+from mldec.models.heads.layers import full_precision
 from mldec.models.tokens import Tokens, token_values
 from mldec.registry import HEADS
 
@@ -22,8 +23,9 @@ class GlobalAveragePool(nn.Module):
         self.fc = nn.Linear(in_features, num_classes)
 
     def forward(self, tokens: Tokens | Tensor) -> Tensor:
-        pooled_BC = token_values(tokens).mean(dim=1)
-        return self.fc(F.dropout(pooled_BC, self.dropout, self.training))
+        pooled_BC = F.dropout(token_values(tokens).mean(dim=1), self.dropout, self.training)
+        with full_precision(pooled_BC):
+            return self.fc(pooled_BC.to(self.fc.weight.dtype))
 
 
 @dataclass(frozen=True, kw_only=True)

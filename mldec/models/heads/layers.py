@@ -120,7 +120,8 @@ class GroupFullyConnected(nn.Module):
 
     def forward(self, embeddings_BKD: Tensor) -> Tensor:
         """Logits (B, N) in class order."""
-        table_KBg = torch.bmm(embeddings_BKD.transpose(0, 1), self.weight)
+        with full_precision(embeddings_BKD):
+            table_KBg = torch.bmm(embeddings_BKD.transpose(0, 1).to(self.weight.dtype), self.weight)
         row_BN = table_KBg.transpose(0, 1).flatten(1)[:, : self.num_classes]
         if self.places is not None:
             row_BN = row_BN.index_select(1, self.places)
@@ -137,7 +138,14 @@ class SharedFullyConnected(nn.Module):
         nn.init.xavier_normal_(self.weight)
 
     def forward(self, embeddings_BKD: Tensor) -> Tensor:
-        return (embeddings_BKD @ self.weight).squeeze(-1) + self.bias
+        with full_precision(embeddings_BKD):
+            return (embeddings_BKD.to(self.weight.dtype) @ self.weight).squeeze(-1) + self.bias
+
+
+def full_precision(like: Tensor) -> torch.autocast:
+    """A context without autocast, for the product that makes logits: bfloat16 leaves 256 steps to a power of two, and
+    scores that tie cannot be ranked."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def share_queries(queries_QD: Tensor, batch_size: int, per_picture: bool) -> Tensor:
