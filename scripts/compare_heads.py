@@ -3,8 +3,8 @@
     python scripts/compare_heads.py                  # about an hour on 2 cores; what is finished is not run again
     python scripts/compare_heads.py --report-only    # write the page from the runs that are there
 
-For each head the learning rate is chosen among three by the val mAP of seed 0; the chosen rate is then run with three
-seeds and reported on the test scenes, which no choice has seen.
+For each head the learning rate is chosen among three by the val mAP of seed 0; where the highest of them is the best, the
+next higher one is tried too. The chosen rate is then run with three seeds and reported on the test scenes, which no choice has seen.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RATES = ("1e-3", "3e-3", "1e-2")
+HIGHER = ("3e-2", "1e-1")  # tried in turn while the highest rate so far is the best
 SEEDS = (0, 1, 2)
 
 
@@ -86,14 +87,25 @@ def main() -> None:
 
     searches = {head: [run(head, rate, 0) for rate in RATES] for head in HEADS}
     if not arguments.report_only:
-        execute([r for runs in reversed(searches.values()) for r in runs], arguments.jobs, arguments.overrides)
-    chosen = {head: max((r for r in runs if r.finished), key=lambda r: r.val).rate for head, runs in searches.items()}
+        execute([r for runs in searches.values() for r in runs], arguments.jobs, arguments.overrides)
+    for rate in HIGHER:
+        open_ended = [head for head, runs in searches.items() if best(runs) is runs[-1]]
+        if not arguments.report_only:
+            execute([run(head, rate, 0) for head in open_ended], arguments.jobs, arguments.overrides)
+        for head in open_ended:
+            searches[head].append(run(head, rate, 0))
+    chosen = {head: best(runs).rate for head, runs in searches.items()}
     finals = {head: [run(head, rate, seed) for seed in SEEDS] for head, rate in chosen.items()}
     if not arguments.report_only:
         execute([r for runs in finals.values() for r in runs], arguments.jobs, arguments.overrides)
     page = ROOT / "docs" / "heads.md"
     page.write_text(report(searches, finals), encoding="utf-8")
     print(page.read_text(encoding="utf-8"))
+
+
+def best(runs: Sequence[Run]) -> Run:
+    """The run with the highest val mAP."""
+    return max(runs, key=lambda run: run.val)
 
 
 def execute(runs: Sequence[Run], jobs: int, overrides: Sequence[str]) -> None:
@@ -132,6 +144,7 @@ def report(searches: dict[Head, list[Run]], finals: dict[Head, list[Run]]) -> st
     first = finals[HEADS[-1]][0]
     environment = json.loads((first.folder / "environment.json").read_text(encoding="utf-8"))
     rows, search_rows = [], []
+    rates = [rate for rate in (*RATES, *HIGHER) if any(run.rate == rate for runs in searches.values() for run in runs)]
     for head in HEADS:
         tests = [run.test for run in finals[head]]
         spread = f"{statistics.mean(tests):.2f} ± {statistics.stdev(tests):.2f}"
@@ -139,8 +152,8 @@ def report(searches: dict[Head, list[Run]], finals: dict[Head, list[Run]]) -> st
         parameters, macs = size(head)
         each, rate = ", ".join(f"{value:.2f}" for value in tests), finals[head][0].rate
         rows.append(f"| {head.title} | {rate} | **{spread}** | {each} | {parameters:,} | {macs:.1f} | {seconds:.0f} |")
-        values = " | ".join(f"{run.val:.2f}" for run in searches[head])
-        search_rows.append(f"| {head.title} | {values} |")
+        values = {run.rate: f"{run.val:.2f}" for run in searches[head]}
+        search_rows.append(f"| {head.title} | {' | '.join(values.get(rate, '') for rate in rates)} |")
     versions = ", ".join(f"{name} {environment['packages'][name]}" for name in ("torch", "timm", "albumentations"))
     return f"""# The heads, compared
 
@@ -148,7 +161,7 @@ def report(searches: dict[Head, list[Run]], finals: dict[Head, list[Run]]) -> st
 
 Everything but the head is equal: `experiment=digits` (12,000 train, 2,000 val and 2,000 test scenes of 64 px, 80
 classes, a small residual network from scratch, asymmetric loss, one-cycle, 6 epochs of 188 steps, EMA weights,
-`standard` protocol). The learning rate of each head is the best of three on **val** with seed 0; the table shows the
+`standard` protocol). The learning rate of each head is the best on **val** with seed 0; the table shows the
 **test** mAP at that rate over seeds {", ".join(map(str, SEEDS))}.
 
 | head | learning rate | test mAP (mean ± std) | each seed | head parameters | network, M MACs | s / epoch |
@@ -160,10 +173,10 @@ it within this table only.
 
 ## How the learning rate was chosen
 
-Val mAP with seed 0:
+Val mAP with seed 0; a rate above {RATES[-1]} was tried only where {RATES[-1]} was the best so far:
 
-| head | {" | ".join(RATES)} |
-|---|{"---|" * len(RATES)}
+| head | {" | ".join(rates)} |
+|---|{"---|" * len(rates)}
 {chr(10).join(search_rows)}
 
 ## Made by
