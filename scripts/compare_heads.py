@@ -3,8 +3,9 @@
     python scripts/compare_heads.py                  # about an hour on 2 cores; what is finished is not run again
     python scripts/compare_heads.py --report-only    # write the page from the runs that are there
 
-For each head the learning rate is chosen among three by the val mAP of seed 0; where the highest of them is the best, the
-next higher one is tried too. The chosen rate is then run with three seeds and reported on the test scenes, which no choice has seen.
+For each head the learning rate is chosen among three by the val mAP of seed 0; where the highest of them is the best,
+the next higher one is tried too. The chosen rate is then run with three seeds and reported on the test scenes, which no
+choice has seen.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Run:
 
     @property
     def val(self) -> float:
-        """Best reported mAP on val."""
-        return max(record[record["reported"]]["mAP"] for record in self.records("eval"))
+        """Best reported mAP on val; minus infinity for a run that was not made."""
+        return max((record[record["reported"]]["mAP"] for record in self.records("eval")), default=float("-inf"))
 
     @property
     def test(self) -> float:
