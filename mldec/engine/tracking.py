@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import platform
 import subprocess
@@ -72,8 +73,8 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write readable JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Write readable JSON, whole or not at all; numbers that are not finite become null."""
+    write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -118,7 +119,7 @@ class Tracker:
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Append one record; its numbers, nested ones by path, become scalars at `step`."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._file.write(json.dumps(_finite({"kind": kind, "step": step, **values})) + "\n")
         self._file.flush()
         if self._board is not None:
             for name, value in _scalars(kind, values):
@@ -152,6 +153,15 @@ def _is_before(record: Mapping[str, Any], step: int, evaluations: int) -> bool:
     if record["kind"] == "train":
         return bool(record["step"] <= step)
     return record["kind"] == "eval" and bool(record["epoch"] <= evaluations)
+
+
+def _finite(value: Any) -> Any:
+    """`value` with nan and infinities, which JSON does not know, as None: an mAP over no class, say."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _scalars(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, float]]:

@@ -193,7 +193,7 @@ class Trainer:
             metrics = {name: result.metrics for name, result in self._evaluate().items()}
             reported = self._reported(metrics)
             value = metrics[reported][headline(self.single_label)]
-            if value > progress.best or progress.best_epoch == 0:
+            if progress.best_epoch == 0 or value > progress.best or math.isnan(progress.best):
                 progress.best, progress.best_epoch = value, epoch
                 self.save("best", reported=reported, metrics=metrics)
             seconds = time.perf_counter() - began

@@ -42,6 +42,14 @@ def test_resuming_drops_the_records_behind_the_checkpoint(tmp_path):
     ]
 
 
+def test_what_is_not_a_number_is_null(tmp_path):
+    tracker = Tracker(tmp_path, tensorboard=False)
+    tracker.record("eval", 1, {"epoch": 1, "live": {"mAP": float("nan"), "CF1": 0.0}})
+    tracker.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["live"] == {"mAP": None, "CF1": 0.0}
+
+
 def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     write_text(path, json.dumps({"kind": "train", "step": 1}) + '\n{"kind": "tra')
