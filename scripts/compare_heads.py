@@ -169,8 +169,8 @@ classes, a small residual network from scratch, asymmetric loss, one-cycle, 6 ep
 |---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 
-The last column is training time alone, of one thread while {os.cpu_count()} runs share {os.cpu_count()} cores: compare
-it within this table only.
+The last column is the median training time of an epoch in one thread, with {os.cpu_count()} runs on a shared machine of
+{os.cpu_count()} cores: it compares heads within this table, roughly.
 
 ## How the learning rate was chosen
 
@@ -182,8 +182,8 @@ Val mAP with seed 0; a rate above {RATES[-1]} was tried only where {RATES[-1]} w
 
 ## Made by
 
-`python scripts/compare_heads.py` on {environment["device"]} ({environment["platform"]}), Python
-{environment["python"]}, {versions}, mldec {environment["mldec"]} at commit
+`python scripts/compare_heads.py` on {environment["device"]} ({environment["platform"]}),
+{os.cpu_count()} cores, Python {environment["python"]}, {versions}, mldec {environment["mldec"]} at commit
 `{(environment["commit"] or "unknown")[:12]}`.
 """
 

@@ -64,9 +64,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type}: {platform.machine()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {_processor()}",
         "threads": torch.get_num_threads(),
         "packages": {name: _version(name) for name in packages},
     }
@@ -172,6 +170,16 @@ def _scalars(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, float]]:
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             found.append((f"{prefix}/{name}", float(value)))
     return found
+
+
+def _processor() -> str:
+    """The processor's model and number of cores."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def _version(package: str) -> str | None:
