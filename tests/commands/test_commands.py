@@ -17,6 +17,7 @@ import pytest
 from mldec.commands import compose
 from mldec.commands.main import run
 from mldec.engine.tracking import read_records
+from mldec.registry import HEADS
 
 ROOT = Path(__file__).parent.parent.parent
 TINY_COCO = ROOT.parent / "shared" / "data" / "tiny_coco"
@@ -191,6 +192,7 @@ def test_show_prints_size_cost_and_schedule_and_writes_nothing(small_digits, tmp
 
 
 def test_plugins_register_components_of_ones_own(small_digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(HEADS, "_components", dict(HEADS._components))  # what the plugin adds goes with the test
     (tmp_path / "my_parts.py").write_text(
         "from dataclasses import dataclass\n"
         "from mldec.config import ComponentConfig\n"

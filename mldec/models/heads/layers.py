@@ -6,6 +6,8 @@ published ones) load without conversion of tensors.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -142,9 +144,11 @@ class SharedFullyConnected(nn.Module):
             return (embeddings_BKD.to(self.weight.dtype) @ self.weight).squeeze(-1) + self.bias
 
 
-def full_precision(like: Tensor) -> torch.autocast:
+def full_precision(like: Tensor) -> AbstractContextManager[object]:
     """A context without autocast, for the product that makes logits: bfloat16 leaves 256 steps to a power of two, and
     scores that tie cannot be ranked."""
+    if like.device.type == "meta":  # has shapes alone, and no autocast in older torch
+        return nullcontext()
     return torch.autocast(like.device.type, enabled=False)
 
 
