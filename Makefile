@@ -14,6 +14,8 @@ help:
 
 demo: $(VENV)/.installed
 	$(BIN)/mldec train experiment=digits
+	@echo
+	@echo "next: source $(BIN)/activate, then the commands above and those of README.md"
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 -m "not slow"
@@ -37,10 +39,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	@echo "installing into $(VENV): on Linux about 6 GB with torch's CUDA build, a minute or two"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+	@echo "installing into $(VENV), with what tests and linters need"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test,lint]"
 	@touch $@ $(VENV)/.installed
 
