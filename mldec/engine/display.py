@@ -6,15 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 
 class Display:
@@ -36,13 +29,10 @@ class Display:
             yield Bar(None, None)
             return
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("<"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}", markup=False),
+            TextColumn("{task.description}", table_column=_whole()),
+            BarColumn(bar_width=24 if self.console.width >= 100 else 4),
+            MofNCompleteColumn(table_column=_whole()),
+            TextColumn("{task.fields[text]}", markup=False, table_column=_whole()),
         )
         with Progress(*columns, console=self.console, transient=True, refresh_per_second=5) as progress:
             yield Bar(progress, progress.add_task(description, total=total, completed=done, text=""))
@@ -59,6 +49,11 @@ class Display:
             self.say("".join(name.rjust(width) for name, width in widths.items()))
             self._table_begun = True
         self.say("".join(cells[name].rjust(width) for name, width in widths.items()))
+
+
+def _whole() -> Column:
+    """A column that is shown as it is: what rich cuts short on a narrow terminal says nothing."""
+    return Column(no_wrap=True, overflow="ignore")
 
 
 class Bar:

@@ -62,10 +62,12 @@ class Observer:
         speed, waiting = self.meter.read()
         record = {"epoch": epoch, "loss": loss, "lr": lr, "images_per_second": speed, "data_wait": waiting}
         self.tracker.record("train", step, record | dict(extra))
-        text = f"loss {loss:.4g}  lr {lr:.2e}  {speed:.0f} images/s  waiting for data {waiting:.0%}"
-        self.bar.advance(0, text)
-        left = (self.total_steps - step) * self.config.schedule.batch_size / max(speed, 1e-9)
-        self.display.line(f"step {step}/{self.total_steps}  epoch {epoch}  {text}  left {_clock(left)}")
+        left = _clock((self.total_steps - step) * self.config.schedule.batch_size / max(speed, 1e-9))
+        self.bar.advance(0, f"loss {loss:.4g} lr {lr:.1e} {speed:.0f} images/s wait {waiting:.0%} left {left}")
+        self.display.line(
+            f"step {step}/{self.total_steps}  epoch {epoch}  loss {loss:.4g}  lr {lr:.2e}  {speed:.0f} images/s  "
+            f"waiting for data {waiting:.0%}  left {left}"
+        )
 
     def epoch(
         self,
