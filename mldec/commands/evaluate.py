@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
             f"({len(restored.labels)}): their scores cannot be compared with its targets"
         )
     display = Display()
-    single_label = build.loss_is_single_label(config)
+    single_label = build.is_single_label(config)
     loader = build.build_eval_loader(config, index, device)
     with display.bar(f"{config.dataset.name} {split}", len(loader)) as bar:
         scores = compute_scores(
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
             restored.normalization,
             device=device,
             dtype=choose_precision(config.runtime.precision, device),
-            single_label=single_label,
+            softmax=build.uses_softmax(config),
             on_batch=lambda pictures: bar.advance(),
         )
     result = compute_metrics(scores, config.protocol, single_label=single_label)

@@ -22,11 +22,15 @@ class DatasetConfig(ComponentConfig):
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
-    single_label: ClassVar[bool] = False  # exactly one positive per picture
 
     root: str
     image_size: Count = 448
     unannotated: Literal["keep", "drop"] = "keep"
+
+    @property
+    def single_label(self) -> bool:
+        """Whether each picture has exactly one positive label, as softmax assumes."""
+        return False
 
 
 def check_split(config: DatasetConfig, split: str) -> None:

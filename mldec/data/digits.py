@@ -62,6 +62,11 @@ class DigitsConfig(DatasetConfig):
     seed: Natural = 0
     jpeg_quality: Annotated[int, Range(1, 100)] = 95
 
+    @property
+    def single_label(self) -> bool:
+        """A single digit makes it a task of one label a picture."""
+        return self.max_digits == 1
+
 
 @DATASETS.register("digits", DigitsConfig)
 def build_digits(config: DigitsConfig, *, split: str) -> ImageIndex:

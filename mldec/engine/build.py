@@ -50,7 +50,7 @@ class Splits(NamedTuple):
 def check_config(config: Config) -> None:
     """Refuse combinations that no data could make valid. Raises ConfigError; reads nothing."""
     dataset, loss = config.dataset, config.loss
-    if loss_is_single_label(config) and not getattr(dataset, "single_label", False):
+    if uses_softmax(config) and not is_single_label(config):
         raise ConfigError(
             f"loss={loss.name} trains exactly one label a picture, but {dataset.name} has several; "
             "use loss=asl or loss=bce"
@@ -90,8 +90,13 @@ def _given(settings: Any, name: str) -> bool:
     return name in defaults and getattr(settings, name) != defaults[name]
 
 
-def loss_is_single_label(config: Config) -> bool:
-    """Whether exactly one label of each picture is right, as softmax assumes; decides metrics and activations."""
+def is_single_label(config: Config) -> bool:
+    """Whether each picture has exactly one label: then top-1 is what counts, else mAP."""
+    return bool(config.dataset.single_label)
+
+
+def uses_softmax(config: Config) -> bool:
+    """Whether scores are the softmax of the logits, as the loss makes them; else each is a sigmoid."""
     return bool(getattr(config.loss, "single_label", False))
 
 

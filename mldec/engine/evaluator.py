@@ -45,13 +45,13 @@ def compute_scores(
     *,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
-    single_label: bool = False,
+    softmax: bool = False,
     memory_format: torch.memory_format = torch.contiguous_format,
     on_batch: Callable[[int], None] = lambda pictures: None,
 ) -> Scores:
     """Run `model` in eval mode over `batches` and sort what comes back by sample id.
 
-    Scores are sigmoids of the logits, or softmax where each picture has exactly one label. Raises RunError on scores
+    Scores are sigmoids of the logits, or their softmax where the loss makes them so. Raises RunError on scores
     that are not finite, naming the first such picture.
     """
     was_training = model.training
@@ -64,7 +64,7 @@ def compute_scores(
         logits = logits.float()
         ids.append(batch.ids)
         targets.append(batch.targets)
-        scores.append((logits.softmax(-1) if single_label else logits.sigmoid()).cpu())
+        scores.append((logits.softmax(-1) if softmax else logits.sigmoid()).cpu())
         on_batch(len(batch.ids))
     model.train(was_training)
     if not ids:

@@ -35,7 +35,7 @@ class Observer:
     ) -> None:
         self.folder, self.config, self.display, self.total_steps = folder, config, display, total_steps
         self.size = build.image_size(config)
-        self.headline = headline(build.loss_is_single_label(config))
+        self.headline = headline(build.is_single_label(config))
         self.meter = Meter()
         self.bar = Bar(None, None)
         self.tracker = Tracker(folder, tensorboard=config.runtime.tensorboard, step=step, evaluations=evaluations)

@@ -71,7 +71,7 @@ class Trainer:
         self.device = choose_device(config.runtime.device)
         self.dtype = choose_precision(config.runtime.precision, self.device)
         self.memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
-        self.single_label = build.loss_is_single_label(config)
+        self.single_label = build.is_single_label(config)
         prepare_runtime(config.runtime, self.device)
         seed_everything(config.seed)
 
@@ -351,7 +351,7 @@ class Trainer:
                 self.normalization,
                 device=self.device,
                 dtype=self.dtype,
-                single_label=self.single_label,
+                softmax=build.uses_softmax(self.config),
                 memory_format=self.memory_format,
                 on_batch=on_batch,
             )

@@ -63,7 +63,7 @@ def test_dropout_is_off_and_the_mode_comes_back():
 
 
 def test_softmax_scores_sum_to_one_where_a_picture_has_one_label():
-    assert score([10], list(range(10)), single_label=True).scores.sum(axis=1) == pytest.approx(np.ones(10), abs=1e-6)
+    assert score([10], list(range(10)), softmax=True).scores.sum(axis=1) == pytest.approx(np.ones(10), abs=1e-6)
 
 
 def test_a_picture_scored_twice_or_not_finite_is_an_error():

@@ -162,6 +162,20 @@ def test_one_batch_is_learned_to_zero_loss(small_digits, tmp_path):
     assert losses[-1] < 0.02 * losses[0]
 
 
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+def test_pictures_of_one_label_are_compared_by_top_1(small_digits, tmp_path, loss):
+    words = ["dataset.max_digits=1", f"loss={loss}", "loss.label_smoothing=0.1", "augment.mixup=0.2"]
+    words.append("augment.cutmix=1.0")
+    config = make([*small_digits, *words])
+    build.check_config(config)
+    record = make_trainer(config).fit(tmp_path)
+    assert 0 <= record["top1"] <= record["top5"] <= 100
+    assert "CF1" not in record
+    evaluations = [entry for entry in read_records(tmp_path / "metrics.jsonl") if entry["kind"] == "eval"]
+    best = max(evaluations, key=lambda entry: entry["ema"]["top1"])
+    assert load_checkpoint(tmp_path / "checkpoints" / "best.pt")["metrics"]["ema"]["top1"] == best["ema"]["top1"]
+
+
 def test_the_run_folder_holds_what_is_promised(small_digits, tmp_path):
     config = make([*small_digits, "runtime.tensorboard=true"])
     record = make_trainer(config).fit(tmp_path)
