@@ -24,6 +24,7 @@ def small_experiment(digits_root: Path) -> list[str]:
         "head.dim=32",
         "head.ffn_dim=32",
         "head.num_heads=4",
+        "head.dropout=0.1",  # so that its chances count among what is repeated
         "runtime=cpu",
         "runtime.threads=1",
         "runtime.workers=0",

@@ -2,10 +2,12 @@ import json
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from mldec.data import digits
 from mldec.data.digits import COLOURS, DigitsConfig, build_digits, draw_scene, prepare_digits, split_scans
 from mldec.data.image import decode
 from mldec.errors import ConfigError, DataError
@@ -117,3 +119,25 @@ def test_what_cannot_be_is_said(digits_config: DigitsConfig, tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write"):
         prepare_digits(replace(digits_config, root=str(tmp_path / "file")))
+
+
+def test_each_split_is_drawn_from_its_own_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """val and test are about handwriting that training has not seen."""
+    drawn_from: dict[str, list[list[np.ndarray]]] = {}
+    draw, write = digits.draw_scene, digits._write_split
+
+    def note_split(config: DigitsConfig, split: str, *rest: Any) -> int:
+        def note_scans(rng: np.random.Generator, scans: list[list[np.ndarray]], **sizes: int) -> Any:
+            drawn_from[split] = scans
+            return draw(rng, scans, **sizes)
+
+        monkeypatch.setattr(digits, "draw_scene", note_scans)
+        return write(config, split, *rest)
+
+    monkeypatch.setattr(digits, "_write_split", note_split)
+    digits.prepare_digits(DigitsConfig(name="digits", root=str(tmp_path), train=2, val=2, test=2))
+    expected = split_scans(0)
+    assert drawn_from.keys() == expected.keys()
+    for split, scans in drawn_from.items():
+        for ours, theirs in zip(scans, expected[split], strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))

@@ -245,6 +245,9 @@ def test_a_skipped_step_moves_neither_the_schedule_nor_the_average(small_digits,
     before = [p.clone() for p in runner.ema.module.parameters()]
     batch = next(iter(runner.batches.batches(0)))
     runner.train_step(batch)
+    runner.progress.step += 1
+    runner.train_step(batch)
+    assert runner.optimizer.param_groups[0]["lr"] == runner.schedule(0).lr != runner.schedule(1).lr
     assert runner.progress.updates == 0
     assert runner.ema.updates == 0
     assert all(torch.equal(a, b) for a, b in zip(before, runner.ema.module.parameters(), strict=True))
