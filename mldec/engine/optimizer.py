@@ -134,7 +134,10 @@ def build_adamw(config: AdamWConfig, *, groups: list[Group], lr: float) -> Optim
 
 @OPTIMIZERS.register("sgd", SGDConfig)
 def build_sgd(config: SGDConfig, *, groups: list[Group], lr: float) -> Optimizer:
-    return _fused(torch.optim.SGD, groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov)
+    """SGD, not on the fused kernel: if a first step overflows under fp16 and is skipped, that one keeps a momentum of
+    uninitialised memory.
+    """
+    return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov)
 
 
 @OPTIMIZERS.register("lamb", LambConfig)

@@ -253,6 +253,25 @@ def test_a_skipped_step_moves_neither_the_schedule_nor_the_average(small_digits,
     assert all(torch.equal(a, b) for a, b in zip(before, runner.ema.module.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "lamb"])
+def test_the_loss_scaler_skips_what_overflows_and_goes_on_after(small_digits, tmp_path, optimizer):
+    """fp16 needs CUDA, but its scaler can be driven to overflow anywhere."""
+    words = [f"optimizer={optimizer}", "schedule.max_lr=1e-3", "optimizer.clip_norm=10"]
+    runner = make_trainer(make([*small_digits, *words]))
+    runner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=1000)
+    runner.fit(tmp_path)
+    records = [record for record in read_records(tmp_path / "metrics.jsonl") if record["kind"] == "train"]
+    assert runner.progress.step == 6
+    assert runner.progress.updates == runner.ema.updates < 6
+    assert records[-1]["skipped"] == 6 - runner.progress.updates
+    assert records[-1]["scale"] == 2.0 ** (126 - records[-1]["skipped"])
+    runner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    before = [p.clone() for p in runner.classifier.parameters()]
+    runner.train_step(runner.batches.first())
+    assert any(not torch.equal(a, b) for a, b in zip(before, runner.classifier.parameters(), strict=True))
+    assert all(p.isfinite().all() for p in runner.classifier.parameters())
+
+
 def test_init_from_takes_the_reported_weights_and_says_what_it_loaded(small_digits, tmp_path, capsys):
     first = make(small_digits)
     make_trainer(first).fit(tmp_path / "first")
