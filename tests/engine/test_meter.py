@@ -1,36 +1,57 @@
-"""Property: what was waited for and what was counted is what is read, once."""
+"""Property: what was waited for and what was counted is what is read, once. Time is played, not measured."""
 
 from __future__ import annotations
-
-import time
 
 import pytest
 import torch
 
 from mldec.data.loader import Batch
+from mldec.engine import meter
 from mldec.engine.meter import Meter
 
 
-def batches(count: int, delay: float):
+class Clock:
+    """Seconds that pass only when somebody says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(meter, "time", clock)
+    return clock
+
+
+def batches(clock: Clock, count: int, seconds: float):
     for _ in range(count):
-        time.sleep(delay)
+        clock.now += seconds
         yield Batch(torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.zeros(4, 1, dtype=torch.int8), torch.arange(4))
 
 
-def test_waiting_is_the_share_of_time_without_a_batch():
-    meter = Meter()
-    for _ in meter.waiting(batches(5, 0.03)):
-        pass
-    speed, waiting = meter.read()
-    assert waiting > 0.9
-    assert speed == pytest.approx(20 / 0.15, rel=0.5)
-    for _ in meter.waiting(batches(5, 0)):
-        time.sleep(0.03)
-    assert meter.read()[1] < 0.2
+def test_speed_counts_all_time_and_waiting_that_without_a_batch(clock):
+    reader = Meter()
+    for _ in reader.waiting(batches(clock, 5, seconds=1.0)):
+        clock.now += 3.0  # the step
+    speed, waiting = reader.read()
+    assert speed == pytest.approx(20 / 20)
+    assert waiting == pytest.approx(1 / 4)
 
 
-def test_a_reading_starts_anew():
-    meter = Meter()
-    list(meter.waiting(batches(3, 0)))
-    assert meter.read()[0] > 0
-    assert meter.read()[0] == 0
+def test_a_reading_starts_anew(clock):
+    reader = Meter()
+    list(reader.waiting(batches(clock, 3, seconds=1.0)))
+    assert reader.read() == pytest.approx((4.0, 1.0))
+    clock.now += 1.0
+    assert reader.read() == (0.0, 0.0)
+
+
+def test_time_between_epochs_is_not_training(clock):
+    reader = Meter()
+    clock.now += 1000.0  # an evaluation
+    list(reader.waiting(batches(clock, 1, seconds=2.0)))
+    assert reader.read()[0] == pytest.approx(4 / 2)
