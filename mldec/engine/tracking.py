@@ -132,7 +132,7 @@ class Tracker:
         """Show how often each of N labels occurs, as a histogram over columns. `counts`: (N,) integers."""
         if self._board is not None and counts.sum() > 0:
             columns = np.repeat(np.arange(len(counts)), np.maximum(1, counts * 100_000 // counts.sum()))
-            self._board.add_histogram(name, columns, 0, bins=np.arange(len(counts) + 1))
+            self._board.add_histogram(name, columns + 0.5, 0, bins=np.arange(len(counts) + 1))  # bin centres
 
     def precision_recall(self, name: str, scores: np.ndarray, targets: np.ndarray, step: int) -> None:
         """Show a precision-recall curve of scores and 1/0/-1 targets of one shape; unknown targets are left out."""
