@@ -49,11 +49,11 @@ def run(argv: Sequence[str]) -> int:
             raise ConfigError(f"{argv[0]}: no such command; {suggest(argv[0], COMMANDS)}")
         command = importlib.import_module(f"mldec.commands.{argv[0]}")
         return int(command.main(list(argv[1:])))
-    except MldecError as error:
+    except (MldecError, OSError) as error:  # OSError: a full disk, a folder that may not be written
         if wants_traceback:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return error.exit_code if isinstance(error, MldecError) else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -65,6 +65,15 @@ def test_nothing_is_left_behind_by_an_experiment_that_is_refused(small_digits, t
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(small_digits, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run(["train", *small_digits, f"output={tmp_path / 'file'}"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert str(tmp_path / "file") in error
+    assert "Traceback" not in error
+
+
 def test_train_then_evaluate_gives_the_same_figures(small_digits, tmp_path, capsys):
     assert run(["train", *small_digits, f"output={tmp_path}"]) == 0
     folder = only_run(tmp_path / "digits")
