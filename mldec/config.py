@@ -101,9 +101,7 @@ class ProtocolConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One experiment. `output` is the folder under which `<name>/<date>_<time>/` is made, unless `run_dir` says
-    where.
-    """
+    """One experiment. Its run folder is `<output>/<name>/<date>_<time>/`, or `run_dir` where that is given."""
 
     name: str
     seed: Natural = 0

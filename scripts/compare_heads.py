@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mldec.engine.tracking import read_records
+
 ROOT = Path(__file__).resolve().parent.parent
 RATES = ("1e-3", "3e-3", "1e-2")
 HIGHER = ("3e-2", "1e-1")  # tried in turn while the highest rate so far is the best
@@ -55,9 +57,7 @@ class Run:
     folder: Path
 
     def records(self, kind: str) -> list[dict[str, Any]]:
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [record for record in map(json.loads, lines) if record["kind"] == kind]
+        return [record for record in read_records(self.folder / "metrics.jsonl") if record["kind"] == kind]
 
     @property
     def finished(self) -> bool:

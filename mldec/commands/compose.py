@@ -23,7 +23,7 @@ import mldec
 from mldec.errors import ConfigError, suggest
 from mldec.registry import REGISTRIES
 
-GROUPS = ("dataset", "backbone", "head", "loss", "augment", "optimizer", "schedule", "ema", "runtime", "protocol")
+GROUPS = (*REGISTRIES, "runtime", "protocol")
 CHOICES = (*GROUPS, "experiment", "debug")
 
 
@@ -36,13 +36,13 @@ class Arguments:
     plugins: tuple[str, ...] = ()
     config_dir: str | None = None
     multirun: bool = False
-    traceback: bool = False
     help: bool = False
 
 
 def parse(argv: Sequence[str], own: Sequence[str] = ()) -> Arguments:
-    """Sort a command line into overrides and the command's `own` words (`word=value`). Raises ConfigError on other
-    options.
+    """Sort a command line into overrides and the command's `own` words (`word=value`).
+
+    Raises ConfigError for an option that does not exist and for a word that is no `key=value`.
     """
     overrides, words = [], {}
     plugins: tuple[str, ...] = ()
@@ -65,8 +65,8 @@ def parse(argv: Sequence[str], own: Sequence[str] = ()) -> Arguments:
             raise ConfigError(
                 f"{argument} (word {position + 1}): expected key=value, as in schedule.epochs=10 or head=gap"
             )
-        elif name == "debug" and value.lower() in ("true", "false"):
-            flags["traceback"] = value.lower() == "true"
+        elif _debug_switch(argument) is not None:
+            continue  # for `wants_traceback`; any other value of debug is a choice of the group
         elif name == "plugins":
             plugins = tuple(module.strip() for module in value.strip("[]").split(",") if module.strip())
         elif name in own:
@@ -76,9 +76,15 @@ def parse(argv: Sequence[str], own: Sequence[str] = ()) -> Arguments:
     return Arguments(tuple(overrides), words, plugins, **flags)
 
 
+def wants_traceback(argv: Sequence[str]) -> bool:
+    """Whether a command line has `debug=true`."""
+    return any(_debug_switch(argument) for argument in argv)
+
+
 def load_components(plugins: Sequence[str]) -> None:
-    """Fill the registries: our own components, then the modules that the user named. Raises ConfigError if one is not
-    there.
+    """Fill the registries: our own components, then the modules that the user named.
+
+    Raises ConfigError if a module is not there.
     """
     importlib.import_module("mldec.engine.build")
     if plugins and os.getcwd() not in sys.path:
@@ -98,7 +104,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str
     Raises ConfigError for choices that do not exist, overrides that cannot be read, and files that try to set what
     only the command line may.
     """
-    folders = [config_folder(), *([Path(config_dir).expanduser().resolve()] if config_dir else [])]
+    folders = _folders(config_dir)
     words = [word for override in overrides for word in _for_hydra(override, folders)]
     if config_dir:
         words.append(f"hydra.searchpath=[file://{folders[1]}]")
@@ -133,7 +139,7 @@ def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | N
     from omegaconf import OmegaConf
 
     mapping = OmegaConf.create(stored)
-    folders = [config_folder(), *([Path(config_dir).expanduser().resolve()] if config_dir else [])]
+    folders = _folders(config_dir)
     group_choices = [word for word in overrides if _key(word) in GROUPS and not _value(word).startswith("{")]
     if group_choices:
         needed = (
@@ -209,14 +215,21 @@ def choices(group: str, folders: Sequence[Path] | None = None) -> list[str]:
     return sorted(found)
 
 
-# How overrides reach Hydra
-# -----------------------------------------------------------------------------------------------
+def _folders(config_dir: str | None) -> list[Path]:
+    """Where choices are looked for: our own configs, then the user's."""
+    return [config_folder(), *([Path(config_dir).expanduser().resolve()] if config_dir else [])]
+
+
+def _debug_switch(argument: str) -> bool | None:
+    """The value of `debug=true` or `debug=false`; None for any other word."""
+    return {"debug=true": True, "debug=false": False}.get(argument.lower())
+
+
+# How overrides reach Hydra --------------------------------------------------------------------------------------------
 
 
 def _for_hydra(override: str, folders: Sequence[Path]) -> list[str]:
-    """An override as Hydra takes it: keys may be new (`++`), a choice must exist, a timm model is a choice of
-    backbone.
-    """
+    """An override as Hydra takes it: keys may be new (`++`), choices must exist, a timm model is a backbone."""
     key, value = _key(override), _value(override)
     if key.startswith("hydra"):
         raise ConfigError(

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 
 import mldec
+from mldec.commands import compose
 from mldec.errors import ConfigError, MldecError, suggest
 
 #: Doors by name; each is the module `mldec.commands.<name>` with `HELP` and `main(arguments) -> exit code`.
@@ -41,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
     if argv[0] == "--version":
         print(mldec.__version__)
         return 0
-    wants_traceback = "debug=true" in argv or os.environ.get("MLDEC_DEBUG") == "1"
+    wants_traceback = compose.wants_traceback(argv) or os.environ.get("MLDEC_DEBUG") == "1"
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mldec").setLevel(logging.INFO)  # what takes long says what it is doing
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from mldec.commands import compose
 from mldec.config import Config, build_config, to_mapping
@@ -26,8 +27,6 @@ def main(argv: Sequence[str]) -> int:
         return 0
     compose.load_components(arguments.plugins)
     if "run" in arguments.own:
-        from pathlib import Path
-
         stored = compose.read_yaml(Path(arguments.own["run"]).expanduser() / "config.yaml")
         config = build_config(compose.change(stored, arguments.overrides, arguments.config_dir))
     else:
@@ -39,17 +38,19 @@ def main(argv: Sequence[str]) -> int:
 
 def show(config: Config, assumed_labels: str | None = None) -> None:
     """Print the network's size and the schedule of `config`."""
+    import torch
+
     from mldec.engine import build
     from mldec.errors import ConfigError, DataError
     from mldec.labels import LabelSpace
     from mldec.models.complexity import count_macs, count_parameters
 
     build.check_config(config)
-    pictures = None
+    train = None
     if assumed_labels is None:
         try:
             splits = build.build_splits(config)
-            labels, pictures = splits.labels, len(splits.train)
+            labels, train = splits.labels, splits.train
             print(f"pictures     {len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test")
         except DataError as error:
             print(f"dataset      {error}\n             add labels=N to see the network without it")
@@ -69,8 +70,8 @@ def show(config: Config, assumed_labels: str | None = None) -> None:
     print(f"labels       {len(labels)}")
     steps = 1000  # where pictures are not at hand, enough for the curve's shape
     batch_size, epochs = config.schedule.batch_size, config.schedule.epochs
-    if pictures is not None:
-        steps = min(-(-pictures // batch_size), config.runtime.limit_train_batches or pictures)
+    if train is not None:
+        steps = len(build.build_train_loader(config, train, torch.device("cpu")))
         print(f"steps        {steps * epochs:,} = {epochs} epochs of {steps:,} steps of {batch_size} pictures")
     schedule, last = build.build_schedule(config, steps), steps * epochs - 1
     points = [schedule(round(place * last / 59)).lr for place in range(60)]

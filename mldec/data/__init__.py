@@ -2,3 +2,7 @@
 
 Importing a module of this package registers its components; `mldec.engine.build` imports them all.
 """
+
+import os
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks PyPI for a newer version when it is imported

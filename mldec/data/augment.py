@@ -7,12 +7,12 @@ two arguments alone: all chance comes from `rng`, so that a resumed run sees the
 from __future__ import annotations
 
 import math
-import os
 import random
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import albumentations as A
 import cv2
 import numpy as np
 from PIL import Image
@@ -22,9 +22,6 @@ from mldec.data.image import resize
 from mldec.data.randaugment import randaugment
 from mldec.errors import ConfigError
 from mldec.registry import AUGMENTS
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks PyPI for a newer version when it is imported
-import albumentations as A
 
 
 @dataclass(frozen=True, kw_only=True)

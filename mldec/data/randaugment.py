@@ -11,16 +11,13 @@ Geometry is Pillow's itself, since OpenCV's bicubic kernel is another one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks PyPI for a newer version when it is imported
 from albumentations.augmentations.pixel import functional as pixel
+from PIL import Image
 
 GREY = (128, 128, 128)  # what geometry moves into the picture
 CUTOUT_RGB = (125, 122, 113)  # what the cutout operation paints

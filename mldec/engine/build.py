@@ -55,7 +55,7 @@ def check_config(config: Config) -> None:
             f"loss={loss.name} trains exactly one label a picture, but {dataset.name} has several; "
             "use loss=asl or loss=bce"
         )
-    repeats, size = getattr(config.augment, "repeats", 1), config.schedule.batch_size
+    repeats, size = config.augment.repeats, config.schedule.batch_size
     if repeats > size:
         raise ConfigError(f"augment.repeats={repeats} exceeds schedule.batch_size={size}; lower the first")
 
@@ -97,7 +97,7 @@ def is_single_label(config: Config) -> bool:
 
 def uses_softmax(config: Config) -> bool:
     """Whether scores are the softmax of the logits, as the loss makes them; else each is a sigmoid."""
-    return bool(getattr(config.loss, "single_label", False))
+    return bool(config.loss.single_label)
 
 
 def build_index(config: Config, split: str) -> ImageIndex:

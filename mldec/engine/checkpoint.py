@@ -1,6 +1,4 @@
-"""Checkpoints: plain dicts of tensors and plain values, written whole or not at all, read without running foreign
-code.
-"""
+"""Checkpoints: plain dicts of tensors and plain values, written whole or not at all, read without running code."""
 
 from __future__ import annotations
 
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from mldec.config import Config, build_config
 from mldec.data.image import Normalization
@@ -51,9 +50,7 @@ class Restored:
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` to `path`: first whole and synced beside it, then renamed, so that a reader never sees half a
-    file.
-    """
+    """Write `content` beside `path`, synced, then rename it to `path`: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -68,8 +65,9 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of ours onto the CPU. Raises CheckpointError if it is missing, damaged, unsafe or somebody
-    else's.
+    """Read a checkpoint of ours onto the CPU.
+
+    Raises CheckpointError if it is missing, damaged, unsafe or somebody else's.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
@@ -104,6 +102,15 @@ def find_checkpoint(run: str | Path, which: Literal["best", "last"] = "best") ->
     )
 
 
+def choose_weights(content: Mapping[str, Any], weights: Weights, path: Path) -> tuple[str, dict[str, Tensor]]:
+    """Which weights `weights` means, "ema" or "live", and these. Raises CheckpointError if there is no average."""
+    chosen = content["reported"] if weights == "reported" else weights
+    state = content.get("ema") if chosen == "ema" else content["model"]
+    if state is None:
+        raise CheckpointError(f"{path} holds no EMA weights (the run had ema=none); use weights=live")
+    return chosen, state
+
+
 def restore(run: str | Path, weights: Weights = "reported", which: Literal["best", "last"] = "best") -> Restored:
     """Rebuild the classifier of a run folder or checkpoint file, in eval mode on the CPU.
 
@@ -112,10 +119,7 @@ def restore(run: str | Path, weights: Weights = "reported", which: Literal["best
     """
     path = find_checkpoint(run, which)
     content = load_checkpoint(path)
-    chosen = content["reported"] if weights == "reported" else weights
-    state = content.get("ema") if chosen == "ema" else content["model"]
-    if state is None:
-        raise CheckpointError(f"{path} holds no EMA weights (the run had ema=none); use weights=live")
+    chosen, state = choose_weights(content, weights, path)
     config = build_config(content["config"])
     labels = LabelSpace(content["labels"])
     classifier = build_bare_classifier(config, labels)

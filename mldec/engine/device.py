@@ -12,8 +12,9 @@ from mldec.errors import ConfigError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU. Raises ConfigError if it is not
-    there.
+    """The device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises ConfigError if it is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

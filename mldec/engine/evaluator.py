@@ -29,9 +29,7 @@ class Scores(NamedTuple):
 
 
 class Result(NamedTuple):
-    """`metrics`: names to values (percent, except `classes_counted`); `per_class` (N,) AP in 0..1, nan where
-    undefined.
-    """
+    """`metrics` in percent, except `classes_counted`; `per_class` (N,) AP in 0..1, nan where undefined."""
 
     metrics: dict[str, float]
     per_class: np.ndarray

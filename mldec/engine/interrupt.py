@@ -27,9 +27,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[StopRequest]:
-    """Turn SIGINT into a request, for as long as the context lasts. Away from the main thread signals stay as they
-    are.
-    """
+    """Turn SIGINT into a request while the context lasts. Away from the main thread signals stay as they are."""
     stop = StopRequest()
 
     def handle(signum: int, frame: FrameType | None) -> None:

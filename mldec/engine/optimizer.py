@@ -134,8 +134,9 @@ def build_adamw(config: AdamWConfig, *, groups: list[Group], lr: float) -> Optim
 
 @OPTIMIZERS.register("sgd", SGDConfig)
 def build_sgd(config: SGDConfig, *, groups: list[Group], lr: float) -> Optimizer:
-    """SGD, not on the fused kernel: if a first step overflows under fp16 and is skipped, that one keeps a momentum of
-    uninitialised memory.
+    """SGD with momentum, not on the fused kernel.
+
+    If a first step overflows under fp16 and is skipped, that kernel keeps a momentum of uninitialised memory.
     """
     return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov)
 

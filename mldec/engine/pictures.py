@@ -34,8 +34,7 @@ def batch_sheet(batch: Batch, labels: LabelSpace, *, most: int = 16) -> np.ndarr
 def predictions_sheet(
     index: ImageIndex, scores: Scores, size: int, *, most: int = 12, threshold: float = 0.5
 ) -> np.ndarray:
-    """Pictures of an evaluation with the labels found (green), wrongly found (red) and missed (blue), scores in
-    percent.
+    """Pictures of an evaluation with labels found (green), wrongly found (red) and missed (blue), scores in percent.
 
     The pictures are spread evenly over the split. `size` is the side at which the network saw them. Returns RGB uint8.
     """

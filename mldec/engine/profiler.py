@@ -23,9 +23,7 @@ class _Idle:
 
 @contextmanager
 def profile_steps(folder: Path, *, enabled: bool) -> Iterator[Stepping]:
-    """Trace three steps after two of warm-up and write `profile/trace.json` (open it in Perfetto or
-    chrome://tracing).
-    """
+    """Trace three steps after two of warm-up into `profile/trace.json`, for Perfetto or chrome://tracing."""
     if not enabled:
         yield _Idle()
         return

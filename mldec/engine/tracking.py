@@ -32,8 +32,7 @@ TIMES = frozenset({"images_per_second", "data_wait", "seconds"})
 
 
 def make_run_folder(output: str, name: str, run_dir: str | None = None) -> Path:
-    """Make and return a folder of this run's own: `run_dir`, or `<output>/<name>/<date>_<time>`, numbered if it is
-    taken.
+    """Make and return a folder of this run's own: `run_dir`, or `<output>/<name>/<date>_<time>`, numbered if taken.
 
     Raises FileExistsError if `run_dir` was given and holds a run already.
     """

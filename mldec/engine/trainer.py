@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from mldec.config import Config, to_mapping
 from mldec.data.loader import Batch, EvalLoader
 from mldec.engine import build
-from mldec.engine.checkpoint import FORMAT, find_checkpoint, load_checkpoint, restore, save_checkpoint
+from mldec.engine.checkpoint import (
+    FORMAT,
+    choose_weights,
+    find_checkpoint,
+    load_checkpoint,
+    restore,
+    save_checkpoint,
+)
 from mldec.engine.device import autocast, choose_device, choose_precision, prepare_runtime
 from mldec.engine.display import Display
 from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores, headline
@@ -273,8 +280,7 @@ class Trainer:
     def _start_from(self, run: str) -> None:
         """Take the reported weights of another run, as far as they fit, and say how far that is."""
         path = find_checkpoint(run)
-        content = load_checkpoint(path)
-        state = content["ema"] if content["reported"] == "ema" else content["model"]
+        _, state = choose_weights(load_checkpoint(path), "reported", path)
         report = load_weights(self.classifier, state, str(path), classifiers=(), required=0.0)
         if not report.loaded:
             raise CheckpointError(f"init_from={run}: no tensor of it fits this network\n{report}")

@@ -135,7 +135,10 @@ def test_words_that_are_no_overrides_are_refused(word):
 
 
 def test_debug_is_a_switch_or_a_choice():
-    assert compose.parse(["debug=true"]).traceback
+    assert compose.wants_traceback(["train", "debug=true"])
+    assert compose.wants_traceback(["debug=True"])
+    assert not compose.wants_traceback(["debug=false", "debug=fast"])
+    assert compose.parse(["debug=true"]).overrides == ()
     assert compose.parse(["debug=fast"]).overrides == ("debug=fast",)
 
 

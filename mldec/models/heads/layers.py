@@ -145,8 +145,9 @@ class SharedFullyConnected(nn.Module):
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[object]:
-    """A context without autocast, for the product that makes logits: bfloat16 leaves 256 steps to a power of two, and
-    scores that tie cannot be ranked."""
+    """A context without autocast, for the product that makes logits.
+
+    bfloat16 leaves 256 steps to a power of two, and scores that tie cannot be ranked."""
     if like.device.type == "meta":  # has shapes alone, and no autocast in older torch
         return nullcontext()
     return torch.autocast(like.device.type, enabled=False)
