@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import os
+import re
+import stat
+import struct
+import warnings
 from dataclasses import dataclass
 
 import cv2
@@ -12,35 +18,43 @@ from PIL import Image
 
 from mldec.errors import DataError
 
+MAX_PIXELS = 178_956_970  # where Pillow, too, refuses a picture as a decompression bomb
 
-def decode(path: str) -> np.ndarray:
-    """Read a picture as (H,W,3) uint8 RGB, whatever it is stored as (grey, palette, CMYK, alpha, 16 bits).
+# The shorter side of a JPEG decoded at reduced scale is at least this many times `min_side`. Measured on 215 pictures
+# of COCO, VOC, Open Images and NUS-WIDE, resized to 48..112 pixels, against decoding in full: at 2.0 they differ by 0.6
+# to 0.9 of 255 levels in the mean and 67 at most, like one more compression at quality 90 (0.6 to 1.1; 51); at 1.5 by
+# 1.1 to 1.4 and 81; at 1.0 by 1.5 to 2.3 and 146, since the resize then no longer smooths what the scaled transform
+# lets alias. Decoding and resizing together take a third less time at 1/2 and 43 % less at 1/4 (640x427).
+REDUCED_MARGIN = 2.0
 
-    A rotation noted in EXIF is not applied: the published code reads pictures with Pillow's `convert("RGB")`, which
-    does not either, and box annotations are given in stored orientation.
+# What Pillow may open: the formats of pictures. Other plugins of its start programs (EPS: Ghostscript).
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
+
+
+def decode(path: str, min_side: int | None = None) -> np.ndarray:
+    """Read a picture as (H,W,3) uint8 RGB, upright, whatever it is stored as.
+
+    Grey, palette and CMYK become RGB, 16 bits become 8 by scaling, transparency is laid over white, an animation gives
+    its first frame. ICC profiles are not applied. The orientation noted in EXIF is applied, which the published code,
+    reading with Pillow's `convert("RGB")`, does not do.
+
+    Args:
+        path: a regular file, in one of FORMATS by its content; the name's ending does not matter.
+        min_side: the side to which the picture will be resized. A JPEG may then come at 1/2, 1/4 or 1/8 of its size, as
+            long as its shorter side stays at least REDUCED_MARGIN * min_side. None: always in full.
 
     Raises:
-        DataError: naming the file, if it is missing, truncated or no picture.
+        DataError: naming the file and the reason, in one line: it is missing, no regular file, truncated, larger than
+            MAX_PIXELS, of floating point or 32-bit pixels, or no picture that can be read.
     """
+    data = _read(path)
     try:
-        data = np.fromfile(path, np.uint8)  # not imread: that fails on non-ASCII paths on Windows
-    except OSError as error:
-        raise DataError(f"cannot read picture {path}: {error.strerror or error}") from None
-    image = None
-    if data.size and not _may_be_truncated(data):
-        try:
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        except cv2.error as error:
-            raise DataError(f"cannot decode picture {path}: {error.err}") from None
-    if image is not None:
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    # OpenCV fills the missing part of a truncated file with grey and says nothing; Pillow's verdict is clear.
-    try:
-        with Image.open(io.BytesIO(data.tobytes())) as picture:
-            return np.array(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise DataError(f"cannot decode picture {path} ({data.size:,} bytes): {reason}") from None
+        image = _decode_common_jpeg(data, min_side)
+        return _decode_any(data) if image is None else image
+    except Exception as error:  # Pillow's plugins meet broken files with errors of a dozen types
+        reason = _kind(data) if isinstance(error, Image.UnidentifiedImageError) else " ".join(str(error).split())
+        reason = reason or type(error).__name__
+    raise DataError(f"cannot decode picture {path} ({data.size:,} bytes): {reason}")
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -77,11 +91,147 @@ class Normalization:
         return scaled.to(dtype)
 
 
+# EXIF's orientations: whether to swap rows and columns, then what to flip: 1 left-right, 0 top-bottom, -1 both.
+_TURNS = {2: (False, 1), 3: (False, -1), 4: (False, 0), 5: (True, None), 6: (True, 1), 7: (True, -1), 8: (True, 0)}
+_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+
+# How files begin, for the errors.
+_SIGNATURES = re.compile(
+    rb"(?P<JPEG>\xff\xd8)|(?P<PNG>\x89PNG)|(?P<GIF>GIF8)|(?P<WebP>RIFF....WEBP)|(?P<TIFF>II\*\0|MM\0\*)|(?P<BMP>BM)"
+    rb"|....ftyp(?:(?P<AVIF>avi)|(?P<HEIC>hei|hev|mif|msf)|(?P<video>))|(?P<PDF>%PDF)|(?P<PostScript>%!PS)"
+    rb"|(?P<ZIP>PK\3\4)|(?P<Photoshop>8BPS)|(?P<Git_LFS>version https://git-lfs)"
+    rb"|(?i:.{0,999}<(?:(?P<SVG>svg)|(?P<HTML>html|!doctype html)))",
+    re.DOTALL,
+)
+
+
+def _read(path: str) -> np.ndarray:
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode):  # a pipe would wait for ever, a device never end
+            return np.fromfile(path, np.uint8)  # not imread: that fails on non-ASCII paths on Windows
+        reason = "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file"
+    except (OSError, ValueError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    raise DataError(f"cannot read picture {path}: {reason}")
+
+
+def _decode_common_jpeg(data: np.ndarray, min_side: int | None) -> np.ndarray | None:
+    """As `decode`; None for what Pillow had better judge."""
+    header = _jpeg_header(data.data)
+    if header is None or _may_be_truncated(data):
+        return None
+    width, height, exif = header
+    _refuse_bomb(width, height)
+    room = 0.0 if min_side is None else min(width, height) / (REDUCED_MARGIN * min_side)
+    flag = next((flag for scale, flag in _REDUCED.items() if scale <= room), cv2.IMREAD_COLOR)
+    image = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        return None
+    return _upright(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), _orientation(exif) if exif else 1)
+
+
+def _decode_any(data: np.ndarray) -> np.ndarray:
+    """As `decode`, in full. Raises whatever Pillow raises."""
+    if not data.size:
+        raise ValueError("the file is empty")
+    source = io.BytesIO(data.data)
+    # Pillow's warnings are kept back: what is wrong is an error.
+    with warnings.catch_warnings(action="ignore"), Image.open(source, formats=_formats()) as picture:
+        _refuse_bomb(*picture.size)
+        picture.load()
+        image = _to_rgb(picture)
+        return _upright(image, _orientation(picture))  # asked for late: loading turns a TIFF and finds PNG's late EXIF
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _to_rgb(picture: Image.Image) -> np.ndarray:
+    mode = picture.mode
+    if mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM")):  # 16 bits in either case
+        values = np.asarray(picture).astype(np.uint16)
+        tags = getattr(picture, "tag_v2", {})  # TIFF's: Pillow does not look at these for such pictures
+        if tags.get(262) == 0:  # white is zero
+            values = ~values
+        bits = tags.get(258, (16,))[0]
+        return np.repeat((values >> (bits - 8)).astype(np.uint8)[..., None], 3, axis=2)
+    if mode in ("I", "F"):
+        raise ValueError(f"pixels of 32 bits (mode {mode}) have no set range; convert it to 8 or 16 bits")
+    if picture.has_transparency_data:
+        # Transparent pixels hold arbitrary colours, often noise or black; white is what most viewers show.
+        layer = picture.convert("RGBA")
+        white = Image.new("RGB", layer.size, "white")
+        white.paste(layer, mask=layer)
+        return np.array(white)
+    # CMYK in JPEG is taken as inverted, with Adobe's mark or without, as browsers do.
+    return np.array(picture.convert("RGB"))
+
+
+def _orientation(source: Image.Image | bytes) -> int:
+    """Of a picture or of EXIF's bytes, as EXIF counts it; 1 where it says nothing."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            if isinstance(source, Image.Image):
+                return source.getexif().get(0x0112, 1)
+            exif = Image.Exif()
+            exif.load(source)
+            return exif.get(0x0112, 1)
+    except Exception:  # broken EXIF comes as errors of many types, and harms no pixel
+        return 1
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    swap, flip = _TURNS.get(orientation, (False, None))
+    image = cv2.transpose(image) if swap else image
+    return image if flip is None else cv2.flip(image, flip)
+
+
+def _refuse_bomb(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels; at most {MAX_PIXELS:,} in all are read (a decompression bomb?)")
+
+
+def _jpeg_header(data: memoryview) -> tuple[int, int, bytes] | None:
+    """(width, height, EXIF or nothing) of a grey or colour JPEG of 8 bits; None for anything else.
+
+    By hand: Pillow's takes 2 % of the decoding, and to catch its warnings makes Python repeat others already shown.
+    """
+    if data[:2] != b"\xff\xd8":
+        return None
+    size, exif, at = None, b"", 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]
+        if marker == 0xDA:  # the first scan: the header is over
+            return None if size is None else (*size, exif)
+        if marker in (0xC0, 0xC1, 0xC2) and at + 10 <= len(data):
+            bits, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
+            if size is not None or bits != 8 or components not in (1, 3) or not width or not height:
+                return None
+            size = width, height
+        elif marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            exif = exif or bytes(data[at + 4 : at + 2 + length])
+        elif marker not in (0xC4, 0xDB, 0xDD, 0xFE) and not 0xE0 <= marker <= 0xEF:
+            return None
+        at += 2 + length
+    return None
+
+
 def _may_be_truncated(data: np.ndarray) -> bool:
     """True for a JPEG without an end marker after its last scan. Junk behind the end can make this a false alarm."""
-    if data[:2].tobytes() != b"\xff\xd8":
-        return False
     if data[-2:].tobytes() == b"\xff\xd9":
         return False
     content = data.tobytes()
     return content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
+
+
+def _kind(data: np.ndarray) -> str:
+    """What a file that Pillow cannot open seems to be."""
+    match = _SIGNATURES.match(data[:2000].tobytes())
+    if match is None:
+        return "not a picture"
+    name = (match.lastgroup or "").replace("_", " ")
+    return f"{name}, broken or of a kind that is not read; read are {', '.join(_formats())}"
