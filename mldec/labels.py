@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,10 @@ class LabelSpace:
     def index(self, name: str) -> int:
         """The column of `name`. Raises DataError with the nearest names if there is none."""
         try:
-            return self.names.index(name)
-        except ValueError:
+            return self._columns[name]
+        except KeyError:
             raise DataError(f"no label {name!r}; {suggest(name, self.names)}") from None
+
+    @functools.cached_property
+    def _columns(self) -> dict[str, int]:
+        return {name: column for column, name in enumerate(self.names)}

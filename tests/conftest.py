@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,15 @@ from tests.curve import small_experiment
 torch.set_num_threads(
     1
 )  # the suite runs in several processes, and float sums must not depend on how many cores there are
+
+
+@pytest.fixture(scope="session", autouse=True)
+def index_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the index of every dataset goes, so that nothing is written beside real samples."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLDEC_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

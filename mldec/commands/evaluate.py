@@ -55,8 +55,7 @@ def main(argv: Sequence[str]) -> int:
     config = dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, holdout=holdout))
     device = choose_device(config.runtime.device)
     prepare_runtime(config.runtime, device)
-    splits = build.build_splits(config)
-    index = getattr(splits, split)
+    index = build.build_split(config, split)
     if index.labels.names != restored.labels.names:
         raise DataError(
             f"{config.dataset.name} has other labels ({len(index.labels)}) than the checkpoint "

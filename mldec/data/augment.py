@@ -19,6 +19,7 @@ from PIL import Image
 
 from mldec.config import ComponentConfig, Count, Fraction, NonNegative, Positive, Share
 from mldec.data.image import resize
+from mldec.data.loader import Resize
 from mldec.data.randaugment import randaugment
 from mldec.errors import ConfigError
 from mldec.registry import AUGMENTS
@@ -39,19 +40,9 @@ class AugmentConfig(ComponentConfig):
     repeats: Count = 1
 
 
-@dataclass(frozen=True)
-class Plain:
-    """Resize, nothing else: what evaluation sees too."""
-
-    image_size: int
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return resize(image, self.image_size)
-
-
 @AUGMENTS.register("none", AugmentConfig)
-def build_none(config: AugmentConfig, *, image_size: int) -> Plain:
-    return Plain(image_size)
+def build_none(config: AugmentConfig, *, image_size: int) -> Resize:
+    return Resize(image_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +65,10 @@ class PaperAugment:
     image_size: int
     cutout: float = 0.5
     randaugment: bool = True
+
+    @property
+    def min_side(self) -> int:
+        return self.image_size
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         image = resize(image, self.image_size)
@@ -125,7 +120,7 @@ class DigitsAugment:
     def __init__(
         self, image_size: int, *, shift: float, scale: float, rotate: float, brightness: float, cutout: float
     ) -> None:
-        self.image_size = image_size
+        self.image_size = self.min_side = image_size
         self.cutout = cutout
         self._transform = A.Compose(
             [

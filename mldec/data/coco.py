@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -12,7 +14,8 @@ from typing import Any, ClassVar, Literal
 
 from pycocotools.coco import COCO
 
-from mldec.data.dataset import DatasetConfig, check_split, require, require_files
+from mldec.data.cache import cached
+from mldec.data.dataset import DatasetConfig, FilesConfig, Statistics, check_split, require
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
@@ -33,6 +36,15 @@ class CocoConfig(DatasetConfig):
     root: str = "data/coco"
     year: Literal[2014, 2017] = 2014
 
+    def expected(self, split: str) -> Statistics:
+        pictures = {
+            (2014, "keep"): {"train": 82_783, "test": 40_504},
+            (2014, "drop"): {"train": 82_081, "test": 40_137},
+            (2017, "keep"): {"train": 118_287, "test": 5_000},
+            (2017, "drop"): {"train": 117_266, "test": 4_952},
+        }
+        return Statistics(pictures[self.year, self.unannotated][split], labels=80)
+
 
 @DATASETS.register("coco", CocoConfig)
 def build_coco(config: CocoConfig, *, split: str) -> ImageIndex:
@@ -44,40 +56,69 @@ def build_coco(config: CocoConfig, *, split: str) -> ImageIndex:
     check_split(config, split)
     pictures = f"{'train' if split == 'train' else 'val'}{config.year}"
     annotations = f"annotations/instances_{pictures}.json"
-    require(config.root, [f"{pictures}/", annotations], _advice(config), tree=_tree(config.year))
-    logger.info("reading %s", os.path.join(config.root, annotations))
-    return read_coco_json(
-        os.path.join(config.root, annotations), os.path.join(config.root, pictures), unannotated=config.unannotated
-    )
+    require(config.folder, [f"{pictures}/", annotations], _advice(config), tree=_tree(config.year))
+    folder, file = os.path.join(config.folder, pictures), os.path.join(config.folder, annotations)
+    return cached(config, split, [folder, file], lambda: read_coco_json(file, folder))
 
 
-def read_coco_json(
-    annotation_file: str, image_folder: str, *, unannotated: Literal["keep", "drop"] = "keep"
-) -> ImageIndex:
+@dataclass(frozen=True, kw_only=True)
+class CocoJsonConfig(FilesConfig):
+    """Annotation files in COCO's format, one a split.
+
+    Attributes:
+        train_pictures, val_pictures, test_pictures: the folder that a file's names are relative to; null: `root`, or
+            else the folder of that file.
+    """
+
+    train_pictures: str | None = None
+    val_pictures: str | None = None
+    test_pictures: str | None = None
+
+
+@DATASETS.register("coco_json", CocoJsonConfig)
+def build_coco_json(config: CocoJsonConfig, *, split: str) -> ImageIndex:
+    """The index of a split. Its labels are those of the train file by ascending category id, or `config.labels`.
+
+    Raises:
+        DataError: something is missing or broken, or a file has a category that is none of the labels.
+    """
+    check_split(config, split)
+    file, train = config.file(split), config.file("train")
+    folder = getattr(config, f"{split}_pictures") or config.root or os.path.dirname(os.path.abspath(file))
+
+    def read() -> ImageIndex:
+        labels = config.named_labels()
+        if labels is None and split != "train":
+            labels = _labels(_load(train))
+        return read_coco_json(file, os.path.expanduser(folder), labels=labels)
+
+    return cached(config, split, [file, train, *config.label_files()], read)
+
+
+def read_coco_json(annotation_file: str, image_folder: str, *, labels: LabelSpace | None = None) -> ImageIndex:
     """Read instance annotations: a label is present where the picture has at least one box of it, crowds included.
 
     Args:
         annotation_file: JSON in COCO's format.
         image_folder: what its file names are relative to.
-        unannotated: "drop" leaves out pictures without a box.
+        labels: the columns, to which categories belong by name; None: the file's own, by ascending category id.
 
     Raises:
-        DataError: the file is not COCO JSON, names unknown pictures or categories, or lists pictures that do not exist.
+        DataError: the file is not COCO JSON, or names unknown pictures or categories.
     """
+    logger.info("reading %s", annotation_file)
     coco = _load(annotation_file)
-    categories = sorted(coco.cats)
-    column = {category: i for i, category in enumerate(categories)}
     try:
         unknown = set(coco.imgToAnns) - set(coco.imgs)
         if unknown:
-            raise DataError(f"{annotation_file}: annotations of picture id {min(unknown)}, which is not among `images`")
-        labels = LabelSpace([coco.cats[category]["name"] for category in categories])
-        index = ImageIndex.build(_samples(coco, column, unannotated), root=image_folder, labels=labels)
+            raise DataError(f"annotations of picture id {min(unknown)}, which is not among `images`")
+        labels = labels or _labels(coco)
+        column = {category: labels.index(coco.cats[category]["name"]) for category in coco.cats}
+        return ImageIndex.build(_samples(coco, column), root=image_folder, labels=labels)
     except KeyError as error:
         raise DataError(f"{annotation_file}: no {error} where an image, annotation or category needs it") from None
-    names = [index.paths[row].tobytes().decode() for row in range(len(index))]
-    require_files(image_folder, names, os.path.basename(annotation_file))
-    return index
+    except DataError as error:
+        raise DataError(f"{annotation_file}: {error}") from None
 
 
 def _tree(year: int) -> list[str]:
@@ -86,33 +127,48 @@ def _tree(year: int) -> list[str]:
 
 
 def _advice(config: CocoConfig) -> str:
-    other = 2017 if config.year == 2014 else 2014
-    if any(os.path.exists(os.path.join(config.root, entry)) for entry in _tree(other)):
+    other: Literal[2014, 2017] = 2017 if config.year == 2014 else 2014
+    if any(os.path.exists(os.path.join(config.folder, entry)) for entry in _tree(other)):
         return f"These are files of {other}: type dataset.year={other},"
-    archives = [f"zips/{split}{config.year}.zip" for split in ("train", "val")]
-    archives.append(f"annotations/annotations_trainval{config.year}.zip")
-    links = "\n".join(f"  http://images.cocodataset.org/{archive}" for archive in archives)
-    return f"Get these (see https://cocodataset.org/#download) and unpack them in {config.root}:\n{links}"
+    return f"Get them with: mldec data download dataset=coco dataset.year={config.year} root={config.folder}"
 
 
 def _load(annotation_file: str) -> COCO:
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print
-            coco = COCO(annotation_file)
+        with _no_collection(), open(annotation_file, encoding="utf-8") as file:
+            coco = COCO()
+            coco.dataset = json.load(file)
+            if not isinstance(coco.dataset, dict):
+                raise TypeError(f"expected an object {{…}}, found a {type(coco.dataset).__name__}")
+            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print
+                coco.createIndex()
     except OSError as error:
         raise DataError(f"cannot read {annotation_file}: {error.strerror}") from None
-    except (ValueError, AssertionError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, AssertionError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{annotation_file} is not COCO JSON, or was cut short: {error}") from None
     if not coco.imgs or not coco.cats:
         raise DataError(f"{annotation_file}: {len(coco.imgs)} images and {len(coco.cats)} categories; both are needed")
     return coco
 
 
-def _samples(
-    coco: COCO, column: dict[int, int], unannotated: str
-) -> Iterator[tuple[str, list[int], tuple[()], tuple[()]]]:
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Millions of small objects are made here and none is garbage: looking for some would take half of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _labels(coco: COCO) -> LabelSpace:
+    return LabelSpace([coco.cats[category]["name"] for category in sorted(coco.cats)])
+
+
+def _samples(coco: COCO, column: dict[int, int]) -> Iterator[tuple[str, list[int], tuple[()], tuple[()]]]:
     for image in sorted(coco.imgs):
         annotations: list[dict[str, Any]] = coco.imgToAnns.get(image, [])
         positives = sorted({column[annotation["category_id"]] for annotation in annotations})
-        if positives or unannotated == "keep":
-            yield coco.imgs[image]["file_name"], positives, (), ()
+        yield coco.imgs[image]["file_name"], positives, (), ()

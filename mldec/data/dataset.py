@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from mldec.config import ComponentConfig, Count
+from mldec.data.index import ImageIndex
 from mldec.errors import ConfigError, DataError
+from mldec.labels import LabelSpace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a published split should have; None where that is not known."""
+
+    pictures: int | None = None
+    labels: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,24 +32,118 @@ class DatasetConfig(ComponentConfig):
         root: the folder that holds pictures and annotations.
         image_size: side in pixels of the square that the network sees.
         unannotated: what becomes of pictures without any positive label.
+        missing: what becomes of pictures that the annotations list and the folder lacks; "ignore" does not look.
+        on_error: what training does with a picture that cannot be decoded: stop, or take another one and count it.
+            In evaluation it is always an error.
+        exclude: a file with paths relative to `root`, one a line, of pictures to leave out; null: `root`/excluded.txt,
+            which `mldec data verify --fix` writes, where there is one.
+        scaled_decoding: read large JPEGs at half, a quarter or an eighth of their size, where that is still enough.
+        cache: folder of the index; null: see `mldec.data.cache`.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
 
-    root: str
+    root: str | None
     image_size: Count = 448
     unannotated: Literal["keep", "drop"] = "keep"
+    missing: Literal["error", "drop", "ignore"] = "error"
+    on_error: Literal["error", "skip"] = "error"
+    exclude: str | None = None
+    scaled_decoding: bool = True
+    cache: str | None = None
 
     @property
     def single_label(self) -> bool:
         """Whether each picture has exactly one positive label, as softmax assumes."""
         return False
 
+    @property
+    def folder(self) -> str:
+        """Where the dataset lies: `root`."""
+        return os.path.expanduser(self.root or ".")
+
+    def expected(self, split: str) -> Statistics:
+        """What `split` should hold as published; other figures are a warning."""
+        return Statistics()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesConfig(DatasetConfig):
+    """A dataset whose splits are files that the user names.
+
+    Attributes:
+        root: the folder that pictures are relative to; null: the folder of the train file.
+        train, val, test: the file of each split. Without `val` or `test` see `mldec.engine.build.build_splits`.
+        labels: a text file with the label names in order, one a line; null: the labels of `train`.
+    """
+
+    root: str | None = None
+    train: str
+    val: str | None = None
+    test: str | None = None
+    labels: str | None = None
+
+    @property
+    def splits(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those whose file is named."""
+        return tuple(split for split in ("train", "val", "test") if getattr(self, split) is not None)
+
+    @property
+    def folder(self) -> str:
+        return os.path.expanduser(self.root) if self.root else os.path.dirname(os.path.abspath(self.file("train")))
+
+    def file(self, split: str) -> str:
+        """The file of a split. Raises DataError if it does not exist."""
+        return self._existing(split)
+
+    def label_files(self) -> list[str]:
+        """The file `labels`, if one is named. Raises DataError if it does not exist."""
+        return [] if self.labels is None else [self._existing("labels")]
+
+    def _existing(self, setting: str) -> str:
+        path = os.path.expanduser(getattr(self, setting))
+        if not os.path.isfile(path):
+            raise DataError(
+                f"dataset.{setting}={path}: no such file. Found in {os.path.dirname(path) or '.'}: "
+                f"{listing(os.path.dirname(path) or '.')}"
+            )
+        return path
+
+    def named_labels(self) -> LabelSpace | None:
+        """The labels that the file `labels` lists; None without one."""
+        files = self.label_files()
+        if not files:
+            return None
+        try:
+            with open(files[0], encoding="utf-8-sig") as file:
+                names = [line.strip() for line in file if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"dataset.labels={self.labels}: cannot be read: {error}") from None
+        return LabelSpace(names)
+
 
 def check_split(config: DatasetConfig, split: str) -> None:
     """Raise ConfigError unless `config`'s dataset has `split`."""
     if split not in config.splits:
         raise ConfigError(f"split={split}: {config.name} has no such split (allowed: {', '.join(config.splits)})")
+
+
+def warn_of_differences(config: DatasetConfig, split: str, index: ImageIndex) -> None:
+    """Log a warning, with both figures, where `index` is not what `config` says that the split should be."""
+    expected = config.expected(split)
+    for what, found, published in (
+        ("pictures", len(index), expected.pictures),
+        ("labels", len(index.labels), expected.labels),
+    ):
+        if published is not None and found != published:
+            logger.warning(
+                "warning: %s %s has %s %s, as published it has %s",
+                config.name,
+                split,
+                f"{found:,}",
+                what,
+                f"{published:,}",
+            )
 
 
 def require(root: str, paths: Sequence[str], advice: str, tree: Sequence[str] | None = None) -> None:
@@ -59,39 +166,48 @@ def require(root: str, paths: Sequence[str], advice: str, tree: Sequence[str] | 
     expected = "\n".join(f"  {path}" + ("   <- missing" if path in missing else "") for path in tree)
     raise DataError(
         f"dataset.root={root}: {len(missing)} of {len(tree)} expected entries missing. Expected there:\n{expected}\n"
-        f"Found there: {_listing(root)}\n{advice}\nor point dataset.root=FOLDER to where they are."
+        f"Found there: {listing(root)}\n{advice}\nor point dataset.root=FOLDER to where they are."
     )
 
 
-def require_files(folder: str, names: Sequence[str], said_by: str) -> None:
-    """Raise DataError with the number and first names of the files that `said_by` lists but `folder` lacks.
+def missing_pictures(index: ImageIndex) -> list[int]:
+    """Rows of the pictures that do not exist.
 
     Each folder is listed once, which is much cheaper than one `stat` per picture on network disks.
     """
-    present: set[str] = set()
-    for parent in {os.path.dirname(name) for name in names}:
-        try:
-            with os.scandir(os.path.join(folder, parent)) as entries:
-                present.update(os.path.join(parent, entry.name) for entry in entries)
-        except FileNotFoundError:
-            continue
-    missing = [name for name in names if os.path.normpath(name) not in present]
-    if missing:
-        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        raise DataError(
-            f"{folder}: {len(missing):,} of the {len(names):,} pictures listed in {said_by} are missing ({shown}); "
-            "unpack the archive of pictures again"
-        )
+    present: dict[str, set[str]] = {}
+
+    def folder(parent: str) -> set[str]:
+        if parent not in present:
+            try:
+                with os.scandir(os.path.join(index.root, parent)) as entries:
+                    present[parent] = {entry.name for entry in entries}
+            except OSError:
+                present[parent] = set()
+        return present[parent]
+
+    def exists(name: str) -> bool:
+        parent, base = os.path.split(name)
+        return base in folder(parent)
+
+    return [row for row, name in enumerate(index.names()) if not exists(name)]
 
 
-def _exists(path: str, folder: bool) -> bool:
-    return os.path.isdir(path) if folder else os.path.isfile(path)
+def name_some(names: Iterable[str], total: int, most: int = 3) -> str:
+    """The first few of `total` names: `a, b, c, …`."""
+    shown = [name for _, name in zip(range(most), names, strict=False)]
+    return ", ".join(shown) + (", …" if total > len(shown) else "")
 
 
-def _listing(root: str) -> str:
+def listing(root: str) -> str:
+    """What lies in a folder, in a line for error messages."""
     if not os.path.isdir(root):
         return "no such folder"
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in os.scandir(root))
     if not names:
         return "an empty folder"
     return ", ".join(names[:12]) + (f", and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def _exists(path: str, folder: bool) -> bool:
+    return os.path.isdir(path) if folder else os.path.isfile(path)

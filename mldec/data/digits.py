@@ -14,13 +14,14 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import cv2
 import numpy as np
 
 from mldec.config import Count, Natural, Range
+from mldec.data.cache import cached
 from mldec.data.coco import read_coco_json
 from mldec.data.dataset import DatasetConfig, check_split
 from mldec.data.index import ImageIndex
@@ -43,6 +44,8 @@ COLOURS = {
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPLIT_SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}  # of the scans of each digit
 
+#: The settings that shape the scenes.
+DRAWN = ("image_size", "train", "val", "test", "max_digits", "colours", "seed", "jpeg_quality")
 DRAWING_VERSION = 1  # part of the fingerprint: raise it whenever the same settings would draw other scenes
 
 
@@ -70,11 +73,11 @@ class DigitsConfig(DatasetConfig):
 
 @DATASETS.register("digits", DigitsConfig)
 def build_digits(config: DigitsConfig, *, split: str) -> ImageIndex:
-    """The index of a split; draws all scenes first if `config.root` does not have them yet."""
+    """The index of a split; draws all scenes first if `config.folder` does not have them yet."""
     check_split(config, split)
     folder = prepare_digits(config)
-    annotations = os.path.join(folder, "annotations", f"instances_{split}.json")
-    return read_coco_json(annotations, os.path.join(folder, split), unannotated=config.unannotated)
+    annotations, pictures = os.path.join(folder, "annotations", f"instances_{split}.json"), os.path.join(folder, split)
+    return cached(config, split, [annotations, pictures], lambda: read_coco_json(annotations, pictures))
 
 
 def prepare_digits(config: DigitsConfig, progress: Callable[[int, int], None] | None = None) -> str:
@@ -89,12 +92,12 @@ def prepare_digits(config: DigitsConfig, progress: Callable[[int, int], None] | 
     Returns:
         The folder: `root/<fingerprint>`.
     """
-    folder = os.path.join(config.root, fingerprint(config))
+    folder = os.path.join(config.folder, fingerprint(config))
     if os.path.isdir(folder):
         return folder
     total = config.train + config.val + config.test
     logger.info("drawing %d scenes of digits in %s (once)", total, folder)
-    draft = os.path.join(config.root, f".draft-{uuid.uuid4().hex}")
+    draft = os.path.join(config.folder, f".draft-{uuid.uuid4().hex}")
     try:
         os.makedirs(os.path.join(draft, "annotations"))
         scans = split_scans(config.seed)
@@ -113,7 +116,7 @@ def prepare_digits(config: DigitsConfig, progress: Callable[[int, int], None] | 
 
 def fingerprint(config: DigitsConfig) -> str:
     """16 hex digits that differ whenever the scenes do."""
-    settings = {key: value for key, value in asdict(config).items() if key not in ("name", "root", "unannotated")}
+    settings = {key: getattr(config, key) for key in DRAWN}
     return hashlib.sha256(json.dumps([DRAWING_VERSION, settings], sort_keys=True).encode()).hexdigest()[:16]
 
 

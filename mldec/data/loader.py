@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -21,6 +21,8 @@ from mldec.data.image import decode, resize
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 
+SUBSTITUTES = 10  # pictures that are tried in place of a broken one, before a run stops: then more is wrong
+
 
 class Batch(NamedTuple):
     """Pictures and what is known of them."""
@@ -28,15 +30,34 @@ class Batch(NamedTuple):
     images: torch.Tensor  # (B,3,H,W) uint8 RGB
     targets: torch.Tensor  # (B,N) int8: 1 present, 0 absent, -1 unknown
     ids: torch.Tensor  # (B,) int64 rows of the index
+    broken: tuple[str, ...] = ()  # one message for each picture that another one stands in for
 
 
 class Augment(Protocol):
-    """(H,W,3) uint8 of any size to (image_size, image_size, 3) uint8; all chance comes from `rng`."""
+    """(H,W,3) uint8 of any size to (image_size, image_size, 3) uint8; all chance comes from `rng`.
+
+    `min_side` is the shorter side in pixels that pictures must keep when large ones are read at a part of their size;
+    None, or no such attribute: they must be whole.
+    """
 
     @property
     def image_size(self) -> int: ...
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Resize:
+    """No augmentation: what evaluation sees, too."""
+
+    image_size: int
+
+    @property
+    def min_side(self) -> int:
+        return self.image_size
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return resize(image, self.image_size)
 
 
 class TrainLoader:
@@ -92,6 +113,8 @@ def train_loader(
     pin_memory: bool = False,
     limit: int | None = None,
     overfit: bool = False,
+    scaled_decoding: bool = True,
+    on_error: Literal["error", "skip"] = "error",
     start_method: str | None = None,
 ) -> TrainLoader:
     """Shuffled, augmented batches of `index`.
@@ -103,6 +126,9 @@ def train_loader(
             the set, so that it shows only one in `repeats` pictures (repeated augmentation, as in timm).
         limit: at most this many batches an epoch.
         overfit: always the first `batch_size` samples, only resized; an epoch is `limit` steps, or one.
+        scaled_decoding: read large JPEGs at a part of their size where that is enough for `augment`.
+        on_error: what a picture that cannot be decoded does: "error" stops, "skip" puts another one in its place,
+            drawn from the same seed, epoch and sample, and adds a message to `Batch.broken`.
         start_method: of the workers: fork, spawn or forkserver; None: Python's choice.
 
     The last batch of an epoch may be smaller and is kept, as published: 82,081 pictures by 56 are 1,466 steps.
@@ -110,10 +136,10 @@ def train_loader(
     order: _TrainOrder
     if overfit:
         order = _OverfitOrder(len(index), batch_size, seed, repeats=1, limit=limit)
-        samples = _Samples(index, augment.image_size, None, seed)
+        samples = _Samples(index, Resize(augment.image_size), seed, scaled_decoding, on_error)
     else:
         order = _TrainOrder(len(index), batch_size, seed, repeats=repeats, limit=limit)
-        samples = _Samples(index, augment.image_size, augment, seed)
+        samples = _Samples(index, augment, seed, scaled_decoding, on_error)
     return TrainLoader(order, _data_loader(samples, order, workers, pin_memory, start_method))
 
 
@@ -125,11 +151,15 @@ def eval_loader(
     workers: int,
     pin_memory: bool = False,
     limit: int | None = None,
+    scaled_decoding: bool = True,
     start_method: str | None = None,
 ) -> EvalLoader:
-    """All of `index` in row order, only resized. Arguments as of train_loader; `limit` keeps the first batches."""
+    """All of `index` in row order, only resized. Arguments as of train_loader; `limit` keeps the first batches.
+
+    A picture that cannot be decoded is always an error here: without it the figures would be those of another set.
+    """
     order = _EvalOrder(len(index), batch_size, limit)
-    samples = _Samples(index, image_size, None, seed=0)
+    samples = _Samples(index, Resize(image_size), 0, scaled_decoding, "error")
     return EvalLoader(order, _data_loader(samples, order, workers, pin_memory, start_method))
 
 
@@ -201,24 +231,39 @@ class _Failure:
 class _Samples(Dataset):
     """Keys of one batch to a Batch."""
 
-    def __init__(self, index: ImageIndex, image_size: int, augment: Augment | None, seed: int) -> None:
-        self.index, self.image_size, self.augment, self.seed = index, image_size, augment, seed
+    def __init__(
+        self, index: ImageIndex, augment: Augment, seed: int, scaled_decoding: bool, on_error: Literal["error", "skip"]
+    ) -> None:
+        self.index, self.augment, self.seed, self.on_error = index, augment, seed, on_error
+        self.min_side: int | None = getattr(augment, "min_side", None) if scaled_decoding else None
 
     def __getitem__(self, keys: list[_Key]) -> Batch | _Failure:
+        size = self.augment.image_size
         rows = np.array([key.row for key in keys], np.int64)
-        images_BCHW = np.empty((len(keys), 3, self.image_size, self.image_size), np.uint8)
+        images_BCHW = np.empty((len(keys), 3, size, size), np.uint8)
+        broken: list[str] = []
         try:
             for place, key in enumerate(keys):
-                images_BCHW[place] = self._image(key).transpose(2, 0, 1)
+                rng = np.random.default_rng((self.seed, *key))
+                rows[place], image = self._decode(key, broken)
+                images_BCHW[place] = self.augment(image, rng).transpose(2, 0, 1)
         except DataError as error:
             return _Failure(str(error))
-        return Batch(torch.from_numpy(images_BCHW), torch.from_numpy(self.index.targets(rows)), torch.from_numpy(rows))
+        targets = torch.from_numpy(self.index.targets(rows))
+        return Batch(torch.from_numpy(images_BCHW), targets, torch.from_numpy(rows), tuple(broken))
 
-    def _image(self, key: _Key) -> np.ndarray:
-        image = decode(self.index.path(key.row))
-        if self.augment is None:
-            return resize(image, self.image_size)
-        return self.augment(image, np.random.default_rng((self.seed, *key)))
+    def _decode(self, key: _Key, broken: list[str]) -> tuple[int, np.ndarray]:
+        """The row and pixels of `key`, or of the first sound picture among some that its seed draws."""
+        row = key.row
+        for attempt in range(SUBSTITUTES + 1):
+            try:
+                return row, decode(self.index.path(row), self.min_side)
+            except DataError as error:
+                if self.on_error == "error":
+                    raise
+                broken.append(str(error))
+                row = int(np.random.default_rng((self.seed, *key, attempt)).integers(len(self.index)))
+        raise DataError(f"{SUBSTITUTES + 1} pictures in a row cannot be decoded, the last one:\n{broken[-1]}")
 
 
 def _data_loader(

@@ -6,6 +6,7 @@ Importing this module fills the registries with every component that ships with 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 import mldec.data.augment
 import mldec.data.coco
 import mldec.data.digits
+import mldec.data.table
 import mldec.engine.ema
 import mldec.engine.optimizer
 import mldec.engine.schedule
@@ -22,6 +24,7 @@ import mldec.losses
 import mldec.models.backbone
 import mldec.models.heads  # noqa: F401  (imported for what they register, as the ones above)
 from mldec.config import Config
+from mldec.data.dataset import warn_of_differences
 from mldec.data.image import Normalization
 from mldec.data.index import ImageIndex
 from mldec.data.loader import EvalLoader, TrainLoader, eval_loader, train_loader
@@ -29,10 +32,12 @@ from mldec.engine.device import count_workers
 from mldec.engine.ema import Ema
 from mldec.engine.optimizer import parameter_groups
 from mldec.engine.schedule import Schedule
-from mldec.errors import ConfigError
+from mldec.errors import ConfigError, DataError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
 from mldec.registry import AUGMENTS, BACKBONES, DATASETS, EMAS, HEADS, LOSSES, OPTIMIZERS, SCHEDULES
+
+logger = logging.getLogger(__name__)
 
 
 class Splits(NamedTuple):
@@ -100,30 +105,71 @@ def uses_softmax(config: Config) -> bool:
     return bool(config.loss.single_label)
 
 
-def build_index(config: Config, split: str) -> ImageIndex:
-    """The pictures of one published split. Raises DataError if files are missing or broken."""
-    index: ImageIndex = DATASETS[config.dataset.name].build(config.dataset, split=split)
-    return index
+def build_split(config: Config, split: str) -> ImageIndex:
+    """The pictures that a run uses as "train", "val" or "test".
 
+    Where a dataset has no val split, `protocol.holdout` of its train pictures are val. The draw does not depend on the
+    run's seed, so that seeds are compared on the same pictures. With `holdout=0` choices are made on the test split, as
+    the published code does. Where there is no test split, val is reported.
 
-def build_splits(config: Config) -> Splits:
-    """All three splits; a dataset without a third one lends `protocol.holdout` of its train pictures to val.
-
-    The draw does not depend on the run's seed, so that seeds are compared on the same pictures. With `holdout=0`
-    choices are made on the test split, as the published code does.
+    Raises:
+        ConfigError: nothing is left to train or to evaluate on.
+        DataError: files are missing or broken, or contradict the config.
     """
-    train, test = build_index(config, "train"), build_index(config, "test")
-    if "val" in config.dataset.splits:
-        return Splits(train, build_index(config, "val"), test)
+    published = config.dataset.splits
+    if split in published and (split != "train" or "val" in published):
+        return _published_split(config, split)
+    if split == "test" or (split == "val" and config.protocol.holdout == 0):
+        other = "val" if split == "test" else "test"
+        if other not in published and config.protocol.holdout == 0:
+            raise ConfigError(
+                f"{config.dataset.name} has a train split only; give it another one (dataset.val=…) or hold pictures "
+                "out of training: protocol.holdout=0.05"
+            )
+        return build_split(config, other)
+    train = _published_split(config, "train")
     if config.protocol.holdout == 0:
-        return Splits(train, test, test)
+        return train
     order = np.random.default_rng(0).permutation(len(train))
     held = max(1, round(len(train) * config.protocol.holdout))
     if held >= len(train):
         raise ConfigError(
             f"protocol.holdout={config.protocol.holdout} leaves none of {len(train)} pictures to train on"
         )
-    return Splits(train.subset(np.sort(order[held:])), train.subset(np.sort(order[:held])), test)
+    return train.subset(np.sort(order[held:] if split == "train" else order[:held]))
+
+
+def build_splits(config: Config) -> Splits:
+    """All three splits, as `build_split` gives each. Raises DataError if their labels differ."""
+    if "test" not in config.dataset.splits:
+        logger.warning(
+            "warning: %s has no test split: results are of val, on which the epoch is chosen too, and flatter",
+            config.dataset.name,
+        )
+    splits = Splits(*(build_split(config, split) for split in Splits._fields))
+    for split, index in zip(Splits._fields, splits, strict=True):
+        if index.labels.names != splits.labels.names:
+            own, trained = set(index.labels.names), set(splits.labels.names)
+            differing = sorted(own ^ trained) or ["their order"]
+            raise DataError(
+                f"{config.dataset.name}: {split} has other labels ({len(own)}) than train ({len(trained)}); they "
+                f"differ in {', '.join(differing[:5])}"
+            )
+    return splits
+
+
+def _published_split(config: Config, split: str) -> ImageIndex:
+    index: ImageIndex = DATASETS[config.dataset.name].build(config.dataset, split=split)
+    warn_of_differences(config.dataset, split, index)
+    if is_single_label(config):
+        other = np.flatnonzero(index.positives.counts != 1)
+        if len(other):
+            raise DataError(
+                f"{config.dataset.name} {split}: {len(other):,} of {len(index):,} pictures have not exactly one label "
+                f"(first: {index.name(other[0])} with {index.positives.counts[other[0]]}), but the dataset says that "
+                "all have"
+            )
+    return index
 
 
 def build_classifier(config: Config, labels: LabelSpace) -> Classifier:
@@ -193,6 +239,8 @@ def build_train_loader(config: Config, index: ImageIndex, device: torch.device) 
         pin_memory=device.type == "cuda",
         limit=config.runtime.limit_train_batches,
         overfit=config.runtime.overfit,
+        scaled_decoding=config.dataset.scaled_decoding,
+        on_error=config.dataset.on_error,
     )
 
 
@@ -205,6 +253,7 @@ def build_eval_loader(config: Config, index: ImageIndex, device: torch.device) -
         workers=count_workers(config.runtime),
         pin_memory=device.type == "cuda",
         limit=config.runtime.limit_eval_batches,
+        scaled_decoding=config.dataset.scaled_decoding,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from mldec.engine.display import Bar, Display
 from mldec.engine.evaluator import Result, Scores, headline, write_per_class
 from mldec.engine.meter import Meter
 from mldec.engine.tracking import Tracker
+
+SHOWN_BROKEN = 5
 
 
 class Observer:
@@ -38,6 +40,7 @@ class Observer:
         self.headline = headline(build.is_single_label(config))
         self.meter = Meter()
         self.bar = Bar(None, None)
+        self.broken_shown = 0
         self.tracker = Tracker(folder, tensorboard=config.runtime.tensorboard, step=step, evaluations=evaluations)
 
     def close(self) -> None:
@@ -56,6 +59,15 @@ class Observer:
         """A bar over a part of the run."""
         with self.display.bar(what, total, done) as self.bar:
             yield self.bar
+
+    def broken(self, messages: Sequence[str]) -> None:
+        """Say which pictures could not be decoded: the first few of a run; the records count them all."""
+        for message in messages:
+            self.broken_shown += 1
+            if self.broken_shown <= SHOWN_BROKEN:
+                self.display.say(f"warning: {message}; another picture stands in for it")
+            elif self.broken_shown == SHOWN_BROKEN + 1:
+                self.display.say("warning: more pictures cannot be decoded; `mldec data verify` lists them all")
 
     def window(self, step: int, epoch: int, loss: float, lr: float, extra: Mapping[str, float]) -> None:
         """The steps since the last record, of which `loss` is the mean."""

@@ -50,6 +50,7 @@ class Progress:
     epochs: int = 0  # epochs trained and, if due, evaluated
     best: float = -math.inf
     best_epoch: int = 0
+    broken: int = 0  # pictures that could not be decoded and were replaced (dataset.on_error=skip)
     window: list[float] = dataclasses.field(default_factory=list)  # losses since the last record
     epoch_losses: list[float] = dataclasses.field(default_factory=list)  # losses of this epoch before that
 
@@ -147,6 +148,8 @@ class Trainer:
             for batch in self.observer.meter.waiting(self.batches.batches(epoch, start=done)):
                 losses.append(self.train_step(batch))
                 progress.step += 1
+                progress.broken += len(batch.broken)
+                self.observer.broken(batch.broken)
                 profiler.step()
                 ends = progress.step == (epoch + 1) * steps
                 recorded = ends or progress.step % runtime.log_every == 0
@@ -318,9 +321,11 @@ class Trainer:
         loss = sum(progress.window) / len(progress.window)
         progress.epoch_losses += progress.window
         progress.window = []
-        extra = {}
+        extra: dict[str, float] = {}
         if self.scaler.is_enabled():
             extra = {"scale": self.scaler.get_scale(), "skipped": progress.step - progress.updates}
+        if progress.broken:
+            extra["broken"] = progress.broken
         self.observer.window(progress.step, epoch, loss, self.schedule(max(0, progress.updates - 1)).lr, extra)
 
     def _out_of_memory(self) -> str:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mldec.data.coco import CocoConfig, build_coco, read_coco_json
+from mldec.data.coco import CocoConfig, CocoJsonConfig, build_coco, build_coco_json, read_coco_json
 from mldec.errors import ConfigError, DataError
 
 CATEGORIES = [{"id": 7, "name": "train"}, {"id": 2, "name": "bicycle"}, {"id": 90, "name": "toothbrush"}]
@@ -38,9 +38,13 @@ def test_labels_follow_category_ids_and_crowds_count(tmp_path: Path, capsys: pyt
     assert index.labels.names == ("bicycle", "train", "toothbrush")
     assert [Path(index.path(row)).name for row in range(3)] == ["a.jpg", "b.jpg", "c.jpg"]
     assert index.targets([0, 1, 2]).tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 1]]
-    annotated = read_coco_json(path, str(tmp_path / "pictures"), unannotated="drop")
-    assert annotated.fingerprint() == index.drop_unannotated().fingerprint()
     assert capsys.readouterr().out == ""
+
+
+def test_a_picture_listed_twice_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, [(1, 2, 0)], {1: "a.jpg", 2: "a.jpg"})
+    with pytest.raises(DataError, match=r"instances.json: .*'a.jpg' is listed twice"):
+        read_coco_json(path, str(tmp_path / "pictures"))
 
 
 @pytest.mark.parametrize("name", ["/abs.jpg", "../up.jpg", "a/../../b.jpg"])
@@ -50,14 +54,41 @@ def test_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> N
         read_coco_json(path, str(tmp_path / "pictures"))
 
 
+def config(folder: Path, **settings) -> CocoJsonConfig:
+    defaults = {"train": str(folder / "instances.json"), "train_pictures": str(folder / "pictures")}
+    return CocoJsonConfig(name="coco_json", **defaults | settings)
+
+
 def test_missing_pictures_are_counted_and_named(tmp_path: Path) -> None:
-    path = write(tmp_path, [(1, 2, 0)], {i: f"{i}.jpg" for i in range(1, 8)})
+    write(tmp_path, [(1, 2, 0)], {i: f"{i}.jpg" for i in range(1, 8)})
     for gone in range(2, 7):
         (tmp_path / "pictures" / f"{gone}.jpg").unlink()
-    with pytest.raises(
-        DataError, match=r"5 of the 7 pictures listed in instances\.json are missing \(2\.jpg, 3\.jpg, 4"
-    ):
-        read_coco_json(path, str(tmp_path / "pictures"))
+    with pytest.raises(DataError, match=r"5 of the 7 pictures that .* list are missing \(2\.jpg, 3\.jpg, 4"):
+        build_coco_json(config(tmp_path), split="train")
+    some = build_coco_json(config(tmp_path, missing="drop"), split="train")
+    assert list(some.names()) == ["1.jpg", "7.jpg"]
+    assert len(build_coco_json(config(tmp_path, missing="ignore"), split="train")) == 7
+
+
+def test_categories_of_another_file_belong_to_labels_by_name(tmp_path: Path) -> None:
+    """Tools that export val anew number categories anew."""
+    write(tmp_path, [(1, 2, 0), (2, 90, 0)], {1: "a.jpg", 2: "b.jpg"})
+    (tmp_path / "val").mkdir()
+    other = [{"id": 1, "name": "toothbrush"}, {"id": 2, "name": "train"}]
+    val = write(tmp_path / "val", [(1, 1, 0), (2, 2, 0)], {1: "c.jpg", 2: "d.jpg"}, categories=other)
+    settings = {"val": val, "val_pictures": str(tmp_path / "val" / "pictures")}
+    index = build_coco_json(config(tmp_path, **settings), split="val")
+    assert index.labels.names == ("bicycle", "train", "toothbrush")
+    assert index.targets([0, 1]).tolist() == [[0, 0, 1], [0, 1, 0]]
+    (tmp_path / "names.txt").write_text("toothbrush\nbicycle\n\ntrain\n")
+    index = build_coco_json(config(tmp_path, labels=str(tmp_path / "names.txt"), **settings), split="train")
+    assert index.targets([0, 1]).tolist() == [[0, 1, 0], [1, 0, 0]]
+    write(tmp_path / "val", [(1, 1, 0)], {1: "c.jpg"}, categories=[{"id": 1, "name": "tooth brush"}])
+    with pytest.raises(DataError, match=r"instances.json: no label 'tooth brush'; did you mean toothbrush"):
+        build_coco_json(config(tmp_path, **settings), split="val")
+    assert config(tmp_path).splits == ("train",)
+    with pytest.raises(DataError, match=r"dataset.train=.*nothing.json: no such file. Found in .*: instances.json"):
+        build_coco_json(config(tmp_path, train=str(tmp_path / "nothing.json")), split="train")
 
 
 def test_broken_annotations_are_named(tmp_path: Path) -> None:
@@ -66,6 +97,7 @@ def test_broken_annotations_are_named(tmp_path: Path) -> None:
     for content, message in [
         (whole[:50], "cut short"),
         ("[]", "not COCO JSON"),
+        (whole.replace('"train"', '"bicycle"'), "label names must differ; found more than once: bicycle"),
         (whole.replace('"image_id": 1', '"image_id": 5'), "picture id 5"),
         (whole.replace('"category_id": 2', '"category_id": 3'), "no 3"),
         (whole.replace("file_name", "file"), "no 'file_name'"),
@@ -88,7 +120,7 @@ def test_an_incomplete_root_is_explained(tmp_path: Path, year: int) -> None:
     message = str(caught.value)
     assert f"annotations/instances_train{year}.json   <- missing" in message
     assert f"Found there: train{year}/" in message
-    assert f"annotations_trainval{year}.zip" in message
+    assert f"mldec data download dataset=coco dataset.year={year} root={tmp_path}" in message
     assert "dataset.root=" in message
     absent = CocoConfig(name="coco", root=str(tmp_path / "absent"), year=year)
     with pytest.raises(DataError, match="no such folder"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from PIL import Image
 
 from mldec.engine import build
-from mldec.errors import ConfigError
+from mldec.errors import ConfigError, DataError
+from mldec.labels import LabelSpace
 from tests.curve import make
 
 
@@ -50,6 +52,57 @@ def test_the_papers_protocol_chooses_on_test_and_drops_what_has_no_label(small_c
     splits = build.build_splits(make([*small_coco, "protocol=paper"]))
     assert (len(splits.train), len(splits.val), len(splits.test)) == (36, 5, 5)
     assert paths(splits.val) == paths(splits.test)
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Forty tiny pictures of two labels in train.csv, eight more in val.csv."""
+    for split, count in (("train", 40), ("val", 8)):
+        lines = ["path,labels"]
+        for number in range(count):
+            name = f"{split}{number}.png"
+            Image.new("RGB", (8, 8)).save(tmp_path / name)
+            lines.append(f"{name},{('cat', 'dog', 'cat;dog')[number % 3]}")
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines))
+    return ["dataset=table", f"dataset.train={tmp_path / 'train.csv'}", "backbone=resnet18"], tmp_path
+
+
+def test_without_a_test_split_val_is_reported_and_that_is_said(tables, caplog):
+    words, folder = tables
+    splits = build.build_splits(make([*words, f"dataset.val={folder / 'val.csv'}"]))
+    assert [len(index) for index in splits] == [40, 8, 8]
+    assert "table has no test split: results are of val" in caplog.text
+    splits = build.build_splits(make([*words, "protocol.holdout=0.25"]))
+    assert [len(index) for index in splits] == [30, 10, 10]
+    assert not paths(splits.train) & paths(splits.test)
+    with pytest.raises(ConfigError, match=r"table has a train split only; .*dataset.val=….*protocol.holdout=0.05"):
+        build.build_splits(make([*words, "protocol.holdout=0"]))
+
+
+def test_what_is_said_to_have_one_label_a_picture_must_have_it(tables):
+    words, _ = tables
+    with pytest.raises(DataError, match=r"table train: 13 of 40 pictures have not exactly one .*train2.png with 2"):
+        build.build_split(make([*words, "dataset.single_label=true"]), "train")
+
+
+def test_counts_that_differ_from_the_published_ones_are_a_warning(small_coco, caplog):
+    build.build_split(make(small_coco), "train")
+    assert "coco train has 40 pictures, as published it has 82,783" in caplog.text
+    assert "coco train has 2 labels, as published it has 80" in caplog.text
+
+
+def test_splits_with_other_labels_are_refused(tables, monkeypatch):
+    words, folder = tables
+    config = make([*words, f"dataset.val={folder / 'val.csv'}"])
+    whole = build.build_split
+
+    def relabelled(config, split):
+        index = whole(config, split)
+        return index if split == "train" else dataclasses.replace(index, labels=LabelSpace(["cat", "god"]))
+
+    monkeypatch.setattr(build, "build_split", relabelled)
+    with pytest.raises(DataError, match=r"val has other labels \(2\) than train \(2\); they differ in dog, god"):
+        build.build_splits(config)
 
 
 def test_digits_have_their_own_val(small_digits):

@@ -1,0 +1,240 @@
+"""Pictures of one's own, listed in a table: CSV, TSV, JSONL or Parquet, one row a picture.
+
+A row names its picture in one column and its labels either in another (`cat;dog`, or a list as JSON) or in a column for
+each class with 1 present, 0 absent, -1 or nothing unknown. Which column is which is found by its name, or said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mldec.data.cache import cached
+from mldec.data.dataset import FilesConfig, check_split, name_some
+from mldec.data.index import ABSENT, PRESENT, UNKNOWN, ImageIndex
+from mldec.data.table_file import Table, open_table
+from mldec.errors import DataError, suggest
+from mldec.labels import LabelSpace
+from mldec.registry import DATASETS
+
+PATH_COLUMNS = (
+    "path",
+    "image",
+    "file",
+    "filename",
+    "file_name",
+    "filepath",
+    "file_path",
+    "image_path",
+    "img",
+    "picture",
+)
+LABEL_COLUMNS = ("labels", "label", "tags", "classes", "class", "categories", "category")
+
+STATES = {"1": PRESENT, "1.0": PRESENT, "true": PRESENT, "0": ABSENT, "0.0": ABSENT, "false": ABSENT}
+STATES |= {"-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN, "none": UNKNOWN, "nan": UNKNOWN}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableConfig(FilesConfig):
+    """A table a split.
+
+    Attributes:
+        path_column: the column with the pictures' paths; null: the one named path, image, file, filename, …
+        label_column: the column with the labels; null: the one named labels, label, tags, classes, …, or if there is
+            none, every other column is a class.
+        separator: between the labels of a cell that is no JSON list.
+        ignore: columns that are no classes.
+        unlisted: what a label is that a cell of labels does not name: absent, or unknown.
+        single_label: every picture has exactly one label, as softmax and top-1 assume.
+    """
+
+    path_column: str | None = None
+    label_column: str | None = None
+    separator: str = ";"
+    ignore: tuple[str, ...] = ()
+    unlisted: Literal["absent", "unknown"] = "absent"
+    single_label: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.separator:
+            raise ValueError("separator='': give the sign between labels, such as ';', '|' or ','")
+
+
+@DATASETS.register("table", TableConfig)
+def build_table(config: TableConfig, *, split: str) -> ImageIndex:
+    """The index of a split, pictures in the order of its rows.
+
+    The labels are `config.labels`, or those of the train table: sorted by name where cells list them, in the order of
+    the columns where each has its own.
+
+    Raises:
+        DataError: naming file and line, for what cannot be read or is none of the labels.
+    """
+    check_split(config, split)
+    file, train = config.file(split), config.file("train")
+
+    def read() -> ImageIndex:
+        labels = config.named_labels()
+        if labels is None:
+            labels = _labels(_Layout.of(open_table(train), config), config)
+        return _read(_Layout.of(open_table(file), config), labels, config)
+
+    return cached(config, split, [file, train, *config.label_files()], read)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which column of a table is what: `labels` is the one with lists, or `classes` are the classes' own."""
+
+    table: Table
+    path: str
+    labels: str | None
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, table: Table, config: TableConfig) -> _Layout:
+        path = _find(table, config.path_column, PATH_COLUMNS, "path_column")
+        if path is None:
+            raise DataError(
+                f"{table.path}: no column of paths among {', '.join(table.columns[:10])}; name it path, or type "
+                "dataset.path_column=NAME"
+            )
+        labels = _find(table, config.label_column, LABEL_COLUMNS, "label_column")
+        classes = tuple(c for c in table.columns if c not in (path, *config.ignore)) if labels is None else ()
+        if labels is None and not classes:
+            raise DataError(f"{table.path}: no column of labels beside {path}; name it labels, or give each class one")
+        return cls(table, path, labels, classes)
+
+
+def _find(table: Table, said: str | None, usual: Sequence[str], setting: str) -> str | None:
+    if said is not None:
+        if said not in table.columns:
+            raise DataError(
+                f"dataset.{setting}={said}: {table.path} has no such column; {suggest(said, table.columns)}"
+            )
+        return said
+    by_name = {column.lower(): column for column in reversed(table.columns)}
+    return next((by_name[name] for name in usual if name in by_name), None)
+
+
+def _labels(layout: _Layout, config: TableConfig) -> LabelSpace:
+    if layout.labels is None:
+        return LabelSpace(layout.classes)
+    names: set[str] = set()
+    for line, row in layout.table.rows():
+        names.update(_listed(layout, line, row, config.separator))
+    if not names:
+        raise DataError(f"{layout.table.path}: column {layout.labels} names no label")
+    _warn_of_separator(layout, names, config.separator)
+    return LabelSpace(sorted(names))
+
+
+def _warn_of_separator(layout: _Layout, names: set[str], separator: str) -> None:
+    """Refuse labels most of which hold another separator: `cat|dog` is hardly a name."""
+    for other in ("|", ";", ",", "\t"):
+        joined = sorted(name for name in names if other in name)
+        if other != separator and len(joined) > max(1, len(names) / 2):
+            raise DataError(
+                f"{layout.table.path}: {joined[0]!r} looks like several labels; type dataset.separator='\"{other}\"' "
+                f"if they are, or list the names in a file and type dataset.labels=FILE if {other!r} belongs to them"
+            )
+
+
+def _read(layout: _Layout, labels: LabelSpace, config: TableConfig) -> ImageIndex:
+    path, root = layout.table.path, os.path.abspath(config.folder)
+    if layout.labels is None and (missing := [name for name in labels.names if name not in layout.classes]):
+        raise DataError(
+            f"{path}: no column for {len(missing)} of the {len(labels)} classes ({name_some(missing, len(missing))})"
+        )
+    if layout.labels is None and (strange := [name for name in layout.classes if name not in labels.names]):
+        raise DataError(
+            f"{path}: column {strange[0]} is none of the {len(labels)} classes; {suggest(strange[0], labels.names)}; "
+            f"if it is no class: dataset.ignore=[{','.join(strange[:5])}]"
+        )
+
+    def samples() -> Iterator[tuple[str, list[int], list[int], list[int]]]:
+        lines: dict[str, int] = {}
+        for line, row in layout.table.rows():
+            name = _relative(row.get(layout.path), root, f"{path} line {line}")
+            if name in lines:
+                raise DataError(f"{path}: {name} is listed twice, in lines {lines[name]} and {line}; join their labels")
+            lines[name] = line
+            yield name, *_states(layout, line, row, labels, config.separator)
+
+    listed = layout.labels is not None
+    try:
+        return ImageIndex.build(
+            samples(),
+            root=root,
+            labels=labels,
+            default=UNKNOWN if listed and config.unlisted == "unknown" else ABSENT,
+        )
+    except DataError as error:
+        raise DataError(error if path in str(error) else f"{path}: {error}") from None
+
+
+def _relative(value: Any, root: str, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{where}: no path of a picture")
+    name = value.strip()
+    if "/" not in name and not os.path.isabs(name):
+        name = name.replace("\\", "/")  # written on Windows
+    if os.path.isabs(name):
+        if not os.path.normpath(name).startswith(os.path.join(root, "")):
+            raise DataError(
+                f"{where}: {name} lies outside of {root}; type dataset.root=FOLDER with one that holds all pictures"
+            )
+        name = os.path.relpath(name, root)
+    if ".." in name.split("/"):
+        raise DataError(f"{where}: {name} may lie outside of {root}; '..' is not allowed, type dataset.root=FOLDER")
+    return posixpath.normpath(name)
+
+
+def _listed(layout: _Layout, line: int, row: dict[str, Any], separator: str) -> list[str]:
+    """The labels that a row's cell names."""
+    assert layout.labels is not None
+    value = row.get(layout.labels)
+    where = f"{layout.table.path} line {line}"
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise DataError(f'{where}: {value[:60]} is no JSON list; write ["cat", "dog"] or cat;dog') from None
+    if value is None:
+        return []
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(separator)]
+    elif isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    if not isinstance(value, list) or not all(isinstance(item, (str, int)) for item in value):
+        raise DataError(f"{where}: expected labels as text or a list of texts, found {value!r}"[:300])
+    return [str(item).strip() for item in value if str(item).strip()]
+
+
+def _states(
+    layout: _Layout, line: int, row: dict[str, Any], labels: LabelSpace, separator: str
+) -> tuple[list[int], list[int], list[int]]:
+    """Columns of the positives, negatives and unknown labels of a row, as far as the default does not say them."""
+    where = f"{layout.table.path} line {line}"
+    if layout.labels is not None:
+        names = _listed(layout, line, row, separator)
+        try:
+            return sorted({labels.index(name) for name in names}), [], []
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+    found: dict[int, list[int]] = {PRESENT: [], ABSENT: [], UNKNOWN: []}
+    for column, name in enumerate(labels.names):
+        value = row.get(name)
+        state = STATES.get(str(value).strip().lower())
+        if state is None:
+            raise DataError(
+                f"{where}: column {name} holds {value!r}; allowed are 1 present, 0 absent, -1 or nothing unknown. "
+                f"If it is no class: dataset.ignore=[{name}]"
+            )
+        found[state].append(column)
+    return found[PRESENT], [], found[UNKNOWN]
