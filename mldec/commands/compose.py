@@ -39,28 +39,31 @@ class Arguments:
     help: bool = False
 
 
-def parse(argv: Sequence[str], own: Sequence[str] = ()) -> Arguments:
+def parse(argv: Sequence[str], own: Sequence[str] = (), flags: Sequence[str] = ()) -> Arguments:
     """Sort a command line into overrides and the command's `own` words (`word=value`).
+
+    A flag such as --fix is an own word that is "true".
 
     Raises ConfigError for an option that does not exist and for a word that is no `key=value`.
     """
     overrides, words = [], {}
     plugins: tuple[str, ...] = ()
-    flags: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for position, argument in enumerate(argv):
         name, separator, value = argument.partition("=")
         if argument in ("-h", "--help"):
-            flags["help"] = True
+            options["help"] = True
         elif argument in ("-m", "--multirun"):
-            flags["multirun"] = True
+            options["multirun"] = True
         elif name == "--config-dir" and separator:
             if not Path(value).expanduser().is_dir():
                 raise ConfigError(f"{argument}: no such folder")
-            flags["config_dir"] = value
+            options["config_dir"] = value
+        elif argument in flags:
+            words[argument.lstrip("-")] = "true"
         elif argument.startswith("-"):
-            raise ConfigError(
-                f"{argument}: no such option; {suggest(argument, ('--help', '--multirun', '--config-dir=DIR'))}"
-            )
+            known = ("--help", "--multirun", "--config-dir=DIR", *flags)
+            raise ConfigError(f"{argument}: no such option; {suggest(argument, known)}")
         elif not separator and not argument.startswith("~"):
             raise ConfigError(
                 f"{argument} (word {position + 1}): expected key=value, as in schedule.epochs=10 or head=gap"
@@ -73,7 +76,7 @@ def parse(argv: Sequence[str], own: Sequence[str] = ()) -> Arguments:
             words[name] = value
         else:
             overrides.append(argument)
-    return Arguments(tuple(overrides), words, plugins, **flags)
+    return Arguments(tuple(overrides), words, plugins, **options)
 
 
 def wants_traceback(argv: Sequence[str]) -> bool:
@@ -245,8 +248,10 @@ def _for_hydra(override: str, folders: Sequence[Path]) -> list[str]:
     if key not in CHOICES or value.startswith("{"):
         return [f"++{override}"]
     known = choices(key, folders)
-    if value in known or value == "null":
+    if value in known:
         return [override]
+    if value == "null" and key in ("dataset", "experiment", "debug"):
+        return []  # which is what they are when nothing is said
     if key == "backbone" and _is_timm_model(value):
         return ["backbone=timm", f"++backbone.model={value}"]
     raise ConfigError(

@@ -14,9 +14,17 @@ import torch
 from torch import nn
 
 import mldec.data.augment
+import mldec.data.cars
+import mldec.data.cifar
 import mldec.data.coco
 import mldec.data.digits
+import mldec.data.folder
+import mldec.data.imagenet
+import mldec.data.nuswide
+import mldec.data.nuswide_zsl
+import mldec.data.openimages
 import mldec.data.table
+import mldec.data.voc
 import mldec.engine.ema
 import mldec.engine.optimizer
 import mldec.engine.schedule

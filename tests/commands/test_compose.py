@@ -33,10 +33,28 @@ def test_every_experiment_composes_and_validates_and_survives_yaml(name, tmp_pat
 def test_every_choice_of_every_group_composes_and_validates(group, choice):
     # The paper's protocol cycles momentum, which cosine has not; the standard one goes with everything.
     more = ["backbone.model=resnet18"] if (group, choice) == ("backbone", "timm") else []
-    more += ["dataset.root=/nowhere"] if (group, choice) == ("dataset", "coco") else []
+    more += ["dataset.train=mine.csv"] if choice in ("table", "coco_json") else []
+    more += ["dataset.root=mine"] if choice == "folder" else []
     config = build_config(typed("experiment=digits", f"{group}={choice}", *more))
     if group not in ("runtime", "protocol"):
         assert getattr(config, group).name
+
+
+def test_the_papers_protocol_depends_on_the_dataset():
+    """Open Images' published figure is of another AP than COCO's; what is typed still wins."""
+    assert typed("dataset=openimages", "protocol=paper")["protocol"]["average_precision"] == "partial"
+    assert typed("dataset=openimages")["protocol"]["average_precision"] == "exact"
+    assert typed("experiment=coco_tresnet_l", "dataset=voc2007")["protocol"]["average_precision"] == "exact"
+    words = ("dataset=openimages", "protocol=paper", "protocol.average_precision=paper")
+    assert typed(*words)["protocol"]["average_precision"] == "paper"
+
+
+def test_null_chooses_nothing():
+    assert typed("experiment=digits", "debug=null") == typed("experiment=digits")
+    with pytest.raises(ConfigError, match="no dataset chosen"):
+        typed("dataset=null")
+    with pytest.raises(ConfigError, match="head=null: no such head"):
+        typed("dataset=digits", "head=null")
 
 
 @pytest.mark.parametrize("choice", compose.choices("debug"))

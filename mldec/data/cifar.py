@@ -1,0 +1,182 @@
+"""CIFAR-100, from its own binary or pickled batches."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import shutil
+import uuid
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+
+from mldec.config import Count
+from mldec.data.cache import cached
+from mldec.data.dataset import DatasetConfig, Statistics, check_split, require
+from mldec.data.folder import class_folders, read_class_folders
+from mldec.data.index import ImageIndex
+from mldec.errors import DataError
+from mldec.labels import LabelSpace
+from mldec.registry import DATASETS
+
+logger = logging.getLogger(__name__)
+
+SIDE, CLASSES = 32, 100
+RECORD = 2 + 3 * SIDE * SIDE  # bytes of a picture in a .bin file: coarse label, fine label, red, green and blue plane
+BINARY, PICKLED = "cifar-100-binary", "cifar-100-python"
+FILES = {
+    BINARY: ("train.bin", "test.bin", "fine_label_names.txt"),
+    PICKLED: ("train", "test", "meta"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CifarConfig(DatasetConfig):
+    """CIFAR-100: 50,000 and 10,000 pictures of 32 pixels, one of 100 fine labels each."""
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+
+    root: str = "data/cifar100"
+    image_size: Count = 224
+
+    @property
+    def single_label(self) -> bool:
+        return True
+
+    def expected(self, split: str) -> Statistics:
+        return Statistics({"train": 50_000, "test": 10_000}[split], labels=CLASSES)
+
+
+@DATASETS.register("cifar100", CifarConfig)
+def build_cifar(config: CifarConfig, *, split: str) -> ImageIndex:
+    """The index of a split; writes the pictures as PNG in class folders first, if they are not there yet.
+
+    Raises:
+        DataError: the batches are missing, cut short, or hold what they should not.
+    """
+    check_split(config, split)
+    form = BINARY if os.path.isdir(os.path.join(config.folder, BINARY)) else PICKLED
+    advice = (
+        f"{BINARY}/ with {', '.join(FILES[BINARY])} will do, too. "
+        f"Get them with: mldec data download dataset=cifar100 root={config.folder}"
+    )
+    require(config.folder, [f"{form}/{name}" for name in FILES[form]], advice)
+    folder = os.path.join(prepare_pictures(config.folder, form), split)
+    return cached(config, split, class_folders(folder), lambda: read_class_folders(folder))
+
+
+def prepare_pictures(root: str, form: str) -> str:
+    """Write all pictures as <folder>/<split>/<class>/<number>.png, all at once, unless they are there already.
+
+    Returns the folder, named by the size and time of change of the batches.
+    """
+    sources = [os.path.join(root, form, name) for name in FILES[form]]
+    status = [os.stat(source) for source in sources]
+    key = hashlib.sha256(repr([(s.st_size, s.st_mtime_ns) for s in status]).encode()).hexdigest()[:12]
+    folder = os.path.join(root, f"pictures-{key}")
+    if os.path.isdir(folder):
+        return folder
+    logger.info("writing the pictures of CIFAR-100 to %s (once)", folder)
+    names = _fine_names(sources[2])
+    draft = os.path.join(root, f".draft-{uuid.uuid4().hex}")
+    try:
+        for split, source in zip(("train", "test"), sources, strict=False):
+            images, labels = (_read_binary if form == BINARY else _read_pickled)(source)
+            for name in names.names:
+                os.makedirs(os.path.join(draft, split, name))
+            for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+                encoded = cv2.imencode(".png", image[..., ::-1])[1]
+                encoded.tofile(os.path.join(draft, split, names.names[label], f"{number:05d}.png"))
+        os.rename(draft, folder)
+    except OSError as error:
+        if not os.path.isdir(folder):  # otherwise another process was faster: its pictures are the same
+            raise DataError(f"dataset.root={root}: cannot write the pictures there: {error.strerror}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _fine_names(path: str) -> LabelSpace:
+    if path.endswith(".txt"):
+        with open(path, encoding="ascii") as file:
+            names = [line.strip() for line in file if line.strip()]
+    else:
+        names = [_text(name) for name in _field(path, _unpickle(path), "fine_label_names", list)]
+    if len(names) != CLASSES or any(os.path.basename(name) != name or name.startswith(".") for name in names):
+        raise DataError(f"{path}: expected {CLASSES} names of classes, found {len(names)}: {', '.join(names[:5])}, …")
+    return LabelSpace(names)
+
+
+def _read_binary(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures (S,32,32,3) uint8 RGB and fine labels (S,)."""
+    data = np.fromfile(path, np.uint8)
+    if len(data) == 0 or len(data) % RECORD:
+        raise DataError(f"{path}: {len(data):,} bytes are no whole number of pictures of {RECORD:,}; cut short?")
+    records = data.reshape(-1, RECORD)
+    return _pictures(records[:, 2:]), _checked(path, records[:, 1])
+
+
+def _read_pickled(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures (S,32,32,3) uint8 RGB and fine labels (S,)."""
+    batch = _unpickle(path)
+    data, labels = _field(path, batch, "data", np.ndarray), _field(path, batch, "fine_labels", list)
+    if data.dtype != np.uint8 or data.shape != (len(labels), RECORD - 2) or not len(labels):
+        raise DataError(
+            f"{path}: {data.dtype} data of shape {data.shape} for {len(labels)} labels; expected uint8 (S,3072)"
+        )
+    return _pictures(data), _checked(path, np.array(labels))
+
+
+def _pictures(planes: np.ndarray) -> np.ndarray:
+    return planes.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+
+
+def _checked(path: str, labels: np.ndarray) -> np.ndarray:
+    strange = labels[(labels < 0) | (labels >= CLASSES)] if labels.dtype.kind in "iu" else labels
+    if len(strange):
+        raise DataError(f"{path}: label {strange[0]} is out of range; fine labels are 0 to {CLASSES - 1}")
+    return labels
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Loads what the published batches consist of: plain values and arrays of numbers. Everything else is refused."""
+
+    ALLOWED: ClassVar = {
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("_codecs", "encode"),  # how Python 3 pickles bytes for Python 2
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no file of CIFAR needs; it is not safe")
+        return super().find_class(module, name)
+
+
+def _unpickle(path: str) -> dict[Any, Any]:
+    try:
+        with open(path, "rb") as file:
+            content = _ArraysOnly(file, encoding="bytes").load()
+    except Exception as error:  # a damaged pickle fails with errors of a dozen types
+        raise DataError(f"{path}: cannot be read as a batch of CIFAR: {error or type(error).__name__}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: is no batch of CIFAR: holds a {type(content).__name__}, not a dict")
+    return content
+
+
+def _field(path: str, content: dict[Any, Any], name: str, kind: type) -> Any:
+    """An entry whose key was written by Python 2 (bytes) or 3."""
+    value = content.get(name.encode(), content.get(name))
+    if not isinstance(value, kind):
+        raise DataError(f"{path}: no {name}, or not a {kind.__name__}; is it the published file?")
+    return value
+
+
+def _text(value: Any) -> str:
+    return value.decode("ascii") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,148 @@
+"""Pictures of one's own in a folder for each class, and what other datasets in such folders share."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mldec.data.cache import cached
+from mldec.data.dataset import DatasetConfig, check_split, listing, name_some
+from mldec.data.index import ImageIndex
+from mldec.errors import DataError
+from mldec.labels import LabelSpace
+from mldec.registry import DATASETS
+
+logger = logging.getLogger(__name__)
+
+#: Endings of files that are taken for pictures; what they hold is found out when they are read.
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .png .webp .gif .bmp .tif .tiff .ppm .pgm .pnm .jp2 .avif .ico".split()  # noqa: SIM905
+)
+#: What the folder of a split may be called.
+SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderConfig(DatasetConfig):
+    """`root/<class>/…` or `root/train/<class>/…` with val (or valid, validation) and test beside it.
+
+    Without `train` every folder below the root is a class, and the only split is train.
+    """
+
+    root: str
+
+    @property
+    def splits(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those that have a folder."""
+        found = tuple(split for split in SPLIT_FOLDERS if split_folder(self.folder, split) is not None)
+        return found if "train" in found else ("train",)
+
+    @property
+    def single_label(self) -> bool:
+        return True
+
+
+@DATASETS.register("folder", FolderConfig)
+def build_folder(config: FolderConfig, *, split: str) -> ImageIndex:
+    """The index of a split: labels are the names of train's class folders, sorted.
+
+    Raises:
+        DataError: no folder, no class folder, no picture, or a class that train lacks.
+    """
+    check_split(config, split)
+    if not os.path.isdir(config.folder):
+        raise DataError(f"dataset.root={config.root}: no such folder; it must hold a folder for each class")
+    train = split_folder(config.folder, "train") or config.folder
+    folder = train if split == "train" else split_folder(config.folder, split)
+    assert folder is not None
+
+    def read() -> ImageIndex:
+        labels = None if split == "train" else LabelSpace(_class_names(train))
+        return read_class_folders(folder, labels)
+
+    return cached(config, split, [train, *folders_below(folder)], read)
+
+
+def split_folder(root: str, split: str) -> str | None:
+    """The folder of a split below `root`, by any of its usual names; None if there is none."""
+    paths = (os.path.join(root, name) for name in SPLIT_FOLDERS[split])
+    return next((path for path in paths if os.path.isdir(path)), None)
+
+
+def read_class_folders(folder: str, labels: LabelSpace | None = None) -> ImageIndex:
+    """The pictures in `folder/<class>/`, at any depth, each with the label of its class.
+
+    Hidden files and folders are passed over, files that do not end like pictures counted and left out. Links to folders
+    are not followed: what they point to may lie anywhere.
+
+    Args:
+        labels: the columns; None: the names of the class folders, sorted.
+
+    Raises:
+        DataError: no class folder, no picture, or a class that is none of `labels`.
+    """
+    classes = _class_names(folder)
+    labels = labels or LabelSpace(classes)
+    others: list[str] = []
+    empty: list[str] = []
+
+    def samples() -> Iterator[tuple[str, list[int], tuple[()], tuple[()]]]:
+        for name in classes:
+            try:
+                column = labels.index(name)
+            except DataError as error:
+                raise DataError(f"{os.path.join(folder, name)}: {error}; train has no such folder") from None
+            count = 0
+            for path in _files(os.path.join(folder, name), name):
+                if os.path.splitext(path)[1].lower() in SUFFIXES:
+                    count += 1
+                    yield path, [column], (), ()
+                else:
+                    others.append(path)
+            if not count:
+                empty.append(name)
+
+    index = ImageIndex.build(samples(), root=folder, labels=labels)
+    if others:
+        shown = name_some(others, len(others))
+        logger.info("%s: left out %d files that are no pictures by their ending (%s)", folder, len(others), shown)
+    if empty:
+        logger.warning("warning: %s: no picture in %d folders (%s)", folder, len(empty), name_some(empty, len(empty)))
+    return index
+
+
+def folders_below(folder: str) -> list[str]:
+    """`folder` and all folders in it, hidden ones left out: their times of change tell of added and removed files."""
+    found = [folder]
+    for entry in _entries(folder):
+        if entry.is_dir(follow_symlinks=False):
+            found += folders_below(entry.path)
+    return found
+
+
+def class_folders(folder: str) -> list[str]:
+    """Paths of the folders directly in `folder`, sorted."""
+    return [entry.path for entry in _entries(folder) if entry.is_dir(follow_symlinks=False)]
+
+
+def _class_names(folder: str) -> list[str]:
+    names = [os.path.basename(path) for path in class_folders(folder)]
+    if not names:
+        raise DataError(f"{folder}: no folder in it; each class needs one. Found there: {listing(folder)}")
+    return names
+
+
+def _files(folder: str, name: str) -> Iterator[str]:
+    """Paths of the files below `folder`, which itself is called `name` in them, in sorted order."""
+    for entry in _entries(folder):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(entry.path, f"{name}/{entry.name}")
+        elif not entry.is_dir():
+            yield f"{name}/{entry.name}"
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)

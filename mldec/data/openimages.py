@@ -1,0 +1,331 @@
+"""Open Images V6: nine million pictures, each with a few verified labels among thousands.
+
+What a person verified as present or absent is known, everything else is not: the index's default is "unknown". The
+label files are read once, row by row into flat arrays; pictures and labels never exist as Python objects all at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import re
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from mldec.config import Count, Fraction
+from mldec.data.cache import cached
+from mldec.data.dataset import DatasetConfig, Statistics, check_split, require
+from mldec.data.index import ABSENT, UNKNOWN, ImageIndex, Ragged
+from mldec.data.progress import progress
+from mldec.errors import DataError
+from mldec.labels import LabelSpace
+from mldec.registry import DATASETS
+
+logger = logging.getLogger(__name__)
+
+PUBLISHED = {"train": "train", "val": "validation", "test": "test"}  # what our splits are called there
+DESCRIPTIONS, TRAINABLE = "oidv6-class-descriptions.csv", "oidv6-classes-trainable.txt"
+HIERARCHY = "bbox_labels_600_hierarchy.json"
+FOLDERS = ("", "annotations", "labels", "metadata")  # of the root, in which files are looked for
+OTHER = np.iinfo(np.uint16).max  # the column of a label that is none of ours
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenImagesConfig(DatasetConfig):
+    """Open Images V6 with its image-level labels.
+
+    Attributes:
+        annotations: labels that people verified, that a classifier found, or both; a person's word goes first.
+        min_confidence: of a classifier's label; below it nothing is known.
+        unverified: what a label is that nobody looked for. The paper trains it as absent with a reduced weight, which
+            is `unknown` here together with `loss.unknown_weight`.
+        expand_hierarchy: a present class makes its ancestors present, a verified absence that of its descendants.
+        classes: the 9,605 trainable ones, or all that are described.
+    """
+
+    root: str = "data/openimages"
+    image_size: Count = 224
+    annotations: Literal["human", "machine", "both"] = "human"
+    min_confidence: Fraction = 0.5
+    unverified: Literal["unknown", "absent"] = "unknown"
+    expand_hierarchy: bool = False
+    classes: Literal["trainable", "all"] = "trainable"
+
+    def expected(self, split: str) -> Statistics:
+        pictures = {"train": None, "val": 41_620, "test": 125_436}[split]
+        return Statistics(pictures, labels=9_605 if self.classes == "trainable" else None)
+
+
+@DATASETS.register("openimages", OpenImagesConfig)
+def build_openimages(config: OpenImagesConfig, *, split: str) -> ImageIndex:
+    """The index of a split: all pictures that its label files name, by ascending id; classes in the published order.
+
+    Raises:
+        DataError: a file is missing, or broken: names file and line.
+    """
+    check_split(config, split)
+    kinds = ("human", "machine") if config.annotations == "both" else (config.annotations,)
+    names = {kind: _label_file(kind, split) for kind in kinds}
+    wanted = [DESCRIPTIONS, *([TRAINABLE] if config.classes == "trainable" else []), *(n[0] for n in names.values())]
+    wanted += [HIERARCHY] if config.expand_hierarchy else []
+    found = {name: _find(config.folder, (name,)) for name in wanted}
+    found |= {options[0]: _find(config.folder, options) for options in names.values()}
+    pictures = PUBLISHED[split]
+    advice = f"Get them with: mldec data download dataset=openimages root={config.folder}"
+    if not all(found.values()):
+        require(config.folder, [name for name, path in found.items() if path is None], advice, tree=wanted)
+    if config.missing != "ignore":
+        require(config.folder, [f"{pictures}/"], advice, tree=[*wanted, f"{pictures}/"])
+    paths = {name: str(path) for name, path in found.items()}
+
+    def read() -> ImageIndex:
+        codes = _codes(config, paths)
+        labels = _label_space(codes, paths[DESCRIPTIONS])
+        hierarchy = _Hierarchy(paths[HIERARCHY], codes) if config.expand_hierarchy else None
+        rows = [_read_rows(paths[names[kind][0]], codes, machine=kind == "machine") for kind in kinds]
+        return _index(config, os.path.join(config.folder, pictures), labels, rows, hierarchy)
+
+    return cached(config, split, [paths[name] for name in wanted], read)
+
+
+def _label_file(kind: str, split: str) -> tuple[str, ...]:
+    plain = f"{PUBLISHED[split]}-annotations-{kind}-imagelabels.csv"
+    return (f"oidv6-{plain}", plain) if (kind, split) == ("human", "train") else (plain, f"oidv6-{plain}")
+
+
+def _find(root: str, names: tuple[str, ...]) -> str | None:
+    paths = (os.path.join(root, folder, name) for folder in FOLDERS for name in names)
+    return next((path for path in paths if os.path.isfile(path)), None)
+
+
+# Classes --------------------------------------------------------------------------------------------------------------
+
+
+def _codes(config: OpenImagesConfig, paths: dict[str, str]) -> dict[str, int]:
+    """The column of each label code (/m/…)."""
+    if config.classes == "all":
+        codes = [row[0] for _, row in _csv_rows(paths[DESCRIPTIONS], ("LabelName", "DisplayName"))]
+    else:
+        with open(paths[TRAINABLE], encoding="ascii", errors="replace") as file:
+            codes = [line.strip() for line in file if line.strip()]
+        codes = [code for code in codes if code != "LabelName"]
+    path = paths[DESCRIPTIONS if config.classes == "all" else TRAINABLE]
+    odd = next((code for code in codes if not re.fullmatch(r"/[a-z]+/[\w-]+", code)), None)
+    if odd is not None or not 0 < len(codes) < OTHER:
+        raise DataError(f"{path}: {len(codes)} labels, among them {odd!r}; expected a code such as /m/01g317 a line")
+    if len(set(codes)) < len(codes):
+        raise DataError(f"{path}: a label is listed twice")
+    return {code: column for column, code in enumerate(codes)}
+
+
+def _label_space(codes: dict[str, int], descriptions: str) -> LabelSpace:
+    """Display names; with the code behind them where several labels have one name, and the code where there is none."""
+    names = {code: name for _, (code, name) in _csv_rows(descriptions, ("LabelName", "DisplayName")) if code in codes}
+    shown = [names.get(code, code) for code in codes]
+    repeated = {name for name in shown if shown.count(name) > 1} if len(set(shown)) < len(shown) else set()
+    return LabelSpace(
+        [f"{name} ({code})" if name in repeated else name for name, code in zip(shown, codes, strict=True)]
+    )
+
+
+class _Hierarchy:
+    """For each column, those of its ancestors and of its descendants, as lists."""
+
+    def __init__(self, path: str, codes: dict[str, int]) -> None:
+        ancestors: list[set[int]] = [set() for _ in codes]
+        descendants: list[set[int]] = [set() for _ in codes]
+
+        def visit(node: Any, above: tuple[int, ...]) -> None:
+            column = codes.get(node["LabelName"])
+            if column is not None:
+                ancestors[column].update(above)
+                for other in above:
+                    descendants[other].add(column)
+                above = (*above, column)
+            for child in node.get("Subcategory", ()):  # not "Part": a wheel is no car
+                visit(child, above)
+
+        try:
+            with open(path, encoding="utf-8") as file:
+                visit(json.load(file), ())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DataError(f"{path}: is no hierarchy of labels, or was cut short: {error!r}") from None
+        self.ancestors, self.descendants = _ragged(ancestors), _ragged(descendants)
+
+
+def _ragged(lists: list[set[int]]) -> Ragged:
+    rows = np.repeat(np.arange(len(lists)), [len(items) for items in lists])
+    return Ragged.from_rows(rows, np.array([item for items in lists for item in sorted(items)], np.int32), len(lists))
+
+
+# Rows -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Rows:
+    """The rows of a label file, as parallel arrays: picture id, column (or OTHER), confidence."""
+
+    images: np.ndarray  # (R,) uint64
+    columns: np.ndarray  # (R,) uint16
+    confidence: np.ndarray  # (R,) float32
+    machine: bool
+
+
+def _read_rows(path: str, codes: dict[str, int], *, machine: bool) -> _Rows:
+    """One pass over a label file. A person's confidence is 0 or 1, a machine's anything between."""
+    images, columns, confidence = array("Q"), array("H"), array("f")
+    numbers = {"0": 0.0, "1": 1.0}  # a handful of texts; parsing each of sixty million takes longer
+    last, image, line, others = "", 0, 1, 0
+    try:
+        for line, (name, code, text) in _csv_rows(path, ("ImageID", "LabelName", "Confidence")):  # noqa: B007
+            if name != last:  # rows of a picture mostly stand together
+                if re.fullmatch("[0-9a-f]{16}", name) is None:
+                    raise ValueError(f"ImageID {name!r} is not of 16 digits or letters a to f")
+                last, image = name, int(name, 16)
+            if text not in numbers:
+                numbers[text] = _confidence(text, machine)
+            column = codes.get(code, OTHER)
+            others += column == OTHER
+            images.append(image)
+            columns.append(column)
+            confidence.append(numbers[text])
+    except ValueError as error:
+        raise DataError(f"{path} line {line}: {error}") from None
+    if not images:
+        raise DataError(f"{path}: holds no label")
+    if others:
+        logger.info("%s: %s of %s labels are of other classes", path, f"{others:,}", f"{len(images):,}")
+    return _Rows(
+        np.frombuffer(images, np.uint64),
+        np.frombuffer(columns, np.uint16),
+        np.frombuffer(confidence, np.float32),
+        machine,
+    )
+
+
+def _confidence(text: str, machine: bool) -> float:
+    value = float(text)
+    if not (0 <= value <= 1 if machine else value in (0, 1)):
+        raise ValueError(f"Confidence {text} is not {'between 0 and 1' if machine else '0 or 1, as a person says'}")
+    return value
+
+
+def _csv_rows(path: str, names: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells of the named columns) of each row, with progress shown."""
+    try:
+        with open(path, "rb") as raw, progress(f"reading {os.path.basename(path)}", os.path.getsize(path)) as show:
+            reader = csv.reader(io.TextIOWrapper(raw, encoding="utf-8", newline=""), strict=True)
+            header = next(reader, [])
+            missing = [name for name in names if name not in header]
+            if missing:
+                found = ",".join(header)[:80] or "nothing"
+                raise DataError(f"{path}: its first line must name {', '.join(names)}; found {found}")
+            places = [header.index(name) for name in names]
+            for row in reader:
+                try:
+                    yield reader.line_num, [row[place] for place in places]
+                except IndexError:
+                    raise DataError(
+                        f"{path} line {reader.line_num}: {len(row)} cells, expected {len(header)}"
+                    ) from None
+                if reader.line_num % 2**16 == 0:
+                    show(raw.tell())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as CSV: {error}") from None
+
+
+# The index ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Entries:
+    """Known labels as parallel arrays: row of the index, column, confidence, and whether a machine says so."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    confidence: np.ndarray
+    machine: np.ndarray
+
+    def where(self, chosen: np.ndarray) -> _Entries:
+        return _Entries(self.rows[chosen], self.columns[chosen], self.confidence[chosen], self.machine[chosen])
+
+    def spread(self, related: Ragged) -> _Entries:
+        """These and one entry for each column that is `related` to theirs; of equal ones the surest."""
+        positions, counts = related.take(self.columns)
+        columns = np.concatenate([self.columns, related.values[positions].astype(self.columns.dtype)])
+        rows, confidence, machine = (
+            np.concatenate([values, np.repeat(values, counts)]) for values in (self.rows, self.confidence, self.machine)
+        )
+        order = np.lexsort((-confidence, machine, columns, rows))
+        first = np.ones(len(order), bool)
+        first[1:] = (np.diff(rows[order]) != 0) | (np.diff(columns[order].astype(np.int32)) != 0)
+        return _Entries(rows, columns, confidence, machine).where(order[first])
+
+
+def _index(
+    config: OpenImagesConfig, root: str, labels: LabelSpace, parts: list[_Rows], hierarchy: _Hierarchy | None
+) -> ImageIndex:
+    images, entries = _by_picture(parts)
+    entries = entries.where(entries.columns != OTHER)
+    threshold = np.where(entries.machine, np.float32(config.min_confidence), np.float32(1))
+    present = entries.where(entries.confidence >= threshold)
+    absent = entries.where((entries.confidence == 0) & ~entries.machine)
+    del entries, threshold
+    if hierarchy is not None:
+        present, absent = present.spread(hierarchy.ancestors), absent.spread(hierarchy.descendants)
+    if present.machine.any():
+        present = _without_overruled(present, absent, len(labels))
+    return ImageIndex(
+        root=os.path.abspath(root),
+        labels=labels,
+        paths=_file_names(images),
+        positives=Ragged.from_rows(present.rows, present.columns.astype(np.int32), len(images)),
+        negatives=Ragged.from_rows(absent.rows, absent.columns.astype(np.int32), len(images)),
+        unknown=Ragged.empty(len(images)),
+        default=UNKNOWN if config.unverified == "unknown" else ABSENT,
+        confidence=present.confidence,
+    )
+
+
+def _by_picture(parts: list[_Rows]) -> tuple[np.ndarray, _Entries]:
+    """The ids of all pictures, ascending, and all rows in that order."""
+    machine = np.repeat([part.machine for part in parts], [len(part.images) for part in parts])
+    images, columns, confidence = (
+        np.concatenate([getattr(part, name) for part in parts]) if len(parts) > 1 else getattr(parts[0], name)
+        for name in ("images", "columns", "confidence")
+    )
+    parts.clear()
+    if (images[1:] < images[:-1]).any():
+        order = np.argsort(images, kind="stable")
+        images, columns, confidence, machine = images[order], columns[order], confidence[order], machine[order]
+    first = np.ones(len(images), bool)
+    np.not_equal(images[1:], images[:-1], out=first[1:])
+    rows = np.cumsum(first, dtype=np.int32)
+    rows -= 1
+    return images[first], _Entries(rows, columns, confidence, machine)
+
+
+def _without_overruled(present: _Entries, absent: _Entries, num_labels: int) -> _Entries:
+    """Leave out what a machine sees and a person does not."""
+    denied = np.sort(absent.rows.astype(np.int64) * num_labels + absent.columns)
+    keys = present.rows.astype(np.int64) * num_labels + present.columns
+    place = np.minimum(np.searchsorted(denied, keys), max(len(denied) - 1, 0))
+    overruled = (denied[place] == keys) & present.machine if len(denied) else np.zeros(len(keys), bool)
+    return present.where(~overruled)
+
+
+def _file_names(images: np.ndarray) -> Ragged:
+    """`<16 hexadecimal digits>.jpg` of each id."""
+    digits = np.frombuffer(b"0123456789abcdef", np.uint8)
+    names = np.empty((len(images), 20), np.uint8)
+    for place in range(16):
+        names[:, place] = digits[((images >> np.uint64(60 - 4 * place)) & np.uint64(15)).astype(np.uint8)]
+    names[:, 16:] = np.frombuffer(b".jpg", np.uint8)
+    return Ragged(np.arange(len(images) + 1, dtype=np.int64) * 20, names.ravel())

@@ -1,0 +1,142 @@
+"""Pascal VOC 2007 and 2012, from the development kit's tree."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+from xml.etree import ElementTree
+
+from mldec.data.cache import cached
+from mldec.data.dataset import DatasetConfig, Statistics, check_split, require
+from mldec.data.index import ImageIndex
+from mldec.errors import DataError
+from mldec.labels import LabelSpace
+from mldec.registry import DATASETS
+
+LABELS = LabelSpace(
+    [
+        "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+        "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocConfig(DatasetConfig):
+    """Pascal VOC. `root` holds VOCdevkit; VOCdevkit itself, or the year's folder in it, will do too.
+
+    Attributes:
+        difficult: what a class is of which a picture has only objects marked difficult. The development kit measures
+            neither for nor against them ("unknown"); the paper does not say what it did.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    year: ClassVar[int]
+    sets: ClassVar[dict[str, str]]  # the image set of each split
+
+    root: str = "data/voc"
+    difficult: Literal["unknown", "present", "absent"] = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voc2007Config(VocConfig):
+    """The paper's: trained on trainval, tested on test."""
+
+    year: ClassVar[int] = 2007
+    sets: ClassVar[dict[str, str]] = {"train": "trainval", "test": "test"}
+
+    def expected(self, split: str) -> Statistics:
+        return Statistics({"train": 5_011, "test": 4_952}[split], labels=20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voc2012Config(VocConfig):
+    """The labels of its test pictures are not public: trained on train, tested on val."""
+
+    year: ClassVar[int] = 2012
+    sets: ClassVar[dict[str, str]] = {"train": "train", "test": "val"}
+
+    def expected(self, split: str) -> Statistics:
+        return Statistics({"train": 5_717, "test": 5_823}[split], labels=20)
+
+
+@DATASETS.register("voc2007", Voc2007Config)
+@DATASETS.register("voc2012", Voc2012Config)
+def build_voc(config: VocConfig, *, split: str) -> ImageIndex:
+    """The index of a split, pictures in the order of its image set.
+
+    Raises:
+        DataError: something is missing or broken; names the file.
+    """
+    check_split(config, split)
+    year = f"VOC{config.year}"
+    below = next((p for p in (f"VOCdevkit/{year}", year, ".") if os.path.isdir(_join(config, p, "Annotations"))), None)
+    below = f"VOCdevkit/{year}" if below is None else below
+    image_set = f"ImageSets/Main/{config.sets[split]}.txt"
+    tree = [f"{below}/{entry}" for entry in (image_set, "Annotations/", "JPEGImages/")]
+    require(config.folder, tree, f"Get them with: mldec data download dataset={config.name} root={config.folder}")
+    folder = _join(config, below)
+    sources = [os.path.join(folder, entry) for entry in (image_set, "Annotations", "JPEGImages")]
+    return cached(config, split, sources, lambda: _read(folder, sources[0], config.difficult))
+
+
+def _join(config: VocConfig, *parts: str) -> str:
+    return os.path.join(config.folder, *parts)
+
+
+def _read(folder: str, image_set: str, difficult: str) -> ImageIndex:
+    def samples() -> Iterator[tuple[str, list[int], list[int], list[int]]]:
+        for name in _names(image_set):
+            clear, doubtful = _objects(os.path.join(folder, "Annotations", f"{name}.xml"))
+            doubtful -= clear
+            positives = clear | doubtful if difficult == "present" else clear
+            yield f"{name}.jpg", sorted(positives), [], sorted(doubtful) if difficult == "unknown" else []
+
+    try:
+        return ImageIndex.build(samples(), root=os.path.join(folder, "JPEGImages"), labels=LABELS)
+    except DataError as error:
+        raise DataError(error if folder in str(error) else f"{image_set}: {error}") from None
+
+
+def _names(image_set: str) -> list[str]:
+    """The picture ids of an image set: the first word of each line."""
+    try:
+        with open(image_set, encoding="ascii") as file:
+            names = [line.split()[0] for line in file if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{image_set}: cannot be read: {error}") from None
+    if not names:
+        raise DataError(f"{image_set}: names no picture")
+    odd = next((name for name in names if not re.fullmatch(r"\w+", name)), None)
+    if odd is not None:
+        raise DataError(f"{image_set}: {odd!r} is no picture id; expected one such as 000005 or 2008_000008 a line")
+    return names
+
+
+def _objects(path: str) -> tuple[set[int], set[int]]:
+    """Columns of the classes with a clear object, and of those with a difficult one."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+        if b"<!" in content.replace(b"<!--", b""):  # entities could make a small file endless
+            raise DataError(f"{path}: holds a document type or entities, which VOC's annotations do not")
+        root = ElementTree.fromstring(content)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise DataError(f"{path}: is not XML, or was cut short: {error}") from None
+    clear: set[int] = set()
+    doubtful: set[int] = set()
+    for item in root.iter("object"):
+        name = item.findtext("name")
+        if name is None:
+            raise DataError(f"{path}: an object without a name")
+        try:
+            column = LABELS.index(name.strip())
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        (doubtful if (item.findtext("difficult") or "0").strip() == "1" else clear).add(column)
+    return clear, doubtful

@@ -1,0 +1,100 @@
+"""Properties: a picture has the label of its folder; the disk decides which splits there are."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mldec.data.folder import FolderConfig, build_folder
+from mldec.data.imagenet import ImageNetConfig, build_imagenet
+from mldec.errors import ConfigError, DataError
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def config(root: Path, **settings) -> FolderConfig:
+    return FolderConfig(name="folder", root=str(root), **settings)
+
+
+def test_folders_below_the_root_are_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "dog/b.JPG", "dog/deep/er/a.png", "cat/c d ü.webp", "cat/.hidden.jpg", ".git/x.jpg")
+    mine = config(tmp_path)
+    assert mine.splits == ("train",)
+    index = build_folder(mine, split="train")
+    assert index.labels.names == ("cat", "dog")
+    assert list(index.names()) == ["cat/c d ü.webp", "dog/b.JPG", "dog/deep/er/a.png"]
+    assert index.targets([0, 1, 2]).tolist() == [[1, 0], [0, 1], [0, 1]]
+    with pytest.raises(ConfigError, match="no such split"):
+        build_folder(mine, split="val")
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation"])
+def test_splits_are_folders(tmp_path: Path, val: str) -> None:
+    touch(tmp_path, "train/a/1.jpg", "train/b/2.jpg", f"{val}/b/3.jpg")
+    mine = config(tmp_path)
+    assert mine.splits == ("train", "val")
+    assert build_folder(mine, split="val").targets([0]).tolist() == [[0, 1]]
+    touch(tmp_path, f"{val}/c/4.jpg")
+    with pytest.raises(DataError, match=rf"{val}/c: no label 'c'; .*train has no such folder"):
+        build_folder(mine, split="val")
+
+
+def test_what_is_no_picture_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mldec")
+    touch(tmp_path, "a/1.jpg", "a/notes.txt", "b/Thumbs.db")
+    assert len(build_folder(config(tmp_path), split="train")) == 1
+    assert "left out 2 files that are no pictures by their ending (a/notes.txt, b/Thumbs.db)" in caplog.text
+    assert "no picture in 1 folders (b)" in caplog.text
+
+
+def test_added_pictures_are_seen_at_any_depth(tmp_path: Path) -> None:
+    touch(tmp_path, "a/deep/1.jpg")
+    assert len(build_folder(config(tmp_path), split="train")) == 1
+    touch(tmp_path, "a/deep/2.jpg")
+    os.utime(tmp_path / "a" / "deep", ns=(0, 10**18))  # a coarse clock could have left it the same
+    assert len(build_folder(config(tmp_path), split="train")) == 2
+
+
+def test_links_do_not_lead_out(tmp_path: Path) -> None:
+    touch(tmp_path, "secret/x.jpg", "mine/a/1.jpg")
+    (tmp_path / "mine" / "b").symlink_to(tmp_path / "secret")
+    (tmp_path / "mine" / "a" / "c").symlink_to(tmp_path / "secret")
+    index = build_folder(config(tmp_path / "mine"), split="train")
+    assert index.labels.names == ("a",)
+    assert list(index.names()) == ["a/1.jpg"]
+
+
+def test_nothing_to_read_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"dataset.root=.*absent: no such folder"):
+        build_folder(config(tmp_path / "absent"), split="train")
+    touch(tmp_path, "a.jpg")
+    with pytest.raises(DataError, match=r"no folder in it; each class needs one. Found there: a.jpg"):
+        build_folder(config(tmp_path), split="train")
+    touch(tmp_path, "cat/a.txt")
+    with pytest.raises(DataError, match="no picture"):
+        build_folder(config(tmp_path), split="train")
+
+
+@pytest.mark.parametrize("prefix", ["", "ILSVRC/Data/CLS-LOC/"])
+def test_imagenet(tmp_path: Path, prefix: str) -> None:
+    names = ("train/n02/n02_1.JPEG", "train/n01/n01_7.JPEG", "val/n02/ILSVRC2012_val_00000001.JPEG", "val/n01/b.JPEG")
+    touch(tmp_path, *(prefix + name for name in names))
+    mine = ImageNetConfig(name="imagenet", root=str(tmp_path))
+    train, test = (build_imagenet(mine, split=split) for split in ("train", "test"))
+    assert train.labels.names == test.labels.names == ("n01", "n02")
+    assert list(train.names()) == ["n01/n01_7.JPEG", "n02/n02_1.JPEG"]
+    assert test.targets([0, 1]).tolist() == [[1, 0], [0, 1]]
+    assert mine.expected("train").pictures == 1_281_167
+
+
+def test_imagenet_as_unpacked_is_explained(tmp_path: Path) -> None:
+    mine = ImageNetConfig(name="imagenet", root=str(tmp_path))
+    with pytest.raises(DataError, match=r"train/   <- missing(.|\n)*Register at https://image-net.org/download"):
+        build_imagenet(mine, split="train")
+    touch(tmp_path, "train/n01/1.JPEG", "val/ILSVRC2012_val_00000001.JPEG")
+    with pytest.raises(DataError, match=r"val: no class folders; sort its pictures into val/<wnid>/"):
+        build_imagenet(mine, split="test")
