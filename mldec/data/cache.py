@@ -45,8 +45,9 @@ LISTS = ("paths", "positives", "negatives", "unknown")
 def cached(config: DatasetConfig, split: str, sources: Sequence[str], read: Callable[[], ImageIndex]) -> ImageIndex:
     """The index of a split, from its cache file or else from `read()`, memory-mapped.
 
-    What is common to all datasets happens here, before the file is written: pictures that do not exist are found
-    (`config.missing`), excluded ones left out (`config.exclude`), those without a label dropped (`config.unannotated`).
+    What is common to all datasets happens here, before the file is written: excluded pictures are left out
+    (`config.exclude`), those that do not exist found (`config.missing`), those without a label dropped
+    (`config.unannotated`).
 
     Args:
         sources: files and folders of which each change means another index. Of a folder, its time of change counts,
@@ -66,7 +67,7 @@ def cached(config: DatasetConfig, split: str, sources: Sequence[str], read: Call
         index = _open_sound(os.path.join(folder, name), config.folder)
         if index is not None:
             return index
-    index = _without_excluded(_without_missing(read(), config), config.folder, exclusions)
+    index = _without_missing(_without_excluded(read(), config.folder, exclusions), config)
     if config.unannotated == "drop":
         index = index.drop_unannotated()
     for folder in folders:

@@ -52,9 +52,19 @@ def decode(path: str, min_side: int | None = None) -> np.ndarray:
         image = _decode_common_jpeg(data, min_side)
         return _decode_any(data) if image is None else image
     except Exception as error:  # Pillow's plugins meet broken files with errors of a dozen types
-        reason = _kind(data) if isinstance(error, Image.UnidentifiedImageError) else " ".join(str(error).split())
-        reason = reason or type(error).__name__
-    raise DataError(f"cannot decode picture {path} ({data.size:,} bytes): {reason}")
+        raise DataError(f"cannot decode picture {path} ({data.size:,} bytes): {_reason(error, data)}") from None
+
+
+def read_size(path: str) -> tuple[int, int]:
+    """(width, height) of a picture as `decode` gives it, from its header alone. Raises DataError as `decode` does."""
+    data = _read(path)
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data.data), formats=_formats()) as picture:
+            _refuse_bomb(*picture.size)
+            width, height = picture.size
+            return (height, width) if _TURNS.get(_orientation(picture), (False, None))[0] else (width, height)
+    except Exception as error:
+        raise DataError(f"cannot read the size of picture {path}: {_reason(error, data)}") from None
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -226,6 +236,13 @@ def _may_be_truncated(data: np.ndarray) -> bool:
         return False
     content = data.tobytes()
     return content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
+
+
+def _reason(error: Exception, data: np.ndarray) -> str:
+    """What to say of an error, in one line."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return _kind(data)
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _kind(data: np.ndarray) -> str:

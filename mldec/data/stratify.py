@@ -1,0 +1,60 @@
+"""Division of multi-label data so that every part has its share of every label (Sechidis et al. 2011)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mldec.data.index import Ragged
+
+
+def stratify(positives: Ragged, num_labels: int, shares: Sequence[float], *, seed: int) -> np.ndarray:
+    """Which part each picture goes to, by iterative stratification.
+
+    The label with the fewest pictures left is dealt out first, each of its pictures to the part that lacks that label
+    most; so rare labels, which chance would spread worst, are spread best. Pictures without a label fill up the parts.
+
+    Args:
+        positives: (S,) lists of columns.
+        num_labels: how many columns there are.
+        shares: of each part; they sum to 1.
+        seed: decides what the counts do not.
+
+    Returns:
+        (S,) int64 part of each picture.
+    """
+    rng = np.random.default_rng(seed)
+    num_pictures = len(positives)
+    lists = [np.unique(positives[row]) for row in range(num_pictures)]
+    rows = np.repeat(np.arange(num_pictures), [len(columns) for columns in lists])
+    columns = np.concatenate([*lists, np.empty(0, np.int64)]).astype(np.int64)
+    left = np.bincount(columns, minlength=num_labels)
+    lacking = np.outer(shares, left)  # (parts, labels)
+    room = np.array(shares) * num_pictures  # (parts,)
+    by_label = np.argsort(columns, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(left)])
+
+    parts = np.full(num_pictures, -1, np.int64)
+    left = left.astype(float)
+    while (waiting := left > 0).any():
+        label = int(np.where(waiting, left, np.inf).argmin())
+        candidates = rows[by_label[starts[label] : starts[label + 1]]]
+        for row in rng.permutation(candidates[parts[candidates] < 0]).tolist():
+            part = _neediest(lacking[:, label], room, rng)
+            parts[row] = part
+            lacking[part, lists[row]] -= 1
+            room[part] -= 1
+            left[lists[row]] -= 1
+    for row in rng.permutation(np.flatnonzero(parts < 0)).tolist():
+        parts[row] = _neediest(room, room, rng)
+        room[parts[row]] -= 1
+    return parts
+
+
+def _neediest(lacking: np.ndarray, room: np.ndarray, rng: np.random.Generator) -> int:
+    """The part that lacks most; among equals the one with most room, then any."""
+    best = np.flatnonzero(lacking > lacking.max() - 1e-9)
+    if len(best) > 1:
+        best = best[room[best] > room[best].max() - 1e-9]
+    return int(best[0] if len(best) == 1 else rng.choice(best))

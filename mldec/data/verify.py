@@ -1,0 +1,121 @@
+"""Whether every picture can be used: opened and decoded whole, ahead of a training that would stop at it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from mldec.data.folder import SUFFIXES
+from mldec.data.image import decode
+from mldec.data.index import ImageIndex
+from mldec.errors import DataError
+
+CHUNK = 64  # pictures that a process takes at a time
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A picture that cannot be used, by its absolute path, and why."""
+
+    path: str
+    reason: str
+
+
+def for_each_picture(
+    index: ImageIndex,
+    work: Callable[[ImageIndex, int], Problem | None],
+    *,
+    workers: int,
+    on_done: Callable[[int], None],
+) -> list[Problem]:
+    """Call `work(index, row)` for every picture in `workers` processes and collect what it returns, in order of rows.
+
+    Args:
+        work: a function that can be pickled.
+        on_done: called with the number of pictures finished since its last call.
+    """
+    problems = []
+    chunks = [range(first, min(first + CHUNK, len(index))) for first in range(0, len(index), CHUNK)]
+    with multiprocessing.get_context().Pool(max(1, workers), _start, (index, work)) as pool:
+        for chunk, found in zip(chunks, pool.imap(_work_on, chunks), strict=True):
+            problems += found
+            on_done(len(chunk))
+    return problems
+
+
+def verify(index: ImageIndex, *, workers: int, on_done: Callable[[int], None] = lambda count: None) -> list[Problem]:
+    """Decode every picture, in parallel. Returns those that are missing or broken, in order of rows."""
+    return for_each_picture(index, _check, workers=workers, on_done=on_done)
+
+
+def unlisted_pictures(indexes: Iterable[ImageIndex]) -> list[str]:
+    """Absolute paths, sorted, of pictures that lie in a folder with listed ones and are in none of `indexes`."""
+    listed: dict[str, set[str]] = {}
+    for index in indexes:
+        for name in index.names():
+            folder, base = os.path.split(name)
+            listed.setdefault(os.path.normpath(os.path.join(index.root, folder)), set()).add(base)
+    found = []
+    for folder, names in listed.items():
+        if os.path.isdir(folder):
+            with os.scandir(folder) as entries:
+                others = (entry.name for entry in entries if entry.name not in names and entry.is_file())
+                found += [os.path.join(folder, n) for n in others if os.path.splitext(n)[1].lower() in SUFFIXES]
+    return sorted(found)
+
+
+def write_list(problems: Sequence[Problem], path: Path) -> None:
+    """Write a line for each problem: path, tab, reason."""
+    _write(path, [f"{problem.path}\t{problem.reason}" for problem in problems])
+
+
+def write_exclusions(problems: Sequence[Problem], folder: str, path: Path) -> int:
+    """Add the problems to the list of pictures that training leaves out; returns how many it holds then.
+
+    Args:
+        folder: the dataset's, which paths in the list are relative to.
+        path: the list; what it says already is kept.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+    kept |= {Path(os.path.relpath(problem.path, os.path.abspath(folder))).as_posix() for problem in problems}
+    _write(path, ["# Pictures that are left out, one a line; `mldec data verify --fix` adds to it.", *sorted(kept)])
+    return len(kept)
+
+
+def _write(path: Path, lines: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    os.replace(partial, path)
+
+
+# In a worker ----------------------------------------------------------------------------------------------------------
+
+_task: tuple[ImageIndex, Callable[[ImageIndex, int], Problem | None]]
+
+
+def _start(index: ImageIndex, work: Callable[[ImageIndex, int], Problem | None]) -> None:
+    global _task
+    _task = index, work
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the main process, which ends its workers
+
+
+def _work_on(rows: range) -> list[Problem]:
+    index, work = _task
+    return [problem for row in rows if (problem := work(index, row)) is not None]
+
+
+def _check(index: ImageIndex, row: int) -> Problem | None:
+    try:
+        decode(index.path(row))
+    except DataError as error:
+        return Problem(index.path(row), str(error))
+    return None

@@ -1,0 +1,174 @@
+"""Properties: pictures keep their names and proportions, boxes stay on their objects, a stopped call is repeated."""
+
+import json
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as masks
+
+from mldec.data.image import decode, read_size
+from mldec.data.index import ImageIndex
+from mldec.data.shrink import copy_other_files, prepare, shrink, shrink_coco_json, shrink_picture, shrink_voc_xml
+from mldec.errors import DataError
+from mldec.labels import LabelSpace
+
+
+def scene(width: int, height: int, box: tuple[int, int, int, int]) -> Image.Image:
+    """Grey with a white box (x, y, width, height)."""
+    pixels = np.full((height, width, 3), 60, np.uint8)
+    x, y, w, h = box
+    pixels[y : y + h, x : x + w] = 255
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    (folder / "pictures" / "sub").mkdir(parents=True)
+    scene(400, 200, (40, 20, 100, 60)).save(folder / "pictures" / "a.jpg", quality=95)
+    scene(90, 300, (9, 30, 30, 90)).save(folder / "pictures" / "sub" / "b.png")
+    scene(100, 80, (1, 1, 9, 9)).save(folder / "pictures" / "small.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    scene(400, 200, (0, 0, 200, 200)).save(folder / "pictures" / "turned.jpg", exif=exif)
+    (folder / "pictures" / "broken.jpg").write_bytes(b"no")
+    return folder
+
+
+def make(source: Path) -> ImageIndex:
+    names = ["a.jpg", "sub/b.png", "small.jpg", "turned.jpg", "broken.jpg"]
+    samples = [(name, [0], [], []) for name in names]
+    return ImageIndex.build(samples, root=str(source / "pictures"), labels=LabelSpace(["x"]))
+
+
+def test_the_shorter_side_shrinks_and_proportions_stay(source: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in source.rglob("*.*")}
+    target = tmp_path / "new"
+    done: list[int] = []
+    problems = shrink(make(source), target, side=80, quality=90, workers=2, on_done=done.append)
+    assert [Path(problem.path).name for problem in problems] == ["broken.jpg"]
+    assert sum(done) == 5
+    sizes = {name: read_size(str(target / name)) for name in ("a.jpg", "sub/b.png", "small.jpg", "turned.jpg")}
+    assert sizes == {"a.jpg": (160, 80), "sub/b.png": (80, 267), "small.jpg": (100, 80), "turned.jpg": (80, 160)}
+    assert (target / "small.jpg").read_bytes() == (source / "pictures" / "small.jpg").read_bytes()
+    assert Image.open(target / "sub" / "b.png").format == "PNG"
+    assert decode(str(target / "turned.jpg"))[:70].mean() > 250  # upright: the white half is on top
+    assert {path: path.read_bytes() for path in source.rglob("*.*")} == before
+    assert not list(target.rglob("*.partial"))
+
+
+def test_what_is_there_is_not_made_again(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new"
+    shrink(make(source), target, side=80, workers=1)
+    (target / "a.jpg").write_bytes(b"mine")
+    (target / "sub" / "b.png").unlink()
+    shrink(make(source), target, side=80, workers=1)
+    assert (target / "a.jpg").read_bytes() == b"mine"
+    assert read_size(str(target / "sub" / "b.png")) == (80, 267)
+
+
+def test_folders_that_do_not_fit_are_refused(source: Path, tmp_path: Path) -> None:
+    prepare(str(source), tmp_path / "new", side=80, quality=90)
+    prepare(str(source), tmp_path / "new", side=80, quality=90)
+    with pytest.raises(DataError, match=r"was begun with .*'side': 80.*take another folder"):
+        prepare(str(source), tmp_path / "new", side=96, quality=90)
+    for inside in (source, source / "new", tmp_path):
+        with pytest.raises(DataError, match="must lie outside of"):
+            prepare(str(source), inside, side=80, quality=90)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    with pytest.raises(DataError, match="is not empty"):
+        prepare(str(source), tmp_path / "full", side=80, quality=90)
+
+
+def white_box(path: Path) -> np.ndarray:
+    """(x, y, width, height) of what is white in a picture."""
+    ys, xs = np.nonzero(decode(str(path)).min(axis=2) > 160)
+    return np.array([xs.min(), ys.min(), xs.max() + 1 - xs.min(), ys.max() + 1 - ys.min()])
+
+
+def test_coco_boxes_stay_on_their_objects(source: Path, tmp_path: Path) -> None:
+    full = np.zeros((200, 400), np.uint8, order="F")
+    full[20:80, 40:140] = 1
+    encoded = masks.encode(full)
+    outlines = [
+        [[40, 20, 140, 20, 140, 80, 40, 80]],
+        {"size": [200, 400], "counts": encoded["counts"].decode()},
+        {"size": [200, 400], "counts": [int(n) for n in uncompressed(full)]},
+    ]
+    common = {"image_id": 1, "bbox": [40, 20, 100, 60], "area": 6000, "category_id": 1, "iscrowd": 0}
+    content = {
+        "images": [
+            {"id": 1, "file_name": "a.jpg", "width": 400, "height": 200},
+            {"id": 2, "file_name": "gone.jpg", "width": 9, "height": 9},
+        ],
+        "annotations": [
+            *({"id": number, "segmentation": outline} | common for number, outline in enumerate(outlines)),
+            {"id": 9, "image_id": 2, "bbox": [1, 2, 3, 4]},
+        ],
+        "categories": [{"id": 1, "name": "x"}],
+    }
+    target = tmp_path / "new"
+    shrink(make(source), target, side=80, workers=1)
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    shrink_coco_json(tmp_path / "x.json", target)
+    new = json.loads((tmp_path / "x.json").read_text())
+    assert (new["images"][0]["width"], new["images"][0]["height"]) == (160, 80)
+    assert (new["images"][1]["width"], new["annotations"][3]["bbox"]) == (9, [1, 2, 3, 4])
+    expected = white_box(target / "a.jpg")
+    for annotation in new["annotations"][:3]:
+        assert np.abs(np.array(annotation["bbox"]) - expected).max() <= 1
+        assert annotation["area"] == pytest.approx(6000 * 0.16)
+    assert new["annotations"][0]["segmentation"] == [[16, 8, 56, 8, 56, 32, 16, 32]]
+    for annotation in new["annotations"][1:3]:
+        mask = masks.decode(annotation["segmentation"])
+        assert mask.shape == (80, 160)
+        assert mask[8:32, 16:56].all()
+        assert mask.sum() == 24 * 40
+
+
+def uncompressed(mask: np.ndarray) -> list[int]:
+    """Run lengths of a mask, column by column, zeros first."""
+    flat = mask.ravel(order="F")
+    ends = np.concatenate([np.flatnonzero(np.diff(flat)) + 1, [len(flat)]])
+    return np.diff(np.concatenate([[0], ends])).tolist()
+
+
+def test_voc_boxes_stay_on_their_objects(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new"
+    shrink(make(source), target, side=80, workers=1)
+    path = tmp_path / "a.xml"
+    path.write_text(
+        "<annotation><size><width>400</width><height>200</height><depth>3</depth></size><object><name>x</name>"
+        "<bndbox><xmin>41</xmin><ymin>21</ymin><xmax>140</xmax><ymax>80</ymax></bndbox></object></annotation>"
+    )
+    shrink_voc_xml(path, target / "a.jpg")
+    root = ElementTree.parse(path).getroot()
+    assert [root.findtext(f"size/{name}") for name in ("width", "height", "depth")] == ["160", "80", "3"]
+    corners = [int(root.findtext(f"object/bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax")]
+    x, y, w, h = white_box(target / "a.jpg")
+    assert np.abs(np.array(corners) - (x + 1, y + 1, x + w, y + h)).max() <= 1
+
+
+def test_other_files_come_along(source: Path, tmp_path: Path) -> None:
+    (source / "lists").mkdir()
+    (source / "lists" / "a.txt").write_text("x")
+    (source / ".mldec").mkdir()
+    (source / ".mldec" / "x.index").touch()
+    assert copy_other_files(str(source), tmp_path / "new") == ["lists/a.txt"]
+    assert (tmp_path / "new" / "lists" / "a.txt").read_text() == "x"
+
+
+def test_a_stop_leaves_nothing_half(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mldec.data.shrink.os.replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        shrink_picture(str(source / "pictures" / "a.jpg"), tmp_path / "new" / "a.jpg", side=80, quality=90)
+    assert list((tmp_path / "new").iterdir()) == []
+    shutil.rmtree(tmp_path / "new")

@@ -1,0 +1,65 @@
+"""Properties: what decode refuses is found, whoever looks; the list that is written is honoured."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mldec.data.coco import CocoJsonConfig, build_coco_json
+from mldec.data.digits import DigitsConfig
+from mldec.data.index import ImageIndex
+from mldec.data.verify import Problem, unlisted_pictures, verify, write_exclusions, write_list
+
+
+@pytest.fixture
+def broken(digits_index: ImageIndex, tmp_path: Path) -> ImageIndex:
+    """A copy of the digits with a cut, an empty and a missing picture, and two pictures and a text too many."""
+    folder = tmp_path / "data" / "pictures"
+    shutil.copytree(digits_index.root, folder)
+    index = replace(digits_index, root=str(folder))
+    Path(index.path(3)).write_bytes(Path(index.path(3)).read_bytes()[:-300])
+    Path(index.path(17)).write_bytes(b"")
+    Path(index.path(30)).unlink()
+    for name in ("b.PNG", "a.jpg", "notes.txt"):
+        (folder / name).touch()
+    return index
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_all_that_cannot_be_decoded_is_found_in_order(broken: ImageIndex, workers: int) -> None:
+    done: list[int] = []
+    problems = verify(broken, workers=workers, on_done=done.append)
+    assert [problem.path for problem in problems] == [broken.path(row) for row in (3, 17, 30)]
+    assert all(problem.path in problem.reason for problem in problems)
+    assert sum(done) == len(broken)
+
+
+def test_pictures_that_nobody_mentions_are_found(broken: ImageIndex) -> None:
+    folder = Path(broken.root)
+    assert unlisted_pictures([broken]) == [str(folder / "a.jpg"), str(folder / "b.PNG")]
+    part = broken.subset(range(20)), broken.subset(range(20, 40))
+    assert unlisted_pictures(part) == unlisted_pictures([broken])
+    assert len(unlisted_pictures(part[:1])) == 2 + 20 - 1  # one of the others is gone
+
+
+def test_lists_are_merged_and_honoured(
+    broken: ImageIndex, digits_config: DigitsConfig, digits_index: ImageIndex, tmp_path: Path
+) -> None:
+    problems = verify(broken, workers=1)
+    write_list(problems, tmp_path / "out" / "problems.txt")
+    lines = (tmp_path / "out" / "problems.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == [problem.path for problem in problems]
+    list_file = tmp_path / "data" / "excluded.txt"
+    list_file.write_text("# by hand\npictures/000001.jpg\n")
+    assert write_exclusions(problems, str(tmp_path / "data"), list_file) == 4
+    assert write_exclusions([*problems, Problem(broken.path(5), "x")], str(tmp_path / "data"), list_file) == 5
+
+    annotations = Path(digits_index.root).parent / "annotations" / "instances_train.json"
+    config = CocoJsonConfig(
+        name="coco_json", root=str(tmp_path / "data"), train=str(annotations), train_pictures=broken.root
+    )
+    index = build_coco_json(config, split="train")
+    gone = {broken.name(row) for row in (0, 3, 5, 17, 30)}
+    assert set(index.names()) == set(broken.names()) - gone
+    assert verify(index, workers=1) == []
