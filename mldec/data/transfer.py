@@ -1,0 +1,225 @@
+"""One file from one url: every attempt goes on where the last one ended, if the server still has the same file."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from email.message import Message
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+SCHEMES = ("http", "https")
+TIMEOUT = 60.0  # seconds without a byte
+LONGEST_PAUSE = 60.0  # seconds between two attempts
+CHUNK = 2**18  # bytes
+PASSING = (408, 425, 429)  # answers below 500 after which it is worth asking again
+
+
+class TransferError(Exception):
+    """Why a url gave no complete file. `final`: asking it again will not help."""
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.final = final
+
+
+def receive(
+    url: str,
+    part: str,
+    *,
+    size: int | None,
+    attempts: int,
+    pause: float,
+    wait: Callable[[float], None],
+    on_bytes: Callable[[int, int | None], None],
+) -> None:
+    """Complete the file `part` from `url`.
+
+    What `part` already holds is kept if the server confirms, by the ETag or date noted in `<part>.json`, that it still
+    has the same file and sends the rest; otherwise it is fetched anew.
+
+    Args:
+        url: http or https; so must be everything that it redirects to.
+        size: bytes, if known; a server that offers another number is not asked again.
+        attempts: in a row; one that brings the file further is counted as the first again.
+        pause: seconds before the second of these; doubled each time.
+        wait: sleeps for so many seconds.
+        on_bytes: called with the bytes so far and the bytes in all, if known. What it or `wait` raises stops the work;
+            `part` can then be resumed.
+
+    Raises:
+        TransferError: the file did not come, or not to its end.
+        OSError: `part` cannot be written.
+    """
+    furthest, failures = bytes_in(part), 0
+    while True:
+        try:
+            return _attempt(url, part, size, on_bytes)
+        except TransferError as error:
+            # As long as each brings something there is no end to them: large files over bad lines.
+            failures = 1 if bytes_in(part) > furthest else failures + 1
+            furthest = max(furthest, bytes_in(part))
+            if error.final:
+                raise
+            if failures >= attempts:
+                raise TransferError(f"{error}; given up after {attempts} attempts") from None
+        wait(min(pause * 2 ** (failures - 1), LONGEST_PAUSE))
+
+
+def remove(part: str) -> None:
+    """Delete `part` and what is noted beside it, as far as they exist."""
+    for path in (part, part + ".json"):
+        if os.path.exists(path):
+            os.unlink(path)
+
+
+def bytes_in(path: str) -> int:
+    """The size of a file; 0 if there is none."""
+    return os.path.getsize(path) if os.path.exists(path) else 0
+
+
+def _attempt(url: str, part: str, size: int | None, on_bytes: Callable[[int, int | None], None]) -> None:
+    if urlsplit(url).scheme not in SCHEMES:
+        raise TransferError(f"refused; allowed: {', '.join(SCHEMES)}", final=True)
+    have = bytes_in(part)
+    validator, noted = _noted(part)
+    if have and have == noted:
+        return
+    if validator is None:
+        have = 0
+    response = _open(url, part, have, validator)
+    if response is None:
+        return
+    with response:
+        have, total = _extent(response, part, have, noted)
+        _check_offer(url, response.headers, total, size)
+        expected = size if total is None else total
+        free = shutil.disk_usage(os.path.dirname(part)).free
+        if expected is not None and expected - have > free:
+            raise OSError(errno.ENOSPC, f"{expected - have:,} bytes are to come, {free:,} are free", part)
+        with open(part, "ab" if have else "wb") as file:
+            if not have:  # only now that the file is empty: the note must never speak of other bytes than those there
+                _note(part, response.headers, total)
+            on_bytes(have, expected)
+            while chunk := _read(response):
+                have += len(chunk)
+                if expected is not None and have > expected:
+                    break
+                on_bytes(have, expected)  # may stop us, and after a stop nothing is written: another call may do so
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+    if expected is not None and have > expected:
+        remove(part)
+        raise TransferError(f"more than the {expected:,} bytes that were expected came", final=True)
+    if expected is not None and have < expected:
+        raise TransferError(f"the connection ended after {have:,} of {expected:,} bytes")
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def http_error_302(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any
+    ) -> IO[bytes] | None:
+        target = headers.get("Location") or headers.get("URI") or ""
+        scheme = urlsplit(target).scheme or req.type
+        if scheme not in SCHEMES or (req.type, scheme) == ("https", "http"):
+            fp.close()
+            raise TransferError(f"it redirects to {target}, which is refused", final=True)
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Handlers for http and https and none else: file:, ftp: and data: have nobody to open them."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _Redirects(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _open(url: str, part: str, have: int, validator: str | None) -> Any:
+    """The response; None if the server says that `part` is complete."""
+    headers = {"User-Agent": "mldec", "Accept-Encoding": "identity"}
+    if have and validator:
+        headers |= {"Range": f"bytes={have}-", "If-Range": validator}
+    try:
+        return _opener().open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and have:
+            if (error.headers.get("Content-Range") or "").strip() == f"bytes */{have}":
+                return None
+            remove(part)
+            raise TransferError("the server has a shorter file than the part kept here") from None
+        final = error.code < 500 and error.code not in PASSING
+        raise TransferError(f"HTTP {error.code} {error.reason}", final=final) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        unknown = isinstance(reason, socket.gaierror) and reason.errno != socket.EAI_AGAIN
+        final = unknown or isinstance(error, ValueError) or isinstance(reason, ssl.SSLCertVerificationError)
+        raise TransferError(f"no connection: {_describe(reason)}", final=final) from None
+
+
+def _extent(response: Any, part: str, have: int, noted: int | None) -> tuple[int, int | None]:
+    """At which byte of the file the response begins, and how many the file has in all, if the server says so."""
+    length = response.headers.get("Content-Length") or ""
+    if response.status != 206:
+        return 0, int(length) if length.isdigit() else None
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", (response.headers.get("Content-Range") or "").strip())
+    if match is None or int(match[1]) != have or match[2] not in ("*", str(noted)):
+        remove(part)
+        raise TransferError("the server sent another part of the file than was asked for")
+    return have, noted
+
+
+def _check_offer(url: str, headers: Message, total: int | None, size: int | None) -> None:
+    if size is not None and total is not None and total != size:
+        raise TransferError(f"the server's file has {total:,} bytes, the published one {size:,}", final=True)
+    if headers.get_content_type() == "text/html" and not urlsplit(url).path.endswith((".html", ".htm")):
+        raise TransferError("a web page came in place of the file", final=True)
+
+
+def _read(response: Any) -> bytes:
+    try:
+        data: bytes = response.read1(CHUNK)  # what has come, so that little is lost when the connection breaks
+    except (OSError, http.client.HTTPException) as error:
+        raise TransferError(f"the connection broke: {_describe(error)}") from None
+    return data
+
+
+def _note(part: str, headers: Message, total: int | None) -> None:
+    """Write down by what the same file is known again: an ETag, unless weak, or else the date of the last change."""
+    etag = headers.get("ETag")
+    validator = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
+    with open(part + ".json", "w", encoding="utf-8") as file:
+        json.dump({"validator": validator, "total": total}, file)
+
+
+def _noted(part: str) -> tuple[str | None, int | None]:
+    try:
+        with open(part + ".json", encoding="utf-8") as file:
+            noted = json.load(file)
+        return noted["validator"], noted["total"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None
+
+
+def _describe(error: object) -> str:
+    return str(error) or type(error).__name__
