@@ -76,15 +76,16 @@ def build_table(config: TableConfig, *, split: str) -> ImageIndex:
         DataError: naming file and line, for what cannot be read or is none of the labels.
     """
     check_split(config, split)
-    file, train = config.file(split), config.file("train")
+    sources = [config.file(split), config.file("train"), *config.label_files()]
+    return cached(config, split, sources, lambda: read_table(config, split))
 
-    def read() -> ImageIndex:
-        labels = config.named_labels()
-        if labels is None:
-            labels = _labels(_Layout.of(open_table(train), config), config)
-        return _read(_Layout.of(open_table(file), config), labels, config)
 
-    return cached(config, split, [file, train, *config.label_files()], read)
+def read_table(config: TableConfig, split: str) -> ImageIndex:
+    """The same without a cache, with all pictures that the table lists: row by row, those that do not exist too."""
+    labels = config.named_labels()
+    if labels is None:
+        labels = _labels(_Layout.of(open_table(config.file("train")), config), config)
+    return _read(_Layout.of(open_table(config.file(split)), config), labels, config)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Column
 
 
@@ -36,6 +45,31 @@ class Display:
         )
         with Progress(*columns, console=self.console, transient=True, refresh_per_second=5) as progress:
             yield Bar(progress, progress.add_task(description, total=total, completed=done, text=""))
+
+    @contextmanager
+    def transfers(self) -> Iterator[Callable[[str, int, int | None], None]]:
+        """Gives a function that is told of each file how many of its bytes are there, and of how many, if known."""
+        shown: dict[str, TaskID] = {}
+        tenths: dict[str, int] = {}
+
+        def say(file: str, done: int, total: int | None) -> None:
+            tenth = 10 * done // total if total else done // 2**30
+            if tenth > tenths.get(file, 0):
+                tenths[file] = tenth
+                self.say(f"{file}: {done:,} bytes" + (f", {done / total:.0%}" if total else ""))
+
+        if self.quiet or not self.console.is_terminal:
+            yield say
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(24), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as progress:
+
+            def show(file: str, done: int, total: int | None) -> None:
+                if file not in shown:
+                    shown[file] = progress.add_task(file, total=None)
+                progress.update(shown[file], completed=done, total=total)
+
+            yield show
 
     def line(self, text: str) -> None:
         """A line of progress for outputs on which a bar cannot be drawn."""

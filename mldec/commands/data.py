@@ -1,0 +1,298 @@
+"""`mldec data`: what is done with pictures and annotations before training."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mldec.commands import compose
+from mldec.config import build_config
+from mldec.errors import ConfigError, DataError, suggest
+
+HELP = """usage: mldec data download dataset=NAME [root=DIR] [parallel=4]
+       mldec data verify   dataset=NAME [root=DIR] [split=all] [--fix]
+       mldec data stats    dataset=NAME [root=DIR] [split=train]
+       mldec data split    table=FILE [train=0.8 val=0.1 test=0.1] [seed=0]
+       mldec data shrink   dataset=NAME [root=DIR] side=256 output=DIR
+
+  download   fetch the published files, unpack them, check what can be checked; type it again to go on after a stop
+  verify     open and decode every picture, and compare the folder with the annotations; --fix adds what is broken to
+             excluded.txt in the dataset's folder, which training honours. Nothing is deleted
+  stats      pictures, labels a picture, classes, labels that come together, sizes: as text, JSON and a picture
+  split      divide a table into train, val and test so that each has its share of every label
+  shrink     write the dataset once more with pictures of `side` pixels on the shorter side, annotations adjusted
+
+  root=DIR       short for dataset.root=DIR; all other settings of the dataset work too: dataset.year=2017
+  split=…        train, val, test or all, as published
+  workers=N      processes (verify, stats, shrink); default: one a core
+  output=…       verify: the list of problems; stats and split: a folder; shrink: the new dataset's folder
+  quality=90     shrink: of JPEG files
+  extra=a,b      download: optional parts (openimages: machine, validation-pictures, test-pictures, train-pictures)
+  keep=true      download: keep archives after unpacking"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns its exit code."""
+    works = {"download": _download, "verify": _verify, "stats": _stats, "split": _split, "shrink": _shrink}
+    if not argv or argv[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if argv[0] not in works:
+        raise ConfigError(f"{argv[0]}: mldec data cannot do that; {suggest(argv[0], works)}")
+    work, words = works[argv[0]], WORDS[argv[0]]
+    arguments = compose.parse(argv[1:], own=words, flags=("--fix",) if "fix" in words else ())
+    if arguments.help:
+        print(HELP)
+        return 0
+    compose.load_components(arguments.plugins)
+    return work(arguments)
+
+
+SHOWN = 10  # problems on the screen; the file lists all
+WORDS = {
+    "download": ("root", "parallel", "extra", "keep"),
+    "verify": ("root", "split", "workers", "output", "fix"),
+    "stats": ("root", "split", "output"),
+    "split": ("table", "train", "val", "test", "seed", "output"),
+    "shrink": ("root", "side", "output", "quality", "workers"),
+}
+
+
+def _download(arguments: compose.Arguments) -> int:
+    from mldec.data.download import fetch
+    from mldec.data.sources import published
+    from mldec.engine.display import Display
+
+    config, display = _dataset(arguments), Display()
+    extra = tuple(part for part in arguments.own.get("extra", "").split(",") if part)
+    wanted = published(config.name, year=getattr(config, "year", None), extra=extra)
+    if wanted.by_hand:
+        display.say(wanted.by_hand)
+    if wanted.downloads:
+        display.say(f"{config.name}: {len(wanted.downloads)} files into {config.folder}")
+        with display.transfers() as on_bytes:
+            done = fetch(
+                wanted.downloads,
+                config.folder,
+                parallel=_whole(arguments, "parallel", 4),
+                keep_archives=arguments.own.get("keep", "false").lower() == "true",
+                on_bytes=on_bytes,
+            )
+        for line in done:
+            display.say(str(line))
+    return 0
+
+
+def _verify(arguments: compose.Arguments) -> int:
+    from mldec.data.cache import EXCLUDED
+    from mldec.data.verify import unlisted_pictures, verify, write_exclusions, write_list
+    from mldec.engine.display import Display
+
+    config, display = dataclasses.replace(_dataset(arguments), missing="ignore"), Display()
+    indexes = {split: _index(config, split) for split in _splits(arguments, config, "all")}
+    problems = []
+    for split, index in indexes.items():
+        with display.bar(f"{config.name} {split}", len(index)) as bar:
+            found = verify(index, workers=_workers(arguments), on_done=bar.advance)
+        problems += found
+        display.say(f"{config.name} {split}: {len(index):,} pictures, {len(found):,} of them cannot be used")
+        for problem in found[:SHOWN]:
+            display.say(f"  {problem.reason}")
+        if len(found) > SHOWN:
+            display.say(f"  and {len(found) - SHOWN:,} more")
+    if set(indexes) == set(config.splits):  # otherwise those of the other splits would be among them
+        unlisted = unlisted_pictures(indexes.values())
+        if unlisted:
+            display.say(f"{len(unlisted):,} pictures beside them that no annotation mentions, such as {unlisted[0]}")
+    if not problems:
+        return 0
+    output = Path(arguments.own.get("output", Path("outputs") / "data" / config.name / "problems.txt"))
+    write_list(problems, output)
+    display.say(f"listed in {output}")
+    if arguments.own.get("fix") != "true":
+        display.say("add --fix to leave them out of training (nothing is deleted)")
+        return 1
+    exclusions = Path(config.exclude or os.path.join(config.folder, EXCLUDED))
+    count = write_exclusions(problems, config.folder, exclusions)
+    display.say(f"{exclusions} now lists {count:,} pictures, which training leaves out")
+    return 0
+
+
+def _stats(arguments: compose.Arguments) -> int:
+    from mldec.data.statistics import SAMPLE, draw, summarize
+    from mldec.engine.display import Display
+    from mldec.engine.tracking import write_json
+
+    config, display = _dataset(arguments), Display()
+    folder = Path(arguments.own.get("output", Path("outputs") / "data" / config.name))
+    for split in _splits(arguments, config, "train"):
+        index = _index(config, split)
+        with display.bar(f"{config.name} {split}", min(SAMPLE, len(index))) as bar:
+            summary = summarize(index, on_done=bar.advance)
+        display.say(f"{config.name} {split}\n\n{summary.describe()}\n")
+        write_json(folder / f"{split}.json", summary.to_mapping())
+        draw(summary, folder / f"{split}.png", title=f"{config.name} {split}")
+        display.say(f"written to {folder / split}.json and {folder / split}.png")
+    return 0
+
+
+def _split(arguments: compose.Arguments) -> int:
+    from mldec.data.stratify import stratify
+    from mldec.data.table import read_table
+    from mldec.data.table_file import open_table, write_table
+    from mldec.engine.display import Display
+
+    own, display = arguments.own, Display()
+    if "table" not in own:
+        raise ConfigError("say which table to divide: table=FILE")
+    shares = {split: _share(own, split, default) for split, default in (("train", 0.8), ("val", 0.1), ("test", 0.1))}
+    shares = {split: share for split, share in shares.items() if share > 0}
+    if abs(sum(shares.values()) - 1) > 1e-6 or len(shares) < 2:
+        shown = " ".join(f"{split}={share:g}" for split, share in shares.items())
+        raise ConfigError(f"{shown}: at least two shares that sum to 1 are needed, as in train=0.8 val=0.1 test=0.1")
+    config = _dataset(arguments, choice="table", train=own["table"])
+    index = read_table(config, "train")
+    parts = stratify(
+        index.positives, len(index.labels), list(shares.values()), seed=_whole(arguments, "seed", 0, least=0)
+    )
+    table = open_table(config.file("train"))
+    home = os.path.dirname(table.path) or "."
+    folder = Path(own.get("output", home))
+    files = {split: folder / f"{split}{os.path.splitext(table.path)[1]}" for split in shares}
+    taken = [str(file) for file in files.values() if file.exists()]
+    if taken:
+        raise DataError(f"{', '.join(taken)}: there already; move it away or type output=FOLDER")
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (split, file) in enumerate(files.items()):
+        rows = (parts == number).nonzero()[0].tolist()
+        write_table(table, rows, str(file))
+        display.say(f"{split:<6} {len(rows):>9,} pictures   {file}")
+    words = " ".join(f"dataset.{split}={file}" for split, file in files.items())
+    root = "" if folder.resolve() == Path(home).resolve() and not config.root else f" dataset.root={config.folder}"
+    display.say(f"next: mldec train dataset=table {words}{root}")
+    return 0
+
+
+def _shrink(arguments: compose.Arguments) -> int:
+    from mldec.data.shrink import copy_other_files, prepare, shrink
+    from mldec.engine.display import Display
+
+    own = arguments.own
+    if "output" not in own or "side" not in own:
+        raise ConfigError("say how small and where to: side=256 output=FOLDER")
+    config, display, output = _dataset(arguments), Display(), Path(own["output"])
+    side, quality = _whole(arguments, "side", 256), _whole(arguments, "quality", 90, most=100)
+    indexes = {split: _index(config, split) for split in config.splits}
+    places = {split: os.path.relpath(index.root, os.path.abspath(config.folder)) for split, index in indexes.items()}
+    outside = [split for split, place in places.items() if place.startswith("..")]
+    if outside:
+        raise ConfigError(
+            f"the pictures of {outside[0]} lie outside of {config.folder}; type root=FOLDER that holds all"
+        )
+    prepare(config.folder, output, side=side, quality=quality)
+    problems = []
+    for split, index in indexes.items():
+        with display.bar(f"{config.name} {split}", len(index)) as bar:
+            workers = _workers(arguments)
+            target = output / places[split]
+            problems += shrink(index, target, side=side, quality=quality, workers=workers, on_done=bar.advance)
+    copied = copy_other_files(config.folder, output)
+    words = _adjust(config, output, places, copied)
+    for problem in problems:
+        display.say(f"left out: {problem.reason}")
+    total = sum(len(index) for index in indexes.values()) - len(problems)
+    display.say(f"{total:,} pictures and {len(copied):,} other files in {output}")
+    drop = " dataset.missing=drop" if problems else ""
+    display.say(f"next: mldec train dataset={config.name} dataset.root={output}{words}{drop}")
+    return 1 if problems else 0
+
+
+def _adjust(config: Any, output: Path, places: dict[str, str], copied: list[str]) -> str:
+    """Adjust boxes in the copied annotations. Returns settings that the new dataset needs beside its root."""
+    from mldec.data.coco import CocoConfig, CocoJsonConfig
+    from mldec.data.dataset import FilesConfig
+    from mldec.data.shrink import shrink_coco_json, shrink_voc_xml
+    from mldec.data.voc import VocConfig
+
+    if isinstance(config, CocoConfig):
+        for place in places.values():
+            shrink_coco_json(output / "annotations" / f"instances_{place}.json", output / place)
+    if isinstance(config, VocConfig):
+        for path in (Path(name) for name in copied if Path(name).parent.name == "Annotations"):
+            shrink_voc_xml(output / path, output / path.parent.parent / "JPEGImages" / f"{path.stem}.jpg")
+    words = ""
+    if isinstance(config, FilesConfig):
+        for split, place in places.items():
+            file = Path(config.file(split)).resolve()
+            home = Path(config.folder).resolve()
+            new = output / (file.relative_to(home) if file.is_relative_to(home) else file.name)
+            shutil.copyfile(file, new)
+            words += f" dataset.{split}={new}"
+            if isinstance(config, CocoJsonConfig):
+                shrink_coco_json(new, output / place)
+                words += f" dataset.{split}_pictures={output / place}"
+    return words
+
+
+# Words --------------------------------------------------------------------------------------------------------------
+
+
+def _dataset(arguments: compose.Arguments, choice: str | None = None, **settings: str) -> Any:
+    """The settings of the dataset that a command line names; other groups are no matter of these commands."""
+    strange = [
+        word for word in arguments.overrides if word.partition("=")[0].split(".")[0] not in ("dataset", "experiment")
+    ]
+    if strange:
+        raise ConfigError(
+            f"{strange[0]}: not a word of this command; it takes dataset=…, dataset.…=…, experiment=… and its own"
+        )
+    chosen = [] if choice is None else [f"dataset={choice}"]
+    mapping = compose.compose([*chosen, *arguments.overrides], arguments.config_dir)
+    if "root" in arguments.own:
+        settings["root"] = arguments.own["root"]
+    return build_config(mapping | {"dataset": mapping["dataset"] | settings}).dataset
+
+
+def _index(config: Any, split: str) -> Any:
+    from mldec.data.dataset import warn_of_differences
+    from mldec.registry import DATASETS
+
+    index = DATASETS[config.name].build(config, split=split)
+    warn_of_differences(config, split, index)
+    return index
+
+
+def _splits(arguments: compose.Arguments, config: Any, default: str) -> tuple[str, ...]:
+    split = arguments.own.get("split", default)
+    if split == "all":
+        return tuple(config.splits)
+    if split not in config.splits:
+        raise ConfigError(f"split={split}: {config.name} has {', '.join(config.splits)}; all means each of them")
+    return (split,)
+
+
+def _workers(arguments: compose.Arguments) -> int:
+    return _whole(arguments, "workers", os.cpu_count() or 1)
+
+
+def _whole(arguments: compose.Arguments, name: str, default: int, *, least: int = 1, most: int = 10**9) -> int:
+    text = arguments.own.get(name, str(default))
+    if not text.isdigit() or not least <= int(text) <= most:
+        upper = "" if most == 10**9 else f" and at most {most}"
+        raise ConfigError(f"{name}={text}: expected a whole number of at least {least}{upper}")
+    return int(text)
+
+
+def _share(own: dict[str, str], name: str, default: float) -> float:
+    try:
+        # Naming one share names all: the others are 0 unless they are said, too.
+        value = float(own.get(name, 0.0 if {"train", "val", "test"} & set(own) else default))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name}={own[name]}: expected a share, 0 to 1")
+    return value
