@@ -14,7 +14,7 @@ from typing import Any
 from mldec.commands import compose
 from mldec.errors import ConfigError, DataError, suggest
 
-SUBJECTS = {"data": "building, opening and sharing the index, at the sizes of COCO and Open Images (10 minutes, 6 GB)"}
+SUBJECTS = {"data": "Building, opening and sharing the index, at the sizes of COCO and Open Images (10 minutes, 6 GB)"}
 
 HELP = """usage: mldec benchmark SUBJECT [scale=1] [repeats=3] [output=FILE] [page=FILE] [compare=FILE]
 
@@ -94,7 +94,7 @@ def _page(argv: Sequence[str], record: dict[str, Any], table: str) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
     return (
         f"# Benchmark: {argv[0]}\n\n"
-        f"Written by `mldec benchmark {' '.join(argv)}` on {record['date']}. {SUBJECTS[argv[0]].capitalize()}.\n\n"
+        f"Written by `mldec benchmark {' '.join(argv)}` on {record['date']}. {SUBJECTS[argv[0]].partition(" (")[0]}.\n\n"
         f"{environment['device']}. Python {environment['python']}, {versions}. Commit {environment['commit']}.\n\n"
         f"{table}\n"
     )

@@ -88,7 +88,7 @@ def _download(arguments: compose.Arguments) -> int:
 
 
 def _verify(arguments: compose.Arguments) -> int:
-    from mldec.data.cache import EXCLUDED
+    from mldec.data.cache import EXCLUDED, exclusion_file, read_exclusions
     from mldec.data.verify import unlisted_pictures, verify, write_exclusions, write_list
     from mldec.engine.display import Display
 
@@ -105,7 +105,9 @@ def _verify(arguments: compose.Arguments) -> int:
         if len(found) > SHOWN:
             display.say(f"  and {len(found) - SHOWN:,} more")
     if set(indexes) == set(config.splits):  # otherwise those of the other splits would be among them
-        unlisted = unlisted_pictures(indexes.values())
+        left_out = read_exclusions(listed) if (listed := exclusion_file(config)) else set()
+        home = os.path.abspath(config.folder)
+        unlisted = [p for p in unlisted_pictures(indexes.values()) if os.path.relpath(p, home) not in left_out]
         if unlisted:
             display.say(f"{len(unlisted):,} pictures beside them that no annotation mentions, such as {unlisted[0]}")
     if not problems:

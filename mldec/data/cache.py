@@ -100,6 +100,12 @@ def exclusion_file(config: DatasetConfig) -> str | None:
     return path if os.path.isfile(path) else None
 
 
+def read_exclusions(path: str) -> set[str]:
+    """The pictures that a list leaves out, by their normalised paths relative to the dataset's folder."""
+    with open(path, encoding="utf-8") as file:
+        return {os.path.normpath(line.strip()) for line in file if line.strip() and not line.startswith("#")}
+
+
 def save_index(index: ImageIndex, path: str, base: str) -> ImageIndex:
     """Write `index` whole or not at all, and open it.
 
@@ -216,8 +222,7 @@ def _without_missing(index: ImageIndex, config: DatasetConfig) -> ImageIndex:
 def _without_excluded(index: ImageIndex, root: str, exclusions: str | None) -> ImageIndex:
     if exclusions is None:
         return index
-    with open(exclusions, encoding="utf-8") as file:
-        excluded = {os.path.normpath(line.strip()) for line in file if line.strip() and not line.startswith("#")}
+    excluded = read_exclusions(exclusions)
     below = os.path.relpath(index.root, os.path.abspath(root))
     kept = [
         row for row, name in enumerate(index.names()) if os.path.normpath(os.path.join(below, name)) not in excluded

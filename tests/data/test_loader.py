@@ -164,3 +164,16 @@ def test_a_folder_of_broken_pictures_stops_all_the_same(digits_index: ImageIndex
     index = replace(digits_index, root=str(tmp_path))
     with pytest.raises(DataError, match=r"11 pictures in a row cannot be decoded, the last one:\ncannot read"):
         next(train(index, on_error="skip").batches(0))
+
+
+def test_no_two_augmentations_are_alike_in_workers_and_epochs(digits_index: ImageIndex) -> None:
+    """Each row is the same picture: what differs is chance alone, which workers must not share."""
+    index = digits_index.subset([5] * 24)
+    loader = train(index, batch_size=4, workers=3, augment=PAPER)
+    seen = [image.numpy().tobytes() for epoch in (0, 1) for batch in loader.batches(epoch) for image in batch.images]
+    assert len(seen) == 48
+    assert len(set(seen)) == 48
+    again = train(index, batch_size=4, workers=1, augment=PAPER)
+    assert seen == [
+        image.numpy().tobytes() for epoch in (0, 1) for batch in again.batches(epoch) for image in batch.images
+    ]

@@ -1,0 +1,320 @@
+"""`mldec data` and `mldec benchmark` as a user types them, and one epoch of training from each dataset."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mldec.commands.main import run
+from mldec.data import sources
+from mldec.data.download import Download
+from mldec.data.sources import Published
+from mldec.engine.tracking import read_records
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+SMALL = [
+    "backbone=resnet_digits",
+    "head.dim=32",
+    "head.ffn_dim=32",
+    "head.num_heads=4",
+    "dataset.image_size=48",
+    "schedule.epochs=1",
+    "schedule.batch_size=4",
+    "runtime=cpu",
+    "runtime.workers=0",
+    "runtime.tensorboard=false",
+]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def picture(path: Path, seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (60, 80, 3), np.uint8)).save(path)
+
+
+def write_table(folder: Path, rows: int = 12) -> Path:
+    lines = ["path,labels"]
+    for number in range(rows):
+        picture(folder / f"pictures/{number}.jpg", number)
+        lines.append(f"pictures/{number}.jpg,{('cat', 'dog', 'cat;dog', '')[number % 4]}")
+    (folder / "all.csv").write_text("\n".join(lines) + "\n")
+    return folder / "all.csv"
+
+
+def test_one_s_own_table_from_split_to_training_and_evaluation(tmp_path, capsys, caplog):
+    write_table(tmp_path / "mine")
+    assert run(["data", "split", "table=mine/all.csv", "train=0.5", "val=0.5", "seed=1"]) == 0
+    text = capsys.readouterr().out
+    assert "next: mldec train dataset=table dataset.train=mine/train.csv dataset.val=mine/val.csv" in text
+    words = text.rpartition("next: mldec train ")[2].split()
+    assert run(["train", *words, *SMALL, "run_dir=run"]) == 0
+    assert "table has no test split" in caplog.text
+    record = read_records(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert record["kind"] == "test"
+    assert run(["evaluate", "run=run"]) == 0
+    other = json.loads((tmp_path / "run" / "evaluation" / "table_test" / "metrics.json").read_text())
+    assert other["metrics"]["mAP"] == record["mAP"]
+    names = [set((tmp_path / "mine" / f"{split}.csv").read_text().split()[1:]) for split in ("train", "val")]
+    assert [len(part) for part in names] == [6, 6]
+    assert not names[0] & names[1]
+
+
+def test_split_refuses_what_it_cannot_do_and_overwrites_nothing(tmp_path, capsys):
+    write_table(tmp_path)
+    for words, message in [
+        (["table=all.csv", "train=0.5"], "at least two shares that sum to 1"),
+        (["table=all.csv", "train=x"], "train=x: expected a share"),
+        (["table=none.csv"], "no such file"),
+        (["train=0.5"], "say which table"),
+        (["table=all.csv", "seed=-1"], "seed=-1: expected a whole number of at least 0"),
+        (["table=all.csv", "head=gap"], "head=gap: not a word of this command"),
+    ]:
+        assert run(["data", "split", *words]) == 2
+        assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.csv", "pictures"]
+    (tmp_path / "val.csv").write_text("mine")
+    assert run(["data", "split", "table=all.csv"]) == 2
+    assert "val.csv: there already" in capsys.readouterr().err
+    assert (tmp_path / "val.csv").read_text() == "mine"
+    assert not (tmp_path / "train.csv").exists()
+
+
+def test_verify_finds_lists_and_mends(tmp_path, capsys):
+    table = write_table(tmp_path)
+    (tmp_path / "pictures" / "3.jpg").write_bytes(b"broken")
+    (tmp_path / "pictures" / "5.jpg").unlink()
+    picture(tmp_path / "pictures" / "unlisted.png")
+    words = ["dataset=table", f"dataset.train={table}"]
+    assert run(["data", "verify", *words, "workers=1"]) == 1
+    text = capsys.readouterr().out
+    assert "table train: 12 pictures, 2 of them cannot be used" in text
+    assert "1 pictures beside them that no annotation mentions, such as" in text
+    assert "add --fix" in text
+    assert len((tmp_path / "outputs" / "data" / "table" / "problems.txt").read_text().splitlines()) == 2
+    training = [*words, *SMALL, "protocol.holdout=0.2", "schedule.epochs=1"]
+    assert run(["train", *training, "run_dir=a"]) == 2  # a picture is missing
+    assert run(["data", "verify", *words, "workers=2", "--fix"]) == 0
+    assert run(["data", "verify", *words, "workers=1"]) == 0
+    text = capsys.readouterr().out
+    assert "10 pictures, 0 of them" in text.rpartition("lists 2 pictures")[2]
+    assert "1 pictures beside them" in text.rpartition("lists 2 pictures")[2]  # not the one that was left out
+    assert run(["train", *training, "run_dir=b"]) == 0
+    assert (tmp_path / "pictures" / "3.jpg").exists()
+
+
+def test_a_broken_picture_is_skipped_and_counted_in_training_but_stops_evaluation(tmp_path, capsys):
+    table = write_table(tmp_path)
+    (tmp_path / "pictures" / "3.jpg").write_bytes(b"broken")
+    (tmp_path / "val.csv").write_text("path,labels\npictures/0.jpg,cat\npictures/1.jpg,dog\n")
+    words = ["train", "dataset=table", f"dataset.train={table}", "dataset.val=val.csv", *SMALL, "runtime.log_every=1"]
+    assert run([*words, "run_dir=a"]) == 2
+    assert "cannot decode picture" in capsys.readouterr().err
+    assert run([*words, "dataset.on_error=skip", "schedule.epochs=2", "run_dir=b"]) == 0
+    assert "3.jpg (6 bytes): not a picture; another picture stands in for it" in capsys.readouterr().out
+    records = [record for record in read_records(tmp_path / "b" / "metrics.jsonl") if record["kind"] == "train"]
+    assert records[-1]["broken"] == 2  # once in each epoch
+    (tmp_path / "val.csv").write_text("path,labels\npictures/0.jpg,cat\npictures/3.jpg,dog\n")
+    assert run([*words, "dataset.on_error=skip", "run_dir=c"]) == 2
+    assert "cannot decode picture" in capsys.readouterr().err
+
+
+def test_stats_writes_text_json_and_a_picture(tmp_path, capsys):
+    table = write_table(tmp_path)
+    assert run(["data", "stats", "dataset=table", f"dataset.train={table}"]) == 0
+    text = capsys.readouterr().out
+    assert "pictures        12" in text
+    folder = tmp_path / "outputs" / "data" / "table"
+    assert json.loads((folder / "train.json").read_text())["labels"][0] == {
+        "label": "cat",
+        "present": 6,
+        "absent": 6,
+        "unknown": 0,
+    }
+    assert Image.open(folder / "train.png").size[0] > 1000
+    assert run(["data", "stats", "dataset=table", f"dataset.train={table}", "split=val"]) == 2
+    assert "split=val: table has train; all means each of them" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real samples are not here")
+@pytest.mark.parametrize(
+    ("words", "split"),
+    [
+        (["dataset=coco", "dataset.year=2017", f"root={SHARED / 'tiny_coco'}"], "test"),
+        (["dataset=voc2007", f"root={SHARED / 'voc2007_100'}"], "train"),
+    ],
+)
+def test_a_shrunk_dataset_has_the_same_labels(tmp_path, capsys, words, split):
+    assert run(["data", "shrink", *words, "side=64", "output=small", "workers=2"]) == 0
+    assert "next: mldec train" in capsys.readouterr().out
+    small = [word if not word.startswith("root=") else "root=small" for word in words]
+    for place, folder in ((words, "a"), (small, "b")):
+        assert run(["data", "stats", *place, f"split={split}", f"output={folder}"]) == 0
+    figures = [json.loads((tmp_path / folder / f"{split}.json").read_text()) for folder in ("a", "b")]
+    assert figures[0]["labels"] == figures[1]["labels"]
+    assert max(min(size) for size in figures[1]["sizes"]["width_height"]) == 64
+    assert run(["data", "verify", *small]) == 0
+
+
+def test_a_shrunk_table_trains(tmp_path, capsys):
+    table = write_table(tmp_path / "mine")
+    words = ["dataset=table", f"dataset.train={table}", "side=30", "output=small", "workers=1"]
+    assert run(["data", "shrink", *words]) == 0
+    words = capsys.readouterr().out.rpartition("next: mldec train ")[2].split()
+    assert Image.open(tmp_path / "small" / "pictures" / "1.jpg").size == (40, 30)
+    assert run(["train", *words, *SMALL, "protocol.holdout=0.2", "run_dir=run"]) == 0
+    assert run(["data", "shrink", "dataset=table", f"dataset.train={table}", "side=99", "output=small"]) == 2
+    assert "was begun with" in capsys.readouterr().err
+    assert run(["data", "shrink", "dataset=table", f"dataset.train={table}"]) == 2
+    assert "side=256 output=FOLDER" in capsys.readouterr().err
+
+
+def test_download_says_what_is_there_and_what_is_done_by_hand(tmp_path, capsys, monkeypatch):
+    assert run(["data", "download", "dataset=imagenet", f"root={tmp_path}"]) == 0
+    assert "image-net.org" in capsys.readouterr().out
+    assert run(["data", "download", "dataset=digits"]) == 2
+    assert "nothing is to be downloaded" in capsys.readouterr().err
+    (tmp_path / "there").touch()
+    item = Download(file="there", urls=("http://127.0.0.1:9/there",), provides=("there",))
+    monkeypatch.setitem(sources.SOURCES, "coco", ((2014,), (), lambda year, extra: Published(downloads=(item,))))
+    assert run(["data", "download", "dataset=coco", f"root={tmp_path}"]) == 0
+    assert "there already" in capsys.readouterr().out
+
+
+def test_words_that_do_not_exist_are_one_line(capsys):
+    for words in (["data", "verfy"], ["data", "verify", "dataset=coco", "--fx"], ["benchmark", "dta"]):
+        assert run(words) == 2
+        assert capsys.readouterr().err.startswith("error: ")
+    assert run(["benchmark", "data", "scal=1"]) == 2
+    assert "scal=1: no such word; did you mean scale" in capsys.readouterr().err
+
+
+def test_the_benchmark_of_the_index_runs_and_compares(tmp_path, capsys):
+    words = ["benchmark", "data", "scale=0.001", "repeats=1", f"folder={tmp_path}"]
+    assert run([*words, "output=a.json", "page=a.md"]) == 0
+    figures = json.loads((tmp_path / "a.json").read_text())["figures"]
+    assert len(figures) == 8
+    assert all(figure["value"] >= 0 for figure in figures)
+    assert "| COCO: building over json.load |" in (tmp_path / "a.md").read_text()
+    capsys.readouterr()
+    assert run([*words, "compare=a.json"]) == 0
+    assert "against earlier" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.md"]
+
+
+# One epoch from each dataset, in its published form ------------------------------------------------------------------
+
+
+def make_folder(root: Path) -> list[str]:
+    for split in ("train", "val"):
+        for number in range(6):
+            picture(root / split / ("cat", "dog")[number % 2] / f"{number}.jpg", number)
+    return ["dataset=folder", f"dataset.root={root}", "loss=ce"]
+
+
+def make_imagenet(root: Path) -> list[str]:
+    make_folder(root)
+    return ["dataset=imagenet", f"dataset.root={root}", "loss=ce"]
+
+
+def make_cifar(root: Path) -> list[str]:
+    (root / "cifar-100-python").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        data = rng.integers(0, 256, (100, 3072), np.uint8)
+        content = {b"data": data, b"fine_labels": list(range(100))}
+        (root / "cifar-100-python" / split).write_bytes(pickle.dumps(content, protocol=2))
+    names = [f"n{number:02d}".encode() for number in range(100)]
+    (root / "cifar-100-python" / "meta").write_bytes(pickle.dumps({b"fine_label_names": names}, protocol=2))
+    return ["dataset=cifar100", f"dataset.root={root}", "loss=ce", "schedule.batch_size=50"]
+
+
+def make_cars(root: Path) -> list[str]:
+    make_folder(root)
+    (root / "val").rename(root / "test")
+    return ["dataset=stanford_cars", f"dataset.root={root}", "loss=bce"]
+
+
+def make_coco_json(root: Path) -> list[str]:
+    for split in ("train", "val"):
+        images = [{"id": number, "file_name": f"{number}.jpg"} for number in range(6)]
+        for image in images:
+            picture(root / split / image["file_name"], image["id"])
+        annotations = [{"id": n, "image_id": n, "category_id": 1 + n % 2} for n in range(6)]
+        content = {"images": images, "annotations": annotations}
+        content["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+        (root / split / "labels.json").write_text(json.dumps(content))
+    return ["dataset=coco_json", *(f"dataset.{split}={root / split / 'labels.json'}" for split in ("train", "val"))]
+
+
+def make_open_images(root: Path) -> list[str]:
+    root.mkdir(parents=True)
+    (root / "oidv6-class-descriptions.csv").write_text("LabelName,DisplayName\n/m/0a,Cat\n/m/0b,Dog\n")
+    (root / "oidv6-classes-trainable.txt").write_text("/m/0a\n/m/0b\n")
+    names = {"train": "oidv6-train", "validation": "validation", "test": "test"}
+    for place, (split, name) in enumerate(names.items()):
+        lines = ["ImageID,Source,LabelName,Confidence"]
+        for number in range(4):
+            image = f"{16 * place + number:016x}"
+            picture(root / split / f"{image}.jpg", number)
+            lines += [f"{image},verification,/m/0a,{number % 2}", f"{image},verification,/m/0b,{number // 2}"]
+        (root / f"{name}-annotations-human-imagelabels.csv").write_text("\n".join(lines) + "\n")
+    return ["dataset=openimages", f"dataset.root={root}", "loss.unknown_weight=0.1", "protocol=paper"]
+
+
+def make_nuswide(root: Path, name: str = "nuswide") -> list[str]:
+    rows = ["path,labels,split"]
+    for number in range(8):
+        picture(root / f"{number}.jpg", number)
+        labels = ("sky", "cat, sky", "zoo", "zoo, cat")[number % 4]
+        rows.append(f'{number}.jpg,"[{labels}]",{"train" if number < 4 else "val"}')
+    (root / "data.csv").write_text("\n".join(rows) + "\n")
+    return [f"dataset={name}", f"dataset.root={root}", "protocol=paper"]
+
+
+def make_nuswide_zsl(root: Path) -> list[str]:
+    words = make_nuswide(root, "nuswide_zsl")
+    (root / "benchmark_81_v0.json").write_text('{"test class": ["cat"], "train class": ["sky", "zoo"]}')
+    return words
+
+
+def make_voc(root: Path) -> list[str]:
+    if not SHARED.is_dir():
+        pytest.skip("the real samples are not here")
+    return ["dataset=voc2007", f"dataset.root={SHARED / 'voc2007_100'}", "protocol=paper"]
+
+
+MAKERS = [
+    make_folder,
+    make_imagenet,
+    make_cifar,
+    make_cars,
+    make_coco_json,
+    make_open_images,
+    make_nuswide,
+    make_nuswide_zsl,
+    make_voc,
+]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_an_epoch_of_training_runs_from_each_dataset(tmp_path, make):
+    words = make(tmp_path / "data")
+    if "protocol=paper" not in words:
+        words.append("protocol.holdout=0.34")
+    batch = [] if any(word.startswith("schedule.batch_size") for word in words) else ["schedule.batch_size=16"]
+    small = [word for word in SMALL if not word.startswith("schedule.batch_size")]
+    assert run(["train", *small, *batch, *words, "run_dir=run", "augment=paper"]) == 0
+    records = read_records(tmp_path / "run" / "metrics.jsonl")
+    assert [record["kind"] for record in records][-1] == "test"
+    assert records[-1]["classes_counted"] > 0
+    shutil.rmtree(tmp_path / "run")
