@@ -92,9 +92,10 @@ def _read(path: Path) -> dict[str, Any]:
 def _page(argv: Sequence[str], record: dict[str, Any], table: str) -> str:
     environment = record["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
+    what, _, _ = SUBJECTS[argv[0]].partition(" (")
     return (
-        f"# Benchmark: {argv[0]}\n\n"
-        f"Written by `mldec benchmark {' '.join(argv)}` on {record['date']}. {SUBJECTS[argv[0]].partition(" (")[0]}.\n\n"
+        f"# Benchmark: {argv[0]}\n\n{what}. "
+        f"Written by `mldec benchmark {' '.join(argv)}` on {record['date']}.\n\n"
         f"{environment['device']}. Python {environment['python']}, {versions}. Commit {environment['commit']}.\n\n"
         f"{table}\n"
     )

@@ -86,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
         "dataset": to_mapping(config.dataset),
         "split": split,
         "pictures": len(scores.ids),
+        "data": build.describe_index(index),
         "protocol": to_mapping(config.protocol),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "environment": tracking.environment(device),

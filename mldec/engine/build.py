@@ -166,6 +166,16 @@ def build_splits(config: Config) -> Splits:
     return splits
 
 
+def describe_splits(splits: Splits) -> dict[str, dict[str, Any]]:
+    """What a result belongs to: of each split the number of pictures and labels, and a fingerprint of both."""
+    return {split: describe_index(index) for split, index in zip(Splits._fields, splits, strict=True)}
+
+
+def describe_index(index: ImageIndex) -> dict[str, Any]:
+    """Number of pictures and labels, and the fingerprint, which does not depend on where the pictures lie."""
+    return {"pictures": len(index), "labels": len(index.labels), "fingerprint": index.fingerprint()}
+
+
 def _published_split(config: Config, split: str) -> ImageIndex:
     index: ImageIndex = DATASETS[config.dataset.name].build(config.dataset, split=split)
     warn_of_differences(config.dataset, split, index)

@@ -2,6 +2,7 @@
 
 config.yaml        the resolved experiment (written by the command, which knows YAML)
 environment.json   versions, commit, device, command line
+data.json          pictures, labels and fingerprint of each split
 metrics.jsonl      a record a line: `train` each few steps, `eval` each epoch, `test` at the end
 tensorboard/       the same for eyes
 pictures/          sheets of training pictures and of predictions
@@ -72,6 +73,12 @@ def environment(device: torch.device) -> dict[str, Any]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write readable JSON, whole or not at all; numbers that are not finite become null."""
     write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote; nothing if there is no such file."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return content
 
 
 def write_text(path: Path, text: str) -> None:

@@ -78,12 +78,13 @@ def test_train_then_evaluate_gives_the_same_figures(small_digits, tmp_path, caps
     assert run(["train", *small_digits, f"output={tmp_path}"]) == 0
     folder = only_run(tmp_path / "digits")
     assert str(folder) in capsys.readouterr().out
-    assert {"config.yaml", "environment.json", "metrics.jsonl"} <= {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "environment.json", "data.json", "metrics.jsonl"} <= {path.name for path in folder.iterdir()}
     assert run(["evaluate", f"run={folder}"]) == 0
     record = json.loads((folder / "evaluation" / "digits_test" / "metrics.json").read_text())
     test = read_records(folder / "metrics.jsonl")[-1]
     assert record["metrics"] == {name: test[name] for name in record["metrics"]}
     assert record["protocol"]["name"] == "standard"
+    assert record["data"] == json.loads((folder / "data.json").read_text())["test"]
     table = (folder / "evaluation" / "digits_test" / "per_class_ap.csv").read_text()
     assert table == (folder / "per_class_ap.csv").read_text()
     assert len(list(csv.reader(table.splitlines()))) == 81

@@ -318,3 +318,15 @@ def test_an_epoch_of_training_runs_from_each_dataset(tmp_path, make):
     assert [record["kind"] for record in records][-1] == "test"
     assert records[-1]["classes_counted"] > 0
     shutil.rmtree(tmp_path / "run")
+
+
+def test_resuming_on_other_labels_is_said(tmp_path, capsys):
+    table = write_table(tmp_path)
+    words = [*SMALL, "protocol.holdout=0.2", "schedule.epochs=2", "run_dir=run"]
+    assert run(["train", "dataset=table", f"dataset.train={table}", *words]) == 0
+    capsys.readouterr()
+    table.write_text(table.read_text().replace("pictures/1.jpg,dog", "pictures/1.jpg,cat"))
+    assert run(["train", "resume=run"]) == 0
+    assert (
+        "warning: the train pictures or their labels are not those that this run began with" in capsys.readouterr().out
+    )

@@ -156,4 +156,4 @@ def test_config_files_build(net, name, kind):
     built = component.build(component.config_class(**settings), net)
     assert isinstance(built, kind)
     if built is not None:
-        assert (built.decay, built.warmup) == (0.9997, False)
+        assert (built.decay, built.warmup) == (0.9997, True)
