@@ -6,8 +6,6 @@ import hashlib
 import logging
 import os
 import pickle
-import shutil
-import uuid
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +14,7 @@ import numpy as np
 
 from mldec.config import Count
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, Statistics, check_split, require
+from mldec.data.dataset import DatasetConfig, Statistics, appearing_at_once, check_split, require
 from mldec.data.folder import class_folders, read_class_folders
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
@@ -82,8 +80,7 @@ def prepare_pictures(root: str, form: str) -> str:
         return folder
     logger.info("writing the pictures of CIFAR-100 to %s (once)", folder)
     names = _fine_names(sources[2])
-    draft = os.path.join(root, f".draft-{uuid.uuid4().hex}")
-    try:
+    with appearing_at_once(folder) as draft:
         for split, source in zip(("train", "test"), sources, strict=False):
             images, labels = (_read_binary if form == BINARY else _read_pickled)(source)
             for name in names.names:
@@ -91,12 +88,6 @@ def prepare_pictures(root: str, form: str) -> str:
             for number, (image, label) in enumerate(zip(images, labels, strict=True)):
                 encoded = cv2.imencode(".png", image[..., ::-1])[1]
                 encoded.tofile(os.path.join(draft, split, names.names[label], f"{number:05d}.png"))
-        os.rename(draft, folder)
-    except OSError as error:
-        if not os.path.isdir(folder):  # otherwise another process was faster: its pictures are the same
-            raise DataError(f"dataset.root={root}: cannot write the pictures there: {error.strerror}") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Iterable, Sequence
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -61,6 +64,10 @@ class DatasetConfig(ComponentConfig):
     def folder(self) -> str:
         """Where the dataset lies: `root`."""
         return os.path.expanduser(self.root or ".")
+
+    def unused(self) -> list[str]:
+        """Settings that were given a value which has no effect, a sentence each."""
+        return []
 
     def expected(self, split: str) -> Statistics:
         """What `split` should hold as published; other figures are a warning."""
@@ -144,6 +151,24 @@ def warn_of_differences(config: DatasetConfig, split: str, index: ImageIndex) ->
                 what,
                 f"{published:,}",
             )
+
+
+@contextlib.contextmanager
+def appearing_at_once(folder: str) -> Iterator[str]:
+    """Gives a draft folder that becomes `folder` when the block is done, so that nobody sees it half filled.
+
+    If another process was faster, its folder stays: the same is in it. Raises DataError if it cannot be written.
+    """
+    draft = os.path.join(os.path.dirname(folder), f".draft-{uuid.uuid4().hex}")
+    try:
+        os.makedirs(draft)
+        yield draft
+        os.rename(draft, folder)
+    except OSError as error:
+        if not os.path.isdir(folder):
+            raise DataError(f"dataset.root: cannot write into {os.path.dirname(folder)}: {error.strerror}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def require(root: str, paths: Sequence[str], advice: str, tree: Sequence[str] | None = None) -> None:

@@ -11,8 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -23,9 +21,8 @@ import numpy as np
 from mldec.config import Count, Natural, Range
 from mldec.data.cache import cached
 from mldec.data.coco import read_coco_json
-from mldec.data.dataset import DatasetConfig, check_split
+from mldec.data.dataset import DatasetConfig, appearing_at_once, check_split
 from mldec.data.index import ImageIndex
-from mldec.errors import DataError
 from mldec.registry import DATASETS
 
 logger = logging.getLogger(__name__)
@@ -97,20 +94,13 @@ def prepare_digits(config: DigitsConfig, progress: Callable[[int, int], None] | 
         return folder
     total = config.train + config.val + config.test
     logger.info("drawing %d scenes of digits in %s (once)", total, folder)
-    draft = os.path.join(config.folder, f".draft-{uuid.uuid4().hex}")
-    try:
+    with appearing_at_once(folder) as draft:
         os.makedirs(os.path.join(draft, "annotations"))
         scans = split_scans(config.seed)
         done = 0
         for number, split in enumerate(config.splits):
             os.makedirs(os.path.join(draft, split))
             done = _write_split(config, split, number, scans[split], draft, progress, done, total)
-        os.rename(draft, folder)
-    except OSError as error:
-        if not os.path.isdir(folder):  # otherwise another process was faster: its scenes are the same
-            raise DataError(f"dataset.root={config.root}: cannot write the digits there: {error.strerror}") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 

@@ -58,6 +58,11 @@ class OpenImagesConfig(DatasetConfig):
     expand_hierarchy: bool = False
     classes: Literal["trainable", "all"] = "trainable"
 
+    def unused(self) -> list[str]:
+        if self.annotations == "human" and self.min_confidence != 0.5:
+            return [f"dataset.min_confidence={self.min_confidence:g}: only used with annotations=machine or both"]
+        return []
+
     def expected(self, split: str) -> Statistics:
         pictures = {"train": None, "val": 41_620, "test": 125_436}[split]
         return Statistics(pictures, labels=9_605 if self.classes == "trainable" else None)

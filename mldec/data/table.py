@@ -7,6 +7,7 @@ each class with 1 present, 0 absent, -1 or nothing unknown. Which column is whic
 from __future__ import annotations
 
 import json
+import logging
 import os
 import posixpath
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from mldec.data.table_file import Table, open_table
 from mldec.errors import DataError, suggest
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
+
+logger = logging.getLogger(__name__)
 
 PATH_COLUMNS = (
     "path",
@@ -168,6 +171,8 @@ def _read(layout: _Layout, labels: LabelSpace, config: TableConfig) -> ImageInde
             yield name, *_states(layout, line, row, labels, config.separator)
 
     listed = layout.labels is not None
+    if not listed and config.unlisted == "unknown":
+        logger.warning("warning: dataset.unlisted=unknown: without effect, in %s each class has a column", path)
     try:
         return ImageIndex.build(
             samples(),

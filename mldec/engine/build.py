@@ -75,7 +75,7 @@ def check_config(config: Config) -> None:
 
 def find_unused(config: Config) -> list[str]:
     """Settings that were given a value which has no effect in this run, a sentence each."""
-    found = []
+    found = list(config.dataset.unused())
     if config.ema.name == "none" and config.protocol.report != "live":
         found.append(
             f"protocol.report={config.protocol.report}: there is no average (ema=none), live weights are reported"

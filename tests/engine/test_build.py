@@ -110,6 +110,12 @@ def test_digits_have_their_own_val(small_digits):
     assert (len(splits.train), len(splits.val), len(splits.test)) == (96, 24, 24)
 
 
+def test_a_dataset_says_which_of_its_settings_have_no_effect():
+    words = ["dataset=openimages", "dataset.min_confidence=0.7"]
+    assert "only used with annotations=machine or both" in build.find_unused(make(words))[0]
+    assert build.find_unused(make([*words, "dataset.annotations=both"])) == []
+
+
 def test_softmax_on_pictures_of_several_labels_is_refused(small_digits):
     with pytest.raises(ConfigError, match="use loss=asl or loss=bce"):
         build.check_config(make([*small_digits, "loss=ce"]))
