@@ -228,7 +228,8 @@ def listing(root: str) -> str:
     """What lies in a folder, in a line for error messages."""
     if not os.path.isdir(root):
         return "no such folder"
-    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in os.scandir(root))
+    entries = (entry for entry in os.scandir(root) if not entry.name.startswith("."))
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
     if not names:
         return "an empty folder"
     return ", ".join(names[:12]) + (f", and {len(names) - 12} more" if len(names) > 12 else "")

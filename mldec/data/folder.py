@@ -62,7 +62,8 @@ def build_folder(config: FolderConfig, *, split: str) -> ImageIndex:
         labels = None if split == "train" else LabelSpace(_class_names(train))
         return read_class_folders(folder, labels)
 
-    return cached(config, split, [train, *folders_below(folder)], read)
+    # Not the folder itself: the cache may lie in it, and what is added to it is a class folder, which is named here.
+    return cached(config, split, [*class_folders(train), *folders_below(folder)], read)
 
 
 def split_folder(root: str, split: str) -> str | None:
@@ -114,11 +115,10 @@ def read_class_folders(folder: str, labels: LabelSpace | None = None) -> ImageIn
 
 
 def folders_below(folder: str) -> list[str]:
-    """`folder` and all folders in it, hidden ones left out: their times of change tell of added and removed files."""
-    found = [folder]
-    for entry in _entries(folder):
-        if entry.is_dir(follow_symlinks=False):
-            found += folders_below(entry.path)
+    """All folders in `folder`, at any depth, hidden ones left out: their times of change tell of files that came."""
+    found = []
+    for path in class_folders(folder):
+        found += [path, *folders_below(path)]
     return found
 
 

@@ -134,15 +134,15 @@ def _labels(layout: _Layout, config: TableConfig) -> LabelSpace:
         names.update(_listed(layout, line, row, config.separator))
     if not names:
         raise DataError(f"{layout.table.path}: column {layout.labels} names no label")
-    _warn_of_separator(layout, names, config.separator)
+    _refuse_joined(layout, names, config.separator)
     return LabelSpace(sorted(names))
 
 
-def _warn_of_separator(layout: _Layout, names: set[str], separator: str) -> None:
-    """Refuse labels most of which hold another separator: `cat|dog` is hardly a name."""
-    for other in ("|", ";", ",", "\t"):
+def _refuse_joined(layout: _Layout, names: set[str], separator: str) -> None:
+    """Refuse labels that hold another separator: `cat|dog` is hardly a name, though now and then one has a comma."""
+    for other in ("|", ";", "\t", ","):
         joined = sorted(name for name in names if other in name)
-        if other != separator and len(joined) > max(1, len(names) / 2):
+        if other != separator and len(joined) > (len(names) / 2 if other == "," else 0):
             raise DataError(
                 f"{layout.table.path}: {joined[0]!r} looks like several labels; type dataset.separator='\"{other}\"' "
                 f"if they are, or list the names in a file and type dataset.labels=FILE if {other!r} belongs to them"
