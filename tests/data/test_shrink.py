@@ -12,7 +12,15 @@ from pycocotools import mask as masks
 
 from mldec.data.image import decode, read_size
 from mldec.data.index import ImageIndex
-from mldec.data.shrink import copy_other_files, prepare, shrink, shrink_coco_json, shrink_picture, shrink_voc_xml
+from mldec.data.shrink import (
+    _scale_annotation,
+    copy_other_files,
+    prepare,
+    shrink,
+    shrink_coco_json,
+    shrink_picture,
+    shrink_voc_xml,
+)
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 
@@ -172,3 +180,10 @@ def test_a_stop_leaves_nothing_half(source: Path, tmp_path: Path, monkeypatch: p
         shrink_picture(str(source / "pictures" / "a.jpg"), tmp_path / "new" / "a.jpg", side=80, quality=90)
     assert list((tmp_path / "new").iterdir()) == []
     shutil.rmtree(tmp_path / "new")
+
+
+def test_x_and_y_are_not_confused() -> None:
+    """Proportions stay, so whole pictures would not show it."""
+    annotation = {"bbox": [8, 8, 8, 8], "area": 64, "segmentation": [[8, 8, 16, 16]]}
+    _scale_annotation(annotation, 0.5, 0.25)
+    assert annotation == {"bbox": [4, 2, 4, 2], "area": 8, "segmentation": [[4, 2, 8, 4]]}
