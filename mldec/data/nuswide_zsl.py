@@ -122,6 +122,11 @@ def _label_lists(config: NusWideZslConfig) -> tuple[list[str], set[str], set[str
             return [at(BENCHMARK)], *_checked(at(BENCHMARK), _texts(at(BENCHMARK), content["train class"]), unseen)
         require(config.folder, [NAMES], ADVICE)
         return [at(BENCHMARK), at(NAMES)], *_checked(at(NAMES), _all_names(at(NAMES)) - unseen, unseen)
+    if not any(os.path.isfile(at(name)) for name in (UNSEEN_TEXT, UNSEEN)) and not uses_csv(config):
+        find = finder(config, ["TagList1k.txt", "Concepts81.txt"])
+        files = [find("TagList1k.txt"), find("Concepts81.txt")]  # the tags less the concepts are the 925
+        unseen = set(read_names(files[1]))
+        return files, *_checked(files[0], set(read_names(files[0])) - unseen, unseen)
     unseen_file = UNSEEN_TEXT if os.path.isfile(at(UNSEEN_TEXT)) and not os.path.isfile(at(UNSEEN)) else UNSEEN
     seen_file = SEEN if os.path.isfile(at(SEEN)) else NAMES
     require(config.folder, [seen_file, unseen_file], f"or {BENCHMARK}. {ADVICE}")

@@ -240,9 +240,8 @@ NUSWIDE_ZSL = (
     NUSWIDE
     + """Zero-shot needs as well:
   NUS_WID_Tags/Train_Tags1k.dat, Test_Tags1k.dat, TagList1k.txt  from NUS_WID_Tags.zip
-  nus_unseen_81.txt                                              the names in Concepts81.txt, one a line
-  nus_seen_925.txt                                               the names in TagList1k.txt that are none of those 81
-benchmark_81_v0.json, and data.csv in place of the labels, will do too; https://github.com/Alibaba-MIIL/ML_Decoder
+The 81 concepts are the unseen labels, the tags that are none of them the 925 seen ones, unless lists say otherwise
+(nus_unseen_81.txt and nus_seen_925.txt, one name a line). benchmark_81_v0.json and data.csv will do, too; https://github.com/Alibaba-MIIL/ML_Decoder
 links them.
 """
 )

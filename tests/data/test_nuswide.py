@@ -100,6 +100,14 @@ def test_unseen_labels_are_unknown_in_training_and_known_in_test(tmp_path: Path,
     assert test.targets([0]).tolist() == [[1, 0, 0, 1, 1, 0]]
 
 
+def test_without_lists_the_tags_less_the_concepts_are_seen(tmp_path: Path) -> None:
+    write_release(tmp_path)
+    derived = zsl(tmp_path)
+    write_lists(tmp_path)
+    assert derived.labels == zsl(tmp_path).labels
+    assert derived.fingerprint() == zsl(tmp_path).fingerprint()
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
@@ -145,9 +153,13 @@ def test_what_is_missing_is_shown(tmp_path: Path) -> None:
 
 
 def test_broken_zero_shot_files_are_named(tmp_path: Path) -> None:
-    write_release(tmp_path)
+    with pytest.raises(DataError, match=r"TagList1k.txt   <- missing"):
+        zsl(tmp_path)
+    write_csv(tmp_path, concepts_only=False)
     with pytest.raises(DataError, match=r"nus_classes.json   <- missing(.|\n)*or benchmark_81_v0.json"):
         zsl(tmp_path)
+    (tmp_path / "data.csv").unlink()
+    write_release(tmp_path)
     for content, message in [
         ("{", "cannot be read as JSON"),
         ("[]", "expected a JSON dict, found a list"),
