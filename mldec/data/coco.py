@@ -107,6 +107,11 @@ def read_coco_json(annotation_file: str, image_folder: str, *, labels: LabelSpac
         DataError: the file is not COCO JSON, or names unknown pictures or categories.
     """
     logger.info("reading %s", annotation_file)
+    with _no_collection():
+        return _read(annotation_file, image_folder, labels)
+
+
+def _read(annotation_file: str, image_folder: str, labels: LabelSpace | None) -> ImageIndex:
     coco = _load(annotation_file)
     try:
         unknown = set(coco.imgToAnns) - set(coco.imgs)
@@ -135,7 +140,7 @@ def _advice(config: CocoConfig) -> str:
 
 def _load(annotation_file: str) -> COCO:
     try:
-        with _no_collection(), open(annotation_file, encoding="utf-8") as file:
+        with open(annotation_file, encoding="utf-8") as file:
             coco = COCO()
             coco.dataset = json.load(file)
             if not isinstance(coco.dataset, dict):
