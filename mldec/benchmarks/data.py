@@ -66,7 +66,13 @@ def _coco(root: Path, scale: float, repeats: int) -> list[Figure]:
     return [
         Figure("COCO: json.load of the annotations", loaded, "s", None, size),
         Figure("COCO: index built and kept", built, "s", None, size),
-        Figure("COCO: building over json.load", built / loaded, "x", 1.3, "in turns; json.load with Python's collector on, as it is, building with it off"),
+        Figure(
+            "COCO: building over json.load",
+            built / loaded,
+            "x",
+            1.3,
+            "in turns; json.load with Python's collector on, as it is, building with it off",
+        ),
         Figure("COCO: index opened from its cache", opening, "s", 0.3, size),
     ]
 
