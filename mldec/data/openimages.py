@@ -1,19 +1,14 @@
 """Open Images V6: nine million pictures, each with a few verified labels among thousands.
 
-What a person verified as present or absent is known, everything else is not: the index's default is "unknown". The
-label files are read once, row by row into flat arrays; pictures and labels never exist as Python objects all at once.
+What a person verified as present or absent is known, everything else is not: the index's default is "unknown". From the
+files to the index everything is arrays; pictures and labels never exist as Python objects all at once.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import logging
 import os
 import re
-from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,18 +18,15 @@ from mldec.config import Count, Fraction
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, Statistics, check_split, require
 from mldec.data.index import ABSENT, UNKNOWN, ImageIndex, Ragged
-from mldec.data.progress import progress
+from mldec.data.label_rows import OTHER, LabelRows, csv_rows, read_label_rows
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
-
-logger = logging.getLogger(__name__)
 
 PUBLISHED = {"train": "train", "val": "validation", "test": "test"}  # what our splits are called there
 DESCRIPTIONS, TRAINABLE = "oidv6-class-descriptions.csv", "oidv6-classes-trainable.txt"
 HIERARCHY = "bbox_labels_600_hierarchy.json"
 FOLDERS = ("", "annotations", "labels", "metadata")  # of the root, in which files are looked for
-OTHER = np.iinfo(np.uint16).max  # the column of a label that is none of ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +86,7 @@ def build_openimages(config: OpenImagesConfig, *, split: str) -> ImageIndex:
         codes = _codes(config, paths)
         labels = _label_space(codes, paths[DESCRIPTIONS])
         hierarchy = _Hierarchy(paths[HIERARCHY], codes) if config.expand_hierarchy else None
-        rows = [_read_rows(paths[names[kind][0]], codes, machine=kind == "machine") for kind in kinds]
+        rows = [read_label_rows(paths[names[kind][0]], codes, machine=kind == "machine") for kind in kinds]
         return _index(config, os.path.join(config.folder, pictures), labels, rows, hierarchy)
 
     return cached(config, split, [paths[name] for name in wanted], read)
@@ -116,7 +108,7 @@ def _find(root: str, names: tuple[str, ...]) -> str | None:
 def _codes(config: OpenImagesConfig, paths: dict[str, str]) -> dict[str, int]:
     """The column of each label code (/m/…)."""
     if config.classes == "all":
-        codes = [row[0] for _, row in _csv_rows(paths[DESCRIPTIONS], ("LabelName", "DisplayName"))]
+        codes = [row[0] for _, row in csv_rows(paths[DESCRIPTIONS], ("LabelName", "DisplayName"))]
     else:
         with open(paths[TRAINABLE], encoding="ascii", errors="replace") as file:
             codes = [line.strip() for line in file if line.strip()]
@@ -132,7 +124,7 @@ def _codes(config: OpenImagesConfig, paths: dict[str, str]) -> dict[str, int]:
 
 def _label_space(codes: dict[str, int], descriptions: str) -> LabelSpace:
     """Display names; with the code behind them where several labels have one name, and the code where there is none."""
-    names = {code: name for _, (code, name) in _csv_rows(descriptions, ("LabelName", "DisplayName")) if code in codes}
+    names = {code: name for _, (code, name) in csv_rows(descriptions, ("LabelName", "DisplayName")) if code in codes}
     shown = [names.get(code, code) for code in codes]
     repeated = {name for name in shown if shown.count(name) > 1} if len(set(shown)) < len(shown) else set()
     return LabelSpace(
@@ -170,83 +162,7 @@ def _ragged(lists: list[set[int]]) -> Ragged:
     return Ragged.from_rows(rows, np.array([item for items in lists for item in sorted(items)], np.int32), len(lists))
 
 
-# Rows -----------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Rows:
-    """The rows of a label file, as parallel arrays: picture id, column (or OTHER), confidence."""
-
-    images: np.ndarray  # (R,) uint64
-    columns: np.ndarray  # (R,) uint16
-    confidence: np.ndarray  # (R,) float32
-    machine: bool
-
-
-def _read_rows(path: str, codes: dict[str, int], *, machine: bool) -> _Rows:
-    """One pass over a label file. A person's confidence is 0 or 1, a machine's anything between."""
-    images, columns, confidence = array("Q"), array("H"), array("f")
-    numbers = {"0": 0.0, "1": 1.0}  # a handful of texts; parsing each of sixty million takes longer
-    last, image, line, others = "", 0, 1, 0
-    try:
-        for line, (name, code, text) in _csv_rows(path, ("ImageID", "LabelName", "Confidence")):  # noqa: B007
-            if name != last:  # rows of a picture mostly stand together
-                if re.fullmatch("[0-9a-f]{16}", name) is None:
-                    raise ValueError(f"ImageID {name!r} is not of 16 digits or letters a to f")
-                last, image = name, int(name, 16)
-            if text not in numbers:
-                numbers[text] = _confidence(text, machine)
-            column = codes.get(code, OTHER)
-            others += column == OTHER
-            images.append(image)
-            columns.append(column)
-            confidence.append(numbers[text])
-    except ValueError as error:
-        raise DataError(f"{path} line {line}: {error}") from None
-    if not images:
-        raise DataError(f"{path}: holds no label")
-    if others:
-        logger.info("%s: %s of %s labels are of other classes", path, f"{others:,}", f"{len(images):,}")
-    return _Rows(
-        np.frombuffer(images, np.uint64),
-        np.frombuffer(columns, np.uint16),
-        np.frombuffer(confidence, np.float32),
-        machine,
-    )
-
-
-def _confidence(text: str, machine: bool) -> float:
-    value = float(text)
-    if not (0 <= value <= 1 if machine else value in (0, 1)):
-        raise ValueError(f"Confidence {text} is not {'between 0 and 1' if machine else '0 or 1, as a person says'}")
-    return value
-
-
-def _csv_rows(path: str, names: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells of the named columns) of each row, with progress shown."""
-    try:
-        with open(path, "rb") as raw, progress(f"reading {os.path.basename(path)}", os.path.getsize(path)) as show:
-            reader = csv.reader(io.TextIOWrapper(raw, encoding="utf-8", newline=""), strict=True)
-            header = next(reader, [])
-            missing = [name for name in names if name not in header]
-            if missing:
-                found = ",".join(header)[:80] or "nothing"
-                raise DataError(f"{path}: its first line must name {', '.join(names)}; found {found}")
-            places = [header.index(name) for name in names]
-            for row in reader:
-                try:
-                    yield reader.line_num, [row[place] for place in places]
-                except IndexError:
-                    raise DataError(
-                        f"{path} line {reader.line_num}: {len(row)} cells, expected {len(header)}"
-                    ) from None
-                if reader.line_num % 2**16 == 0:
-                    show(raw.tell())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as CSV: {error}") from None
-
-
-# The index ------------------------------------------------------------------------------------------------------------
+# The index ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -275,7 +191,7 @@ class _Entries:
 
 
 def _index(
-    config: OpenImagesConfig, root: str, labels: LabelSpace, parts: list[_Rows], hierarchy: _Hierarchy | None
+    config: OpenImagesConfig, root: str, labels: LabelSpace, parts: list[LabelRows], hierarchy: _Hierarchy | None
 ) -> ImageIndex:
     images, entries = _by_picture(parts)
     entries = entries.where(entries.columns != OTHER)
@@ -299,7 +215,7 @@ def _index(
     )
 
 
-def _by_picture(parts: list[_Rows]) -> tuple[np.ndarray, _Entries]:
+def _by_picture(parts: list[LabelRows]) -> tuple[np.ndarray, _Entries]:
     """The ids of all pictures, ascending, and all rows in that order."""
     machine = np.repeat([part.machine for part in parts], [len(part.images) for part in parts])
     images, columns, confidence = (

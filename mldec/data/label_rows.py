@@ -1,0 +1,94 @@
+"""Label files of many million rows, read once into flat arrays: picture id, label, confidence."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import re
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mldec.data.progress import progress
+from mldec.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+OTHER = np.iinfo(np.uint16).max  # the column of a label that is none of ours
+
+
+@dataclass
+class LabelRows:
+    """The rows of a label file, as parallel arrays: picture id, column (or OTHER), confidence."""
+
+    images: np.ndarray  # (R,) uint64
+    columns: np.ndarray  # (R,) uint16
+    confidence: np.ndarray  # (R,) float32
+    machine: bool
+
+
+def read_label_rows(path: str, codes: dict[str, int], *, machine: bool) -> LabelRows:
+    """One pass over a label file. A person's confidence is 0 or 1, a machine's anything between."""
+    images, columns, confidence = array("Q"), array("H"), array("f")
+    numbers = {"0": 0.0, "1": 1.0}  # a handful of texts; parsing each of sixty million takes longer
+    last, image, line, others = "", 0, 1, 0
+    try:
+        for line, (name, code, text) in csv_rows(path, ("ImageID", "LabelName", "Confidence")):  # noqa: B007
+            if name != last:  # rows of a picture mostly stand together
+                if re.fullmatch("[0-9a-f]{16}", name) is None:
+                    raise ValueError(f"ImageID {name!r} is not of 16 digits or letters a to f")
+                last, image = name, int(name, 16)
+            if text not in numbers:
+                numbers[text] = _confidence(text, machine)
+            column = codes.get(code, OTHER)
+            others += column == OTHER
+            images.append(image)
+            columns.append(column)
+            confidence.append(numbers[text])
+    except ValueError as error:
+        raise DataError(f"{path} line {line}: {error}") from None
+    if not images:
+        raise DataError(f"{path}: holds no label")
+    if others:
+        logger.info("%s: %s of %s labels are of other classes", path, f"{others:,}", f"{len(images):,}")
+    return LabelRows(
+        np.frombuffer(images, np.uint64),
+        np.frombuffer(columns, np.uint16),
+        np.frombuffer(confidence, np.float32),
+        machine,
+    )
+
+
+def _confidence(text: str, machine: bool) -> float:
+    value = float(text)
+    if not (0 <= value <= 1 if machine else value in (0, 1)):
+        raise ValueError(f"Confidence {text} is not {'between 0 and 1' if machine else '0 or 1, as a person says'}")
+    return value
+
+
+def csv_rows(path: str, names: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells of the named columns) of each row, with progress shown."""
+    try:
+        with open(path, "rb") as raw, progress(f"reading {os.path.basename(path)}", os.path.getsize(path)) as show:
+            reader = csv.reader(io.TextIOWrapper(raw, encoding="utf-8", newline=""), strict=True)
+            header = next(reader, [])
+            missing = [name for name in names if name not in header]
+            if missing:
+                found = ",".join(header)[:80] or "nothing"
+                raise DataError(f"{path}: its first line must name {', '.join(names)}; found {found}")
+            places = [header.index(name) for name in names]
+            for row in reader:
+                try:
+                    yield reader.line_num, [row[place] for place in places]
+                except IndexError:
+                    raise DataError(
+                        f"{path} line {reader.line_num}: {len(row)} cells, expected {len(header)}"
+                    ) from None
+                if reader.line_num % 2**16 == 0:
+                    show(raw.tell())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as CSV: {error}") from None
