@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +40,26 @@ def for_each_picture(
     Args:
         work: a function that can be pickled.
         on_done: called with the number of pictures finished since its last call.
+
+    Raises:
+        DataError: a process died, which a picture can bring about; says near which.
     """
-    problems = []
+    problems: list[Problem] = []
     chunks = [range(first, min(first + CHUNK, len(index))) for first in range(0, len(index), CHUNK)]
-    with multiprocessing.get_context().Pool(max(1, workers), _start, (index, work)) as pool:
-        for chunk, found in zip(chunks, pool.imap(_work_on, chunks), strict=True):
-            problems += found
+    pool = ProcessPoolExecutor(max(1, workers), initializer=_start, initargs=(index, work))
+    chunk = range(0)
+    try:
+        results = pool.map(_work_on, chunks)
+        for chunk in chunks:
+            problems += next(results)
             on_done(len(chunk))
+    except BrokenProcessPool:
+        raise DataError(
+            f"a process died on one of the pictures {index.name(chunk[0])} to {index.name(chunk[-1])}, or on one soon "
+            "after: a picture crashes the decoder, or memory ran out; type workers=1 to come closer"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
     return problems
 
 

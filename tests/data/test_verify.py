@@ -1,5 +1,6 @@
 """Properties: what decode refuses is found, whoever looks; the list that is written is honoured."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 from mldec.data.coco import CocoJsonConfig, build_coco_json
 from mldec.data.digits import DigitsConfig
 from mldec.data.index import ImageIndex
-from mldec.data.verify import Problem, unlisted_pictures, verify, write_exclusions, write_list
+from mldec.data.verify import Problem, for_each_picture, unlisted_pictures, verify, write_exclusions, write_list
+from mldec.errors import DataError
 
 
 @pytest.fixture
@@ -33,6 +35,18 @@ def test_all_that_cannot_be_decoded_is_found_in_order(broken: ImageIndex, worker
     assert [problem.path for problem in problems] == [broken.path(row) for row in (3, 17, 30)]
     assert all(problem.path in problem.reason for problem in problems)
     assert sum(done) == len(broken)
+
+
+def crash(index: ImageIndex, row: int) -> Problem | None:
+    if row == 21:
+        os._exit(1)
+    return None
+
+
+def test_a_process_that_dies_is_an_error_and_no_wait(digits_index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mldec.data.verify.CHUNK", 8)
+    with pytest.raises(DataError, match=r"a process died on one of the pictures 0000(01|09|17).jpg to .* workers=1"):
+        for_each_picture(digits_index, crash, workers=1, on_done=lambda count: None)
 
 
 def test_pictures_that_nobody_mentions_are_found(broken: ImageIndex) -> None:
