@@ -10,12 +10,15 @@ It lies in the first of these that can be written: `dataset.cache`, or else the 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
 import logging
 import os
 import struct
+import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1  # part of every key: raise it when the format, or what any dataset reads, changes
 EXCLUDED = "excluded.txt"
+ABANDONED_SECONDS = 3600
 
 #: Settings that do not shape the index. What `root` holds is told by the sources.
 NEUTRAL = frozenset({"root", "image_size", "on_error", "scaled_decoding", "cache"})
@@ -116,6 +120,7 @@ def save_index(index: ImageIndex, path: str, base: str) -> ImageIndex:
         OSError: the folder cannot be written, or is full.
     """
     os.makedirs(os.path.dirname(path), exist_ok=True)
+    _remove_abandoned(path)
     partial = f"{path}.{uuid.uuid4().hex}.partial"
     try:
         with open(partial, "xb") as file:
@@ -177,6 +182,14 @@ def open_index(path: str, base: str) -> ImageIndex:
         confidence=arrays.get("confidence"),
         **lists,
     )
+
+
+def _remove_abandoned(path: str) -> None:
+    """Remove what writers of `path` left that were killed; a living one has changed its file within the hour."""
+    for partial in glob.glob(f"{glob.escape(path)}.*.partial"):
+        with contextlib.suppress(OSError):
+            if time.time() - os.path.getmtime(partial) > ABANDONED_SECONDS:
+                os.unlink(partial)
 
 
 def _key(config: DatasetConfig, split: str, sources: Sequence[str]) -> str:

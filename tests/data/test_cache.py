@@ -136,6 +136,16 @@ def test_a_full_disk_leaves_nothing_half(root: Path, monkeypatch: pytest.MonkeyP
     assert os.listdir(root / "cache") == []
 
 
+def test_what_a_killed_writer_left_is_removed(root: Path) -> None:
+    (root / "cache").mkdir()
+    old, new = root / "cache" / "x.index.1.partial", root / "cache" / "x.index.2.partial"
+    old.touch()
+    new.touch()
+    os.utime(old, (0, 0))
+    save_index(make(root), str(root / "cache" / "x.index"), str(root))
+    assert sorted(os.listdir(root / "cache")) == ["x.index", "x.index.2.partial"]
+
+
 def test_an_index_that_cannot_be_kept_is_used_all_the_same(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     (root / "file").touch()
     index = get(root, lambda: make(root), cache=str(root / "file" / "below"))
