@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import pickle
 import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +192,48 @@ def test_download_says_what_is_there_and_what_is_done_by_hand(tmp_path, capsys, 
     monkeypatch.setitem(sources.SOURCES, "coco", ((2014,), (), lambda year, extra: Published(downloads=(item,))))
     assert run(["data", "download", "dataset=coco", f"root={tmp_path}"]) == 0
     assert "there already" in capsys.readouterr().out
+
+
+def test_a_downloaded_dataset_is_ready_to_train(tmp_path, capsys, monkeypatch):
+    """Two archives in COCO's layout, from a server on this machine, by the command a user types."""
+    made = tmp_path / "made"
+    for split in ("train2014", "val2014"):
+        for number in range(6):
+            picture(made / split / f"{number}.jpg", number)
+        content = {
+            "images": [{"id": number, "file_name": f"{number}.jpg"} for number in range(6)],
+            "annotations": [{"id": n, "image_id": n, "category_id": 1 + n % 2} for n in range(6)],
+            "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        }
+        (made / "annotations").mkdir(exist_ok=True)
+        (made / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    served = tmp_path / "served"
+    served.mkdir()
+    for name in ("train2014", "val2014", "annotations"):
+        shutil.make_archive(str(served / name), "zip", made, name)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(served))
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        home = f"http://127.0.0.1:{server.server_port}"
+        items = tuple(
+            Download(
+                file=path.name,
+                urls=(f"{home}/gone/{path.name}", f"{home}/{path.name}"),
+                checksum="sha256:" + hashlib.sha256(path.read_bytes()).hexdigest(),
+                unpack=".",
+                provides=(f"{path.stem}/",),
+            )
+            for path in sorted(served.iterdir())
+        )
+        monkeypatch.setitem(sources.SOURCES, "coco", ((2014,), (), lambda year, extra: Published(downloads=items)))
+        assert run(["data", "download", "dataset=coco", "root=coco"]) == 0
+        assert capsys.readouterr().out.count("sha256 as expected") == 3
+        assert run(["data", "download", "dataset=coco", "root=coco"]) == 0
+        assert capsys.readouterr().out.count("there already") == 3
+        server.shutdown()
+    assert sorted(path.name for path in (tmp_path / "coco").iterdir()) == ["annotations", "train2014", "val2014"]
+    assert run(["train", "dataset=coco", "dataset.root=coco", *SMALL, "protocol.holdout=0.34", "run_dir=run"]) == 0
 
 
 def test_words_that_do_not_exist_are_one_line(capsys):
