@@ -22,6 +22,7 @@ from mldec.errors import DataError
 from mldec.labels import LabelSpace
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
+CHUNK_ROWS = 2**15  # that are counted at a time: sorting the labels of millions of pictures at once takes far longer
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,9 +205,40 @@ class ImageIndex:
 
     def positives_per_class(self) -> np.ndarray:
         """(N,) int64: in how many pictures each label is present."""
-        rows = np.repeat(np.arange(len(self)), self.positives.counts)
-        pairs = np.unique(rows * len(self.labels) + self.positives.values)
-        return np.bincount(pairs % len(self.labels), minlength=len(self.labels))
+        total = np.zeros(len(self.labels), np.int64)
+        for _, columns in self.present_pairs():
+            total += np.bincount(columns, minlength=len(total))
+        return total
+
+    def present_pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Rows and columns of what is present, each pair once, in order of rows, some thousand rows at a time."""
+        for rows in self._chunks():
+            yield np.divmod(self._pairs(self.positives, rows), len(self.labels))
+
+    def states_per_class(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(N,) int64 each: in how many pictures a label is present, absent and unknown, as `targets` would say."""
+        present, absent, unknown = np.zeros((3, len(self.labels)), np.int64)
+        for rows in self._chunks():
+            known = [self._pairs(lists, rows) for lists in (self.positives, self.unknown, self.negatives)]
+            known[1] = np.setdiff1d(known[1], known[0], assume_unique=True)
+            known[2] = np.setdiff1d(known[2], np.concatenate(known[:2]), assume_unique=True)
+            for total, pairs in zip((present, unknown, absent), known, strict=True):
+                total += np.bincount(pairs % len(total), minlength=len(total))
+        if self.default == ABSENT:
+            absent = len(self) - present - unknown
+        else:
+            unknown = len(self) - present - absent
+        return present, absent, unknown
+
+    def _chunks(self) -> Iterator[np.ndarray]:
+        for first in range(0, len(self), CHUNK_ROWS):
+            yield np.arange(first, min(first + CHUNK_ROWS, len(self)))
+
+    def _pairs(self, lists: Ragged, rows: np.ndarray) -> np.ndarray:
+        """row * N + column of each entry of `rows`, sorted, each once."""
+        positions, counts = lists.take(rows)
+        pairs = np.sort(np.repeat(rows, counts) * len(self.labels) + lists.values[positions])
+        return pairs[np.diff(pairs, prepend=-1) != 0]
 
     def fingerprint(self) -> str:
         """sha256 (hex) of labels, paths and what is known of them; where `root` lies does not count."""

@@ -120,21 +120,17 @@ class Summary:
 
 def summarize(index: ImageIndex, *, on_done: Callable[[int], None] = lambda count: None) -> Summary:
     """Count an index; `on_done` is called with the number of pictures whose size was read since its last call."""
-    size, num_labels = len(index), len(index.labels)
-    rows, columns = _unique_entries(index)
-    present = np.bincount(columns, minlength=num_labels)
-    states = np.zeros((2, num_labels), np.int64)  # absent, unknown
-    for first in range(0, size, chunk := max(1, 2**25 // num_labels)):
-        targets = index.targets(np.arange(first, min(first + chunk, size)))
-        states += [(targets == 0).sum(axis=0), (targets < 0).sum(axis=0)]
+    size = len(index)
+    rows, columns = (np.concatenate(parts) for parts in zip(*index.present_pairs(), strict=True))
+    present, absent, unknown = index.states_per_class()
     frequent = np.argsort(-present, kind="stable")[:200]
     sizes, unreadable = _sizes(index, on_done)
     return Summary(
         names=index.labels.names,
         pictures=size,
         present=present,
-        absent=states[0],
-        unknown=states[1],
+        absent=absent,
+        unknown=unknown,
         labels_a_picture=np.bincount(np.bincount(rows, minlength=size)),
         frequent=frequent,
         together=_together(rows, columns, frequent, size),
@@ -209,13 +205,6 @@ def _short(name: str) -> str:
     """A label as matplotlib may show it: no formula, no more than a few words."""
     name = name.replace("$", r"\$")
     return name if len(name) <= 22 else name[:21] + "…"
-
-
-def _unique_entries(index: ImageIndex) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the positives, each pair once."""
-    rows = np.repeat(np.arange(len(index)), index.positives.counts)
-    pairs = np.unique(rows * len(index.labels) + index.positives.values)
-    return pairs // len(index.labels), pairs % len(index.labels)
 
 
 def _together(rows: np.ndarray, columns: np.ndarray, frequent: np.ndarray, size: int) -> np.ndarray:

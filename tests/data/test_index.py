@@ -57,6 +57,23 @@ def test_positives_per_class_counts_pictures_not_entries() -> None:
     assert index.positives_per_class().tolist() == [0, 2, 0, 1]
 
 
+@pytest.mark.parametrize("default", [0, -1])
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_states_per_class_are_those_of_the_targets(default: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mldec.data.index.CHUNK_ROWS", chunk)
+    rng = np.random.default_rng(default + 1)
+    samples = [(f"{i}", *(rng.integers(0, 4, rng.integers(0, 4)).tolist() for _ in range(3))) for i in range(40)]
+    index = ImageIndex.build(samples, root="/", labels=LABELS, default=default)
+    targets = index.targets(range(40))
+    for counts, state in zip(index.states_per_class(), (1, 0, -1), strict=True):
+        assert counts.tolist() == (targets == state).sum(axis=0).tolist()
+    assert index.positives_per_class().tolist() == (targets == 1).sum(axis=0).tolist()
+    pairs = [
+        pair for rows, columns in index.present_pairs() for pair in zip(rows.tolist(), columns.tolist(), strict=True)
+    ]
+    assert pairs == [tuple(pair) for pair in np.argwhere(targets == 1).tolist()]
+
+
 def test_the_fingerprint_follows_content_and_not_the_folder() -> None:
     elsewhere = ImageIndex.build(SAMPLES, root="/elsewhere", labels=LABELS)
     assert build().fingerprint() == elsewhere.fingerprint()
