@@ -159,7 +159,12 @@ def draw(summary: Summary, path: Path, *, title: str) -> None:
         panels[1, 1].scatter(*summary.sizes.T, s=12, alpha=0.35, color=COLOUR, linewidths=0)
         top = 1.05 * summary.sizes.max()
         panels[1, 1].set(xlim=(0, top), ylim=(0, top), aspect="equal")
-    for panel in (panels[0, 0], panels[0, 1], panels[1, 1]):
+    else:
+        panels[1, 1].set(title="No size could be read", xticks=[], yticks=[], xlabel="", ylabel="")
+    for panel in panels[0]:
+        if panel.get_yscale() == "linear":
+            panel.yaxis.set_major_formatter("{x:,.0f}")
+    for panel in (*panels[0], panels[1, 1]):
         panel.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(action="ignore"):  # of signs that the font lacks: they become boxes
@@ -194,7 +199,7 @@ def _draw_together(panel: Any, summary: Summary, figure: Any) -> None:
     together = summary.together[:count, :count]
     shares = together / np.maximum(np.diagonal(together)[:, None], 1)
     np.fill_diagonal(shares, np.nan)
-    image = panel.imshow(shares, cmap="viridis", vmin=0)
+    image = panel.imshow(shares, cmap="viridis", vmin=0, vmax=np.nan_to_num(shares).max() or 1)
     names = [_short(summary.names[column]) for column in summary.frequent[:count]]
     panel.set_xticks(range(count), names, rotation=60, ha="right", fontsize=8)
     panel.set_yticks(range(count), names, fontsize=8)
