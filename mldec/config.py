@@ -97,6 +97,7 @@ class ProtocolConfig:
     holdout: Share = 0.05  # share of train kept as val where a dataset publishes no third split; 0: val is test
     threshold: Fraction = 0.5  # of the F1 scores
     top_k: tuple[Count, ...] = (3,)  # of the F1@k scores
+    zero_shot: Literal["seen", "zsl", "gzsl"] = "seen"  # whose mAP chooses the epoch, where labels are never trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +151,7 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 
 _INVALID = object()
+_UNIONS = (typing.Union, types.UnionType)
 
 
 def _dataclass(value: Any, cls: type, path: str, problems: list[str], owner: str = "") -> Any:
@@ -194,12 +196,20 @@ def _component(value: Any, group: str, problems: list[str]) -> Any:
 def _convert(value: Any, annotation: Any, path: str, problems: list[str]) -> Any:
     if annotation == Group:
         return _component(value, path, problems)
-    if dataclasses.is_dataclass(annotation):
-        return _dataclass(value, typing.cast(type, annotation), path, problems)
+    settings = _settings_class(annotation)
+    if settings is not None:
+        optional = annotation is not settings
+        return None if value is None and optional else _dataclass(value, settings, path, problems)
     converted = _fit(value, annotation)
     if converted is _INVALID:
         problems.append(f"{path}={value}: expected {_describe(annotation)}, found {_kind(value)}")
     return converted
+
+
+def _settings_class(annotation: Any) -> type | None:
+    """The dataclass that `annotation` asks for, alone or as an alternative to null."""
+    options = typing.get_args(annotation) if typing.get_origin(annotation) in _UNIONS else (annotation,)
+    return next((option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None)
 
 
 def _fit(value: Any, annotation: Any) -> Any:
@@ -209,7 +219,7 @@ def _fit(value: Any, annotation: Any) -> Any:
         base, *bounds = typing.get_args(annotation)
         fitted = _fit(value, base)
         return fitted if fitted is not _INVALID and all(fitted in bound for bound in bounds) else _INVALID
-    if origin in (typing.Union, types.UnionType):
+    if origin in _UNIONS:
         for option in typing.get_args(annotation):
             fitted = _fit(value, option)
             if fitted is not _INVALID:
@@ -245,7 +255,7 @@ def _describe(annotation: Any) -> str:
     if origin is Annotated:
         base, *bounds = typing.get_args(annotation)
         return " ".join([_describe(base), *map(str, bounds)])
-    if origin in (typing.Union, types.UnionType):
+    if origin in _UNIONS:
         return " or ".join(_describe(option) for option in typing.get_args(annotation))
     if origin is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(annotation)))

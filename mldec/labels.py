@@ -41,6 +41,17 @@ class LabelSpace:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def has_unseen(self) -> bool:
+        """Whether some label is not trained, but only asked for."""
+        return self.seen is not None and not all(self.seen)
+
+    def trained(self) -> LabelSpace:
+        """The seen labels, in order."""
+        if self.seen is None:
+            return self
+        return LabelSpace([name for name, seen in zip(self.names, self.seen, strict=True) if seen])
+
     def index(self, name: str) -> int:
         """The column of `name`. Raises DataError with the nearest names if there is none."""
         try:

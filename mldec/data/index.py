@@ -6,6 +6,7 @@ forked worker never touches a reference count in them, a spawned one opens memor
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import mmap
@@ -197,6 +198,48 @@ class ImageIndex:
         confidence = None if self.confidence is None else self.confidence[positives[1]]
         return ImageIndex(
             self.root, self.labels, paths[0], positives[0], negatives[0], unknown[0], self.default, confidence
+        )
+
+    def with_labels(self, labels: LabelSpace) -> ImageIndex:
+        """The same pictures, of which nothing is said but `labels`: some of those here, in any order.
+
+        Raises DataError for a label that is not here.
+        """
+        columns = np.full(len(self.labels), -1, np.int32)
+        columns[[self.labels.index(name) for name in labels.names]] = np.arange(len(labels), dtype=np.int32)
+
+        def keep(lists: Ragged) -> tuple[Ragged, np.ndarray]:
+            values = columns[lists.values]
+            kept = values >= 0
+            if not kept.any():
+                return Ragged.empty(len(lists)), kept
+            return Ragged(np.concatenate([[0], np.cumsum(kept)])[lists.offsets], values[kept]), kept
+
+        positives, negatives, unknown = map(keep, (self.positives, self.negatives, self.unknown))
+        confidence = None if self.confidence is None else self.confidence[positives[1]]
+        return ImageIndex(
+            self.root, labels, self.paths, positives[0], negatives[0], unknown[0], self.default, confidence
+        )
+
+    def with_unknown(self, names: Sequence[str]) -> ImageIndex:
+        """The same pictures, of which it is not known whether they have any of these labels."""
+        columns = np.array([self.labels.index(name) for name in names], np.int32)
+        known = self.with_labels(LabelSpace([name for name in self.labels.names if name not in set(names)]))
+        back = np.delete(np.arange(len(self.labels), dtype=np.int32), columns)  # the columns of what stays known
+
+        def restore(lists: Ragged) -> Ragged:
+            return Ragged(lists.offsets, back[lists.values])
+
+        unknown = restore(known.unknown)
+        rows = np.concatenate([np.repeat(np.arange(len(self)), n) for n in (unknown.counts, len(columns))])
+        values = np.concatenate([unknown.values, np.tile(columns, len(self))])
+        order = np.argsort(rows, kind="stable")
+        return dataclasses.replace(
+            self,
+            positives=restore(known.positives),
+            negatives=restore(known.negatives),
+            unknown=Ragged.from_rows(rows[order], values[order], len(self)),
+            confidence=known.confidence,
         )
 
     def drop_unannotated(self) -> ImageIndex:

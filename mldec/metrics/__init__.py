@@ -3,12 +3,16 @@
 from mldec.metrics.average_precision import average_precision, mean_average_precision
 from mldec.metrics.f1 import F1Scores, f1_at_k, f1_at_threshold
 from mldec.metrics.topk import top_k_accuracy
+from mldec.metrics.zero_shot import WITH_UNSEEN, chance_average_precision, zero_shot_metrics
 
 __all__ = [
+    "WITH_UNSEEN",
     "F1Scores",
     "average_precision",
+    "chance_average_precision",
     "f1_at_k",
     "f1_at_threshold",
     "mean_average_precision",
     "top_k_accuracy",
+    "zero_shot_metrics",
 ]
