@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 from torch import Tensor, nn
 
+from mldec.errors import DataError
 from mldec.models.backbone import Backbone
 from mldec.models.heads.ml_decoder import MLDecoder
+from mldec.models.label_words import LabelWords
 from mldec.models.tokens import Tokens
+from mldec.models.word_vectors import WordVectors
 
 __all__ = ["Classifier", "Tokens", "attach_ml_decoder"]
 
@@ -23,6 +28,44 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.head(self.backbone(images)))
+
+    @property
+    def words(self) -> LabelWords | None:
+        """What the head knows of labels as words; None for a head that can answer for its trained labels alone."""
+        words = getattr(self.head, "words", None)
+        return words if isinstance(words, LabelWords) else None
+
+    def set_labels(self, names: Sequence[str], words: WordVectors | None = None) -> None:
+        """Ask for `names` from now on: any number of labels in any order, trained or not.
+
+        With one query a label (full decoding) the logits of a label do not depend on which others are asked for.
+
+        Args:
+            words: vectors of labels that the classifier does not know yet.
+
+        Raises:
+            DataError: the head has no word vectors; no name, an empty or repeated one, or one without a vector; vectors
+                of another width than those it was trained with.
+        """
+        if self.words is None:
+            raise DataError(
+                "this network cannot be asked for other labels: it was trained without word vectors. Train one with "
+                "head=zero_shot head.words.source=…"
+            )
+        self.words.set_labels(names, words)
+
+    @contextmanager
+    def asked_for(self, names: Sequence[str]) -> Iterator[None]:
+        """Within the block the classifier answers for `names`; one without word vectors is left as it is."""
+        if self.words is None:
+            yield
+            return
+        before = self.words.names
+        self.words.set_labels(names)
+        try:
+            yield
+        finally:
+            self.words.set_labels(before)
 
 
 def attach_ml_decoder(

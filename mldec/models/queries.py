@@ -1,6 +1,7 @@
 """Where a decoder's queries come from: fixed noise, learned vectors, or word vectors.
 
-Each kind is a module without input whose output is queries (K, D). In the paper all three reach the same mAP (Table 7).
+Each kind is a module whose output is queries (K, D). In the paper all three reach the same mAP on labels that were
+trained (Table 7); only word vectors can ask for labels that were not.
 """
 
 from __future__ import annotations
@@ -25,38 +26,18 @@ class EmbeddingQueries(nn.Module):
         return self.weight
 
 
-class WordVectorQueries(nn.Module):
-    """ReLU of a learned linear map of fixed word vectors (K, d_w); the vectors are saved with the weights."""
+class WordQueries(nn.Module):
+    """The ReLU of one learned linear map of the word vectors of each group's labels, side by side (paper eq. 10).
 
-    vectors: Tensor
-
-    def __init__(self, vectors_KW: Tensor, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("vectors", vectors_KW.detach().clone().to(torch.get_default_dtype()))
-        self.projection = nn.Linear(vectors_KW.shape[1], dim)
-
-    def forward(self) -> Tensor:
-        return F.relu(self.projection(self.vectors))
-
-
-def make_queries(kind: QueryKind, num_queries: int, dim: int, word_vectors: Tensor | None = None) -> nn.Module:
-    """The module of `kind` with output (num_queries, dim).
-
-    Raises:
-        ValueError: an unknown kind, or word vectors that are absent, unused, or not one a query.
+    With g labels a group the map is to D / g, rounded up; what is over D is cut off. With g = 1 it is the published
+    query of a single label.
     """
-    if kind not in ("fixed", "learnable", "word_vectors"):
-        raise ValueError(f"queries={kind!r}: no such kind; use fixed, learnable or word_vectors")
-    if kind != "word_vectors":
-        if word_vectors is not None:
-            raise ValueError(
-                f"word_vectors: without effect for queries={kind}; use queries=word_vectors or leave them out"
-            )
-        return EmbeddingQueries(num_queries, dim, learnable=kind == "learnable")
-    if word_vectors is None:
-        raise ValueError("queries=word_vectors needs word_vectors of shape (number of queries, width)")
-    if word_vectors.dim() != 2 or len(word_vectors) != num_queries:
-        raise ValueError(
-            f"word_vectors of shape {tuple(word_vectors.shape)}: {num_queries} queries need ({num_queries}, width)"
-        )
-    return WordVectorQueries(word_vectors, dim)
+
+    def __init__(self, width: int, dim: int, group_size: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.projection = nn.Linear(width, -(-dim // group_size))
+
+    def forward(self, words_KgW: Tensor) -> Tensor:
+        """Word vectors (K, g, width) to queries (K, D)."""
+        return F.relu(self.projection(words_KgW)).flatten(1)[:, : self.dim]

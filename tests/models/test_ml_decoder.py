@@ -2,22 +2,28 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from mldec.config import build_config
-from mldec.errors import ConfigError, DataError
+from mldec.errors import ConfigError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Tokens
 from mldec.models.complexity import count_parameters
 from mldec.models.heads import MLDecoder
 from mldec.models.heads.ml_decoder import MLDecoderConfig
+from mldec.models.label_words import QueryAugment
+from mldec.models.word_vectors import WordsConfig, WordVectors
 from mldec.registry import HEADS
 
 SMALL = {"dim": 16, "num_heads": 8, "ffn_dim": 32}
+
+
+def words(vectors):
+    """Vectors (V, width) under the names "0", "1", …"""
+    return WordVectors(tuple(map(str, range(len(vectors)))), vectors, "a test")
 
 
 def published_names(head):
@@ -31,8 +37,7 @@ def published_names(head):
         "fc.weight": "decoder.duplicate_pooling",
         "fc.bias": "decoder.duplicate_pooling_bias",
     }
-    names = [name for name in head.state_dict() if name != "queries.vectors"]
-    return {name: fixed.get(name, f"decoder.{name}") for name in names}
+    return {name: fixed.get(name, f"decoder.{name}") for name in head.state_dict()}
 
 
 def fill(head):
@@ -83,7 +88,7 @@ def test_equals_the_published_head(case):
         head = MLDecoder(8, 5, dim=16)
     else:
         vectors = torch.sin(0.23 * torch.arange(1200.0)).view(4, 300)
-        head = MLDecoder(8, 4, dim=16, queries="word_vectors", word_vectors=vectors, shared_fc=True)
+        head = MLDecoder(8, 4, dim=16, queries="word_vectors", fc="shared", words=words(vectors))
     with torch.no_grad():
         fill(head)
     logits = head(golden_tokens())
@@ -186,9 +191,8 @@ def test_each_bias_moves_its_own_class_also_in_random_groups():
 @pytest.mark.parametrize("queries", ["fixed", "learnable", "word_vectors"])
 def test_every_trainable_parameter_gets_a_gradient_and_padding_gets_none(queries, training):
     torch.manual_seed(0)
-    groups = None if queries == "word_vectors" else 4
-    vectors = torch.randn(10, 5) if queries == "word_vectors" else None
-    head = MLDecoder(8, 10, groups, **SMALL, queries=queries, word_vectors=vectors, num_layers=2).train(training)
+    vectors = words(torch.randn(10, 5)) if queries == "word_vectors" else None
+    head = MLDecoder(8, 10, 4, **SMALL, queries=queries, words=vectors, num_layers=2).train(training)
     # A sum over classes would leave the biases of a layer norm's input without gradient; random weights do not.
     (head(torch.randn(3, 6, 8)) * torch.randn(3, 10)).sum().backward()
     for name, parameter in head.named_parameters():
@@ -198,9 +202,9 @@ def test_every_trainable_parameter_gets_a_gradient_and_padding_gets_none(queries
         else:
             assert parameter.grad is None
             assert name == "queries.weight"
-    if groups:  # 4 groups of 3 for 10 classes: the last two places are no class
-        assert head.fc.weight.grad[3, :, 1:].abs().sum() == 0
-        assert head.fc.weight.grad[3, :, 0].abs().sum() > 0
+    # 4 groups of 3 for 10 classes: the last two places are no class.
+    assert head.fc.weight.grad[3, :, 1:].abs().sum() == 0
+    assert head.fc.weight.grad[3, :, 0].abs().sum() > 0
 
 
 def test_a_picture_does_not_depend_on_its_neighbours_in_evaluation():
@@ -295,14 +299,13 @@ def test_exports_to_onnx(tmp_path):
         ({"dim": 20}, "dim=20 .* num_heads=8"),
         ({"grouping": "sorted"}, "contiguous or random"),
         ({"queries": "noise"}, "fixed, learnable or word_vectors"),
-        ({"queries": "word_vectors"}, "needs word_vectors"),
-        ({"queries": "word_vectors", "word_vectors": torch.zeros(9, 3)}, r"\(9, 3\): 10 queries need \(10, width\)"),
-        (
-            {"queries": "word_vectors", "word_vectors": torch.zeros(5, 3), "num_groups": 5},
-            "one query a class; use null or 10",
-        ),
-        ({"word_vectors": torch.zeros(10, 3)}, "without effect for queries=fixed"),
-        ({"shared_fc": True, "num_groups": 5}, "shared_fc needs one query a class"),
+        ({"fc": "own"}, "group, shared or word_vectors"),
+        ({"queries": "word_vectors"}, "queries=word_vectors needs the word vectors"),
+        ({"fc": "word_vectors"}, "fc=word_vectors needs the word vectors"),
+        ({"queries": "word_vectors", "words": words(torch.ones(9, 3))}, "9 labels for 10 classes"),
+        ({"queries": "word_vectors", "words": words(torch.ones(10, 3)), "normalize": "max"}, "none, unit or centered"),
+        ({"words": words(torch.ones(10, 3))}, "without effect for queries=fixed"),
+        ({"fc": "shared"}, "one output for all groups"),
     ],
 )
 def test_says_what_does_not_fit(settings, message):
@@ -325,31 +328,40 @@ def test_builds_from_settings(tmp_path):
     assert head.queries.weight.requires_grad
     assert head.fc.places is not None
 
-    vectors = np.random.default_rng(0).normal(size=(6, 5))
-    np.save(tmp_path / "words.npy", vectors)
-    head = build(dim=16, queries="word_vectors", word_vectors=str(tmp_path / "words.npy"))
-    np.testing.assert_allclose(head.queries.vectors.numpy(), vectors, rtol=1e-6)
-    assert head.queries().shape == (6, 16)
 
-
-def test_settings_that_do_not_fit_the_labels(tmp_path):
+def test_settings_that_do_not_fit_the_labels():
     with pytest.raises(ConfigError, match=r"head.num_groups=7 exceeds the 6 classes; use 1\.\.6 or null"):
         build(num_groups=7)
-    with pytest.raises(DataError, match=r"not a readable .npy file"):
-        build(queries="word_vectors", word_vectors=str(tmp_path / "absent.npy"))
-    np.save(tmp_path / "words.npy", np.zeros((5, 3)))
-    with pytest.raises(DataError, match=r"6 classes need an array \(6, width\); found \(5, 3\)"):
-        build(queries="word_vectors", word_vectors=str(tmp_path / "words.npy"))
-    with pytest.raises(ConfigError, match="one query per class; use null or 6"):
-        build(queries="word_vectors", word_vectors=str(tmp_path / "words.npy"), num_groups=3)
+
+
+def test_builds_with_words_from_settings():
+    settings = {"dim": 16, "num_heads": 4, "num_groups": 2, "queries": "word_vectors", "fc": "word_vectors"}
+    config = MLDecoderConfig(
+        name="ml_decoder", **settings, words=WordsConfig(source="random:5"), query_noise=0.5, random_queries=3
+    )
+    vectors = WordVectors((*LABELS.names, "another"), torch.randn(7, 5), "a test")
+    head = HEADS["ml_decoder"].build(config, in_features=8, labels=LABELS, words=vectors)
+    assert head.words.normalize == "centered"
+    assert head.words.augment == QueryAugment(noise=0.5, random=3)
+    assert head.words.names == LABELS.names
+    assert head.words.known is vectors
+    assert head.queries.projection.weight.shape == (6, 5)  # 16 dimensions for 3 labels a group: 6 each, 2 cut off
+    assert head.fc.weight.shape == (16, 5)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"dim": 100}, "head.dim=100: not a multiple of num_heads=8"),
-        ({"queries": "word_vectors"}, "head.word_vectors=null: queries=word_vectors needs a .npy file"),
-        ({"word_vectors": "x.npy"}, "head.word_vectors=x.npy: without effect for queries=fixed"),
+        ({"queries": "word_vectors"}, "head.words: queries=word_vectors needs the word vectors of the classes"),
+        ({"fc": "word_vectors"}, "head.words: fc=word_vectors needs the word vectors of the classes"),
+        ({"words": {"source": "x.txt"}}, "head.words: without effect for queries=fixed and fc=group"),
+        ({"queries": "word_vectors", "words": {"source": " "}}, "head.words.source: empty; use one of"),
+        ({"queries": "word_vectors", "words": {"source": "x", "templates": ["a"]}}, "head.words.templates=['a']"),
+        ({"queries": "word_vectors", "words": {"file": "x"}}, "head.words.source: missing"),
+        ({"queries": "word_vectors", "words": 3}, "head.words=3: expected settings"),
+        ({"query_noise": 0.1}, "query_noise, random_queries, query_cutout: without effect"),
+        ({"fc": "shared"}, "head.fc=shared: one output for all groups"),
         ({"num_groups": 0}, "head.num_groups=0: expected a whole number at least 1 or null"),
         ({"groups": 3}, "did you mean num_groups"),
     ],

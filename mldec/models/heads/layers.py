@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mldec.models.label_words import GroupedWords
+
 
 class MultiHeadAttention(nn.Module):
     """Attention(Q, K, V) = softmax(Q K^T / sqrt(d)) V in `num_heads` parallel heads (paper eq. 1), batch first."""
@@ -117,31 +119,69 @@ class GroupFullyConnected(nn.Module):
         nn.init.xavier_normal_(self.weight)  # torch's fans of a 3-D tensor: std = sqrt(2 / ((dim + K) g))
         places = None
         if grouping_seed is not None:
-            places = torch.randperm(num_classes, generator=torch.Generator().manual_seed(grouping_seed))
+            places = random_places(num_classes, grouping_seed)
         self.register_buffer("places", places)
 
-    def forward(self, embeddings_BKD: Tensor) -> Tensor:
-        """Logits (B, N) in class order."""
+    def forward(self, embeddings_BKD: Tensor, words: GroupedWords | None = None) -> Tensor:
+        """Logits (B, N) in class order, or (B, n) of the labels of `words`.
+
+        Labels that were not trained borrow the weights and biases of trained ones in turn; what these say of them is
+        chance (paper Table 8).
+        """
+        weight = self.weight if words is None else self.weight[words.groups]
         with full_precision(embeddings_BKD):
-            table_KBg = torch.bmm(embeddings_BKD.transpose(0, 1).to(self.weight.dtype), self.weight)
-        row_BN = table_KBg.transpose(0, 1).flatten(1)[:, : self.num_classes]
+            table_KBg = torch.bmm(embeddings_BKD.transpose(0, 1).to(self.weight.dtype), weight)
+        table_BKg = table_KBg.transpose(0, 1).flatten(1)
+        if words is not None:
+            return table_BKg.index_select(1, words.places) + self.bias[words.biases]
+        row_BN = table_BKg[:, : self.num_classes]
         if self.places is not None:
             row_BN = row_BN.index_select(1, self.places)
         return row_BN + self.bias
 
 
-class SharedFullyConnected(nn.Module):
-    """One weight vector and bias for all K = N embeddings (paper §1.1, zero-shot): new classes need no new weights."""
+def random_places(num_classes: int, seed: int) -> Tensor:
+    """(N,) int64: the place that each class is dealt by a seeded permutation."""
+    return torch.randperm(num_classes, generator=torch.Generator().manual_seed(seed))
 
-    def __init__(self, dim: int) -> None:
+
+class SharedFullyConnected(nn.Module):
+    """One matrix (D, g) and bias (g,) for all groups: new labels need no new weights (paper §2.3.3; §1.1 for g = 1)."""
+
+    def __init__(self, dim: int, group_size: int = 1) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(dim, 1))
-        self.bias = nn.Parameter(torch.zeros(1))
+        self.weight = nn.Parameter(torch.empty(dim, group_size))
+        self.bias = nn.Parameter(torch.zeros(group_size))
         nn.init.xavier_normal_(self.weight)
 
-    def forward(self, embeddings_BKD: Tensor) -> Tensor:
+    def forward(self, embeddings_BKD: Tensor, words: GroupedWords) -> Tensor:
+        """Logits (B, n) of the labels of `words`."""
         with full_precision(embeddings_BKD):
-            return (embeddings_BKD.to(self.weight.dtype) @ self.weight).squeeze(-1) + self.bias
+            table_BKg = embeddings_BKD.to(self.weight.dtype) @ self.weight + self.bias
+        return table_BKg.flatten(1).index_select(1, words.places)
+
+
+class WordFullyConnected(nn.Module):
+    """Output weights that are word vectors times one learned matrix (paper eq. 11): W_k = N_k W_b, one bias for all.
+
+    Args:
+        width: of the word vectors.
+        dim: D.
+        length: root mean square length of the word vectors, by which the start of W_b is scaled: logits begin with a
+            variance of about 1 for vectors of any length.
+    """
+
+    def __init__(self, width: int, dim: int, length: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(dim, width) / (length * dim**0.5))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, embeddings_BKD: Tensor, words: GroupedWords) -> Tensor:
+        """Logits (B, n) of the labels of `words`."""
+        with full_precision(embeddings_BKD):
+            projected_BKW = embeddings_BKD.to(self.weight.dtype) @ self.weight
+            table_BKg = torch.einsum("bkw,kgw->bkg", projected_BKW, words.vectors.to(self.weight.dtype))
+        return table_BKg.flatten(1).index_select(1, words.places) + self.bias
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[object]:

@@ -1,23 +1,32 @@
-"""ML-Decoder: K group queries read the tokens once, and each answers for g classes (paper eqs. 6-9, §1.1-1.3)."""
+"""ML-Decoder: K group queries read the tokens once, and each answers for g classes (paper eqs. 6-11, §1.1-1.3)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mldec.config import ComponentConfig, Count, Natural, Share
-from mldec.errors import ConfigError, DataError
+from mldec.config import ComponentConfig, Count, Natural, NonNegative, Share
+from mldec.errors import ConfigError
 from mldec.labels import LabelSpace
-from mldec.models.heads.layers import DecoderLayer, GroupFullyConnected, SharedFullyConnected, share_queries
-from mldec.models.queries import QueryKind, make_queries
+from mldec.models.heads.layers import (
+    DecoderLayer,
+    GroupFullyConnected,
+    SharedFullyConnected,
+    WordFullyConnected,
+    random_places,
+    share_queries,
+)
+from mldec.models.label_words import GroupedWords, LabelWords, Normalize, QueryAugment
+from mldec.models.queries import EmbeddingQueries, QueryKind, WordQueries
 from mldec.models.tokens import Tokens, token_values
+from mldec.models.word_vectors import WordsConfig, WordVectors
 from mldec.registry import HEADS
+
+FcKind = Literal["group", "shared", "word_vectors"]
 
 
 class MLDecoder(nn.Module):
@@ -26,17 +35,22 @@ class MLDecoder(nn.Module):
     The work that concerns queries alone is done once a batch in evaluation, so a picture's logits do not depend on its
     neighbours; in training with dropout every picture draws its own.
 
+    With word vectors in the queries, in the output weights, or in both (the combinations of Table 8) it can be asked
+    for labels that it was not trained on: `words.set_labels`, or `Classifier.set_labels`.
+
     Args:
         in_features: C, width of the tokens.
         num_classes: N.
         num_groups: K, the number of queries, 1..N; None for full decoding, K = N.
         dim: D, a multiple of `num_heads`.
         num_heads, ffn_dim, dropout, num_layers: of the decoder layers.
-        queries: "fixed" (noise that is never trained), "learnable", or "word_vectors".
+        queries: "fixed" (noise that is never trained), "learnable", or "word_vectors" (eq. 10).
         grouping: "contiguous" (class i in group i div g, as published) or "random" (a seeded permutation).
         grouping_seed: of the random grouping.
-        word_vectors: (N, d_w), one row a class, for queries="word_vectors".
-        shared_fc: one output vector for all classes instead of one each; needs K = N.
+        fc: the output weights: "group" (learned, each group its own, eq. 6), "shared" (learned, one for all groups;
+            needs queries="word_vectors"), or "word_vectors" (word vectors times a learned matrix, eq. 11).
+        words: vectors of the classes, the first N of its names in order, and of any further labels.
+        normalize, augment: of the word vectors, see `LabelWords`.
 
     Raises:
         ValueError: sizes that do not fit one another; the message says which and what fits.
@@ -56,46 +70,105 @@ class MLDecoder(nn.Module):
         *,
         num_layers: int = 1,
         grouping_seed: int = 0,
-        word_vectors: Tensor | None = None,
-        shared_fc: bool = False,
+        fc: FcKind = "group",
+        words: WordVectors | None = None,
+        normalize: Normalize = "none",
+        augment: QueryAugment | None = None,
     ) -> None:
         super().__init__()
         num_groups = num_classes if num_groups is None else num_groups
-        if num_groups < num_classes and (queries == "word_vectors" or shared_fc):
-            what = "queries=word_vectors" if queries == "word_vectors" else "shared_fc"
-            raise ValueError(f"num_groups={num_groups}: {what} needs one query a class; use null or {num_classes}")
-        if grouping not in ("contiguous", "random"):
-            raise ValueError(f"grouping={grouping!r}: no such grouping; use contiguous or random")
+        _check_kinds(queries, fc, grouping, words is not None)
+        if not 1 <= num_groups <= num_classes:
+            raise ValueError(f"num_groups={num_groups} is not within 1..{num_classes}, the number of classes")
+        by_words = queries == "word_vectors"
+        seed = grouping_seed if grouping == "random" else None
         self.input_projection = nn.Linear(in_features, dim)
-        self.queries = make_queries(queries, num_groups, dim, word_vectors)
+        self.words: LabelWords | None = None
+        if words is not None:
+            self.words = LabelWords(
+                words,
+                num_classes,
+                num_groups,
+                fixed_groups=not by_words,
+                normalize=normalize,
+                augment=augment,
+                order=None if seed is None else torch.argsort(random_places(num_classes, seed)),
+            )
+        self.queries: nn.Module = (
+            WordQueries(words.width, dim, -(-num_classes // num_groups))
+            if by_words and words is not None
+            else EmbeddingQueries(num_groups, dim, learnable=queries == "learnable")
+        )
         self.layers = nn.ModuleList(
             DecoderLayer(dim, num_heads, ffn_dim, dropout, self_attention=False) for _ in range(num_layers)
         )
-        self.fc: nn.Module = (
-            SharedFullyConnected(dim)
-            if shared_fc
-            else GroupFullyConnected(num_classes, num_groups, dim, grouping_seed if grouping == "random" else None)
-        )
+        self.fc: nn.Module
+        if fc == "group":
+            self.fc = GroupFullyConnected(num_classes, num_groups, dim, None if self.words is not None else seed)
+        elif fc == "shared":
+            self.fc = SharedFullyConnected(dim, -(-num_classes // num_groups))
+        elif self.words is not None:
+            self.fc = WordFullyConnected(self.words.trained.shape[1], dim, self.words.length())
         self.dropout = dropout
 
     def forward(self, tokens: Tokens | Tensor) -> Tensor:
-        """Logits (B, N) of Tokens or a (B, T, C) tensor."""
-        memory_BTD, embeddings = self._memory_and_queries(tokens)
+        """Logits of Tokens or a (B, T, C) tensor: (B, N), or (B, n) of the labels that `words` is asked for.
+
+        In training those of `augment.random` queries without meaning come after them.
+        """
+        memory_BTD, embeddings, words = self._begin(tokens)
         for layer in self.layers:
             embeddings = layer(embeddings, memory_BTD)
-        return self.fc(embeddings)
+        return cast(Tensor, self.fc(embeddings) if words is None else self.fc(embeddings, words))
 
     def attention_weights(self, tokens: Tokens | Tensor) -> Tensor:
         """Where each query looks in the last layer: (B, num_heads, K, T), rows that sum to 1."""
-        memory_BTD, embeddings = self._memory_and_queries(tokens)
+        memory_BTD, embeddings, _ = self._begin(tokens)
         for layer in self.layers[:-1]:
             embeddings = layer(embeddings, memory_BTD)
         last = cast(DecoderLayer, self.layers[-1])
         return last.multihead_attn.weights(last.before_attention(embeddings), memory_BTD)
 
-    def _memory_and_queries(self, tokens: Tokens | Tensor) -> tuple[Tensor, Tensor]:
+    def query_of_labels(self) -> Tensor:
+        """(n,) int64: which of the K queries answers for each label, in the order of the logits."""
+        if self.words is not None:
+            return self.words.query_of_labels()
+        fc = cast(GroupFullyConnected, self.fc)
+        places = torch.arange(fc.num_classes) if fc.places is None else fc.places
+        return places.to(fc.weight.device) // fc.weight.shape[2]
+
+    def _begin(self, tokens: Tokens | Tensor) -> tuple[Tensor, Tensor, GroupedWords | None]:
+        """Memory (B,T,D), queries (1 or B,K,D), and the words that they ask for."""
         memory_BTD = F.relu(self.input_projection(token_values(tokens)))
-        return memory_BTD, share_queries(self.queries(), memory_BTD.shape[0], self.training and self.dropout > 0)
+        words = None if self.words is None else self.words()
+        if isinstance(self.queries, WordQueries) and words is not None:
+            queries_KD = self.queries(words.vectors)
+        else:
+            queries_KD = self.queries()
+            if words is not None:
+                queries_KD = queries_KD[words.groups]
+        return memory_BTD, share_queries(queries_KD, memory_BTD.shape[0], self.training and self.dropout > 0), words
+
+
+def _check_kinds(queries: str, fc: str, grouping: str, has_words: bool) -> None:
+    for name, value, allowed in (
+        ("queries", queries, get_args(QueryKind)),
+        ("fc", fc, get_args(FcKind)),
+        ("grouping", grouping, ("contiguous", "random")),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r}: no such {name}; use {', '.join(allowed[:-1])} or {allowed[-1]}")
+    if fc == "shared" and queries != "word_vectors":
+        raise ValueError(
+            f"fc=shared: one output for all groups tells nothing apart with queries={queries}; "
+            "use queries=word_vectors or fc=group"
+        )
+    needed = "word_vectors" in (queries, fc)
+    if needed and not has_words:
+        what = "queries" if queries == "word_vectors" else "fc"
+        raise ValueError(f"words: {what}=word_vectors needs the word vectors of the classes")
+    if has_words and not needed:
+        raise ValueError(f"words: without effect for queries={queries} and fc={fc}; use queries=word_vectors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,32 +181,40 @@ class MLDecoderConfig(ComponentConfig):
     ffn_dim: Count = 2048
     dropout: Share = 0.1
     num_layers: Count = 1
-    queries: Literal["fixed", "learnable", "word_vectors"] = "fixed"
-    word_vectors: str | None = None  # a .npy file (classes, width), rows in the order of the labels
+    queries: QueryKind = "fixed"
     grouping: Literal["contiguous", "random"] = "contiguous"
     grouping_seed: Natural = 0
+    fc: FcKind = "group"  # output weights: each group's own, one for all, or made from word vectors
+    words: WordsConfig | None = None  # where word vectors come from
+    normalize: Normalize = "centered"  # of word vectors
+    query_noise: NonNegative = 0.0  # added to word vectors in training, in units of their entries
+    random_queries: Natural = 0  # vectors without meaning that training asks for; the answer should be "present"
+    query_cutout: Share = 0.0  # share of the entries of word vectors that training sets to zero
+
+    @property
+    def uses_words(self) -> bool:
+        return "word_vectors" in (self.queries, self.fc)
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads:
             raise ValueError(f"dim={self.dim}: not a multiple of num_heads={self.num_heads}")
-        if self.queries == "word_vectors" and self.word_vectors is None:
-            raise ValueError("word_vectors=null: queries=word_vectors needs a .npy file (classes, width)")
-        if self.queries != "word_vectors" and self.word_vectors is not None:
-            raise ValueError(f"word_vectors={self.word_vectors}: without effect for queries={self.queries}; use null")
+        _check_kinds(self.queries, self.fc, self.grouping, self.words is not None)
+        augmented = self.query_noise or self.random_queries or self.query_cutout
+        if augmented and not self.uses_words:
+            raise ValueError(
+                "query_noise, random_queries, query_cutout: without effect, since there are no word vectors"
+            )
 
 
 @HEADS.register("ml_decoder", MLDecoderConfig)
-def build_ml_decoder(config: MLDecoderConfig, *, in_features: int, labels: LabelSpace) -> MLDecoder:
+def build_ml_decoder(
+    config: MLDecoderConfig, *, in_features: int, labels: LabelSpace, words: WordVectors | None = None
+) -> MLDecoder:
     num_classes = len(labels)
     if config.num_groups is not None and config.num_groups > num_classes:
         raise ConfigError(
             f"head.num_groups={config.num_groups} exceeds the {num_classes} classes; "
             f"use 1..{num_classes} or null for one query per class"
-        )
-    if config.queries == "word_vectors" and config.num_groups not in (None, num_classes):
-        raise ConfigError(
-            f"head.num_groups={config.num_groups}: queries=word_vectors needs one query per class; "
-            f"use null or {num_classes}"
         )
     return MLDecoder(
         in_features,
@@ -147,18 +228,8 @@ def build_ml_decoder(config: MLDecoderConfig, *, in_features: int, labels: Label
         grouping=config.grouping,
         num_layers=config.num_layers,
         grouping_seed=config.grouping_seed,
-        word_vectors=None if config.word_vectors is None else _read_word_vectors(config.word_vectors, num_classes),
+        fc=config.fc,
+        words=words,
+        normalize=config.normalize,
+        augment=QueryAugment(config.query_noise, config.random_queries, config.query_cutout),
     )
-
-
-def _read_word_vectors(path: str, num_classes: int) -> Tensor:
-    try:
-        vectors = np.load(Path(path).expanduser(), allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"head.word_vectors={path}: not a readable .npy file ({error})") from error
-    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or len(vectors) != num_classes:
-        raise DataError(
-            f"head.word_vectors={path}: {num_classes} classes need an array ({num_classes}, width); "
-            f"found {getattr(vectors, 'shape', 'an archive')}"
-        )
-    return torch.from_numpy(vectors.astype(np.float32))

@@ -13,7 +13,7 @@ from mldec.config import ComponentConfig, Count, Natural, Share
 from mldec.errors import ConfigError
 from mldec.labels import LabelSpace
 from mldec.models.heads.layers import DecoderLayer, EncoderLayer, GroupFullyConnected, share_queries
-from mldec.models.queries import make_queries
+from mldec.models.queries import EmbeddingQueries
 from mldec.models.tokens import Tokens, token_values
 from mldec.registry import HEADS
 
@@ -61,10 +61,12 @@ class TransformerDecoderHead(nn.Module):
             )
         if position == "sine" and dim % 4:
             raise ValueError(f"dim={dim}: sine positions need a multiple of 4")
+        if queries not in ("learnable", "fixed"):
+            raise ValueError(f"queries={queries!r}: no such queries; use learnable or fixed")
         self.position = position
         self.dropout = dropout
         self.input_projection = nn.Linear(in_features, dim) if input_projection else nn.Identity()
-        self.queries = make_queries(queries, num_classes, dim)
+        self.queries = EmbeddingQueries(num_classes, dim, learnable=queries == "learnable")
         self.encoder = nn.ModuleList(EncoderLayer(dim, num_heads, ffn_dim, dropout) for _ in range(encoder_layers))
         self.layers = nn.ModuleList(
             DecoderLayer(dim, num_heads, ffn_dim, dropout, self_attention=True) for _ in range(decoder_layers)

