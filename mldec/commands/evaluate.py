@@ -10,6 +10,7 @@ from pathlib import Path
 from mldec.commands import compose
 from mldec.config import build_config, to_mapping
 from mldec.errors import ConfigError, DataError
+from mldec.labels import LabelSpace
 
 HELP = """usage: mldec evaluate run=RUN [split=test] [weights=reported|ema|live] [key=value …]
        mldec evaluate checkpoint=FILE dataset=coco dataset.root=…
@@ -55,10 +56,15 @@ def main(argv: Sequence[str]) -> int:
     config = dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, holdout=holdout))
     device = choose_device(config.runtime.device)
     prepare_runtime(config.runtime, device)
-    index = build.build_split(config, split)
-    if index.labels.names != restored.labels.names:
+    index = build.known_to_head(config, build.build_split(config, split), split)
+    labels = index.labels
+    if restored.classifier.words is not None:
+        trained = set(restored.labels.trained().names)
+        labels = LabelSpace(labels.names, seen=[name in trained for name in labels.names])
+        build.ask_for(restored.classifier, labels.names, config.head.words)
+    elif labels.names != restored.labels.names:
         raise DataError(
-            f"{config.dataset.name} has other labels ({len(index.labels)}) than the checkpoint "
+            f"{config.dataset.name} has other labels ({len(labels)}) than the checkpoint "
             f"({len(restored.labels)}): their scores cannot be compared with its targets"
         )
     display = Display()
@@ -74,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
             softmax=build.uses_softmax(config),
             on_batch=lambda pictures: bar.advance(),
         )
-    result = compute_metrics(scores, config.protocol, single_label=single_label)
+    result = compute_metrics(scores, config.protocol, seen=labels.seen, single_label=single_label)
 
     folder = (
         Path(own["output"]) if "output" in own else _default_folder(restored.path) / f"{config.dataset.name}_{split}"
@@ -93,11 +99,11 @@ def main(argv: Sequence[str]) -> int:
         "metrics": result.metrics,
     }
     tracking.write_json(folder / "metrics.json", record)
-    write_per_class(folder / "per_class_ap.csv", result, scores, index.labels)
+    write_per_class(folder / "per_class_ap.csv", result, scores, labels)
 
     display.say(
         f"{restored.path}, {restored.weights} weights of step {restored.step}\n"
-        f"{config.dataset.name} {split}: {len(scores.ids):,} pictures, {len(index.labels)} labels, "
+        f"{config.dataset.name} {split}: {len(scores.ids):,} pictures, {len(labels)} labels, "
         f"{config.protocol.name} protocol, AP definition {config.protocol.average_precision}"
     )
     display.say(describe(result.metrics, single_label))

@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "compose an experiment, check it, train it; resume=RUN continues one, -m runs several",
     "show": "the resolved experiment, its size, cost, steps and schedule; trains nothing",
     "evaluate": "metrics and per-class table of a run, on its own dataset or another",
+    "predict": "labels and scores of pictures; a zero-shot run can be asked for any labels",
     "data": "download, verify, stats, split, shrink: pictures and annotations before training",
     "benchmark": "the figures of speed and memory that docs quote",
 }

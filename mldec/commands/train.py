@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import hashlib
+import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from mldec.commands import compose
 from mldec.config import Config, build_config, to_mapping
@@ -19,7 +28,7 @@ HELP = """usage: mldec train experiment=NAME [group=choice …] [key=value …] 
   seed=0,1,2 -m                several values: one run for each combination, one after another
   resume=RUN                   go on with an interrupted run; settings that would change its course are refused,
                                unless allow_schedule_change=true
-  init_from=RUN                start a new run from another one's weights
+  init_from=RUN                start a new run from another one's weights; experiment:NAME trains that one first, once
   debug=fast|overfit|profile   two steps of everything; one batch to zero loss; a profiler trace
   debug=true                   show tracebacks
   plugins=[my_module]          import components of your own before composing
@@ -27,6 +36,9 @@ HELP = """usage: mldec train experiment=NAME [group=choice …] [key=value …] 
   --config-dir=DIR             a folder with experiment/*.yaml and other groups of your own
 
 groups: """
+
+NEEDED = "experiment:"  # init_from=experiment:NAME is a run of that experiment, which is trained if it is not there
+SHARED = ("seed", "output", "dataset", "runtime")
 
 # What a resumed run may not change without being told to: with these, the rest of the schedule would be another one.
 COURSE = (
@@ -59,7 +71,55 @@ def start(arguments: compose.Arguments) -> int:
     """A new run, from composing to the last figure."""
     compose.load_components(arguments.plugins)
     config = build_config(compose.compose(arguments.overrides, arguments.config_dir))
+    if config.init_from is not None and config.init_from.startswith(NEEDED):
+        needed = build_config(needed_experiment(config.init_from.removeprefix(NEEDED), arguments))
+        first = needed_folder(needed)
+        if code := _train_once(needed, first):
+            return code
+        config = dataclasses.replace(config, init_from=str(first))
     return _train(config, folder=None)
+
+
+def needed_experiment(name: str, arguments: compose.Arguments) -> dict[str, Any]:
+    """The experiment that another one starts from, with what was typed of data, seed, runtime and place."""
+    shared = [word for word in arguments.overrides if word.partition("=")[0].split(".")[0] in SHARED]
+    shared = [word for word in shared if not word.startswith("dataset=")]  # the experiment names its own
+    return compose.compose([f"experiment={name}", *shared], arguments.config_dir)
+
+
+def needed_folder(config: Config) -> Path:
+    """Where that run lies: named by its settings, so that runs with the same start share it."""
+    settings = to_mapping(config)
+    for neutral in ("output", "run_dir"):
+        del settings[neutral]
+    settings["runtime"] = {key: value for key, value in settings["runtime"].items() if key.startswith("limit_")}
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return Path(config.output).expanduser() / config.name / key
+
+
+def _train_once(config: Config, folder: Path) -> int:
+    """Train to the end unless that is done; a run that was cut off goes on. Returns the exit code."""
+    from mldec.engine.tracking import is_complete
+
+    with _alone(folder):
+        if is_complete(folder):
+            print(f"starting from {folder}")
+            return 0
+        print(f"training {config.name} first, once: {folder}", flush=True)
+        begun = (folder / "checkpoints" / "last.pt").exists()
+        return _train(dataclasses.replace(config, run_dir=str(folder)), folder=folder if begun else None)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Of several runs that need the same start one trains it, and the others wait for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given up when this process ends, however it ends
+        yield
 
 
 def resume(arguments: compose.Arguments) -> int:

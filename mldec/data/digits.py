@@ -12,8 +12,8 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ from mldec.data.cache import cached
 from mldec.data.coco import read_coco_json
 from mldec.data.dataset import DatasetConfig, appearing_at_once, check_split
 from mldec.data.index import ImageIndex
+from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,12 @@ DRAWING_VERSION = 1  # part of the fingerprint: raise it whenever the same setti
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsConfig(DatasetConfig):
-    """Settings of the scenes. `image_size` is the canvas they are drawn on; the three splits share no scan."""
+    """Settings of the scenes. `image_size` is the canvas they are drawn on; the three splits share no scan.
+
+    With `zero_shot` some of the classes are never trained, though every colour and every digit is. "report": those that
+    results are reported on, 16 where there are 80; val does not know them, so that nothing is chosen on them. "choose":
+    those are left out altogether, and 8 of the rest are unseen, on which settings can be chosen.
+    """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
 
@@ -61,6 +67,7 @@ class DigitsConfig(DatasetConfig):
     colours: Annotated[int, Range(1, len(COLOURS))] = len(COLOURS)
     seed: Natural = 0
     jpeg_quality: Annotated[int, Range(1, 100)] = 95
+    zero_shot: Literal["none", "report", "choose"] = "none"
 
     @property
     def single_label(self) -> bool:
@@ -74,7 +81,30 @@ def build_digits(config: DigitsConfig, *, split: str) -> ImageIndex:
     check_split(config, split)
     folder = prepare_digits(config)
     annotations, pictures = os.path.join(folder, "annotations", f"instances_{split}.json"), os.path.join(folder, split)
-    return cached(config, split, [annotations, pictures], lambda: read_coco_json(annotations, pictures))
+    drawn = replace(config, zero_shot="none")
+    index = cached(drawn, split, [annotations, pictures], lambda: read_coco_json(annotations, pictures))
+    return index if config.zero_shot == "none" else _with_unseen(index, config, split)
+
+
+def unseen_classes(colours: int) -> tuple[list[str], list[str]]:
+    """Classes that `zero_shot` keeps from training: those to report on, two a colour, and those to choose on, one."""
+
+    def classes(shift: int) -> list[str]:
+        return [f"{colour} {DIGITS[(i + shift) % 10]}" for i, colour in enumerate(list(COLOURS)[:colours])]
+
+    return classes(0) + classes(5), classes(3)
+
+
+def _with_unseen(index: ImageIndex, config: DigitsConfig, split: str) -> ImageIndex:
+    """The index with labels marked as seen or not; what a split must not know of is unknown in it."""
+    reported, chosen_on = unseen_classes(config.colours)
+    choosing = config.zero_shot == "choose"
+    names = [name for name in index.labels.names if not (choosing and name in reported)]
+    unseen = set(chosen_on if choosing else reported)
+    labels = LabelSpace(names, seen=[name not in unseen for name in names])
+    if split == "train" or (split == "val" and not choosing):
+        return index.with_labels(labels).with_unknown([name for name in names if name in unseen])
+    return index.with_labels(labels)
 
 
 def prepare_digits(config: DigitsConfig, progress: Callable[[int, int], None] | None = None) -> str:

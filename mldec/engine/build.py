@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,7 @@ from mldec.engine.schedule import Schedule
 from mldec.errors import ConfigError, DataError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
+from mldec.models.word_vectors import WordsConfig, WordVectors, read_word_vectors
 from mldec.registry import AUGMENTS, BACKBONES, DATASETS, EMAS, HEADS, LOSSES, OPTIMIZERS, SCHEDULES
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,8 @@ class Splits(NamedTuple):
 
     @property
     def labels(self) -> LabelSpace:
-        return self.train.labels
+        """All labels that are asked for in evaluation; those of `train` are the ones that are trained."""
+        return self.test.labels
 
 
 def check_config(config: Config) -> None:
@@ -113,6 +116,11 @@ def uses_softmax(config: Config) -> bool:
     return bool(config.loss.single_label)
 
 
+def uses_words(config: Config) -> bool:
+    """Whether the head knows labels as words, so that it can be asked for ones that were not trained."""
+    return bool(getattr(config.head, "uses_words", False))
+
+
 def build_split(config: Config, split: str) -> ImageIndex:
     """The pictures that a run uses as "train", "val" or "test".
 
@@ -156,14 +164,23 @@ def build_splits(config: Config) -> Splits:
         )
     splits = Splits(*(build_split(config, split) for split in Splits._fields))
     for split, index in zip(Splits._fields, splits, strict=True):
-        if index.labels.names != splits.labels.names:
-            own, trained = set(index.labels.names), set(splits.labels.names)
+        if index.labels.names != splits.train.labels.names:
+            own, trained = set(index.labels.names), set(splits.train.labels.names)
             differing = sorted(own ^ trained) or ["their order"]
             raise DataError(
                 f"{config.dataset.name}: {split} has other labels ({len(own)}) than train ({len(trained)}); they "
                 f"differ in {', '.join(differing[:5])}"
             )
-    return splits
+    if splits.labels.has_unseen and not uses_words(config):
+        logger.info("the head has no word vectors: only the labels that are seen are trained and evaluated")
+    return Splits(*(known_to_head(config, index, split) for split, index in zip(Splits._fields, splits, strict=True)))
+
+
+def known_to_head(config: Config, index: ImageIndex, split: str) -> ImageIndex:
+    """An index as the head needs it: of unseen labels there is nothing to train, and without words nothing to ask."""
+    if not index.labels.has_unseen or (uses_words(config) and split != "train"):
+        return index
+    return index.with_labels(index.labels.trained())
 
 
 def describe_splits(splits: Splits) -> dict[str, dict[str, Any]]:
@@ -190,17 +207,45 @@ def _published_split(config: Config, split: str) -> ImageIndex:
     return index
 
 
-def build_classifier(config: Config, labels: LabelSpace) -> Classifier:
-    """Backbone and head, weights drawn from torch's global generator or loaded as the backbone's settings say."""
+def build_classifier(config: Config, labels: LabelSpace, words: WordVectors | None = None) -> Classifier:
+    """Backbone and head, weights drawn from torch's global generator or loaded as the backbone's settings say.
+
+    Args:
+        labels: all labels of the dataset; the network is for those that are seen.
+        words: their vectors, where the head uses any; None: they are read from where the config says.
+    """
     backbone = BACKBONES[config.backbone.name].build(config.backbone, image_size=image_size(config))
-    head = HEADS[config.head.name].build(config.head, in_features=backbone.num_features, labels=labels)
+    more = {"words": words or build_words(config, labels)} if uses_words(config) else {}
+    head = HEADS[config.head.name].build(
+        config.head, in_features=backbone.num_features, labels=labels.trained(), **more
+    )
     return Classifier(backbone, head)
 
 
-def build_bare_classifier(config: Config, labels: LabelSpace) -> Classifier:
+def build_bare_classifier(config: Config, labels: LabelSpace, words: WordVectors | None = None) -> Classifier:
     """The same network without its pretrained weights: what a checkpoint is loaded into."""
     bare = dataclasses.replace(config.backbone, pretrained=False, checkpoint=None)
-    return build_classifier(dataclasses.replace(config, backbone=bare), labels)
+    return build_classifier(dataclasses.replace(config, backbone=bare), labels, words)
+
+
+def build_words(config: Config, labels: LabelSpace) -> WordVectors:
+    """The vectors of all labels, those that are trained first. Raises DataError if there are none for some."""
+    trained = labels.trained().names
+    unseen = [name for name in labels.names if name not in set(trained)]
+    return read_word_vectors(config.head.words, [*trained, *unseen], ordered=labels.names)
+
+
+def ask_for(classifier: Classifier, names: Sequence[str], source: WordsConfig | None) -> None:
+    """Let a classifier answer for `names`; vectors that it lacks are read from `source`.
+
+    Raises DataError if it has no word vectors, or if there is none for a name.
+    """
+    words = None
+    if classifier.words is not None and source is not None:
+        known = set(classifier.words.known.names)
+        if missing := [name for name in LabelSpace(names).names if name not in known]:
+            words = read_word_vectors(source, missing)
+    classifier.set_labels(names, words)
 
 
 def build_normalization(classifier: Classifier) -> Normalization:

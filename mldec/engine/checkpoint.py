@@ -17,10 +17,13 @@ from mldec.engine.build import build_bare_classifier
 from mldec.errors import CheckpointError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
+from mldec.models.label_words import LabelWords
+from mldec.models.word_vectors import WordVectors
 
 FORMAT = 1
 
-#: What every checkpoint holds. `last.pt` adds what resuming needs: optimizer, scaler and progress.
+#: What every checkpoint holds. Zero-shot ones add `seen` (which labels were trained) and `words` (names, vectors and
+#: source); `last.pt` adds what resuming needs: optimizer, scaler and progress.
 REQUIRED = {
     "format": int,
     "config": dict,
@@ -111,6 +114,19 @@ def choose_weights(content: Mapping[str, Any], weights: Weights, path: Path) -> 
     return chosen, state
 
 
+def pack_words(words: LabelWords | None) -> dict[str, Any] | None:
+    """Word vectors as plain values, for a checkpoint."""
+    if words is None:
+        return None
+    return {"names": list(words.known.names), "vectors": words.known.vectors, "source": words.known.source}
+
+
+def stored_words(content: Mapping[str, Any]) -> WordVectors | None:
+    """The word vectors that a checkpoint holds: names, vectors and where they were from. None where it has none."""
+    words = content.get("words")
+    return None if words is None else WordVectors(tuple(words["names"]), words["vectors"], words["source"])
+
+
 def restore(run: str | Path, weights: Weights = "reported", which: Literal["best", "last"] = "best") -> Restored:
     """Rebuild the classifier of a run folder or checkpoint file, in eval mode on the CPU.
 
@@ -121,8 +137,8 @@ def restore(run: str | Path, weights: Weights = "reported", which: Literal["best
     content = load_checkpoint(path)
     chosen, state = choose_weights(content, weights, path)
     config = build_config(content["config"])
-    labels = LabelSpace(content["labels"])
-    classifier = build_bare_classifier(config, labels)
+    labels = LabelSpace(content["labels"], seen=content.get("seen"))
+    classifier = build_bare_classifier(config, labels, stored_words(content))
     try:
         classifier.load_state_dict(state)
     except RuntimeError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from mldec.data.loader import Batch
 from mldec.engine.device import autocast
 from mldec.errors import RunError
 from mldec.labels import LabelSpace
-from mldec.metrics import average_precision, f1_at_k, f1_at_threshold, top_k_accuracy
+from mldec.metrics import WITH_UNSEEN, average_precision, f1_at_k, f1_at_threshold, top_k_accuracy, zero_shot_metrics
 
 
 class Scores(NamedTuple):
@@ -85,8 +86,13 @@ def _sorted(ids: Tensor, scores: Tensor, targets: Tensor) -> Scores:
     return Scores(ids.numpy(), scores.numpy(), targets.numpy())
 
 
-def compute_metrics(scores: Scores, protocol: ProtocolConfig, *, single_label: bool = False) -> Result:
-    """mAP by the protocol's definition, F1 at its threshold and top-k; for single-label data top-1 and top-5 too."""
+def compute_metrics(
+    scores: Scores, protocol: ProtocolConfig, *, seen: Sequence[bool] | None = None, single_label: bool = False
+) -> Result:
+    """mAP by the protocol's definition, F1 at its threshold and top-k; for single-label data top-1 and top-5 too.
+
+    Where some labels are not `seen` in training, also what `zero_shot_metrics` gives; mAP is then that of GZSL.
+    """
     values, targets = scores.scores, scores.targets
     per_class = average_precision(values, targets, definition=protocol.average_precision)
     counted = np.isfinite(per_class)
@@ -104,12 +110,16 @@ def compute_metrics(scores: Scores, protocol: ProtocolConfig, *, single_label: b
         if k <= values.shape[1]:
             at_k = f1_at_k(values, targets, k=k)
             metrics |= {f"CF1@{k}": at_k.CF1, f"OF1@{k}": at_k.OF1}
+    if seen is not None and not all(seen):
+        metrics |= zero_shot_metrics(values, targets, seen, protocol.average_precision, protocol.top_k)
     return Result(metrics, per_class)
 
 
-def headline(single_label: bool) -> str:
-    """The metric by which epochs are compared."""
-    return "top1" if single_label else "mAP"
+def headline(protocol: ProtocolConfig, labels: LabelSpace, *, single_label: bool = False) -> str:
+    """The metric by which epochs are compared. With unseen labels it is theirs only if the protocol says so."""
+    if single_label:
+        return "top1"
+    return f"{protocol.zero_shot}_mAP" if labels.has_unseen else "mAP"
 
 
 def write_per_class(path: Path, result: Result, scores: Scores, labels: LabelSpace) -> None:
@@ -125,8 +135,27 @@ def write_per_class(path: Path, result: Result, scores: Scores, labels: LabelSpa
 
 
 def describe(metrics: Mapping[str, Any], single_label: bool) -> str:
-    """The figures of `compute_metrics` as a line for people."""
+    """The figures of `compute_metrics` for people: a line, and one more for each zero-shot task."""
     order = ("top1", "top5", "mAP") if single_label else ("mAP", "CF1", "OF1")
-    names = [name for name in order if name in metrics] + sorted(name for name in metrics if "@" in name)
+    tasks = [task for task in ("seen", "zsl", "gzsl") if math.isfinite(metrics.get(f"{task}_mAP", math.nan))]
+    names = [name for name in order if name in metrics] + sorted(n for n in metrics if n.startswith(("CF1@", "OF1@")))
     figures = "   ".join(f"{name} {metrics[name]:.2f}" for name in names)
-    return f"{figures}   ({metrics['classes_counted']:.0f} classes counted)"
+    lines = [f"{figures}   ({metrics['classes_counted']:.0f} classes counted)"]
+    return "\n".join([*lines, *(_describe_task(metrics, task) for task in tasks)])
+
+
+TASKS = {"seen": "seen labels", "zsl": "unseen labels (ZSL)", "gzsl": "all labels (GZSL)"}
+
+
+def _describe_task(metrics: Mapping[str, Any], task: str) -> str:
+    def figures(ending: str) -> str:
+        at_k = [name for name in metrics if name.startswith(f"{task}_F1@") and name.endswith(ending)]
+        at_k = [name for name in at_k if ending or not name.endswith(WITH_UNSEEN)]
+        shown = [f"F1@{name.partition('@')[2].removesuffix(ending)} {metrics[name]:.2f}" for name in sorted(at_k)]
+        mean = f"mAP {metrics[f'{task}_mAP{ending}']:.2f} (chance {metrics[f'{task}_chance{ending}']:.2f})"
+        return "   ".join([mean, *shown])
+
+    line = f"{TASKS[task]:<20} {figures('')}"
+    if f"{task}_mAP{WITH_UNSEEN}" in metrics:
+        line += f"\n{'':<20} {figures(WITH_UNSEEN)}   over pictures with an unseen label"
+    return line

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -30,6 +31,12 @@ class Box(NamedTuple):
     bottom: int
     left: int
     right: int
+
+
+def answer_random_queries(targets: Tensor, known: Tensor, num_logits: int) -> tuple[Tensor, Tensor]:
+    """Targets and what is known of them (B,N), widened to the logits: random queries (paper §2.3.3) are present."""
+    extra = num_logits - targets.shape[1]
+    return (F.pad(targets, (0, extra), value=1), F.pad(known, (0, extra), value=True)) if extra else (targets, known)
 
 
 def mix(images: Tensor, targets: Tensor, *, mixup: float, cutmix: float, generator: torch.Generator) -> Mixed:

@@ -14,7 +14,7 @@ from mldec.data.index import ImageIndex
 from mldec.data.loader import Batch
 from mldec.engine import build, pictures
 from mldec.engine.display import Bar, Display
-from mldec.engine.evaluator import Result, Scores, headline, write_per_class
+from mldec.engine.evaluator import Result, Scores, write_per_class
 from mldec.engine.meter import Meter
 from mldec.engine.tracking import Tracker
 
@@ -27,17 +27,26 @@ class Observer:
     Args:
         folder: the run folder.
         config: the experiment.
+        headline: the metric by which epochs are compared.
         display: the terminal.
         total_steps: of the whole run.
         step, evaluations: what was done before, where a run is resumed.
     """
 
     def __init__(
-        self, folder: Path, config: Config, display: Display, *, total_steps: int, step: int, evaluations: int
+        self,
+        folder: Path,
+        config: Config,
+        display: Display,
+        *,
+        headline: str,
+        total_steps: int,
+        step: int,
+        evaluations: int,
     ) -> None:
         self.folder, self.config, self.display, self.total_steps = folder, config, display, total_steps
         self.size = build.image_size(config)
-        self.headline = headline(build.is_single_label(config))
+        self.headline = headline
         self.meter = Meter()
         self.bar = Bar(None, None)
         self.broken_shown = 0

@@ -46,6 +46,22 @@ def predictions_sheet(
     return sheet(images, captions)
 
 
+def maps_sheet(picture: np.ndarray, maps: Sequence[np.ndarray], captions: Sequence[Sequence[Line]]) -> np.ndarray:
+    """A picture (H,W,3) uint8 RGB, and beside it one tile for each map (h,w) of attention, with its caption."""
+    tiles = [picture, *(overlay(picture, attention) for attention in maps)]
+    return sheet(tiles, [[], *captions], columns=6)
+
+
+def overlay(picture: np.ndarray, attention: np.ndarray) -> np.ndarray:
+    """A picture (H,W,3) uint8 with a map (h,w) laid over it: bright and warm where the map is high."""
+    height, width = picture.shape[:2]
+    heat = cv2.resize(attention.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    heat = np.clip(heat / max(float(heat.max()), 1e-12), 0, 1)
+    colours = cv2.cvtColor(cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    opacity = 0.25 + 0.45 * heat[..., None]
+    return np.round(picture * (1 - opacity) + colours * opacity).astype(np.uint8)
+
+
 def save_picture(path: Path, picture: np.ndarray) -> None:
     """Write an RGB picture as PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

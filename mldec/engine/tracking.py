@@ -55,6 +55,14 @@ def make_run_folder(output: str, name: str, run_dir: str | None = None) -> Path:
     raise FileExistsError(str(parent / stamp))
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a run folder holds the record of a run's end."""
+    records = folder / "metrics.jsonl"
+    if not records.exists():
+        return False
+    return any(json.loads(line).get("kind") == "test" for line in records.read_text(encoding="utf-8").splitlines())
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """What a result depends on beside the config: versions, commit, device, command line."""
     packages = ("torch", "torchvision", "timm", "numpy", "albumentations", "opencv-python-headless", "pycocotools")

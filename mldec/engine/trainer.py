@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,19 +25,22 @@ from mldec.engine.checkpoint import (
     choose_weights,
     find_checkpoint,
     load_checkpoint,
+    pack_words,
     restore,
     save_checkpoint,
+    stored_words,
 )
 from mldec.engine.device import autocast, choose_device, choose_precision, prepare_runtime
 from mldec.engine.display import Display
 from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores, headline
 from mldec.engine.interrupt import Interrupted, stop_on_interrupt
-from mldec.engine.mixing import mix
+from mldec.engine.mixing import answer_random_queries, mix
 from mldec.engine.observer import Observer
 from mldec.engine.optimizer import set_point
 from mldec.engine.profiler import profile_steps
 from mldec.engine.seeding import seed_everything, step_seed
 from mldec.errors import CheckpointError, RunError
+from mldec.models.classifier import Classifier
 from mldec.models.weights import load_weights
 
 
@@ -80,6 +83,7 @@ class Trainer:
         self.dtype = choose_precision(config.runtime.precision, self.device)
         self.memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
         self.single_label = build.is_single_label(config)
+        self.headline = headline(config.protocol, splits.labels, single_label=self.single_label)
         prepare_runtime(config.runtime, self.device)
         seed_everything(config.seed)
 
@@ -90,7 +94,7 @@ class Trainer:
             self._start_from(config.init_from)
         self.classifier.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         # Parameters are shared: the compiled form is how the classifier is called, never how it is saved.
-        self.network: nn.Module = torch.compile(self.classifier) if config.runtime.compile else self.classifier  # type: ignore[assignment]
+        self.network: Classifier = torch.compile(self.classifier) if config.runtime.compile else self.classifier  # type: ignore[assignment]
         self.ema = build.build_ema(config, self.classifier)
         self.normalization = build.build_normalization(self.classifier)
         self.loss = build.build_loss(config)
@@ -114,6 +118,7 @@ class Trainer:
             folder,
             self.config,
             self.display,
+            headline=self.headline,
             total_steps=len(self.batches) * self.config.schedule.epochs,
             step=self.progress.step,
             evaluations=self.progress.epochs,
@@ -177,6 +182,7 @@ class Trainer:
             images, targets, known = mix(images, labels, mixup=mixup, cutmix=cutmix, generator=mixing)
             with autocast(self.device, self.dtype):
                 logits = self.network(images)
+            targets, known = answer_random_queries(targets, known, logits.shape[1])
             loss = self.loss(logits, targets, known)
             if self.config.loss.reduction == "mean":
                 loss = loss * (len(images) / len(batch.ids))
@@ -202,7 +208,7 @@ class Trainer:
             began = time.perf_counter()
             metrics = {name: result.metrics for name, result in self._evaluate().items()}
             reported = self._reported(metrics)
-            value = metrics[reported][headline(self.single_label)]
+            value = metrics[reported][self.headline]
             if progress.best_epoch == 0 or value > progress.best or math.isnan(progress.best):
                 progress.best, progress.best_epoch = value, epoch
                 self.save("best", reported=reported, metrics=metrics)
@@ -224,7 +230,7 @@ class Trainer:
         best = restore(self.folder)
         test_batches = build.build_eval_loader(self.config, self.splits.test, self.device)
         scores = self._scores(best.classifier.to(self.device), test_batches, "test")
-        result = compute_metrics(scores, self.config.protocol, single_label=self.single_label)
+        result = self._metrics(scores)
         record = {
             "protocol": self.config.protocol.name,
             "epoch": self.progress.best_epoch,
@@ -242,6 +248,8 @@ class Trainer:
             "format": FORMAT,
             "config": to_mapping(self.config),
             "labels": list(self.splits.labels.names),
+            "seen": None if self.splits.labels.seen is None else list(self.splits.labels.seen),
+            "words": pack_words(self.classifier.words),
             "normalization": dataclasses.asdict(self.normalization),
             "model": self.classifier.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
@@ -266,6 +274,12 @@ class Trainer:
             raise CheckpointError(f"{path} holds weights only; to resume, name a run folder with checkpoints/last.pt")
         if content["labels"] != list(self.splits.labels.names):
             raise CheckpointError(f"{path} was trained on other labels than {self.config.dataset.name} has now")
+        words = stored_words(content)
+        if words is not None and self.classifier.words is not None and not words.equals(self.classifier.words.known):
+            raise CheckpointError(
+                f"{path} was trained with other word vectors than {self.config.head.words.source} holds now; "
+                f"start a new run with init_from={run}"
+            )
         state = content["resume"]
         steps, progress = len(self.batches), Progress(**state["progress"])
         if not progress.epochs * steps <= progress.step <= (progress.epochs + 1) * steps:
@@ -342,15 +356,18 @@ class Trainer:
     def _evaluate(self) -> dict[str, Result]:
         """Metrics on val of the live weights and, where there is one, of their average."""
         results: dict[str, Result] = {}
-        networks = {"live": self.network} | ({} if self.ema is None else {"ema": self.ema.module})
+        networks = {"live": self.network}
+        if self.ema is not None:
+            networks["ema"] = cast(Classifier, self.ema.module)
         for name, network in networks.items():
             scores = self._scores(network, self.val_batches, f"val {name}")
-            results[name] = compute_metrics(scores, self.config.protocol, single_label=self.single_label)
+            results[name] = self._metrics(scores)
         self.observer.predictions(self.progress.step, self.splits.val, scores)
         return results
 
-    def _scores(self, network: nn.Module, batches: EvalLoader, what: str) -> Scores:
-        with self.observer.progress(what, len(batches)) as bar:
+    def _scores(self, network: Classifier, batches: EvalLoader, what: str) -> Scores:
+        """Scores for all labels, also for those that are not trained."""
+        with self.observer.progress(what, len(batches)) as bar, network.asked_for(self.splits.labels.names):
 
             def on_batch(pictures: int) -> None:
                 bar.advance()
@@ -367,10 +384,14 @@ class Trainer:
                 on_batch=on_batch,
             )
 
+    def _metrics(self, scores: Scores) -> Result:
+        seen = self.splits.labels.seen
+        return compute_metrics(scores, self.config.protocol, seen=seen, single_label=self.single_label)
+
     def _reported(self, metrics: dict[str, dict[str, float]]) -> str:
         """Which weights the protocol reports: the average where there is one, the live ones, or the better of both."""
         if "ema" not in metrics or self.config.protocol.report == "live":
             return "live"
         if self.config.protocol.report == "ema":
             return "ema"
-        return max(("live", "ema"), key=lambda name: metrics[name][headline(self.single_label)])
+        return max(("live", "ema"), key=lambda name: metrics[name][self.headline])
