@@ -109,6 +109,7 @@ class Config:
     output: str = "outputs"
     run_dir: str | None = None
     init_from: str | None = None  # a run folder or checkpoint whose weights are the start
+    init_part: Literal["all", "backbone"] = "all"  # which of them
     dataset: Group
     backbone: Group
     head: Group

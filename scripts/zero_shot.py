@@ -50,7 +50,7 @@ class Choice:
 
 CHOICES = (
     Choice("output", "output weights", (("head.fc=word_vectors",), ("head.fc=shared",))),
-    Choice("noise", "additive noise", (("head.query_noise=0.1",), ("head.query_noise=0.3",))),
+    Choice("noise", "additive noise", (("head.query_noise=0.3",), ("head.query_noise=1.0",))),
     Choice("random", "random queries", (("head.random_queries=4",), ("head.random_queries=16",))),
     Choice("cutout", "query cutout", (("head.query_cutout=0.1",), ("head.query_cutout=0.3",))),
 )

@@ -85,6 +85,8 @@ def find_unused(config: Config) -> list[str]:
         )
     if "val" in config.dataset.splits and _given(config.protocol, "holdout") and config.protocol.holdout > 0:
         found.append(f"protocol.holdout={config.protocol.holdout}: {config.dataset.name} has a val split of its own")
+    if config.init_from is None and config.init_part != "all":
+        found.append(f"init_part={config.init_part}: there is no init_from to take it from")
     cycled = config.schedule.cycle_momentum
     if not cycled and _given(config.schedule, "momentum"):
         found.append("schedule.momentum: only used with schedule.cycle_momentum=true")

@@ -298,7 +298,10 @@ class Trainer:
         """Take the reported weights of another run, as far as they fit, and say how far that is."""
         path = find_checkpoint(run)
         _, state = choose_weights(load_checkpoint(path), "reported", path)
-        report = load_weights(self.classifier, state, str(path), classifiers=(), required=0.0)
+        if self.config.init_part == "backbone":
+            report = load_weights(self.classifier.backbone, state, str(path), classifiers=("head",), required=0.0)
+        else:
+            report = load_weights(self.classifier, state, str(path), classifiers=(), required=0.0)
         if not report.loaded:
             raise CheckpointError(f"init_from={run}: no tensor of it fits this network\n{report}")
         self.display.say(str(report))
