@@ -50,7 +50,9 @@ class Choice:
 
 CHOICES = (
     Choice("output", "output weights", (("head.fc=word_vectors",), ("head.fc=shared",))),
-    Choice("noise", "additive noise", (("head.query_noise=0.3",), ("head.query_noise=1.0",))),
+    Choice(
+        "noise", "additive noise", (("head.query_noise=0.1",), ("head.query_noise=0.3",), ("head.query_noise=1.0",))
+    ),
     Choice("random", "random queries", (("head.random_queries=4",), ("head.random_queries=16",))),
     Choice("cutout", "query cutout", (("head.query_cutout=0.1",), ("head.query_cutout=0.3",))),
 )
@@ -120,6 +122,7 @@ class Run:
             "test": {name: value for name, value in records[-1].items() if isinstance(value, float)},
             "minutes": steps * 64 / statistics.median(speeds) / 60,
             "environment": {name: environment[name] for name in ("device", "python", "packages", "mldec", "commit")},
+            "cores": os.cpu_count(),
         }
 
 
@@ -159,7 +162,7 @@ def choose(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
 
 
 def _slug(words: Sequence[str]) -> str:
-    return "_".join(word.split(".")[-1].replace("=", "-") for word in words) or "plain"
+    return "_".join(word.removeprefix("head.").replace("=", "-") for word in words)
 
 
 def execute(runs: Sequence[Run], jobs: int, overrides: Sequence[str]) -> None:
@@ -291,7 +294,7 @@ with seed 0. The 16 were looked at once, by the runs above.
 
 ## Made by
 
-`python scripts/zero_shot.py` on {environment["device"]}, a thread a run and {os.cpu_count()} runs side by side;
+`python scripts/zero_shot.py` on {environment["device"]}, {first["cores"]} cores, a thread a run and as many runs side by side;
 {min(minutes):.1f} to {max(minutes):.1f} minutes of training a run. Python {environment["python"]}, {versions}, mldec
 {environment["mldec"]} at commit `{(environment["commit"] or "unknown")[:12]}`.
 """

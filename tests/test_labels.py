@@ -39,3 +39,13 @@ def test_what_is_no_label_space_is_refused(names, seen, message):
 def test_an_unknown_label_gets_the_nearest_names():
     with pytest.raises(DataError, match="did you mean zebra"):
         LabelSpace(["cat", "zebra"]).index("zebr")
+
+
+def test_the_trained_labels_are_the_seen_ones_in_order():
+    labels = LabelSpace(["a", "b", "c"], seen=[True, False, True])
+    assert labels.has_unseen
+    assert labels.trained() == LabelSpace(["a", "c"])
+    assert not labels.trained().has_unseen
+    for everything in (LabelSpace(["a", "b"]), LabelSpace(["a", "b"], seen=[True, True])):
+        assert not everything.has_unseen
+        assert everything.trained().names == ("a", "b")

@@ -16,6 +16,7 @@ its pictures, steps and the curve of the learning rate. Trains nothing, writes n
 
   labels=N     how many labels to assume where the dataset is not at hand"""
 
+ASSUMED_WIDTH = 300  # of word vectors that are not at hand: that of GloVe and fastText
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -44,6 +45,7 @@ def show(config: Config, assumed_labels: str | None = None) -> None:
     from mldec.errors import ConfigError, DataError
     from mldec.labels import LabelSpace
     from mldec.models.complexity import count_macs, count_parameters
+    from mldec.models.word_vectors import WordVectors
 
     build.check_config(config)
     train = None
@@ -60,7 +62,11 @@ def show(config: Config, assumed_labels: str | None = None) -> None:
     else:
         raise ConfigError(f"labels={assumed_labels}: expected a whole number of at least 1")
 
-    classifier = build.build_bare_classifier(config, labels)
+    words = None
+    if assumed_labels is not None and build.uses_words(config):
+        words = WordVectors(labels.names, torch.randn(len(labels), ASSUMED_WIDTH), "assumed")
+        print(f"words        assumed: {ASSUMED_WIDTH} numbers a label")
+    classifier = build.build_bare_classifier(config, labels, words)
     for name, part in (("backbone", classifier.backbone), ("head", classifier.head), ("network", classifier)):
         total, trainable = count_parameters(part)
         print(f"{name:<12} {total:,} parameters, {trainable:,} trained")

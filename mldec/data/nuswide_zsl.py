@@ -39,8 +39,6 @@ NAMES, SEEN, UNSEEN, UNSEEN_TEXT = (
     "nus_unseen_classes.json",
     "nus_unseen_81.txt",
 )
-VECTORS = ("wordvec_array.pth", "wordvec_array.npy", "nus_wordvec_array.npy")
-WIDTH = 300  # of a word vector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,29 +82,6 @@ def build_nuswide_zsl(config: NusWideZslConfig, *, split: str) -> ImageIndex:
     needed = [find(name) for name in (picture_list(split), tags, "TagList1k.txt")]
     needed += [find(label_file(concept, split)) for concept in sorted(unseen)]
     return cached(config, split, [*needed, *sources], lambda: index(*_release(needed, labels, sorted(unseen))))
-
-
-def read_word_vectors(config: NusWideZslConfig) -> np.ndarray:
-    """The published word vectors, (N,300) float32 in the order of the labels.
-
-    Raises DataError if there is no file of them, or it is of another shape.
-    """
-    path = next((p for name in VECTORS if os.path.isfile(p := os.path.join(config.folder, name))), None)
-    if path is None:
-        raise DataError(f"dataset.root={config.root}: no word vectors there; expected one of {', '.join(VECTORS)}")
-    count = sum(map(len, _label_lists(config)[1:]))
-    try:
-        if path.endswith(".pth"):
-            import torch
-
-            vectors = torch.load(path, map_location="cpu", weights_only=True).numpy()
-        else:
-            vectors = np.load(path, allow_pickle=False)
-    except Exception as error:  # damaged files fail with errors of a dozen types
-        raise DataError(f"{path}: cannot be read as an array: {error}") from None
-    if vectors.shape != (WIDTH, count) or not np.isfinite(vectors).all():
-        raise DataError(f"{path}: array of shape {vectors.shape}; expected finite numbers of shape ({WIDTH}, {count})")
-    return np.ascontiguousarray(vectors.T, np.float32)
 
 
 def _label_lists(config: NusWideZslConfig) -> tuple[list[str], set[str], set[str]]:

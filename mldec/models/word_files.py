@@ -29,6 +29,10 @@ class Table(Protocol):
         """The float32 vectors of those of `wanted` that are there, all of one width."""
         ...
 
+    def guess(self, word: str) -> np.ndarray | None:
+        """A vector of a single word that is not there, made of its parts; None where the format has none."""
+        ...
+
     def words(self) -> Iterator[str]:
         """All words, in the order of the file."""
         ...
@@ -41,10 +45,10 @@ def open_table(path: Path, names: str | None = None) -> Table:
     """
     if is_array(path):
         if names is None:
-            raise DataError(f"{path}: an array has no names; list them in a file: words.names=FILE")
+            raise DataError(f"{path}: an array has no names; list them in a file: head.words.names=FILE")
         return NamedArray(path, read_names(Path(names).expanduser()))
     if names is not None:
-        raise DataError(f"words.names={names}: without effect for {path.name}, which has names of its own")
+        raise DataError(f"head.words.names={names}: without effect for {path.name}, which has names of its own")
     with path.open("rb") as file:
         head = file.read(4096)
     if len(head) >= 4 and struct.unpack("<i", head[:4])[0] == FASTTEXT_MAGIC:
@@ -85,9 +89,9 @@ def read_names(path: Path) -> list[str]:
         if isinstance(content, dict):
             content = [content[key] for key in sorted(content, key=int)]
     except (OSError, ValueError) as error:
-        raise DataError(f"words.names={path}: cannot be read: {error}") from None
+        raise DataError(f"head.words.names={path}: cannot be read: {error}") from None
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
-        raise DataError(f'words.names={path}: expected a list of names or {{"0": name, …}}')
+        raise DataError(f'head.words.names={path}: expected a list of names or {{"0": name, …}}')
     return content
 
 
@@ -97,18 +101,27 @@ def read_aliases(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"words.aliases={path}: cannot be read: {error}") from None
+        raise DataError(f"head.words.aliases={path}: cannot be read: {error}") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         label, tab, words = (part.strip() for part in line.partition("\t"))
         if not (tab or "\t" in line) or not label or not words or label in aliases:
-            raise DataError(f"words.aliases={path} line {number}: expected label<tab>words, each label once: {line!r}")
+            raise DataError(
+                f"head.words.aliases={path} line {number}: expected label<tab>words, each label once: {line!r}"
+            )
         aliases[label] = words
     return aliases
 
 
-class NamedArray:
+class ListedWords:
+    """What the formats share that know the listed words alone."""
+
+    def guess(self, word: str) -> np.ndarray | None:
+        return None
+
+
+class NamedArray(ListedWords):
     """An array with a name for each row, or for each column as in the published file of NUS-WIDE (300, 1006)."""
 
     def __init__(self, path: Path, names: list[str]) -> None:
@@ -127,7 +140,7 @@ class NamedArray:
         return iter(self._names)
 
 
-class TextTable:
+class TextTable(ListedWords):
     """A word and its numbers a line; word2vec and fastText put a line with their count and width before them.
 
     Some files hold words with spaces in them, so a line is read from its end.
@@ -138,7 +151,7 @@ class TextTable:
         with path.open("rb") as file:
             first = file.readline().split()
             self._header = len(first) == 2 and all(field.isdigit() for field in first)
-            self._width = int(first[1]) if self._header else len(first) - 1
+            self._width = int(first[1]) if self._header else _numbers_at_end(first)
             line = file.readline() if self._header else b" ".join(first)
         if self._width < 1 or len(line.split()) <= 1:
             raise DataError(f"{path}: expected a word and its numbers in each line, found {line[:60]!r}")
@@ -179,7 +192,19 @@ class TextTable:
             ) from None
 
 
-class Word2VecBinary:
+def _numbers_at_end(fields: list[bytes]) -> int:
+    """How many numbers a line ends in, whose first field is a word in any case."""
+    count = 0
+    for field in reversed(fields[1:]):
+        try:
+            float(field)
+        except ValueError:
+            break
+        count += 1
+    return count
+
+
+class Word2VecBinary(ListedWords):
     """`count width`, then for each word its bytes, a space and float32 numbers; some tools add a line end."""
 
     def __init__(self, path: Path) -> None:
@@ -266,12 +291,15 @@ class FastTextBinary:
         self._bucket = bucket
 
     def vectors(self, wanted: Iterable[str]) -> dict[str, np.ndarray]:
-        found = {}
-        for word in wanted:
-            rows = ([self._places[word]] if word in self._places else []) + self._parts(word)
-            if rows:
-                found[word] = self._matrix[rows].mean(axis=0)
-        return found
+        return {w: self._mean([self._places[w], *self._parts(w)]) for w in wanted if w in self._places}
+
+    def guess(self, word: str) -> np.ndarray | None:
+        parts = self._parts(word)
+        return self._mean(parts) if parts else None
+
+    def _mean(self, rows: list[int]) -> np.ndarray:
+        mean: np.ndarray = self._matrix[rows].mean(axis=0)
+        return mean
 
     def words(self) -> Iterator[str]:
         return iter(self._places)

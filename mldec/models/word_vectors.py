@@ -24,7 +24,7 @@ from mldec.models import text_models, word_files
 
 KINDS = """  words.txt, words.vec      GloVe, word2vec or fastText text
   words.bin                 word2vec or fastText binary
-  words.npy, words.pth      an array; words.names=FILE lists its names, or its rows are the labels in order
+  words.npy, words.pth      an array; head.words.names=FILE lists its names, or its rows are the labels in order
   FOLDER                    a sentence-transformers model
   package:NAME              one inside an installed Python package
   hub:OWNER/NAME            one on the Hugging Face Hub
@@ -136,7 +136,7 @@ def read_word_vectors(config: WordsConfig, labels: Sequence[str], ordered: Seque
         if path.is_dir():
             vectors = text_models.embed("folder", str(path), words, config.templates)
         elif not path.is_file():
-            raise DataError(f"words.source={config.source}: no such file or folder; use one of\n{KINDS}")
+            raise DataError(f"head.words.source={config.source}: no such file or folder; use one of\n{KINDS}")
         elif word_files.is_array(path) and config.names is None:
             ordered = labels if ordered is None else ordered
             return WordVectors(tuple(ordered), _rows(path, len(ordered)), config.source).select(labels)
@@ -156,7 +156,7 @@ def _texts(config: WordsConfig, labels: Sequence[str]) -> list[str]:
 
 def _width(config: WordsConfig, text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 65536:
-        raise DataError(f"words.source={config.source}: a width is needed, as in random:300")
+        raise DataError(f"head.words.source={config.source}: a width is needed, as in random:300")
     return int(text)
 
 
@@ -177,8 +177,8 @@ def _rows(path: Path, count: int) -> Tensor:
         array = array.T
     if len(array) != count:
         raise DataError(
-            f"words.source={path}: an array of shape {array.shape} for {count} labels; give it a row a label in their "
-            "order, or list its names in a file: words.names=FILE"
+            f"head.words.source={path}: an array of shape {array.shape} for {count} labels; give it a row a label in "
+            "their order, or list its names in a file: head.words.names=FILE"
         )
     return torch.from_numpy(np.ascontiguousarray(array, np.float32))
 
@@ -190,7 +190,9 @@ def _look_up(table: word_files.Table, labels: Sequence[str], texts: Sequence[str
     rows, missing, culprits = [], [], []
     for label, text in zip(labels, texts, strict=True):
         whole = next((found[form] for form in whole_forms(text) if form in found), None)
-        parts = [next((found[form] for form in word_forms(word) if form in found), None) for word in split(text)]
+        parts = [
+            next((found[form] for form in word_forms(word) if form in found), table.guess(word)) for word in split(text)
+        ]
         if whole is not None:
             rows.append(whole)
         elif parts and all(part is not None for part in parts):

@@ -141,3 +141,39 @@ def test_each_split_is_drawn_from_its_own_scans(tmp_path: Path, monkeypatch: pyt
     for split, scans in drawn_from.items():
         for ours, theirs in zip(scans, expected[split], strict=True):
             assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("colours", [8, 5, 2])
+def test_every_colour_and_every_digit_is_seen_whatever_is_kept_from_training(colours: int) -> None:
+    reported, chosen_on = digits.unseen_classes(colours)
+    assert (len(set(reported)), len(set(chosen_on))) == (2 * colours, colours)
+    assert not set(reported) & set(chosen_on)
+    every = {f"{colour} {digit}" for colour in list(COLOURS)[:colours] for digit in digits.DIGITS}
+    seen = [name.split() for name in every - set(reported) - set(chosen_on)]
+    assert {colour for colour, _ in seen} == set(list(COLOURS)[:colours])
+    assert {digit for _, digit in seen} == set(digits.DIGITS) or colours == 2
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_zero_shot_hides_what_a_split_must_not_know(digits_config: DigitsConfig, split: str) -> None:
+    whole = build_digits(digits_config, split=split)
+    names, rows = np.array(whole.labels.names), range(len(whole))
+    reported, chosen_on = digits.unseen_classes(8)
+
+    report = build_digits(replace(digits_config, zero_shot="report"), split=split)
+    unseen = np.isin(names, reported)
+    assert report.labels.names == whole.labels.names
+    assert report.labels.seen == tuple(~unseen)
+    expected = whole.targets(rows)
+    if split != "test":
+        expected[:, unseen] = -1
+    np.testing.assert_array_equal(report.targets(rows), expected)
+
+    choose = build_digits(replace(digits_config, zero_shot="choose"), split=split)
+    kept = ~unseen
+    assert choose.labels.names == tuple(names[kept])
+    assert choose.labels.seen == tuple(~np.isin(names[kept], chosen_on))
+    expected = whole.targets(rows)[:, kept]
+    if split == "train":
+        expected[:, np.isin(names[kept], chosen_on)] = -1
+    np.testing.assert_array_equal(choose.targets(rows), expected)

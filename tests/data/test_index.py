@@ -122,3 +122,33 @@ def test_inconsistent_content_is_refused() -> None:
         build(confidence=np.ones(2, np.float32))
     with pytest.raises(DataError, match="default=1"):
         build(default=1)
+
+
+@pytest.mark.parametrize("default", [0, -1])
+@pytest.mark.parametrize("names", [["cat", "dog", "bird", "fish"], ["fish", "cat"], ["dog"], ["bird", "fish", "cat"]])
+def test_some_labels_in_any_order_keep_their_targets(names: list[str], default: int) -> None:
+    index = build(default, confidence=np.array([0.1, 0.2, 0.3, 0.4], np.float32))
+    part = index.with_labels(LabelSpace(names))
+    columns = [LABELS.index(name) for name in names]
+    np.testing.assert_array_equal(part.targets(range(4)), index.targets(range(4))[:, columns])
+    assert [part.path(row) for row in range(4)] == [index.path(row) for row in range(4)]
+    kept = [value for value, column in zip([0.1, 0.2, 0.3, 0.4], [0, 2, 3, 1], strict=True) if column in columns]
+    np.testing.assert_array_equal(part.confidence, np.array(kept, np.float32))
+
+
+def test_labels_that_are_not_there_are_named() -> None:
+    with pytest.raises(DataError, match="no label 'dogs'; did you mean dog"):
+        build().with_labels(LabelSpace(["cat", "dogs"]))
+
+
+@pytest.mark.parametrize("default", [0, -1])
+@pytest.mark.parametrize("hidden", [["cat"], ["dog", "fish"], ["fish", "bird", "dog", "cat"][:3]])
+def test_hidden_labels_are_unknown_and_the_others_as_they_were(hidden: list[str], default: int) -> None:
+    index = build(default, confidence=np.array([0.1, 0.2, 0.3, 0.4], np.float32))
+    expected = index.targets(range(4))
+    expected[:, [LABELS.index(name) for name in hidden]] = -1
+    part = index.with_unknown(hidden)
+    np.testing.assert_array_equal(part.targets(range(4)), expected)
+    np.testing.assert_array_equal(part.targets([3, 1]), expected[[3, 1]])
+    assert part.labels is index.labels
+    assert len(part.confidence) == len(part.positives.values)

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from mldec.data.nuswide import NusWideConfig, build_nuswide
-from mldec.data.nuswide_zsl import NusWideZslConfig, build_nuswide_zsl, read_word_vectors
+from mldec.data.nuswide_zsl import NusWideZslConfig, build_nuswide_zsl
 from mldec.errors import DataError
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "nuswide"
@@ -180,28 +179,9 @@ def test_broken_zero_shot_files_are_named(tmp_path: Path) -> None:
             zsl(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["wordvec_array.pth", "wordvec_array.npy"])
-def test_word_vectors_come_in_the_order_of_the_labels(tmp_path: Path, name: str) -> None:
-    write_lists(tmp_path)
-    array = np.random.default_rng(0).normal(size=(300, 6))
-    config = NusWideZslConfig(name="nuswide_zsl", root=str(tmp_path))
-    with pytest.raises(DataError, match=r"no word vectors there; expected one of wordvec_array.pth"):
-        read_word_vectors(config)
-    torch.save(torch.from_numpy(array), tmp_path / name) if name.endswith("pth") else np.save(tmp_path / name, array)
-    vectors = read_word_vectors(config)
-    assert vectors.dtype == np.float32
-    np.testing.assert_array_equal(vectors, array.T.astype(np.float32))
-    (tmp_path / "benchmark_81_v0.json").write_text('{"test class": ["a"], "train class": ["b"]}')
-    with pytest.raises(DataError, match=r"array of shape \(300, 6\); expected finite numbers of shape \(300, 2\)"):
-        read_word_vectors(config)
-    (tmp_path / name).write_bytes(b"no array")
-    with pytest.raises(DataError, match="cannot be read as an array"):
-        read_word_vectors(config)
-
-
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of NUS-WIDE is not here")
-def test_the_real_lists_and_vectors(tmp_path: Path) -> None:
-    for name in ("nus_classes.json", "nus_unseen_classes.json", "nus_seen_925.txt", "nus_wordvec_array.npy"):
+def test_the_real_lists(tmp_path: Path) -> None:
+    for name in ("nus_classes.json", "nus_unseen_classes.json", "nus_seen_925.txt"):
         (tmp_path / name).write_bytes((SAMPLE / name).read_bytes())
     rows = ["a,b,c", '1.jpg,"[zebra, abandoned]",train', '2.jpg,"[zoo, sky]",train', '3.jpg,"[zebra, zoo]",val']
     (tmp_path / "data.csv").write_text("\n".join(rows))
@@ -216,18 +196,3 @@ def test_the_real_lists_and_vectors(tmp_path: Path) -> None:
     assert [names[column] for column in np.flatnonzero(targets[0] == 1)] == ["abandoned"]
     assert [names[column] for column in np.flatnonzero(targets[1] == 1)] == ["zoo"]
     assert [names[column] for column in np.flatnonzero(test.targets([0])[0] == 1)] == ["zebra", "zoo"]
-    vectors = read_word_vectors(NusWideZslConfig(name="nuswide_zsl", root=str(tmp_path)))
-    assert vectors.shape == (1006, 300)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    nearest = np.argsort(-vectors @ vectors[names.index("dog")])[:4]
-    assert "dogs" in [names[column] for column in nearest]  # the columns belong to these names
-
-
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of NUS-WIDE is not here")
-def test_the_real_concepts(tmp_path: Path) -> None:
-    write_release(tmp_path)
-    content = (SAMPLE / "Concepts81.txt").read_text()
-    (tmp_path / "ConceptsList" / "Concepts81.txt").write_text(content)
-    for concept in content.split():
-        (tmp_path / "Groundtruth/TrainTestLabels" / f"Labels_{concept}_Train.txt").write_text("0\n1\n0\n")
-    assert len(build(tmp_path).labels) == 81

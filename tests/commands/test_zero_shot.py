@@ -1,0 +1,251 @@
+"""Zero-shot as a user types it: a start that is trained once, any labels of pictures, the labels of other datasets."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mldec.commands.main import run
+from mldec.commands.predict import find_pictures
+from mldec.engine.tracking import is_complete, read_records
+from mldec.errors import DataError
+
+SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "nuswide"
+
+
+@pytest.fixture
+def zero_shot(digits_root, tmp_path, monkeypatch):
+    """experiment=digits_zsl made small, with vectors that need no text model."""
+    monkeypatch.chdir(tmp_path)
+    return [
+        "experiment=digits_zsl",
+        "head.words.source=random:12",
+        f"dataset.root={digits_root}",
+        *(f"dataset.{split}={count}" for split, count in {"train": 96, "val": 24, "test": 24}.items()),
+        "schedule.epochs=1",
+        "schedule.batch_size=32",
+        "head.ffn_dim=32",
+        "runtime=cpu",
+        "runtime.threads=1",
+        "runtime.workers=0",
+        "runtime.tensorboard=false",
+        f"output={tmp_path / 'outputs'}",
+    ]
+
+
+@pytest.fixture
+def trained(zero_shot, tmp_path):
+    """A run folder and some test pictures."""
+    assert run(["train", *zero_shot, f"run_dir={tmp_path / 'run'}"]) == 0
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def picture(tmp_path):
+    folder = tmp_path / "pictures" / "inside"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        cv2.imwrite(
+            str(folder / f"{number}.jpg"), np.random.default_rng(number).integers(0, 255, (64, 80, 3), np.uint8)
+        )
+    (folder.parent / "notes.txt").write_text("no picture")
+    return folder / "0.jpg"
+
+
+def test_what_a_run_starts_from_is_trained_once_and_taken_up_where_it_was_cut_off(zero_shot, tmp_path, capsys):
+    words = [*zero_shot, "runtime.limit_train_batches=1"]
+    assert run(["train", *words]) == 0
+    (start,) = (tmp_path / "outputs" / "digits_zsl_start").iterdir()
+    printed = capsys.readouterr().out
+    assert f"training digits_zsl_start first, once: {start}" in printed
+    assert "60 of 60 tensors loaded" in printed
+    (config,) = (tmp_path / "outputs" / "digits_zsl").glob("*/config.yaml")
+    assert f"init_from: {start}" in config.read_text()
+
+    before = (start / "metrics.jsonl").read_text()
+    assert run(["train", *words, "head.fc=shared"]) == 0  # another head: the same start
+    assert (start / "metrics.jsonl").read_text() == before
+    assert f"starting from {start}" in capsys.readouterr().out
+    assert run(["train", *words, "seed=1"]) == 0  # another seed: another start
+    assert len(list((tmp_path / "outputs" / "digits_zsl_start").iterdir())) == 2
+
+    lines = before.splitlines()
+    (start / "metrics.jsonl").write_text("\n".join(line for line in lines if '"test"' not in line) + "\n")
+    assert not is_complete(start)
+    assert run(["train", *words]) == 0
+    assert is_complete(start)
+    assert "resumed at step" in capsys.readouterr().out
+
+
+def test_a_start_that_does_not_exist_is_one_line(zero_shot, capsys):
+    assert run(["train", *zero_shot, "init_from=experiment:digitz"]) == 2
+    assert "experiment=digitz: no such experiment; did you mean digits?" in capsys.readouterr().err
+
+
+def test_evaluating_a_zero_shot_run_gives_its_own_figures(trained, capsys):
+    assert run(["evaluate", f"run={trained}"]) == 0
+    metrics = json.loads((trained / "evaluation" / "digits_test" / "metrics.json").read_text())["metrics"]
+    record = read_records(trained / "metrics.jsonl")[-1]
+    assert metrics == {name: record[name] for name in metrics}
+    assert "unseen labels (ZSL)" in capsys.readouterr().out
+
+
+def test_evaluating_on_labels_of_another_dataset(trained, picture, tmp_path, capsys):
+    rows = [
+        ["path", "labels"],
+        ["inside/0.jpg", "red seven;zebra"],
+        ["inside/1.jpg", "zebra"],
+        ["inside/2.jpg", "blue one"],
+    ]
+    with (tmp_path / "pictures" / "test.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    table = tmp_path / "pictures" / "test.csv"
+    words = ["dataset=table", f"dataset.train={table}", f"dataset.test={table}", "dataset.image_size=64"]
+    assert run(["evaluate", f"run={trained}", *words, f"output={tmp_path / 'there'}"]) == 0
+    metrics = json.loads((tmp_path / "there" / "metrics.json").read_text())["metrics"]
+    assert {"seen_mAP", "zsl_mAP", "gzsl_mAP"} <= set(metrics)  # of these labels only "zebra" was not trained
+    assert metrics["classes_counted"] == 3
+
+
+def test_any_words_can_be_asked_of_pictures(trained, picture, tmp_path, capsys):
+    words = ["predict", f"run={trained}", f"input={tmp_path / 'pictures'}", "labels=zebra crossing, espresso,red seven"]
+    assert run([*words, "top_k=2", f"output={tmp_path / 'out'}", "maps=true"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert [Path(line["path"]).name for line in lines] == ["0.jpg", "1.jpg", "2.jpg"]
+    for line in lines:
+        assert len(line["labels"]) == 2
+        assert set(line["labels"]) <= {"zebra crossing", "espresso", "red seven"}
+    assert cv2.imread(str(tmp_path / "out" / "maps" / "0.jpg.png")) is not None
+    printed = capsys.readouterr().out
+    assert "3 pictures, 3 labels" in printed
+    assert "0.jpg: " in printed
+
+    listed = tmp_path / "labels.txt"
+    listed.write_text("zebra crossing\n\nespresso\n")
+    assert run(["predict", f"run={trained}", f"input={picture}", f"labels=@{listed}", "threshold=0"]) == 0
+    assert "1 pictures, 2 labels" in capsys.readouterr().out
+
+
+def test_a_broken_picture_is_named_at_the_end_and_the_others_go_on(trained, picture, tmp_path, capsys):
+    (picture.parent / "1.jpg").write_bytes(b"no picture")
+    assert run(["predict", f"run={trained}", f"input={picture.parent}", f"output={tmp_path / 'out'}"]) == 1
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    assert [Path(json.loads(line)["path"]).name for line in lines] == ["0.jpg", "2.jpg"]
+    assert "error: cannot decode picture" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["labels=red seven,red seven"], "found more than once: red seven"),
+        (["labels=red seven,,blue one"], "found an empty one"),
+        (["labels=@absent.txt"], "labels=@absent.txt: cannot be read"),
+        (["labels=zebra", "words=other.txt"], "width 2, the network was trained with width 12"),
+        (["labels=zebra crossing", "words=short.txt"], "'zebra crossing' (no 'crossing'): nearest known: crossings"),
+        (["threshold=2"], "expected a number from 0 to 1"),
+        (["top_k=0"], "expected a whole number of at least 1"),
+        (["maps=true"], "maps=true needs a place for them: output=DIR"),
+        (["maps=maybe"], "expected true or false"),
+        (["weights=best"], "expected one of ema, live, reported"),
+        (["head=gap"], "head=gap: no such word of predict"),
+    ],
+)
+def test_bad_words_are_one_clear_error(trained, picture, tmp_path, capsys, words, message):
+    (tmp_path / "other.txt").write_text("zebra 1 2\n")
+    (tmp_path / "short.txt").write_text(f"zebra {' 1' * 12}\ncrossings {' 2' * 12}\n".replace("  ", " "))
+    capsys.readouterr()
+    assert run(["predict", f"run={trained}", f"input={picture}", *words]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_a_checkpoint_without_words_asked_for_new_labels(small_digits, picture, tmp_path, capsys):
+    assert run(["train", *small_digits, "schedule.epochs=1", f"run_dir={tmp_path / 'plain'}"]) == 0
+    assert run(["predict", f"run={tmp_path / 'plain'}", f"input={picture}", "top_k=1"]) == 0
+    capsys.readouterr()
+    assert run(["predict", f"run={tmp_path / 'plain'}", f"input={picture}", "labels=zebra"]) == 2
+    assert "trained without word vectors. Train one with head=zero_shot head.words.source=" in capsys.readouterr().err
+
+
+def test_what_predict_needs_and_finds(tmp_path, picture, capsys):
+    assert run(["predict", "input=x"]) == 2
+    assert "run=… is missing" in capsys.readouterr().err
+    assert find_pictures(str(picture)) == [str(picture)]
+    assert [Path(path).name for path in find_pictures(str(picture.parent / "[01].jpg"))] == ["0.jpg", "1.jpg"]
+    with pytest.raises(DataError, match="no such picture or folder"):
+        find_pictures(str(tmp_path / "absent"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no pictures there"):
+        find_pictures(str(tmp_path / "empty"))
+
+
+def test_missing_words_stop_before_anything_is_written(zero_shot, tmp_path, capsys):
+    (tmp_path / "words.txt").write_text("red 1 2\nseven 3 4\n")
+    words = [*zero_shot, "init_from=null", f"head.words.source={tmp_path / 'words.txt'}"]
+    assert run(["train", *words]) == 2
+    assert "no word vector for 79 labels" in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of NUS-WIDE is not here")
+@pytest.mark.parametrize("experiment", ["nuswide_zsl", "nuswide_zsl_code"])
+def test_the_experiments_of_nus_wide_run_on_its_real_labels_and_vectors(tmp_path, monkeypatch, experiment, capsys):
+    """Miniature pictures, everything else as published: 1,006 labels, 925 of them trained, vectors of 300 numbers."""
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "nuswide"
+    root.mkdir()
+    for name in ("nus_classes.json", "nus_unseen_classes.json"):
+        (root / name).write_bytes((SAMPLE / name).read_bytes())
+    torch.save(torch.from_numpy(np.load(SAMPLE / "nus_wordvec_array.npy")), root / "wordvec_array.pth")
+    rows = ["a,b,c", '0.jpg,"[zebra, abandoned]",train', '1.jpg,"[zoo, sky]",train', '2.jpg,"[actor]",train']
+    rows += ['3.jpg,"[zebra, zoo]",val', '4.jpg,"[sky, abandoned]",val']
+    (root / "data.csv").write_text("\n".join(rows))
+    for number in range(5):
+        cv2.imwrite(str(root / f"{number}.jpg"), np.full((32, 32, 3), 40 * number, np.uint8))
+    small = [
+        "dataset.image_size=32",
+        "backbone=resnet_digits",
+        "backbone.pretrained=false",
+        "head.dim=64",
+        "head.ffn_dim=64",
+        "schedule.epochs=1",
+    ]
+    small += ["schedule.batch_size=2", "runtime=cpu", "runtime.threads=1", "runtime.workers=0", "run_dir=run"]
+    assert run(["train", f"experiment={experiment}", f"dataset.root={root}", *small, "runtime.tensorboard=false"]) == 0
+    assert f"{experiment}: 1006 labels, 3 train" in capsys.readouterr().out
+    record = read_records(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert {"zsl_mAP", "zsl_F1@3", "zsl_F1@5", "gzsl_mAP", "gzsl_F1@3", "gzsl_F1@5"} <= set(record)
+    assert record["zsl_mAP"] == record["zsl_mAP_with_unseen"]  # the published test split has no other pictures
+    content = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
+    assert content["words"]["vectors"].shape == (1006, 300)
+    assert sum(content["seen"]) == 925
+    assert content["model"]["head.fc.weight"].shape == (64, 1)
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of NUS-WIDE is not here")
+def test_show_says_how_large_the_published_network_is(tmp_path, capsys):
+    assert run(["show", "experiment=nuswide_zsl", f"dataset.root={tmp_path}", "labels=925"]) == 0
+    printed = capsys.readouterr().out
+    assert "labels       925" in printed
+    assert "weight_decay: 0.0001" in printed
+
+
+def test_the_page_of_the_tables_is_made_from_the_committed_records():
+    """`python scripts/zero_shot.py --report-only` gives docs/zero-shot-digits.md, byte for byte."""
+    root = Path(__file__).parents[2]
+    page = root / "docs" / "zero-shot-digits.md"
+    code = (
+        "import sys, json; sys.path.insert(0, 'scripts'); import zero_shot; "
+        "sys.stdout.write(zero_shot.report(json.loads(zero_shot.RECORDS.read_text(encoding='utf-8'))))"
+    )
+    made = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert made == page.read_text(encoding="utf-8")

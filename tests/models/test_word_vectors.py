@@ -1,0 +1,318 @@
+"""Word vectors from every kind of file: the exact numbers of known words, and an error that helps for all others."""
+
+import base64
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mldec.errors import DataError
+from mldec.models import word_files
+from mldec.models.word_vectors import WordsConfig, WordVectors, read_word_vectors, split, whole_forms
+
+SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "nuswide"
+GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "fasttext.json").read_text(encoding="utf-8"))
+
+WORDS = {
+    "red": [1.0, 0.5, -2.0],
+    "seven": [0.25, 3.0, 1.0],
+    "traffic_light": [7.0, 8.0, 9.0],
+    "zürich": [-1.0, -0.125, 4.0],
+    "dog": [2.0, 2.0, 2.0],
+}
+
+
+def lines(words):
+    return "".join(f"{word} {' '.join(map(str, vector))}\n" for word, vector in words.items())
+
+
+def write_glove(path):
+    path.write_text(lines(WORDS), encoding="utf-8")
+
+
+def write_text_with_header(path):
+    path.write_text(f"{len(WORDS)} 3\n{lines(WORDS)}", encoding="utf-8")
+
+
+def write_trailing_spaces(path):
+    path.write_text(lines(WORDS).replace("\n", " \n"), encoding="utf-8")
+
+
+def write_binary(path, end=b"\n"):
+    entries = [w.encode() + b" " + struct.pack("<3f", *v) + end for w, v in WORDS.items()]
+    path.write_bytes(f"{len(WORDS)} 3\n".encode() + b"".join(entries))
+
+
+def write_gensim_binary(path):
+    write_binary(path, end=b"")
+
+
+def write_array(path):
+    np.save(path, np.array(list(WORDS.values())))
+    (path.parent / "names.json").write_text(json.dumps(list(WORDS)), encoding="utf-8")
+
+
+def write_columns(path):
+    torch.save(torch.tensor(list(WORDS.values())).T, path)
+    names = {str(number): word for number, word in reversed(list(enumerate(WORDS)))}
+    (path.parent / "names.json").write_text(json.dumps(names), encoding="utf-8")
+
+
+def write_array_and_lines(path):
+    np.save(path, np.array(list(WORDS.values()), np.float16))
+    (path.parent / "names.txt").write_text("\n".join(WORDS), encoding="utf-8")
+
+
+FILES = {
+    "glove.txt": write_glove,
+    "crawl.vec": write_text_with_header,
+    "spaces.txt": write_trailing_spaces,
+    "original.bin": write_binary,
+    "gensim.bin": write_gensim_binary,
+    "rows.npy": write_array,
+    "columns.pth": write_columns,
+    "half.npy": write_array_and_lines,
+}
+
+
+def config_of(folder, name, **settings):
+    FILES[name](folder / name)
+    names = next((str(folder / f) for f in ("names.json", "names.txt") if (folder / f).exists()), None)
+    return WordsConfig(source=str(folder / name), names=names, **settings)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_labels_get_the_vectors_of_their_words(tmp_path, name):
+    config = config_of(tmp_path, name)
+    found = read_word_vectors(config, ["zürich", "traffic light", "red seven", "Dog", "DOG-red"])
+    mean = np.mean([WORDS["red"], WORDS["seven"]], axis=0)
+    other = np.mean([WORDS["dog"], WORDS["red"]], axis=0)
+    expected = np.array([WORDS["zürich"], WORDS["traffic_light"], mean, WORDS["dog"], other], np.float32)
+    np.testing.assert_array_equal(found.vectors.numpy(), expected)
+    assert found.vectors.dtype == torch.float32
+    assert found.names == ("zürich", "traffic light", "red seven", "Dog", "DOG-red")
+    assert found.source == config.source
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_label_without_a_vector_is_an_error_with_the_nearest_words(tmp_path, name):
+    config = config_of(tmp_path, name)
+    with pytest.raises(DataError) as caught:
+        read_word_vectors(config, ["red", "red sevn", "xylophone"])
+    message = str(caught.value)
+    assert "no word vector for 2 labels" in message
+    assert "'red sevn' (no 'sevn'): nearest known: seven" in message
+    assert "'xylophone': nothing like it is known" in message
+    assert "head.words.aliases=FILE" in message
+
+
+def test_aliases_say_what_to_look_up_instead(tmp_path):
+    aliases = tmp_path / "aliases.tsv"
+    aliases.write_text("hot dog\tdog\n\nHund\tdog\n", encoding="utf-8")
+    config = config_of(tmp_path, "glove.txt", aliases=str(aliases))
+    found = read_word_vectors(config, ["hot dog", "Hund", "red"])
+    np.testing.assert_array_equal(found.vectors.numpy(), [WORDS["dog"], WORDS["dog"], WORDS["red"]])
+    assert found.names == ("hot dog", "Hund", "red")
+    for text, culprit in (("dog", "line 1"), ("a\tb\na\tc", "line 2"), ("a\t", "line 1"), ("\tb", "line 1")):
+        aliases.write_text(text)
+        with pytest.raises(DataError, match=f"{culprit}: expected label<tab>words"):
+            read_word_vectors(config, ["red"])
+    aliases.unlink()
+    with pytest.raises(DataError, match=r"aliases=.* cannot be read"):
+        read_word_vectors(config, ["red"])
+
+
+def test_the_whole_label_is_looked_up_before_its_words(tmp_path):
+    (tmp_path / "words.txt").write_text("hot 1 0\ndog 0 1\nhot-dog 5 5\ncellphone 3 4\ncell 9 9\nphone 9 9\n")
+    found = read_word_vectors(WordsConfig(source=str(tmp_path / "words.txt")), ["hot dog", "cell phone", "dog hot"])
+    np.testing.assert_array_equal(found.vectors.numpy(), [[5, 5], [3, 4], [0.5, 0.5]])
+    assert whole_forms("Hot dog")[0] == "Hot dog"
+    assert "hot_dog" in whole_forms("Hot dog")
+    assert split("person's hat/cap (red)") == ["person's", "hat", "cap", "red"]
+
+
+def test_words_with_spaces_are_read_from_the_end_of_the_line(tmp_path):
+    (tmp_path / "words.txt").write_text("new york 1 2\nnew 3 4\n. . . 5 6\n")
+    table = word_files.open_table(tmp_path / "words.txt")
+    found = table.vectors(["new york", "new", "york", ". . ."])
+    assert {word: vector.tolist() for word, vector in found.items()} == {
+        "new": [3, 4],
+        "new york": [1, 2],
+        ". . .": [5, 6],
+    }
+    assert list(table.words()) == ["new york", "new", ". . ."]
+
+
+# fastText -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fasttext(tmp_path):
+    path = tmp_path / "model.bin"
+    path.write_bytes(base64.b64decode(GOLDEN["file"]))
+    return path
+
+
+def test_a_fasttext_model_gives_what_the_original_tool_gives(fasttext):
+    found = read_word_vectors(WordsConfig(source=str(fasttext)), list(GOLDEN["vectors"]))
+    np.testing.assert_allclose(found.vectors.numpy(), list(GOLDEN["vectors"].values()), atol=1e-7)
+    assert {text: word_files.fasttext_hash(text.encode()) for text in GOLDEN["hashes"]} == GOLDEN["hashes"]
+
+
+def test_several_words_are_the_mean_of_theirs_also_where_parts_could_be_guessed(fasttext):
+    found = read_word_vectors(WordsConfig(source=str(fasttext)), ["fox unknownword"])
+    mean = np.mean([GOLDEN["vectors"]["fox"], GOLDEN["vectors"]["unknownword"]], axis=0)
+    np.testing.assert_allclose(found.vectors.numpy()[0], mean, atol=1e-7)
+
+
+@pytest.mark.parametrize("length", [6, 60, 200, 1000])
+def test_a_fasttext_model_that_is_cut_off(fasttext, length):
+    fasttext.write_bytes(fasttext.read_bytes()[:length])
+    with pytest.raises(DataError, match="fastText model that cannot be read"):
+        read_word_vectors(WordsConfig(source=str(fasttext)), ["fox"])
+
+
+def test_quantized_fasttext_models_are_refused(fasttext):
+    content = bytearray(fasttext.read_bytes())
+    words = len(list(word_files.open_table(fasttext).words()))
+    flag = content.index(struct.pack("<qq", words + 50, 5)) - 1  # before the rows and columns of the matrix
+    content[flag] = 1
+    fasttext.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=r"quantized fastText model; use the full .bin, or the .vec"):
+        read_word_vectors(WordsConfig(source=str(fasttext)), ["fox"])
+
+
+# Bad files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("w.txt", b"red 1 2 3\nblue 1 2\n", "line 2: expected 3 numbers after the word"),
+        ("w.txt", b"red 1 2 3\nblue 1 x 3\n", "line 2: expected 3 numbers after the word"),
+        ("w.txt", b"red one two\n", "expected a word and its numbers"),
+        ("w.txt", b"", "expected a word and its numbers"),
+        ("w.txt", b"red\nblue\n", "expected a word and its numbers"),
+        ("w.vec", b"2 3\nred 1 2\nblue 1 2 3\n", "line 2: expected 3 numbers"),
+        ("w.bin", b"red 1 2 3\n", "neither word2vec's binary format"),
+        ("w.bin", b"2 3\nred \0\0\0\0\0\0\0\0\0\0\0\0blue \0\0", "ends within word 2 of 2: it is cut off"),
+        ("w.npy", b"no array", "cannot be read as an array"),
+        ("w.txt", b"red 1 2\nblue nan 2\n", "1 of 2 word vectors are zero or not finite .first: 'blue'"),
+        ("w.txt", b"red 1 2\nblue 0 0\n", "1 of 2 word vectors are zero or not finite .first: 'blue'"),
+        ("w.txt", b"red 1 2\nblue inf 1\n", "zero or not finite"),
+    ],
+)
+def test_bad_files(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    names = tmp_path / "names.txt"
+    names.write_text("red\nblue")
+    config = WordsConfig(source=str(tmp_path / name), names=str(names) if name.endswith("npy") else None)
+    with pytest.raises(DataError, match=message):
+        read_word_vectors(config, ["red", "blue"])
+
+
+def test_arrays_that_do_not_fit(tmp_path):
+    source, names = tmp_path / "w.npy", tmp_path / "names.json"
+    np.save(source, np.ones((4, 3)))
+    names.write_text('["a", "b"]')
+    with pytest.raises(DataError, match=r"shape \(4, 3\) for 2 names"):
+        read_word_vectors(WordsConfig(source=str(source), names=str(names)), ["a"])
+    with pytest.raises(DataError, match=r"shape \(4, 3\) for 2 labels; .*head.words.names=FILE"):
+        read_word_vectors(WordsConfig(source=str(source)), ["a", "b"])
+    names.write_text('{"a": 1')
+    with pytest.raises(DataError, match=r"head.words.names=.*cannot be read"):
+        read_word_vectors(WordsConfig(source=str(source), names=str(names)), ["a"])
+    names.write_text("[1, 2]")
+    with pytest.raises(DataError, match="expected a list of names"):
+        read_word_vectors(WordsConfig(source=str(source), names=str(names)), ["a"])
+    np.save(source, np.ones(4))
+    with pytest.raises(DataError, match="with rows and columns, found shape"):
+        read_word_vectors(WordsConfig(source=str(source)), ["a"])
+    FILES["glove.txt"](tmp_path / "glove.txt")
+    with pytest.raises(DataError, match=r"head.words.names=.*without effect for glove.txt"):
+        read_word_vectors(WordsConfig(source=str(tmp_path / "glove.txt"), names=str(names)), ["red"])
+
+
+class Runs:
+    def __reduce__(self):
+        return (print, ("this must not run",))
+
+
+@pytest.mark.parametrize("name", ["w.npy", "w.pth"])
+def test_no_file_runs_code(tmp_path, name, capsys):
+    if name == "w.npy":
+        np.save(tmp_path / name, np.array([[Runs()]], object), allow_pickle=True)
+    else:
+        torch.save(Runs(), tmp_path / name)
+    with pytest.raises(DataError, match="cannot be read as an array"):
+        read_word_vectors(WordsConfig(source=str(tmp_path / name)), ["a"])
+    assert "must not run" not in capsys.readouterr().out
+
+
+def test_rows_without_names_are_the_labels_of_the_dataset_in_order(tmp_path):
+    for array in (np.arange(1, 13).reshape(4, 3), np.arange(1, 13).reshape(4, 3).T):
+        np.save(tmp_path / "w.npy", array)
+        config = WordsConfig(source=str(tmp_path / "w.npy"))
+        found = read_word_vectors(config, ["d", "a"], ordered=["a", "b", "c", "d"])
+        np.testing.assert_array_equal(found.vectors.numpy(), [[10, 11, 12], [1, 2, 3]])
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of NUS-WIDE is not here")
+def test_the_real_vectors_of_nus_wide():
+    config = WordsConfig(source=str(SAMPLE / "nus_wordvec_array.npy"), names=str(SAMPLE / "nus_classes.json"))
+    names = list(json.loads((SAMPLE / "nus_classes.json").read_text()).values())
+    found = read_word_vectors(config, names)
+    assert found.vectors.shape == (1006, 300)
+    np.testing.assert_allclose(found.vectors.norm(dim=1).numpy(), 1, atol=1e-5)
+    nearest = (found.vectors @ found.vectors[names.index("dog")]).argsort(descending=True)[:4]
+    assert "dogs" in [names[column] for column in nearest]  # the columns belong to these names
+    unnamed = WordsConfig(source=config.source)
+    assert read_word_vectors(unnamed, names[::-1], ordered=names).select(names).equals(found)
+
+
+# Random vectors, and the vectors themselves ---------------------------------------------------------------------------
+
+
+def test_random_vectors_depend_on_name_and_seed_alone():
+    config = WordsConfig(source="random:50")
+    first = read_word_vectors(config, ["a", "b", "c"])
+    assert first.vectors.shape == (3, 50)
+    assert read_word_vectors(config, ["c", "a", "b"]).select(["a", "b", "c"]).equals(first)
+    assert not read_word_vectors(WordsConfig(source="random:50", seed=1), ["a", "b", "c"]).equals(first)
+    many = read_word_vectors(WordsConfig(source="random:200"), [str(n) for n in range(200)]).vectors
+    assert many.mean().item() == pytest.approx(0, abs=0.02)
+    assert many.std().item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("source", ["random:", "random:x", "random:0", "random:-1"])
+def test_random_vectors_need_a_width(source):
+    with pytest.raises(DataError, match="a width is needed, as in random:300"):
+        read_word_vectors(WordsConfig(source=source), ["a"])
+
+
+def test_a_source_that_is_not_there_lists_what_a_source_can_be(tmp_path):
+    with pytest.raises(DataError, match=r"(?s)no such file or folder; use one of.*words.vec.*package:NAME"):
+        read_word_vectors(WordsConfig(source=str(tmp_path / "absent.txt")), ["a"])
+
+
+@pytest.mark.parametrize("names", [[], ["a", "a"], ["a", ""]])
+def test_names_that_are_no_labels(names):
+    with pytest.raises(DataError):
+        read_word_vectors(WordsConfig(source="random:3"), names)
+
+
+def test_selecting_and_joining():
+    ours = WordVectors(("a", "b"), torch.tensor([[1.0, 2], [3, 4]]), "ours")
+    assert ours.select(["b", "a"]).vectors.tolist() == [[3, 4], [1, 2]]
+    with pytest.raises(DataError, match="ours: no word vector for 1 label"):
+        ours.select(["a", "c"])
+    theirs = WordVectors(("b", "c"), torch.tensor([[9.0, 9], [5, 6]]), "theirs")
+    joined = ours.joined(theirs)
+    assert (joined.names, joined.source) == (("a", "b", "c"), "ours")
+    assert joined.vectors.tolist() == [[1, 2], [3, 4], [5, 6]]  # what is known stays
+    assert ours.joined(ours) is ours
+    with pytest.raises(DataError, match="3 names"):
+        WordVectors(("a", "b", "c"), torch.ones(2, 2), "ours")
