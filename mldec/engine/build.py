@@ -71,6 +71,11 @@ def check_config(config: Config) -> None:
             f"loss={loss.name} trains exactly one label a picture, but {dataset.name} has several; "
             "use loss=asl or loss=bce"
         )
+    if uses_softmax(config) and getattr(config.head, "random_queries", False):
+        raise ConfigError(
+            f"head.random_queries={config.head.random_queries}: their answer is one more present label, but "
+            f"loss={loss.name} has exactly one a picture; use loss=bce or 0"
+        )
     repeats, size = config.augment.repeats, config.schedule.batch_size
     if repeats > size:
         raise ConfigError(f"augment.repeats={repeats} exceeds schedule.batch_size={size}; lower the first")
@@ -85,6 +90,10 @@ def find_unused(config: Config) -> list[str]:
         )
     if "val" in config.dataset.splits and _given(config.protocol, "holdout") and config.protocol.holdout > 0:
         found.append(f"protocol.holdout={config.protocol.holdout}: {config.dataset.name} has a val split of its own")
+    if not uses_words(config) and _given(config.head, "normalize"):
+        found.append(f"head.normalize={config.head.normalize}: there are no word vectors")
+    if uses_words(config) and config.head.words.seed and not config.head.words.source.startswith("random:"):
+        found.append("head.words.seed: only used with head.words.source=random:WIDTH")
     if config.init_from is None and config.init_part != "all":
         found.append(f"init_part={config.init_part}: there is no init_from to take it from")
     cycled = config.schedule.cycle_momentum

@@ -35,7 +35,7 @@ def embed(kind: str, model: str, texts: Sequence[str], templates: Sequence[str])
         DataError: there is no such model, it is damaged or unsafe, or the package that runs it is not installed.
     """
     folder = None if kind == "open_clip" else _folder(kind, model)
-    key = f"open_clip:{model}" if folder is None else digest(folder)
+    key = _clip_key(model) if folder is None else digest(folder)
     cache = Path(cache_folder(), f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz")
     filled = list(dict.fromkeys(template.format(text) for text in texts for template in templates))
     known = _read_cache(cache)
@@ -50,10 +50,13 @@ def digest(folder: Path) -> str:
     """sha256 (hex) of the files of a model: their names and contents."""
     total = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+        total.update(f"{path.relative_to(folder).as_posix()}\0{_file_digest(path)}\n".encode())
     return total.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_folder() -> str:
@@ -139,6 +142,12 @@ def _refuse_foreign_parts(folder: Path) -> None:
     foreign = [kind for kind in kinds if not str(kind).startswith(OWN_PARTS)]
     if foreign:
         raise DataError(f"{listed}: asks to import {', '.join(map(str, foreign))}, which is not done for safety")
+
+
+def _clip_key(model: str) -> str:
+    """What the cache knows a CLIP model by: published weights by their name, a file by its content."""
+    weights = Path(model.partition("/")[2])
+    return f"open_clip:{model}:{_file_digest(weights) if weights.is_file() else ''}"
 
 
 def _encode_clip(model: str, texts: Sequence[str]) -> np.ndarray:

@@ -140,6 +140,11 @@ def read_word_vectors(config: WordsConfig, labels: Sequence[str], ordered: Seque
         elif word_files.is_array(path) and config.names is None:
             ordered = labels if ordered is None else ordered
             return WordVectors(tuple(ordered), _rows(path, len(ordered)), config.source).select(labels)
+        elif config.templates != ("{}",):
+            raise DataError(
+                f"head.words.templates={list(config.templates)}: only a text model reads sentences; "
+                f"{path.name} has single words: leave templates out"
+            )
         else:
             table = word_files.open_table(path, config.names)
             vectors = _look_up(table, labels, words, config.source)

@@ -16,7 +16,7 @@ from mldec.engine.interrupt import Interrupted
 from mldec.engine.mixing import answer_random_queries
 from mldec.engine.predictor import load
 from mldec.engine.tracking import read_records
-from mldec.errors import CheckpointError, DataError
+from mldec.errors import CheckpointError, ConfigError, DataError
 from mldec.labels import LabelSpace
 from mldec.models.word_vectors import WordsConfig
 from tests.curve import make, make_trainer
@@ -264,3 +264,14 @@ def test_vectors_are_looked_up_for_trained_labels_first(zero_shot):
         build.ask_for(classifier, ["a", "a"], WordsConfig(source="random:12"))
     build.ask_for(classifier, ["a", "d"], WordsConfig(source="random:12"))
     assert classifier.words.names == ("a", "d")
+
+
+def test_what_has_no_effect_or_no_meaning_is_said(zero_shot, small_digits):
+    plain = build.find_unused(make([*small_digits, "head.normalize=unit"]))
+    assert any(line.startswith("head.normalize=unit") for line in plain)
+    seeded = build.find_unused(make([*zero_shot, "head.words.source=x.txt", "head.words.seed=3"]))
+    assert any(line.startswith("head.words.seed") for line in seeded)
+    assert not any("words.seed" in line for line in build.find_unused(make([*zero_shot, "head.words.seed=3"])))
+    words = [*zero_shot, "loss=ce", "dataset.max_digits=1", "head.random_queries=3"]
+    with pytest.raises(ConfigError, match=r"head.random_queries=3: their answer is one more present label"):
+        build.check_config(make(words))

@@ -9,11 +9,13 @@ import os
 import subprocess
 import sys
 import threading
+import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 
 import numpy as np
 import pytest
+import torch
 
 from mldec.errors import DataError
 from mldec.models import text_models
@@ -243,6 +245,41 @@ def test_a_model_comes_from_the_hub_without_files_that_could_run(hub, tmp_path):
     assert done.stdout == f"vectors: {expected}\n", done.stdout + done.stderr[-2000:]
     assert any(path.endswith("model.safetensors") for path in asked)
     assert not any(path.endswith((".py", ".bin")) for path in asked)
+
+
+class Tower:
+    """What open_clip gives, as far as it is used: (B, 2) of lengths and ones."""
+
+    def eval(self):
+        return self
+
+    def encode_text(self, tokens, normalize):
+        assert normalize
+        return tokens
+
+
+def test_a_clip_model_embeds_texts_once_for_each_content_of_its_weights(tmp_path, monkeypatch, own_cache):
+    texts = []
+
+    def tokenizer(batch):
+        texts.extend(batch)
+        return torch.tensor([[len(text), 1] for text in batch], dtype=torch.float32)
+
+    made = []
+    fake = types.SimpleNamespace(
+        create_model_and_transforms=lambda name, pretrained, device: (made.append((name, pretrained)) or Tower(), None),
+        get_tokenizer=lambda name: tokenizer,
+    )
+    monkeypatch.setitem(sys.modules, "open_clip", fake)
+    (tmp_path / "weights.pt").write_bytes(b"one")
+    config = WordsConfig(source=f"open_clip:ViT-B-32/{tmp_path / 'weights.pt'}", templates=("a {}", "{}"))
+    assert read_word_vectors(config, ["cat"]).vectors.tolist() == [[4, 1]]
+    assert made == [("ViT-B-32", str(tmp_path / "weights.pt"))]
+    read_word_vectors(config, ["cat"])
+    assert texts == ["a cat", "cat"]
+    (tmp_path / "weights.pt").write_bytes(b"two")
+    read_word_vectors(config, ["cat"])
+    assert texts == ["a cat", "cat"] * 2
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):

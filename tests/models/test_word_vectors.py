@@ -273,6 +273,13 @@ def test_the_real_vectors_of_nus_wide():
     assert read_word_vectors(unnamed, names[::-1], ordered=names).select(names).equals(found)
 
 
+def test_templates_are_for_text_models_alone(tmp_path):
+    FILES["glove.txt"](tmp_path / "glove.txt")
+    config = WordsConfig(source=str(tmp_path / "glove.txt"), templates=("a photo of a {}",))
+    with pytest.raises(DataError, match=r"only a text model reads sentences; glove.txt has single words"):
+        read_word_vectors(config, ["red"])
+
+
 # Random vectors, and the vectors themselves ---------------------------------------------------------------------------
 
 
