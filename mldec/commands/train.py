@@ -188,6 +188,7 @@ def refuse(changed: dict[str, str], prefixes: Sequence[str], why: str) -> None:
 def _train(config: Config, folder: Path | None) -> int:
     """Build all, then make (or take) the run folder, then train: what is refused leaves nothing behind."""
     from mldec.engine import build, tracking
+    from mldec.engine.checkpoint import find_checkpoint, load_checkpoint, stored_words
     from mldec.engine.display import Display
     from mldec.engine.interrupt import Interrupted
     from mldec.engine.trainer import Trainer
@@ -197,7 +198,8 @@ def _train(config: Config, folder: Path | None) -> int:
     for sentence in build.find_unused(config):
         display.say(f"warning: {sentence}")
     splits = build.build_splits(config)
-    trainer = Trainer(config, splits, display, fresh=folder is None)
+    words = None if folder is None else stored_words(load_checkpoint(find_checkpoint(folder, "last")))
+    trainer = Trainer(config, splits, display, fresh=folder is None, words=words)
     resumed = folder is not None
     if folder is not None:
         trainer.load(folder)

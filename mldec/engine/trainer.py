@@ -42,6 +42,7 @@ from mldec.engine.seeding import seed_everything, step_seed
 from mldec.errors import CheckpointError, RunError
 from mldec.models.classifier import Classifier
 from mldec.models.weights import load_weights
+from mldec.models.word_vectors import WordVectors
 
 
 @dataclasses.dataclass
@@ -71,13 +72,22 @@ class Trainer:
         splits: its pictures.
         display: where progress is shown.
         fresh: take the weights that the config starts from; False for a run that `load` continues.
+        words: vectors of the labels, where the head uses any; None: from where the config says.
 
     Raises:
         ConfigError: what the config asks for does not fit the labels, the pictures or this machine.
         CheckpointError: weights to start from cannot be loaded.
     """
 
-    def __init__(self, config: Config, splits: build.Splits, display: Display, *, fresh: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config,
+        splits: build.Splits,
+        display: Display,
+        *,
+        fresh: bool = True,
+        words: WordVectors | None = None,
+    ) -> None:
         self.config, self.splits, self.display = config, splits, display
         self.device = choose_device(config.runtime.device)
         self.dtype = choose_precision(config.runtime.precision, self.device)
@@ -87,7 +97,8 @@ class Trainer:
         prepare_runtime(config.runtime, self.device)
         seed_everything(config.seed)
 
-        self.classifier = (build.build_classifier if fresh else build.build_bare_classifier)(config, splits.labels)
+        make = build.build_classifier if fresh else build.build_bare_classifier
+        self.classifier = make(config, splits.labels, words)
         if loaded := getattr(self.classifier.backbone, "loaded", None):
             display.say(str(loaded))
         if fresh and config.init_from is not None:

@@ -15,6 +15,7 @@ import torch
 
 from mldec.commands.main import run
 from mldec.commands.predict import find_pictures
+from mldec.data.digits import COLOURS, DIGITS
 from mldec.engine.tracking import is_complete, read_records
 from mldec.errors import DataError
 
@@ -83,6 +84,21 @@ def test_what_a_run_starts_from_is_trained_once_and_taken_up_where_it_was_cut_of
     assert run(["train", *words]) == 0
     assert is_complete(start)
     assert "resumed at step" in capsys.readouterr().out
+
+
+def test_a_resumed_run_needs_its_folder_alone_and_not_the_words(zero_shot, tmp_path, capsys):
+    listed = [f"{colour} {' '.join(map(str, range(n, n + 12)))}" for n, colour in enumerate(COLOURS)]
+    listed += [f"{digit} {' '.join(str((n * k) % 7) for k in range(1, 13))}" for n, digit in enumerate(DIGITS, 1)]
+    (tmp_path / "words.txt").write_text("\n".join(listed))
+    words = [*zero_shot, "init_from=null", "init_part=all", f"head.words.source={tmp_path / 'words.txt'}"]
+    assert run(["train", *words, f"run_dir={tmp_path / 'run'}"]) == 0
+    before = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["words"]
+    (tmp_path / "words.txt").unlink()
+    more = ["schedule.epochs=2", "allow_schedule_change=true"]
+    assert run(["train", f"resume={tmp_path / 'run'}", *more]) == 0
+    after = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["words"]
+    assert torch.equal(after["vectors"], before["vectors"])
+    assert (after["names"], after["source"]) == (before["names"], before["source"])
 
 
 def test_a_start_that_does_not_exist_is_one_line(zero_shot, capsys):
