@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Choice:
-    """A setting that is chosen on the 8 held-out classes, and its candidates."""
+    """A setting that is chosen on the 8 held-out classes, and its candidates; () is `digits_zsl` as it stands."""
 
     key: str
     title: str
@@ -49,7 +49,8 @@ class Choice:
 
 
 CHOICES = (
-    Choice("output", "output weights", (("head.fc=word_vectors",), ("head.fc=shared",))),
+    Choice("output", "output weights", ((), ("head.fc=shared",))),
+    Choice("start", "what is taken of the start", ((), ("init_part=all",))),
     Choice(
         "noise", "additive noise", (("head.query_noise=0.1",), ("head.query_noise=0.3",), ("head.query_noise=1.0",))
     ),
@@ -169,7 +170,7 @@ def choose(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
 
 
 def _slug(words: Sequence[str]) -> str:
-    return "_".join(word.removeprefix("head.").replace("=", "-") for word in words)
+    return "_".join(word.removeprefix("head.").replace("=", "-") for word in words) or "plain"
 
 
 def execute(runs: Sequence[Run], jobs: int, overrides: Sequence[str]) -> None:
@@ -259,7 +260,7 @@ def report(records: Sequence[Mapping[str, Any]]) -> str:
     minutes = [r["minutes"] for found in runs.values() for r in found]
     searched = {tuple(r["overrides"][1:]): r for r in records if r["key"].startswith("choose_")}
     candidates = [
-        f"| {choice.title} | `{' '.join(words) or 'none'}` | {searched[words]['val']['zsl_mAP']:.1f} | "
+        f"| {choice.title} | `{' '.join(words) or 'as it stands'}` | {searched[words]['val']['zsl_mAP']:.1f} | "
         f"{searched[words]['val']['seen_mAP']:.1f} | {'chosen' if words == chosen[choice.key] else ''} |"
         for choice in CHOICES
         for words in choice.candidates
