@@ -128,6 +128,21 @@ def test_new_labels_come_in_groups_of_their_own_made_as_the_trained_ones_are():
         assert (head.query_of_labels() == torch.tensor([0, 0, 0, 1])).all(), group
 
 
+def test_with_learned_outputs_new_labels_borrow_those_of_trained_groups_in_turn():
+    """What they say of them is chance, but each place has its own: with equal weights the order would be a tie."""
+    head = decoder(fc="group", groups=4)
+    found = answers(head, NEW[:7])
+    memory = F.relu(head.input_projection(tokens()))
+    for number, (name, logits) in enumerate(found.items()):
+        group, slot = divmod(number, 3)
+        names = NEW[:7][3 * group : 3 * group + 3]
+        vectors = KNOWN.select(names).vectors.double().expand(3, -1)  # the last group repeats its one label
+        query = F.relu(head.queries.projection(vectors)).flatten()[:16]
+        embedding = head.layers[0](query.expand(3, 1, -1), memory)[:, 0]
+        expected = embedding @ head.fc.weight[group, :, slot] + head.fc.bias[number]
+        torch.testing.assert_close(logits, expected, msg=name)
+
+
 def test_only_the_queries_that_are_asked_for_are_computed():
     head = decoder()
     seen = []
