@@ -28,7 +28,6 @@ HELP = """usage: mldec predict run=RUN input=PICTURE|FOLDER|GLOB [labels="zebra 
 
 OWN = ("run", "input", "labels", "words", "threshold", "top_k", "output", "maps", "weights", "device")
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif"}
-BATCH = 32
 
 
 def main(argv: Sequence[str]) -> int:
@@ -110,6 +109,8 @@ def _predict(
     predictor: Any, paths: Sequence[str], threshold: float, top_k: int | None, display: Any
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
     """Labels by path, and what is wrong with the pictures that could not be read."""
+    from mldec.engine.predictor import BATCH
+
     found: dict[str, dict[str, float]] = {}
     broken: list[str] = []
     with display.bar("predicting", len(paths)) as bar:
