@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mldec.labels import LabelSpace
@@ -96,20 +97,23 @@ class LabelWords(nn.Module):
         self.trained_names = words.names[:num_trained]
         self.num_groups, self.group_size = num_groups, -(-num_trained // num_groups)
         self.fixed_groups, self.normalize, self.augment = fixed_groups, normalize, augment or QueryAugment()
-        positions = torch.arange(num_trained)
+        # Everything about groups is worked out on the CPU, also where the network is built on a device without numbers.
+        positions = _count(num_trained)
         # Which place each trained label has, and which label each place of the trained groups holds.
         self._place_of = positions if order is None else torch.argsort(order)
         self._trained_members = _fill_groups(positions if order is None else order, self.group_size)
         # The vectors belong to the checkpoint, not to the weights: another file of words must not be overwritten by
         # weights that a run starts from.
-        self.register_buffer("trained", words.vectors[:num_trained].to(torch.get_default_dtype()), persistent=False)
+        vectors = words.vectors[:num_trained].to(torch.get_default_device(), torch.get_default_dtype())
+        self.register_buffer("trained", vectors, persistent=False)
         for name in ("asked", *_buffers("plain"), *_buffers("with_random")):
             self.register_buffer(name, torch.empty(0), persistent=False)
         self.set_labels(self.trained_names)
 
     def length(self) -> float:
         """Root mean square length of the trained labels' vectors, as the decoder gets them."""
-        return float(self._normalized(self.trained).square().sum(dim=1).mean().sqrt())
+        vectors = self.known.vectors[: len(self.trained)]
+        return float(normalized(vectors, vectors, self.normalize).square().sum(dim=1).mean().sqrt())
 
     def set_labels(self, names: Sequence[str], words: WordVectors | None = None) -> None:
         """Ask for `names` from now on, in that order; `words` has vectors that were not known before.
@@ -122,7 +126,7 @@ class LabelWords(nn.Module):
         self.known, self.names = known, tuple(names)
         self.asked = vectors.to(self.trained)
         columns = {name: column for column, name in enumerate(self.trained_names)}
-        own = torch.tensor([columns.get(name, -1) for name in names])
+        own = torch.tensor([columns.get(name, -1) for name in names], device="cpu")
         for layout, num_random in (("plain", 0), ("with_random", self.augment.random)):
             for name, value in zip(_buffers(layout), self._lay_out(own, num_random), strict=True):
                 setattr(self, name, value.to(self.trained.device))
@@ -133,7 +137,7 @@ class LabelWords(nn.Module):
 
     def forward(self) -> GroupedWords:
         """What the decoder asks for now; in training also the random vectors, after the labels."""
-        pool = self._normalized(torch.cat([self.trained, self.asked]))
+        pool = normalized(torch.cat([self.trained, self.asked]), self.trained, self.normalize)
         if not self.training:
             return self._grouped(pool, "plain")
         scale = pool.square().mean().sqrt()
@@ -149,43 +153,48 @@ class LabelWords(nn.Module):
         members, groups, places, biases = (getattr(self, name) for name in _buffers(layout))
         return GroupedWords(pool[members], groups, places, biases)
 
-    def _normalized(self, vectors: Tensor) -> Tensor:
-        if self.normalize == "none":
-            return vectors
-        if self.normalize == "unit":
-            return nn.functional.normalize(vectors, dim=1)
-        centered = vectors - self.trained.mean(dim=0)
-        return nn.functional.normalize(centered, dim=1) * vectors.shape[1] ** 0.5
-
     def _lay_out(self, own: Tensor, num_random: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rows of the pool (trained, asked, random vectors) in groups, and the rest of `GroupedWords`.
 
         own (n,) is the trained column of each label that is asked for, or -1.
         """
         num_trained, g = len(self.trained), self.group_size
-        own = torch.cat([own, torch.full((num_random,), -1)])
+        own = torch.cat([own, own.new_full((num_random,), -1)])
         is_new = own < 0
         new = num_trained + is_new.nonzero()[:, 0]
         home = self._place_of[own[~is_new]]  # in the groups of training
         places, biases = torch.empty_like(own), torch.empty_like(own)
         if self.fixed_groups:
             members, places[is_new] = _join_groups(self._trained_members, new)
-            groups = torch.arange(len(members))
+            groups = _count(len(members))
             places[~is_new] = home // g * members.shape[1] + home % g
         else:
             needed = (home // g).unique()
             further = _fill_groups(new, g)
             members = torch.cat([self._trained_members[needed], further])
-            groups = torch.cat([needed, torch.arange(len(further)) % self.num_groups])
+            groups = torch.cat([needed, _count(len(further)) % self.num_groups])
             places[~is_new] = torch.searchsorted(needed, home // g) * g + home % g
-            places[is_new] = len(needed) * g + torch.arange(len(new))
+            places[is_new] = len(needed) * g + _count(len(new))
         biases[~is_new] = own[~is_new]
-        biases[is_new] = torch.arange(len(new)) % num_trained
+        biases[is_new] = _count(len(new)) % num_trained
         return members, groups, places, biases
+
+
+def normalized(vectors: Tensor, trained: Tensor, kind: Normalize) -> Tensor:
+    """Vectors (V, width) as `LabelWords` describes each kind of scaling; `trained` has those of the trained labels."""
+    if kind == "none":
+        return vectors
+    if kind == "unit":
+        return F.normalize(vectors, dim=1)
+    return F.normalize(vectors - trained.mean(dim=0), dim=1) * vectors.shape[1] ** 0.5
 
 
 def _buffers(layout: str) -> tuple[str, str, str, str]:
     return (f"{layout}_members", f"{layout}_groups", f"{layout}_places", f"{layout}_biases")
+
+
+def _count(end: int) -> Tensor:
+    return torch.arange(end, device="cpu")
 
 
 def _fill_groups(labels: Tensor, group_size: int) -> Tensor:
@@ -204,6 +213,6 @@ def _join_groups(groups: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if rounds == 0:
         return groups, labels
     filled = labels.repeat(-(-rounds * num_groups // len(labels)))[: rounds * num_groups]
-    turn = torch.arange(len(labels))
+    turn = _count(len(labels))
     places = turn % num_groups * (size + rounds) + size + turn // num_groups
     return torch.cat([groups, filled.view(rounds, num_groups).T], dim=1), places

@@ -8,6 +8,7 @@ import yaml
 
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Tokens
+from mldec.models.word_vectors import WordsConfig, read_word_vectors
 from mldec.registry import BACKBONES, HEADS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -32,8 +33,12 @@ def test_head_choices(path):
     values = settings(path)
     component = HEADS[values["name"]]
     labels = LabelSpace(["cat", "dog", "fox"])
+    more = {}
+    if "words" in values:
+        values["words"] = WordsConfig(source="random:5")
+        more["words"] = read_word_vectors(values["words"], labels.names)
     with torch.device("meta"):  # Query2Label's layers hold a hundred million weights
-        head = component.build(component.config_class(**values), in_features=2048, labels=labels)
+        head = component.build(component.config_class(**values), in_features=2048, labels=labels, **more)
         assert head(Tokens(torch.rand(2, 6, 2048), (2, 3))).shape == (2, 3)
 
 

@@ -351,6 +351,16 @@ def test_compiles_without_graph_breaks(queries, fc, groups):
     torch.testing.assert_close(compiled(tokens()), head(tokens()))
 
 
+@pytest.mark.parametrize(("queries", "fc"), COMBINATIONS)
+def test_is_built_where_there_are_no_numbers(queries, fc):
+    with torch.device("meta"):
+        head = MLDecoder(
+            8, 11, 4, **SMALL, queries=queries, fc=fc, words=KNOWN, normalize="centered", grouping="random"
+        )
+        head.words.set_labels((*NEW, TRAINED[3]))
+        assert head(torch.randn(3, 6, 8)).shape == (3, 10)
+
+
 def test_moves_with_the_network():
     head = decoder(groups=4).to("meta")
     head.words.set_labels(NEW)

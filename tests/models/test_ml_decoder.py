@@ -356,7 +356,10 @@ def test_builds_with_words_from_settings():
         ({"queries": "word_vectors"}, "head.words: queries=word_vectors needs the word vectors of the classes"),
         ({"fc": "word_vectors"}, "head.words: fc=word_vectors needs the word vectors of the classes"),
         ({"words": {"source": "x.txt"}}, "head.words: without effect for queries=fixed and fc=group"),
-        ({"queries": "word_vectors", "words": {"source": " "}}, "head.words.source: empty; use one of"),
+        (
+            {"queries": "word_vectors", "words": {"source": " "}},
+            "head.words.source: missing; word vectors come from one of",
+        ),
         ({"queries": "word_vectors", "words": {"source": "x", "templates": ["a"]}}, "head.words.templates=['a']"),
         ({"queries": "word_vectors", "words": {"file": "x"}}, "head.words.source: missing"),
         ({"queries": "word_vectors", "words": 3}, "head.words=3: expected settings"),

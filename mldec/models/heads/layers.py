@@ -119,7 +119,7 @@ class GroupFullyConnected(nn.Module):
         nn.init.xavier_normal_(self.weight)  # torch's fans of a 3-D tensor: std = sqrt(2 / ((dim + K) g))
         places = None
         if grouping_seed is not None:
-            places = random_places(num_classes, grouping_seed)
+            places = random_places(num_classes, grouping_seed).to(self.weight.device)
         self.register_buffer("places", places)
 
     def forward(self, embeddings_BKD: Tensor, words: GroupedWords | None = None) -> Tensor:
@@ -142,7 +142,7 @@ class GroupFullyConnected(nn.Module):
 
 def random_places(num_classes: int, seed: int) -> Tensor:
     """(N,) int64: the place that each class is dealt by a seeded permutation."""
-    return torch.randperm(num_classes, generator=torch.Generator().manual_seed(seed))
+    return torch.randperm(num_classes, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
 
 
 class SharedFullyConnected(nn.Module):
