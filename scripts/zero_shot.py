@@ -163,6 +163,9 @@ def run_all(output: Path, jobs: int, overrides: Sequence[str]) -> list[dict[str,
     searched = [run.record() for run in searches]
     everything = rows(choose(searched))
     finals = [Run(row.key, seed, row.overrides, output) for seed in SEEDS for row in everything if seed in row.seeds]
+    finals.sort(
+        key=lambda run: run.key != everything[0].key
+    )  # the first row trains the starts of all seeds side by side
     execute(finals, jobs, overrides)
     return [*searched, *(run.record() for run in finals)]
 

@@ -35,6 +35,7 @@ def test_every_choice_of_every_group_composes_and_validates(group, choice):
     more = ["backbone.model=resnet18"] if (group, choice) == ("backbone", "timm") else []
     more += ["dataset.train=mine.csv"] if choice in ("table", "coco_json") else []
     more += ["dataset.root=mine"] if choice == "folder" else []
+    more += ["head.words.source=random:3"] if choice == "zero_shot" else []
     config = build_config(typed("experiment=digits", f"{group}={choice}", *more))
     if group not in ("runtime", "protocol"):
         assert getattr(config, group).name
