@@ -10,7 +10,7 @@ from mldec.labels import LabelSpace
 from mldec.models.classifier import Tokens
 from mldec.models.heads import GlobalAveragePool, MLDecoder, TransformerDecoderHead
 from mldec.models.heads.gap import GapConfig
-from mldec.models.heads.layers import EncoderLayer
+from mldec.models.heads.layers import EncoderLayer, MultiHeadAttention
 from mldec.models.heads.transformer_decoder import TransformerDecoderConfig, sine_position
 from mldec.models.word_vectors import WordVectors
 from mldec.registry import HEADS
@@ -170,3 +170,20 @@ def test_settings_that_do_not_fit():
         TransformerDecoderConfig(name=name, dim=6, num_heads=2, position="sine")
     with pytest.raises(ValueError, match="must equal the 8 features"):
         TransformerDecoderHead(8, 5, **SMALL, input_projection=False)
+
+
+def test_on_the_cpu_attention_is_computed_in_float32_under_bfloat16():
+    """The products around it are bfloat16; the softmax and its sums equal a float32 attention of what they gave."""
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(16, num_heads=4).eval()
+    query, tokens = torch.randn(1, 3, 16), torch.randn(2, 5, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        given = attention(query, tokens, tokens)
+        parts = [x.float() for x in attention._project(query, tokens, tokens)]
+    with torch.autocast("cpu", enabled=False):
+        weights = torch.softmax((parts[0].expand(2, -1, -1, -1) @ parts[1].transpose(2, 3)) / 2, dim=-1)
+        mixed = (weights @ parts[2]).transpose(1, 2).flatten(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = attention.out_proj(mixed)
+    assert given.dtype == torch.bfloat16
+    torch.testing.assert_close(given, wanted, rtol=2**-7, atol=2**-9)  # a step of bfloat16 where sums differ in order
