@@ -48,13 +48,8 @@ DRAWING_VERSION = 1  # part of the fingerprint: raise it whenever the same setti
 
 
 @dataclass(frozen=True, kw_only=True)
-class DigitsConfig(DatasetConfig):
-    """Settings of the scenes. `image_size` is the canvas they are drawn on; the three splits share no scan.
-
-    With `zero_shot` some of the classes are never trained, though every colour and every digit is. "report": those that
-    results are reported on, 16 where there are 80; val does not know them, so that nothing is chosen on them. "choose":
-    those are left out altogether, and 8 of the rest are unseen, on which settings can be chosen.
-    """
+class ScenesConfig(DatasetConfig):
+    """Settings of the scenes. `image_size` is the canvas they are drawn on; the three splits share no scan."""
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
 
@@ -67,7 +62,6 @@ class DigitsConfig(DatasetConfig):
     colours: Annotated[int, Range(1, len(COLOURS))] = len(COLOURS)
     seed: Natural = 0
     jpeg_quality: Annotated[int, Range(1, 100)] = 95
-    zero_shot: Literal["none", "report", "choose"] = "none"
 
     @property
     def single_label(self) -> bool:
@@ -75,15 +69,32 @@ class DigitsConfig(DatasetConfig):
         return self.max_digits == 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class DigitsConfig(ScenesConfig):
+    """Scenes whose classes are a colour and a digit.
+
+    With `zero_shot` some of the classes are never trained, though every colour and every digit is. "report": those that
+    results are reported on, 16 where there are 80; val does not know them, so that nothing is chosen on them. "choose":
+    those are left out altogether, and 8 of the rest are unseen, on which settings can be chosen.
+    """
+
+    zero_shot: Literal["none", "report", "choose"] = "none"
+
+
 @DATASETS.register("digits", DigitsConfig)
 def build_digits(config: DigitsConfig, *, split: str) -> ImageIndex:
     """The index of a split; draws all scenes first if `config.folder` does not have them yet."""
-    check_split(config, split)
-    folder = prepare_digits(config)
-    annotations, pictures = os.path.join(folder, "annotations", f"instances_{split}.json"), os.path.join(folder, split)
+    annotations, pictures = scene_files(config, split)
     drawn = replace(config, zero_shot="none")
     index = cached(drawn, split, [annotations, pictures], lambda: read_coco_json(annotations, pictures))
     return index if config.zero_shot == "none" else _with_unseen(index, config, split)
+
+
+def scene_files(config: ScenesConfig, split: str) -> tuple[str, str]:
+    """The annotations and the folder of pictures of a split; draws all scenes first if they are not there."""
+    check_split(config, split)
+    folder = prepare_digits(config)
+    return os.path.join(folder, "annotations", f"instances_{split}.json"), os.path.join(folder, split)
 
 
 def unseen_classes(colours: int) -> tuple[list[str], list[str]]:
@@ -107,7 +118,7 @@ def _with_unseen(index: ImageIndex, config: DigitsConfig, split: str) -> ImageIn
     return index.with_labels(labels)
 
 
-def prepare_digits(config: DigitsConfig, progress: Callable[[int, int], None] | None = None) -> str:
+def prepare_digits(config: ScenesConfig, progress: Callable[[int, int], None] | None = None) -> str:
     """Draw the scenes of `config` unless they are there already.
 
     They appear all at once under a folder named by their settings, so that other settings never mix with them and an
@@ -134,7 +145,7 @@ def prepare_digits(config: DigitsConfig, progress: Callable[[int, int], None] | 
     return folder
 
 
-def fingerprint(config: DigitsConfig) -> str:
+def fingerprint(config: ScenesConfig) -> str:
     """16 hex digits that differ whenever the scenes do."""
     settings = {key: getattr(config, key) for key in DRAWN}
     return hashlib.sha256(json.dumps([DRAWING_VERSION, settings], sort_keys=True).encode()).hexdigest()[:16]
@@ -188,7 +199,7 @@ def draw_scene(
 
 
 def _write_split(
-    config: DigitsConfig,
+    config: ScenesConfig,
     split: str,
     number: int,
     scans: list[list[np.ndarray]],

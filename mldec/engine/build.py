@@ -19,6 +19,7 @@ import mldec.data.cars
 import mldec.data.cifar
 import mldec.data.coco
 import mldec.data.digits
+import mldec.data.digits_many
 import mldec.data.folder
 import mldec.data.imagenet
 import mldec.data.nuswide

@@ -1,0 +1,76 @@
+"""The digit scenes with 720 classes, to study decoding with far fewer queries than classes.
+
+A class is a colour, a digit and the ninth of the picture that its centre lies in: "red seven top left". The scenes are
+those of `digits`; only what is read from their annotations differs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+
+from mldec.config import Count
+from mldec.data.cache import cached
+from mldec.data.digits import ScenesConfig, scene_files
+from mldec.data.index import ImageIndex
+from mldec.errors import DataError
+from mldec.labels import LabelSpace
+from mldec.registry import DATASETS
+
+logger = logging.getLogger(__name__)
+
+#: Of a grid of 3 x 3 cells, row by row, in the order of the classes.
+PLACES = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsManyConfig(ScenesConfig):
+    """Scenes whose classes are a colour, a digit and a place; more scenes, since nine times as many classes share them.
+
+    Equal settings draw equal scenes, so it shares the root of `digits`, and where the settings are equal the folder.
+    """
+
+    train: Count = 24000
+    test: Count = 4000
+
+
+@DATASETS.register("digits_many", DigitsManyConfig)
+def build_digits_many(config: DigitsManyConfig, *, split: str) -> ImageIndex:
+    """The index of a split; draws all scenes first if `config.folder` does not have them yet.
+
+    Labels are in order of colour, then digit, then place, so that contiguous groups hold what is alike: with one group
+    for every nine classes, the places of one coloured digit.
+    """
+    annotations, pictures = scene_files(config, split)
+    return cached(config, split, [annotations, pictures], lambda: _read(annotations, pictures))
+
+
+def place(bbox: tuple[int, int, int, int], size: int) -> int:
+    """The index into PLACES of a box (x, y, width, height) in a square of side `size`, in pixels, by its centre.
+
+    A centre on a border belongs to the cell on its right or below it.
+    """
+    x, y, width, height = bbox
+    column, row = 3 * (2 * x + width) // (2 * size), 3 * (2 * y + height) // (2 * size)
+    return 3 * row + column
+
+
+def _read(annotations: str, pictures: str) -> ImageIndex:
+    logger.info("reading %s", annotations)
+    try:
+        with open(annotations, encoding="utf-8") as file:
+            content = json.load(file)
+    except (OSError, ValueError) as error:
+        scenes = os.path.dirname(pictures)
+        raise DataError(f"{annotations} cannot be read: {error}; delete {scenes} to have it drawn again") from None
+    classes = [category["name"] for category in content["categories"]]
+    labels = LabelSpace([f"{name} {where}" for name in classes for where in PLACES])
+    sizes = {image["id"]: image["width"] for image in content["images"]}
+    present: dict[int, set[int]] = {image: set() for image in sizes}
+    for annotation in content["annotations"]:
+        image, coloured_digit = annotation["image_id"], annotation["category_id"] - 1
+        present[image].add(len(PLACES) * coloured_digit + place(annotation["bbox"], sizes[image]))
+    samples = ((image["file_name"], sorted(present[image["id"]]), (), ()) for image in content["images"])
+    return ImageIndex.build(samples, root=pictures, labels=labels)
