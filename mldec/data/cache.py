@@ -33,7 +33,7 @@ from mldec.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # part of every key: raise it when the format, or what any dataset reads, changes
+VERSION = 2  # part of every key: raise it when the format, or what any dataset reads, changes
 EXCLUDED = "excluded.txt"
 ABANDONED_SECONDS = 3600
 
@@ -71,12 +71,14 @@ def cached(config: DatasetConfig, split: str, sources: Sequence[str], read: Call
         index = _open_sound(os.path.join(folder, name), config.folder)
         if index is not None:
             return index
-    index = _without_missing(_without_excluded(read(), config.folder, exclusions), config)
+    index, gaps = _without_missing(_without_excluded(read(), config.folder, exclusions), config)
     if config.unannotated == "drop":
+        if not index.positives.counts.any():
+            raise DataError(f"{index.root}: no picture with a label; dataset.unannotated=keep keeps those without")
         index = index.drop_unannotated()
     for folder in folders:
         try:
-            return save_index(index, os.path.join(folder, name), config.folder)
+            return save_index(index, os.path.join(folder, name), config.folder, gaps)
         except OSError as error:
             problem = error
     logger.warning("warning: the index of %s is not kept, no folder can be written: %s", config.name, problem)
@@ -106,15 +108,38 @@ def exclusion_file(config: DatasetConfig) -> str | None:
 
 def read_exclusions(path: str) -> set[str]:
     """The pictures that a list leaves out, by their normalised paths relative to the dataset's folder."""
-    with open(path, encoding="utf-8") as file:
-        return {os.path.normpath(line.strip()) for line in file if line.strip() and not line.startswith("#")}
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return {os.path.normpath(line.strip()) for line in file if line.strip() and not line.startswith("#")}
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a list of pictures, one a line: {error}") from None
 
 
-def save_index(index: ImageIndex, path: str, base: str) -> ImageIndex:
+@dataclasses.dataclass(frozen=True)
+class Gaps:
+    """Pictures that an index goes on without, since they were missing when it was built (dataset.missing=drop).
+
+    Attributes:
+        missing, listed: how many were missing, of how many.
+        folders: by their place below the index's root, when the folders that lacked some had last changed, in
+            nanoseconds; None: there was no such folder. Another time means that more pictures may have come.
+    """
+
+    missing: int
+    listed: int
+    folders: dict[str, int | None]
+
+    def filled(self, root: str) -> bool:
+        """Whether some of those folders have changed since."""
+        return any(_changed(os.path.join(root, place)) != when for place, when in self.folders.items())
+
+
+def save_index(index: ImageIndex, path: str, base: str, gaps: Gaps | None = None) -> ImageIndex:
     """Write `index` whole or not at all, and open it.
 
     Args:
         base: the folder from which its root is noted relatively, so that a dataset may be moved with its cache.
+        gaps: what it lacks; `cached` builds it anew when that comes.
 
     Raises:
         OSError: the folder cannot be written, or is full.
@@ -130,6 +155,7 @@ def save_index(index: ImageIndex, path: str, base: str) -> ImageIndex:
                 "labels": index.labels.names,
                 "seen": index.labels.seen,
                 "default": index.default,
+                "gaps": None if gaps is None else dataclasses.asdict(gaps),
                 "arrays": {name: _write_array(file, array) for name, array in _arrays(index)},
             }
             file.write(b"\0" * (-file.tell() % 8))
@@ -155,6 +181,10 @@ def open_index(path: str, base: str) -> ImageIndex:
         OSError: there is no such file.
         ValueError: it is damaged; says how.
     """
+    return _open(path, base)[0]
+
+
+def _open(path: str, base: str) -> tuple[ImageIndex, Gaps | None]:
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         if size < TAIL.size:
@@ -175,13 +205,14 @@ def open_index(path: str, base: str) -> ImageIndex:
         raise ValueError("its arrays are damaged")
     arrays = {name: _map_array(path, place) for name, place in footer["arrays"].items()}
     lists = {name: Ragged(arrays[f"{name}.offsets"], arrays[f"{name}.values"]) for name in LISTS}
-    return ImageIndex(
+    index = ImageIndex(
         root=os.path.normpath(os.path.join(os.path.abspath(base), footer["root"])),
         labels=LabelSpace(footer["labels"], footer["seen"]),
         default=footer["default"],
         confidence=arrays.get("confidence"),
         **lists,
     )
+    return index, None if footer["gaps"] is None else Gaps(**footer["gaps"])
 
 
 def _remove_abandoned(path: str) -> None:
@@ -204,32 +235,59 @@ def _key(config: DatasetConfig, split: str, sources: Sequence[str]) -> str:
 
 
 def _open_sound(path: str, base: str) -> ImageIndex | None:
-    """The index in a cache file; None if there is no such file, or it is damaged, which is said."""
+    """The index in a cache file; None if there is no such file, it is out of date, or damaged, which is said."""
     try:
-        return open_index(path, base)
+        index, gaps = _open(path, base)
     except OSError:
         return None
     except (ValueError, KeyError, TypeError, DataError) as error:
         logger.warning("warning: %s: %s; building it anew", path, error)
         return None
+    if gaps is not None:
+        if gaps.filled(index.root):
+            logger.info("looking once more for the %s pictures that %s lacked", f"{gaps.missing:,}", index.root)
+            return None
+        _warn_of_gaps(gaps, index.root)
+    return index
 
 
-def _without_missing(index: ImageIndex, config: DatasetConfig) -> ImageIndex:
+def _without_missing(index: ImageIndex, config: DatasetConfig) -> tuple[ImageIndex, Gaps | None]:
     if config.missing == "ignore":
-        return index
+        return index, None
     missing = missing_pictures(index)
     if not missing:
-        return index
+        return index, None
     found = (
         f"{index.root}: {len(missing):,} of the {len(index):,} pictures that the annotations list are missing "
         f"({name_some(map(index.name, missing), len(missing))})"
     )
+    if len(missing) == len(index):
+        raise DataError(f"{found}; type dataset.root=FOLDER with the one that their paths are relative to")
     if config.missing == "error":
         raise DataError(f"{found}; unpack the archive of pictures again, or go on without them: dataset.missing=drop")
-    logger.warning("warning: %s; going on without them", found)
+    places = sorted({os.path.dirname(index.name(row)) for row in missing})
+    gaps = Gaps(len(missing), len(index), {place: _changed(os.path.join(index.root, place)) for place in places})
+    _warn_of_gaps(gaps, index.root)
     keep = np.ones(len(index), bool)
     keep[missing] = False
-    return index.subset(np.flatnonzero(keep))
+    return index.subset(np.flatnonzero(keep)), gaps
+
+
+def _warn_of_gaps(gaps: Gaps, root: str) -> None:
+    logger.warning(
+        "warning: %s: %s of the %s pictures that the annotations list are missing; going on without them",
+        root,
+        f"{gaps.missing:,}",
+        f"{gaps.listed:,}",
+    )
+
+
+def _changed(folder: str) -> int | None:
+    """When files last came to or went from a folder, in nanoseconds; None if there is none."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return None
 
 
 def _without_excluded(index: ImageIndex, root: str, exclusions: str | None) -> ImageIndex:
@@ -240,6 +298,8 @@ def _without_excluded(index: ImageIndex, root: str, exclusions: str | None) -> I
     kept = [
         row for row, name in enumerate(index.names()) if os.path.normpath(os.path.join(below, name)) not in excluded
     ]
+    if not kept:
+        raise DataError(f"{exclusions}: leaves no picture of {index.root}; delete lines, or type dataset.exclude=FILE")
     return index if len(kept) == len(index) else index.subset(kept)
 
 

@@ -80,6 +80,9 @@ def build_voc(config: VocConfig, *, split: str) -> ImageIndex:
     require(config.folder, tree, f"Get them with: mldec data download dataset={config.name} root={config.folder}")
     folder = _join(config, below)
     sources = [os.path.join(folder, entry) for entry in (image_set, "Annotations", "JPEGImages")]
+    # A folder's time of change does not tell of a file that was corrected in place.
+    files = (os.path.join(folder, "Annotations", f"{name}.xml") for name in _names(sources[0]))
+    sources += filter(os.path.isfile, files)
     return cached(config, split, sources, lambda: _read(folder, sources[0], config.difficult))
 
 

@@ -175,6 +175,37 @@ def test_missing_pictures_stop_unless_told_otherwise(root: Path, caplog: pytest.
     assert len(get(root, lambda: make(root), missing="ignore")) == 3
 
 
+def test_pictures_that_come_later_are_found(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """dataset.missing=drop while pictures are still being fetched, some into folders that are yet to be made."""
+    read = Reader(root)
+    (root / "pictures" / "sub" / "ü.jpg").unlink()
+    (root / "pictures" / "sub").rmdir()
+    (root / "pictures" / "c.jpg").unlink()
+    for _ in range(2):  # from the cache, too, it is said that some are missing
+        caplog.clear()
+        assert list(get(root, read, missing="drop").names()) == ["a.jpg"]
+        assert "2 of the 3 pictures that the annotations list are missing; going on without them" in caplog.text
+    assert read.calls == 1
+    (root / "pictures" / "sub").mkdir()
+    (root / "pictures" / "sub" / "ü.jpg").touch()
+    assert list(get(root, read, missing="drop").names()) == ["a.jpg", "sub/ü.jpg"]
+    (root / "pictures" / "c.jpg").touch()
+    caplog.clear()
+    assert len(get(root, read, missing="drop")) == len(get(root, read, missing="drop")) == 3
+    assert read.calls == 3
+    assert "missing" not in caplog.text
+
+
+def test_when_no_picture_is_left_it_is_said_why(root: Path) -> None:
+    with pytest.raises(DataError, match=r"no picture with a label; dataset.unannotated=keep"):
+        get(root, lambda: make(root).subset([1]), unannotated="drop")
+    for name, *_ in SAMPLES:
+        (root / "pictures" / name).unlink()
+    for missing in ("error", "drop"):
+        with pytest.raises(DataError, match=r"3 of the 3 pictures .* are missing .*; type dataset.root=FOLDER"):
+            get(root, lambda: make(root), missing=missing)
+
+
 def test_excluded_and_unannotated_pictures_are_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "mldec")
     assert list(get(root, lambda: make(root), unannotated="drop").names()) == ["a.jpg", "c.jpg"]
@@ -182,7 +213,10 @@ def test_excluded_and_unannotated_pictures_are_left_out(root: Path, caplog: pyte
     assert list(get(root, lambda: make(root)).names()) == ["sub/ü.jpg", "c.jpg"]
     assert "excluded.txt" in caplog.text
     (root / "mine.txt").write_text("pictures/c.jpg\npictures/sub/ü.jpg\npictures/a.jpg")
-    with pytest.raises(DataError, match="no picture left"):
+    with pytest.raises(DataError, match=r"mine.txt: leaves no picture of .*; delete lines"):
+        get(root, lambda: make(root), exclude=str(root / "mine.txt"))
+    (root / "mine.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"mine.txt: cannot be read as a list of pictures"):
         get(root, lambda: make(root), exclude=str(root / "mine.txt"))
     with pytest.raises(DataError, match=r"dataset.exclude=.*nothing.txt: no such file"):
         get(root, lambda: make(root), exclude=str(root / "nothing.txt"))

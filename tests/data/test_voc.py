@@ -64,6 +64,15 @@ def test_the_root_may_be_any_of_three_folders(root: Path) -> None:
         assert build(root / below).fingerprint() == expected
 
 
+def test_an_annotation_that_is_corrected_in_place_is_read_again(root: Path) -> None:
+    assert build(root).targets([1])[0, LABELS.index("sheep")] == 0
+    path = root / "VOCdevkit" / "VOC2007" / "Annotations" / "000005.xml"
+    before = path.parent.stat()
+    path.write_text(xml(("sheep", 0)))
+    assert path.parent.stat().st_mtime_ns == before.st_mtime_ns  # the folder tells nothing of it
+    assert build(root).targets([1])[0, LABELS.index("sheep")] == 1
+
+
 def test_2012_is_tested_on_val(root: Path) -> None:
     folder = root / "VOCdevkit" / "VOC2012"
     (root / "VOCdevkit" / "VOC2007").rename(folder)
