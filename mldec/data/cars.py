@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from mldec.config import Count
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, Statistics, check_split, require
+from mldec.data.dataset import DatasetConfig, Statistics, check_split, naming, require
 from mldec.data.folder import class_folders, read_class_folders
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
@@ -80,7 +80,8 @@ def _read_kit(meta: str, annotations: str, pictures: str) -> ImageIndex:
     labels = _class_names(meta, _load(meta))
     entries = _entries(annotations, _load(annotations), ("fname", "class"))
     samples = ((_text(entry["fname"]), _column(annotations, entry["class"], labels)) for entry in entries)
-    return ImageIndex.build(((name, [column], (), ()) for name, column in samples), root=pictures, labels=labels)
+    with naming(annotations):
+        return ImageIndex.build(((name, [column], (), ()) for name, column in samples), root=pictures, labels=labels)
 
 
 def _read_whole(path: str, root: str, split: str) -> ImageIndex:
@@ -89,11 +90,12 @@ def _read_whole(path: str, root: str, split: str) -> ImageIndex:
 
     def samples() -> Iterator[tuple[str, list[int], tuple[()], tuple[()]]]:
         for entry in _entries(path, content, ("relative_im_path", "class", "test")):
-            if (int(entry["test"].item()) == 1) == (split == "test"):
+            if (_number(path, entry["test"]) == 1) == (split == "test"):
                 name = posixpath.normpath(_text(entry["relative_im_path"]))
                 yield name, [_column(path, entry["class"], labels)], (), ()
 
-    return ImageIndex.build(samples(), root=root, labels=labels)
+    with naming(path):
+        return ImageIndex.build(samples(), root=root, labels=labels)
 
 
 def _load(path: str) -> dict[str, Any]:
@@ -127,10 +129,17 @@ def _entries(path: str, content: dict[str, Any], fields: tuple[str, ...]) -> lis
 
 
 def _column(path: str, value: Any, labels: LabelSpace) -> int:
-    number = int(value.item())
+    number = _number(path, value)
     if not 1 <= number <= len(labels):
         raise DataError(f"{path}: class {number} is out of range; classes are 1 to {len(labels)}")
     return number - 1
+
+
+def _number(path: str, value: Any) -> int:
+    try:
+        return int(value.item())
+    except (ValueError, TypeError, AttributeError):
+        raise DataError(f"{path}: expected a number, found {_text(value)[:40]!r}; is it the published file?") from None
 
 
 def _text(value: Any) -> str:

@@ -8,14 +8,16 @@ import io
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any, ClassVar, Literal
 
 from pycocotools.coco import COCO
 
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, FilesConfig, Statistics, check_split, require
+from mldec.data.dataset import DatasetConfig, FilesConfig, Statistics, check_split, naming, require
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
@@ -114,16 +116,12 @@ def read_coco_json(annotation_file: str, image_folder: str, *, labels: LabelSpac
 def _read(annotation_file: str, image_folder: str, labels: LabelSpace | None) -> ImageIndex:
     coco = _load(annotation_file)
     try:
-        unknown = set(coco.imgToAnns) - set(coco.imgs)
-        if unknown:
-            raise DataError(f"annotations of picture id {min(unknown)}, which is not among `images`")
-        labels = labels or _labels(coco)
-        column = {category: labels.index(coco.cats[category]["name"]) for category in coco.cats}
-        return ImageIndex.build(_samples(coco, column), root=image_folder, labels=labels)
+        with naming(annotation_file):
+            labels = labels or _labels(coco)
+            column = {category: labels.index(coco.cats[category]["name"]) for category in coco.cats}
+            return ImageIndex.build(_samples(coco, column), root=image_folder, labels=labels)
     except KeyError as error:
         raise DataError(f"{annotation_file}: no {error} where an image, annotation or category needs it") from None
-    except DataError as error:
-        raise DataError(f"{annotation_file}: {error}") from None
 
 
 def _tree(year: int) -> list[str]:
@@ -149,11 +147,35 @@ def _load(annotation_file: str) -> COCO:
                 coco.createIndex()
     except OSError as error:
         raise DataError(f"cannot read {annotation_file}: {error.strerror}") from None
-    except (ValueError, AssertionError, KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
+        raise DataError(f"{annotation_file}: no {error} where an image, annotation or category needs it") from None
+    except (ValueError, AssertionError, TypeError, AttributeError) as error:
         raise DataError(f"{annotation_file} is not COCO JSON, or was cut short: {error}") from None
-    if not coco.imgs or not coco.cats:
-        raise DataError(f"{annotation_file}: {len(coco.imgs)} images and {len(coco.cats)} categories; both are needed")
+    with naming(annotation_file):
+        _check(coco)
     return coco
+
+
+def _check(coco: COCO) -> None:
+    """Refuse what pycocotools passes over: of entries with one id it keeps the last, references may lead nowhere."""
+    if not coco.imgs or not coco.cats:
+        raise DataError(f"{len(coco.imgs)} images and {len(coco.cats)} categories; both are needed")
+    if "annotations" not in coco.dataset:
+        raise DataError("no `annotations`, so nothing is known of its pictures; take the file that has them")
+    for name, known in (("images", coco.imgs), ("categories", coco.cats)):
+        ids = [entry["id"] for entry in coco.dataset[name]]
+        if len(ids) > len(known):
+            raise DataError(f"`{name}` holds the id {Counter(ids).most_common(1)[0][0]!r} more than once")
+        if len(kinds := sorted({type(number).__name__ for number in ids})) > 1:
+            raise DataError(f"`{name}` holds ids of the types {' and '.join(kinds)}; they must be of one")
+    for what, name, used, known in (
+        ("picture", "images", coco.imgToAnns, coco.imgs),
+        ("category", "categories", coco.catToImgs, coco.cats),
+    ):
+        unknown = min(set(used) - set(known), key=repr, default=None)
+        if unknown is not None:
+            allowed = shorten(", ".join(map(repr, known)), 400, placeholder=" …")
+            raise DataError(f"annotations of {what} id {unknown!r}, which is not among `{name}` (allowed: {allowed})")
 
 
 @contextlib.contextmanager

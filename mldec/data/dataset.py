@@ -126,7 +126,17 @@ class FilesConfig(DatasetConfig):
                 names = [line.strip() for line in file if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"dataset.labels={self.labels}: cannot be read: {error}") from None
-        return LabelSpace(names)
+        with naming(files[0]):
+            return LabelSpace(names)
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """A DataError from the block names `path`: whoever finds a mistake in an index does not know where it was read."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(error if path in str(error) else f"{path}: {error}") from None
 
 
 def check_split(config: DatasetConfig, split: str) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import mmap
 import os
+import posixpath
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -120,10 +121,11 @@ class ImageIndex:
         columns = [array("i") for _ in range(3)]
         column_ends = [array("q", [0]) for _ in range(3)]
         for path, *groups in samples:
-            if path in listed:
-                raise DataError(f"{root}: picture {path!r} is listed twice; keep one entry with all its labels")
-            listed.add(path)
-            blob += _inside(path).encode()
+            name = _inside(path)
+            if name in listed:
+                raise DataError(f"{root}: picture {name!r} is listed twice; keep one entry with all its labels")
+            listed.add(name)
+            blob += name.encode()
             ends.append(len(blob))
             for group, values, offsets in zip(groups, columns, column_ends, strict=True):
                 values.extend(group)
@@ -337,7 +339,10 @@ def _unpack(value: Any) -> Any:
     return value
 
 
-def _inside(path: str) -> str:
-    if not path or os.path.isabs(path) or re.match(r"[/\\]|[A-Za-z]:", path) or ".." in re.split(r"[/\\]", path):
+def _inside(path: Any) -> str:
+    """`path` in its shortest spelling, by which a picture that is listed twice is found."""
+    if not isinstance(path, str) or not path.strip():
+        raise DataError(f"picture path {path!r}: expected text such as folder/name.jpg")
+    if os.path.isabs(path) or re.match(r"[/\\]|[A-Za-z]:", path) or ".." in re.split(r"[/\\]", path):
         raise DataError(f"picture path {path!r} leaves the dataset's folder; it must be relative and free of '..'")
-    return path
+    return posixpath.normpath(path) if "./" in path or "//" in path else path

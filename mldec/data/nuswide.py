@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, Statistics, check_split, require
+from mldec.data.dataset import DatasetConfig, Statistics, check_split, naming, require
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
@@ -68,12 +68,15 @@ def build_nuswide(config: NusWideConfig, *, split: str) -> ImageIndex:
         return cached(config, split, [csv_file(config)], lambda: _from_csv(csv_file(config), split, root))
     find = finder(config, [picture_list(split), "Concepts81.txt"])
     concepts = read_names(find("Concepts81.txt"))
+    with naming(find("Concepts81.txt")):
+        labels = LabelSpace(concepts)
     columns = [find(label_file(concept, split)) for concept in concepts]
 
     def read() -> ImageIndex:
         names = read_picture_list(find(picture_list(split)))
         present_SN = np.stack([read_column(path, len(names)) for path in columns], axis=1)
-        return index_of(names, present_SN, LabelSpace(concepts), root)
+        with naming(find(picture_list(split))):
+            return index_of(names, present_SN, labels, root)
 
     return cached(config, split, [find(picture_list(split)), find("Concepts81.txt"), *columns], read)
 
@@ -86,7 +89,8 @@ def _from_csv(path: str, split: str, root: str) -> ImageIndex:
         for name, listed, part in rows
         if part == split
     )
-    return ImageIndex.build(samples, root=root, labels=labels)
+    with naming(path):
+        return ImageIndex.build(samples, root=root, labels=labels)
 
 
 # What the zero-shot form reads as well -----------------------------------------------------------------------------

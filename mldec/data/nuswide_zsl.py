@@ -11,7 +11,7 @@ import numpy as np
 
 from mldec.config import Count
 from mldec.data.cache import cached
-from mldec.data.dataset import Statistics, check_split, require
+from mldec.data.dataset import Statistics, check_split, naming, require
 from mldec.data.index import ImageIndex
 from mldec.data.nuswide import (
     ADVICE,
@@ -66,22 +66,26 @@ def build_nuswide_zsl(config: NusWideZslConfig, *, split: str) -> ImageIndex:
     config = replace(config, pictures=root)  # where it was found shapes the index
     columns_of_unseen = [labels.index(name) for name in names if name in unseen]
 
-    def index(pictures: list[str], present_SN: np.ndarray) -> ImageIndex:
+    def index(path: str, pictures: list[str], present_SN: np.ndarray) -> ImageIndex:
         flags = np.array(labels.seen)
         kept = present_SN[:, flags if split == "train" else ~flags].any(axis=1)
         present_SN = present_SN[kept]
         if split == "train":
             present_SN = present_SN & flags
         pictures = [name for name, keep in zip(pictures, np.asarray(kept).tolist(), strict=True) if keep]
-        return index_of(pictures, present_SN, labels, root, columns_of_unseen if split == "train" else ())
+        with naming(path):
+            return index_of(pictures, present_SN, labels, root, columns_of_unseen if split == "train" else ())
 
     if uses_csv(config):
-        return cached(config, split, [csv_file(config), *sources], lambda: index(*_csv(config, labels, split)))
+        table = csv_file(config)
+        return cached(config, split, [table, *sources], lambda: index(table, *_csv(config, labels, split)))
     tags = f"{split.capitalize()}_Tags1k.dat"
     find = finder(config, [picture_list(split), tags, "TagList1k.txt"])
     needed = [find(name) for name in (picture_list(split), tags, "TagList1k.txt")]
     needed += [find(label_file(concept, split)) for concept in sorted(unseen)]
-    return cached(config, split, [*needed, *sources], lambda: index(*_release(needed, labels, sorted(unseen))))
+    return cached(
+        config, split, [*needed, *sources], lambda: index(needed[0], *_release(needed, labels, sorted(unseen)))
+    )
 
 
 def _label_lists(config: NusWideZslConfig) -> tuple[list[str], set[str], set[str]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mldec.data.cache import cached
-from mldec.data.dataset import FilesConfig, check_split, name_some
+from mldec.data.dataset import FilesConfig, check_split, name_some, naming
 from mldec.data.index import ABSENT, PRESENT, UNKNOWN, ImageIndex
 from mldec.data.table_file import Table, open_table
 from mldec.errors import DataError, suggest
@@ -173,15 +173,9 @@ def _read(layout: _Layout, labels: LabelSpace, config: TableConfig) -> ImageInde
     listed = layout.labels is not None
     if not listed and config.unlisted == "unknown":
         logger.warning("warning: dataset.unlisted=unknown: without effect, in %s each class has a column", path)
-    try:
-        return ImageIndex.build(
-            samples(),
-            root=root,
-            labels=labels,
-            default=UNKNOWN if listed and config.unlisted == "unknown" else ABSENT,
-        )
-    except DataError as error:
-        raise DataError(error if path in str(error) else f"{path}: {error}") from None
+    default = UNKNOWN if listed and config.unlisted == "unknown" else ABSENT
+    with naming(path):
+        return ImageIndex.build(samples(), root=root, labels=labels, default=default)
 
 
 def _relative(value: Any, root: str, where: str) -> str:
@@ -204,8 +198,12 @@ def _relative(value: Any, root: str, where: str) -> str:
 def _listed(layout: _Layout, line: int, row: dict[str, Any], separator: str) -> list[str]:
     """The labels that a row's cell names."""
     assert layout.labels is not None
-    value = row.get(layout.labels)
     where = f"{layout.table.path} line {line}"
+    if layout.labels not in row:  # a slip of the pen in JSONL must not become a picture of nothing
+        raise DataError(
+            f"{where}: no {layout.labels} among {', '.join(row)}; a picture without labels has an empty list"
+        )
+    value = row[layout.labels]
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
@@ -233,6 +231,11 @@ def _states(
             return sorted({labels.index(name) for name in names}), [], []
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
+    if strange := sorted(row.keys() - set(layout.table.columns)):
+        raise DataError(
+            f"{where}: {strange[0]} is none of the columns, which are the keys of the first line "
+            f"({name_some(layout.table.columns, len(layout.table.columns))})"
+        )
     found: dict[int, list[int]] = {PRESENT: [], ABSENT: [], UNKNOWN: []}
     for column, name in enumerate(labels.names):
         value = row.get(name)

@@ -95,6 +95,12 @@ def test_what_is_missing_or_wrong_is_named(tmp_path: Path) -> None:
             {"annotations": boxes([("00001.jpg", 4)])},
             "class 4 is out of range; classes are 1 to 3",
         ),
+        ("cars_train_annos.mat", {"annotations": boxes([("../1.jpg", 1)])}, "'../1.jpg' leaves the dataset's folder"),
+        (
+            "cars_train_annos.mat",
+            {"annotations": structs([{"fname": "00001.jpg", "class": "BMW"}])},
+            "expected a number, found 'BMW'",
+        ),
         ("cars_train_annos.mat", {"annotations": structs(without)}, "must have fname, class, found bbox_x1, fname"),
         ("cars_train_annos.mat", {"other": 1}, "must have fname, class, found nothing"),
         ("cars_meta.mat", {"other": 1}, "holds no class_names"),

@@ -91,6 +91,13 @@ def test_categories_of_another_file_belong_to_labels_by_name(tmp_path: Path) -> 
         build_coco_json(config(tmp_path, train=str(tmp_path / "nothing.json")), split="train")
 
 
+def twice(content: str, name: str, /, **changed: object) -> str:
+    """The first entry of a list once more, with other values."""
+    mapping = json.loads(content)
+    mapping[name].append(mapping[name][0] | changed)
+    return json.dumps(mapping)
+
+
 def test_broken_annotations_are_named(tmp_path: Path) -> None:
     path = Path(write(tmp_path, [(1, 2, 0)], {1: "a.jpg"}))
     whole = path.read_text()
@@ -98,9 +105,17 @@ def test_broken_annotations_are_named(tmp_path: Path) -> None:
         (whole[:50], "cut short"),
         ("[]", "not COCO JSON"),
         (whole.replace('"train"', '"bicycle"'), "label names must differ; found more than once: bicycle"),
-        (whole.replace('"image_id": 1', '"image_id": 5'), "picture id 5"),
-        (whole.replace('"category_id": 2', '"category_id": 3'), "no 3"),
+        (whole.replace('"image_id": 1', '"image_id": 5'), r"picture id 5, which is not among `images` \(allowed: 1\)"),
+        (whole.replace('"category_id": 2', '"category_id": 3'), r"category id 3, which is not among .* \(allowed: .*2"),
+        (whole.replace('"category_id"', '"category"'), "no 'category_id'"),
         (whole.replace("file_name", "file"), "no 'file_name'"),
+        (whole.replace('"a.jpg"', "3"), "picture path 3: expected text"),
+        (whole.replace('"annotations"', '"labels"'), "no `annotations`"),
+        (twice(whole, "images", file_name="b.jpg"), "`images` holds the id 1 more than once"),
+        (twice(whole, "images", file_name="b.jpg", id="x"), "`images` holds ids of the types int and str"),
+        (twice(whole, "images", id=9), "'a.jpg' is listed twice"),
+        (twice(whole, "images", id=9, file_name=".//a.jpg"), "'a.jpg' is listed twice"),
+        (twice(whole, "categories", name="plane"), "`categories` holds the id . more than once"),
         ('{"images": [], "annotations": [], "categories": []}', "0 images"),
     ]:
         path.write_text(content)

@@ -107,10 +107,22 @@ def test_memory_mapped_arrays_travel_by_name(tmp_path: Path) -> None:
     assert part.values.tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../a.jpg", "a/../../b.jpg", "", "C:\\a.jpg", "a\\..\\b.jpg"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "../a.jpg", "a/../../b.jpg", "C:\\a.jpg", "a\\..\\b.jpg"])
 def test_paths_that_leave_the_folder_are_refused(path: str) -> None:
     with pytest.raises(DataError, match="leaves the dataset's folder"):
         ImageIndex.build([(path, [], [], [])], root="/data", labels=LABELS)
+
+
+@pytest.mark.parametrize("path", ["", " ", None, 3, ["a.jpg"]])
+def test_what_is_no_path_is_refused(path: object) -> None:
+    with pytest.raises(DataError, match="expected text such as"):
+        ImageIndex.build([(path, [], [], [])], root="/data", labels=LABELS)  # type: ignore[list-item]
+
+
+def test_a_picture_is_one_however_its_path_is_spelled() -> None:
+    assert list(ImageIndex.build([("./a//b.jpg", [], [], [])], root="/data", labels=LABELS).names()) == ["a/b.jpg"]
+    with pytest.raises(DataError, match=r"'a/b.jpg' is listed twice"):
+        ImageIndex.build([("a/b.jpg", [], [], []), ("a/./b.jpg", [], [], [])], root="/data", labels=LABELS)
 
 
 def test_inconsistent_content_is_refused() -> None:

@@ -122,8 +122,9 @@ def test_without_lists_the_tags_less_the_concepts_are_seen(tmp_path: Path) -> No
 def test_broken_files_of_the_release_are_named(tmp_path: Path, file: str, content: str, message: str) -> None:
     write_release(tmp_path)
     (tmp_path / file).write_text(content)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         build(tmp_path)
+    assert Path(file).name in str(caught.value) or "moon" in content
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_broken_files_of_the_release_are_named(tmp_path: Path, file: str, conten
 )
 def test_broken_rows_of_the_csv_are_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "data.csv").write_text(content)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=f"data.csv.*{message}"):
         build(tmp_path)
 
 

@@ -153,6 +153,8 @@ def test_root_is_where_pictures_lie(folder: Path, tmp_path: Path) -> None:
         ("t.jsonl", '{"path": "a.jpg"\n', "line 1: cannot be read as JSON"),
         ("t.jsonl", '{"path": "a.jpg", "labels": []}\n[1]\n', "line 2: cannot be read as JSON: expected an object"),
         ("t.jsonl", '{"path": 3, "labels": ["cat"]}\n', "line 1: no path"),
+        ("t.jsonl", '{"path": "a.jpg", "labels": ["cat"]}\n{"path": "c.jpg", "label": ["cat"]}\n', "line 2: no labels"),
+        ("t.jsonl", '{"path": "a.jpg", "cat": 1}\n{"path": "c.jpg", "dog": 1}\n', "line 2: dog is none of the columns"),
         ("t.jsonl", "\n", "is empty"),
     ],
 )
@@ -175,6 +177,9 @@ def test_settings_that_name_nothing(folder: Path) -> None:
         build(folder, "t.csv", content, split="val", val=str(folder / "none.csv"))
     with pytest.raises(DataError, match=r"dataset.labels=.*no such file"):
         build(folder, "t.csv", content, labels=str(folder / "none.txt"))
+    (folder / "names.txt").write_text("cat\ncat\n")
+    with pytest.raises(DataError, match=r"names.txt: label names must differ; found more than once: cat"):
+        build(folder, "t.csv", content, labels=str(folder / "names.txt"))
     with pytest.raises(ValueError, match="separator=''"):
         TableConfig(name="table", train="x", separator="")
 
