@@ -163,6 +163,7 @@ def draw(summary: Summary, path: Path, *, title: str) -> None:
         panels[1, 1].set(title="No size could be read", xticks=[], yticks=[], xlabel="", ylabel="")
     for panel in panels[0]:
         if panel.get_yscale() == "linear":
+            panel.yaxis.get_major_locator().set_params(integer=True)
             panel.yaxis.set_major_formatter("{x:,.0f}")
     for panel in (*panels[0], panels[1, 1]):
         panel.spines[["top", "right"]].set_visible(False)

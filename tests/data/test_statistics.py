@@ -70,3 +70,16 @@ def test_any_labels_can_be_drawn(tmp_path: Path, labels: list[str], capfd: pytes
     assert capfd.readouterr().err == ""
     empty = ImageIndex.build([("a.jpg", [], [], [])], root=str(tmp_path), labels=LabelSpace(labels))
     draw(summarize(empty), tmp_path / "y.png", title="mine")
+
+
+def test_axes_of_counts_say_where_their_marks_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a picture is no count: a mark at 2.5 must not be called 2."""
+    figures = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path: figures.append(figure))
+    samples = [(f"{i}.jpg", [0] if i < 19 else [1, 2], [], []) for i in range(26)]
+    draw(summarize(ImageIndex.build(samples, root="/", labels=LabelSpace("abc"))), tmp_path / "x.png", title="mine")
+    figures[0].canvas.draw()
+    for panel in figures[0].axes[:2]:
+        marks = dict(zip([mark.get_text() for mark in panel.get_yticklabels()], panel.get_yticks(), strict=True))
+        assert len(marks) > 2
+        assert all(float(text) == place for text, place in marks.items())
