@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -175,7 +176,7 @@ def _split(arguments: compose.Arguments) -> int:
         display.say(f"{split:<6} {len(rows):>9,} pictures   {file}")
     words = " ".join(f"dataset.{split}={file}" for split, file in files.items())
     root = "" if folder.resolve() == Path(home).resolve() and not config.root else f" dataset.root={config.folder}"
-    display.say(f"next: mldec train dataset=table {words}{root}")
+    display.say(f"next: mldec train dataset=table {words}{root}{_typed(arguments, *files, 'root')}")
     return 0
 
 
@@ -209,7 +210,9 @@ def _shrink(arguments: compose.Arguments) -> int:
     total = sum(len(index) for index in indexes.values()) - len(problems)
     display.say(f"{total:,} pictures and {len(copied):,} other files in {output}")
     drop = " dataset.missing=drop" if problems else ""
-    display.say(f"next: mldec train dataset={config.name} dataset.root={output}{words}{drop}")
+    new = [word.partition("=")[0].removeprefix("dataset.") for word in f"{words}{drop}".split()]
+    typed = _typed(arguments, *new, "root", "cache")
+    display.say(f"next: mldec train dataset={config.name} dataset.root={output}{words}{typed}{drop}")
     return 1 if problems else 0
 
 
@@ -257,6 +260,13 @@ def _dataset(arguments: compose.Arguments, choice: str | None = None, **settings
     if "root" in arguments.own:
         settings["root"] = arguments.own["root"]
     return build_config(mapping | {"dataset": mapping["dataset"] | settings}).dataset
+
+
+def _typed(arguments: compose.Arguments, *without: str) -> str:
+    """The settings of the dataset that were typed, but for some: what comes next needs them, too."""
+    names = {f"dataset.{name}" for name in without}
+    words = [w for w in arguments.overrides if w.startswith("dataset.") and w.partition("=")[0] not in names]
+    return "".join(f" {shlex.quote(word)}" for word in words)
 
 
 def _index(config: Any, split: str) -> Any:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import pickle
+import shlex
 import shutil
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -71,6 +72,16 @@ def test_one_s_own_table_from_split_to_training_and_evaluation(tmp_path, capsys,
     names = [set((tmp_path / "mine" / f"{split}.csv").read_text().split()[1:]) for split in ("train", "val")]
     assert [len(part) for part in names] == [6, 6]
     assert not names[0] & names[1]
+
+
+def test_what_was_typed_to_split_is_part_of_what_comes_next(tmp_path, capsys):
+    table = write_table(tmp_path)
+    table.write_text(table.read_text().replace(";", "|"))
+    words = ["table=all.csv", "train=0.5", "val=0.5", "output=parts", "dataset.separator='|'"]
+    assert run(["data", "split", *words]) == 0
+    following = shlex.split(capsys.readouterr().out.rpartition("next: mldec train ")[2])
+    assert run(["data", "verify", *following, "workers=1"]) == 0
+    assert "table val: 6 pictures, 0 of them cannot be used" in capsys.readouterr().out
 
 
 def test_split_refuses_what_it_cannot_do_and_overwrites_nothing(tmp_path, capsys):
@@ -159,7 +170,9 @@ def test_stats_writes_text_json_and_a_picture(tmp_path, capsys):
 )
 def test_a_shrunk_dataset_has_the_same_labels(tmp_path, capsys, words, split):
     assert run(["data", "shrink", *words, "side=64", "output=small", "workers=2"]) == 0
-    assert "next: mldec train" in capsys.readouterr().out
+    typed = [word for word in words if word.startswith("dataset.")]
+    following = ["mldec", "train", words[0], "dataset.root=small", *typed]
+    assert shlex.split(capsys.readouterr().out.rpartition("next: ")[2]) == following
     small = [word if not word.startswith("root=") else "root=small" for word in words]
     for place, folder in ((words, "a"), (small, "b")):
         assert run(["data", "stats", *place, f"split={split}", f"output={folder}"]) == 0
