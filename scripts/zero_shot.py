@@ -53,6 +53,11 @@ class Choice:
 
 
 CHOICES = (
+    Choice(
+        "decay",
+        "weight decay",
+        ((), *((f"optimizer.weight_decay={value}",) for value in ("0.01", "0.3", "1.0", "10.0"))),
+    ),
     Choice("output", "output weights", ((), ("head.fc=shared",))),
     Choice("start", "what is taken of the start", ((), ("init_part=all",))),
     Choice(
@@ -88,7 +93,7 @@ def rows(chosen: dict[str, tuple[str, ...]]) -> list[Row]:
         Row("random", "random-query", chosen["random"]),
         Row("both", "additive noise and random-query", (*chosen["noise"], *chosen["random"])),
         Row("cutout", "query-cutout", chosen["cutout"]),
-        Row("shared", "one learned output vector for all", ("head.fc=shared",)),
+        Row("shared", "one learned output vector for all", ("head.fc=shared",), seeds=(0,)),
         Row("scratch", "word queries, nothing trained before", SCRATCH, seeds=(0,)),
         Row(
             "scratch_shared",
@@ -308,7 +313,7 @@ zero-shot code; in the others they are made from the words, too (equation 11).
 {table([line(named["words"]), line(named["scratch"]), line(named["shared"]), line(named["scratch_shared"])])}
 
 The first and third row take the backbone of a trained ML-Decoder along; the others begin from nothing, for as long
-(seed 0 alone).
+(all but the first with seed 0 alone).
 
 ## Query augmentation (paper, Table 3)
 

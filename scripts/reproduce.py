@@ -1,0 +1,8 @@
+"""Reproduce a table of the paper: `python scripts/reproduce.py table=5`, the same as `mldec table 5`."""
+
+import sys
+
+from mldec.commands.main import main
+
+if __name__ == "__main__":
+    main(["table", *sys.argv[1:]])
