@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -13,23 +14,32 @@ class Figure:
     """One measurement.
 
     Attributes:
-        name: what was measured; stays the same from version to version, so that files can be compared.
-        value: in `unit`, the median where it was measured repeatedly.
+        name: what was measured; stays the same from version to version, so that files can be compared. Where several
+            things are measured in the same ways, `thing: quantity`.
+        value: in `unit`, the median where it was measured repeatedly; None: it could not be measured, `note` says why.
         unit: s, MB, x (a ratio), %, …
-        target: what it should be at most; None: no target.
+        target: what it should be at most, or at least where higher is better; None: no target.
         note: sizes and circumstances.
+        better: which direction is the good one.
+        samples: what `value` is the median of, in the order in which it was measured.
     """
 
     name: str
-    value: float
+    value: float | None
     unit: str
     target: float | None = None
     note: str = ""
+    better: Literal["lower", "higher"] = "lower"
+    samples: Sequence[float] = ()
 
     @property
     def met(self) -> bool | None:
         """Whether the target is met; None without one."""
-        return None if self.target is None else self.value <= self.target
+        if self.target is None:
+            return None
+        if self.value is None:
+            return False
+        return self.value >= self.target if self.better == "higher" else self.value <= self.target
 
 
 def seconds(work: Callable[[], object], repeats: int, before: Callable[[], object] = lambda: None) -> float:
@@ -49,14 +59,76 @@ def as_table(figures: Sequence[Figure], earlier: Sequence[Figure] = ()) -> str:
     header = ["what", "figure", "target", "", "of"] + (["against earlier"] if earlier else [])
     rows = [header, ["---"] * len(header)]
     for figure in figures:
-        target = "" if figure.target is None else f"at most {_shown(figure.target, figure.unit)}"
+        bound = "at least" if figure.better == "higher" else "at most"
+        target = "" if figure.target is None else f"{bound} {_shown(figure.target)} {figure.unit}"
         verdict = {None: "", True: "met", False: "missed"}[figure.met]
-        row = [figure.name, _shown(figure.value, figure.unit), target, verdict, figure.note]
+        row = [figure.name, _with_unit(figure), target, verdict, figure.note]
         if earlier:
-            row.append(f"{figure.value / before[figure.name]:.2f} x" if before.get(figure.name) else "new")
+            row.append(_against(figure, before.get(figure.name)))
         rows.append(row)
+    return _markdown(rows)
+
+
+def as_grid(figures: Sequence[Figure]) -> str:
+    """A Markdown table of the figures `thing: quantity`, a row a thing and a column a quantity; below it the others.
+
+    Where samples differ their range stands behind the median. A note stands once where all of a column have the same.
+    """
+    things: dict[str, dict[str, Figure]] = {}
+    columns: dict[str, list[Figure]] = {}
+    others = []
+    for figure in figures:
+        thing, separator, quantity = figure.name.rpartition(": ")
+        if not separator:
+            others.append(figure)
+            continue
+        things.setdefault(thing, {})[quantity] = figure
+        columns.setdefault(quantity, []).append(figure)
+    rows = [["", *(f"{quantity} [{found[0].unit}]" for quantity, found in columns.items())]]
+    rows.append(["---"] * len(rows[0]))
+    for thing, cells in things.items():
+        rows.append([thing, *(_cell(cells[quantity]) if quantity in cells else "" for quantity in columns)])
+    lines = []
+    for quantity, found in columns.items():
+        notes = [figure.note for figure in found]
+        if len(set(notes)) == 1:
+            lines += [f"{quantity}: {notes[0]}"] if notes[0] else []
+        else:
+            lines += [f"{figure.name}: {figure.note}" for figure in found if figure.note]
+    lines += [f"{figure.name}: {_with_unit(figure)}{f', {figure.note}' * bool(figure.note)}" for figure in others]
+    return _markdown(rows) + "\n\n" + "\n".join(f"* {line}" for line in lines)
+
+
+def _against(figure: Figure, before: float | None) -> str:
+    if figure.value is None or before is None:
+        return "new" if before is None else ""
+    if before == 0:
+        return ""
+    ratio = f"{figure.value / before:.2f} x"
+    if ratio == "1.00 x":
+        return ratio
+    return f"{ratio}, {'better' if (figure.value > before) == (figure.better == 'higher') else 'worse'}"
+
+
+def _cell(figure: Figure) -> str:
+    if figure.value is None:
+        return "-"
+    shown, low, high = (_shown(value) for value in (figure.value, *_range(figure)))
+    return shown if low == high else f"{shown} ({low} to {high})"
+
+
+def _with_unit(figure: Figure) -> str:
+    return "-" if figure.value is None else f"{_cell(figure)} {figure.unit}"
+
+
+def _range(figure: Figure) -> tuple[float, float]:
+    samples = figure.samples or (figure.value or 0.0,)
+    return min(samples), max(samples)
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _shown(value: float, unit: str) -> str:
-    return f"{value:,.3g} {unit}" if abs(value) < 1000 else f"{value:,.0f} {unit}"

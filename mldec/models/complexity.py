@@ -12,15 +12,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def count_macs(model: nn.Module, image_size: int) -> int:
+def count_macs(model: nn.Module, image_size: int, pictures: int = 1) -> int:
     """Multiply-accumulates of one picture of `image_size` x `image_size` pixels in evaluation (the paper's "Flops").
+
+    Of a batch of `pictures` they can be fewer than of as many single ones: work on queries alone is done once a batch.
 
     Convolutions and matrix products are counted, those of attention included; element-wise work is not. Nothing is
     computed and no memory is taken: only shapes go through the model.
     """
     # The plain formula of attention consists of matrix products, which every version of the counter knows.
     with shapes_only(model) as device, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, image_size, image_size, device=device))
+        model(torch.zeros(pictures, 3, image_size, image_size, device=device))
     return int(counter.get_total_flops()) // 2
 
 

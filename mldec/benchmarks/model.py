@@ -1,0 +1,250 @@
+"""Speed and memory of networks in training and inference, as in the paper's Table 9.
+
+What is timed is the step of `Trainer`, with every part that the experiment configures, and the network in evaluation;
+both on random pictures that lie on the device already, so that loading them does not count. Configurations are measured
+in rounds, each of them once a round: what else happens on a shared machine hits all alike.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from statistics import median
+from time import perf_counter
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from mldec.benchmarks.figure import Figure
+from mldec.benchmarks.memory import PeakMemory, is_out_of_memory, limited_memory, release
+from mldec.benchmarks.network import Cost, Network, count_cost, inference_batch, search_largest_batch, synchronize
+from mldec.config import Config
+from mldec.engine.device import choose_device, choose_precision
+
+logger = logging.getLogger(__name__)
+
+SLOW = 5  # times `seconds`: a longer step is not warmed up again; times `repeats`, the most that a rate takes in all
+SEARCH = 15  # times `seconds`: the most that the search for the largest batch takes
+
+Result = TypeVar("Result")
+
+
+class Case(NamedTuple):
+    """A configuration to measure. Its title begins the names of its figures."""
+
+    title: str
+    config: Config
+    num_labels: int
+
+
+def measure(cases: Sequence[Case], *, repeats: int = 3, seconds: float = 2.0) -> list[Figure]:
+    """All figures of `cases`, which share one device and precision.
+
+    Rates are also given over those of the first case with the same number of labels. A batch that does not fit into
+    memory is halved until it does; what never fits is a figure without a value.
+
+    Args:
+        cases: with different titles. Neither their datasets nor their pretrained weights are read.
+        repeats: rounds. What is slow gets fewer, at least one.
+        seconds: about how long each rate is measured in a round; a single step may be longer.
+
+    Raises:
+        ConfigError: settings that do not fit one another, the number of labels or this machine; nothing was timed then.
+    """
+    device = choose_device(cases[0].config.runtime.device)
+    dtype = choose_precision(cases[0].config.runtime.precision, device)
+    costs = [count_cost(case.config, case.num_labels) for case in cases]
+    _wake(cases[0], device)
+    subjects = [_Subject(case, device, seconds) for case in cases]
+    products = []
+    for number in range(repeats):
+        logger.info("round %d of %d", number + 1, repeats)
+        products.append(_matrix_rate(device, dtype, seconds))
+        for subject in subjects:
+            subject.round(seconds, repeats)
+    figures = []
+    for subject, cost in zip(subjects, costs, strict=True):
+        first = next(other for other in subjects if other.case.num_labels == subject.case.num_labels)
+        figures += [*subject.figures(first), *_size_figures(subject, cost, median(products))]
+    if device.type != "cuda":
+        note = f"only searched for on CUDA, this is {device.type}"
+        figures.append(Figure("largest training batch", None, "pictures", note=note, better="higher"))
+    note = f"multiply-accumulates of this device in {_precision(device, dtype)}, {_side(device)} x {_side(device)}"
+    samples = tuple(product / 1e9 for product in products)
+    figures.append(Figure("matrix product", median(samples), "G/s", note=note, better="higher", samples=samples))
+    return figures
+
+
+class Rate:
+    """How many of something a repeated `step` handles in a second, `amount` at a time."""
+
+    def __init__(self, step: Callable[[], object], amount: int, device: torch.device, seconds: float) -> None:
+        """Warms up: what is allocated, compiled or chosen at the first step shall not count."""
+        self.step, self.amount, self.device = step, amount, device
+        self.samples: list[float] = []
+        self.spent = 0.0
+        self.duration = self._time(1)  # of a step
+        if self.duration <= SLOW * seconds:
+            self.duration = self._time(1)
+
+    def sample(self, seconds: float) -> None:
+        """Measure once more, for about `seconds`."""
+        if self.device.type == "cuda" and self.duration <= seconds:
+            self._time(1)  # takes back from the driver what was released since the last round
+        steps = max(1, round(seconds / max(self.duration, 1e-6)))
+        elapsed = self._time(steps)
+        self.duration = elapsed / steps
+        self.spent += elapsed
+        self.samples.append(self.amount * steps / elapsed)
+
+    def _time(self, steps: int) -> float:
+        synchronize(self.device)
+        began = perf_counter()
+        for _ in range(steps):
+            self.step()
+        synchronize(self.device)
+        return perf_counter() - began
+
+
+class _Subject:
+    """A case while it is measured: whatever does not fit into memory stays None."""
+
+    network: Network | None = None
+    training: Rate | None = None
+    inference: Rate | None = None
+    peak: float | None = None
+    largest: tuple[int, str] | None = None
+
+    def __init__(self, case: Case, device: torch.device, seconds: float) -> None:
+        """Build it, find the batches that fit, warm up, and measure all that is measured once."""
+        self.case, self.device = case, device
+
+        def begin(size: int) -> tuple[Network, Rate, float | None]:
+            peak = PeakMemory(device)
+            network = Network(case.config, case.num_labels)  # anew: a failed step may leave half an optimizer's state
+            training = Rate(lambda: network.train(size), size, device, seconds)
+            return network, training, peak.mib()
+
+        begun = _halved_until_it_fits(begin, case.config.schedule.batch_size, device)
+        if begun is None:
+            logger.info("%s: out of memory", case.title)
+            return
+        network, self.training, self.peak = begun
+        self.network, size = network, self.training.amount
+        logger.info("%s: a step of %d pictures takes %.3g s", case.title, size, self.training.duration)
+        self.inference = _halved_until_it_fits(
+            lambda size: Rate(lambda: network.infer(size), size, device, seconds), inference_batch(case.config), device
+        )
+        if device.type == "cuda":
+            self.largest = search_largest_batch(network, size, SEARCH * seconds)
+        self._make_room()
+
+    def round(self, seconds: float, repeats: int) -> None:
+        """A sample of each rate, unless a slow one has had its time."""
+        rates = [rate for rate in (self.training, self.inference) if rate and rate.spent < SLOW * seconds * repeats]
+        for rate in rates:
+            try:
+                with limited_memory(self.device):
+                    if self.network is not None:
+                        self.network.move(self.device)
+                    rate.sample(seconds)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                rate.spent = math.inf  # the samples of all cases stay aligned by rounds
+            self._make_room()
+
+    def figures(self, first: _Subject) -> list[Figure]:
+        """Rates, batches and memory; `first` is what the rates are compared with."""
+        title, found = self.case.title, []
+        wanted, inference_wanted = self.case.config.schedule.batch_size, inference_batch(self.case.config)
+        for name, rate, other, size in (
+            ("training", self.training, first.training, wanted),
+            ("inference", self.inference, first.inference, inference_wanted),
+        ):
+            found.append(_rate_figure(f"{title}: {name}", rate, size))
+            if first is not self and rate and other and rate.samples and other.samples:
+                # Round by round, since the samples of one round saw the same state of the machine.
+                ratios = tuple(ours / theirs for ours, theirs in zip(rate.samples, other.samples, strict=False))
+                name = f"{title}: {name} over {first.case.config.head.name}"
+                found.append(Figure(name, median(ratios), "x", better="higher", samples=ratios))
+        if self.training is None:
+            return found
+        found.append(Figure(f"{title}: training batch", self.training.amount, "pictures", better="higher"))
+        if self.largest is not None:
+            value, note = self.largest
+            found.append(Figure(f"{title}: largest training batch", value, "pictures", note=note, better="higher"))
+        note = "allocated by torch" if self.device.type == "cuda" else "growth of the process's peak resident memory"
+        note = "not measured: needs CUDA or Linux" if self.peak is None else note
+        found.append(Figure(f"{title}: peak memory of training", self.peak, "MiB", note=note))
+        return found
+
+    def _make_room(self) -> None:
+        if self.network is not None:
+            self.network.move(torch.device("cpu"))
+        if self.device.type != "cpu":
+            release(self.device)
+
+
+def _wake(case: Case, device: torch.device) -> None:
+    """Let torch load what it loads at its first steps, or its memory would count as that of the first case."""
+    size = min(4, case.config.schedule.batch_size)
+    _halved_until_it_fits(lambda size: Network(case.config, case.num_labels).train(size), size, device)
+
+
+def _halved_until_it_fits(attempt: Callable[[int], Result], size: int, device: torch.device) -> Result | None:
+    """What `attempt` gives for the first of size, size / 2, …, 1 that fits into memory; None if none does."""
+    while size:
+        try:
+            with limited_memory(device):
+                return attempt(size)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        release(device)  # here, since the error holds on to the tensors of the failed step
+        size //= 2
+    return None
+
+
+def _rate_figure(name: str, rate: Rate | None, wanted: int) -> Figure:
+    if rate is None or not rate.samples:
+        return Figure(name, None, "img/s", note="out of memory", better="higher")
+    lowered = f", since {wanted} do not fit into memory" if rate.amount < wanted else ""
+    rounds = f"median of {len(rate.samples)} rounds" if len(rate.samples) > 1 else "one round"
+    note = f"{rounds}, batches of {rate.amount}{lowered}"
+    return Figure(name, median(rate.samples), "img/s", note=note, better="higher", samples=tuple(rate.samples))
+
+
+def _size_figures(subject: _Subject, cost: Cost, product: float) -> list[Figure]:
+    """What a picture costs, and how much of the device's rate of a matrix product inference comes to."""
+    title = subject.case.title
+    found = [
+        Figure(f"{title}: multiply-accumulates", cost.macs / 1e9, "G", note="of a picture by itself"),
+        Figure(f"{title}: parameters", cost.parameters / 1e6, "M"),
+    ]
+    if subject.inference and subject.inference.samples:
+        macs = cost.batch_macs / inference_batch(subject.case.config)
+        share = 100 * macs * median(subject.inference.samples) / product
+        note = "multiply-accumulates a second of batches in inference over those of the matrix product"
+        found.append(Figure(f"{title}: share of matrix product", share, "%", note=note, better="higher"))
+    return found
+
+
+def _matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    """Multiply-accumulates a second of a large matrix product."""
+    side = _side(device)
+    left, right, out = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
+    rate = Rate(lambda: torch.mm(left, right, out=out), side**3, device, seconds)
+    rate.sample(seconds)
+    return rate.samples[0]
+
+
+def _side(device: torch.device) -> int:
+    return 2048 if device.type == "cpu" else 8192
+
+
+def _precision(device: torch.device, dtype: torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    rounded = device.type == "cuda" and dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    return f"{name} (TF32)" if rounded else name

@@ -1,0 +1,177 @@
+"""A network with all that trains it, on random pictures: what `mldec benchmark model` times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import NamedTuple
+
+import torch
+
+from mldec.benchmarks.memory import is_out_of_memory, release
+from mldec.config import Config
+from mldec.data.index import ImageIndex
+from mldec.data.loader import Batch
+from mldec.engine import build
+from mldec.engine.device import autocast
+from mldec.engine.display import Display
+from mldec.engine.trainer import Trainer
+from mldec.labels import LabelSpace
+from mldec.models.complexity import count_macs, count_parameters
+from mldec.models.word_vectors import WordVectors
+
+POSITIVES = 3  # labels of a random picture
+WORD_WIDTH = 300  # of random word vectors, where the head needs some: that of GloVe and fastText
+LARGEST = 2**20  # pictures, where the search for the largest batch ends
+
+
+class Network:
+    """The trainer of an experiment with `num_labels` labels, on random pictures that lie on its device.
+
+    Neither the dataset nor pretrained weights are read. Where memory runs out, torch's error comes through.
+    """
+
+    def __init__(self, config: Config, num_labels: int) -> None:
+        self.num_labels = num_labels
+        samples: list[tuple[str, list[int], list[int], list[int]]]
+        samples = [(str(number), [0], [], []) for number in range(config.schedule.batch_size)]
+        pictures = ImageIndex.build(samples, root=".", labels=_labels(num_labels))  # never opened
+        splits = build.Splits(pictures, pictures, pictures)
+        words = _words(config, num_labels)
+        self.trainer = Trainer(config, splits, Display(quiet=True), fresh=False, words=words)
+        self.batch: Batch | None = None
+
+    def train(self, size: int) -> None:
+        """One update from a batch of `size` pictures."""
+        trainer = self.trainer
+        trainer.network.train()
+        trainer.progress.updates = 0  # the schedule ends, this does not
+        trainer.train_step(self._batch(size))
+
+    def infer(self, size: int) -> None:
+        """The logits of `size` pictures, in evaluation."""
+        trainer, batch = self.trainer, self._batch(size)
+        trainer.network.eval()
+        with torch.inference_mode():
+            images = trainer.normalization(batch.images).to(memory_format=trainer.memory_format)
+            with autocast(trainer.device, trainer.dtype):
+                trainer.network(images)
+
+    def move(self, device: torch.device) -> None:
+        """Take weights and the optimizer's state to `device`: what is not measured makes room for what is."""
+        trainer = self.trainer
+        self.forget()
+        trainer.classifier.to(device)
+        if trainer.ema is not None:
+            trainer.ema.module.to(device)
+        for state in trainer.optimizer.state.values():
+            for key, value in state.items():
+                if (
+                    isinstance(value, torch.Tensor) and value.ndim
+                ):  # a counter of steps stays where the optimizer has it
+                    state[key] = value.to(device)
+
+    def forget(self) -> None:
+        """Drop what steps leave behind: gradients and the batch."""
+        self.trainer.optimizer.zero_grad(set_to_none=True)
+        self.batch = None
+
+    def _batch(self, size: int) -> Batch:
+        if self.batch is None or len(self.batch.ids) != size:
+            self.batch = None  # makes room first
+            device, side = self.trainer.device, build.image_size(self.trainer.config)
+            positives = 1 if self.trainer.single_label else min(POSITIVES, self.num_labels)
+            columns = torch.randint(self.num_labels, (size, positives), device=device)
+            self.batch = Batch(
+                torch.randint(256, (size, 3, side, side), dtype=torch.uint8, device=device),
+                torch.zeros(size, self.num_labels, dtype=torch.int8, device=device).scatter_(1, columns, 1),
+                torch.arange(size),
+            )
+        return self.batch
+
+
+class Cost(NamedTuple):
+    """Multiply-accumulates of a picture alone and of a batch in inference, and parameters."""
+
+    macs: int
+    batch_macs: int
+    parameters: int
+
+
+def count_cost(config: Config, num_labels: int) -> Cost:
+    """What the network of an experiment costs. Raises ConfigError for settings that do not fit together."""
+    build.check_config(config)
+    classifier = build.build_bare_classifier(config, _labels(num_labels), _words(config, num_labels))
+    side, batch = build.image_size(config), inference_batch(config)
+    parameters, _ = count_parameters(classifier)
+    return Cost(count_macs(classifier, side), count_macs(classifier, side, batch), parameters)
+
+
+def inference_batch(config: Config) -> int:
+    """Pictures of a batch in evaluation."""
+    return int(config.runtime.eval_batch_size or config.schedule.batch_size)
+
+
+def search_largest_batch(network: Network, start: int, seconds: float) -> tuple[int, str]:
+    """The most pictures that can be trained at once, and a note on the search; `start` is known to fit.
+
+    After about `seconds` the largest batch that was found until then counts.
+    """
+    ends, device, note = perf_counter() + seconds, network.trainer.device, ""
+
+    def fits(size: int) -> bool:
+        nonlocal note
+        if perf_counter() > ends or size > LARGEST:
+            note = "at least: the search was cut short"
+            return False
+        try:
+            network.train(size)
+            synchronize(device)
+            return True
+        except RuntimeError as error:  # also of cuDNN, which finds no algorithm where memory is short
+            note = "" if is_out_of_memory(error) else f"above it: {str(error).splitlines()[0]}"
+        network.forget()  # here, since the error holds on to the tensors of the failed step
+        release(device)
+        return False
+
+    chooses_kernels = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False  # it would try all of them for each size
+    try:
+        return largest_fitting(fits, start), note
+    finally:
+        torch.backends.cudnn.benchmark = chooses_kernels
+
+
+def largest_fitting(fits: Callable[[int], bool], start: int) -> int:
+    """The largest number that fits, by doubling and bisecting: a multiple of 8, or any number below 8."""
+    low = start
+    while fits(2 * low):
+        low *= 2
+    high = 2 * low
+    low -= low % 8 if low >= 8 else 0
+    while high - low > (8 if low >= 8 else 1):
+        middle = (low + high) // 2
+        middle += -middle % 8 if low >= 8 else 0
+        if fits(middle):
+            low = middle
+        else:
+            high = middle
+    return low - low % 8 if low >= 8 else low
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _labels(count: int) -> LabelSpace:
+    return LabelSpace([f"label {number}" for number in range(count)])
+
+
+def _words(config: Config, num_labels: int) -> WordVectors | None:
+    if not build.uses_words(config):
+        return None
+    return WordVectors(_labels(num_labels).names, torch.randn(num_labels, WORD_WIDTH), "random")
