@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 
 help:
 	@echo "make demo       install into $(VENV), train ML-Decoder on digit scenes, print the score"
+	@echo "make table-5    reproduce a table of the paper (make figure-5; SCALE=desk for the form that needs no download)"
 	@echo "make test       the whole test suite; make test-slow adds what takes minutes"
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make format     let ruff format the code"
@@ -16,6 +17,11 @@ demo: $(VENV)/.installed
 	$(BIN)/mldec train experiment=digits
 	@echo
 	@echo "next: source $(BIN)/activate, then the commands above and those of README.md"
+
+# ARGS="rows=gap seeds=0 dataset.root=…" are further words of `mldec table`.
+SCALE ?= paper
+table-% figure-%: $(VENV)/.installed
+	$(BIN)/mldec table $(subst -,,$@) scale=$(SCALE) $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 -m "not slow"

@@ -1,6 +1,6 @@
 """Zero-shot on digit scenes: run every row over three seeds and write docs/zero-shot-digits.md.
 
-    python scripts/zero_shot.py                  # about two hours on 2 cores; cut off, it goes on where it was
+    python scripts/zero_shot.py                  # about an hour on 2 cores; cut off, it goes on where it was
     python scripts/zero_shot.py --report-only    # write the page from the runs that are there
 
 Of the 80 classes 16 are never trained, and results are reported on these. Settings are chosen on 8 others, with the 16
@@ -11,21 +11,19 @@ classes that are seen, which is trained once.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mldec.engine.tracking import is_complete, read_json, read_records
+from mldec.commands import compose
+from mldec.commands.table import configs_of
+from mldec.paper.records import Record, config_key, find_records
+from mldec.paper.runner import Job, Place, run_jobs
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDS, PAGE = ROOT / "docs" / "benchmarks" / "zero_shot.json", ROOT / "docs" / "zero-shot-digits.md"
+RECORDS, PAGE = ROOT / "docs" / "records", ROOT / "docs" / "zero-shot-digits.md"
 SEEDS = (0, 1, 2)
 #: bfloat16 halves the time on processors that have it; evaluation is once, after the last epoch.
 RUNTIME = ("runtime=cpu", "runtime.workers=0", "runtime.precision=bf16", "runtime.channels_last=true")
@@ -108,125 +106,77 @@ def rows(chosen: dict[str, tuple[str, ...]]) -> list[Row]:
     ]
 
 
-@dataclass(frozen=True)
-class Run:
-    """One training, and the folder that holds it."""
-
-    key: str
-    seed: int
-    overrides: tuple[str, ...]
-    output: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.output / f"{self.key}_seed{self.seed}"
-
-    @property
-    def finished(self) -> bool:
-        return is_complete(self.folder)
-
-    def record(self) -> dict[str, Any]:
-        """What the page needs of a finished run: the figures of val and test, time, and where it was made."""
-        records = read_records(self.folder / "metrics.jsonl")
-        chosen = max((r for r in records if r["kind"] == "eval"), key=lambda r: r[r["reported"]]["seen_mAP"])
-        speeds = [r["images_per_second"] for r in records if r["kind"] == "train"]
-        steps = max(r["step"] for r in records)
-        environment = read_json(self.folder / "environment.json")
-        return {
-            "key": self.key,
-            "seed": self.seed,
-            "overrides": list(self.overrides),
-            "val": chosen[chosen["reported"]],
-            "test": {name: value for name, value in records[-1].items() if isinstance(value, float)},
-            "minutes": steps * 64 / statistics.median(speeds) / 60,
-            "environment": {name: environment[name] for name in ("device", "python", "packages", "mldec", "commit")},
-            "jobs": os.cpu_count(),
-        }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "zero_shot")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 2, help="runs side by side, a thread each")
-    parser.add_argument("--report-only", action="store_true", help="write the page from docs/benchmarks/zero_shot.json")
-    parser.add_argument("overrides", nargs="*", help="for every run, e.g. dataset.root=…")
+    parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "tables" / "desk", help="where runs lie")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 2, help="runs side by side")
+    parser.add_argument("--report-only", action="store_true", help="write the page from the records in docs/records")
+    parser.add_argument("overrides", nargs="*", help="of the runtime, for every run, e.g. runtime.precision=fp32")
     arguments = parser.parse_args()
+    compose.load_components(())
     if not arguments.report_only:
-        records = run_all(arguments.output.absolute(), arguments.jobs, arguments.overrides)
-        RECORDS.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-        draw(Run("words", SEEDS[0], (), arguments.output.absolute()).folder, ROOT / "docs" / "images" / "zero-shot.png")
-    page = report(json.loads(RECORDS.read_text(encoding="utf-8")))
+        threads = max(1, (os.cpu_count() or 2) // arguments.jobs)
+        place = Place(
+            records=RECORDS,
+            runs=arguments.output.absolute() / "runs",
+            slots=({},) * arguments.jobs,
+            runtime=(*RUNTIME, f"runtime.threads={threads}", *arguments.overrides),
+        )
+        run_all(place)
+        words = place.runs / job("words", (), SEEDS[0]).folder_name
+        draw(words, ROOT / "docs" / "images" / "zero-shot.png")
+    page = report(find_records(RECORDS).by_key)
     PAGE.write_text(page, encoding="utf-8")
     print(page)
 
 
-def run_all(output: Path, jobs: int, overrides: Sequence[str]) -> list[dict[str, Any]]:
-    """Choose settings on the 8 classes, then run every row over the seeds. Returns the records of all runs."""
-
-    def candidate(words: tuple[str, ...]) -> Run:
-        return Run(f"choose_{_slug(words)}", 0, ("dataset.zero_shot=choose", *words), output)
-
-    searches = [candidate(words) for words in dict.fromkeys(w for choice in CHOICES for w in choice.candidates)]
-    execute(searches, jobs, overrides)
-    searched = [run.record() for run in searches]
-    everything = rows(choose(searched))
-    finals = [Run(row.key, seed, row.overrides, output) for seed in SEEDS for row in everything if seed in row.seeds]
-    finals.sort(
-        key=lambda run: run.key != everything[0].key
-    )  # the first row trains the starts of all seeds side by side
-    execute(finals, jobs, overrides)
-    return [*searched, *(run.record() for run in finals)]
+def run_all(place: Place) -> None:
+    """Choose settings on the 8 classes, then run every row over the seeds. Leaves where a run fails."""
+    execute([candidate(words) for words in dict.fromkeys(w for choice in CHOICES for w in choice.candidates)], place)
+    everything = rows(choose(find_records(RECORDS).by_key))
+    finals = [job(row.key, row.overrides, seed) for seed in SEEDS for row in everything if seed in row.seeds]
+    # The first row trains the starts of all seeds side by side.
+    execute(sorted(finals, key=lambda final: final.row != everything[0].key), place)
 
 
-def choose(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+def execute(jobs: Sequence[Job], place: Place) -> None:
+    """Run what has no record yet."""
+    outcome = run_jobs(jobs, place, lambda text: print(text, flush=True))
+    if outcome.interrupted:
+        raise SystemExit("stopped; the same command goes on")
+    if outcome.failures:
+        raise SystemExit("\n".join(map(str, outcome.failures)))
+
+
+def job(row: str, overrides: Sequence[str], seed: int) -> Job:
+    """A run of digits_zsl. Rows that stand in Tables 3, 4 and 8 at desk scale too share their records with these."""
+    return Job(
+        table="zero_shot",
+        row=row,
+        scale="desk",
+        seed=seed,
+        key=config_key(*configs_of("digits_zsl", (*overrides, f"seed={seed}"), None)),
+        experiment="digits_zsl",
+        overrides=tuple(overrides),
+    )
+
+
+def candidate(words: tuple[str, ...]) -> Job:
+    """The run on which a choice is made."""
+    return job("choose", ("dataset.zero_shot=choose", *words), SEEDS[0])
+
+
+def choose(records: Mapping[str, Record]) -> dict[str, tuple[str, ...]]:
     """For each choice the candidate with the best mAP on the 8 classes, on val."""
-    found = {tuple(r["overrides"][1:]): r["val"]["zsl_mAP"] for r in records if r["key"].startswith("choose_")}
-    return {choice.key: max(choice.candidates, key=found.__getitem__) for choice in CHOICES}
 
+    def value(words: tuple[str, ...]) -> float:
+        return records[candidate(words).key].val["zsl_mAP"] or 0.0
 
-def _slug(words: Sequence[str]) -> str:
-    return "_".join(word.removeprefix("head.").replace("=", "-") for word in words) or "plain"
-
-
-def execute(runs: Sequence[Run], jobs: int, overrides: Sequence[str]) -> None:
-    """Run what is not finished, `jobs` at a time; stop at the first failure, showing its log's end."""
-    waiting = [run for run in runs if not run.finished]
-    finished: list[Run] = []
-
-    def one(run: Run) -> None:
-        begun = (run.folder / "checkpoints" / "last.pt").exists()
-        words = [
-            "experiment=digits_zsl",
-            *run.overrides,
-            f"seed={run.seed}",
-            f"output={run.output}",
-        ]
-        words = [f"resume={run.folder}"] if begun else [*words, f"run_dir={run.folder}"]
-        words += [*RUNTIME, f"runtime.threads={max(1, (os.cpu_count() or 2) // jobs)}", *overrides]
-        run.folder.mkdir(parents=True, exist_ok=True)
-        log = run.folder / "log.txt"
-        with log.open("a", encoding="utf-8") as file:
-            command = [sys.executable, str(ROOT / "train.py"), *words]
-            code = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT).returncode
-        if code:
-            raise SystemExit(f"{run.folder.name} failed:\n" + "\n".join(log.read_text().splitlines()[-15:]))
-        finished.append(run)
-        test, minutes = run.record()["test"], run.record()["minutes"]
-        done = f"[{len(finished)}/{len(waiting)}]"
-        print(
-            f"{done} {run.folder.name}: ZSL {test['zsl_mAP']:.2f}, seen {test['seen_mAP']:.2f}, {minutes:.1f} min",
-            flush=True,
-        )
-
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one, waiting))
+    return {choice.key: max(choice.candidates, key=value) for choice in CHOICES}
 
 
 def draw(run: Path, path: Path, scenes: int = 6) -> None:
     """The first test scenes with an unseen label, and beside each where the query of that label looks."""
-    from mldec.commands import compose
-
-    compose.load_components(())
     from mldec.data.image import decode
     from mldec.engine import build, pictures
     from mldec.engine.predictor import load
@@ -249,36 +199,36 @@ def draw(run: Path, path: Path, scenes: int = 6) -> None:
 # The page -------------------------------------------------------------------------------------------------------------
 
 
-def report(records: Sequence[Mapping[str, Any]]) -> str:
+def report(records: Mapping[str, Record]) -> str:
     """The page, from the records of finished runs alone."""
     chosen = choose(records)
-    runs = {row: [r for r in records if r["key"] == row.key] for row in rows(chosen)}
+    runs = {row: [records[job(row.key, row.overrides, seed).key] for seed in row.seeds] for row in rows(chosen)}
     named = {row.key: row for row in runs}
 
     def line(row: Row, *, bold: bool = False) -> str:
-        shown = [spread([r["test"][name] for r in runs[row]]) for name in COLUMNS]
+        shown = [spread([r.metrics[name] for r in runs[row]]) for name in COLUMNS]
         shown = [f"**{value}**" for value in shown[:1]] + shown[1:] if bold else shown
         return f"| {row.title} | {' | '.join(shown)} |"
 
     def values(key: str, name: str) -> list[float]:
-        return [r["test"][name] for r in runs[named[key]]]
+        return [r.metrics[name] or 0.0 for r in runs[named[key]]]
 
     table3 = [named[key] for key in ("words", "noise", "random", "both", "cutout")]
     table8 = [named[key] for key in ("nlp_learnable", "nlp_shared", "learnable_nlp", "nlp_nlp")]
     table = "\n".join
     first = runs[named["words"]][0]
-    environment, test = first["environment"], first["test"]
+    environment, test = first.environment, first.metrics
     chances = {name: test.get(name.replace("_mAP", "_chance")) for name in COLUMNS if "_mAP" in name}
     titles = [title + (f" (chance {chances[name]:.1f})" if name in chances else "") for name, title in COLUMNS.items()]
     header = f"| | {' | '.join(titles)} |\n|---|{'---|' * len(COLUMNS)}"
     versions = ", ".join(f"{name} {environment['packages'][name]}" for name in ("torch", "timm", "albumentations"))
-    minutes = [r["minutes"] for found in runs.values() for r in found]
-    searched = {tuple(r["overrides"][1:]): r for r in records if r["key"].startswith("choose_")}
+    minutes = [r.seconds / 60 for found in runs.values() for r in found if r.seconds is not None]
     candidates = [
-        f"| {choice.title} | `{' '.join(words) or 'as it stands'}` | {searched[words]['val']['zsl_mAP']:.1f} | "
-        f"{searched[words]['val']['seen_mAP']:.1f} | {'chosen' if words == chosen[choice.key] else ''} |"
+        f"| {choice.title} | `{' '.join(words) or 'as it stands'}` | {found['zsl_mAP']:.1f} | "
+        f"{found['seen_mAP']:.1f} | {'chosen' if words == chosen[choice.key] else ''} |"
         for choice in CHOICES
         for words in choice.candidates
+        for found in [records[candidate(words).key].val]
     ]
     ratio = statistics.mean(values("words", "zsl_mAP")) / statistics.mean(values("words", "zsl_chance"))
     control = statistics.mean(values("random_vectors", "zsl_mAP")) / statistics.mean(
@@ -350,8 +300,8 @@ with seed 0. The 16 were looked at once, by the runs above.
 
 ## Made by
 
-`python scripts/zero_shot.py` on {environment["device"]} in bfloat16, a thread a run and {first["jobs"]} runs side by
-side; {min(minutes):.1f} to {max(minutes):.1f} minutes of training a run. Python {environment["python"]}, {versions},
+`python scripts/zero_shot.py` on {environment["device"]} in bfloat16, a thread a run and runs side by side;
+{min(minutes):.1f} to {max(minutes):.1f} minutes a run. Python {environment["python"]}, {versions},
 mldec {environment["mldec"]} at commit `{(environment["commit"] or "unknown")[:12]}`.
 """
 
@@ -397,9 +347,10 @@ def findings(values: Callable[[str, str], list[float]]) -> str:
     )
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float | None]) -> str:
     """Mean ± standard deviation; of a single seed its value."""
-    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+    known = [value for value in values if value is not None]
+    return f"{statistics.mean(known):.1f}" + (f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -98,6 +98,8 @@ def _measure_data(arguments: compose.Arguments) -> Measured:
     scale, repeats = _number(own, "scale", 1.0), _whole("repeats", own.get("repeats", "3"))
     from mldec.benchmarks.data import measure
 
+    if "folder" in own and not Path(own["folder"]).is_dir():
+        raise ConfigError(f"folder={own['folder']}: no such folder; make it, or leave the word out")
     with tempfile.TemporaryDirectory(prefix="mldec-", dir=own.get("folder")) as folder:
         return Measured(measure(Path(folder), scale=scale, repeats=repeats), "cpu", {})
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "metrics and per-class table of a run, on its own dataset or another",
     "predict": "labels and scores of pictures; a zero-shot run can be asked for any labels",
     "data": "download, verify, stats, split, shrink: pictures and annotations before training",
+    "table": "a table of the paper: its rows over their seeds, published values beside obtained ones",
     "benchmark": "the figures of speed and memory that docs quote",
 }
 

@@ -219,7 +219,8 @@ def _train(config: Config, folder: Path | None) -> int:
     display.say(f"{config.name}: {len(splits.labels)} labels, {sizes}, on {trainer.device} in {str(trainer.dtype)[6:]}")
     display.say(f"run folder: {folder}" + (f", resumed at step {trainer.progress.step}" if resumed else ""))
     try:
-        record = trainer.fit(folder)
+        with tracking.cost(folder, trainer.device):
+            record = trainer.fit(folder)
     except Interrupted:
         display.say(f"\nstopped at step {trainer.progress.step}. To go on:\n  mldec train resume={folder}")
         return 130

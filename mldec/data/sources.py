@@ -287,6 +287,7 @@ SOURCES: dict[str, tuple[tuple[int, ...], tuple[str, ...], Callable[[int, frozen
 #: Datasets of which nothing is published, and why.
 NOTHING = {
     "digits": "it is drawn on first use",
+    "digits_many": "it is drawn on first use",
     "table": "its pictures are your own",
     "folder": "its pictures are your own",
     "coco_json": "its pictures are your own",

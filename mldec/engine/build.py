@@ -133,12 +133,13 @@ def uses_words(config: Config) -> bool:
     return bool(getattr(config.head, "uses_words", False))
 
 
-def build_split(config: Config, split: str) -> ImageIndex:
+def build_split(config: Config, split: str, *, quiet: bool = False) -> ImageIndex:
     """The pictures that a run uses as "train", "val" or "test".
 
     Where a dataset has no val split, `protocol.holdout` of its train pictures are val. The draw does not depend on the
     run's seed, so that seeds are compared on the same pictures. With `holdout=0` choices are made on the test split, as
-    the published code does. Where there is no test split, val is reported.
+    the published code does. Where there is no test split, val is reported. What differs from the published figures is
+    said of the split itself, not of one that is made from it, nor if `quiet`.
 
     Raises:
         ConfigError: nothing is left to train or to evaluate on.
@@ -146,7 +147,7 @@ def build_split(config: Config, split: str) -> ImageIndex:
     """
     published = config.dataset.splits
     if split in published and (split != "train" or "val" in published):
-        return _published_split(config, split)
+        return _published_split(config, split, quiet)
     if split == "test" or (split == "val" and config.protocol.holdout == 0):
         other = "val" if split == "test" else "test"
         if other not in published and config.protocol.holdout == 0:
@@ -154,8 +155,8 @@ def build_split(config: Config, split: str) -> ImageIndex:
                 f"{config.dataset.name} has a train split only; give it another one (dataset.val=…) or hold pictures "
                 "out of training: protocol.holdout=0.05"
             )
-        return build_split(config, other)
-    train = _published_split(config, "train")
+        return build_split(config, other, quiet=True)
+    train = _published_split(config, "train", quiet or split != "train")
     if config.protocol.holdout == 0:
         return train
     order = np.random.default_rng(0).permutation(len(train))
@@ -205,9 +206,10 @@ def describe_index(index: ImageIndex) -> dict[str, Any]:
     return {"pictures": len(index), "labels": len(index.labels), "fingerprint": index.fingerprint()}
 
 
-def _published_split(config: Config, split: str) -> ImageIndex:
+def _published_split(config: Config, split: str, quiet: bool) -> ImageIndex:
     index: ImageIndex = DATASETS[config.dataset.name].build(config.dataset, split=split)
-    warn_of_differences(config.dataset, split, index)
+    if not quiet:
+        warn_of_differences(config.dataset, split, index)
     if is_single_label(config):
         other = np.flatnonzero(index.positives.counts != 1)
         if len(other):

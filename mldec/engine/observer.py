@@ -102,7 +102,7 @@ class Observer:
         seconds: float,
     ) -> None:
         """An evaluated epoch: a record, and a row of the table. `metrics` holds those of `live` and, if any, `ema`."""
-        record = {"epoch": epoch, "loss": loss, **metrics, "reported": reported, "seconds": seconds}
+        record = {"epoch": epoch, "loss": loss, **metrics, "reported": reported, "best": best, "seconds": seconds}
         self.tracker.record("eval", step, record)
         values = {name: f"{metrics[name][self.headline]:.2f}" for name in metrics}
         self.display.epoch_row(

@@ -3,6 +3,7 @@
 config.yaml        the resolved experiment (written by the command, which knows YAML)
 environment.json   versions, commit, device, command line
 data.json          pictures, labels and fingerprint of each split
+cost.json          seconds and peak memory
 metrics.jsonl      a record a line: `train` each few steps, `eval` each epoch, `test` at the end
 tensorboard/       the same for eyes
 pictures/          sheets of training pictures and of predictions
@@ -11,6 +12,7 @@ checkpoints/       last.pt, best.pt
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import math
@@ -18,7 +20,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -76,6 +79,28 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "packages": {name: _version(name) for name in packages},
     }
+
+
+@contextlib.contextmanager
+def cost(folder: Path, device: torch.device) -> Iterator[None]:
+    """Measures what a block costs, and writes it to cost.json when it ends, however it ends.
+
+    `seconds` adds to those of earlier parts of the run; `peak_memory` is the most so far, in bytes: `host` of this
+    process, without its workers, and on CUDA `device`.
+    """
+    earlier, began = read_json(folder / "cost.json"), time.perf_counter()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        yield
+    finally:
+        peak = {"host": _peak_host_memory()}
+        if device.type == "cuda":
+            peak["device"] = torch.cuda.max_memory_allocated(device)
+        before = earlier.get("peak_memory", {})
+        seconds = earlier.get("seconds", 0.0) + time.perf_counter() - began
+        most = {name: max(value, before.get(name, 0)) for name, value in peak.items() if value}
+        write_json(folder / "cost.json", {"seconds": seconds, "peak_memory": most})
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -184,6 +209,16 @@ def _scalars(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, float]]:
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             found.append((f"{prefix}/{name}", float(value)))
     return found
+
+
+def _peak_host_memory() -> int:
+    """Most memory that this process held at a time, in bytes; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
 
 
 def _processor() -> str:

@@ -260,8 +260,8 @@ def test_the_page_of_the_tables_is_made_from_the_committed_records():
     root = Path(__file__).parents[2]
     page = root / "docs" / "zero-shot-digits.md"
     code = (
-        "import sys, json; sys.path.insert(0, 'scripts'); import zero_shot; "
-        "sys.stdout.write(zero_shot.report(json.loads(zero_shot.RECORDS.read_text(encoding='utf-8'))))"
+        "import sys; sys.path.insert(0, 'scripts'); import zero_shot; zero_shot.compose.load_components(()); "
+        "sys.stdout.write(zero_shot.report(zero_shot.find_records(zero_shot.RECORDS).by_key))"
     )
     made = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
     assert made == page.read_text(encoding="utf-8")

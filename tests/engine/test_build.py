@@ -91,13 +91,20 @@ def test_counts_that_differ_from_the_published_ones_are_a_warning(small_coco, ca
     assert "coco train has 2 labels, as published it has 80" in caplog.text
 
 
+@pytest.mark.parametrize("protocol", ["standard", "paper"])
+def test_they_are_said_once_also_where_val_is_made_from_another_split(small_coco, caplog, protocol):
+    build.build_splits(make([*small_coco, f"protocol={protocol}"]))
+    for split in ("train", "test"):
+        assert caplog.text.count(f"coco {split} has") == 2  # pictures and labels
+
+
 def test_splits_with_other_labels_are_refused(tables, monkeypatch):
     words, folder = tables
     config = make([*words, f"dataset.val={folder / 'val.csv'}"])
     whole = build.build_split
 
-    def relabelled(config, split):
-        index = whole(config, split)
+    def relabelled(config, split, **more):
+        index = whole(config, split, **more)
         return index if split == "train" else dataclasses.replace(index, labels=LabelSpace(["cat", "god"]))
 
     monkeypatch.setattr(build, "build_split", relabelled)

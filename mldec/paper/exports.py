@@ -1,0 +1,71 @@
+"""Tables for other programs: CSV in long form, and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from mldec.paper.layout import cell_text, lay_out
+from mldec.paper.markup import latex_text, spreadsheet_text
+from mldec.paper.tables import Scale, Table
+from mldec.paper.values import Line, cell_values
+
+FIELDS = ("published", "source", "mean", "std", "seeds", "difference", "within", "status")
+
+
+def csv_text(table: Table, lines: Sequence[Line], scale: Scale) -> str:
+    """A line for each row and figure, numbers in full.
+
+    Columns: table, row, the table's cells, figure, then `FIELDS`; `within` is yes or no. What is not there is empty.
+    Text that a spreadsheet would take for a formula begins with an apostrophe.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["table", "row", *map(spreadsheet_text, table.cells), "figure", *FIELDS])
+    for line in lines:
+        words = [table.id, line.row.key, *(cell_text(line, name) for name in table.cells)]
+        for figure, value in cell_values(table, line, scale).items():
+            within = None if value.within is None else "yes" if value.within else "no"
+            numbers = (value.mean, value.std, value.seeds or None, value.difference)
+            row = [*map(spreadsheet_text, (*words, figure)), value.published, value.source, *numbers, within]
+            writer.writerow(["" if entry is None else entry for entry in (*row, spreadsheet_text(value.status))])
+    return out.getvalue()
+
+
+def latex(table: Table, lines: Sequence[Line], scale: Scale) -> str:
+    r"""A table environment for the package booktabs, with caption and `\label{tab:table5}`, `…-desk}` at desk scale."""
+    layout = lay_out(table, lines, scale)
+    over, under, rules = [""] * len(layout.cells), [*layout.cells], []
+    for figure, parts in layout.figures:
+        first = len(under) + 1
+        over.append(rf"\multicolumn{{{len(parts)}}}{{c}}{{{latex_text(figure)}}}")
+        rules.append(rf"\cmidrule(lr){{{first}-{first + len(parts) - 1}}}")
+        under += parts
+    body = []
+    for row, marks in zip(layout.rows, layout.marks, strict=True):
+        words = [latex_text(word) for word in row]
+        if marks:
+            words[0] += rf"\textsuperscript{{{','.join(map(str, marks))}}}"
+        body.append(" & ".join(words) + r" \\")
+    notes = [rf"\textsuperscript{{{place}}} {latex_text(note)}" for place, note in enumerate(layout.notes, 1)]
+    text = [
+        r"\begin{table}",
+        r"\centering",
+        r"\footnotesize",
+        r"\setlength{\tabcolsep}{4pt}",
+        rf"\caption{{{latex_text(layout.caption)}}}",
+        rf"\label{{tab:{table.id}{'-desk' if scale == 'desk' else ''}}}",
+        rf"\begin{{tabular}}{{{'l' * len(layout.cells)}{'r' * (len(under) - len(layout.cells))}}}",
+        r"\toprule",
+        " & ".join(over) + r" \\",
+        "".join(rules),
+        " & ".join(map(latex_text, under)) + r" \\",
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    below = [*notes, " ".join(map(latex_text, (*layout.legend, *layout.reading)))]
+    text += ["", r"\medskip", r"\raggedright", *(rf"{sentence}\par" for sentence in below)]
+    return "\n".join([*text, r"\end{table}", ""])

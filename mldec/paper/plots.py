@@ -1,0 +1,138 @@
+"""A figure of the paper drawn again: published points hollow and dashed, obtained ones solid with the seeds' spread."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mldec.paper.layout import caption
+from mldec.paper.tables import COUNTED, Plot, Row, Scale, Table
+from mldec.paper.values import Line, Value, cell_values
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind too
+MARKERS = "osD^vP"
+
+
+class Point(NamedTuple):
+    """A row's place in the plot; `spread` is one standard deviation, None where there is none."""
+
+    x: float
+    y: float
+    spread: float | None
+    name: str
+
+
+def draw(table: Table, lines: Sequence[Line], scale: Scale, path: Path) -> bool:
+    """Write a PNG of 1200 × 750 pixels, made to be read at 800; returns whether there was anything to draw.
+
+    At paper scale published and obtained share the axes; at desk scale, where data and networks are others, each has
+    its own. A published value whose x is counted and not published stands at the x that was counted here for the same
+    network.
+    """
+    if table.plot is None:
+        return False
+    given, gained = _points(table, table.plot, lines, scale)
+    if not given and not gained:
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.suptitle(_plain(caption(table, scale)), fontsize=12)
+    apart = scale == "desk" and given and gained
+    panels = figure.subplots(1, 2 if apart else 1, squeeze=False)[0]
+    series = list(dict.fromkeys(str(line.row.cells.get(table.plot.series, "")) for line in lines))
+    style = {name: (COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]) for n, name in enumerate(series)}
+    for points, panel, solid in ((given, panels[0], False), (gained, panels[-1], True)):
+        for name, found in points.items():
+            _draw_series(panel, found, name, style[name], solid)
+    if apart:
+        panels[0].set_title("in the paper", fontsize=10)
+        panels[1].set_title("at desk scale (other data and networks)", fontsize=10)
+    _draw_names(panels[-1], gained, series[0])
+    twice = {} if apart else {name: {point.name for point in found} for name, found in gained.items()}
+    once = {name: [p for p in found if p.name not in twice.get(name, ())] for name, found in given.items()}
+    _draw_names(panels[0], once, series[0])
+    for panel in panels:
+        panel.set_xlabel(_plain(table.figures[table.plot.x]), fontsize=11)
+        panel.set_ylabel(_plain(table.figures[table.plot.y]), fontsize=11)
+        panel.grid(color="#dddddd", linewidth=0.8)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.margins(x=0.36 if apart else 0.14, y=0.12)  # room for the names
+    figure.legend(fontsize=9, loc="outside lower center", ncols=4, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings(action="ignore"):  # of signs that the font lacks: they become boxes
+        figure.savefig(path, metadata={"Software": None})  # the version would change the file
+    return True
+
+
+Series = dict[str, list[Point]]
+
+
+def _points(table: Table, plot: Plot, lines: Sequence[Line], scale: Scale) -> tuple[Series, Series]:
+    """Published and obtained points by series, each from small x to large."""
+    given: Series = {}
+    gained: Series = {}
+    for line in lines:
+        values = cell_values(table, line, scale)
+        x, y = values[plot.x], values[plot.y]
+        series = str(line.row.cells.get(plot.series, ""))
+        place = _published_x(x, plot, scale)
+        if place is not None and y.published is not None:
+            given.setdefault(series, []).append(
+                Point(place, y.published, None, _name(line.published or line.row, plot))
+            )
+        if x.mean is not None and y.mean is not None:
+            gained.setdefault(series, []).append(Point(x.mean, y.mean, y.std, _name(line.row, plot)))
+    for points in (*given.values(), *gained.values()):
+        points.sort(key=lambda point: point[:2])
+    return given, gained
+
+
+def _name(row: Row, plot: Plot) -> str:
+    return ", ".join(str(value) for cell, value in row.cells.items() if cell != plot.series and value is not None)
+
+
+def _published_x(x: Value, plot: Plot, scale: Scale) -> float | None:
+    if x.published is None and plot.x in COUNTED and scale == "paper":
+        return x.mean
+    return x.published
+
+
+def _draw_series(panel: Any, points: Sequence[Point], name: str, style: tuple[str, str], solid: bool) -> None:
+    colour, marker = style
+    panel.errorbar(
+        [point.x for point in points],
+        [point.y for point in points],
+        yerr=[point.spread or 0 for point in points] if any(point.spread for point in points) else None,
+        label=_plain(f"{name}, {'obtained' if solid else 'published'}"),
+        color=colour,
+        marker=marker,
+        markersize=7,
+        markerfacecolor=colour if solid else "white",
+        linestyle="-" if solid else "--",
+        linewidth=1.6,
+        capsize=4,
+    )
+
+
+def _draw_names(panel: Any, points: Series, first: str) -> None:
+    """The names of the first series to the lower right of its points, those of others to the upper left."""
+    from matplotlib.patheffects import withStroke
+
+    for series, found in points.items():
+        offset, side = ((7, -13), "left") if series == first else ((-7, 7), "right")
+        for point in found:
+            text = panel.annotate(_plain(point.name), point[:2], xytext=offset, textcoords="offset points", ha=side)
+            text.set(fontsize=9, color="#444444", path_effects=[withStroke(linewidth=3, foreground="white")])
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib takes for no formula."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,196 @@
+"""What a row gave: a JSON file for each row and seed, from which every report is made.
+
+A record belongs to a configuration, known by the digest of its settings. So rows of two tables that are the same
+training share its record, and one of other settings, or of another version of this file's layout, is listed and never
+mixed in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from mldec.config import Config, to_mapping
+from mldec.engine.tracking import read_json, read_records, write_json
+
+VERSION = 1
+
+BENCHMARK = "benchmark.json"  # in the run folder of a benchmark: what it measured
+
+#: What a record keeps of a run's environment.
+KEPT = ("device", "threads", "python", "platform", "packages", "mldec", "commit")
+
+#: Figures of a table of speed, and what `mldec benchmark model` calls them.
+QUANTITIES = {
+    "train_speed": "training",
+    "inference_speed": "inference",
+    "largest_batch": "largest training batch",
+    "peak_memory": "peak memory of training",
+}
+
+#: Settings that say where and how visibly a run executes, not what it learns.
+NEUTRAL = ("name", "output", "run_dir", "runtime")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What one run of a row gave.
+
+    Attributes:
+        table, row, scale, seed: what it was run for.
+        key: digest of its settings, see `config_key`.
+        experiment, overrides: what to type to run it again.
+        outcome: "finished", or "out_of_memory" where that is the result.
+        protocol: by which it was measured.
+        metrics: of the test split, or the figures of a benchmark.
+        val: metrics of the val split at the epoch that was chosen; nothing where nothing was trained.
+        best: of these, the metric by which epochs are compared.
+        seconds: of the whole run, evaluations included, summed over the times that it was resumed.
+        peak_memory: in bytes, `host` and (on a GPU) `device`.
+        environment: device, versions, commit.
+    """
+
+    table: str
+    row: str
+    scale: str
+    seed: int
+    key: str
+    experiment: str
+    overrides: tuple[str, ...]
+    outcome: Literal["finished", "out_of_memory"]
+    protocol: str
+    metrics: Mapping[str, float | None]
+    val: Mapping[str, float | None] = field(default_factory=dict)
+    best: float | None = None
+    seconds: float | None = None
+    peak_memory: Mapping[str, int] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+
+    @property
+    def file_name(self) -> str:
+        """`table1_gap_seed0_1a2b3c4d.json`."""
+        return f"{self.table}_{self.row}_seed{self.seed}_{self.key[:8]}.json"
+
+
+class Found(NamedTuple):
+    """Records of a folder by key, and the files that are none of this version, each with the reason."""
+
+    by_key: dict[str, Record]
+    others: dict[Path, str]
+
+
+def config_key(*configs: Config) -> str:
+    """16 hex digits that differ whenever two runs learn something else: of all settings but those of `NEUTRAL`.
+
+    What limits a run (`runtime.limit_train_batches`, …) counts as a setting; device and precision do not, and stand in
+    the record; nor does the folder that holds the dataset. A run that starts from another experiment has the settings
+    of both: give them both.
+    """
+    trees = []
+    for config in configs:
+        settings = to_mapping(config)
+        runtime = settings["runtime"]
+        for name in NEUTRAL:
+            del settings[name]
+        for name in ("root", "cache"):
+            settings["dataset"].pop(name, None)
+        settings["limits"] = {name: value for name, value in runtime.items() if name.startswith("limit_") and value}
+        trees.append(settings)
+    return hashlib.sha256(json.dumps(trees, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Write a record, whole or not at all; returns its path."""
+    path = folder / record.file_name
+    write_json(path, asdict(record))
+    return path
+
+
+def find_records(folder: Path) -> Found:
+    """All records below a folder; a file that is none, or of another version, is listed with the reason."""
+    found = Found({}, {})
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            record = _record(content)
+        except (OSError, ValueError, TypeError) as error:
+            found.others[path] = str(error)
+        else:
+            found.by_key[record.key] = record
+    return found
+
+
+def record_of_run(folder: Path, *, shell: Mapping[str, Any]) -> Record:
+    """The record of a finished run folder.
+
+    Args:
+        folder: the run.
+        shell: `table`, `row`, `scale`, `seed`, `key`, `experiment`, `overrides`.
+
+    Raises:
+        ValueError: the run has no result yet.
+    """
+    records = read_records(folder / "metrics.jsonl")
+    test = next((r for r in reversed(records) if r["kind"] == "test"), None)
+    if test is None:
+        raise ValueError(f"{folder} has no result: its metrics.jsonl ends without a test record")
+    metrics = {name: value for name, value in test.items() if isinstance(value, float) or value is None}
+    chosen = next((r for r in records if r["kind"] == "eval" and r["epoch"] == test["epoch"]), None)
+    environment, cost = read_json(folder / "environment.json"), read_json(folder / "cost.json")
+    return Record(
+        **shell,
+        outcome="finished",
+        protocol=test["protocol"],
+        metrics=metrics,
+        val={} if chosen is None else chosen[chosen["reported"]],
+        best=None if chosen is None else chosen["best"],
+        seconds=cost.get("seconds"),
+        peak_memory=cost.get("peak_memory", {}),
+        environment={name: environment[name] for name in KEPT if name in environment},
+    )
+
+
+def record_of_benchmark(folder: Path, *, shell: Mapping[str, Any]) -> Record:
+    """The record of a finished benchmark, with all rows: `<head>_<labels>.<figure>.<round>` of `QUANTITIES`."""
+    measured = read_json(folder / BENCHMARK)
+    figures = {figure["name"]: figure for figure in measured["figures"]}
+    metrics = {}
+    for case in measured["cases"]:
+        for name, quantity in QUANTITIES.items():
+            figure = figures.get(f"{case['title']}: {quantity}", {"value": None, "samples": ()})
+            for number, value in enumerate(figure["samples"] or [figure["value"]]):
+                metrics[f"{case['head']}_{case['labels']}.{name}.{number}"] = value
+    environment = measured["environment"]
+    return Record(
+        **shell,
+        outcome="finished",
+        protocol="",
+        metrics=metrics,
+        environment={name: environment[name] for name in KEPT if name in environment},
+    )
+
+
+def _record(content: Any) -> Record:
+    if not isinstance(content, dict):
+        raise ValueError("holds no record")
+    if content.get("version") != VERSION:
+        raise ValueError(f"is a record of version {content.get('version')}; this mldec writes version {VERSION}")
+    names = {f.name for f in fields(Record)}
+    if unknown := set(content) - names:
+        raise ValueError(f"has entries that no record has: {', '.join(sorted(unknown))}")
+    return Record(**{**content, "overrides": tuple(content["overrides"])})
+
+
+def rounds_of_row(record: Record, row: str) -> tuple[Record, ...]:
+    """What a benchmark's record says of the row `<head>_<labels>`, a record for each round that measured it."""
+    rounds: dict[int, dict[str, float | None]] = {}
+    for name, value in record.metrics.items():
+        measured, figure, number = name.rsplit(".", 2)
+        if measured == row:
+            rounds.setdefault(int(number), {})[figure] = value
+    return tuple(replace(record, row=row, seed=number, metrics=rounds[number]) for number in sorted(rounds))

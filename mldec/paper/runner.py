@@ -1,0 +1,286 @@
+"""Runs the rows of a table: each row and seed a process of its own, some side by side, none twice.
+
+A run whose record is there is not made again; one that was cut off goes on where it was. Several runners may share one
+results folder: whoever takes a run first holds its lock until the process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows: one runner at a time
+    fcntl = None  # type: ignore[assignment]
+
+from mldec.engine.tracking import is_complete
+from mldec.paper.records import BENCHMARK, Record, find_records, record_of_benchmark, record_of_run, write_record
+
+LAST_LINES = 15  # of the log of what failed
+INTERRUPTED = 130
+HEADLINES = ("zsl_mAP", "top1", "mAP")  # the first that a record has is shown when its run ends
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "MemoryError", "Killed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One row with one seed.
+
+    Attributes:
+        table, row, scale, seed, key, experiment: as in its record.
+        overrides: what is typed behind the experiment, the seed left out.
+        expect: "out_of_memory" where running out of memory is the result.
+        benchmark: words of `mldec benchmark model`, where that is what gives all rows of a table at once.
+    """
+
+    table: str
+    row: str
+    scale: str
+    seed: int
+    key: str
+    experiment: str
+    overrides: tuple[str, ...] = ()
+    expect: str | None = None
+    benchmark: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """`table1/gap seed 0`."""
+        return f"{self.table}/{self.row} seed {self.seed}"
+
+    @property
+    def folder_name(self) -> str:
+        """Of its run folder, which all tables that have this training share."""
+        return f"{self.experiment.replace('/', '_')}_seed{self.seed}_{self.key[:8]}"
+
+    def shell(self) -> dict[str, object]:
+        """What its record says of it, whatever the outcome."""
+        names = ("table", "row", "scale", "seed", "key", "experiment", "overrides")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job whose process failed: its exit code, where its log lies, and the log's last lines."""
+
+    job: Job
+    code: int
+    log: Path
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = "\n".join(f"    {line}" for line in self.lines)
+        return f"{self.job.title} failed with exit code {self.code}; {self.log} ends with\n{text}"
+
+
+@dataclass
+class Outcome:
+    """What became of the jobs that were given to `run_jobs`."""
+
+    failures: list[Failure] = field(default_factory=list)
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where runs lie and how many are made at a time.
+
+    Attributes:
+        records: folder of the records.
+        runs: folder of the run folders.
+        slots: environment variables of each process that may run at a time, e.g. {"CUDA_VISIBLE_DEVICES": "3"}.
+        runtime: overrides that every run gets, also a resumed one, e.g. runtime.threads=1.
+    """
+
+    records: Path
+    runs: Path
+    slots: tuple[Mapping[str, str], ...] = ({},)
+    runtime: tuple[str, ...] = ()
+
+
+def run_jobs(jobs: Sequence[Job], place: Place, say: Callable[[str], None]) -> Outcome:
+    """Run all jobs that have no record yet, and write their records.
+
+    A failed job does not keep the others from running. After Ctrl-C no job is begun, those under way save and stop, and
+    the next call goes on with them.
+    """
+    unique = list({job.key: job for job in jobs}.values())
+    known = find_records(place.records).by_key
+    waiting = [job for job in unique if job.key not in known]
+    if len(waiting) < len(unique):
+        say(f"{len(unique) - len(waiting)} of {len(unique)} runs have their records already")
+    slots: SimpleQueue[Mapping[str, str]] = SimpleQueue()
+    for slot in place.slots:
+        slots.put(slot)
+    outcome, stop, done = Outcome(), threading.Event(), _Counter(len(waiting))
+    elsewhere: list[Job] = []
+
+    def work(job: Job, patient: bool = False) -> None:
+        if stop.is_set():
+            return
+        slot = slots.get()
+        try:
+            _work(job, slot, patient)
+        finally:
+            slots.put(slot)
+
+    def _work(job: Job, slot: Mapping[str, str], patient: bool) -> None:
+        with _claim(place, job, patient=patient, stop=stop) as lock:
+            if lock is None:
+                elsewhere.append(job)
+                return
+            if stop.is_set() or job.key in find_records(place.records).by_key:
+                return  # another runner was faster
+            failure = _run(job, place, slot, lock)
+            if failure is None:
+                say(f"[{done.next()}] {job.title}{_in_short(find_records(place.records).by_key[job.key])}")
+            elif failure.code == INTERRUPTED:
+                stop.set()
+            else:
+                outcome.failures.append(failure)
+                say(f"[{done.next()}] {failure}")
+
+    with ThreadPoolExecutor(len(place.slots)) as pool:
+        futures = [pool.submit(work, job) for job in waiting]
+        try:
+            for future in futures:
+                future.result()
+            for job in list(elsewhere):
+                say(f"{job.title} is run by somebody else; waiting for it")
+                work(job, patient=True)
+        except KeyboardInterrupt:
+            stop.set()  # the processes got the signal too; the pool waits until they have saved
+    outcome.interrupted = stop.is_set()
+    return outcome
+
+
+def command(job: Job, place: Place) -> list[str]:
+    """The command line of a job; of a training that was cut off, what resumes it."""
+    folder = place.runs / job.folder_name
+    if job.benchmark:
+        words = [*job.benchmark, *job.overrides, f"output={folder / BENCHMARK}"]
+        return [sys.executable, "-m", "mldec", "benchmark", "model", *words]
+    words = [f"experiment={job.experiment}", *job.overrides, f"seed={job.seed}"]
+    words += [f"output={place.runs}", f"run_dir={folder}"]
+    if (folder / "checkpoints" / "last.pt").exists():
+        words = [f"resume={folder}"]
+    return [sys.executable, "-m", "mldec", "train", *words, *place.runtime]
+
+
+def shell_lines(jobs: Sequence[Job], words: Sequence[str]) -> list[str]:
+    """A shell command for each job, which runs it alone and writes its record; `words` say where."""
+    return [
+        shlex.join(["mldec", "table", job.table, f"scale={job.scale}", f"rows={job.row}", f"seeds={job.seed}", *words])
+        for job in jobs
+    ]
+
+
+def slurm_script(name: str, lines: Sequence[str], *, gpus: int = 1) -> str:
+    """A Slurm job array with one task a line. What a task began and did not finish, it goes on with when requeued."""
+    tasks = "\n".join(f"  {shlex.quote(line)}" for line in lines)
+    return f"""#!/bin/bash
+#SBATCH --job-name=mldec-{name}
+#SBATCH --array=0-{len(lines) - 1}
+#SBATCH --gpus-per-task={gpus}
+#SBATCH --cpus-per-task=8
+#SBATCH --requeue
+#SBATCH --output=%x-%a.log
+tasks=(
+{tasks}
+)
+eval "${{tasks[$SLURM_ARRAY_TASK_ID]}}"
+"""
+
+
+def _run(job: Job, place: Place, slot: Mapping[str, str], lock: IO[str]) -> Failure | None:
+    """Train a job to its end and write its record; None, or why there is none."""
+    folder = place.runs / job.folder_name
+    log = folder / "log.txt"
+    code, began = 0, log.stat().st_size if log.exists() else 0
+    if not _is_finished(job, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            process = subprocess.Popen(
+                command(job, place),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **slot},
+                # The lock is held as long as one of the two lives: a runner that is killed leaves its training behind.
+                pass_fds=(lock.fileno(),) if fcntl is not None else (),
+            )
+            code = process.wait()
+    if code == 0:
+        collect = record_of_benchmark if job.benchmark else record_of_run
+        write_record(place.records, collect(folder, shell=job.shell()))
+        return None
+    text = log.read_bytes()[began:].decode("utf-8", "replace")
+    if job.expect == "out_of_memory" and any(sign in text for sign in OUT_OF_MEMORY):
+        write_record(place.records, _without_memory(job))
+        return None
+    return Failure(job, code, log, tuple(text.splitlines()[-LAST_LINES:]))
+
+
+def _is_finished(job: Job, folder: Path) -> bool:
+    return (folder / BENCHMARK).exists() if job.benchmark else is_complete(folder)
+
+
+def _without_memory(job: Job) -> Record:
+    return Record(**job.shell(), outcome="out_of_memory", protocol="", metrics={})  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _claim(place: Place, job: Job, *, patient: bool, stop: threading.Event) -> Iterator[IO[str] | None]:
+    """The lock of a job, held within the block; None if somebody else has it (`patient`: not before `stop`)."""
+    folder = place.runs / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{job.key}.lock").open("w") as lock:
+        while True:
+            if fcntl is None:
+                yield lock
+                return
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if patient and not stop.is_set():
+                    time.sleep(1)
+                    continue
+                yield None
+                return
+            yield lock
+            return
+
+
+def _in_short(record: Record) -> str:
+    """What a record says, in half a line."""
+    chosen = f" {' '.join(record.overrides)}" if record.overrides else ""
+    if record.outcome == "out_of_memory":
+        return f"{chosen}: out of memory, as expected"
+    val = "" if record.best is None else f", val {record.best:.2f}"
+    minutes = "" if record.seconds is None else f", {record.seconds / 60:.1f} min"
+    shown = [f"{name} {record.metrics[name]:.2f}" for name in HEADLINES if record.metrics.get(name) is not None]
+    return f"{chosen}: {', '.join(shown[:1])}{val}{minutes}" if shown else chosen
+
+
+class _Counter:
+    """`3/15`, counted up by several threads."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self._done, self._lock = total, 0, threading.Lock()
+
+    def next(self) -> str:
+        with self._lock:
+            self._done += 1
+            return f"{self._done}/{self.total}"

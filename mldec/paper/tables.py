@@ -1,0 +1,216 @@
+"""The tables as data: `published.yaml` has the paper's own, `desk.yaml` the ones that a laptop can run in its place.
+
+A table has `rows`; a row has `cells` that describe it, `figures` that were published for it, and the experiment that
+reproduces it. A figure is known by the name of a metric, or is one of `COUNTED`, which are never typed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+import yaml
+
+from mldec.errors import ConfigError, suggest
+
+Scale = Literal["paper", "desk"]
+FILES: dict[str, str] = {"paper": "published.yaml", "desk": "desk.yaml"}
+
+#: Figures that are counted from the network itself.
+COUNTED = ("macs", "parameters")
+
+#: What a source tag means, and whether what it stands for can be relied on.
+SOURCES = {
+    "S": "the paper's text",
+    "C": "the authors' code or README",
+    "P": "a public page",
+    "F": "measured on a published figure",
+    "D": "derived",
+    "M": "memory, unverified",
+    "?": "not known",
+}
+UNVERIFIED = ("M", "?")
+
+LITERATURE = "literature"  # in place of an experiment: another method's row, quoted and not reproduced
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a row needs before it can run.
+
+    Attributes:
+        dataset: its name; None: nothing is read from disk.
+        labels: how many classes the dataset has.
+        weights: what the backbone starts from, in words.
+        memory: of the GPU in GiB, for the batch of the experiment.
+        pictures: of the train split, where the dataset does not say so itself.
+    """
+
+    dataset: str | None = None
+    labels: int
+    weights: str = "none"
+    memory: int | None = None
+    pictures: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        key: its name within the table.
+        cells: what it is, by column.
+        experiment: what reproduces it, as in `experiment=NAME`; None: quoted from the literature.
+        published: figures of the paper; None where it printed none.
+        sources: tags of `SOURCES`, a published figure each.
+        expect: "out_of_memory" where running out of memory is the result.
+        note: a caveat in words.
+        choose: a setting that is chosen on val with the first seed, and its candidates.
+    """
+
+    key: str
+    cells: Mapping[str, Any]
+    experiment: str | None
+    needs: Needs
+    published: Mapping[str, float | None] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    expect: Literal["out_of_memory"] | None = None
+    note: str = ""
+    choose: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A figure's axes: names of `figures`; points of equal `series` cell are joined."""
+
+    x: str
+    y: str
+    series: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A claim of the paper about rows of one figure: `better` is above `worse`, or (`within`) as good up to points."""
+
+    claim: str
+    better: str
+    worse: str
+    figure: str
+    within: float | None = None
+    percent: bool = False  # `within` is a percentage of the other's figure, as for speeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table or a figure of the paper."""
+
+    id: str
+    title: str
+    about: str
+    cells: Mapping[str, str]
+    figures: Mapping[str, str]
+    rows: tuple[Row, ...]
+    kind: Literal["training", "benchmark"] = "training"
+    plot: Plot | None = None
+    findings: tuple[Finding, ...] = ()
+    note: str = ""
+    benchmark: tuple[str, ...] = ()  # further words of the benchmark's command
+
+    @property
+    def name(self) -> str:
+        """`Table 5`, `Figure 6`."""
+        word = "Table" if self.id.startswith("table") else "Figure"
+        return f"{word} {self.id.removeprefix(word.lower())}"
+
+    @property
+    def reproduced(self) -> tuple[Row, ...]:
+        """The rows that have an experiment."""
+        return tuple(row for row in self.rows if row.experiment is not None)
+
+    def row(self, key: str) -> Row:
+        """The row of that name. Raises ConfigError with the names that there are."""
+        found = next((row for row in self.rows if row.key == key), None)
+        if found is None:
+            raise ConfigError(f"rows={key}: {self.name} has no such row; {suggest(key, [r.key for r in self.rows])}")
+        return found
+
+
+@cache
+def load_tables(scale: Scale) -> tuple[Table, ...]:
+    """All tables of a scale, in the paper's order. Raises ValueError where the file contradicts itself."""
+    text = resources.files("mldec.paper").joinpath(FILES[scale]).read_text(encoding="utf-8")
+    tables = tuple(_table(entry) for entry in yaml.safe_load(text))
+    if len({table.id for table in tables}) < len(tables):
+        raise ValueError(f"{FILES[scale]}: two tables of one id")
+    return tables
+
+
+def find_table(name: str, scale: Scale) -> Table:
+    """The table that a user names: `5`, `table5`, `figure5`, `F5`. Raises ConfigError for any other name."""
+    wanted = name.lower().replace(" ", "").replace("-", "")
+    if wanted.isdigit():
+        wanted = f"table{wanted}"
+    elif wanted[:1] in ("t", "f") and wanted[1:].isdigit():
+        wanted = {"t": "table", "f": "figure"}[wanted[0]] + wanted[1:]
+    tables = {table.id: table for table in load_tables(scale)}
+    if wanted in tables:
+        return tables[wanted]
+    if scale == "desk" and wanted in {table.id for table in load_tables("paper")}:
+        raise ConfigError(f"table={name}: has no form for the desk; use scale=paper, or one of {', '.join(tables)}")
+    raise ConfigError(f"table={name}: no such table; {suggest(wanted, tables)}")
+
+
+def _table(entry: Mapping[str, Any]) -> Table:
+    entry = dict(entry)
+    where = entry.get("id", "a table without id")
+    source, needs = entry.pop("source", "?"), entry.pop("needs", {})
+    rows = tuple(_row(row, where, source, needs) for row in entry.pop("rows"))
+    plot = Plot(**entry.pop("plot")) if "plot" in entry else None
+    findings = tuple(Finding(**finding) for finding in entry.pop("findings", ()))
+    table = Table(
+        **_known(entry, Table, where),
+        rows=rows,
+        plot=plot,
+        findings=findings,
+        benchmark=tuple(entry.pop("benchmark", ())),
+    )
+    keys = [row.key for row in rows]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"{where}: two rows of one key among {keys}")
+    for row in rows:
+        for given, columns in ((row.cells, table.cells), (row.published, table.figures)):
+            if unknown := set(given) - set(columns):
+                raise ValueError(f"{where}, {row.key}: {sorted(unknown)} are no columns of the table")
+    for finding in findings:
+        if finding.figure not in table.figures or not {finding.better, finding.worse} <= set(keys):
+            raise ValueError(f"{where}: a finding of rows or figures that are not there: {finding}")
+    return table
+
+
+def _row(entry: Mapping[str, Any], table: str, source: str, needs: Mapping[str, Any]) -> Row:
+    entry = dict(entry)
+    where = f"{table}, {entry.get('key', 'a row without key')}"
+    source, own_sources = entry.pop("source", source), entry.pop("sources", {})
+    published = dict(entry.pop("published", {}))
+    sources = {name: own_sources.get(name, source) for name in published}
+    if unknown := set(sources.values()) - set(SOURCES):
+        raise ValueError(f"{where}: no such source as {sorted(unknown)}")
+    experiment = entry.pop("experiment", f"{table}/{entry['key']}")
+    merged = {**needs, **entry.pop("needs", {})}
+    return Row(
+        **_known(entry, Row, where),
+        experiment=None if experiment == LITERATURE else experiment,
+        published=published,
+        sources=sources,
+        needs=Needs(**_known(merged, Needs, where)),
+    )
+
+
+def _known(entry: Mapping[str, Any], cls: type, where: str) -> dict[str, Any]:
+    """`entry`, none of whose keys is unknown to the dataclass. Raises ValueError."""
+    if unknown := set(entry) - {f.name for f in fields(cls)}:
+        raise ValueError(f"{where}: no such entries as {sorted(unknown)}")
+    return {key: value for key, value in entry.items() if key != "benchmark"}

@@ -1,0 +1,184 @@
+"""`mldec table`: rows over seeds from one command, with words for what is wrong."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mldec.commands import main, table
+from mldec.errors import ConfigError
+from mldec.paper import runner
+from mldec.paper.records import find_records
+from mldec.paper.tables import find_table
+
+SMALL = ["dataset.train=128", "dataset.val=32", "dataset.test=32", "schedule.epochs=1", "runtime.threads=1"]
+
+
+def run(capsys, *words: str) -> tuple[int, str]:
+    code = main.run(["table", *words])
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> list[str]:
+    return [*SMALL, f"dataset.root={tmp_path / 'digits'}", f"output={tmp_path / 'out'}", "scale=desk"]
+
+
+def test_a_table_is_run_reported_and_not_run_again(small, tmp_path, capsys):
+    """Two rows, two seeds, side by side; what two tables share is trained once."""
+    code, text = run(capsys, "1", *small, "rows=gap,ml_decoder_k80", "seeds=0,1", "jobs=2")
+    assert code == 0, text
+    out = tmp_path / "out"
+    records = find_records(out / "records").by_key.values()
+    assert sorted((r.row, r.seed) for r in records) == [(row, s) for row in ("gap", "ml_decoder_k80") for s in (0, 1)]
+    for record in records:
+        assert record.seconds > 0
+        assert record.peak_memory["host"] > 10**7
+        assert record.environment["packages"]["torch"]
+    assert re.search(r"\| GAP +\| 80 +\|.*\(2\)", (out / "table1.md").read_text())
+    assert (out / "table1.csv").exists()
+    assert "\\begin{tabular}" in (out / "table1.tex").read_text()
+    assert "ML-Decoder with K = N" in text
+    runs = sorted(path.stat().st_mtime_ns for path in (out / "runs").glob("*/metrics.jsonl"))
+    code, text = run(capsys, "7", *small, "rows=random", "seeds=0,1")
+    assert code == 0
+    assert "2 of 2 runs have their records already" in text
+    assert sorted(path.stat().st_mtime_ns for path in (out / "runs").glob("*/metrics.jsonl")) == runs
+    assert re.search(r"fixed noise.*\(2\)", text)
+
+
+def test_a_setting_is_chosen_on_val_with_the_first_seed(small, tmp_path, capsys):
+    code, text = run(capsys, "13", *small, "rows=softmax_gap", "seeds=3,4")
+    assert code == 0, text
+    records = list(find_records(tmp_path / "out" / "records").by_key.values())
+    tried = {record.overrides[0]: record.best for record in records if record.seed == 3}
+    assert set(tried) == {f"schedule.max_lr={rate}" for rate in (0.003, 0.01, 0.03)}
+    (other,) = [record for record in records if record.seed == 4]
+    assert tried[other.overrides[0]] == max(tried.values())
+    assert f"`{other.overrides[0].partition('=')[2]}`" in text
+
+
+def test_a_failed_row_is_shown_and_the_others_go_on(small, tmp_path, capsys, monkeypatch):
+    plain = runner.command
+
+    def command(job, place):
+        failing = [sys.executable, "-c", "import sys; print('boom'); sys.exit(3)"]
+        return failing if job.row == "ml_decoder_k20" else plain(job, place)
+
+    monkeypatch.setattr(runner, "command", command)
+    code, text = run(capsys, "1", *small, "seeds=0", "rows=gap,ml_decoder_k20")
+    assert code == 1
+    assert "table1/ml_decoder_k20 seed 0 failed with exit code 3" in text
+    assert "    boom" in text
+    assert "failed" in (tmp_path / "out" / "table1.md").read_text()
+    assert [record.row for record in find_records(tmp_path / "out" / "records").by_key.values()] == ["gap"]
+
+
+def test_a_setting_that_a_row_cannot_take_is_refused_before_anything_runs(small, tmp_path, capsys):
+    code, text = run(capsys, "1", *small, "head.num_groups=500")
+    assert code == 2
+    assert "head=gap has no such setting" in text
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_an_absent_dataset_is_said_once_and_nothing_is_run(tmp_path, capsys):
+    words = [f"output={tmp_path / 'out'}", f"dataset.root={tmp_path / 'nowhere'}", "backbone.pretrained=false"]
+    code, text = run(capsys, "1", *words, "seeds=0")
+    assert code == 1
+    assert text.count("coco is not there") == 1
+    assert "mldec data download dataset=coco" in text
+    assert "dataset absent" in text
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_records_of_other_settings_are_listed_and_not_mixed_in(small, tmp_path, capsys):
+    words = [word for word in small if not word.startswith("schedule")]
+    run(capsys, "1", *small, "rows=gap", "seeds=0")
+    code, text = run(capsys, "1", *words, "rows=gap", "seeds=0", "run=false")
+    assert code == 0
+    (path,) = (tmp_path / "out" / "records").glob("*.json")
+    assert path.name in text
+    assert "other settings" in text
+    assert "not run" in text
+    old = {**json.loads(path.read_text()), "version": 0}
+    path.with_name("old.json").write_text(json.dumps(old))
+    _, text = run(capsys, "1", *small, "rows=gap", "seeds=0", "run=false")
+    assert "old.json" in text
+    assert "version 0" in text
+
+
+def test_launchers_write_what_would_be_run(small, tmp_path, capsys):
+    code, text = run(capsys, "1", *small, "launcher=print", "seeds=0,1")
+    assert code == 0
+    lines = text.splitlines()
+    assert len(lines) == 10
+    assert lines[0].startswith("mldec table table1 scale=desk rows=gap seeds=0 ")
+    code, text = run(capsys, "1", *small, "launcher=slurm", "seeds=0,1")
+    assert "#SBATCH --array=0-9" in text
+    assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_a_printed_command_runs_its_row(small, tmp_path, capsys):
+    _, text = run(capsys, "1", *small, "launcher=print", "seeds=1", "rows=gap")
+    (line,) = text.splitlines()
+    assert main.run(shlex.split(line)[1:]) == 0
+    (record,) = find_records(tmp_path / "out" / "records").by_key.values()
+    assert (record.row, record.seed) == ("gap", 1)
+
+
+def test_the_benchmark_table(tmp_path, capsys, monkeypatch):
+    """All rows come from one process, a record a table, with a value for each round."""
+    import dataclasses
+
+    full = find_table("9", "desk")
+    tiny = dataclasses.replace(
+        full,
+        benchmark=(
+            "experiment=desk/table9/ml_decoder",
+            "heads=gap,ml_decoder",
+            "labels=100",
+            "seconds=0.01",
+            "repeats=2",
+        ),
+    )
+    monkeypatch.setattr("mldec.paper.tables.find_table", lambda name, scale: tiny)
+    code, text = run(capsys, "9", "scale=desk", f"output={tmp_path}", "schedule.batch_size=2")
+    assert code == 0, text
+    assert re.search(r"\| GAP .*\| 100 .*\(2\)", text)
+    assert re.search(r"transformer-decoder.*not run", text, re.IGNORECASE)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["15"], "table=15: no such table"),
+        (["5", "6"], "one table at a time"),
+        (["1", "scale=lap"], "scale=lap: no such scale"),
+        (["1", "seeds=a"], "seeds=a: expected whole numbers"),
+        (["1", "rows=gab"], "did you mean gap"),
+        (["5", "rows=ml_gcn"], "quotes it from the literature"),
+        (["all", "rows=gap"], "belongs to one table"),
+        (["1", "launcher=pbs"], "launcher=pbs: no such launcher"),
+        (["1", "run=perhaps"], "run=perhaps: expected true or false"),
+        (["1", "gpus=99"], "gpus=99: there are"),
+        (["6", "scale=desk"], "has no form for the desk"),
+    ],
+)
+def test_bad_input(words, message):
+    with pytest.raises(ConfigError) as caught:
+        table.main(words)
+    assert message in str(caught.value)
+
+
+def test_list_shows_every_row(capsys):
+    assert table.main(["list"]) == 0
+    text = capsys.readouterr().out
+    assert "Table 14" in text
+    assert "figure6/resnet101_ml_decoder" in text
+    assert "quoted" in text

@@ -1,0 +1,163 @@
+"""Every experiment composes, is valid, and its network at full size takes a step on two pictures of the right size."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from mldec.commands import compose
+from mldec.config import build_config
+from mldec.engine import build
+from mldec.engine.mixing import answer_random_queries
+from mldec.labels import LabelSpace
+from mldec.models.complexity import count_macs
+from mldec.models.word_vectors import WordVectors
+from mldec.paper.tables import load_tables
+
+ROWS = {
+    row.experiment: row
+    for scale in ("paper", "desk")
+    for table in load_tables(scale)
+    for row in table.reproduced
+    if row.experiment
+}
+
+#: Computed for real in `make test`; the others, whose pictures take seconds each or whose weights take gigabytes, only
+#: when slow tests are asked for, and as shapes otherwise.
+LIGHT = {
+    "desk/table1/gap",
+    "desk/table2/ml_decoder_k72",
+    "desk/table3/both",
+    "desk/table4/group",
+    "desk/table7/words",
+    "desk/table13/softmax_ml_decoder",
+    "table2/ml_decoder_k200",
+    "table3/both",
+    "table8/learnable_words",
+    "table9/ml_decoder",
+    "table13/softmax_ml_decoder",
+}
+#: Attention among 5,000 and 9,605 queries in eight heads: gigabytes for each picture, as the paper found out.
+NEVER = {"table2/transformer_decoder", "table9/transformer_decoder", "desk/table9/transformer_decoder"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def components():
+    compose.load_components(())
+
+
+def make(name: str, device: str = "cpu"):
+    """An experiment's config and network for as many labels as its dataset has."""
+    config = build_config(compose.compose([f"experiment={name}"]))
+    build.check_config(config)
+    labels = LabelSpace([f"label {number}" for number in range(ROWS[name].needs.labels)])
+    words = None
+    if build.uses_words(config):
+        words = WordVectors(labels.names, torch.randn(len(labels), 300, device="cpu"), "random")
+    with torch.device(device):
+        return config, build.build_bare_classifier(config, labels, words)
+
+
+@pytest.mark.parametrize("name", compose.choices("experiment"))
+def test_it_composes_and_is_valid(name, capsys):
+    config = build_config(compose.compose([f"experiment={name}"]))
+    build.check_config(config)
+    assert not build.find_unused(config)
+    assert config.name == name.replace("/", "_")
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if not name.startswith("desk/")])
+def test_the_paper_is_reproduced_by_its_own_protocol(name):
+    config = build_config(compose.compose([f"experiment={name}"]))
+    assert config.protocol.name == "paper"
+
+
+FITTED: set[str] = set()  # networks that were found to fit: rows of several tables share them
+
+
+@pytest.mark.parametrize("name", sorted(set(ROWS) - LIGHT))
+def test_its_network_fits_pictures_and_labels(name):
+    """As shapes alone: nothing is computed, and no memory is taken."""
+    config = build_config(compose.compose([f"experiment={name}"]))
+    network = repr([config.backbone, config.head, build.image_size(config), ROWS[name].needs.labels])
+    if network in FITTED:
+        return
+    FITTED.add(network)
+    config, classifier = make(name, device="meta")
+    assert classifier.head is not None
+    side = build.image_size(config)
+    images = torch.empty(2, 3, side, side, device="meta")
+    logits = classifier.train()(images)
+    expected = ROWS[name].needs.labels + getattr(config.head, "random_queries", 0)
+    assert logits.shape == (2, expected)
+    logits.sum().backward()
+    assert all(p.grad is not None for p in classifier.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("name", sorted(LIGHT))
+def test_it_takes_a_step(name):
+    take_a_step(name)
+
+
+@pytest.mark.slow  # seconds each: TResNet-L and XL at up to 640 px on the CPU, 3 minutes in all
+@pytest.mark.parametrize("name", sorted(set(ROWS) - LIGHT - NEVER))
+def test_it_takes_a_step_at_full_size(name):
+    take_a_step(name)
+
+
+def take_a_step(name: str) -> None:
+    """One update changes the weights, and the loss is a number."""
+    torch.manual_seed(0)
+    config, classifier = make(name)
+    optimizer, loss = build.build_optimizer(config, classifier), build.build_loss(config)
+    before = next(p for p in classifier.head.parameters() if p.requires_grad).detach().clone()
+    side, labels = build.image_size(config), ROWS[name].needs.labels
+    images = torch.rand(2, 3, side, side)
+    targets = torch.zeros(2, labels)
+    targets[[0, 1], [0, labels - 1]] = 1
+    logits = classifier.train()(images)
+    targets, known = answer_random_queries(targets, torch.ones(2, labels, dtype=torch.bool), logits.shape[1])
+    value = loss(logits, targets, known)
+    value.backward()
+    optimizer.step()
+    assert torch.isfinite(value)
+    after = next(p for p in classifier.head.parameters() if p.requires_grad)
+    assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("name", ["table1/gap", "table2/ml_decoder_k200", "table10/tresnet_l_224"])
+def test_counted_costs_are_the_published_ones(name):
+    config, classifier = make(name)
+    published = ROWS[name].published["macs"]
+    assert count_macs(classifier, build.image_size(config)) / 1e9 == pytest.approx(published, rel=0.02)
+
+
+def headers():
+    path = Path(__file__).parents[2] / "scripts" / "write_headers.py"
+    spec = importlib.util.spec_from_file_location("write_headers", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CHECKED = ["table1/ml_decoder_k20", "table9/gap", "table2/transformer_decoder", "desk/table1/gap", "coco_tresnet_l"]
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_the_comment_at_its_head_is_up_to_date(name):
+    check_header(name)
+
+
+@pytest.mark.slow  # counts the cost of every network: a minute
+@pytest.mark.parametrize("name", sorted(set(ROWS) - set(CHECKED)))
+def test_every_comment_is_up_to_date(name):
+    check_header(name)
+
+
+def check_header(name: str) -> None:
+    """`python scripts/write_headers.py` would change nothing."""
+    module = headers()
+    text = (module.EXPERIMENTS / f"{name}.yaml").read_text(encoding="utf-8")
+    assert module.with_header(text, module.header(name)) == text
+    assert f"experiment={name}" in text

@@ -1,0 +1,219 @@
+"""Rows times seeds: none twice, none lost, whoever runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mldec.paper import runner
+from mldec.paper.records import Record, find_records, write_record
+from mldec.paper.runner import Job, Place, command, run_jobs, shell_lines, slurm_script
+
+#: Stands in for a training: notes that it began, then leaves what a run folder holds, or fails.
+TRAINING = """
+import json, os, sys, time
+folder, mode = sys.argv[1:]
+os.makedirs(folder + "/checkpoints", exist_ok=True)
+with open(os.path.dirname(folder) + "/begun.txt", "a") as file:
+    file.write(os.path.basename(folder) + " " + os.environ.get("CUDA_VISIBLE_DEVICES", "-") + "\\n")
+time.sleep(0.2)
+if mode == "fail":
+    print("\\n".join(f"line {n}" for n in range(40)))
+    print("error: something is wrong")
+    sys.exit(2)
+if mode == "memory":
+    print("error: out of memory on cuda at step 1")
+    sys.exit(1)
+with open(folder + "/metrics.jsonl", "w") as file:
+    val = {"kind": "eval", "step": 1, "epoch": 1, "best": 70.0, "reported": "ema", "ema": {"mAP": 70.0}}
+    file.write(json.dumps(val) + "\\n")
+    test = {"kind": "test", "step": 1, "epoch": 1, "protocol": "standard", "weights": "ema", "mAP": 71.5}
+    file.write(json.dumps(test) + "\\n")
+with open(folder + "/environment.json", "w") as file:
+    json.dump({"device": "cpu", "commit": "abc"}, file)
+with open(folder + "/cost.json", "w") as file:
+    json.dump({"seconds": 12.5, "peak_memory": {"host": 1000}}, file)
+"""
+
+
+def job(row: str = "gap", seed: int = 0, **more: object) -> Job:
+    return Job(
+        table="table1",
+        row=row,
+        scale="desk",
+        seed=seed,
+        key=f"{row}{seed:08d}",
+        experiment=f"desk/table1/{row}",
+        **more,
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(records=tmp_path / "records", runs=tmp_path / "runs", slots=({}, {}))
+
+
+@pytest.fixture
+def training(tmp_path: Path, monkeypatch):
+    """Runs are the script above, in the mode that the row is named after."""
+    script = tmp_path / "training.py"
+    script.write_text(textwrap.dedent(TRAINING))
+
+    def stand_in(job: Job, place: Place) -> list[str]:
+        return [sys.executable, str(script), str(place.runs / job.folder_name), job.row]
+
+    monkeypatch.setattr(runner, "command", stand_in)
+    return script
+
+
+def begun(place: Place) -> list[str]:
+    path = place.runs / "begun.txt"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_every_job_leaves_a_record_and_is_not_run_again(place, training):
+    jobs = [job(seed=seed) for seed in range(3)]
+    said: list[str] = []
+    assert not run_jobs(jobs, place, said.append).failures
+    records = find_records(place.records).by_key
+    assert set(records) == {j.key for j in jobs}
+    record = records[jobs[0].key]
+    assert (record.metrics["mAP"], record.best, record.seconds) == (71.5, 70.0, 12.5)
+    assert record.val == {"mAP": 70.0}
+    assert (record.peak_memory, record.environment, record.protocol) == (
+        {"host": 1000},
+        {"device": "cpu", "commit": "abc"},
+        "standard",
+    )
+    assert len(begun(place)) == 3
+    run_jobs([*jobs, job(seed=3)], place, said.append)
+    assert len(begun(place)) == 4
+    assert "3 of 4 runs have their records already" in said
+
+
+def test_a_run_that_two_tables_share_is_made_once(place, training):
+    twin = Job(**{**job().__dict__, "table": "table7", "row": "random"})
+    run_jobs([job(), twin], place, lambda text: None)
+    assert len(begun(place)) == 1
+
+
+def test_a_failed_row_does_not_stop_the_others_and_shows_its_last_lines(place, training):
+    outcome = run_jobs([job("fail"), job("gap"), job("gap", 1)], place, lambda text: None)
+    assert len(find_records(place.records).by_key) == 2
+    (failure,) = outcome.failures
+    assert failure.code == 2
+    assert failure.lines[-1] == "error: something is wrong"
+    assert len(failure.lines) == runner.LAST_LINES
+    assert "table1/fail seed 0 failed with exit code 2" in str(failure)
+    assert "line 0" in failure.log.read_text()
+
+
+def test_running_out_of_memory_is_a_result_only_where_it_is_expected(place, training):
+    outcome = run_jobs([job("memory", 0), job("memory", 1, expect="out_of_memory")], place, lambda text: None)
+    assert [failure.job.seed for failure in outcome.failures] == [0]
+    (record,) = find_records(place.records).by_key.values()
+    assert (record.seed, record.outcome, dict(record.metrics)) == (1, "out_of_memory", {})
+
+
+def test_another_failure_is_none_where_memory_was_expected_to_run_out(place, training):
+    outcome = run_jobs([job("fail", expect="out_of_memory")], place, lambda text: None)
+    assert len(outcome.failures) == 1
+    assert not find_records(place.records).by_key
+
+
+def test_two_runners_on_one_folder_lose_nothing_and_run_nothing_twice(place, training):
+    jobs = [job(seed=seed) for seed in range(8)]
+    threads = [threading.Thread(target=run_jobs, args=(jobs, place, lambda text: None)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(find_records(place.records).by_key) == 8
+    assert len(begun(place)) == len(set(begun(place))) == 8
+
+
+def test_a_training_whose_runner_was_killed_keeps_its_lock(place, training, tmp_path):
+    """The runner dies, its training goes on; a second runner waits for it instead of training beside it."""
+    slow = training.read_text().replace("time.sleep(0.2)", "time.sleep(3)")
+    training.write_text(slow)
+    script = tmp_path / "first.py"
+    script.write_text(
+        f"""
+import sys
+from pathlib import Path
+from mldec.paper import runner
+place = runner.Place(records=Path({str(place.records)!r}), runs=Path({str(place.runs)!r}))
+runner.command = lambda job, place: [sys.executable, {str(training)!r}, str(place.runs / job.folder_name), "gap"]
+runner.run_jobs([runner.Job(**{job().__dict__!r})], place, print)
+"""
+    )
+    first = subprocess.Popen([sys.executable, str(script)])
+    for _ in range(200):
+        if begun(place):
+            break
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    said: list[str] = []
+    run_jobs([job()], place, said.append)
+    assert len(begun(place)) == 1
+    assert any("waiting for it" in text for text in said)
+    assert len(find_records(place.records).by_key) == 1  # made from the finished run folder
+
+
+def test_each_process_gets_the_gpu_of_its_slot(place, training):
+    places = Place(
+        records=place.records, runs=place.runs, slots=({"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"})
+    )
+    run_jobs([job(seed=seed) for seed in range(6)], places, lambda text: None)
+    used = [line.split()[1] for line in begun(place)]
+    assert set(used) == {"2", "5"}
+
+
+def test_the_command_trains_or_resumes(place):
+    words = command(job(overrides=("schedule.epochs=2",)), place)
+    assert words[1:5] == ["-m", "mldec", "train", "experiment=desk/table1/gap"]
+    assert {"schedule.epochs=2", "seed=0"} <= set(words)
+    folder = place.runs / job().folder_name
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.pt").touch()
+    assert command(job(), place)[4:] == [f"resume={folder}"]
+
+
+def test_commands_and_job_arrays_name_every_job(tmp_path):
+    jobs = [job(seed=0), job(seed=1), job("k20")]
+    lines = shell_lines(jobs, ["output=/a b/c"])
+    assert lines[0] == "mldec table table1 scale=desk rows=gap seeds=0 'output=/a b/c'"
+    script = tmp_path / "array.sh"
+    script.write_text(slurm_script("table1", lines).replace("eval ", "echo "))
+    assert "--array=0-2" in script.read_text()
+    for number, line in enumerate(lines):
+        environment = {**os.environ, "SLURM_ARRAY_TASK_ID": str(number)}
+        shown = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=True, env=environment)
+        assert shown.stdout.strip() == line
+
+
+def test_records_of_another_version_or_shape_are_listed_and_not_mixed_in(tmp_path):
+    record = Record(
+        table="table1", row="gap", scale="desk", seed=0, key="k" * 16, experiment="e", overrides=(), outcome="finished",
+        protocol="standard", metrics={"mAP": 1.0},
+    )  # fmt: skip
+    path = write_record(tmp_path, record)
+    assert find_records(tmp_path).by_key == {record.key: record}
+    content = json.loads(path.read_text())
+    (tmp_path / "old.json").write_text(json.dumps({**content, "version": 0}))
+    (tmp_path / "more.json").write_text(json.dumps({**content, "surprise": 1}))
+    (tmp_path / "broken.json").write_text("{")
+    found = find_records(tmp_path)
+    assert set(found.by_key) == {record.key}
+    reasons = {file.name: reason for file, reason in found.others.items()}
+    assert reasons["old.json"] == "is a record of version 0; this mldec writes version 1"
+    assert "surprise" in reasons["more.json"]
+    assert "broken.json" in reasons

@@ -1,0 +1,121 @@
+"""The tables as data: complete, consistent, and each row with an experiment that exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mldec.commands import compose
+from mldec.errors import ConfigError
+from mldec.paper import tables
+from mldec.paper.tables import COUNTED, SOURCES, find_table, load_tables
+
+ALL = [f"table{number}" for number in range(1, 15)] + ["figure5", "figure6"]
+ROWS = [(scale, table, row) for scale in ("paper", "desk") for table in load_tables(scale) for row in table.rows]
+
+
+def test_all_tables_are_there_in_order():
+    assert [table.id for table in load_tables("paper")] == ALL
+    desk = [table.id for table in load_tables("desk")]
+    assert {f"table{n}" for n in (1, 2, 3, 4, 7, 8, 10, 13)} | {"figure5"} <= set(desk) <= set(ALL)
+
+
+def test_every_reproduced_row_has_an_experiment_of_its_own():
+    shipped = set(compose.choices("experiment"))
+    experiments = [row.experiment for _, table, row in ROWS if row.experiment and table.kind == "training"]
+    assert len(set(experiments)) == len(experiments)
+    in_folders = {name for name in shipped if re.match(r"(desk/)?(table|figure)\d+/", name)}
+    assert in_folders == {row.experiment for _, _, row in ROWS if row.experiment}
+
+
+def test_every_published_value_names_its_source():
+    for _, _, row in ROWS:
+        assert set(row.sources) == set(row.published)
+        assert set(row.sources.values()) <= set(SOURCES)
+    assert not any(row.published for scale, _, row in ROWS if scale == "desk")
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "figure", "value", "source"),
+    [  # values of the paper that the abstract, the text or the code confirm
+        ("table1", "ml_decoder_k20", "mAP", 88.0, "S"),
+        ("table2", "ml_decoder_k200", "mAP", 86.8, "S"),
+        ("table3", "both", "zsl_mAP", 31.1, "S"),
+        ("table5", "tresnet_l", "mAP", 90.0, "S"),
+        ("table6", "ml_decoder", "zsl_mAP", 31.1, "C"),
+        ("table6", "ml_decoder", "gzsl_mAP", 19.9, "M"),
+        ("table8", "words_words", "zsl_mAP", 28.7, "S"),
+        ("table9", "ml_decoder_5000", "train_speed", 562, "S"),
+        ("table10", "tresnet_xl_640", "mAP", 91.4, "S"),
+        ("table11", "ml_decoder", "mAP", 96.6, "P"),
+        ("table13", "a1", "top1", 80.7, "C"),
+        ("table14", "tresnet_l", "top1", 96.41, "S"),
+        ("figure5", "tresnet_l_gap", "mAP", 89.4, "F"),
+    ],
+)
+def test_published_values(table, row, figure, value, source):
+    found = find_table(table, "paper").row(row)
+    assert found.published[figure] == value
+    assert found.sources[figure] == source
+
+
+def test_claims_of_the_desk_are_about_rows_of_the_paper_or_say_so():
+    """A row of the desk stands for the paper's row of the same key."""
+    own = [row.key for _, table, row in ROWS if _ == "desk" and row.key not in _paper_keys(table.id)]
+    assert own == ["ml_decoder_k20_random"] + [f"ml_decoder_k{k}" for k in (720, 72, 36, 18)]
+
+
+def _paper_keys(table: str) -> set[str]:
+    return {row.key for row in find_table(table, "paper").rows}
+
+
+@pytest.mark.parametrize("name", ["5", "table5", "Table 5", "T5", "table-5"])
+def test_a_table_has_several_names(name):
+    assert find_table(name, "paper").id == "table5"
+
+
+def test_a_figure_is_no_table():
+    assert find_table("F5", "paper").id == find_table("figure5", "paper").id == "figure5"
+    assert find_table("figure5", "paper").name == "Figure 5"
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "message"),
+    [
+        ("15", "paper", "table=15: no such table; did you mean"),
+        ("foo", "paper", "table=foo: no such table"),
+        ("6", "desk", "table=6: has no form for the desk; use scale=paper, or one of table1"),
+    ],
+)
+def test_unknown_tables(name, scale, message):
+    with pytest.raises(ConfigError) as caught:
+        find_table(name, scale)
+    assert message in str(caught.value)
+
+
+def test_an_unknown_row():
+    with pytest.raises(ConfigError, match="rows=gab: Table 1 has no such row; did you mean gap"):
+        find_table("1", "paper").row("gab")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("  rows: [{key: a, cells: {b: 1}}]", "are no columns"),
+        ("  rows: [{key: a, cells: {}}, {key: a, cells: {}}]", "two rows of one key"),
+        ("  rows: [{key: a, published: {mAP: 1}, source: X}]", "no such source"),
+        ("  rows: [{key: a, publised: {mAP: 1}}]", "no such entries"),
+        ("  rows: [{key: a, cells: {}}]\n  findings: [{claim: c, better: a, worse: b, figure: mAP}]", "not there"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused(change, message, tmp_path: Path, monkeypatch):
+    head = ["- id: table1", "title: t", "about: a", "cells: {head: Head}", "figures: {mAP: mAP}", "needs: {labels: 3}"]
+    text = "\n  ".join(head) + f"\n{change}\n"
+    (tmp_path / "published.yaml").write_text(text)
+    monkeypatch.setattr(tables.resources, "files", lambda package: tmp_path)
+    with pytest.raises(ValueError, match=message):
+        tables.load_tables.__wrapped__("paper")
+
+
+def test_figures_that_are_counted_are_known():
+    assert set(COUNTED) == {"macs", "parameters"}
