@@ -38,7 +38,7 @@ EXCLUDED = "excluded.txt"
 ABANDONED_SECONDS = 3600
 
 #: Settings that do not shape the index. What `root` holds is told by the sources.
-NEUTRAL = frozenset({"root", "image_size", "on_error", "scaled_decoding", "cache"})
+NEUTRAL = frozenset({"root", "image_size", "crop", "on_error", "scaled_decoding", "cache"})
 
 MAGIC = b"mldecidx"
 TAIL = struct.Struct("<QI8s")  # length and crc32 of the footer, then MAGIC

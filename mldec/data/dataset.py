@@ -9,14 +9,17 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from mldec.config import ComponentConfig, Count
+from mldec.config import ComponentConfig, Count, Range
 from mldec.data.index import ImageIndex
 from mldec.errors import ConfigError, DataError
 from mldec.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
+
+
+Crop = Annotated[float, Range(low=0, high=1, open_low=True)]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class DatasetConfig(ComponentConfig):
     Attributes:
         root: the folder that holds pictures and annotations.
         image_size: side in pixels of the square that the network sees.
+        crop: evaluation sees the centre of a picture, this share of its shorter side; null: all of it, squeezed.
         unannotated: what becomes of pictures without any positive label.
         missing: what becomes of pictures that the annotations list and the folder lacks; "ignore" does not look.
         on_error: what training does with a picture that cannot be decoded: stop, or take another one and count it.
@@ -48,6 +52,7 @@ class DatasetConfig(ComponentConfig):
 
     root: str | None
     image_size: Count = 448
+    crop: Crop | None = None
     unannotated: Literal["keep", "drop"] = "keep"
     missing: Literal["error", "drop", "ignore"] = "error"
     on_error: Literal["error", "skip"] = "error"

@@ -78,6 +78,19 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
+def cut_center(image: np.ndarray, size: int, crop: float) -> np.ndarray:
+    """(H,W,3) uint8 to (size,size,3) uint8: the shorter side to `size / crop`, then the centre, bicubic with antialias.
+
+    This is how the ImageNet recipes of timm evaluate; `crop` is in 0..1, without 0.
+    """
+    height, width = image.shape[:2]
+    side, shorter = round(size / crop), min(height, width)
+    resized = (side * width // shorter, side * height // shorter)
+    picture = Image.fromarray(image).resize(resized, Image.Resampling.BICUBIC)
+    left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
+    return np.array(picture.crop((left, top, left + size, top + size)))
+
+
 @dataclass(frozen=True)
 class Normalization:
     """What the network's weights expect of pixels: per-channel mean and standard deviation of values in [0,1]."""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mldec.data.image import decode, resize
+from mldec.data.image import cut_center, decode, resize
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 
@@ -48,16 +48,19 @@ class Augment(Protocol):
 
 @dataclass(frozen=True)
 class Resize:
-    """No augmentation: what evaluation sees, too."""
+    """No augmentation: what evaluation sees, too. With `crop` the centre of a picture, see `cut_center`, else all."""
 
     image_size: int
+    crop: float | None = None
 
     @property
     def min_side(self) -> int:
-        return self.image_size
+        return self.image_size if self.crop is None else round(self.image_size / self.crop)
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return resize(image, self.image_size)
+    def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        if self.crop is None:
+            return resize(image, self.image_size)
+        return cut_center(image, self.image_size, self.crop)
 
 
 class TrainLoader:
@@ -152,14 +155,16 @@ def eval_loader(
     pin_memory: bool = False,
     limit: int | None = None,
     scaled_decoding: bool = True,
+    crop: float | None = None,
     start_method: str | None = None,
 ) -> EvalLoader:
-    """All of `index` in row order, only resized. Arguments as of train_loader; `limit` keeps the first batches.
+    """All of `index` in row order, only resized. Arguments as of train_loader and `Resize`; `limit` keeps the first
+    batches.
 
     A picture that cannot be decoded is always an error here: without it the figures would be those of another set.
     """
     order = _EvalOrder(len(index), batch_size, limit)
-    samples = _Samples(index, Resize(image_size), 0, scaled_decoding, "error")
+    samples = _Samples(index, Resize(image_size, crop), 0, scaled_decoding, "error")
     return EvalLoader(order, _data_loader(samples, order, workers, pin_memory, start_method))
 
 

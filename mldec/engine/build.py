@@ -331,6 +331,7 @@ def build_eval_loader(config: Config, index: ImageIndex, device: torch.device) -
         pin_memory=device.type == "cuda",
         limit=config.runtime.limit_eval_batches,
         scaled_decoding=config.dataset.scaled_decoding,
+        crop=config.dataset.crop,
     )
 
 

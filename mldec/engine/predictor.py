@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mldec.data.image import decode, resize
+from mldec.data.image import decode
+from mldec.data.loader import Resize
 from mldec.engine import build
 from mldec.engine.checkpoint import Restored, choose_weights, find_checkpoint, load_checkpoint, restore
 from mldec.engine.device import autocast, choose_device, choose_precision
@@ -128,9 +129,9 @@ class Predictor:
         return scores
 
     def _images(self, pictures: Sequence[Picture]) -> Tensor:
-        size = build.image_size(self.config)
-        scaled = size if self.config.dataset.scaled_decoding else None
-        arrays = np.stack([resize(read(picture, scaled), size) for picture in pictures])
+        fit = Resize(build.image_size(self.config), self.config.dataset.crop)
+        scaled = fit.min_side if self.config.dataset.scaled_decoding else None
+        arrays = np.stack([fit(read(picture, scaled)) for picture in pictures])
         return self.normalization(torch.from_numpy(arrays).permute(0, 3, 1, 2).to(self.device))
 
 

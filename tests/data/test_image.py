@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mldec.data.image import MAX_PIXELS, REDUCED_MARGIN, Normalization, decode, resize
+from mldec.data.image import MAX_PIXELS, REDUCED_MARGIN, Normalization, cut_center, decode, resize
 from mldec.errors import DataError
 
 
@@ -424,3 +424,22 @@ def test_normalization() -> None:
     torch.testing.assert_close(Normalization(mean, std)(images), expected)
     half = Normalization(mean, std)(images, torch.bfloat16)
     assert torch.equal(half, Normalization(mean, std)(images).bfloat16())
+
+
+@pytest.mark.parametrize(("width", "height"), [(90, 60), (60, 90), (64, 64), (301, 40)])
+def test_the_centre_is_cut_from_a_picture_of_the_right_scale(width: int, height: int):
+    """As torchvision's Resize and CenterCrop, which timm's evaluation consists of."""
+    from torchvision.transforms import CenterCrop, InterpolationMode
+    from torchvision.transforms import Resize as ReferenceResize
+
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    given = cut_center(picture, 32, 0.8)
+    reference = ReferenceResize(40, InterpolationMode.BICUBIC)(Image.fromarray(picture))
+    wanted = np.array(CenterCrop(32)(reference))
+    assert given.shape == (32, 32, 3)
+    assert np.array_equal(given, wanted)
+
+
+def test_nothing_is_lost_with_a_crop_of_one():
+    picture = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    assert np.array_equal(cut_center(picture, 48, 1.0), picture)

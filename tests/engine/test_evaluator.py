@@ -10,12 +10,16 @@ import torch
 from torch import nn
 
 from mldec.config import ProtocolConfig
-from mldec.data.image import Normalization
+from mldec.data.image import Normalization, cut_center, decode
 from mldec.data.loader import Batch
+from mldec.engine import build
+from mldec.engine.checkpoint import Restored
 from mldec.engine.evaluator import Scores, compute_metrics, compute_scores, write_per_class
+from mldec.engine.predictor import Predictor
 from mldec.errors import RunError
 from mldec.labels import LabelSpace
 from mldec.metrics import mean_average_precision
+from tests.curve import make
 
 IMAGES = torch.randint(0, 256, (10, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.randint(-1, 2, (10, 5), dtype=torch.int8, generator=torch.Generator().manual_seed(1))
@@ -106,3 +110,23 @@ def test_the_per_class_table_names_every_class(tmp_path):
     for row, ap, column in zip(rows, result.per_class, scores.targets.T, strict=True):
         assert row["average_precision"] == (f"{100 * ap:.4f}" if np.isfinite(ap) else "")
         assert [int(row[k]) for k in ("positives", "negatives", "unknown")] == [(column == s).sum() for s in (1, 0, -1)]
+
+
+def test_evaluation_and_prediction_cut_the_same_centre(small_digits, tmp_path):
+    """`dataset.crop` shapes what both see, and nothing else."""
+    config = make([*small_digits, "dataset.crop=0.75"])
+    index = build.build_split(config, "test")
+    batch = next(iter(build.build_eval_loader(config, index, torch.device("cpu"))))
+    size = build.image_size(config)
+    wanted = [cut_center(decode(index.path(row)), size, 0.75) for row in range(len(batch.ids))]
+    assert np.array_equal(batch.images.permute(0, 2, 3, 1).numpy(), np.stack(wanted))
+    whole = next(iter(build.build_eval_loader(make(small_digits), index, torch.device("cpu"))))
+    assert not torch.equal(batch.images, whole.images)
+    classifier = build.build_classifier(config, index.labels)
+    normalization = build.build_normalization(classifier)
+    restored = Restored(config, index.labels, classifier.eval(), normalization, "live", {}, 0, tmp_path)
+    predictor = Predictor(restored, device="cpu")
+    scores = predictor.scores([index.path(row) for row in range(3)])
+    with torch.inference_mode():
+        logits = classifier(predictor.normalization(batch.images[:3]))
+    np.testing.assert_allclose(scores, logits.sigmoid().numpy(), rtol=1e-5, atol=1e-6)
