@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mldec.commands import compose
 from mldec.commands.table import configs_of
+from mldec.engine.display import Display
 from mldec.paper.records import Record, config_key, find_records
 from mldec.paper.runner import Job, Place, run_jobs
 
@@ -141,7 +142,7 @@ def run_all(place: Place) -> None:
 
 def execute(jobs: Sequence[Job], place: Place) -> None:
     """Run what has no record yet."""
-    outcome = run_jobs(jobs, place, lambda text: print(text, flush=True))
+    outcome = run_jobs(jobs, place, Display())
     if outcome.interrupted:
         raise SystemExit("stopped; the same command goes on")
     if outcome.failures:

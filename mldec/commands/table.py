@@ -44,11 +44,20 @@ OWN = ("scale", "seeds", "rows", "jobs", "gpus", "launcher", "run", "output", "r
 SCALES = ("paper", "desk")
 LAUNCHERS = ("local", "print", "slurm")
 
+INTRODUCTIONS = {
+    "desk": "The comparisons of the paper's tables on [digit scenes](digits.md), with a small residual network, the "
+    "`standard` protocol and three seeds: choices on val, figures on test. Each table is one command, as in `mldec "
+    "table 1 scale=desk` ([tables.md](tables.md)). Absolute values say nothing about the paper's; whether a finding "
+    "holds here is some evidence for it, and that it does not hold is little against it.",
+    "paper": "Published values beside those obtained with the experiments of the same rows ([tables.md](tables.md)).",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What was asked for."""
 
+    name: str
     tables: tuple[Table, ...]
     scale: Scale
     seeds: tuple[int, ...]
@@ -112,6 +121,7 @@ def make_request(name: str, arguments: compose.Arguments) -> Request:
         runtime=(*runtime, *(word for word in arguments.overrides if word.startswith("runtime"))),
     )
     return Request(
+        name=name,
         tables=tables,
         scale=scale,
         seeds=tuple(_whole(word, "seeds", least=0) for word in _words(own.get("seeds", "0,1,2"))),
@@ -172,12 +182,13 @@ def _reproduce(request: Request) -> int:
 
 def _run(table: Table, request: Request, failures: list[Failure], absent: dict[str, str]) -> bool:
     """Run a table; what fails or cannot run is added to the last two. Returns whether it was interrupted."""
+    from mldec.engine.display import Display
     from mldec.paper.runner import run_jobs
 
     if table.kind == "benchmark":
         # One process measures all rows in turn, by itself: what else the machine does hits all alike.
         alone = dataclasses.replace(request.place, slots=request.place.slots[:1], runtime=())
-        outcome = run_jobs([_benchmark_job(table, request)], alone, lambda text: print(text, flush=True))
+        outcome = run_jobs([_benchmark_job(table, request)], alone, Display())
         failures += outcome.failures
         return outcome.interrupted
     rows = [row for row in request.rows_of(table) if _is_there(row, request, absent)]
@@ -186,7 +197,7 @@ def _run(table: Table, request: Request, failures: list[Failure], absent: dict[s
         planned = [job for row in rows for job in jobs(table, row, request)]
         if not planned:
             continue
-        outcome = run_jobs(planned, request.place, lambda text: print(text, flush=True))
+        outcome = run_jobs(planned, request.place, Display())
         failures += outcome.failures
         if outcome.interrupted:
             return True
@@ -425,7 +436,12 @@ def _page(request: Request, lines: dict[str, list[Line]]) -> None:
         parts.append(
             report.Part(table, lines[table.id], request.scale, plot=f"images/{picture.name}" if drawn else None)
         )
-    text = report.page(parts, command=f"mldec table all scale={request.scale} run=false page=…")
+    text = report.page(
+        parts,
+        command=f"mldec table {request.name} scale={request.scale} run=false records=… page=…",
+        title="Results at desk scale" if request.scale == "desk" else "Results",
+        introduction=INTRODUCTIONS[request.scale],
+    )
     write_text(request.page, text)
     print(f"written to {request.page}")
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,13 +25,16 @@ try:
 except ImportError:  # Windows: one runner at a time
     fcntl = None  # type: ignore[assignment]
 
+from mldec.engine.display import Bar, Display
 from mldec.engine.tracking import is_complete
 from mldec.paper.records import BENCHMARK, Record, find_records, record_of_benchmark, record_of_run, write_record
 
+LOG = "log.txt"  # in the run folder: what the process printed
 LAST_LINES = 15  # of the log of what failed
 INTERRUPTED = 130
+KILLED = (-9, 137)  # what Linux does to a process where memory of the host runs out
 HEADLINES = ("zsl_mAP", "top1", "mAP")  # the first that a record has is shown when its run ends
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "MemoryError", "Killed")
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "MemoryError")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +113,7 @@ class Place:
     runtime: tuple[str, ...] = ()
 
 
-def run_jobs(jobs: Sequence[Job], place: Place, say: Callable[[str], None]) -> Outcome:
+def run_jobs(jobs: Sequence[Job], place: Place, display: Display) -> Outcome:
     """Run all jobs that have no record yet, and write their records.
 
     A failed job does not keep the others from running. After Ctrl-C no job is begun, those under way save and stop, and
@@ -120,12 +123,13 @@ def run_jobs(jobs: Sequence[Job], place: Place, say: Callable[[str], None]) -> O
     known = find_records(place.records).by_key
     waiting = [job for job in unique if job.key not in known]
     if len(waiting) < len(unique):
-        say(f"{len(unique) - len(waiting)} of {len(unique)} runs have their records already")
+        display.say(f"{len(unique) - len(waiting)} of {len(unique)} runs have their records already")
     slots: SimpleQueue[Mapping[str, str]] = SimpleQueue()
     for slot in place.slots:
         slots.put(slot)
-    outcome, stop, done = Outcome(), threading.Event(), _Counter(len(waiting))
+    outcome, stop = Outcome(), threading.Event()
     elsewhere: list[Job] = []
+    progress = _Progress(display, len(waiting))
 
     def work(job: Job, patient: bool = False) -> None:
         if stop.is_set():
@@ -143,22 +147,23 @@ def run_jobs(jobs: Sequence[Job], place: Place, say: Callable[[str], None]) -> O
                 return
             if stop.is_set() or job.key in find_records(place.records).by_key:
                 return  # another runner was faster
+            progress.begin(job, place.runs / job.folder_name / LOG)
             failure = _run(job, place, slot, lock)
             if failure is None:
-                say(f"[{done.next()}] {job.title}{_in_short(find_records(place.records).by_key[job.key])}")
+                progress.end(job, f"{job.title}{_in_short(find_records(place.records).by_key[job.key])}")
             elif failure.code == INTERRUPTED:
                 stop.set()
             else:
                 outcome.failures.append(failure)
-                say(f"[{done.next()}] {failure}")
+                progress.end(job, str(failure))
 
-    with ThreadPoolExecutor(len(place.slots)) as pool:
+    with progress.shown(), ThreadPoolExecutor(len(place.slots)) as pool:
         futures = [pool.submit(work, job) for job in waiting]
         try:
             for future in futures:
                 future.result()
             for job in list(elsewhere):
-                say(f"{job.title} is run by somebody else; waiting for it")
+                display.say(f"{job.title} is run by somebody else; waiting for it")
                 work(job, patient=True)
         except KeyboardInterrupt:
             stop.set()  # the processes got the signal too; the pool waits until they have saved
@@ -207,7 +212,7 @@ eval "${{tasks[$SLURM_ARRAY_TASK_ID]}}"
 def _run(job: Job, place: Place, slot: Mapping[str, str], lock: IO[str]) -> Failure | None:
     """Train a job to its end and write its record; None, or why there is none."""
     folder = place.runs / job.folder_name
-    log = folder / "log.txt"
+    log = folder / LOG
     code, began = 0, log.stat().st_size if log.exists() else 0
     if not _is_finished(job, folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +232,7 @@ def _run(job: Job, place: Place, slot: Mapping[str, str], lock: IO[str]) -> Fail
         write_record(place.records, collect(folder, shell=job.shell()))
         return None
     text = log.read_bytes()[began:].decode("utf-8", "replace")
-    if job.expect == "out_of_memory" and any(sign in text for sign in OUT_OF_MEMORY):
+    if job.expect == "out_of_memory" and (code in KILLED or any(sign in text for sign in OUT_OF_MEMORY)):
         write_record(place.records, _without_memory(job))
         return None
     return Failure(job, code, log, tuple(text.splitlines()[-LAST_LINES:]))
@@ -274,13 +279,27 @@ def _in_short(record: Record) -> str:
     return f"{chosen}: {', '.join(shown[:1])}{val}{minutes}" if shown else chosen
 
 
-class _Counter:
-    """`3/15`, counted up by several threads."""
+class _Progress:
+    """How many of the jobs are done and which are under way: a bar on a terminal, else a line for each."""
 
-    def __init__(self, total: int) -> None:
-        self.total, self._done, self._lock = total, 0, threading.Lock()
+    def __init__(self, display: Display, total: int) -> None:
+        self.display, self.total, self.done = display, total, 0
+        self._bar, self._under_way, self._lock = Bar(None, None), dict[str, None](), threading.Lock()
 
-    def next(self) -> str:
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        with self.display.bar("runs", self.total) as self._bar:
+            yield
+
+    def begin(self, job: Job, log: Path) -> None:
         with self._lock:
-            self._done += 1
-            return f"{self._done}/{self.total}"
+            self._under_way[job.title] = None
+            self.display.line(f"{job.title} begins, see {log}")
+            self._bar.advance(0, ", ".join(self._under_way))
+
+    def end(self, job: Job, text: str) -> None:
+        with self._lock:
+            self.done += 1
+            self._under_way.pop(job.title, None)
+            self.display.say(f"[{self.done}/{self.total}] {text}")
+            self._bar.advance(1, ", ".join(self._under_way))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mldec.engine.display import Display
 from mldec.paper import runner
 from mldec.paper.records import Record, find_records, write_record
 from mldec.paper.runner import Job, Place, command, run_jobs, shell_lines, slurm_script
@@ -28,6 +29,8 @@ if mode == "fail":
     print("\\n".join(f"line {n}" for n in range(40)))
     print("error: something is wrong")
     sys.exit(2)
+if mode == "killed":
+    os.kill(os.getpid(), 9)
 if mode == "memory":
     print("error: out of memory on cuda at step 1")
     sys.exit(1)
@@ -41,6 +44,17 @@ with open(folder + "/environment.json", "w") as file:
 with open(folder + "/cost.json", "w") as file:
     json.dump({"seconds": 12.5, "peak_memory": {"host": 1000}}, file)
 """
+
+
+class Said(Display):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.texts: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.texts.append(text)
 
 
 def job(row: str = "gap", seed: int = 0, **more: object) -> Job:
@@ -80,8 +94,8 @@ def begun(place: Place) -> list[str]:
 
 def test_every_job_leaves_a_record_and_is_not_run_again(place, training):
     jobs = [job(seed=seed) for seed in range(3)]
-    said: list[str] = []
-    assert not run_jobs(jobs, place, said.append).failures
+    said = Said()
+    assert not run_jobs(jobs, place, said).failures
     records = find_records(place.records).by_key
     assert set(records) == {j.key for j in jobs}
     record = records[jobs[0].key]
@@ -93,19 +107,19 @@ def test_every_job_leaves_a_record_and_is_not_run_again(place, training):
         "standard",
     )
     assert len(begun(place)) == 3
-    run_jobs([*jobs, job(seed=3)], place, said.append)
+    run_jobs([*jobs, job(seed=3)], place, said)
     assert len(begun(place)) == 4
-    assert "3 of 4 runs have their records already" in said
+    assert "3 of 4 runs have their records already" in said.texts
 
 
 def test_a_run_that_two_tables_share_is_made_once(place, training):
     twin = Job(**{**job().__dict__, "table": "table7", "row": "random"})
-    run_jobs([job(), twin], place, lambda text: None)
+    run_jobs([job(), twin], place, Display(quiet=True))
     assert len(begun(place)) == 1
 
 
 def test_a_failed_row_does_not_stop_the_others_and_shows_its_last_lines(place, training):
-    outcome = run_jobs([job("fail"), job("gap"), job("gap", 1)], place, lambda text: None)
+    outcome = run_jobs([job("fail"), job("gap"), job("gap", 1)], place, Display(quiet=True))
     assert len(find_records(place.records).by_key) == 2
     (failure,) = outcome.failures
     assert failure.code == 2
@@ -116,21 +130,27 @@ def test_a_failed_row_does_not_stop_the_others_and_shows_its_last_lines(place, t
 
 
 def test_running_out_of_memory_is_a_result_only_where_it_is_expected(place, training):
-    outcome = run_jobs([job("memory", 0), job("memory", 1, expect="out_of_memory")], place, lambda text: None)
+    outcome = run_jobs([job("memory", 0), job("memory", 1, expect="out_of_memory")], place, Display(quiet=True))
     assert [failure.job.seed for failure in outcome.failures] == [0]
     (record,) = find_records(place.records).by_key.values()
     assert (record.seed, record.outcome, dict(record.metrics)) == (1, "out_of_memory", {})
 
 
+def test_a_process_that_the_system_kills_ran_out_of_memory(place, training):
+    outcome = run_jobs([job("killed", 0), job("killed", 1, expect="out_of_memory")], place, Display(quiet=True))
+    assert [failure.job.seed for failure in outcome.failures] == [0]
+    assert [r.outcome for r in find_records(place.records).by_key.values()] == ["out_of_memory"]
+
+
 def test_another_failure_is_none_where_memory_was_expected_to_run_out(place, training):
-    outcome = run_jobs([job("fail", expect="out_of_memory")], place, lambda text: None)
+    outcome = run_jobs([job("fail", expect="out_of_memory")], place, Display(quiet=True))
     assert len(outcome.failures) == 1
     assert not find_records(place.records).by_key
 
 
 def test_two_runners_on_one_folder_lose_nothing_and_run_nothing_twice(place, training):
     jobs = [job(seed=seed) for seed in range(8)]
-    threads = [threading.Thread(target=run_jobs, args=(jobs, place, lambda text: None)) for _ in range(3)]
+    threads = [threading.Thread(target=run_jobs, args=(jobs, place, Display(quiet=True))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -148,10 +168,11 @@ def test_a_training_whose_runner_was_killed_keeps_its_lock(place, training, tmp_
         f"""
 import sys
 from pathlib import Path
+from mldec.engine.display import Display
 from mldec.paper import runner
 place = runner.Place(records=Path({str(place.records)!r}), runs=Path({str(place.runs)!r}))
 runner.command = lambda job, place: [sys.executable, {str(training)!r}, str(place.runs / job.folder_name), "gap"]
-runner.run_jobs([runner.Job(**{job().__dict__!r})], place, print)
+runner.run_jobs([runner.Job(**{job().__dict__!r})], place, Display(quiet=True))
 """
     )
     first = subprocess.Popen([sys.executable, str(script)])
@@ -161,10 +182,10 @@ runner.run_jobs([runner.Job(**{job().__dict__!r})], place, print)
         time.sleep(0.1)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    said: list[str] = []
-    run_jobs([job()], place, said.append)
+    said = Said()
+    run_jobs([job()], place, said)
     assert len(begun(place)) == 1
-    assert any("waiting for it" in text for text in said)
+    assert any("waiting for it" in text for text in said.texts)
     assert len(find_records(place.records).by_key) == 1  # made from the finished run folder
 
 
@@ -172,7 +193,7 @@ def test_each_process_gets_the_gpu_of_its_slot(place, training):
     places = Place(
         records=place.records, runs=place.runs, slots=({"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"})
     )
-    run_jobs([job(seed=seed) for seed in range(6)], places, lambda text: None)
+    run_jobs([job(seed=seed) for seed in range(6)], places, Display(quiet=True))
     used = [line.split()[1] for line in begun(place)]
     assert set(used) == {"2", "5"}
 
