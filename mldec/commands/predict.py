@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mldec.commands import compose
+from mldec.config import build_config, to_mapping
 from mldec.errors import ConfigError, DataError
 
 HELP = """usage: mldec predict run=RUN input=PICTURE|FOLDER|GLOB [labels="zebra crossing,espresso"] [key=value …]
@@ -19,6 +20,7 @@ HELP = """usage: mldec predict run=RUN input=PICTURE|FOLDER|GLOB [labels="zebra 
   labels="a,b c"               what to ask a zero-shot network for, trained or not; a file of labels, one a line: @FILE
                                default: the labels that it was trained on
   words=SOURCE                 where vectors of new labels come from; default: where those of the run came from
+  head.words.aliases=FILE …    any other setting of the words, as in training
   threshold=0.5                labels with a score above it are listed
   top_k=N                      list the N best labels instead
   output=DIR                   write predictions.jsonl there: path and labels with scores, a picture a line
@@ -27,6 +29,7 @@ HELP = """usage: mldec predict run=RUN input=PICTURE|FOLDER|GLOB [labels="zebra 
   device=auto|cpu|cuda:N"""
 
 OWN = ("run", "input", "labels", "words", "threshold", "top_k", "output", "maps", "weights", "device")
+WORDS = "head.words."  # settings of where vectors come from, as in training
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif"}
 
 
@@ -37,8 +40,9 @@ def main(argv: Sequence[str]) -> int:
         print(HELP)
         return 0
     own = arguments.own
-    if arguments.overrides:
-        raise ConfigError(f"{arguments.overrides[0]}: no such word of predict; it knows {', '.join(OWN)}")
+    for word in arguments.overrides:
+        if not word.startswith(WORDS):
+            raise ConfigError(f"{word}: no such word of predict; it knows {', '.join(OWN)}, {WORDS}…")
     for needed in ("run", "input"):
         if needed not in own:
             raise ConfigError(f"{needed}=… is missing; mldec predict --help shows what is needed")
@@ -56,11 +60,11 @@ def main(argv: Sequence[str]) -> int:
     from mldec.engine.predictor import load
 
     predictor = load(own["run"], weights, own.get("device", "auto"))  # type: ignore[arg-type]
-    if "words" in own:
-        predictor.take_words_from(own["words"])
+    display = Display()
+    for sentence in _choose_words(predictor, own, arguments.overrides):
+        display.say(f"warning: {sentence}")
     if "labels" in own:
         predictor.set_labels(read_labels(own["labels"]))
-    display = Display()
     display.say(f"{predictor.path}: {len(paths):,} pictures, {len(predictor.labels)} labels")
     found, broken = _predict(predictor, paths, threshold, top_k, display)
     for path, labels in found.items():
@@ -71,6 +75,26 @@ def main(argv: Sequence[str]) -> int:
     for message in broken:
         display.say(f"error: {message}")
     return 1 if broken else 0
+
+
+def _choose_words(predictor: Any, own: dict[str, str], overrides: Sequence[str]) -> list[str]:
+    """Let new labels be looked up where `words=` and `head.words.…=` say; what has no effect, a sentence each.
+
+    Raises ConfigError for settings that are none.
+    """
+    typed = [f"words={own['words']}"] if "words" in own else []
+    typed += overrides
+    if typed and predictor.words_config is None:
+        return [f"{word}: this network does not know labels as words" for word in typed]
+    if typed and "labels" not in own:
+        return [f"{word}: without labels=… none are looked up" for word in typed]
+    if "words" in own:
+        predictor.take_words_from(own["words"])
+    if overrides:
+        stored = to_mapping(predictor.config)
+        stored["head"]["words"] = to_mapping(predictor.words_config)
+        predictor.words_config = build_config(compose.change(stored, overrides)).head.words
+    return []
 
 
 def find_pictures(source: str) -> list[str]:
@@ -102,7 +126,11 @@ def read_labels(text: str) -> list[str]:
         names = [line.strip() for line in lines if line.strip()]
     else:
         names = [name.strip() for name in text.strip("[]").split(",")]
-    return list(LabelSpace(names).names)
+    try:
+        return list(LabelSpace(names).names)
+    except DataError as error:
+        wanted = ",".join(dict.fromkeys(name for name in names if name))
+        raise DataError(f'labels={text}: {error}; type labels="{wanted}"') from None
 
 
 def _predict(

@@ -73,11 +73,21 @@ def start(arguments: compose.Arguments) -> int:
     config = build_config(compose.compose(arguments.overrides, arguments.config_dir))
     if config.init_from is not None and config.init_from.startswith(NEEDED):
         needed = build_config(needed_experiment(config.init_from.removeprefix(NEEDED), arguments))
+        _check_words(config)
         first = needed_folder(needed)
         if code := _train_once(needed, first):
             return code
         config = dataclasses.replace(config, init_from=str(first))
     return _train(config, folder=None)
+
+
+def _check_words(config: Config) -> None:
+    """Refuse what is wrong with a config or its words now, not when what it starts from has been trained."""
+    from mldec.engine import build
+
+    build.check_config(config)
+    if build.uses_words(config):
+        build.build_words(config, build.build_split(config, "test", quiet=True).labels)
 
 
 def needed_experiment(name: str, arguments: compose.Arguments) -> dict[str, Any]:

@@ -186,7 +186,21 @@ def build_splits(config: Config) -> Splits:
             )
     if splits.labels.has_unseen and not uses_words(config):
         logger.info("the head has no word vectors: only the labels that are seen are trained and evaluated")
+    if config.protocol.zero_shot != "seen" and splits.labels.has_unseen and uses_words(config):
+        _check_unseen_on_val(config, splits.val)
     return Splits(*(known_to_head(config, index, split) for split, index in zip(Splits._fields, splits, strict=True)))
+
+
+def _check_unseen_on_val(config: Config, val: ImageIndex) -> None:
+    """Raise ConfigError if epochs are compared by unseen labels of which val has no picture."""
+    seen = val.labels.seen or ()
+    present = val.positives_per_class()
+    if not any(count for count, is_seen in zip(present, seen, strict=True) if not is_seen):
+        raise ConfigError(
+            f"protocol.zero_shot={config.protocol.zero_shot}: val of {config.dataset.name} says nothing of the unseen "
+            "labels, so epochs cannot be compared by them; use protocol.zero_shot=seen"
+            + (" or dataset.zero_shot=choose" if hasattr(config.dataset, "zero_shot") else "")
+        )
 
 
 def known_to_head(config: Config, index: ImageIndex, split: str) -> ImageIndex:
@@ -258,7 +272,7 @@ def ask_for(classifier: Classifier, names: Sequence[str], source: WordsConfig | 
     if classifier.words is not None and source is not None:
         known = set(classifier.words.known.names)
         if missing := [name for name in LabelSpace(names).names if name not in known]:
-            words = read_word_vectors(source, missing)
+            words = read_word_vectors(source, missing, ordered=classifier.words.known.names)
     classifier.set_labels(names, words)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from mldec.data.loader import Resize
 from mldec.engine import build
 from mldec.engine.checkpoint import Restored, choose_weights, find_checkpoint, load_checkpoint, restore
 from mldec.engine.device import autocast, choose_device, choose_precision
-from mldec.errors import DataError
+from mldec.errors import ConfigError, DataError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
 from mldec.models.heads import MLDecoder
@@ -74,8 +75,17 @@ class Predictor:
         self.labels = LabelSpace(names)
 
     def take_words_from(self, source: str) -> None:
-        """Look vectors of new labels up in `source`, in one of the forms of `head.words.source`."""
-        self.words_config = WordsConfig(source=source)
+        """Look vectors of new labels up in `source`, in one of the forms of `head.words.source`.
+
+        Templates and aliases stay those of the run. Raises ConfigError for no source.
+        """
+        stored = self.words_config
+        try:
+            self.words_config = (
+                WordsConfig(source=source) if stored is None else dataclasses.replace(stored, source=source, names=None)
+            )
+        except ValueError as error:
+            raise ConfigError(f"words={source}: {error}") from None
 
     def scores(self, pictures: Sequence[Picture]) -> np.ndarray:
         """(S,N) float32 scores in 0..1 in the order of `labels`.

@@ -104,7 +104,8 @@ class WordVectors:
         if other.width != self.width:
             raise DataError(
                 f"{other.source} has word vectors of width {other.width}, the network was trained with width "
-                f"{self.width} ({self.source}); name that source, or train with the other one"
+                f"{self.width} ({self.source}); name that source (words=SOURCE for predict, head.words.source=SOURCE elsewhere), "
+                "or train with the other one"
             )
         known = set(self.names)
         new = [name for name in other.names if name not in known]
@@ -139,6 +140,12 @@ def read_word_vectors(config: WordsConfig, labels: Sequence[str], ordered: Seque
             raise DataError(f"head.words.source={config.source}: no such file or folder; use one of\n{KINDS}")
         elif word_files.is_array(path) and config.names is None:
             ordered = labels if ordered is None else ordered
+            if unknown := [label for label in labels if label not in set(ordered)]:
+                raise DataError(
+                    f"{path} lists no names, so that its rows are the labels of the dataset and no others; it says "
+                    f"nothing of {', '.join(map(repr, unknown[:5]))}. Name a source that does: words=SOURCE for "
+                    "mldec predict, head.words.source=SOURCE elsewhere"
+                )
             return WordVectors(tuple(ordered), _rows(path, len(ordered)), config.source).select(labels)
         elif config.templates != ("{}",):
             raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 
 from mldec.commands.main import run
 from mldec.commands.predict import find_pictures
-from mldec.data.digits import COLOURS, DIGITS
+from mldec.data.digits import COLOURS, DIGITS, unseen_classes
 from mldec.engine.tracking import is_complete, read_records
 from mldec.errors import DataError
 
@@ -162,7 +163,12 @@ def test_a_broken_picture_is_named_at_the_end_and_the_others_go_on(trained, pict
     ("words", "message"),
     [
         (["labels=red seven,red seven"], "found more than once: red seven"),
+        (["labels=red seven,red seven"], 'type labels="red seven"'),
         (["labels=red seven,,blue one"], "found an empty one"),
+        (["labels=red seven,,blue one"], 'type labels="red seven,blue one"'),
+        (["labels=zebra", "words=rows.npy"], "rows.npy lists no names"),
+        (["labels=zebra", "words="], "words=: source: missing"),
+        (["labels=zebra", "head.words.alias=x"], "head.words.alias: no such setting; did you mean aliases?"),
         (["labels=@absent.txt"], "labels=@absent.txt: cannot be read"),
         (["labels=zebra", "words=other.txt"], "width 2, the network was trained with width 12"),
         (["labels=zebra crossing", "words=short.txt"], "'zebra crossing' (no 'crossing'): nearest known: crossings"),
@@ -176,12 +182,38 @@ def test_a_broken_picture_is_named_at_the_end_and_the_others_go_on(trained, pict
 )
 def test_bad_words_are_one_clear_error(trained, picture, tmp_path, capsys, words, message):
     (tmp_path / "other.txt").write_text("zebra 1 2\n")
+    np.save(tmp_path / "rows.npy", np.ones((1, 12), np.float32))
     (tmp_path / "short.txt").write_text(f"zebra {' 1' * 12}\ncrossings {' 2' * 12}\n".replace("  ", " "))
     capsys.readouterr()
     assert run(["predict", f"run={trained}", f"input={picture}", *words]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_new_labels_are_looked_up_as_their_aliases_say(trained, picture, tmp_path, capsys):
+    (tmp_path / "more.txt").write_text(f"crossing {' '.join('12' * 6)}\n")
+    (tmp_path / "aliases.txt").write_text("zebra crossing\tcrossing\n")
+    words = ["labels=zebra crossing", "words=more.txt", "head.words.aliases=aliases.txt", "top_k=1"]
+    assert run(["predict", f"run={trained}", f"input={picture}", *words]) == 0
+    assert "zebra crossing" in capsys.readouterr().out
+
+
+def test_settings_of_words_that_have_no_effect_are_said(trained, picture, capsys):
+    assert run(["predict", f"run={trained}", f"input={picture}", "words=more.txt"]) == 0
+    assert "warning: words=more.txt: without labels=… none are looked up" in capsys.readouterr().out
+
+
+def test_what_is_wrong_with_words_is_said_before_the_start_is_trained(zero_shot, tmp_path, capsys):
+    words = [*zero_shot, "protocol.zero_shot=zsl", f"head.words.source={tmp_path / 'words.txt'}"]
+    (tmp_path / "words.txt").write_text("")
+    assert run(["train", *words]) == 2
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_epochs_cannot_be_compared_by_labels_that_val_does_not_know(zero_shot, tmp_path, capsys):
+    assert run(["train", *zero_shot, "init_from=null", "protocol.zero_shot=zsl", "head.words.source=random:8"]) == 2
+    assert "protocol.zero_shot=seen or dataset.zero_shot=choose" in capsys.readouterr().err
 
 
 def test_a_checkpoint_without_words_asked_for_new_labels(small_digits, picture, tmp_path, capsys):
@@ -206,7 +238,7 @@ def test_what_predict_needs_and_finds(tmp_path, picture, capsys):
 
 def test_missing_words_stop_before_anything_is_written(zero_shot, tmp_path, capsys):
     (tmp_path / "words.txt").write_text("red 1 2\nseven 3 4\n")
-    words = [*zero_shot, "init_from=null", f"head.words.source={tmp_path / 'words.txt'}"]
+    words = [*zero_shot, f"head.words.source={tmp_path / 'words.txt'}"]
     assert run(["train", *words]) == 2
     assert "no word vector for 79 labels" in capsys.readouterr().err
     assert not (tmp_path / "outputs").exists()
@@ -253,6 +285,12 @@ def test_show_says_how_large_the_published_network_is(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "labels       925" in printed
     assert "weight_decay: 0.0001" in printed
+
+
+def test_the_labels_that_the_docs_ask_for_were_never_trained():
+    text = (Path(__file__).parents[2] / "docs" / "zero-shot.md").read_text(encoding="utf-8")
+    (asked,) = re.findall(r'input=photos labels="(\w+ \w+,\w+ \w+)"', text)
+    assert set(asked.split(",")) <= set(unseen_classes(8)[0])
 
 
 def test_the_page_of_the_tables_is_made_from_the_committed_records():
