@@ -104,8 +104,8 @@ class WordVectors:
         if other.width != self.width:
             raise DataError(
                 f"{other.source} has word vectors of width {other.width}, the network was trained with width "
-                f"{self.width} ({self.source}); name that source (words=SOURCE for predict, head.words.source=SOURCE elsewhere), "
-                "or train with the other one"
+                f"{self.width} ({self.source}); name that source (words=SOURCE for predict, head.words.source=SOURCE "
+                "elsewhere), or train with the other one"
             )
         known = set(self.names)
         new = [name for name in other.names if name not in known]
