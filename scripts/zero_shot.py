@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from mldec.commands import compose
 from mldec.commands.table import configs_of
 from mldec.engine.display import Display
@@ -128,7 +130,7 @@ def main() -> None:
         run_all(place)
         words = place.runs / job("words", (), SEEDS[0]).folder_name
         if words.exists():  # not where all records were there before
-            draw(words, ROOT / "docs" / "images" / "zero-shot.png")
+            draw(words, ROOT / "docs" / "images" / "zero-shot.jpg")
     page = report(find_records(arguments.records).by_key)
     PAGE.write_text(page, encoding="utf-8")
     print(page)
@@ -204,7 +206,7 @@ def draw(run: Path, path: Path, scenes: int = 6) -> None:
             score = predictor.scores([picture])[0, found[0]]
             images += [picture, pictures.overlay(picture, predictor.attention([picture])[0, found[0]])]
             captions += [[("", pictures.WHITE)], [(f"{name} {100 * score:.0f}%", pictures.WHITE)]]
-    pictures.save_picture(path, pictures.sheet(images, captions, columns=4))
+    Image.fromarray(pictures.sheet(images, captions, columns=4)).save(path, quality=90)
 
 
 # The page -------------------------------------------------------------------------------------------------------------
