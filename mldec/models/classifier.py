@@ -38,7 +38,8 @@ class Classifier(nn.Module):
     def set_labels(self, names: Sequence[str], words: WordVectors | None = None) -> None:
         """Ask for `names` from now on: any number of labels in any order, trained or not.
 
-        With one query a label (full decoding) the logits of a label do not depend on which others are asked for.
+        With word queries, one a label (full decoding), the logits of a label do not depend on which others are asked
+        for; with fixed or learnable queries, or groups, that holds for trained labels.
 
         Args:
             words: vectors of labels that the classifier does not know yet.

@@ -1,8 +1,9 @@
 """The labels that a decoder is asked for, as word vectors: which, in which groups, and how training varies them.
 
 Trained labels stay in the groups in which they were trained, whatever is asked for beside them; other labels come in
-groups of their own. So what a network says of a trained label never depends on the question, and with one label a group
-(full decoding) neither does what it says of any other.
+groups of their own. So what a network says of a trained label never depends on the question, and with word queries of
+one label each (full decoding) neither does what it says of any other. Where groups have queries of their own, other
+labels join them in turn, and what is said of those depends on their order.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ from mldec.errors import DataError
 
 #: The parts that a sentence-transformers model may be made of; a folder could name any other class to be imported.
 OWN_PARTS = "sentence_transformers."
+CLIP_HUB = "hf-hub:"  # how open_clip calls models on the Hugging Face Hub
+CLIP_BATCH = 256  # texts that a CLIP model gets at a time: memory does not grow with the number of labels
 
 
 def embed(kind: str, model: str, texts: Sequence[str], templates: Sequence[str]) -> np.ndarray:
@@ -29,7 +31,7 @@ def embed(kind: str, model: str, texts: Sequence[str], templates: Sequence[str])
 
     Args:
         kind: "folder", "package" or "hub" of a sentence-transformers model, or "open_clip".
-        model: what to load: a folder, a package's name, OWNER/NAME, or MODEL/WEIGHTS.
+        model: what to load: a folder, a package's name, OWNER/NAME, or MODEL/WEIGHTS or hf-hub:OWNER/NAME of CLIP.
 
     Raises:
         DataError: there is no such model, it is damaged or unsafe, or the package that runs it is not installed.
@@ -37,13 +39,14 @@ def embed(kind: str, model: str, texts: Sequence[str], templates: Sequence[str])
     folder = None if kind == "open_clip" else _folder(kind, model)
     key = _clip_key(model) if folder is None else digest(folder)
     cache = Path(cache_folder(), f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz")
-    filled = list(dict.fromkeys(template.format(text) for text in texts for template in templates))
+    forms = [[template.replace("{}", text) for template in templates] for text in texts]
+    filled = list(dict.fromkeys(form for several in forms for form in several))
     known = _read_cache(cache)
     if new := [text for text in filled if text not in known]:
         vectors = _encode_clip(model, new) if folder is None else _encode(folder, new)
         known |= dict(zip(new, vectors, strict=True))
         _write_cache(cache, known)
-    return np.stack([np.mean([known[template.format(text)] for template in templates], axis=0) for text in texts])
+    return np.stack([np.mean([known[form] for form in several], axis=0) for several in forms])
 
 
 def digest(folder: Path) -> str:
@@ -146,16 +149,25 @@ def _refuse_foreign_parts(folder: Path) -> None:
 
 def _clip_key(model: str) -> str:
     """What the cache knows a CLIP model by: published weights by their name, a file by its content."""
-    weights = Path(model.partition("/")[2])
-    return f"open_clip:{model}:{_file_digest(weights) if weights.is_file() else ''}"
+    weights = _clip_parts(model)[1]
+    content = _file_digest(Path(weights)) if weights and Path(weights).is_file() else ""
+    return f"open_clip:{model}:{content}"
+
+
+def _clip_parts(model: str) -> tuple[str, str | None]:
+    """What open_clip calls the model and its weights; a model on the Hugging Face Hub brings its own."""
+    if model.startswith(CLIP_HUB):
+        return model, None
+    name, _, weights = model.partition("/")
+    return name, weights
 
 
 def _encode_clip(model: str, texts: Sequence[str]) -> np.ndarray:
-    name, _, weights = model.partition("/")
-    if not weights:
+    name, weights = _clip_parts(model)
+    if weights == "" or name == CLIP_HUB:
         raise DataError(
             f"head.words.source=open_clip:{model}: the weights are missing, as in open_clip:ViT-B-32/laion2b_s34b_b79k "
-            "or open_clip:ViT-B-32/FILE"
+            "or open_clip:ViT-B-32/FILE; a model on the Hugging Face Hub is open_clip:hf-hub:OWNER/NAME"
         )
     try:
         import open_clip
@@ -165,12 +177,17 @@ def _encode_clip(model: str, texts: Sequence[str]) -> np.ndarray:
 
     try:
         tower, *_ = open_clip.create_model_and_transforms(name, pretrained=weights, device="cpu")
-        tokens = open_clip.get_tokenizer(name)(list(texts))
+        tokenize = open_clip.get_tokenizer(name)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"head.words.source=open_clip:{model}: cannot be loaded: {reason}") from error
+    tower.eval()
     with torch.inference_mode():
-        return tower.eval().encode_text(tokens, normalize=True).float().numpy()
+        parts = [
+            tower.encode_text(tokenize(list(texts[first : first + CLIP_BATCH])), normalize=True).float()
+            for first in range(0, len(texts), CLIP_BATCH)
+        ]
+    return torch.cat(parts).numpy()
 
 
 # The cache ------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +44,7 @@ def open_table(path: Path, names: str | None = None) -> Table:
 
     `names` is the file that names the rows of an array. Raises DataError for a file that is none of them.
     """
+    _refuse_packed(path)
     if is_array(path):
         if names is None:
             raise DataError(f"{path}: an array has no names; list them in a file: head.words.names=FILE")
@@ -62,6 +64,20 @@ def is_array(path: Path) -> bool:
     return path.suffix in ARRAYS
 
 
+def _refuse_packed(path: Path) -> None:
+    """Raise DataError for a file that must be unpacked or converted first; it says how."""
+    if path.suffix == ".gz":
+        raise DataError(f"{path}: packed; unpack it first (gunzip -k {path}) and name {path.with_suffix('')}")
+    if path.suffix in (".pickle", ".pkl"):
+        target = path.with_suffix(".npy")
+        raise DataError(
+            f"{path}: pickles are not read, since loading one runs whatever code is in it. If you trust where it came "
+            "from, convert it in Python and name the new file:\n"
+            "  import pickle, numpy\n"
+            f"  numpy.save({str(target)!r}, pickle.load(open({str(path)!r}, 'rb')))"
+        )
+
+
 def read_array(path: Path) -> np.ndarray:
     """A two-dimensional array of a .npy file or a tensor of a .pth one, without running code of it."""
     try:
@@ -69,7 +85,11 @@ def read_array(path: Path) -> np.ndarray:
             array = np.load(path, allow_pickle=False)
         else:
             tensor = torch.load(path, map_location="cpu", weights_only=True)
-            array = tensor.numpy() if isinstance(tensor, torch.Tensor) else tensor
+            if isinstance(tensor, torch.Tensor):
+                tensor = tensor.detach()
+                array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # numpy has no bfloat16
+            else:
+                array = tensor
     except Exception as error:  # damaged files fail with errors of a dozen types
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path}: cannot be read as an array: {reason}") from None
@@ -130,6 +150,11 @@ class NamedArray(ListedWords):
             array = array.T
         if len(array) != len(names):
             raise DataError(f"{path}: an array of shape {array.shape} for {len(names)} names")
+        if repeated := [name for name, count in Counter(names).items() if count > 1]:
+            raise DataError(
+                f"{path}: names must differ; head.words.names lists more than once: {', '.join(repeated[:5])}. "
+                "Give each row a name of its own"
+            )
         self._rows, self._names = array, names
 
     def vectors(self, wanted: Iterable[str]) -> dict[str, np.ndarray]:

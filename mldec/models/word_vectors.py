@@ -28,8 +28,10 @@ KINDS = """  words.txt, words.vec      GloVe, word2vec or fastText text
   FOLDER                    a sentence-transformers model
   package:NAME              one inside an installed Python package
   hub:OWNER/NAME            one on the Hugging Face Hub
-  open_clip:MODEL/WEIGHTS   the text tower of a CLIP model
+  open_clip:MODEL/WEIGHTS   the text tower of a CLIP model, also open_clip:hf-hub:OWNER/NAME
   random:WIDTH              a random vector for each word, for comparison"""
+
+TEXT_MODELS = ("package", "hub", "open_clip")  # what may stand before the colon of a source, beside "random"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,24 @@ class WordsConfig:
             raise ValueError(f"source: missing; word vectors come from one of\n{KINDS}")
         if not self.templates or any(template.count("{}") != 1 for template in self.templates):
             raise ValueError(f"templates={list(self.templates)}: each needs {{}} once, where the label goes")
+
+    def unused(self) -> list[str]:
+        """Settings that were given a value which has no effect on this source, a sentence each."""
+        kind = self.source.partition(":")[0]
+        is_array = kind not in TEXT_MODELS and word_files.is_array(Path(self.source))
+        is_random = kind == "random"
+        found = []
+        if self.names is not None and not is_array:
+            found.append(f"names={self.names}: only used with an array (.npy, .pth), not with {self.source}")
+        if self.seed and not is_random:
+            found.append("seed: only used with head.words.source=random:WIDTH")
+        if is_random or (is_array and self.names is None):
+            why = "random vectors depend on labels alone" if is_random else "an array without names has no words"
+            if self.aliases is not None:
+                found.append(f"aliases={self.aliases}: without effect, {why}")
+            if self.templates != ("{}",):
+                found.append(f"templates={list(self.templates)}: without effect, {why}")
+        return [f"head.words.{sentence}" for sentence in found]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +150,7 @@ def read_word_vectors(config: WordsConfig, labels: Sequence[str], ordered: Seque
     kind, _, rest = config.source.partition(":")
     if kind == "random":
         vectors = _random(labels, _width(config, rest), config.seed)
-    elif kind in ("package", "hub", "open_clip"):
+    elif kind in TEXT_MODELS:
         vectors = text_models.embed(kind, rest, words, config.templates)
     else:
         path = Path(config.source).expanduser()
@@ -241,7 +261,7 @@ def _without_vectors(labels: Sequence[str], words: Sequence[str], known: Iterabl
     for label, word in shown:
         close = difflib.get_close_matches(word.lower(), candidates, n=3, cutoff=0.6)
         what = f"{label!r}" if label == word else f"{label!r} (no {word!r})"
-        lines.append(f"  {what}: {'nearest known: ' + ', '.join(close) if close else 'nothing like it is known'}")
+        lines.append(f"  {what}: {'nearest known: ' + ', '.join(close) if close else 'no near word found'}")
     more = [f"  and {len(labels) - len(shown)} more"] if len(labels) > len(shown) else []
     return "\n".join(
         [

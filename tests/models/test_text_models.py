@@ -90,6 +90,11 @@ def test_templates_are_averaged(model, encoded):
     assert encoded == ["a photo of a bee", "bee", "a photo of a cat", "cat"]
 
 
+def test_braces_beside_the_place_of_the_label_stay_as_they_are(model, encoded):
+    read_word_vectors(WordsConfig(source=str(model), templates=("a {} {x} {0",)), ["{bee}"])
+    assert encoded == ["a {bee} {x} {0"]
+
+
 def test_a_text_is_encoded_once_for_a_model(model, encoded, own_cache):
     config = WordsConfig(source=str(model))
     first = read_word_vectors(config, ["bee", "cat"])
@@ -258,28 +263,46 @@ class Tower:
         return tokens
 
 
-def test_a_clip_model_embeds_texts_once_for_each_content_of_its_weights(tmp_path, monkeypatch, own_cache):
-    texts = []
+@pytest.fixture
+def clip(monkeypatch):
+    """A stand-in for open_clip: which models were made, for which a tokenizer, and the batches of texts."""
+    made, tokenizers, batches = [], [], []
 
     def tokenizer(batch):
-        texts.extend(batch)
+        batches.append(batch)
         return torch.tensor([[len(text), 1] for text in batch], dtype=torch.float32)
 
-    made = []
     fake = types.SimpleNamespace(
         create_model_and_transforms=lambda name, pretrained, device: (made.append((name, pretrained)) or Tower(), None),
-        get_tokenizer=lambda name: tokenizer,
+        get_tokenizer=lambda name: tokenizers.append(name) or tokenizer,
     )
     monkeypatch.setitem(sys.modules, "open_clip", fake)
+    return made, tokenizers, batches
+
+
+def test_a_clip_model_embeds_texts_once_for_each_content_of_its_weights(tmp_path, clip):
+    made, _, batches = clip
     (tmp_path / "weights.pt").write_bytes(b"one")
     config = WordsConfig(source=f"open_clip:ViT-B-32/{tmp_path / 'weights.pt'}", templates=("a {}", "{}"))
     assert read_word_vectors(config, ["cat"]).vectors.tolist() == [[4, 1]]
     assert made == [("ViT-B-32", str(tmp_path / "weights.pt"))]
     read_word_vectors(config, ["cat"])
-    assert texts == ["a cat", "cat"]
+    assert batches == [["a cat", "cat"]]
     (tmp_path / "weights.pt").write_bytes(b"two")
     read_word_vectors(config, ["cat"])
-    assert texts == ["a cat", "cat"] * 2
+    assert batches == [["a cat", "cat"]] * 2
+
+
+def test_a_clip_model_on_the_hub_brings_its_weights(clip):
+    read_word_vectors(WordsConfig(source="open_clip:hf-hub:owner/model"), ["cat"])
+    assert clip[:2] == ([("hf-hub:owner/model", None)], ["hf-hub:owner/model"])
+
+
+def test_a_clip_model_gets_many_texts_in_parts(clip):
+    names = [f"label {number}" for number in range(600)]
+    found = read_word_vectors(WordsConfig(source="open_clip:ViT-B-32/some"), names)
+    assert [len(batch) for batch in clip[2]] == [256, 256, 88]
+    assert found.vectors[:, 0].tolist() == [len(name) for name in names]
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):

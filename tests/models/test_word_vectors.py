@@ -2,12 +2,14 @@
 
 import base64
 import json
+import pickle
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mldec.errors import DataError
 from mldec.models import word_files
@@ -105,7 +107,7 @@ def test_a_label_without_a_vector_is_an_error_with_the_nearest_words(tmp_path, n
     message = str(caught.value)
     assert "no word vector for 2 labels" in message
     assert "'red sevn' (no 'sevn'): nearest known: seven" in message
-    assert "'xylophone': nothing like it is known" in message
+    assert "'xylophone': no near word found" in message
     assert "head.words.aliases=FILE" in message
 
 
@@ -222,6 +224,9 @@ def test_arrays_that_do_not_fit(tmp_path):
         read_word_vectors(WordsConfig(source=str(source), names=str(names)), ["a"])
     with pytest.raises(DataError, match=r"shape \(4, 3\) for 2 labels; .*head.words.names=FILE"):
         read_word_vectors(WordsConfig(source=str(source)), ["a", "b"])
+    names.write_text('["a", "b", "c", "a"]')
+    with pytest.raises(DataError, match=r"names must differ; head.words.names lists more than once: a"):
+        read_word_vectors(WordsConfig(source=str(source), names=str(names)), ["a"])
     names.write_text('{"a": 1')
     with pytest.raises(DataError, match=r"head.words.names=.*cannot be read"):
         read_word_vectors(WordsConfig(source=str(source), names=str(names)), ["a"])
@@ -234,6 +239,33 @@ def test_arrays_that_do_not_fit(tmp_path):
     FILES["glove.txt"](tmp_path / "glove.txt")
     with pytest.raises(DataError, match=r"head.words.names=.*without effect for glove.txt"):
         read_word_vectors(WordsConfig(source=str(tmp_path / "glove.txt"), names=str(names)), ["red"])
+
+
+def test_tensors_that_numpy_does_not_know(tmp_path):
+    values = torch.tensor([[1.0, 0.5], [-2.0, 4.0]])
+    for tensor in (values.bfloat16(), values.half(), values.double(), nn.Parameter(values), values.int()):
+        torch.save(tensor, tmp_path / "w.pth")
+        found = read_word_vectors(WordsConfig(source=str(tmp_path / "w.pth")), ["a", "b"])
+        assert found.vectors.tolist() == tensor.float().tolist()
+
+
+@pytest.mark.parametrize("name", ["w.pickle", "w.pkl"])
+def test_a_pickle_is_refused_with_the_lines_that_convert_it(tmp_path, name, capsys):
+    (tmp_path / name).write_bytes(pickle.dumps(Runs()))
+    with pytest.raises(DataError, match="pickles are not read, since loading one runs") as caught:
+        read_word_vectors(WordsConfig(source=str(tmp_path / name)), ["a", "b"])
+    assert "must not run" not in capsys.readouterr().out
+    (tmp_path / name).write_bytes(pickle.dumps(np.ones((2, 3), np.float32)))
+    exec("\n".join(line.strip() for line in str(caught.value).splitlines()[1:]))  # what it says to type
+    found = read_word_vectors(WordsConfig(source=str(tmp_path / "w.npy")), ["a", "b"])
+    assert found.vectors.tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("name", ["w.txt.gz", "w.npy.gz"])
+def test_a_packed_file_must_be_unpacked_first(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x1f\x8b")
+    with pytest.raises(DataError, match=f"{name}: packed; unpack it first .*and name .*{name[:-3]}"):
+        read_word_vectors(WordsConfig(source=str(tmp_path / name)), ["a"])
 
 
 class Runs:
@@ -278,6 +310,24 @@ def test_templates_are_for_text_models_alone(tmp_path):
     config = WordsConfig(source=str(tmp_path / "glove.txt"), templates=("a photo of a {}",))
     with pytest.raises(DataError, match=r"only a text model reads sentences; glove.txt has single words"):
         read_word_vectors(config, ["red"])
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "unused"),
+    [
+        ("random:3", {"seed": 3}, []),
+        ("words.txt", {"seed": 3}, ["seed"]),
+        ("words.npy", {"names": "n", "aliases": "a"}, []),
+        ("words.npy", {"aliases": "a", "templates": ("a {}",)}, ["aliases", "templates"]),
+        ("random:3", {"names": "n", "aliases": "a", "templates": ("a {}",)}, ["names", "aliases", "templates"]),
+        ("package:x", {"names": "n", "aliases": "a", "templates": ("a {}",)}, ["names"]),
+        ("open_clip:ViT-B-32/w.pt", {"aliases": "a", "templates": ("a {}",)}, []),
+        ("words.txt", {"aliases": "a"}, []),
+    ],
+)
+def test_settings_without_effect_are_named(source, settings, unused):
+    found = WordsConfig(source=source, **settings).unused()
+    assert [sentence.removeprefix("head.words.").split("=")[0].split(":")[0] for sentence in found] == unused
 
 
 # Random vectors, and the vectors themselves ---------------------------------------------------------------------------
