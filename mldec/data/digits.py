@@ -80,6 +80,13 @@ class DigitsConfig(ScenesConfig):
 
     zero_shot: Literal["none", "report", "choose"] = "none"
 
+    def __post_init__(self) -> None:
+        if self.zero_shot != "none" and self.colours < 2:
+            raise ValueError(
+                f"zero_shot={self.zero_shot}: with colours={self.colours} some digits would never be seen; "
+                "use colours=2 or more, or zero_shot=none"
+            )
+
 
 @DATASETS.register("digits", DigitsConfig)
 def build_digits(config: DigitsConfig, *, split: str) -> ImageIndex:

@@ -151,7 +151,15 @@ def test_every_colour_and_every_digit_is_seen_whatever_is_kept_from_training(col
     every = {f"{colour} {digit}" for colour in list(COLOURS)[:colours] for digit in digits.DIGITS}
     seen = [name.split() for name in every - set(reported) - set(chosen_on)]
     assert {colour for colour, _ in seen} == set(list(COLOURS)[:colours])
-    assert {digit for _, digit in seen} == set(digits.DIGITS) or colours == 2
+    assert {digit for _, digit in seen} == set(digits.DIGITS)
+
+
+@pytest.mark.parametrize("zero_shot", ["report", "choose"])
+def test_with_one_colour_some_digits_would_never_be_seen(zero_shot: str) -> None:
+    with pytest.raises(ValueError, match=f"zero_shot={zero_shot}: with colours=1 .* use colours=2 or more"):
+        DigitsConfig(name="digits", colours=1, zero_shot=zero_shot)
+    assert DigitsConfig(name="digits", colours=2, zero_shot=zero_shot)
+    assert DigitsConfig(name="digits", colours=1)
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
