@@ -25,6 +25,7 @@ from mldec.registry import REGISTRIES
 
 GROUPS = (*REGISTRIES, "runtime", "protocol")
 CHOICES = (*GROUPS, "experiment", "debug")
+WORDS_SOURCE = "head.words.source"
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,10 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str
 
 
 def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
-    """A stored experiment with overrides applied: `group=choice` replaces a group whole, `key=value` sets one value."""
+    """A stored experiment with overrides applied: `group=choice` replaces a group whole, `key=value` sets one value.
+
+    Another source of words leaves the stored names of its rows behind, unless names are typed too.
+    """
     from omegaconf import OmegaConf
 
     mapping = OmegaConf.create(stored)
@@ -153,6 +157,9 @@ def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | N
         composed = compose([*group_choices, *needed], config_dir)
         for word in group_choices:
             mapping[_key(word)] = composed[_key(word)]
+    words = OmegaConf.select(mapping, "head.words")
+    if any(_key(word) == WORDS_SOURCE and _parsed(word).value() != words.get("source") for word in overrides if words):
+        words.names = None  # those of another file
     for override in overrides:
         if override in group_choices:
             continue

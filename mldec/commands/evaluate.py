@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mldec.commands import compose
 from mldec.config import build_config, to_mapping
@@ -23,6 +24,7 @@ HELP = """usage: mldec evaluate run=RUN [split=test] [weights=reported|ema|live]
                                (val is what the run itself held out of training)
   protocol=paper|standard      and protocol.average_precision=exact|voc07|partial|paper, protocol.threshold=0.5,
                                protocol.top_k=[3,5]: how it is measured
+  head.words.source=SOURCE     where vectors of labels come from that the run does not know; default: where its own did
   output=DIR                   where metrics.json and per_class_ap.csv go; default RUN/evaluation/<dataset>_<split>"""
 
 
@@ -56,18 +58,20 @@ def main(argv: Sequence[str]) -> int:
     config = dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, holdout=holdout))
     device = choose_device(config.runtime.device)
     prepare_runtime(config.runtime, device)
+    display = Display()
     index = build.known_to_head(config, build.build_split(config, split), split)
     labels = index.labels
     if restored.classifier.words is not None:
         trained = set(restored.labels.trained().names)
         labels = LabelSpace(labels.names, seen=[name in trained for name in labels.names])
+        for sentence in _unused_words(config.head.words, restored.classifier, labels, arguments.overrides):
+            display.say(f"warning: {sentence}")
         build.ask_for(restored.classifier, labels.names, config.head.words)
     elif labels.names != restored.labels.names:
         raise DataError(
             f"{config.dataset.name} has other labels ({len(labels)}) than the checkpoint "
             f"({len(restored.labels)}): their scores cannot be compared with its targets"
         )
-    display = Display()
     single_label = build.is_single_label(config)
     loader = build.build_eval_loader(config, index, device)
     with display.bar(f"{config.dataset.name} {split}", len(loader)) as bar:
@@ -109,6 +113,14 @@ def main(argv: Sequence[str]) -> int:
     display.say(describe(result.metrics, single_label))
     display.say(f"written to {folder}")
     return 0
+
+
+def _unused_words(words: Any, classifier: Any, labels: LabelSpace, overrides: Sequence[str]) -> list[str]:
+    """What was typed of words and has no effect on these labels, a sentence each."""
+    typed = [word for word in overrides if word.startswith("head.words.")]
+    if typed and not set(labels.names) - set(classifier.words.known.names):
+        return [f"{word}: the run has vectors of all these labels, none are looked up" for word in typed]
+    return words.unused() if typed else []
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:

@@ -61,10 +61,11 @@ def main(argv: Sequence[str]) -> int:
 
     predictor = load(own["run"], weights, own.get("device", "auto"))  # type: ignore[arg-type]
     display = Display()
-    for sentence in _choose_words(predictor, own, arguments.overrides):
+    names = read_labels(own["labels"]) if "labels" in own else None
+    for sentence in _choose_words(predictor, names, own, arguments.overrides):
         display.say(f"warning: {sentence}")
-    if "labels" in own:
-        predictor.set_labels(read_labels(own["labels"]))
+    if names is not None:
+        predictor.set_labels(names)
     display.say(f"{predictor.path}: {len(paths):,} pictures, {len(predictor.labels)} labels")
     found, broken = _predict(predictor, paths, threshold, top_k, display)
     for path, labels in found.items():
@@ -77,7 +78,9 @@ def main(argv: Sequence[str]) -> int:
     return 1 if broken else 0
 
 
-def _choose_words(predictor: Any, own: dict[str, str], overrides: Sequence[str]) -> list[str]:
+def _choose_words(
+    predictor: Any, names: Sequence[str] | None, own: dict[str, str], overrides: Sequence[str]
+) -> list[str]:
     """Let new labels be looked up where `words=` and `head.words.…=` say; what has no effect, a sentence each.
 
     Raises ConfigError for settings that are none.
@@ -86,7 +89,7 @@ def _choose_words(predictor: Any, own: dict[str, str], overrides: Sequence[str])
     typed += overrides
     if typed and predictor.words_config is None:
         return [f"{word}: this network does not know labels as words" for word in typed]
-    if typed and "labels" not in own:
+    if typed and names is None:
         return [f"{word}: without labels=… none are looked up" for word in typed]
     if "words" in own:
         predictor.take_words_from(own["words"])
@@ -94,7 +97,9 @@ def _choose_words(predictor: Any, own: dict[str, str], overrides: Sequence[str])
         stored = to_mapping(predictor.config)
         stored["head"]["words"] = to_mapping(predictor.words_config)
         predictor.words_config = build_config(compose.change(stored, overrides)).head.words
-    return []
+    if typed and predictor.model.words is not None and not set(names or ()) - set(predictor.model.words.known.names):
+        return [f"{word}: the run has vectors of all these labels, none are looked up" for word in typed]
+    return predictor.words_config.unused() if typed else []
 
 
 def find_pictures(source: str) -> list[str]:
@@ -129,8 +134,9 @@ def read_labels(text: str) -> list[str]:
     try:
         return list(LabelSpace(names).names)
     except DataError as error:
-        wanted = ",".join(dict.fromkeys(name for name in names if name))
-        raise DataError(f'labels={text}: {error}; type labels="{wanted}"') from None
+        wanted = ",".join(dict.fromkeys(name for name in names if name)) or "red seven,blue one"
+        advice = "list each label once, one a line" if text.startswith("@") else f'type labels="{wanted}"'
+        raise DataError(f"labels={text}: {error}; {advice}") from None
 
 
 def _predict(

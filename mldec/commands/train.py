@@ -88,6 +88,8 @@ def _check_words(config: Config) -> None:
     build.check_config(config)
     if build.uses_words(config):
         build.build_words(config, build.build_split(config, "test", quiet=True).labels)
+        if config.protocol.zero_shot != "seen":
+            build.check_choice(config, build.build_split(config, "val", quiet=True))
 
 
 def needed_experiment(name: str, arguments: compose.Arguments) -> dict[str, Any]:

@@ -93,8 +93,8 @@ def find_unused(config: Config) -> list[str]:
         found.append(f"protocol.holdout={config.protocol.holdout}: {config.dataset.name} has a val split of its own")
     if not uses_words(config) and _given(config.head, "normalize"):
         found.append(f"head.normalize={config.head.normalize}: there are no word vectors")
-    if uses_words(config) and config.head.words.seed and not config.head.words.source.startswith("random:"):
-        found.append("head.words.seed: only used with head.words.source=random:WIDTH")
+    if uses_words(config):
+        found += config.head.words.unused()
     if config.init_from is None and config.init_part != "all":
         found.append(f"init_part={config.init_part}: there is no init_from to take it from")
     cycled = config.schedule.cycle_momentum
@@ -186,13 +186,14 @@ def build_splits(config: Config) -> Splits:
             )
     if splits.labels.has_unseen and not uses_words(config):
         logger.info("the head has no word vectors: only the labels that are seen are trained and evaluated")
-    if config.protocol.zero_shot != "seen" and splits.labels.has_unseen and uses_words(config):
-        _check_unseen_on_val(config, splits.val)
+    check_choice(config, splits.val)
     return Splits(*(known_to_head(config, index, split) for split, index in zip(Splits._fields, splits, strict=True)))
 
 
-def _check_unseen_on_val(config: Config, val: ImageIndex) -> None:
+def check_choice(config: Config, val: ImageIndex) -> None:
     """Raise ConfigError if epochs are compared by unseen labels of which val has no picture."""
+    if config.protocol.zero_shot == "seen" or not val.labels.has_unseen or not uses_words(config):
+        return
     seen = val.labels.seen or ()
     present = val.positives_per_class()
     if not any(count for count, is_seen in zip(present, seen, strict=True) if not is_seen):

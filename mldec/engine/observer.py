@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,7 +105,7 @@ class Observer:
         """An evaluated epoch: a record, and a row of the table. `metrics` holds those of `live` and, if any, `ema`."""
         record = {"epoch": epoch, "loss": loss, **metrics, "reported": reported, "best": best, "seconds": seconds}
         self.tracker.record("eval", step, record)
-        values = {name: f"{metrics[name][self.headline]:.2f}" for name in metrics}
+        values = {name: f"{metrics[name].get(self.headline, math.nan):.2f}" for name in metrics}
         self.display.epoch_row(
             {
                 "epoch": str(epoch),

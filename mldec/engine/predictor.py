@@ -77,13 +77,15 @@ class Predictor:
     def take_words_from(self, source: str) -> None:
         """Look vectors of new labels up in `source`, in one of the forms of `head.words.source`.
 
-        Templates and aliases stay those of the run. Raises ConfigError for no source.
+        Templates and aliases stay those of the run; names of an array only if the source does. Raises ConfigError for
+        no source.
         """
         stored = self.words_config
         try:
-            self.words_config = (
-                WordsConfig(source=source) if stored is None else dataclasses.replace(stored, source=source, names=None)
-            )
+            if stored is None:
+                self.words_config = WordsConfig(source=source)
+            elif source != stored.source:  # which has names of its own
+                self.words_config = dataclasses.replace(stored, source=source, names=None)
         except ValueError as error:
             raise ConfigError(f"words={source}: {error}") from None
 

@@ -219,7 +219,7 @@ class Trainer:
             began = time.perf_counter()
             metrics = {name: result.metrics for name, result in self._evaluate().items()}
             reported = self._reported(metrics)
-            value = metrics[reported][self.headline]
+            value = metrics[reported].get(self.headline, math.nan)  # a few pictures may say nothing of it
             if progress.best_epoch == 0 or value > progress.best or math.isnan(progress.best):
                 progress.best, progress.best_epoch = value, epoch
                 self.save("best", reported=reported, metrics=metrics)
@@ -408,4 +408,4 @@ class Trainer:
             return "live"
         if self.config.protocol.report == "ema":
             return "ema"
-        return max(("live", "ema"), key=lambda name: metrics[name][self.headline])
+        return max(("live", "ema"), key=lambda name: metrics[name].get(self.headline, math.nan))

@@ -101,6 +101,28 @@ def test_the_published_coco_recipe_is_what_the_experiment_says():
     assert (config.dataset.year, config.dataset.image_size) == (2014, 448)
 
 
+def test_the_zero_shot_recipe_of_the_released_script_is_another_than_that_of_the_paper():
+    found = []
+    for name in ("nuswide_zsl", "nuswide_zsl_code"):
+        config = build_config(typed(f"experiment={name}", "dataset.root=x"))
+        found.append((config.loss.name, config.optimizer.weight_decay))
+        assert config.loss.reduction == "sum"
+        assert (config.schedule.epochs, config.schedule.batch_size, config.schedule.max_lr) == (40, 56, 1e-4)
+    assert found == [("bce", 1e-4), ("asl", 1e-2)]
+
+
+def test_another_source_of_words_leaves_the_names_of_the_stored_one_behind():
+    words = {"source": "a.npy", "names": "a.txt", "aliases": "b.tsv", "templates": ["{}"], "seed": 0}
+
+    def changed(*overrides: str) -> dict:
+        return compose.change({"head": {"words": words}}, overrides)["head"]["words"]
+
+    assert changed("head.words.source=b.txt") == {**words, "source": "b.txt", "names": None}
+    assert changed("head.words.source=a.npy") == words
+    typed_too = changed("head.words.names=b.txt", "head.words.source=b.npy")
+    assert (typed_too["source"], typed_too["names"]) == ("b.npy", "b.txt")
+
+
 def test_any_key_of_a_component_can_be_set_though_no_file_mentions_it():
     assert build_config(typed("experiment=digits", "head.num_groups=20", "loss.gamma_neg=2")).head.num_groups == 20
 

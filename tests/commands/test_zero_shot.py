@@ -164,6 +164,8 @@ def test_a_broken_picture_is_named_at_the_end_and_the_others_go_on(trained, pict
     [
         (["labels=red seven,red seven"], "found more than once: red seven"),
         (["labels=red seven,red seven"], 'type labels="red seven"'),
+        (["labels="], 'found an empty one; type labels="red seven,blue one"'),
+        (["labels=@twice.txt"], "found more than once: zebra; list each label once, one a line"),
         (["labels=red seven,,blue one"], "found an empty one"),
         (["labels=red seven,,blue one"], 'type labels="red seven,blue one"'),
         (["labels=zebra", "words=rows.npy"], "rows.npy lists no names"),
@@ -182,6 +184,7 @@ def test_a_broken_picture_is_named_at_the_end_and_the_others_go_on(trained, pict
 )
 def test_bad_words_are_one_clear_error(trained, picture, tmp_path, capsys, words, message):
     (tmp_path / "other.txt").write_text("zebra 1 2\n")
+    (tmp_path / "twice.txt").write_text("zebra\nzebra\n")
     np.save(tmp_path / "rows.npy", np.ones((1, 12), np.float32))
     (tmp_path / "short.txt").write_text(f"zebra {' 1' * 12}\ncrossings {' 2' * 12}\n".replace("  ", " "))
     capsys.readouterr()
@@ -199,27 +202,46 @@ def test_new_labels_are_looked_up_as_their_aliases_say(trained, picture, tmp_pat
     assert "zebra crossing" in capsys.readouterr().out
 
 
-def test_settings_of_words_that_have_no_effect_are_said(trained, picture, capsys):
-    assert run(["predict", f"run={trained}", f"input={picture}", "words=more.txt"]) == 0
-    assert "warning: words=more.txt: without labels=… none are looked up" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["words=more.txt"], "words=more.txt: without labels=… none are looked up"),
+        (["labels=red seven,red five", "words=more.txt"], "words=more.txt: the run has vectors of all these labels"),
+        (
+            ["labels=zebra", "words=random:12", 'head.words.templates=["a {}"]'],
+            "head.words.templates=['a {}']: without",
+        ),
+    ],
+)
+def test_settings_of_words_that_have_no_effect_are_said(trained, picture, capsys, words, message):
+    assert run(["predict", f"run={trained}", f"input={picture}", *words]) == 0
+    assert f"warning: {message}" in capsys.readouterr().out
+
+
+def test_settings_of_words_that_have_no_effect_on_an_evaluation_are_said(trained, capsys):
+    assert run(["evaluate", f"run={trained}", "head.words.source=more.txt"]) == 0
+    assert "warning: head.words.source=more.txt: the run has vectors of all these labels" in capsys.readouterr().out
 
 
 def test_what_is_wrong_with_words_is_said_before_the_start_is_trained(zero_shot, tmp_path, capsys):
-    words = [*zero_shot, "protocol.zero_shot=zsl", f"head.words.source={tmp_path / 'words.txt'}"]
+    words = [*zero_shot, f"head.words.source={tmp_path / 'words.txt'}"]
     (tmp_path / "words.txt").write_text("")
     assert run(["train", *words]) == 2
     assert not (tmp_path / "outputs").exists()
 
 
 def test_epochs_cannot_be_compared_by_labels_that_val_does_not_know(zero_shot, tmp_path, capsys):
-    assert run(["train", *zero_shot, "init_from=null", "protocol.zero_shot=zsl", "head.words.source=random:8"]) == 2
+    assert run(["train", *zero_shot, "protocol.zero_shot=zsl"]) == 2
+    assert "protocol.zero_shot=seen or dataset.zero_shot=choose" in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()  # nor was the start trained
+    assert run(["train", *zero_shot, "init_from=null", "init_part=all", "protocol.zero_shot=zsl"]) == 2
     assert "protocol.zero_shot=seen or dataset.zero_shot=choose" in capsys.readouterr().err
 
 
 def test_a_checkpoint_without_words_asked_for_new_labels(small_digits, picture, tmp_path, capsys):
     assert run(["train", *small_digits, "schedule.epochs=1", f"run_dir={tmp_path / 'plain'}"]) == 0
-    assert run(["predict", f"run={tmp_path / 'plain'}", f"input={picture}", "top_k=1"]) == 0
-    capsys.readouterr()
+    assert run(["predict", f"run={tmp_path / 'plain'}", f"input={picture}", "top_k=1", "words=x.txt"]) == 0
+    assert "warning: words=x.txt: this network does not know labels as words" in capsys.readouterr().out
     assert run(["predict", f"run={tmp_path / 'plain'}", f"input={picture}", "labels=zebra"]) == 2
     assert "trained without word vectors. Train one with head=zero_shot head.words.source=" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +247,35 @@ def test_words_of_another_width_are_refused(run, tmp_path):
         predictor.set_labels(["zebra"])
 
 
+def test_another_source_of_words_keeps_templates_and_aliases_and_drops_the_names_of_rows(run):
+    predictor = load(run[0])
+    stored = WordsConfig(source="a.npy", names="a.txt", templates=("a {}",), aliases="b.tsv")
+    predictor.words_config = stored
+    predictor.take_words_from("a.npy")
+    assert predictor.words_config == stored
+    predictor.take_words_from("b.txt")
+    assert predictor.words_config == dataclasses.replace(stored, source="b.txt", names=None)
+    with pytest.raises(ConfigError, match="words=: source: missing"):
+        predictor.take_words_from("")
+
+
+@pytest.mark.parametrize("report", ["live", "better"])
+def test_pictures_that_say_nothing_of_the_headline_are_no_error(zero_shot, tmp_path, report):
+    """A limit on evaluation may leave out every picture with an unseen label."""
+    words = [word for word in zero_shot if not word.startswith("dataset.zero_shot")]
+    words += ["dataset.zero_shot=choose", "protocol.zero_shot=zsl", "schedule.epochs=1"]
+    trainer = make_trainer(make([*words, f"protocol.report={report}"]))
+    unseen = ~np.array(trainer.splits.labels.seen)
+    nothing = np.flatnonzero(~(trainer.splits.val.targets(range(24))[:, unseen] == 1).any(axis=1))
+    trainer.splits = trainer.splits._replace(val=trainer.splits.val.subset(nothing))
+    trainer.val_batches = build.build_eval_loader(trainer.config, trainer.splits.val, torch.device("cpu"))
+    trainer.fit(tmp_path / "run")
+    records = read_records(tmp_path / "run" / "metrics.jsonl")
+    val = next(record for record in records if record["kind"] == "eval")
+    assert "zsl_mAP" not in val["live"]
+    assert records[-1]["epoch"] == 1
+
+
 def test_a_checkpoint_whose_words_are_not_vectors_is_refused(run, tmp_path):
     folder, _ = run
     content = copy.deepcopy(load_checkpoint(folder / "checkpoints" / "best.pt"))
@@ -271,6 +301,8 @@ def test_what_has_no_effect_or_no_meaning_is_said(zero_shot, small_digits):
     assert any(line.startswith("head.normalize=unit") for line in plain)
     seeded = build.find_unused(make([*zero_shot, "head.words.source=x.txt", "head.words.seed=3"]))
     assert any(line.startswith("head.words.seed") for line in seeded)
+    aliased = build.find_unused(make([*zero_shot, "head.words.aliases=x.tsv"]))
+    assert any(line.startswith("head.words.aliases=x.tsv: without effect") for line in aliased)
     assert not any("words.seed" in line for line in build.find_unused(make([*zero_shot, "head.words.seed=3"])))
     words = [*zero_shot, "loss=ce", "dataset.max_digits=1", "head.random_queries=3"]
     with pytest.raises(ConfigError, match=r"head.random_queries=3: their answer is one more present label"):
