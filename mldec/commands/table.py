@@ -30,6 +30,7 @@ values side by side. What was cut off goes on when the command is typed again; w
   TABLE                 1 to 14, figure5, figure6, all; list shows what is in each
   scale=desk            the form that runs on built-in digit scenes, in minutes to two hours on a laptop
   seeds=0,1,2           the seeds; default 0,1,2
+  choose_seed=0         the seed with which settings are chosen, where a row does; default the first one
   rows=gap,ml_decoder   some rows alone; default all that are reproduced
   jobs=2                processes at a time; default one a GPU, or one a core
   gpus=0,1              which GPUs; default all
@@ -40,8 +41,10 @@ values side by side. What was cut off goes on when the command is typed again; w
   page=FILE             write one page of all tables asked for
   dataset.root=DIR …    any setting, for every run"""
 
-OWN = ("scale", "seeds", "rows", "jobs", "gpus", "launcher", "run", "output", "records", "page", "table")
+OWN = ("scale", "seeds", "choose_seed", "rows", "jobs", "gpus", "launcher", "run", "output", "records", "page", "table")
 SCALES = ("paper", "desk")
+ALL = "all"  # in place of a row: a benchmark measures all rows at once
+SHORTENS = ("runtime.limit_", "runtime.overfit")  # settings of the runtime after which a result is another one
 LAUNCHERS = ("local", "print", "slurm")
 
 INTRODUCTIONS = {
@@ -61,12 +64,14 @@ class Request:
     tables: tuple[Table, ...]
     scale: Scale
     seeds: tuple[int, ...]
+    choose_seed: int
     rows: tuple[str, ...]
     launcher: str
     run: bool
     output: Path
     page: Path | None
     place: Place
+    typed_runtime: tuple[str, ...]
     overrides: tuple[str, ...]
     config_dir: str | None
 
@@ -118,20 +123,26 @@ def make_request(name: str, arguments: compose.Arguments) -> Request:
         records=Path(own.get("records", output / "records")).expanduser().absolute(),
         runs=output / "runs",
         slots=slots,
-        runtime=(*runtime, *(word for word in arguments.overrides if word.startswith("runtime"))),
+        runtime=(*runtime, *(word for word in arguments.overrides if _only_executes(word))),
     )
+    _refuse_own_words(arguments)
+    seeds = tuple(_whole(word, "seeds", least=0) for word in _words(own.get("seeds", "0,1,2")))
+    if not seeds:
+        raise ConfigError(f"seeds={own['seeds']}: none; type seeds=0,1,2")
     return Request(
         name=name,
         tables=tables,
         scale=scale,
-        seeds=tuple(_whole(word, "seeds", least=0) for word in _words(own.get("seeds", "0,1,2"))),
+        seeds=seeds,
+        choose_seed=_whole(own["choose_seed"], "choose_seed", least=0) if "choose_seed" in own else seeds[0],
         rows=rows,
         launcher=_choice(own, "launcher", LAUNCHERS),
         run=run == "true",
         output=output,
         page=Path(own["page"]) if "page" in own else None,
         place=place,
-        overrides=tuple(word for word in arguments.overrides if not word.startswith("runtime")),
+        typed_runtime=tuple(word for word in arguments.overrides if _only_executes(word)),
+        overrides=tuple(word for word in arguments.overrides if not _only_executes(word)),
         config_dir=arguments.config_dir,
     )
 
@@ -141,10 +152,18 @@ def _slots(own: dict[str, str]) -> tuple[tuple[dict[str, str], ...], tuple[str, 
     import torch
 
     cores = os.cpu_count() or 1
-    gpus = _words(own["gpus"]) if "gpus" in own else [str(number) for number in range(torch.cuda.device_count())]
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))  # of a job on a shared node, those that it was given
+    there = torch.cuda.device_count()
+    gpus = _words(own["gpus"]) if "gpus" in own else [str(number) for number in range(there)]
+    if "gpus" in own and not gpus:
+        raise ConfigError("gpus=: none; type gpus=0,1, or runtime.device=cpu to use none")
     for gpu in gpus:
-        if _whole(gpu, "gpus", least=0) >= torch.cuda.device_count():
-            raise ConfigError(f"gpus={own['gpus']}: there are {torch.cuda.device_count()} GPUs here, counted from 0")
+        if _whole(gpu, "gpus", least=0) >= there:
+            raise ConfigError(f"gpus={own['gpus']}: there are {there} GPUs here, counted from 0")
+    # Where only some GPUs are to be used, numbers count within these.
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    gpus = [visible[int(gpu)] if len(visible) == there else gpu for gpu in gpus]
     jobs = _whole(own["jobs"], "jobs", least=1) if "jobs" in own else len(gpus) or cores
     if gpus:
         return tuple({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(jobs)), ()
@@ -183,18 +202,25 @@ def _reproduce(request: Request) -> int:
 def _run(table: Table, request: Request, failures: list[Failure], absent: dict[str, str]) -> bool:
     """Run a table; what fails or cannot run is added to the last two. Returns whether it was interrupted."""
     from mldec.engine.display import Display
+    from mldec.paper.records import find_records
     from mldec.paper.runner import run_jobs
 
     if table.kind == "benchmark":
         # One process measures all rows in turn, by itself: what else the machine does hits all alike.
-        alone = dataclasses.replace(request.place, slots=request.place.slots[:1], runtime=())
+        alone = dataclasses.replace(request.place, slots=request.place.slots[:1], runtime=request.typed_runtime)
         outcome = run_jobs([_benchmark_job(table, request)], alone, Display())
         failures += outcome.failures
         return outcome.interrupted
-    rows = [row for row in request.rows_of(table) if _is_there(row, request, absent)]
+    known = find_records(request.place.records).by_key
+    rows = []
+    for row in request.rows_of(table):
+        jobs = _final_jobs(table, row, request)
+        finished = bool(jobs) and all(job.key in known for job in jobs)
+        if finished or _is_there(row, request, absent):
+            rows.append(row)
     # A setting that is chosen on val is chosen first, with one seed; then come the others.
-    for jobs in (_search_jobs, _final_jobs):
-        planned = [job for row in rows for job in jobs(table, row, request)]
+    for plan in (_search_jobs, _final_jobs):
+        planned = [job for row in rows for job in plan(table, row, request)]
         if not planned:
             continue
         outcome = run_jobs(planned, request.place, Display())
@@ -205,7 +231,7 @@ def _run(table: Table, request: Request, failures: list[Failure], absent: dict[s
 
 
 def _search_jobs(table: Table, row: Row, request: Request) -> list[Job]:
-    return [_job(table, row, request.seeds[0], words, request) for words in candidates(row) if row.choose]
+    return [_job(table, row, request.choose_seed, words, request) for words in candidates(row) if row.choose]
 
 
 def _final_jobs(table: Table, row: Row, request: Request) -> list[Job]:
@@ -228,7 +254,7 @@ def _chosen(table: Table, row: Row, request: Request) -> tuple[str, ...] | None:
     known = find_records(request.place.records).by_key
     values = {}
     for words in candidates(row):
-        record = known.get(_job(table, row, request.seeds[0], words, request).key)
+        record = known.get(_job(table, row, request.choose_seed, words, request).key)
         if record is None or record.best is None:
             return None
         values[words] = record.best
@@ -261,7 +287,7 @@ def _benchmark_job(table: Table, request: Request) -> Job:
     configs = [configs_of(experiment, request.overrides, request.config_dir)[0] for experiment in experiments]
     return Job(
         table=table.id,
-        row="all",
+        row=ALL,
         scale=request.scale,
         seed=0,
         key=config_key(*configs),
@@ -294,7 +320,7 @@ def _is_there(row: Row, request: Request, absent: dict[str, str]) -> bool:
             build.build_splits(config)
             return True
         except DataError as error:
-            print(f"{config.dataset.name} is not there, so that rows which need it are left out\n{error}\n")
+            print(f"{config.dataset.name} cannot be used, so that rows which need it are left out\n{error}\n")
     absent[row.experiment] = dataset
     return False
 
@@ -305,9 +331,14 @@ def _launch(request: Request) -> int:
     from mldec.paper.runner import shell_lines, slurm_script
 
     known = find_records(request.place.records).by_key
-    words = [f"output={request.output}", f"records={request.place.records}", *request.overrides]
+    words = [f"output={request.output}", f"records={request.place.records}", f"choose_seed={request.choose_seed}"]
+    words += [*request.typed_runtime, *request.overrides]
     pending: dict[str, tuple[Job, bool]] = {}
     for table in request.tables:
+        if table.kind == "benchmark":
+            job = _benchmark_job(table, request)
+            pending |= {} if job.key in known else {job.key: (job, False)}
+            continue
         for row in request.rows_of(table):
             chosen = _chosen(table, row, request)
             jobs = _search_jobs(table, row, request) if chosen is None else _final_jobs(table, row, request)
@@ -337,6 +368,8 @@ def _lines(
     paper = next(other for other in load_tables("paper") if other.id == table.id)
     published = {row.key: row for row in paper.rows}
     failed = {failure.job.row: failure for failure in failures if failure.job.table == table.id}
+    if table.kind == "benchmark" and failed:
+        failed = {row.key: failed[ALL] for row in table.rows}
     counted = any(name in COUNTED for name in table.figures)
     lines = []
     for row in table.rows:
@@ -410,7 +443,7 @@ def _others(table: Table, lines: Sequence[Line], request: Request, found: Found)
     """Records that are not shown: of another version, or of this table with other settings than it has now."""
     shown = {record.key for line in lines for record in line.records}
     candidates_of = {
-        _job(table, row, request.seeds[0], words, request).key
+        _job(table, row, request.choose_seed, words, request).key
         for row in table.reproduced
         if row.choose
         for words in candidates(row)
@@ -467,12 +500,28 @@ def _choice(own: dict[str, str], name: str, allowed: Sequence[str]) -> str:
     return value
 
 
+def _only_executes(word: str) -> bool:
+    """Whether an override says where and how fast a run executes, and not what of it."""
+    name = word.partition("=")[0]
+    return name == "runtime" or (name.startswith("runtime.") and not name.startswith(SHORTENS))
+
+
+def _refuse_own_words(arguments: compose.Arguments) -> None:
+    """Raise ConfigError for words that mean something else here than in a single training."""
+    instead = {"seed": "seeds=0,1,2", "run_dir": "output=DIR", "experiment": "rows=…", "name": "output=DIR"}
+    for word in arguments.overrides:
+        if (name := word.partition("=")[0]) in instead:
+            raise ConfigError(f"{word}: every row has its own; type {instead[name]}")
+    if arguments.multirun:
+        raise ConfigError("-m: a table runs its rows and seeds anyway; type rows=… or seeds=…")
+
+
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.strip("[]").split(",") if word.strip()]
 
 
 def _whole(text: str, name: str, least: int) -> int:
-    if not text.isdigit() or int(text) < least:
+    if not text.isdecimal() or int(text) < least:
         raise ConfigError(f"{name}={text}: expected whole numbers of at least {least}")
     return int(text)
 

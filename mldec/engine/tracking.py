@@ -42,7 +42,7 @@ def make_run_folder(output: str, name: str, run_dir: str | None = None) -> Path:
     """
     if run_dir is not None:
         folder = Path(run_dir).expanduser()
-        if (folder / "checkpoints").exists():
+        if any((folder / "checkpoints").glob("*.pt")):
             raise FileExistsError(str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -60,14 +60,11 @@ def make_run_folder(output: str, name: str, run_dir: str | None = None) -> Path:
 
 def is_complete(folder: Path) -> bool:
     """Whether a run folder holds the record of a run's end."""
-    records = folder / "metrics.jsonl"
-    if not records.exists():
-        return False
-    return any(json.loads(line).get("kind") == "test" for line in records.read_text(encoding="utf-8").splitlines())
+    return any(record.get("kind") == "test" for record in read_records(folder / "metrics.jsonl"))
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a result depends on beside the config: versions, commit, device, command line."""
+def environment(device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """What a result depends on beside the config: versions, commit, device, precision, command line."""
     packages = ("torch", "torchvision", "timm", "numpy", "albumentations", "opencv-python-headless", "pycocotools")
     return {
         "mldec": mldec.__version__,
@@ -76,6 +73,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {_processor()}",
+        "precision": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "packages": {name: _version(name) for name in packages},
     }

@@ -22,7 +22,7 @@ VERSION = 1
 BENCHMARK = "benchmark.json"  # in the run folder of a benchmark: what it measured
 
 #: What a record keeps of a run's environment.
-KEPT = ("device", "threads", "python", "platform", "packages", "mldec", "commit")
+KEPT = ("device", "precision", "threads", "python", "platform", "packages", "mldec", "commit")
 
 #: Figures of a table of speed, and what `mldec benchmark model` calls them.
 QUANTITIES = {
@@ -97,8 +97,11 @@ def config_key(*configs: Config) -> str:
         runtime = settings["runtime"]
         for name in NEUTRAL:
             del settings[name]
-        for name in ("root", "cache"):
-            settings["dataset"].pop(name, None)
+        root = settings["dataset"].pop("root", None)
+        settings["dataset"].pop("cache", None)
+        words = settings["head"].get("words") or {}
+        if root and words.get("source", "").startswith(f"{root}/"):  # the published vectors lie with the pictures
+            words["source"] = words["source"].removeprefix(f"{root}/")
         settings["limits"] = {name: value for name, value in runtime.items() if name.startswith("limit_") and value}
         trees.append(settings)
     return hashlib.sha256(json.dumps(trees, sort_keys=True).encode()).hexdigest()[:16]
@@ -112,7 +115,7 @@ def write_record(folder: Path, record: Record) -> Path:
 
 
 def find_records(folder: Path) -> Found:
-    """All records below a folder; a file that is none, or of another version, is listed with the reason."""
+    """All records in a folder; a file that is none, or of another version, is listed with the reason."""
     found = Found({}, {})
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:

@@ -65,7 +65,7 @@ class Job:
 
     @property
     def folder_name(self) -> str:
-        """Of its run folder, which all tables that have this training share."""
+        """Of its run folder, where no other table has begun the same training."""
         return f"{self.experiment.replace('/', '_')}_seed{self.seed}_{self.key[:8]}"
 
     def shell(self) -> dict[str, object]:
@@ -147,8 +147,12 @@ def run_jobs(jobs: Sequence[Job], place: Place, display: Display) -> Outcome:
                 return
             if stop.is_set() or job.key in find_records(place.records).by_key:
                 return  # another runner was faster
-            progress.begin(job, place.runs / job.folder_name / LOG)
-            failure = _run(job, place, slot, lock)
+            log = run_folder(job, place) / LOG
+            progress.begin(job, log)
+            try:
+                failure = _run(job, place, slot, lock)
+            except (OSError, ValueError, KeyError) as error:  # a full disk, a damaged run folder: the others go on
+                failure = Failure(job, 1, log, (f"{type(error).__name__}: {error}",))
             if failure is None:
                 progress.end(job, f"{job.title}{_in_short(find_records(place.records).by_key[job.key])}")
             elif failure.code == INTERRUPTED:
@@ -162,20 +166,28 @@ def run_jobs(jobs: Sequence[Job], place: Place, display: Display) -> Outcome:
         try:
             for future in futures:
                 future.result()
-            for job in list(elsewhere):
+            waits = list(elsewhere)
+            for job in waits:
                 display.say(f"{job.title} is run by somebody else; waiting for it")
-                work(job, patient=True)
+            for future in [pool.submit(work, job, True) for job in waits]:
+                future.result()
         except KeyboardInterrupt:
             stop.set()  # the processes got the signal too; the pool waits until they have saved
     outcome.interrupted = stop.is_set()
     return outcome
 
 
+def run_folder(job: Job, place: Place) -> Path:
+    """Where a job runs: where it was begun before, be it for another table, else a folder named after it."""
+    begun = sorted(place.runs.glob(f"*_seed{job.seed}_{job.key[:8]}"))
+    return begun[0] if begun else place.runs / job.folder_name
+
+
 def command(job: Job, place: Place) -> list[str]:
     """The command line of a job; of a training that was cut off, what resumes it."""
-    folder = place.runs / job.folder_name
+    folder = run_folder(job, place)
     if job.benchmark:
-        words = [*job.benchmark, *job.overrides, f"output={folder / BENCHMARK}"]
+        words = [*job.benchmark, *job.overrides, *place.runtime, f"output={folder / BENCHMARK}"]
         return [sys.executable, "-m", "mldec", "benchmark", "model", *words]
     words = [f"experiment={job.experiment}", *job.overrides, f"seed={job.seed}"]
     words += [f"output={place.runs}", f"run_dir={folder}"]
@@ -186,10 +198,11 @@ def command(job: Job, place: Place) -> list[str]:
 
 def shell_lines(jobs: Sequence[Job], words: Sequence[str]) -> list[str]:
     """A shell command for each job, which runs it alone and writes its record; `words` say where."""
-    return [
-        shlex.join(["mldec", "table", job.table, f"scale={job.scale}", f"rows={job.row}", f"seeds={job.seed}", *words])
-        for job in jobs
-    ]
+    lines = []
+    for job in jobs:
+        which = [] if job.benchmark else [f"rows={job.row}", f"seeds={job.seed}"]
+        lines.append(shlex.join(["mldec", "table", job.table, f"scale={job.scale}", *which, *words]))
+    return lines
 
 
 def slurm_script(name: str, lines: Sequence[str], *, gpus: int = 1) -> str:
@@ -198,10 +211,12 @@ def slurm_script(name: str, lines: Sequence[str], *, gpus: int = 1) -> str:
     return f"""#!/bin/bash
 #SBATCH --job-name=mldec-{name}
 #SBATCH --array=0-{len(lines) - 1}
-#SBATCH --gpus-per-task={gpus}
+#SBATCH --ntasks=1
+#SBATCH --gpus={gpus}
 #SBATCH --cpus-per-task=8
 #SBATCH --requeue
-#SBATCH --output=%x-%a.log
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%A_%a.log
 tasks=(
 {tasks}
 )
@@ -211,7 +226,7 @@ eval "${{tasks[$SLURM_ARRAY_TASK_ID]}}"
 
 def _run(job: Job, place: Place, slot: Mapping[str, str], lock: IO[str]) -> Failure | None:
     """Train a job to its end and write its record; None, or why there is none."""
-    folder = place.runs / job.folder_name
+    folder = run_folder(job, place)
     log = folder / LOG
     code, began = 0, log.stat().st_size if log.exists() else 0
     if not _is_finished(job, folder):
