@@ -221,7 +221,7 @@ def _train(config: Config, folder: Path | None) -> int:
         except FileExistsError as error:
             raise ConfigError(f"run_dir={error}: holds a run already; type resume={error} to go on with it") from None
     tracking.write_text(folder / "config.yaml", compose.to_yaml(to_mapping(config)))
-    tracking.write_json(folder / "environment.json", tracking.environment(trainer.device))
+    tracking.write_json(folder / "environment.json", tracking.environment(trainer.device, trainer.dtype))
     data, earlier = build.describe_splits(splits), tracking.read_json(folder / "data.json")
     for split in (name for name in data if resumed and earlier.get(name, data[name]) != data[name]):
         display.say(f"warning: the {split} pictures or their labels are not those that this run began with")
