@@ -20,6 +20,8 @@ def test_a_folder_that_holds_a_run_is_not_taken_again(tmp_path):
     folder = make_run_folder("", "x", str(tmp_path / "mine"))
     assert folder == make_run_folder("", "x", str(tmp_path / "mine"))  # empty still
     (folder / "checkpoints").mkdir()
+    assert folder == make_run_folder("", "x", str(tmp_path / "mine"))  # killed before the first checkpoint was there
+    (folder / "checkpoints" / "last.pt").touch()
     with pytest.raises(FileExistsError):
         make_run_folder("", "x", str(tmp_path / "mine"))
 

@@ -1,10 +1,9 @@
 """Counts that the paper prints, or that follow from it."""
 
-import time
-
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from mldec.models.classifier import Classifier
 from mldec.models.complexity import count_macs, count_parameters
@@ -44,11 +43,16 @@ def test_macs_of_the_papers_models(built, backbone, size, head, num_classes, set
     assert count_macs(model, size) / 1e9 == pytest.approx(giga_macs, rel=0.005)
 
 
-def test_counting_a_large_model_takes_neither_time_nor_a_forward_pass(built):
+def test_counting_a_large_model_computes_nothing(built):
+    """Every layer gives a shape without numbers."""
     model = classifier(built("tresnet_xl"), MLDecoder, 80)
-    start = time.perf_counter()
+    given = []
+    for module in model.modules():
+        module.register_forward_hook(lambda module, inputs, output: given.append(output))
     count_macs(model, 640)
-    assert time.perf_counter() - start < 5  # computing would take longer than this and gigabytes
+    tensors = [output for output in given if isinstance(output, torch.Tensor) and not isinstance(output, nn.Parameter)]
+    assert len(tensors) > 200
+    assert all(isinstance(tensor, FakeTensor) for tensor in tensors)
 
 
 def test_attention_is_counted():
