@@ -18,6 +18,7 @@ from pathlib import Path
 from mldec.benchmarks.network import count_cost
 from mldec.commands import compose
 from mldec.commands import table as door
+from mldec.commands.table_report import records_of_row
 from mldec.config import Config, build_config
 from mldec.paper.records import find_records
 from mldec.paper.report import Line, Value, cell_values
@@ -121,7 +122,7 @@ def result(table: Table, row: Row, scale: Scale) -> str:
 def obtained(table: Table, row: Row, scale: Scale) -> str:
     """Mean and standard deviation over the seeds whose records are there."""
     request = door.make_request(table.id, compose.parse([f"scale={scale}", f"records={RECORDS}"], own=door.OWN))
-    records, _ = door.records_of_row(table, row, request, find_records(RECORDS))
+    records, _ = records_of_row(table, row, request, find_records(RECORDS))
     if any(record.outcome == "out_of_memory" for record in records):
         return "out of memory"
     values = cell_values(table, Line(row=row, records=records), scale)

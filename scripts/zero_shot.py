@@ -20,7 +20,7 @@ from pathlib import Path
 from PIL import Image
 
 from mldec.commands import compose
-from mldec.commands.table import configs_of
+from mldec.commands.table_plan import configs_of
 from mldec.engine.display import Display
 from mldec.paper.records import Record, config_key, find_records
 from mldec.paper.runner import Job, Place, run_jobs

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from mldec.commands import compose
-from mldec.config import Config, build_config
+from mldec.commands.table_plan import Request, benchmark_job, chosen_words, configs_of, final_jobs, search_jobs
+from mldec.commands.table_report import lines_of, report_table, write_page
 from mldec.errors import ConfigError, DataError, suggest
 
 if TYPE_CHECKING:
-    from mldec.paper.records import Found, Record
     from mldec.paper.report import Line
-    from mldec.paper.runner import Failure, Job, Place
+    from mldec.paper.runner import Failure, Job
     from mldec.paper.tables import Row, Scale, Table
 
 HELP = """usage: mldec table TABLE [scale=paper|desk] [key=value …]
@@ -43,41 +41,8 @@ values side by side. What was cut off goes on when the command is typed again; w
 
 OWN = ("scale", "seeds", "choose_seed", "rows", "jobs", "gpus", "launcher", "run", "output", "records", "page", "table")
 SCALES = ("paper", "desk")
-ALL = "all"  # in place of a row: a benchmark measures all rows at once
 SHORTENS = ("runtime.limit_", "runtime.overfit")  # settings of the runtime after which a result is another one
 LAUNCHERS = ("local", "print", "slurm")
-
-INTRODUCTIONS = {
-    "desk": "The comparisons of the paper's tables on [digit scenes](digits.md), with a small residual network, the "
-    "`standard` protocol and three seeds: choices on val, figures on test. Each table is one command, as in `mldec "
-    "table 1 scale=desk` ([tables.md](tables.md)). Absolute values say nothing about the paper's; whether a finding "
-    "holds here is some evidence for it, and that it does not hold is little against it.",
-    "paper": "Published values beside those obtained with the experiments of the same rows ([tables.md](tables.md)).",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What was asked for."""
-
-    name: str
-    tables: tuple[Table, ...]
-    scale: Scale
-    seeds: tuple[int, ...]
-    choose_seed: int
-    rows: tuple[str, ...]
-    launcher: str
-    run: bool
-    output: Path
-    page: Path | None
-    place: Place
-    typed_runtime: tuple[str, ...]
-    overrides: tuple[str, ...]
-    config_dir: str | None
-
-    def rows_of(self, table: Table) -> tuple[Row, ...]:
-        """The rows of a table that are to be run."""
-        return tuple(table.row(key) for key in self.rows) if self.rows else table.reproduced
 
 
 def main(argv: Sequence[str]) -> int:
@@ -187,10 +152,10 @@ def _reproduce(request: Request) -> int:
         if request.run and not interrupted:
             interrupted = _run(table, request, failures, absent)
         found = find_records(request.place.records)
-        lines[table.id] = _lines(table, request, found, failures, absent)
-        _report(table, lines[table.id], request, found)
+        lines[table.id] = lines_of(table, request, found, failures, absent)
+        report_table(table, lines[table.id], request, found)
     if request.page is not None:
-        _page(request, lines)
+        write_page(request, lines)
     for failure in failures:
         print(f"failed: {failure}")
     if interrupted:
@@ -208,18 +173,18 @@ def _run(table: Table, request: Request, failures: list[Failure], absent: dict[s
     if table.kind == "benchmark":
         # One process measures all rows in turn, by itself: what else the machine does hits all alike.
         alone = dataclasses.replace(request.place, slots=request.place.slots[:1], runtime=request.typed_runtime)
-        outcome = run_jobs([_benchmark_job(table, request)], alone, Display())
+        outcome = run_jobs([benchmark_job(table, request)], alone, Display())
         failures += outcome.failures
         return outcome.interrupted
     known = find_records(request.place.records).by_key
     rows = []
     for row in request.rows_of(table):
-        jobs = _final_jobs(table, row, request)
+        jobs = final_jobs(table, row, request)
         finished = bool(jobs) and all(job.key in known for job in jobs)
         if finished or _is_there(row, request, absent):
             rows.append(row)
     # A setting that is chosen on val is chosen first, with one seed; then come the others.
-    for plan in (_search_jobs, _final_jobs):
+    for plan in (search_jobs, final_jobs):
         planned = [job for row in rows for job in plan(table, row, request)]
         if not planned:
             continue
@@ -228,84 +193,6 @@ def _run(table: Table, request: Request, failures: list[Failure], absent: dict[s
         if outcome.interrupted:
             return True
     return False
-
-
-def _search_jobs(table: Table, row: Row, request: Request) -> list[Job]:
-    return [_job(table, row, request.choose_seed, words, request) for words in candidates(row) if row.choose]
-
-
-def _final_jobs(table: Table, row: Row, request: Request) -> list[Job]:
-    words = _chosen(table, row, request)
-    return [] if words is None else [_job(table, row, seed, words, request) for seed in request.seeds]
-
-
-def candidates(row: Row) -> list[tuple[str, ...]]:
-    """The overrides of each combination of values that a row chooses from; one without any where it chooses nothing."""
-    axes = [[f"{key}={value}" for value in values] for key, values in row.choose.items()]
-    return [tuple(combination) for combination in itertools.product(*axes)]
-
-
-def _chosen(table: Table, row: Row, request: Request) -> tuple[str, ...] | None:
-    """The candidate that is best on val with the first seed; None while not all of them are known."""
-    if not row.choose:
-        return ()
-    from mldec.paper.records import find_records
-
-    known = find_records(request.place.records).by_key
-    values = {}
-    for words in candidates(row):
-        record = known.get(_job(table, row, request.choose_seed, words, request).key)
-        if record is None or record.best is None:
-            return None
-        values[words] = record.best
-    return max(values, key=values.__getitem__)
-
-
-def _job(table: Table, row: Row, seed: int, words: Sequence[str], request: Request) -> Job:
-    from mldec.paper.records import config_key
-    from mldec.paper.runner import Job
-
-    assert row.experiment is not None
-    overrides = (*words, *request.overrides)
-    return Job(
-        table=table.id,
-        row=row.key,
-        scale=request.scale,
-        seed=seed,
-        key=config_key(*configs_of(row.experiment, (*overrides, f"seed={seed}"), request.config_dir)),
-        experiment=row.experiment,
-        overrides=overrides,
-        expect=row.expect,
-    )
-
-
-def _benchmark_job(table: Table, request: Request) -> Job:
-    from mldec.paper.records import config_key
-    from mldec.paper.runner import Job
-
-    experiments = dict.fromkeys(row.experiment for row in table.reproduced if row.experiment is not None)
-    configs = [configs_of(experiment, request.overrides, request.config_dir)[0] for experiment in experiments]
-    return Job(
-        table=table.id,
-        row=ALL,
-        scale=request.scale,
-        seed=0,
-        key=config_key(*configs),
-        experiment=next(iter(experiments)),
-        overrides=request.overrides,
-        benchmark=table.benchmark,
-    )
-
-
-def configs_of(experiment: str, overrides: Sequence[str], config_dir: str | None) -> list[Config]:
-    """A row's experiment, and that which it starts from, if any."""
-    from mldec.commands.train import NEEDED, needed_experiment
-
-    arguments = compose.Arguments((f"experiment={experiment}", *overrides), config_dir=config_dir)
-    config = build_config(_quietly(compose.compose, arguments.overrides, config_dir))
-    if config.init_from is None or not config.init_from.startswith(NEEDED):
-        return [config]
-    return [config, build_config(_quietly(needed_experiment, config.init_from.removeprefix(NEEDED), arguments))]
 
 
 def _is_there(row: Row, request: Request, absent: dict[str, str]) -> bool:
@@ -336,12 +223,12 @@ def _launch(request: Request) -> int:
     pending: dict[str, tuple[Job, bool]] = {}
     for table in request.tables:
         if table.kind == "benchmark":
-            job = _benchmark_job(table, request)
+            job = benchmark_job(table, request)
             pending |= {} if job.key in known else {job.key: (job, False)}
             continue
         for row in request.rows_of(table):
-            chosen = _chosen(table, row, request)
-            jobs = _search_jobs(table, row, request) if chosen is None else _final_jobs(table, row, request)
+            chosen = chosen_words(table, row, request)
+            jobs = search_jobs(table, row, request) if chosen is None else final_jobs(table, row, request)
             pending |= {job.key: (job, chosen is None) for job in jobs if job.key not in known}
     # A row that chooses a setting runs its candidates in one task, which then goes on to the seed itself.
     lines = list(dict.fromkeys(line for job, _ in pending.values() for line in shell_lines([job], words)))
@@ -353,130 +240,6 @@ def _launch(request: Request) -> int:
     if any(searching for _, searching in pending.values()):
         print("# some rows choose a setting with the first seed; the other seeds are listed once that is done")
     return 0
-
-
-# Reporting ------------------------------------------------------------------------------------------------------------
-
-
-def _lines(
-    table: Table, request: Request, found: Found, failures: Sequence[Failure], absent: dict[str, str]
-) -> list[Line]:
-    """What is shown of each row, whether it was asked for or not."""
-    from mldec.paper.report import Line
-    from mldec.paper.tables import COUNTED, load_tables
-
-    paper = next(other for other in load_tables("paper") if other.id == table.id)
-    published = {row.key: row for row in paper.rows}
-    failed = {failure.job.row: failure for failure in failures if failure.job.table == table.id}
-    if table.kind == "benchmark" and failed:
-        failed = {row.key: failed[ALL] for row in table.rows}
-    counted = any(name in COUNTED for name in table.figures)
-    lines = []
-    for row in table.rows:
-        records: tuple[Record, ...] = ()
-        chosen: dict[str, Any] = {}
-        status = "literature"
-        if row.experiment is not None:
-            records, chosen = records_of_row(table, row, request, found)
-            status = "not run"
-            if row.key in failed:
-                status = f"failed: exit code {failed[row.key].code}, see {failed[row.key].log}"
-            elif row.experiment in absent:
-                status = f"dataset absent: {absent[row.experiment]}"
-        lines.append(
-            Line(
-                row=row,
-                records=records,
-                sizes=_sizes(row, request) if counted and row.experiment is not None else None,
-                status=status,
-                published=published.get(row.key),
-                chosen=chosen,
-            )
-        )
-    return lines
-
-
-def records_of_row(table: Table, row: Row, request: Request, found: Found) -> tuple[tuple[Record, ...], dict[str, Any]]:
-    """The records of a row, one a seed, and the settings that it chose."""
-    from mldec.paper.records import rounds_of_row
-
-    if table.kind == "benchmark":
-        record = found.by_key.get(_benchmark_job(table, request).key)
-        return (() if record is None else rounds_of_row(record, row.key)), {}
-    words = _chosen(table, row, request)
-    if words is None:
-        return (), {}
-    jobs = [_job(table, row, seed, words, request) for seed in request.seeds]
-    chosen = dict(zip(row.choose, (word.partition("=")[2] for word in words), strict=True))
-    return tuple(found.by_key[job.key] for job in jobs if job.key in found.by_key), chosen
-
-
-def _sizes(row: Row, request: Request) -> dict[str, float]:
-    """Multiply-accumulates [G] and parameters of a row's network, counted."""
-    from mldec.benchmarks.network import count_cost
-
-    assert row.experiment is not None
-    config = configs_of(row.experiment, request.overrides, request.config_dir)[0]
-    cost = count_cost(config, row.needs.labels)
-    return {"macs": cost.macs / 1e9, "parameters": cost.parameters}
-
-
-def _report(table: Table, lines: Sequence[Line], request: Request, found: Found) -> None:
-    """Print a table, and write it as Markdown, CSV, LaTeX and, where it is a figure, PNG."""
-    from mldec.engine.tracking import write_text
-    from mldec.paper import plots, report
-
-    others = _others(table, lines, request, found)
-    text = report.markdown(table, lines, request.scale, others)
-    if table.findings:
-        text += f"\n{report.findings(table, lines)}\n"
-    print(f"\n{table.name}: {table.title}\n\n{text}", flush=True)
-    path = request.output / table.id
-    write_text(path.with_suffix(".md"), text)
-    write_text(path.with_suffix(".csv"), report.csv_text(table, lines, request.scale))
-    write_text(path.with_suffix(".tex"), report.latex(table, lines, request.scale))
-    if plots.draw(table, lines, request.scale, path.with_suffix(".png")):
-        print(f"drawn in {path}.png")
-
-
-def _others(table: Table, lines: Sequence[Line], request: Request, found: Found) -> dict[Path, str]:
-    """Records that are not shown: of another version, or of this table with other settings than it has now."""
-    shown = {record.key for line in lines for record in line.records}
-    candidates_of = {
-        _job(table, row, request.choose_seed, words, request).key
-        for row in table.reproduced
-        if row.choose
-        for words in candidates(row)
-    }
-    others = dict(found.others)
-    for key, record in found.by_key.items():
-        here = (record.table, record.scale) == (table.id, request.scale) and record.seed in request.seeds
-        if here and key not in shown | candidates_of:
-            others[request.place.records / record.file_name] = "was made with other settings than the row has now"
-    return others
-
-
-def _page(request: Request, lines: dict[str, list[Line]]) -> None:
-    """Write one page of all tables that were asked for."""
-    from mldec.engine.tracking import write_text
-    from mldec.paper import plots, report
-
-    assert request.page is not None
-    parts = []
-    for table in request.tables:
-        picture = request.page.parent / "images" / f"{request.scale}-{table.id}.png"
-        drawn = plots.draw(table, lines[table.id], request.scale, picture)
-        parts.append(
-            report.Part(table, lines[table.id], request.scale, plot=f"images/{picture.name}" if drawn else None)
-        )
-    text = report.page(
-        parts,
-        command=f"mldec table {request.name} scale={request.scale} run=false records=… page=…",
-        title="Results at desk scale" if request.scale == "desk" else "Results",
-        introduction=INTRODUCTIONS[request.scale],
-    )
-    write_text(request.page, text)
-    print(f"written to {request.page}")
 
 
 def _list(scale: str) -> int:
@@ -524,12 +287,3 @@ def _whole(text: str, name: str, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
         raise ConfigError(f"{name}={text}: expected whole numbers of at least {least}")
     return int(text)
-
-
-def _quietly(work: Callable[..., Any], *arguments: Any) -> Any:
-    """What `work` returns, without its notes on standard error: they are in the log of each run."""
-    import contextlib
-    import io
-
-    with contextlib.redirect_stderr(io.StringIO()):
-        return work(*arguments)

@@ -37,13 +37,33 @@ NEUTRAL = ("name", "output", "run_dir", "runtime")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class Training:
+    """Which run a row consists of, whatever becomes of it.
+
+    Attributes:
+        table, row, scale, seed: what it is run for.
+        key: digest of its settings, see `config_key`.
+        experiment, overrides: what to type to run it again; the seed is left out.
+    """
+
+    table: str
+    row: str
+    scale: str
+    seed: int
+    key: str
+    experiment: str
+    overrides: tuple[str, ...] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """These fields by name."""
+        return {f.name: getattr(self, f.name) for f in fields(Training)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Training):
     """What one run of a row gave.
 
     Attributes:
-        table, row, scale, seed: what it was run for.
-        key: digest of its settings, see `config_key`.
-        experiment, overrides: what to type to run it again.
         outcome: "finished", or "out_of_memory" where that is the result.
         protocol: by which it was measured.
         metrics: of the test split, or the figures of a benchmark.
@@ -54,13 +74,6 @@ class Record:
         environment: device, versions, commit.
     """
 
-    table: str
-    row: str
-    scale: str
-    seed: int
-    key: str
-    experiment: str
-    overrides: tuple[str, ...]
     outcome: Literal["finished", "out_of_memory"]
     protocol: str
     metrics: Mapping[str, float | None]
@@ -128,16 +141,8 @@ def find_records(folder: Path) -> Found:
     return found
 
 
-def record_of_run(folder: Path, *, shell: Mapping[str, Any]) -> Record:
-    """The record of a finished run folder.
-
-    Args:
-        folder: the run.
-        shell: `table`, `row`, `scale`, `seed`, `key`, `experiment`, `overrides`.
-
-    Raises:
-        ValueError: the run has no result yet.
-    """
+def record_of_run(folder: Path, training: Training) -> Record:
+    """The record of a finished run folder. Raises ValueError if the run has no result yet."""
     records = read_records(folder / "metrics.jsonl")
     test = next((r for r in reversed(records) if r["kind"] == "test"), None)
     if test is None:
@@ -146,7 +151,7 @@ def record_of_run(folder: Path, *, shell: Mapping[str, Any]) -> Record:
     chosen = next((r for r in records if r["kind"] == "eval" and r["epoch"] == test["epoch"]), None)
     environment, cost = read_json(folder / "environment.json"), read_json(folder / "cost.json")
     return Record(
-        **shell,
+        **training.identity(),
         outcome="finished",
         protocol=test["protocol"],
         metrics=metrics,
@@ -158,7 +163,7 @@ def record_of_run(folder: Path, *, shell: Mapping[str, Any]) -> Record:
     )
 
 
-def record_of_benchmark(folder: Path, *, shell: Mapping[str, Any]) -> Record:
+def record_of_benchmark(folder: Path, training: Training) -> Record:
     """The record of a finished benchmark, with all rows: `<head>_<labels>.<figure>.<round>` of `QUANTITIES`."""
     measured = read_json(folder / BENCHMARK)
     figures = {figure["name"]: figure for figure in measured["figures"]}
@@ -170,7 +175,7 @@ def record_of_benchmark(folder: Path, *, shell: Mapping[str, Any]) -> Record:
                 metrics[f"{case['head']}_{case['labels']}.{name}.{number}"] = value
     environment = measured["environment"]
     return Record(
-        **shell,
+        **training.identity(),
         outcome="finished",
         protocol="",
         metrics=metrics,

@@ -27,7 +27,15 @@ except ImportError:  # Windows: one runner at a time
 
 from mldec.engine.display import Bar, Display
 from mldec.engine.tracking import is_complete
-from mldec.paper.records import BENCHMARK, Record, find_records, record_of_benchmark, record_of_run, write_record
+from mldec.paper.records import (
+    BENCHMARK,
+    Record,
+    Training,
+    find_records,
+    record_of_benchmark,
+    record_of_run,
+    write_record,
+)
 
 LOG = "log.txt"  # in the run folder: what the process printed
 LAST_LINES = 15  # of the log of what failed
@@ -38,23 +46,14 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "MemoryError")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One row with one seed.
+class Job(Training):
+    """One row with one seed, to be run.
 
     Attributes:
-        table, row, scale, seed, key, experiment: as in its record.
-        overrides: what is typed behind the experiment, the seed left out.
         expect: "out_of_memory" where running out of memory is the result.
         benchmark: words of `mldec benchmark model`, where that is what gives all rows of a table at once.
     """
 
-    table: str
-    row: str
-    scale: str
-    seed: int
-    key: str
-    experiment: str
-    overrides: tuple[str, ...] = ()
     expect: str | None = None
     benchmark: tuple[str, ...] = ()
 
@@ -67,11 +66,6 @@ class Job:
     def folder_name(self) -> str:
         """Of its run folder, where no other table has begun the same training."""
         return f"{self.experiment.replace('/', '_')}_seed{self.seed}_{self.key[:8]}"
-
-    def shell(self) -> dict[str, object]:
-        """What its record says of it, whatever the outcome."""
-        names = ("table", "row", "scale", "seed", "key", "experiment", "overrides")
-        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -244,7 +238,7 @@ def _run(job: Job, place: Place, slot: Mapping[str, str], lock: IO[str]) -> Fail
             code = process.wait()
     if code == 0:
         collect = record_of_benchmark if job.benchmark else record_of_run
-        write_record(place.records, collect(folder, shell=job.shell()))
+        write_record(place.records, collect(folder, job))
         return None
     text = log.read_bytes()[began:].decode("utf-8", "replace")
     if job.expect == "out_of_memory" and (code in KILLED or any(sign in text for sign in OUT_OF_MEMORY)):
@@ -258,7 +252,7 @@ def _is_finished(job: Job, folder: Path) -> bool:
 
 
 def _without_memory(job: Job) -> Record:
-    return Record(**job.shell(), outcome="out_of_memory", protocol="", metrics={})  # type: ignore[arg-type]
+    return Record(**job.identity(), outcome="out_of_memory", protocol="", metrics={})
 
 
 @contextlib.contextmanager

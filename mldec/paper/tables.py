@@ -170,12 +170,13 @@ def _table(entry: Mapping[str, Any]) -> Table:
     rows = tuple(_row(row, where, source, needs) for row in entry.pop("rows"))
     plot = Plot(**entry.pop("plot")) if "plot" in entry else None
     findings = tuple(Finding(**finding) for finding in entry.pop("findings", ()))
+    benchmark = tuple(entry.pop("benchmark", ()))
     table = Table(
         **_known(entry, Table, where),
         rows=rows,
         plot=plot,
         findings=findings,
-        benchmark=tuple(entry.pop("benchmark", ())),
+        benchmark=benchmark,
     )
     keys = [row.key for row in rows]
     if len(set(keys)) < len(keys):
@@ -213,4 +214,4 @@ def _known(entry: Mapping[str, Any], cls: type, where: str) -> dict[str, Any]:
     """`entry`, none of whose keys is unknown to the dataclass. Raises ValueError."""
     if unknown := set(entry) - {f.name for f in fields(cls)}:
         raise ValueError(f"{where}: no such entries as {sorted(unknown)}")
-    return {key: value for key, value in entry.items() if key != "benchmark"}
+    return dict(entry)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mldec.commands import compose, main, table
+from mldec.commands.table_plan import configs_of, job_of
 from mldec.errors import ConfigError
 from mldec.paper import runner
 from mldec.paper.records import config_key, find_records
@@ -154,16 +155,16 @@ def test_the_benchmark_table(tmp_path, capsys, monkeypatch):
     assert re.search(r"transformer-decoder.*not run", text, re.IGNORECASE)
 
 
-def job_of(*words: str):
+def gap_job(*words: str):
     request = table.make_request("1", compose.parse(["scale=desk", *words], own=table.OWN))
-    return table._job(request.tables[0], request.tables[0].row("gap"), 0, (), request), request
+    return job_of(request.tables[0], request.tables[0].row("gap"), 0, (), request), request
 
 
 def test_what_shortens_a_run_makes_another_record_and_what_only_executes_it_does_not():
     compose.load_components(())
-    whole, _ = job_of()
-    assert job_of("runtime.precision=bf16", "runtime=cpu", "dataset.root=elsewhere")[0].key == whole.key
-    short, request = job_of("runtime.limit_train_batches=2")
+    whole, _ = gap_job()
+    assert gap_job("runtime.precision=bf16", "runtime=cpu", "dataset.root=elsewhere")[0].key == whole.key
+    short, request = gap_job("runtime.limit_train_batches=2")
     assert short.key != whole.key
     assert "runtime.limit_train_batches=2" in runner.command(short, request.place)
 
@@ -175,7 +176,7 @@ def test_a_run_that_another_table_began_is_gone_on_with(tmp_path):
     twins = []
     for name, key in (("1", "ml_decoder_k80"), ("7", "random")):
         request = table.make_request(name, compose.parse(["scale=desk"], own=table.OWN))
-        twins.append(table._job(request.tables[0], request.tables[0].row(key), 0, (), request))
+        twins.append(job_of(request.tables[0], request.tables[0].row(key), 0, (), request))
     assert twins[0].key == twins[1].key
     checkpoints = tmp_path / twins[0].folder_name / "checkpoints"
     checkpoints.mkdir(parents=True)
@@ -195,7 +196,7 @@ def test_the_published_vectors_may_lie_anywhere(tmp_path):
     compose.load_components(())
     keys = set()
     for root in ("/data/one", "/data/another"):
-        configs = table.configs_of("table3/none", (f"dataset.root={root}", "seed=0"), None)
+        configs = configs_of("table3/none", (f"dataset.root={root}", "seed=0"), None)
         keys.add(config_key(*configs))
     assert len(keys) == 1
 
