@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,11 @@ from PIL import Image
 from mldec.commands import compose
 from mldec.commands.table_plan import configs_of
 from mldec.engine.display import Display
+from mldec.paper import tables as paper
+from mldec.paper.findings import RULE, findings
 from mldec.paper.records import Record, config_key, find_records
 from mldec.paper.runner import Job, Place, run_jobs
+from mldec.paper.values import Line
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS, PAGE = ROOT / "docs" / "records", ROOT / "docs" / "zero-shot-digits.md"
@@ -305,10 +308,9 @@ The last row is full decoding (K = 64). Published, NUS-WIDE ZSL mAP: word vector
 
 ## Which of the paper's findings hold here
 
-Differences of means with their standard error; one of less than twice that is called not decided. The seen classes are
-as they were if their mean changes by less than half a point.
+{RULE}
 
-{findings(values)}
+{judged(runs)}
 
 ## How settings were chosen
 
@@ -328,47 +330,57 @@ mldec {environment["mldec"]} at commit `{(environment["commit"] or "unknown")[:1
 """
 
 
-def findings(values: Callable[[str, str], list[float]]) -> str:
-    """The paper's orderings, each with whether it holds here: by the mean difference and what seeds alone make of it.
+#: The paper's orderings: claim, the row that should be above, the row below it.
+ABOVE = (
+    ("Additive noise helps (Table 3)", "noise", "words"),
+    ("Random-query helps (Table 3)", "random", "words"),
+    ("Both together help (Table 3)", "both", "words"),
+    ("Both together are above additive noise alone (Table 3)", "both", "noise"),
+    ("Both together are above random-query alone (Table 3)", "both", "random"),
+    ("Query-cutout helps (Table 3 does not have it)", "cutout", "words"),
+    ("Full decoding is above group decoding (Table 4)", "words", "nlp_nlp"),
+    ("Words in queries and outputs are above those in outputs alone (Table 8)", "nlp_nlp", "learnable_nlp"),
+    ("Words in outputs alone are above those in queries alone (Table 8)", "learnable_nlp", "nlp_shared"),
+    ("A shared learned output is above one a group (Table 8)", "nlp_shared", "nlp_learnable"),
+)
+#: Augmentations that should leave the seen labels as they are.
+HARMLESS = {
+    "noise": "Additive noise",
+    "random": "Random-query",
+    "cutout": "Query-cutout",
+    "both": "Noise with random-query",
+}
 
-    A difference counts where it is over twice its standard error.
-    """
 
-    def difference(one: str, other: str, name: str) -> tuple[float, float]:
-        ours, theirs = values(one, name), values(other, name)
-        error = (statistics.variance(ours) / len(ours) + statistics.variance(theirs) / len(theirs)) ** 0.5
-        return statistics.mean(ours) - statistics.mean(theirs), error
-
-    def above(claim: str, better: str, worse: str) -> str:
-        found, error = difference(better, worse, "zsl_mAP")
-        verdict = "not decided" if abs(found) < 2 * error else "holds" if found > 0 else "does not hold"
-        return f"* {claim}: **{verdict}** ({found:+.1f} ± {error:.1f} ZSL mAP)"
-
-    def same(claim: str, one: str, other: str) -> str:
-        found, error = difference(one, other, "seen_mAP")
-        verdict = "holds" if abs(found) < 0.5 else "does not hold"
-        return f"* {claim}: **{verdict}** ({found:+.2f} ± {error:.2f} seen mAP)"
-
-    return "\n".join(
-        [
-            above("Additive noise helps (Table 3)", "noise", "words"),
-            above("Random-query helps (Table 3)", "random", "words"),
-            above("Both together help (Table 3)", "both", "words"),
-            above("Both together are above additive noise alone (Table 3)", "both", "noise"),
-            above("Both together are above random-query alone (Table 3)", "both", "random"),
-            above("Query-cutout helps (Table 3 does not have it)", "cutout", "words"),
-            same("Additive noise leaves the seen classes as they are (§3.3)", "noise", "words"),
-            same("Random-query leaves the seen classes as they are (§3.3)", "random", "words"),
-            same("Query-cutout leaves the seen classes as they are (§3.3)", "cutout", "words"),
-            same("Both leave the seen classes as they are (§3.3)", "both", "words"),
-            above("Full decoding is above group decoding (Table 4)", "words", "nlp_nlp"),
-            above(
-                "Words in queries and outputs are above those in outputs alone (Table 8)", "nlp_nlp", "learnable_nlp"
-            ),
-            above("Words in outputs alone are above those in queries alone (Table 8)", "learnable_nlp", "nlp_shared"),
-            above("A shared learned output is above one a group (Table 8)", "nlp_shared", "nlp_learnable"),
-        ]
+def judged(runs: Mapping[Row, Sequence[Record]]) -> str:
+    """Each ordering with whether it holds here, by the rule of the tables."""
+    shown = {
+        row.key: paper.Row(
+            key=row.key, cells={"what": row.title}, experiment="digits_zsl", needs=paper.Needs(labels=80)
+        )
+        for row in runs
+    }
+    above = [paper.Finding(claim=c, better=better, worse=worse, figure="zsl_mAP") for c, better, worse in ABOVE]
+    same = [
+        paper.Finding(
+            claim=f"{name} leaves the seen labels as they are, within half a point (§3.3)",
+            better=key,
+            worse="words",
+            figure="seen_mAP",
+            within=0.5,
+        )
+        for key, name in HARMLESS.items()
+    ]
+    table = paper.Table(
+        id="zero_shot",
+        title="Zero-shot on digit scenes",
+        about="",
+        cells={"what": "Row"},
+        figures={"zsl_mAP": "ZSL mAP", "seen_mAP": "mAP of the seen labels"},
+        rows=tuple(shown.values()),
+        findings=(*above, *same),
     )
+    return findings(table, [Line(row=shown[row.key], records=tuple(records)) for row, records in runs.items()])
 
 
 def spread(values: Sequence[float | None]) -> str:

@@ -142,11 +142,18 @@ def write_page(request: Request, lines: dict[str, list[Line]]) -> None:
         parts.append(
             report.Part(table, lines[table.id], request.scale, plot=f"images/{picture.name}" if drawn else None)
         )
+    places = f"records={_from_here(request.place.records)} page={_from_here(request.page)}"
     text = report.page(
         parts,
-        command=f"mldec table {request.name} scale={request.scale} run=false records=… page=…",
+        command=f"mldec table {request.name} scale={request.scale} run=false {places}",
         title="Results at desk scale" if request.scale == "desk" else "Results",
         introduction=INTRODUCTIONS[request.scale],
     )
     write_text(request.page, text)
     print(f"written to {request.page}")
+
+
+def _from_here(path: Path) -> Path:
+    """A path as it is typed from the folder that one stands in, where it lies below it."""
+    absolute = path.absolute()
+    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else path
