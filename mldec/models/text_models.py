@@ -6,11 +6,8 @@ text, so that a run does not load the model again.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mldec.errors import DataError
+from mldec.models.text_cache import file_digest, remembered
 
 #: The parts that a sentence-transformers model may be made of; a folder could name any other class to be imported.
 OWN_PARTS = "sentence_transformers."
@@ -38,14 +36,9 @@ def embed(kind: str, model: str, texts: Sequence[str], templates: Sequence[str])
     """
     folder = None if kind == "open_clip" else _folder(kind, model)
     key = _clip_key(model) if folder is None else digest(folder)
-    cache = Path(cache_folder(), f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz")
     forms = [[template.replace("{}", text) for template in templates] for text in texts]
     filled = list(dict.fromkeys(form for several in forms for form in several))
-    known = _read_cache(cache)
-    if new := [text for text in filled if text not in known]:
-        vectors = _encode_clip(model, new) if folder is None else _encode(folder, new)
-        known |= dict(zip(new, vectors, strict=True))
-        _write_cache(cache, known)
+    known = remembered(key, filled, lambda new: _encode_clip(model, new) if folder is None else _encode(folder, new))
     return np.stack([np.mean([known[form] for form in several], axis=0) for several in forms])
 
 
@@ -53,19 +46,8 @@ def digest(folder: Path) -> str:
     """sha256 (hex) of the files of a model: their names and contents."""
     total = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        total.update(f"{path.relative_to(folder).as_posix()}\0{_file_digest(path)}\n".encode())
+        total.update(f"{path.relative_to(folder).as_posix()}\0{file_digest(path)}\n".encode())
     return total.hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def cache_folder() -> str:
-    """Where vectors of texts are kept: below MLDEC_CACHE or ~/.cache/mldec. It may be deleted at any time."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(os.environ.get("MLDEC_CACHE") or os.path.join(home, "mldec"), "words")
 
 
 # Where a model lies ---------------------------------------------------------------------------------------------------
@@ -150,7 +132,7 @@ def _refuse_foreign_parts(folder: Path) -> None:
 def _clip_key(model: str) -> str:
     """What the cache knows a CLIP model by: published weights by their name, a file by its content."""
     weights = _clip_parts(model)[1]
-    content = _file_digest(Path(weights)) if weights and Path(weights).is_file() else ""
+    content = file_digest(Path(weights)) if weights and Path(weights).is_file() else ""
     return f"open_clip:{model}:{content}"
 
 
@@ -188,27 +170,3 @@ def _encode_clip(model: str, texts: Sequence[str]) -> np.ndarray:
             for first in range(0, len(texts), CLIP_BATCH)
         ]
     return torch.cat(parts).numpy()
-
-
-# The cache ------------------------------------------------------------------------------------------------------------
-
-
-def _read_cache(path: Path) -> dict[str, np.ndarray]:
-    """Vectors by text; nothing if there is no sound file."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(zip(stored["texts"].tolist(), stored["vectors"], strict=True))
-    except Exception:  # a damaged cache is made anew
-        return {}
-
-
-def _write_cache(path: Path, vectors: dict[str, np.ndarray]) -> None:
-    """Keep what was computed; a folder that cannot be written to means computing it again next time."""
-    partial = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(partial, texts=np.array(list(vectors)), vectors=np.stack(list(vectors.values())))
-        os.replace(partial, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)

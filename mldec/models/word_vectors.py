@@ -21,6 +21,7 @@ from mldec.config import Natural
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.models import text_models, word_files
+from mldec.models.text_cache import file_digest, remembered
 
 KINDS = """  words.txt, words.vec      GloVe, word2vec or fastText text
   words.bin                 word2vec or fastText binary
@@ -31,6 +32,7 @@ KINDS = """  words.txt, words.vec      GloVe, word2vec or fastText text
   open_clip:MODEL/WEIGHTS   the text tower of a CLIP model, also open_clip:hf-hub:OWNER/NAME
   random:WIDTH              a random vector for each word, for comparison"""
 
+LOOK_UP = "words-1"  # part of the cache's key: raise it whenever `_look_up` finds other vectors in the same file
 TEXT_MODELS = ("package", "hub", "open_clip")  # what may stand before the colon of a source, beside "random"
 
 
@@ -173,8 +175,7 @@ def read_word_vectors(config: WordsConfig, labels: Sequence[str], ordered: Seque
                 f"{path.name} has single words: leave templates out"
             )
         else:
-            table = word_files.open_table(path, config.names)
-            vectors = _look_up(table, labels, words, config.source)
+            vectors = _from_table(path, config, labels, words)
     return WordVectors(tuple(labels), torch.from_numpy(np.ascontiguousarray(vectors, np.float32)), config.source)
 
 
@@ -213,6 +214,23 @@ def _rows(path: Path, count: int) -> Tensor:
             "their order, or list its names in a file: head.words.names=FILE"
         )
     return torch.from_numpy(np.ascontiguousarray(array, np.float32))
+
+
+def _from_table(path: Path, config: WordsConfig, labels: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+    """A row a label from a file of words, which is only read through for texts that it was not asked for before."""
+    names = None if config.names is None else Path(config.names).expanduser()
+    files = [path, names] if names is not None and names.is_file() else [path]
+
+    def look_up(new: list[str]) -> np.ndarray:
+        asked = [(label, text) for label, text in zip(labels, texts, strict=True) if text in set(new)]
+        table = word_files.open_table(path, config.names)
+        rows = _look_up(table, [label for label, _ in asked], [text for _, text in asked], config.source)
+        found = dict(zip((text for _, text in asked), rows, strict=True))  # two labels may have one alias
+        return np.stack([found[text] for text in new])
+
+    key = ":".join([LOOK_UP, path.suffix, *map(file_digest, files)])
+    known = remembered(key, list(dict.fromkeys(texts)), look_up)
+    return np.stack([known[text] for text in texts])
 
 
 def _look_up(table: word_files.Table, labels: Sequence[str], texts: Sequence[str], source: str) -> np.ndarray:

@@ -373,3 +373,50 @@ def test_selecting_and_joining():
     assert ours.joined(ours) is ours
     with pytest.raises(DataError, match="3 names"):
         WordVectors(("a", "b", "c"), torch.ones(2, 2), "ours")
+
+
+@pytest.fixture
+def readings(monkeypatch, tmp_path):
+    """Which files of words were read through, with a cache of this test's own."""
+    monkeypatch.setenv("MLDEC_CACHE", str(tmp_path / "cache"))
+    read, plain = [], word_files.open_table
+    monkeypatch.setattr(word_files, "open_table", lambda path, names=None: read.append(path.name) or plain(path, names))
+    return read
+
+
+def test_a_file_of_words_is_read_once_for_a_text(tmp_path, readings):
+    """Kept by content: a copy is known, other words in the same file and other files are not."""
+    write_glove(tmp_path / "a.txt")
+    first = read_word_vectors(WordsConfig(source=str(tmp_path / "a.txt")), ["red", "dog"])
+    (tmp_path / "copy.txt").write_bytes((tmp_path / "a.txt").read_bytes())
+    again = read_word_vectors(WordsConfig(source=str(tmp_path / "copy.txt")), ["dog", "red"])
+    assert readings == ["a.txt"]
+    assert torch.equal(again.vectors, first.vectors[[1, 0]])
+    read_word_vectors(WordsConfig(source=str(tmp_path / "copy.txt")), ["dog", "red seven"])
+    assert readings == ["a.txt", "copy.txt"]
+    (tmp_path / "a.txt").write_text("red 9 9 9\ndog 1 1 1\n")
+    changed = read_word_vectors(WordsConfig(source=str(tmp_path / "a.txt")), ["red", "dog"])
+    assert changed.vectors.tolist() == [[9, 9, 9], [1, 1, 1]]
+
+
+def test_other_names_of_the_same_array_are_other_vectors(tmp_path, readings):
+    np.save(tmp_path / "a.npy", np.eye(2, dtype=np.float32))
+    for names in (["red", "dog"], ["dog", "red"]):
+        (tmp_path / "names.txt").write_text("\n".join(names))
+        config = WordsConfig(source=str(tmp_path / "a.npy"), names=str(tmp_path / "names.txt"))
+        assert read_word_vectors(config, ["red"]).vectors[0].argmax() == names.index("red")
+
+
+def test_a_label_without_a_vector_stays_an_error(tmp_path, readings):
+    write_glove(tmp_path / "a.txt")
+    for _ in range(2):
+        with pytest.raises(DataError, match="no word vector"):
+            read_word_vectors(WordsConfig(source=str(tmp_path / "a.txt")), ["red", "xylophone"])
+
+
+def test_two_labels_may_have_one_alias(tmp_path, readings):
+    write_glove(tmp_path / "a.txt")
+    (tmp_path / "aliases.tsv").write_text("crimson\tred\n")
+    config = WordsConfig(source=str(tmp_path / "a.txt"), aliases=str(tmp_path / "aliases.tsv"))
+    vectors = read_word_vectors(config, ["crimson", "red"]).vectors
+    assert torch.equal(vectors[0], vectors[1])

@@ -1,0 +1,61 @@
+"""Vectors of texts are kept on disk by the content of what gave them: the next run reads them from there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def remembered(key: str, texts: Sequence[str], compute: Callable[[list[str]], np.ndarray]) -> dict[str, np.ndarray]:
+    """The vectors of at least `texts`, by text.
+
+    Args:
+        key: differs whenever the vectors do: a digest of the model or file that gives them.
+        texts: different ones.
+        compute: gives (n, width) for those that are not known yet. What it raises goes through; nothing is kept then.
+    """
+    path = Path(cache_folder(), f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz")
+    known = _read(path)
+    if new := [text for text in texts if text not in known]:
+        known |= dict(zip(new, compute(new), strict=True))
+        _write(path, known)
+    return known
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder() -> str:
+    """Where vectors of texts are kept: below MLDEC_CACHE or ~/.cache/mldec. It may be deleted at any time."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(os.environ.get("MLDEC_CACHE") or os.path.join(home, "mldec"), "words")
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """Vectors by text; nothing if there is no sound file."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(zip(stored["texts"].tolist(), stored["vectors"], strict=True))
+    except Exception:  # a damaged cache is made anew
+        return {}
+
+
+def _write(path: Path, vectors: dict[str, np.ndarray]) -> None:
+    """Keep what was computed; a folder that cannot be written to means computing it again next time."""
+    partial = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(partial, texts=np.array(list(vectors)), vectors=np.stack(list(vectors.values())))
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
