@@ -4,8 +4,7 @@
     python scripts/write_headers.py table1     # those whose name begins so
 
 Command, hardware, hours, published and obtained values come from the tables and from the records in docs/records. Hours
-are an estimate: three times the multiply-accumulates of a picture, for all pictures of all epochs, at the rate at which
-one RTX 3090 trains TResNet-L at 448 px according to timm's published benchmarks.
+are an estimate, see mldec/commands/table_needs.py.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from mldec.benchmarks.network import count_cost
 from mldec.commands import compose
 from mldec.commands import table as door
+from mldec.commands.table_needs import hardware
 from mldec.commands.table_report import records_of_row
 from mldec.config import Config, build_config
 from mldec.paper.records import find_records
@@ -26,9 +25,6 @@ from mldec.paper.tables import COUNTED, UNVERIFIED, Row, Scale, Table, load_tabl
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS, RECORDS = ROOT / "configs" / "experiment", ROOT / "docs" / "records"
-
-#: Multiply-accumulates a second in training: 103 pictures/s, 43.59 G a picture, the backward pass counted as two.
-RATE = 103 * 43.59e9 * 3
 
 #: Short names of rows, whose files get the same comment.
 SHORT = {"coco_tresnet_l": "table5/tresnet_l", "voc2007_tresnet_l": "table11/ml_decoder", "nuswide_zsl": "table3/none"}
@@ -93,15 +89,8 @@ def cost(config: Config, row: Row, scale: Scale) -> str:
     """Hardware and time."""
     if scale == "desk":
         return "Minutes on two cores."
-    gpu = f"One GPU of {row.needs.memory} GiB" if row.needs.memory else "One GPU"
-    pictures = row.needs.pictures or config.dataset.expected("train").pictures
-    if row.needs.dataset is None or row.expect is not None:
-        return f"{gpu}."
-    if pictures is None:
-        return f"{gpu}; hours not estimated, since the number of pictures is not known."
-    macs = count_cost(config, row.needs.labels).macs
-    hours = 3 * macs * pictures * config.schedule.epochs / RATE / 3600
-    return f"{gpu}, about {hours:,.0f} hours on an RTX 3090 (estimated)."
+    words = hardware(config, row)
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def result(table: Table, row: Row, scale: Scale) -> str:

@@ -89,6 +89,7 @@ def make_request(name: str, arguments: compose.Arguments) -> Request:
         runs=output / "runs",
         slots=slots,
         runtime=(*runtime, *(word for word in arguments.overrides if _only_executes(word))),
+        components=_components(arguments),
     )
     _refuse_own_words(arguments)
     seeds = tuple(_whole(word, "seeds", least=0) for word in _words(own.get("seeds", "0,1,2")))
@@ -110,6 +111,13 @@ def make_request(name: str, arguments: compose.Arguments) -> Request:
         overrides=tuple(word for word in arguments.overrides if not _only_executes(word)),
         config_dir=arguments.config_dir,
     )
+
+
+def _components(arguments: compose.Arguments) -> tuple[str, ...]:
+    """The words by which other processes find the user's own components and configs, too."""
+    plugins = (f"plugins=[{','.join(arguments.plugins)}]",) if arguments.plugins else ()
+    folder = arguments.config_dir
+    return plugins if folder is None else (*plugins, f"--config-dir={Path(folder).expanduser().absolute()}")
 
 
 def _slots(own: dict[str, str]) -> tuple[tuple[dict[str, str], ...], tuple[str, ...]]:
@@ -219,7 +227,7 @@ def _launch(request: Request) -> int:
 
     known = find_records(request.place.records).by_key
     words = [f"output={request.output}", f"records={request.place.records}", f"choose_seed={request.choose_seed}"]
-    words += [*request.typed_runtime, *request.overrides]
+    words += [*request.typed_runtime, *request.overrides, *request.place.components]
     pending: dict[str, tuple[Job, bool]] = {}
     for table in request.tables:
         if table.kind == "benchmark":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mldec.commands.table_needs import needs
 from mldec.commands.table_plan import (
     ALL,
     Request,
@@ -64,6 +65,7 @@ def lines_of(
                 status=status,
                 published=published.get(row.key),
                 chosen=chosen,
+                needs="" if records else _needs(row, request),
             )
         )
     return lines
@@ -82,6 +84,13 @@ def records_of_row(table: Table, row: Row, request: Request, found: Found) -> tu
     jobs = [job_of(table, row, seed, words, request) for seed in request.seeds]
     chosen = dict(zip(row.choose, (word.partition("=")[2] for word in words), strict=True))
     return tuple(found.by_key[job.key] for job in jobs if job.key in found.by_key), chosen
+
+
+def _needs(row: Row, request: Request) -> str:
+    """What a run of a row takes; nothing to say at desk scale."""
+    if row.experiment is None or request.scale == "desk":
+        return ""
+    return needs(configs_of(row.experiment, request.overrides, request.config_dir)[0], row)
 
 
 def _sizes(row: Row, request: Request) -> dict[str, float]:
@@ -103,7 +112,7 @@ def report_table(table: Table, lines: Sequence[Line], request: Request, found: F
     text = report.markdown(table, lines, request.scale, others)
     if table.findings:
         text += f"\n{report.findings(table, lines)}\n"
-    print(f"\n{table.name}: {table.title}\n\n{text}", flush=True)
+    print(f"\n{table.name}: {table.title}\n{table.about}\n\n{text}", flush=True)
     path = request.output / table.id
     write_text(path.with_suffix(".md"), text)
     write_text(path.with_suffix(".csv"), report.csv_text(table, lines, request.scale))

@@ -149,7 +149,6 @@ def record_of_run(folder: Path, training: Training) -> Record:
         raise ValueError(f"{folder} has no result: its metrics.jsonl ends without a test record")
     metrics = {name: value for name, value in test.items() if isinstance(value, float) or value is None}
     chosen = next((r for r in records if r["kind"] == "eval" and r["epoch"] == test["epoch"]), None)
-    environment, cost = read_json(folder / "environment.json"), read_json(folder / "cost.json")
     return Record(
         **training.identity(),
         outcome="finished",
@@ -157,10 +156,27 @@ def record_of_run(folder: Path, training: Training) -> Record:
         metrics=metrics,
         val={} if chosen is None else chosen[chosen["reported"]],
         best=None if chosen is None else chosen["best"],
-        seconds=cost.get("seconds"),
-        peak_memory=cost.get("peak_memory", {}),
-        environment={name: environment[name] for name in KEPT if name in environment},
+        **_circumstances(folder),
     )
+
+
+def record_without_memory(folder: Path, training: Training) -> Record:
+    """The record of a run whose result is that memory does not suffice, with the device that did not have enough."""
+    return Record(**training.identity(), outcome="out_of_memory", protocol="", metrics={}, **_circumstances(folder))
+
+
+def _circumstances(folder: Path) -> dict[str, Any]:
+    """What a run folder says of the run's cost and environment; less where the run ended early."""
+    cost = read_json(folder / "cost.json")
+    return {
+        "seconds": cost.get("seconds"),
+        "peak_memory": cost.get("peak_memory", {}),
+        "environment": _kept(read_json(folder / "environment.json")),
+    }
+
+
+def _kept(environment: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: environment[name] for name in KEPT if name in environment}
 
 
 def record_of_benchmark(folder: Path, training: Training) -> Record:
@@ -173,13 +189,12 @@ def record_of_benchmark(folder: Path, training: Training) -> Record:
             figure = figures.get(f"{case['title']}: {quantity}", {"value": None, "samples": ()})
             for number, value in enumerate(figure["samples"] or [figure["value"]]):
                 metrics[f"{case['head']}_{case['labels']}.{name}.{number}"] = value
-    environment = measured["environment"]
     return Record(
         **training.identity(),
         outcome="finished",
         protocol="",
         metrics=metrics,
-        environment={name: environment[name] for name in KEPT if name in environment},
+        environment=_kept(measured["environment"]),
     )
 
 

@@ -67,6 +67,7 @@ def markdown(
         markdown_text(" ".join(legend)),
         _chosen(table, lines),
         _provenance(table, lines),
+        _needs(table, lines),
         _left_out(others or {}),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
@@ -173,6 +174,16 @@ def _provenance(table: Table, lines: Sequence[Line]) -> str:
     return text
 
 
+def _needs(table: Table, lines: Sequence[Line]) -> str:
+    """What each row without a record takes to run, rows that take the same in one line."""
+    rows: dict[str, list[str]] = {}
+    for line in lines:
+        if line.needs and not line.records:
+            rows.setdefault(line.needs, []).append(row_name(table, line.row))
+    bullets = [f"* {markdown_text(' / '.join(names))}: {markdown_text(needs)}" for needs, names in rows.items()]
+    return "\n".join(["What one run takes, of the rows that have none:", "", *bullets]) if bullets else ""
+
+
 def _left_out(others: Mapping[Path, str]) -> str:
     if not others:
         return ""
@@ -214,6 +225,8 @@ def _places(records: Sequence[Record]) -> list[str]:
     threads = {record.environment["threads"] for record in records if record.environment.get("threads")}
     on_cpu = all(device.startswith("cpu") for device in devices)
     suffix = f", {_listed(threads)} {'thread' if threads == {1} else 'threads'}" if threads and on_cpu else ""
+    precisions = {record.environment["precision"] for record in records if record.environment.get("precision")}
+    suffix += f", in {' and '.join(sorted(precisions))}" if precisions else ""
     return [f"device {' and '.join(sorted(devices))}{suffix}"]
 
 

@@ -34,6 +34,7 @@ from mldec.paper.records import (
     find_records,
     record_of_benchmark,
     record_of_run,
+    record_without_memory,
     write_record,
 )
 
@@ -99,12 +100,14 @@ class Place:
         runs: folder of the run folders.
         slots: environment variables of each process that may run at a time, e.g. {"CUDA_VISIBLE_DEVICES": "3"}.
         runtime: overrides that every run gets, also a resumed one, e.g. runtime.threads=1.
+        components: words by which every process finds components and files of the user's: plugins=…, --config-dir=….
     """
 
     records: Path
     runs: Path
     slots: tuple[Mapping[str, str], ...] = ({},)
     runtime: tuple[str, ...] = ()
+    components: tuple[str, ...] = ()
 
 
 def run_jobs(jobs: Sequence[Job], place: Place, display: Display) -> Outcome:
@@ -135,8 +138,8 @@ def run_jobs(jobs: Sequence[Job], place: Place, display: Display) -> Outcome:
             slots.put(slot)
 
     def _work(job: Job, slot: Mapping[str, str], patient: bool) -> None:
-        with _claim(place, job, patient=patient, stop=stop) as lock:
-            if lock is None:
+        with _claim(place, job, patient=patient, stop=stop) as locks:
+            if locks is None:
                 elsewhere.append(job)
                 return
             if stop.is_set() or job.key in find_records(place.records).by_key:
@@ -144,7 +147,7 @@ def run_jobs(jobs: Sequence[Job], place: Place, display: Display) -> Outcome:
             log = run_folder(job, place) / LOG
             progress.begin(job, log)
             try:
-                failure = _run(job, place, slot, lock)
+                failure = _run(job, place, slot, locks)
             except (OSError, ValueError, KeyError) as error:  # a full disk, a damaged run folder: the others go on
                 failure = Failure(job, 1, log, (f"{type(error).__name__}: {error}",))
             if failure is None:
@@ -181,13 +184,13 @@ def command(job: Job, place: Place) -> list[str]:
     """The command line of a job; of a training that was cut off, what resumes it."""
     folder = run_folder(job, place)
     if job.benchmark:
-        words = [*job.benchmark, *job.overrides, *place.runtime, f"output={folder / BENCHMARK}"]
+        words = [*job.benchmark, *job.overrides, *place.runtime, *place.components, f"output={folder / BENCHMARK}"]
         return [sys.executable, "-m", "mldec", "benchmark", "model", *words]
     words = [f"experiment={job.experiment}", *job.overrides, f"seed={job.seed}"]
     words += [f"output={place.runs}", f"run_dir={folder}"]
     if (folder / "checkpoints" / "last.pt").exists():
         words = [f"resume={folder}"]
-    return [sys.executable, "-m", "mldec", "train", *words, *place.runtime]
+    return [sys.executable, "-m", "mldec", "train", *words, *place.runtime, *place.components]
 
 
 def shell_lines(jobs: Sequence[Job], words: Sequence[str]) -> list[str]:
@@ -218,7 +221,7 @@ eval "${{tasks[$SLURM_ARRAY_TASK_ID]}}"
 """
 
 
-def _run(job: Job, place: Place, slot: Mapping[str, str], lock: IO[str]) -> Failure | None:
+def _run(job: Job, place: Place, slot: Mapping[str, str], locks: Sequence[IO[str]]) -> Failure | None:
     """Train a job to its end and write its record; None, or why there is none."""
     folder = run_folder(job, place)
     log = folder / LOG
@@ -232,8 +235,8 @@ def _run(job: Job, place: Place, slot: Mapping[str, str], lock: IO[str]) -> Fail
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **slot},
-                # The lock is held as long as one of the two lives: a runner that is killed leaves its training behind.
-                pass_fds=(lock.fileno(),) if fcntl is not None else (),
+                # Locks are held as long as one of the two lives: a runner that is killed leaves its training behind.
+                pass_fds=[lock.fileno() for lock in locks] if fcntl is not None else (),
             )
             code = process.wait()
     if code == 0:
@@ -242,7 +245,7 @@ def _run(job: Job, place: Place, slot: Mapping[str, str], lock: IO[str]) -> Fail
         return None
     text = log.read_bytes()[began:].decode("utf-8", "replace")
     if job.expect == "out_of_memory" and (code in KILLED or any(sign in text for sign in OUT_OF_MEMORY)):
-        write_record(place.records, _without_memory(job))
+        write_record(place.records, record_without_memory(folder, job))
         return None
     return Failure(job, code, log, tuple(text.splitlines()[-LAST_LINES:]))
 
@@ -251,30 +254,38 @@ def _is_finished(job: Job, folder: Path) -> bool:
     return (folder / BENCHMARK).exists() if job.benchmark else is_complete(folder)
 
 
-def _without_memory(job: Job) -> Record:
-    return Record(**job.identity(), outcome="out_of_memory", protocol="", metrics={})
-
-
 @contextlib.contextmanager
-def _claim(place: Place, job: Job, *, patient: bool, stop: threading.Event) -> Iterator[IO[str] | None]:
-    """The lock of a job, held within the block; None if somebody else has it (`patient`: not before `stop`)."""
-    folder = place.runs / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{job.key}.lock").open("w") as lock:
-        while True:
-            if fcntl is None:
-                yield lock
-                return
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                if patient and not stop.is_set():
-                    time.sleep(1)
-                    continue
+def _claim(place: Place, job: Job, *, patient: bool, stop: threading.Event) -> Iterator[list[IO[str]] | None]:
+    """The locks of a job, held within the block; None if somebody else has one (`patient`: not before `stop`).
+
+    One lies with the records and one with the runs, since others may share either.
+    """
+    folders = [folder / ".locks" for folder in dict.fromkeys((place.records, place.runs))]
+    with contextlib.ExitStack() as stack:
+        locks: list[IO[str]] = []
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            locks.append(stack.enter_context((folder / f"{job.key}.lock").open("w")))
+        while not _lock_all(locks):
+            if not patient or stop.is_set():
                 yield None
                 return
-            yield lock
-            return
+            time.sleep(1)
+        yield locks
+
+
+def _lock_all(locks: Sequence[IO[str]]) -> bool:
+    """Lock all files or none; whether it could be done."""
+    if fcntl is None:
+        return True
+    for lock in locks:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            for taken in locks:
+                fcntl.flock(taken, fcntl.LOCK_UN)
+            return False
+    return True
 
 
 def _in_short(record: Record) -> str:

@@ -27,6 +27,7 @@ class Line:
             "literature". What follows a colon goes into a footnote.
         published: the row of the paper to compare with, at paper scale the row itself; None: there is none.
         chosen: what was chosen on val where `row.choose` asks for it.
+        needs: in words what running it takes; empty where nothing but minutes.
     """
 
     row: Row
@@ -35,6 +36,7 @@ class Line:
     status: str = "not run"
     published: Row | None = None
     chosen: Mapping[str, Any] = field(default_factory=dict)
+    needs: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

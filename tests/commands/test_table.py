@@ -1,5 +1,6 @@
 """`mldec table`: rows over seeds from one command, with words for what is wrong."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -15,6 +16,7 @@ from mldec.errors import ConfigError
 from mldec.paper import runner
 from mldec.paper.records import config_key, find_records
 from mldec.paper.tables import find_table
+from mldec.registry import HEADS
 
 SMALL = ["dataset.train=128", "dataset.val=32", "dataset.test=32", "schedule.epochs=1", "runtime.threads=1"]
 
@@ -95,6 +97,49 @@ def test_an_absent_dataset_is_said_once_and_nothing_is_run(tmp_path, capsys):
     assert "mldec data download dataset=coco" in text
     assert "dataset absent" in text
     assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_rows_whose_dataset_is_there_go_on_and_users_parts_reach_the_trainings(tmp_path, capsys, monkeypatch):
+    """Of a table with two datasets one is absent; the other is set in a config of the user's, with a head of theirs."""
+    monkeypatch.setattr(HEADS, "_components", dict(HEADS._components))  # what the plugin adds goes with the test
+    (tmp_path / "table_parts.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from mldec.config import ComponentConfig\n"
+        "from mldec.models.heads.gap import GlobalAveragePool\n"
+        "from mldec.registry import HEADS\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class PartConfig(ComponentConfig):\n    pass\n"
+        "@HEADS.register('table_part', PartConfig)\n"
+        "def build(config, *, in_features, labels):\n    return GlobalAveragePool(in_features, len(labels))\n"
+    )
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "head").mkdir()
+    (tmp_path / "mine" / "head" / "part.yaml").write_text("name: table_part\n")
+    (tmp_path / "mine" / "experiment" / "tiny.yaml").write_text(
+        "# @package _global_\n"
+        "defaults:\n"
+        "  - override /dataset: digits\n"
+        "  - override /backbone: resnet_digits\n"
+        "  - override /head: part\n"
+        "  - _self_\n"
+        "name: tiny\n"
+        f"dataset: {{root: {tmp_path / 'digits'}, train: 64, val: 32, test: 32}}\n"
+    )
+    plain = find_table("14", "paper")
+    rows = (plain.row("swin_l"), dataclasses.replace(plain.row("tresnet_l"), experiment="tiny"))
+    two = dataclasses.replace(plain, rows=rows, findings=())
+    monkeypatch.setattr("mldec.paper.tables.find_table", lambda name, scale: two)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    words = ["plugins=[table_parts]", "--config-dir=mine", "schedule.epochs=1"]
+    code, text = run(capsys, "14", *words, "seeds=0", f"output={tmp_path / 'out'}")
+    assert code == 1
+    assert text.count("cannot be used") == 1
+    assert "dataset absent" in text
+    assert [record.row for record in find_records(tmp_path / "out" / "records").by_key.values()] == [rows[1].key], text
+    code, text = run(capsys, "14", *words, "seeds=1", f"output={tmp_path / 'out'}", "launcher=print")
+    assert "'plugins=[table_parts]'" in text
+    assert f"--config-dir={tmp_path / 'mine'}" in text
 
 
 def test_records_of_other_settings_are_listed_and_not_mixed_in(small, tmp_path, capsys):

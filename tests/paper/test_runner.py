@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,8 @@ if mode == "fail":
     sys.exit(2)
 if mode == "killed":
     os.kill(os.getpid(), 9)
+with open(folder + "/environment.json", "w") as file:
+    json.dump({"device": "cpu", "commit": "abc"}, file)
 if mode == "memory":
     print("error: out of memory on cuda at step 1")
     sys.exit(1)
@@ -39,8 +42,6 @@ with open(folder + "/metrics.jsonl", "w") as file:
     file.write(json.dumps(val) + "\\n")
     test = {"kind": "test", "step": 1, "epoch": 1, "protocol": "standard", "weights": "ema", "mAP": 71.5}
     file.write(json.dumps(test) + "\\n")
-with open(folder + "/environment.json", "w") as file:
-    json.dump({"device": "cpu", "commit": "abc"}, file)
 with open(folder + "/cost.json", "w") as file:
     json.dump({"seconds": 12.5, "peak_memory": {"host": 1000}}, file)
 """
@@ -134,6 +135,7 @@ def test_running_out_of_memory_is_a_result_only_where_it_is_expected(place, trai
     assert [failure.job.seed for failure in outcome.failures] == [0]
     (record,) = find_records(place.records).by_key.values()
     assert (record.seed, record.outcome, dict(record.metrics)) == (1, "out_of_memory", {})
+    assert record.environment == {"device": "cpu", "commit": "abc"}  # whose memory did not suffice
 
 
 def test_a_process_that_the_system_kills_ran_out_of_memory(place, training):
@@ -157,6 +159,58 @@ def test_two_runners_on_one_folder_lose_nothing_and_run_nothing_twice(place, tra
         thread.join()
     assert len(find_records(place.records).by_key) == 8
     assert len(begun(place)) == len(set(begun(place))) == 8
+
+
+@pytest.mark.parametrize("shared", ["records", "runs"])
+def test_two_runners_that_share_only_one_of_their_folders_run_nothing_twice(shared, place, training, tmp_path):
+    """With one folder of records each run is made once; with one of runs, none is made by two at a time."""
+    other = replace(place, **{"runs" if shared == "records" else "records": tmp_path / "other"})
+    jobs = [job(seed=seed) for seed in range(4)]
+    threads = [threading.Thread(target=run_jobs, args=(jobs, p, Display(quiet=True))) for p in (place, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for folder in {place.records, other.records}:
+        assert len(find_records(folder).by_key) == 4
+    assert len([*begun(place), *(begun(other) if other.runs != place.runs else [])]) == 4
+
+
+def test_after_ctrl_c_nothing_is_begun_and_the_next_call_goes_on(place, training, tmp_path):
+    """The signal reaches the runner and its trainings alike, as from a terminal; these save and exit with 130."""
+    script = training.read_text().replace(
+        "time.sleep(0.2)",
+        "import signal; signal.signal(signal.SIGINT, lambda *_: sys.exit(130))\nif mode == 'slow': time.sleep(60)",
+    )
+    training.write_text(script)
+    jobs = [job("gap"), *(job("slow", seed) for seed in range(6))]
+    first = tmp_path / "first.py"
+    first.write_text(
+        f"""
+import signal, sys
+from pathlib import Path
+from mldec.engine.display import Display
+from mldec.paper import runner
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner that was started in the background ignores it
+place = runner.Place(records=Path({str(place.records)!r}), runs=Path({str(place.runs)!r}), slots=({{}}, {{}}))
+runner.command = lambda job, place: [sys.executable, {str(training)!r}, str(place.runs / job.folder_name), job.row]
+jobs = [runner.Job(**words) for words in {[j.__dict__ for j in jobs]!r}]
+outcome = runner.run_jobs(jobs, place, Display(quiet=True))
+sys.exit(130 if outcome.interrupted and not outcome.failures else 1)
+"""
+    )
+    process = subprocess.Popen([sys.executable, str(first)], start_new_session=True)
+    deadline = time.monotonic() + 60
+    while sum("slow" in line for line in begun(place)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)  # the handler of the second is set a moment after it began
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert len(begun(place)) == 3
+    assert [record.row for record in find_records(place.records).by_key.values()] == ["gap"]
+    training.write_text(script.replace("time.sleep(60)", "pass"))
+    assert not run_jobs(jobs, place, Display(quiet=True)).failures
+    assert len(find_records(place.records).by_key) == 7
 
 
 def test_a_training_whose_runner_was_killed_keeps_its_lock(place, training, tmp_path):

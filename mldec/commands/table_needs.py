@@ -1,0 +1,47 @@
+"""What a row of the paper takes to reproduce: data, weights, hardware, time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mldec.config import Config
+    from mldec.paper.tables import Row
+
+#: Multiply-accumulates a second in training of one RTX 3090: TResNet-L at 448 px, 103 pictures/s at 43.59 G each,
+#: according to timm's published benchmarks; the backward pass counts as two.
+RATE = 103 * 43.59e9 * 3
+GPU = "an RTX 3090"
+
+
+def needs(config: Config, row: Row) -> str:
+    """`coco; weights ImageNet-21K; protocol paper; one GPU of 24 GiB, about 14 hours on an RTX 3090 (estimated)`."""
+    parts = [row.needs.dataset or "no dataset"]
+    parts += [f"weights {row.needs.weights}"] if row.needs.weights != "none" else []
+    parts += [f"protocol {config.protocol.name}"] if row.needs.dataset else []
+    return "; ".join([*parts, hardware(config, row)])
+
+
+def hardware(config: Config, row: Row) -> str:
+    """`one GPU of 24 GiB, about 14 hours on an RTX 3090 (estimated)`; a run is meant, which is one seed."""
+    gpu = f"one GPU of {row.needs.memory} GiB" if row.needs.memory else "one GPU"
+    if row.needs.dataset is None or row.expect is not None:
+        return gpu
+    hours = estimated_hours(config, row)
+    if hours is None:
+        return f"{gpu}; hours not estimated, since the number of pictures is not known"
+    shown = (
+        "less than an hour" if hours < 1 else f"about {hours:,.1f} hours" if hours < 10 else f"about {hours:,.0f} hours"
+    )
+    return f"{gpu}, {shown} on {GPU} (estimated)"
+
+
+def estimated_hours(config: Config, row: Row) -> float | None:
+    """Of one run: three times the multiply-accumulates of a picture, for all pictures of all epochs, at `RATE`."""
+    from mldec.benchmarks.network import count_cost
+
+    pictures = row.needs.pictures or config.dataset.expected("train").pictures
+    if pictures is None:
+        return None
+    macs = count_cost(config, row.needs.labels).macs
+    return float(3 * macs * pictures * config.schedule.epochs / RATE / 3600)
