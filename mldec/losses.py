@@ -17,17 +17,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mldec.config import ComponentConfig, Fraction, NonNegative, Share
 from mldec.registry import LOSSES
 
 Reduction = Literal["sum", "mean"]
 
+CACHED = 2**16  # labels that are handled at a time on the CPU: a dozen float32 buffers of these fit into its cache
 FLOOR = 1e-8  # probabilities are kept above this before the logarithm, as published
 
 
@@ -101,6 +103,20 @@ class AsymmetricLoss(ThreeStateLoss):
         self.clip = clip
         self.detach_weight = detach_weight
 
+    def forward(self, logits: Tensor, targets: Tensor, known: Tensor | None = None) -> Tensor:
+        """As of every loss. Whole targets with constant focal weights, the usual case, take a path of fewer passes."""
+        constant = self.detach_weight or not (self.gamma_neg or self.gamma_pos)
+        if targets.is_floating_point() or not constant:
+            return super().forward(logits, targets, known)
+        _check_shapes(logits, targets, known)
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            unknown = targets < 0 if known is None else ~known | (targets < 0)
+            present = (targets > 0) & ~unknown
+            settings = (self.gamma_neg, self.gamma_pos, self.clip, self.unknown_weight)
+            total = cast(Tensor, _WholeAsymmetric.apply(logits, present, unknown, *settings))
+            return total if self.reduction == "sum" else total / max(logits.numel(), 1)
+
     def terms(self, logits: Tensor, present: Tensor, weights: Tensor) -> Tensor:
         absent = 1 - present
         p = torch.sigmoid(logits)
@@ -114,6 +130,64 @@ class AsymmetricLoss(ThreeStateLoss):
             # The floor spares 0^gamma its infinite slope for gamma < 1; where it acts the logarithm is 0 as well.
             log_likelihood = log_likelihood * miss.clamp(min=FLOOR).pow(gamma)
         return -weights * log_likelihood
+
+
+class _WholeAsymmetric(torch.autograd.Function):
+    """The summed asymmetric loss of targets that are whole numbers, with focal weights that are constants.
+
+    A present label is an absent one of the logit -x without shift: with the sign of each label put into the logit there
+    is one formula for both, and its slope is at hand where its value is. `AsymmetricLoss.terms` says the same plainly.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        present: Tensor,
+        unknown: Tensor,
+        gamma_neg: float,
+        gamma_pos: float,
+        clip: float,
+        unknown_weight: float,
+    ) -> Tensor:
+        total = logits.new_zeros(())
+        slopes = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        flat = [part.reshape(-1) for part in (logits, present, unknown, slopes)]
+        # On the CPU a part stays in the cache from the first operation on it to the last.
+        size = CACHED if logits.device.type == "cpu" else max(logits.numel(), 1)
+        for first in range(0, logits.numel(), size):
+            x, is_present, is_unknown, slope = (part[first : first + size] for part in flat)
+            sign = is_present.to(x.dtype).mul_(-2).add_(1)
+            shift = is_present.to(x.dtype).mul_(-clip).add_(clip)
+            x = x * sign
+            wrong, right = torch.sigmoid(x), torch.sigmoid(-x)  # each without cancellation
+            shifted = right + shift
+            clamped = shifted.clamp(FLOOR, 1)
+            if gamma_neg or gamma_pos:
+                missed = (wrong - shift).clamp_(min=FLOOR)
+                weight = torch.where(is_present, _power(missed, gamma_pos), _power(missed, gamma_neg))
+            else:
+                weight = torch.ones_like(x)
+            weight = torch.where(is_unknown, weight * unknown_weight, weight)
+            total -= (clamped.log() * weight).sum()
+            if ctx.needs_input_grad[0]:
+                torch.mul(wrong.mul_(right).div_(clamped), weight.mul_(sign), out=slope)
+                slope.masked_fill_(shifted != clamped, 0)
+        ctx.save_for_backward(slopes)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        return slopes * gradient, None, None, None, None, None, None
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    """base ** exponent, by multiplication where that is faster."""
+    if exponent == 4:
+        return base.square().square_()
+    return base**exponent
 
 
 class BinaryCrossEntropy(ThreeStateLoss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from mldec.losses import AsymmetricLoss, BinaryCrossEntropy, CrossEntropy
+from mldec.losses import CACHED, AsymmetricLoss, BinaryCrossEntropy, CrossEntropy, ThreeStateLoss
 from mldec.registry import LOSSES
 
 GOLDEN_LOGITS = [-2.0, -0.5, 0.0, 0.5, 2.0, 4.0]
@@ -71,6 +72,37 @@ def test_asymmetric_loss_equals_the_oracle(detach, gammas, clip, fractional):
     # Where the oracle's 0 ** 0.5 has an infinite slope it gives nan; the true limit, and ours, is 0.
     expected_gradient = expected_gradient.nan_to_num(0.0)
     torch.testing.assert_close(gradient(loss, logits, targets), expected_gradient, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("gammas", [(4, 0), (0, 0), (2, 1), (0.5, 0.5), (7, 3)])
+@pytest.mark.parametrize("clip", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize("unknown_weight", [0.0, 0.3])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_fast_path_of_whole_targets_equals_the_plain_chain(gammas, clip, unknown_weight, masked, reduction):
+    """More labels than are handled at a time, logits up to where the probabilities reach their floor."""
+    rows = 3 * CACHED // 2 // 64
+    logits, targets = batch(rows, 64, unknown=True, dtype=torch.float64, scale=9.0)
+    known = torch.rand(targets.shape, generator=torch.Generator().manual_seed(1)) < 0.9 if masked else None
+    loss = AsymmetricLoss(*gammas, clip=clip, unknown_weight=unknown_weight, reduction=reduction)
+    plain = partial(ThreeStateLoss.forward, loss)
+    torch.testing.assert_close(loss(logits, targets, known), plain(logits, targets, known), rtol=1e-12, atol=0)
+    # The plain chain has the slope of a sigmoid from 1 - y, which near y = 1 is off by the precision itself.
+    torch.testing.assert_close(
+        gradient(loss, logits, targets, known), gradient(plain, logits, targets, known), rtol=1e-10, atol=1e-15
+    )
+    in_float32 = logits.detach().float().requires_grad_()
+    torch.testing.assert_close(
+        gradient(loss, in_float32, targets, known), gradient(plain, in_float32, targets, known), rtol=1e-5, atol=3e-7
+    )
+
+
+def test_the_fast_path_scales_with_what_comes_after_it_and_may_be_run_back_twice():
+    logits, targets = batch()
+    value = AsymmetricLoss()(logits, targets)
+    (once,) = torch.autograd.grad(3 * value, logits, retain_graph=True)
+    (twice,) = torch.autograd.grad(value, logits)
+    torch.testing.assert_close(once, 3 * twice)
 
 
 def test_asymmetric_loss_without_focusing_and_shift_is_binary_cross_entropy():

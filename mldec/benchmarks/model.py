@@ -11,20 +11,19 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from statistics import median
-from time import perf_counter
 from typing import NamedTuple, TypeVar
 
 import torch
 
 from mldec.benchmarks.figure import Figure
 from mldec.benchmarks.memory import PeakMemory, is_out_of_memory, limited_memory, release
-from mldec.benchmarks.network import Cost, Network, count_cost, inference_batch, search_largest_batch, synchronize
+from mldec.benchmarks.network import Cost, Network, count_cost, inference_batch, search_largest_batch
+from mldec.benchmarks.rate import SLOW, Rate, matrix_figure, matrix_product
 from mldec.config import Config
 from mldec.engine.device import choose_device, choose_precision
 
 logger = logging.getLogger(__name__)
 
-SLOW = 5  # times `seconds`: a longer step is not warmed up again; times `repeats`, the most that a rate takes in all
 SEARCH = 15  # times `seconds`: the most that the search for the largest batch takes
 
 Result = TypeVar("Result")
@@ -60,7 +59,7 @@ def measure(cases: Sequence[Case], *, repeats: int = 3, seconds: float = 2.0) ->
     products = []
     for number in range(repeats):
         logger.info("round %d of %d", number + 1, repeats)
-        products.append(_matrix_rate(device, dtype, seconds))
+        products.append(matrix_product(device, dtype, seconds).sample(seconds))
         for subject in subjects:
             subject.round(seconds, repeats)
     figures = []
@@ -70,41 +69,7 @@ def measure(cases: Sequence[Case], *, repeats: int = 3, seconds: float = 2.0) ->
     if device.type != "cuda":
         note = f"only searched for on CUDA, this is {device.type}"
         figures.append(Figure("largest training batch", None, "pictures", note=note, better="higher"))
-    note = f"multiply-accumulates of this device in {_precision(device, dtype)}, {_side(device)} x {_side(device)}"
-    samples = tuple(product / 1e9 for product in products)
-    figures.append(Figure("matrix product", median(samples), "G/s", note=note, better="higher", samples=samples))
-    return figures
-
-
-class Rate:
-    """How many of something a repeated `step` handles in a second, `amount` at a time."""
-
-    def __init__(self, step: Callable[[], object], amount: int, device: torch.device, seconds: float) -> None:
-        """Warms up: what is allocated, compiled or chosen at the first step shall not count."""
-        self.step, self.amount, self.device = step, amount, device
-        self.samples: list[float] = []
-        self.spent = 0.0
-        self.duration = self._time(1)  # of a step
-        if self.duration <= SLOW * seconds:
-            self.duration = self._time(1)
-
-    def sample(self, seconds: float) -> None:
-        """Measure once more, for about `seconds`."""
-        if self.device.type == "cuda" and self.duration <= seconds:
-            self._time(1)  # takes back from the driver what was released since the last round
-        steps = max(1, round(seconds / max(self.duration, 1e-6)))
-        elapsed = self._time(steps)
-        self.duration = elapsed / steps
-        self.spent += elapsed
-        self.samples.append(self.amount * steps / elapsed)
-
-    def _time(self, steps: int) -> float:
-        synchronize(self.device)
-        began = perf_counter()
-        for _ in range(steps):
-            self.step()
-        synchronize(self.device)
-        return perf_counter() - began
+    return [*figures, matrix_figure(products, device, dtype)]
 
 
 class _Subject:
@@ -131,7 +96,7 @@ class _Subject:
             logger.info("%s: out of memory", case.title)
             return
         network, self.training, self.peak = begun
-        self.network, size = network, self.training.amount
+        self.network, size = network, round(self.training.amount)
         logger.info("%s: a step of %d pictures takes %.3g s", case.title, size, self.training.duration)
         self.inference = _halved_until_it_fits(
             lambda size: Rate(lambda: network.infer(size), size, device, seconds), inference_batch(case.config), device
@@ -229,22 +194,3 @@ def _size_figures(subject: _Subject, cost: Cost, product: float) -> list[Figure]
         note = "multiply-accumulates a second of batches in inference over those of the matrix product"
         found.append(Figure(f"{title}: share of matrix product", share, "%", note=note, better="higher"))
     return found
-
-
-def _matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
-    """Multiply-accumulates a second of a large matrix product."""
-    side = _side(device)
-    left, right, out = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
-    rate = Rate(lambda: torch.mm(left, right, out=out), side**3, device, seconds)
-    rate.sample(seconds)
-    return rate.samples[0]
-
-
-def _side(device: torch.device) -> int:
-    return 2048 if device.type == "cpu" else 8192
-
-
-def _precision(device: torch.device, dtype: torch.dtype) -> str:
-    name = str(dtype).removeprefix("torch.")
-    rounded = device.type == "cuda" and dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
-    return f"{name} (TF32)" if rounded else name

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from mldec.benchmarks.memory import is_out_of_memory, release
+from mldec.benchmarks.rate import synchronize
 from mldec.config import Config
 from mldec.data.index import ImageIndex
 from mldec.data.loader import Batch
@@ -157,14 +158,6 @@ def largest_fitting(fits: Callable[[int], bool], start: int) -> int:
         else:
             high = middle
     return low - low % 8 if low >= 8 else low
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def _labels(count: int) -> LabelSpace:

@@ -82,6 +82,7 @@ def main(argv: Sequence[str]) -> int:
             device=device,
             dtype=choose_precision(config.runtime.precision, device),
             softmax=build.uses_softmax(config),
+            pictures=loader.pictures,
             on_batch=lambda pictures: bar.advance(),
         )
     result = compute_metrics(scores, config.protocol, seen=labels.seen, single_label=single_label)

@@ -41,6 +41,7 @@ def show(config: Config, assumed_labels: str | None = None) -> None:
     """Print the network's size and the schedule of `config`."""
     import torch
 
+    from mldec.data.loader import steps_per_epoch
     from mldec.engine import build
     from mldec.errors import ConfigError, DataError
     from mldec.labels import LabelSpace
@@ -77,7 +78,8 @@ def show(config: Config, assumed_labels: str | None = None) -> None:
     steps = 1000  # where pictures are not at hand, enough for the curve's shape
     batch_size, epochs = config.schedule.batch_size, config.schedule.epochs
     if train is not None:
-        steps = len(build.build_train_loader(config, train, torch.device("cpu")))
+        runtime = config.runtime
+        steps = steps_per_epoch(len(train), batch_size, limit=runtime.limit_train_batches, overfit=runtime.overfit)
         print(f"steps        {steps * epochs:,} = {epochs} epochs of {steps:,} steps of {batch_size} pictures")
     schedule, last = build.build_schedule(config, steps), steps * epochs - 1
     points = [schedule(round(place * last / 59)).lr for place in range(60)]

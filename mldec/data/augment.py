@@ -12,7 +12,6 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import albumentations as A
 import cv2
 import numpy as np
 from PIL import Image
@@ -20,7 +19,6 @@ from PIL import Image
 from mldec.config import ComponentConfig, Count, Fraction, NonNegative, Positive, Share
 from mldec.data.image import resize
 from mldec.data.loader import Resize
-from mldec.data.randaugment import randaugment
 from mldec.errors import ConfigError
 from mldec.registry import AUGMENTS
 
@@ -66,6 +64,10 @@ class PaperAugment:
     cutout: float = 0.5
     randaugment: bool = True
 
+    def __post_init__(self) -> None:
+        if self.randaugment:
+            import mldec.data.randaugment  # noqa: F401  albumentations takes seconds: once, not in every worker
+
     @property
     def min_side(self) -> int:
         return self.image_size
@@ -74,7 +76,11 @@ class PaperAugment:
         image = resize(image, self.image_size)
         if self.cutout > 0:
             paint_rectangle(image, self.cutout, rng)
-        return randaugment(image, rng) if self.randaugment else image
+        if not self.randaugment:
+            return image
+        from mldec.data.randaugment import randaugment
+
+        return randaugment(image, rng)
 
 
 @AUGMENTS.register("paper", PaperConfig)
@@ -120,6 +126,8 @@ class DigitsAugment:
     def __init__(
         self, image_size: int, *, shift: float, scale: float, rotate: float, brightness: float, cutout: float
     ) -> None:
+        import albumentations as A  # here, since it takes seconds to import
+
         self.image_size = self.min_side = image_size
         self.cutout = cutout
         self._transform = A.Compose(

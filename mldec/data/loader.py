@@ -100,6 +100,11 @@ class EvalLoader:
     def __len__(self) -> int:
         return self._order.steps
 
+    @property
+    def pictures(self) -> int:
+        """How many all batches hold together."""
+        return min(self._order.size, self._order.steps * self._order.batch_size)
+
     def __iter__(self) -> Iterator[Batch]:
         """Raises DataError naming the picture, if one is missing or broken."""
         return map(_sound, self._loader)
@@ -168,6 +173,14 @@ def eval_loader(
     return EvalLoader(order, _data_loader(samples, order, workers, pin_memory, start_method))
 
 
+def steps_per_epoch(pictures: int, batch_size: int, *, limit: int | None = None, overfit: bool = False) -> int:
+    """How many batches an epoch of a `train_loader` with these arguments has."""
+    if overfit:
+        return 1 if limit is None else limit
+    steps = -(-pictures // batch_size)
+    return steps if limit is None else min(steps, limit)
+
+
 class _Key(NamedTuple):
     """One appearance of a sample."""
 
@@ -181,8 +194,7 @@ class _TrainOrder:
 
     def __init__(self, size: int, batch_size: int, seed: int, *, repeats: int, limit: int | None) -> None:
         self.size, self.batch_size, self.seed, self.repeats = size, batch_size, seed, repeats
-        steps = -(-size // batch_size)
-        self.steps = steps if limit is None else min(steps, limit)
+        self.steps = steps_per_epoch(size, batch_size, limit=limit)
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -203,7 +215,7 @@ class _OverfitOrder(_TrainOrder):
 
     def __init__(self, size: int, batch_size: int, seed: int, *, repeats: int, limit: int | None) -> None:
         super().__init__(min(size, batch_size), batch_size, seed, repeats=repeats, limit=None)
-        self.steps = 1 if limit is None else limit
+        self.steps = steps_per_epoch(size, batch_size, limit=limit, overfit=True)
 
     def __iter__(self) -> Iterator[list[_Key]]:
         for _ in range(self.start, self.steps):
@@ -215,8 +227,7 @@ class _EvalOrder:
 
     def __init__(self, size: int, batch_size: int, limit: int | None) -> None:
         self.size, self.batch_size = size, batch_size
-        steps = -(-size // batch_size)
-        self.steps = steps if limit is None else min(steps, limit)
+        self.steps = steps_per_epoch(size, batch_size, limit=limit)
 
     def __len__(self) -> int:
         return self.steps

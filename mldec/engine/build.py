@@ -37,7 +37,7 @@ from mldec.config import Config
 from mldec.data.dataset import warn_of_differences
 from mldec.data.image import Normalization
 from mldec.data.index import ImageIndex
-from mldec.data.loader import EvalLoader, TrainLoader, eval_loader, train_loader
+from mldec.data.loader import Augment, EvalLoader, TrainLoader, eval_loader, train_loader
 from mldec.engine.device import count_workers
 from mldec.engine.ema import Ema
 from mldec.engine.optimizer import parameter_groups
@@ -318,12 +318,18 @@ def build_ema(config: Config, classifier: nn.Module) -> Ema | None:
     return ema
 
 
+def build_augment(config: Config) -> Augment:
+    """What becomes of a training picture."""
+    augment: Augment = AUGMENTS[config.augment.name].build(config.augment, image_size=image_size(config))
+    return augment
+
+
 def build_train_loader(config: Config, index: ImageIndex, device: torch.device) -> TrainLoader:
     """Shuffled, augmented batches; each a function of seed, epoch and position alone."""
     augment: Any = config.augment
     return train_loader(
         index,
-        AUGMENTS[augment.name].build(augment, image_size=image_size(config)),
+        build_augment(config),
         batch_size=config.schedule.batch_size,
         seed=config.seed,
         workers=count_workers(config.runtime),

@@ -19,9 +19,14 @@ from mldec.errors import RunError
 from mldec.labels import LabelSpace
 from mldec.metrics import WITH_UNSEEN, average_precision, f1_at_k, f1_at_threshold, top_k_accuracy, zero_shot_metrics
 
+HALF_FROM = 2**29  # scores that are kept in float16, since they would take 2 GiB in float32: Open Images' 9,605 labels
+
 
 class Scores(NamedTuple):
-    """What a network said of S pictures: ids (S,) int64 ascending, scores (S,N) float32 in 0..1, targets (S,N) int8."""
+    """What a network said of S pictures: ids (S,) int64 ascending, scores (S,N) in 0..1, targets (S,N) int8.
+
+    Scores are float32; float16 where there are `HALF_FROM` of them or more.
+    """
 
     ids: np.ndarray
     scores: np.ndarray
@@ -45,12 +50,14 @@ def compute_scores(
     dtype: torch.dtype = torch.float32,
     softmax: bool = False,
     memory_format: torch.memory_format = torch.contiguous_format,
+    pictures: int = 0,
     on_batch: Callable[[int], None] = lambda pictures: None,
 ) -> Scores:
     """Run `model` in eval mode over `batches` and sort what comes back by sample id.
 
-    Scores are sigmoids of the logits, or their softmax where the loss makes them so. Raises RunError on scores
-    that are not finite, naming the first such picture.
+    Scores are sigmoids of the logits, or their softmax where the loss makes them so. `pictures`: how many there will be
+    at most, by which the precision of the scores is chosen. Raises RunError on scores that are not finite, naming the
+    first such picture.
     """
     was_training = model.training
     model.eval()
@@ -62,27 +69,40 @@ def compute_scores(
         logits = logits.float()
         ids.append(batch.ids)
         targets.append(batch.targets)
-        scores.append((logits.softmax(-1) if softmax else logits.sigmoid()).cpu())
+        kept = torch.float16 if pictures * logits.shape[1] >= HALF_FROM else torch.float32
+        scores.append((logits.softmax(-1) if softmax else logits.sigmoid()).to("cpu", kept))
         on_batch(len(batch.ids))
     model.train(was_training)
     if not ids:
         raise RunError("there is no picture to evaluate: the split is empty")
-    return _sorted(torch.cat(ids), torch.cat(scores), torch.cat(targets))
+    return _sorted(torch.cat(ids), scores, targets)
 
 
-def _sorted(ids: Tensor, scores: Tensor, targets: Tensor) -> Scores:
-    order = ids.argsort()
-    ids, scores, targets = ids[order], scores[order], targets[order]
+def _sorted(ids: Tensor, scores: list[Tensor], targets: list[Tensor]) -> Scores:
+    ids, order = ids.sort()
     if (ids.diff() == 0).any():
         raise RunError("a picture was scored twice: sample ids of an evaluation must differ")
-    finite = scores.isfinite().all(dim=1)
-    if not finite.all():
+    broken = torch.cat([~part.isfinite().all(dim=1) for part in scores])[order]
+    if broken.any():
         raise RunError(
-            f"{int((~finite).sum())} of {len(ids)} pictures have scores that are not finite "
-            f"(first: sample {int(ids[~finite][0])}); the weights are damaged: lower schedule.max_lr, or use "
+            f"{int(broken.sum())} of {len(ids)} pictures have scores that are not finite "
+            f"(first: sample {int(ids[broken][0])}); the weights are damaged: lower schedule.max_lr, or use "
             "runtime.precision=fp32"
         )
-    return Scores(ids.numpy(), scores.numpy(), targets.numpy())
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(order))
+    return Scores(ids.numpy(), _gathered(scores, places), _gathered(targets, places))
+
+
+def _gathered(parts: list[Tensor], places: Tensor) -> np.ndarray:
+    """One array with each row of `parts` at its place. Parts are given up one by one: all are never there twice."""
+    end = len(places)
+    whole = np.empty((end, parts[0].shape[1]), parts[0].numpy().dtype)
+    while parts:
+        part = parts.pop()
+        whole[places[end - len(part) : end].numpy()] = part.numpy()
+        end -= len(part)
+    return whole
 
 
 def compute_metrics(
@@ -124,13 +144,12 @@ def headline(protocol: ProtocolConfig, labels: LabelSpace, *, single_label: bool
 def write_per_class(path: Path, result: Result, scores: Scores, labels: LabelSpace) -> None:
     """A CSV with a row per class: name, AP in percent (empty where undefined), positives, negatives, unknown."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    counts = [np.count_nonzero(scores.targets == state, axis=0).tolist() for state in (1, 0, -1)]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["label", "average_precision", "positives", "negatives", "unknown"])
-        for column, name in enumerate(labels.names):
-            ap, column_targets = result.per_class[column], scores.targets[:, column]
-            shown = f"{100 * ap:.4f}" if np.isfinite(ap) else ""
-            writer.writerow([name, shown, *(int((column_targets == state).sum()) for state in (1, 0, -1))])
+        for name, ap, *states in zip(labels.names, result.per_class, *counts, strict=True):
+            writer.writerow([name, f"{100 * ap:.4f}" if np.isfinite(ap) else "", *states])
 
 
 def describe(metrics: Mapping[str, Any], single_label: bool) -> str:

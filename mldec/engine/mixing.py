@@ -17,7 +17,10 @@ from torch import Tensor
 
 
 class Mixed(NamedTuple):
-    """images (B,3,H,W) float; targets (B,N) float32 in [0,1], 0 where unknown; known (B,N) bool."""
+    """images (B,3,H,W) float; targets (B,N); known (B,N) bool.
+
+    Targets are float32 in [0,1], 0 where unknown; where mixing is off they are the integers that came in.
+    """
 
     images: Tensor
     targets: Tensor
@@ -49,7 +52,7 @@ def mix(images: Tensor, targets: Tensor, *, mixup: float, cutmix: float, generat
         generator: decides everything and moves on by one draw, or none where both are off.
 
     Returns:
-        New images (the same ones where nothing is mixed), fractional targets and what is known of them.
+        New images (the same ones where nothing is mixed), targets and what is known of them.
 
     Raises:
         ValueError: a negative alpha, or shapes that are not (B,3,H,W) and (B,N).
@@ -61,9 +64,9 @@ def mix(images: Tensor, targets: Tensor, *, mixup: float, cutmix: float, generat
             f"need images (B,3,H,W) and targets (B,N), found {tuple(images.shape)} and {tuple(targets.shape)}"
         )
     images = images if images.is_floating_point() else images.float()
-    batch = Mixed(images, targets.clamp(min=0).float(), targets >= 0)
     if not (mixup or cutmix) or not len(images):
-        return batch
+        return Mixed(images, targets, targets >= 0)
+    batch = Mixed(images, targets.clamp(min=0).float(), targets >= 0)
     # One draw seeds numpy, which has the Beta distribution that torch's generators lack.
     seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
     rng = np.random.default_rng(int(seed))

@@ -395,6 +395,7 @@ class Trainer:
                 dtype=self.dtype,
                 softmax=build.uses_softmax(self.config),
                 memory_format=self.memory_format,
+                pictures=batches.pictures,
                 on_batch=on_batch,
             )
 

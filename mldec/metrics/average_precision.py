@@ -12,15 +12,17 @@ by the accident of its sort; on scores without ties `paper` equals it.)
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 
 from mldec.metrics.inputs import as_arrays
 
 Definition = Literal["exact", "voc07", "partial", "paper"]
 
-CHUNK_ENTRIES = 2**23  # scores that are copied class by class at a time
+CHUNK_ENTRIES = 2**22  # scores that a thread copies class by class at a time
 
 
 def average_precision(scores: Any, targets: Any, definition: Definition = "exact") -> np.ndarray:
@@ -45,11 +47,16 @@ def average_precision(scores: Any, targets: Any, definition: Definition = "exact
     dtype = np.float32 if scores.dtype == np.float16 else scores.dtype
     result = np.full(num_classes, np.nan)
     chunk = max(1, CHUNK_ENTRIES // max(num_samples, 1))
-    for first in range(0, num_classes, chunk):
+
+    def rank(first: int) -> None:
         columns = slice(first, first + chunk)
         scores_CS = np.ascontiguousarray(scores[:, columns].T, dtype=dtype)
         targets_CS = np.ascontiguousarray(targets[:, columns].T)
         result[columns] = [_class_ap(*row, definition) for row in zip(scores_CS, targets_CS, strict=True)]
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy sorts and copies without Python's lock
+        for _ in pool.map(rank, range(0, num_classes, chunk)):
+            pass
     return result
 
 

@@ -6,13 +6,14 @@ validation script prints something else in its place, the mean of the per-class 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mldec.metrics.inputs import as_arrays
-from mldec.metrics.topk import top_k
+from mldec.metrics.inputs import as_arrays, row_blocks
+from mldec.metrics.topk import check_k, top_k
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def f1_at_threshold(scores: Any, targets: Any, threshold: float = 0.5) -> F1Scor
         ValueError: shapes that do not fit, NaN scores, or targets outside {1, 0, -1}.
     """
     scores, targets = as_arrays(scores, targets)
-    return _f1(scores > threshold, targets)
+    return _f1(scores, targets, lambda block: block > threshold)
 
 
 def f1_at_k(scores: Any, targets: Any, k: int, skip_empty: bool = True) -> F1Scores:
@@ -62,17 +63,25 @@ def f1_at_k(scores: Any, targets: Any, k: int, skip_empty: bool = True) -> F1Sco
         ValueError: shapes that do not fit, NaN scores, targets outside {1, 0, -1}, or k out of range.
     """
     scores, targets = as_arrays(scores, targets)
-    if skip_empty:
-        relevant = (targets == 1).any(axis=1)
-        scores, targets = scores[relevant], targets[relevant]
-    return _f1(top_k(scores, k), targets)
+    check_k(k, scores.shape[1])
+    return _f1(scores, targets, lambda block: top_k(block, k), skip_empty=skip_empty)
 
 
-def _f1(predicted: np.ndarray, targets: np.ndarray) -> F1Scores:
-    positive = targets == 1
-    true = (predicted & positive).sum(axis=0)
-    guessed = (predicted & (targets >= 0)).sum(axis=0)
-    actual = positive.sum(axis=0)
+def _f1(
+    scores: np.ndarray,
+    targets: np.ndarray,
+    predict: Callable[[np.ndarray], np.ndarray],
+    skip_empty: bool = False,
+) -> F1Scores:
+    """F1 of what `predict` makes of some rows of scores, which are counted block by block."""
+    true, guessed, actual = np.zeros((3, scores.shape[1]), np.int64)
+    for rows in row_blocks(scores):
+        known, positive, predicted = targets[rows] >= 0, targets[rows] == 1, predict(scores[rows])
+        if skip_empty:
+            predicted &= positive.any(axis=1, keepdims=True)
+        true += (predicted & positive).sum(axis=0)
+        guessed += (predicted & known).sum(axis=0)
+        actual += positive.sum(axis=0)
     seen = actual > 0
     class_precision = _mean(_ratio(true, guessed)[seen])
     class_recall = _mean(_ratio(true, actual)[seen])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+
+BLOCK_ENTRIES = 2**22  # entries of scores that are looked at at a time, so that what is made of them stays small
 
 
 def as_arrays(scores: Any, targets: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -21,9 +24,13 @@ def as_arrays(scores: Any, targets: Any) -> tuple[np.ndarray, np.ndarray]:
         )
     if scores.dtype.kind != "f":
         scores = scores.astype(np.float64)
-    if np.isnan(scores).any():
-        sample, label = np.argwhere(np.isnan(scores))[0]
-        raise ValueError(f"scores hold NaN, first at sample {sample}, class {label}: NaN has no rank; find its origin")
+    for rows in row_blocks(scores):
+        if np.isnan(scores[rows]).any():
+            sample, label = np.argwhere(np.isnan(scores[rows]))[0]
+            raise ValueError(
+                f"scores hold NaN, first at sample {rows.start + sample}, class {label}: NaN has no rank; "
+                "find its origin"
+            )
     states = targets.astype(np.int8, copy=False)
     if states.size and (
         states.min() < -1 or states.max() > 1 or (states is not targets and not np.array_equal(states, targets))
@@ -31,6 +38,13 @@ def as_arrays(scores: Any, targets: Any) -> tuple[np.ndarray, np.ndarray]:
         stray = targets[~np.isin(targets, (1, 0, -1))][0]
         raise ValueError(f"targets hold {stray}; allowed are 1 present, 0 absent, -1 unknown")
     return scores, states
+
+
+def row_blocks(values: np.ndarray) -> Iterator[slice]:
+    """Slices that cover the rows of (S,N) `values` in order, of about BLOCK_ENTRIES entries each."""
+    size = max(1, BLOCK_ENTRIES // max(1, values.shape[1]))
+    for first in range(0, len(values), size):
+        yield slice(first, min(first + size, len(values)))
 
 
 def _numpy(values: Any) -> np.ndarray:

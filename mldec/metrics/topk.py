@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mldec.metrics.inputs import as_arrays
+from mldec.metrics.inputs import as_arrays, row_blocks
 
 
 def top_k_accuracy(scores: Any, targets: Any, k: int = 1) -> float:
@@ -24,18 +24,27 @@ def top_k_accuracy(scores: Any, targets: Any, k: int = 1) -> float:
         ValueError: shapes that do not fit, NaN scores, targets outside {1, 0, -1}, or k out of range.
     """
     scores, targets = as_arrays(scores, targets)
-    relevant = (targets == 1).any(axis=1)
-    hits = (top_k(scores, k) & (targets == 1)).any(axis=1)
-    return 100 * float(hits[relevant].mean()) if relevant.any() else float("nan")
+    check_k(k, scores.shape[1])
+    relevant = hits = 0
+    for rows in row_blocks(scores):
+        positive = targets[rows] == 1
+        relevant += int(positive.any(axis=1).sum())
+        hits += int((top_k(scores[rows], k) & positive).any(axis=1).sum())
+    return 100 * hits / relevant if relevant else float("nan")
 
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     """Bool (S,N): the k highest scores of each row, of equal scores those of lower index. ValueError for a bad k."""
     num_classes = scores.shape[1]
-    if not 1 <= k <= num_classes:
-        raise ValueError(f"k={k}: must be 1 to {num_classes}, the number of classes")
+    check_k(k, num_classes)
     kth = np.partition(scores, num_classes - k, axis=1)[:, num_classes - k, None]
     above = scores > kth
     tied = scores == kth
     room = k - above.sum(axis=1, keepdims=True)
     return above | (tied & (tied.cumsum(axis=1) <= room))
+
+
+def check_k(k: int, num_classes: int) -> None:
+    """Raise ValueError unless k is 1 to N."""
+    if not 1 <= k <= num_classes:
+        raise ValueError(f"k={k}: must be 1 to {num_classes}, the number of classes")

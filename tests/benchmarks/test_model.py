@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mldec.benchmarks import model, network
+from mldec.benchmarks import model, network, rate
 from mldec.benchmarks.memory import PeakMemory, is_out_of_memory, limited_memory
 from mldec.benchmarks.model import Case, measure
 from mldec.benchmarks.network import Network, largest_fitting, search_largest_batch
@@ -34,7 +34,7 @@ HEADS = "heads=gap,transformer_decoder,ml_decoder"
 
 @pytest.fixture(autouse=True)
 def small_and_patient(monkeypatch):
-    monkeypatch.setattr(model, "_side", lambda device: 64)
+    monkeypatch.setattr(rate, "matrix_side", lambda device: 64)
     monkeypatch.setattr(model, "SLOW", 10**6)  # all rounds, however slow the machine
 
 

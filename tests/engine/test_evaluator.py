@@ -12,7 +12,7 @@ from torch import nn
 from mldec.config import ProtocolConfig
 from mldec.data.image import Normalization, cut_center, decode
 from mldec.data.loader import Batch
-from mldec.engine import build
+from mldec.engine import build, evaluator
 from mldec.engine.checkpoint import Restored
 from mldec.engine.evaluator import Scores, compute_metrics, compute_scores, write_per_class
 from mldec.engine.predictor import Predictor
@@ -54,6 +54,17 @@ def test_scores_do_not_depend_on_batches_or_order():
     np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-6)
     assert np.array_equal(parts.targets, whole.targets)
     assert parts.ids.tolist() == list(range(10))
+
+
+def test_very_many_scores_are_kept_in_half_precision(monkeypatch):
+    """What float16 rounds away, relative 2^-11, is all that changes."""
+    monkeypatch.setattr(evaluator, "HALF_FROM", 50)
+    whole = score([10], list(range(10)))
+    half = score([3, 3, 4], [7, 2, 9, 0, 4, 1, 8, 6, 3, 5], pictures=10)
+    assert (whole.scores.dtype, half.scores.dtype) == (np.float32, np.float16)
+    np.testing.assert_allclose(half.scores, whole.scores, rtol=2**-11)
+    assert np.array_equal(half.targets, whole.targets)
+    assert score([10], list(range(10)), pictures=9).scores.dtype == np.float32
 
 
 def test_dropout_is_off_and_the_mode_comes_back():

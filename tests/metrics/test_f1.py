@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import precision_recall_fscore_support
 
-from mldec.metrics import f1_at_k, f1_at_threshold
+from mldec.metrics import f1_at_k, f1_at_threshold, inputs, top_k_accuracy
 
 
 def data(seed=0, samples=80, classes=7):
@@ -101,6 +101,23 @@ def test_at_k_leaves_unknown_labels_in_their_place():
     scores = np.array([[0.9, 0.8, 0.7]])
     found = f1_at_k(scores, np.array([[-1, 1, 1]]), k=2)  # predicted: the unknown and one of two positives
     assert (found.OP, found.OR) == (100, 50)
+
+
+def test_counting_in_blocks_changes_nothing(monkeypatch):
+    scores, targets = data()
+    targets[::3, ::2] = -1
+
+    def figures():
+        return (
+            f1_at_threshold(scores, targets),
+            f1_at_k(scores, targets, 3),
+            f1_at_k(scores, targets, 3, skip_empty=False),
+            top_k_accuracy(scores, targets, 2),
+        )
+
+    whole = figures()
+    monkeypatch.setattr(inputs, "BLOCK_ENTRIES", 23)  # three rows and a bit
+    assert figures() == whole
 
 
 def test_tensors_are_taken_as_well():

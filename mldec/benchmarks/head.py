@@ -1,0 +1,95 @@
+"""ML-Decoder by itself: how near its products come to the rate of one large product, and what more classes cost.
+
+The work is that of the paper's table of costs (paper §3.6): multiply-accumulates of the input projection, of attention
+with its projections, of the feed-forward part and of the group fully-connected layer, the backward pass twice as many.
+What is computed once for a batch counts once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mldec.benchmarks.figure import Figure
+from mldec.benchmarks.rate import Rate, matrix_figure, matrix_product, ratio_figure, sample_in_turn
+from mldec.models.heads import MLDecoder
+
+FEATURES, DIM, FFN_DIM = 2048, 768, 2048
+
+
+class Shape(NamedTuple):
+    """N classes, K queries, T tokens, B pictures."""
+
+    classes: int
+    queries: int
+    tokens: int
+    pictures: int
+
+    def __str__(self) -> str:
+        return f"{self.classes} classes, {self.queries} queries, {self.tokens} tokens, {self.pictures} pictures"
+
+
+#: COCO at 448 px; Open Images with 5,000 and with all classes at 224 px.
+SHAPES = (Shape(80, 80, 196, 16), Shape(5000, 100, 49, 32), Shape(9605, 100, 49, 32))
+FEW, MANY = Shape(100, 100, 49, 32), Shape(9605, 100, 49, 32)
+FORWARD, BOTH, BOTH_WITH_DROPOUT, MORE_CLASSES = 85.0, 80.0, 70.0, 1.25  # targets: % of the matrix product; x
+
+
+def measure(
+    device: torch.device, dtype: torch.dtype, *, scale: float = 1.0, repeats: int = 3, seconds: float = 1.0
+) -> list[Figure]:
+    """All figures of the head. `scale` shrinks the batches; targets belong to 1 on the CPU in float32."""
+    product = matrix_product(device, dtype, seconds)
+    rates: dict[str, tuple[Rate, float | None]] = {}
+    for shape in (_scaled(shape, scale) for shape in SHAPES):
+        work = macs(shape)
+        for dropout, target in ((0.0, BOTH), (0.1, BOTH_WITH_DROPOUT)):
+            head = _Head(shape, dropout, device, dtype)
+            title = f"{shape}, dropout {dropout:g}"
+            forward = FORWARD if dropout == 0 else None
+            rates[f"{title}: forward"] = Rate(head.forward, work, device, seconds), forward
+            rates[f"{title}: forward and backward"] = Rate(head.both, 3 * work, device, seconds), target
+    few, many = (_Head(_scaled(shape, scale), 0.0, device, dtype) for shape in (FEW, MANY))
+    cost = [Rate(head.both, 1, device, seconds) for head in (few, many)]
+    sample_in_turn([product, *(rate for rate, _ in rates.values()), *cost], repeats, seconds)
+    figures = [
+        ratio_figure(f"{name}, of the matrix product", rate, product, target=target)
+        for name, (rate, target) in rates.items()
+    ]
+    name = f"{MANY.classes} classes against {FEW.classes}, {MANY.queries} queries: forward and backward"
+    figures.append(ratio_figure(name, cost[1], cost[0], unit="x", target=MORE_CLASSES, better="lower"))
+    return [*figures, matrix_figure(product.samples, device, dtype)]
+
+
+def macs(shape: Shape) -> int:
+    """Multiply-accumulates of a forward pass in training without dropout, where all pictures share their queries."""
+    n, k, t, b = shape
+    group = -(-n // k)
+    once = k * DIM * DIM  # the projection of the queries
+    tokens = t * FEATURES * DIM + 2 * t * DIM * DIM  # the input projection, keys, values
+    queries = 2 * k * t * DIM + k * DIM * DIM + 2 * k * DIM * FFN_DIM + k * DIM * group
+    return once + b * (tokens + queries)
+
+
+class _Head:
+    """A head in training on random tokens, whose gradients are asked for too."""
+
+    def __init__(self, shape: Shape, dropout: float, device: torch.device, dtype: torch.dtype) -> None:
+        n, k, t, b = shape
+        self.head = MLDecoder(FEATURES, n, k, dim=DIM, ffn_dim=FFN_DIM, dropout=dropout).to(device, dtype)
+        self.tokens = torch.randn(b, t, FEATURES, device=device, dtype=dtype, requires_grad=True)
+        self.gradient = torch.randn(b, n, device=device, dtype=dtype)
+        self.inputs = [self.tokens, *(p for p in self.head.parameters() if p.requires_grad)]
+
+    def forward(self) -> Tensor:
+        logits: Tensor = self.head(self.tokens)
+        return logits
+
+    def both(self) -> object:
+        return torch.autograd.grad(self.forward(), self.inputs, self.gradient)
+
+
+def _scaled(shape: Shape, scale: float) -> Shape:
+    return shape._replace(pictures=max(1, round(shape.pictures * scale)))

@@ -1,0 +1,89 @@
+"""The loader: pictures a second from files to batches, against what decoding and resizing alone allow."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import cv2
+
+from mldec.benchmarks.figure import Figure
+from mldec.benchmarks.pictures import HEIGHT, WIDTH, write_pictures
+from mldec.data.augment import PaperAugment
+from mldec.data.image import decode, resize
+from mldec.data.index import ImageIndex
+from mldec.data.loader import Augment, TrainLoader, train_loader
+from mldec.labels import LabelSpace
+
+SIZE, PICTURES, BATCH = 448, 512, 32
+SHARE = 60.0  # target: % of the bare rate with one worker
+AHEAD = 2  # batches that a worker may have made before time is taken
+
+
+def measure(*, scale: float = 1.0, repeats: int = 3, workers: Sequence[int] = (1,)) -> list[Figure]:
+    """The paper's augmentation on generated pictures. `scale` shrinks their number; targets belong to 1."""
+    count = max(4 * BATCH, round(PICTURES * scale))
+    with tempfile.TemporaryDirectory(prefix="mldec-") as folder:
+        paths = write_pictures(Path(folder), count)
+        samples: list[tuple[str, list[int], list[int], list[int]]]
+        samples = [(os.path.basename(path), [0], [], []) for path in paths]
+        index = ImageIndex.build(samples, root=folder, labels=LabelSpace(["a", "b"]))
+        size = f"{WIDTH} x {HEIGHT} to {SIZE}"
+        return _measure(index, PaperAugment(SIZE), size, repeats, workers, SHARE)
+
+
+def measure_dataset(
+    index: ImageIndex, augment: Augment, size: str, *, repeats: int = 3, workers: Sequence[int] = (1,)
+) -> list[Figure]:
+    """The same of somebody's own pictures and augmentation."""
+    return _measure(index, augment, size, repeats, workers, None)
+
+
+def _measure(
+    index: ImageIndex, augment: Augment, size: str, repeats: int, workers: Sequence[int], target: float | None
+) -> list[Figure]:
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)  # as in a worker
+    batch = min(BATCH, max(1, len(index) // (AHEAD + 2)))
+    limit = min(len(index), PICTURES) // batch
+    loaders = {
+        count: train_loader(index, augment, batch_size=batch, seed=0, workers=count, limit=limit) for count in workers
+    }
+    bare: list[float] = []
+    rates: dict[int, list[float]] = {count: [] for count in workers}
+    for epoch in range(repeats + 1):  # the first, in which workers start and files are read, does not count
+        bare.append(_bare_rate(index, augment, limit * batch))
+        for count, loader in loaders.items():
+            rates[count].append(_loader_rate(loader, epoch))
+    cv2.setNumThreads(threads)
+    figures = [Figure("decoding and resizing alone", median(bare[1:]), "img/s", None, size, "higher", tuple(bare[1:]))]
+    for count, found in rates.items():
+        name = f"loader with {count} worker{'' if count == 1 else 's'}"
+        shares = tuple(100 * ours / alone for ours, alone in zip(found[1:], bare[1:], strict=True))
+        figures.append(Figure(name, median(found[1:]), "img/s", None, size, "higher", tuple(found[1:])))
+        goal = target if count == 1 else None
+        figures.append(Figure(f"{name}, of that", median(shares), "%", goal, "", "higher", shares))
+    return figures
+
+
+def _bare_rate(index: ImageIndex, augment: Augment, count: int) -> float:
+    min_side = getattr(augment, "min_side", None)
+    began = perf_counter()
+    for row in range(count):
+        resize(decode(index.path(row), min_side), augment.image_size)
+    return count / (perf_counter() - began)
+
+
+def _loader_rate(loader: TrainLoader, epoch: int) -> float:
+    """Pictures a second once what was made beforehand is used up."""
+    pictures, began = 0, 0.0
+    for number, batch in enumerate(loader.batches(epoch)):
+        if number == AHEAD:
+            began = perf_counter()
+        elif number > AHEAD:
+            pictures += len(batch.ids)
+    return pictures / (perf_counter() - began)

@@ -1,0 +1,112 @@
+"""How many of something a device handles in a second, and the rates that it cannot exceed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from time import perf_counter
+from typing import Literal
+
+import torch
+
+from mldec.benchmarks.figure import Figure
+
+SLOW = 5  # times `seconds`: a longer step is not warmed up again
+
+
+class Rate:
+    """How many of something a repeated `step` handles in a second, `amount` at a time."""
+
+    def __init__(self, step: Callable[[], object], amount: float, device: torch.device, seconds: float) -> None:
+        """Warms up: what is allocated, compiled or chosen at the first step shall not count."""
+        self.step, self.amount, self.device = step, amount, device
+        self.samples: list[float] = []
+        self.spent = 0.0
+        self.duration = self._time(1)  # of a step
+        if self.duration <= SLOW * seconds:
+            self.duration = self._time(1)
+
+    def sample(self, seconds: float) -> float:
+        """Measure once more, for about `seconds`."""
+        if self.device.type == "cuda" and self.duration <= seconds:
+            self._time(1)  # takes back from the driver what was released since the last round
+        steps = max(1, round(seconds / max(self.duration, 1e-6)))
+        elapsed = self._time(steps)
+        self.duration = elapsed / steps
+        self.spent += elapsed
+        self.samples.append(self.amount * steps / elapsed)
+        return self.samples[-1]
+
+    def _time(self, steps: int) -> float:
+        synchronize(self.device)
+        began = perf_counter()
+        for _ in range(steps):
+            self.step()
+        synchronize(self.device)
+        return perf_counter() - began
+
+
+def matrix_product(device: torch.device, dtype: torch.dtype, seconds: float) -> Rate:
+    """Multiply-accumulates of a large square matrix product."""
+    side = matrix_side(device)
+    left, right, out = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
+    return Rate(lambda: torch.mm(left, right, out=out), side**3, device, seconds)
+
+
+def matrix_side(device: torch.device) -> int:
+    """Rows and columns of the matrices of `matrix_product`."""
+    return 2048 if device.type == "cpu" else 8192
+
+
+def matrix_figure(samples: Sequence[float], device: torch.device, dtype: torch.dtype) -> Figure:
+    """What `matrix_product` gave in each round."""
+    name, side = str(dtype).removeprefix("torch."), matrix_side(device)
+    if device.type == "cuda" and dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+        name += " (TF32)"
+    note = f"multiply-accumulates of this device in {name}, {side} x {side}"
+    rates = tuple(sample / 1e9 for sample in samples)
+    return Figure("matrix product", median(rates), "G/s", note=note, better="higher", samples=rates)
+
+
+def memory_copy(source: torch.Tensor, seconds: float) -> Rate:
+    """Bytes of `source` copied to a place of their own."""
+    target = torch.empty_like(source)
+    return Rate(lambda: target.copy_(source), source.numel() * source.element_size(), source.device, seconds)
+
+
+def sample_in_turn(rates: Iterable[Rate], repeats: int, seconds: float) -> None:
+    """Measure all of `rates` once a round: what else happens on a shared machine hits all alike."""
+    for _ in range(repeats):
+        for rate in rates:
+            rate.sample(seconds)
+
+
+def ratio_figure(
+    name: str,
+    ours: Rate,
+    theirs: Rate,
+    *,
+    unit: Literal["%", "x"] = "%",
+    target: float | None = None,
+    note: str = "",
+    better: Literal["lower", "higher"] = "higher",
+) -> Figure:
+    """Our rate over theirs, round by round; with better="lower" our time over theirs."""
+    pairs = zip(ours.samples, theirs.samples, strict=True)
+    scale = 100 if unit == "%" else 1
+    ratios = tuple(scale * (a / b if better == "higher" else b / a) for a, b in pairs)
+    return Figure(name, median(ratios), unit, target, note, better, ratios)
+
+
+def time_figure(name: str, rate: Rate, note: str = "") -> Figure:
+    """How long one of what is counted takes, in ms."""
+    samples = tuple(1000 / sample for sample in rate.samples)
+    return Figure(name, median(samples), "ms", note=note, samples=samples)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

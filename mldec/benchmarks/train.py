@@ -1,0 +1,87 @@
+"""The training command as a whole against a bare loop: what loading, logging, schedule and average cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from mldec.benchmarks.figure import Figure
+from mldec.config import Config
+from mldec.data.loader import Batch
+from mldec.engine import build
+from mldec.engine.device import autocast
+from mldec.engine.display import Display
+from mldec.engine.trainer import Trainer
+
+SHARE = 90.0  # target: % of the bare loop's speed
+
+
+def measure(config: Config, *, steps: int = 40, repeats: int = 3) -> list[Figure]:
+    """Epochs of `steps` steps of the experiment on its own pictures, in turn with as many of a bare loop.
+
+    The bare loop has the same network, loss, optimizer and precision, and one batch that lies on the device as floats.
+    """
+    config = dataclasses.replace(
+        config,
+        schedule=dataclasses.replace(config.schedule, epochs=repeats + 1),
+        runtime=dataclasses.replace(config.runtime, limit_train_batches=steps, limit_eval_batches=1, eval_every=10**6),
+    )
+    with tempfile.TemporaryDirectory(prefix="mldec-") as folder:
+        trainer = _Timed(config, build.build_splits(config), Display(quiet=True))
+        trainer.fit(Path(folder))
+    ours, bare = trainer.loop[1:], trainer.bare[1:]  # workers start in the first epoch
+    shares = tuple(100 * a / b for a, b in zip(ours, bare, strict=True))
+    note = f"batches of {config.schedule.batch_size}, {len(trainer.batches)} steps a round"
+    return [
+        Figure(f"training loop of {config.name} over a bare loop", median(shares), "%", SHARE, note, "higher", shares),
+        Figure("training loop", median(ours), "img/s", None, "loading and augmenting included", "higher", tuple(ours)),
+        Figure("bare loop", median(bare), "img/s", None, "a batch in memory", "higher", tuple(bare)),
+    ]
+
+
+class _Timed(Trainer):
+    """A trainer that takes the time of its epochs, each followed by one of the bare loop."""
+
+    def train_epoch(self) -> None:
+        if not hasattr(self, "loop"):
+            self.loop: list[float] = []
+            self.bare: list[float] = []
+            self._other = _BareLoop(self)
+        steps = len(self.batches)
+        began = perf_counter()
+        super().train_epoch()
+        self._synchronize()
+        self.loop.append(steps * self.config.schedule.batch_size / (perf_counter() - began))
+        began = perf_counter()
+        for _ in range(steps):
+            self._other.step()
+        self._synchronize()
+        self.bare.append(steps * self.config.schedule.batch_size / (perf_counter() - began))
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class _BareLoop:
+    def __init__(self, trainer: Trainer) -> None:
+        batch: Batch = trainer.batches.first()
+        self.device, self.dtype, self.loss = trainer.device, trainer.dtype, trainer.loss
+        self.classifier = build.build_bare_classifier(trainer.config, trainer.splits.labels, None)
+        self.classifier.to(device=self.device, memory_format=trainer.memory_format)  # type: ignore[call-overload]
+        self.optimizer = build.build_optimizer(trainer.config, self.classifier)
+        self.images = trainer.normalization(batch.images.to(self.device)).to(memory_format=trainer.memory_format)
+        self.targets = batch.targets.to(self.device)
+        self.classifier.train()
+
+    def step(self) -> None:
+        with autocast(self.device, self.dtype):
+            logits = self.classifier(self.images)
+        self.loss(logits, self.targets).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
