@@ -44,9 +44,8 @@ def measure(
     product = matrix_product(device, dtype, seconds)
     rates: dict[str, tuple[Rate, float | None]] = {}
     for shape in (_scaled(shape, scale) for shape in SHAPES):
-        work = macs(shape)
         for dropout, target in ((0.0, BOTH), (0.1, BOTH_WITH_DROPOUT)):
-            head = _Head(shape, dropout, device, dtype)
+            head, work = _Head(shape, dropout, device, dtype), macs(shape, shared=dropout == 0)
             title = f"{shape}, dropout {dropout:g}"
             forward = FORWARD if dropout == 0 else None
             rates[f"{title}: forward"] = Rate(head.forward, work, device, seconds), forward
@@ -63,14 +62,14 @@ def measure(
     return [*figures, matrix_figure(product.samples, device, dtype)]
 
 
-def macs(shape: Shape) -> int:
-    """Multiply-accumulates of a forward pass in training without dropout, where all pictures share their queries."""
+def macs(shape: Shape, *, shared: bool) -> int:
+    """Multiply-accumulates of a forward pass in training; `shared`: no dropout tells the pictures' queries apart."""
     n, k, t, b = shape
     group = -(-n // k)
-    once = k * DIM * DIM  # the projection of the queries
+    projected = (1 if shared else b) * k * DIM * DIM  # queries
     tokens = t * FEATURES * DIM + 2 * t * DIM * DIM  # the input projection, keys, values
     queries = 2 * k * t * DIM + k * DIM * DIM + 2 * k * DIM * FFN_DIM + k * DIM * group
-    return once + b * (tokens + queries)
+    return projected + b * (tokens + queries)
 
 
 class _Head:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +11,11 @@ from time import perf_counter
 import cv2
 
 from mldec.benchmarks.figure import Figure
-from mldec.benchmarks.pictures import HEIGHT, WIDTH, write_pictures
+from mldec.benchmarks.pictures import HEIGHT, WIDTH, write_index
 from mldec.data.augment import PaperAugment
 from mldec.data.image import decode, resize
 from mldec.data.index import ImageIndex
 from mldec.data.loader import Augment, TrainLoader, train_loader
-from mldec.labels import LabelSpace
 
 SIZE, PICTURES, BATCH = 448, 512, 32
 SHARE = 60.0  # target: % of the bare rate with one worker
@@ -28,10 +26,7 @@ def measure(*, scale: float = 1.0, repeats: int = 3, workers: Sequence[int] = (1
     """The paper's augmentation on generated pictures. `scale` shrinks their number; targets belong to 1."""
     count = max(4 * BATCH, round(PICTURES * scale))
     with tempfile.TemporaryDirectory(prefix="mldec-") as folder:
-        paths = write_pictures(Path(folder), count)
-        samples: list[tuple[str, list[int], list[int], list[int]]]
-        samples = [(os.path.basename(path), [0], [], []) for path in paths]
-        index = ImageIndex.build(samples, root=folder, labels=LabelSpace(["a", "b"]))
+        index = write_index(Path(folder), count, num_labels=2)
         size = f"{WIDTH} x {HEIGHT} to {SIZE}"
         return _measure(index, PaperAugment(SIZE), size, repeats, workers, SHARE)
 

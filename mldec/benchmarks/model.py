@@ -37,7 +37,9 @@ class Case(NamedTuple):
     num_labels: int
 
 
-def measure(cases: Sequence[Case], *, repeats: int = 3, seconds: float = 2.0) -> list[Figure]:
+def measure(
+    cases: Sequence[Case], *, repeats: int = 3, seconds: float = 2.0, largest_batch: bool = True
+) -> list[Figure]:
     """All figures of `cases`, which share one device and precision.
 
     Rates are also given over those of the first case with the same number of labels. A batch that does not fit into
@@ -47,6 +49,8 @@ def measure(cases: Sequence[Case], *, repeats: int = 3, seconds: float = 2.0) ->
         cases: with different titles. Neither their datasets nor their pretrained weights are read.
         repeats: rounds. What is slow gets fewer, at least one.
         seconds: about how long each rate is measured in a round; a single step may be longer.
+        largest_batch: search for the largest batch that can be trained, on CUDA; compiled networks would be compiled
+            for each size.
 
     Raises:
         ConfigError: settings that do not fit one another, the number of labels or this machine; nothing was timed then.
@@ -55,7 +59,7 @@ def measure(cases: Sequence[Case], *, repeats: int = 3, seconds: float = 2.0) ->
     dtype = choose_precision(cases[0].config.runtime.precision, device)
     costs = [count_cost(case.config, case.num_labels) for case in cases]
     _wake(cases[0], device)
-    subjects = [_Subject(case, device, seconds) for case in cases]
+    subjects = [_Subject(case, device, seconds, largest_batch) for case in cases]
     products = []
     for number in range(repeats):
         logger.info("round %d of %d", number + 1, repeats)
@@ -81,7 +85,7 @@ class _Subject:
     peak: float | None = None
     largest: tuple[int, str] | None = None
 
-    def __init__(self, case: Case, device: torch.device, seconds: float) -> None:
+    def __init__(self, case: Case, device: torch.device, seconds: float, largest_batch: bool) -> None:
         """Build it, find the batches that fit, warm up, and measure all that is measured once."""
         self.case, self.device = case, device
 
@@ -101,7 +105,7 @@ class _Subject:
         self.inference = _halved_until_it_fits(
             lambda size: Rate(lambda: network.infer(size), size, device, seconds), inference_batch(case.config), device
         )
-        if device.type == "cuda":
+        if device.type == "cuda" and largest_batch:
             self.largest = search_largest_batch(network, size, SEARCH * seconds)
         self._make_room()
 

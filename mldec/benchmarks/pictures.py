@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from mldec.data.index import ImageIndex
+from mldec.labels import LabelSpace
+
+DIFFERENT = 128  # pictures that are drawn; more files have the content of these
+POSITIVES = 3  # labels of a picture
 WIDTH, HEIGHT = 640, 427  # the median picture of COCO
 QUALITY = 90
 
 
+def write_index(folder: Path, count: int, num_labels: int) -> ImageIndex:
+    """Write `count` pictures; an index of them, with labels at random."""
+    paths = write_pictures(folder, count)
+    columns = np.random.default_rng(0).integers(0, num_labels, (count, min(POSITIVES, num_labels)))
+    samples: list[tuple[str, list[int], list[int], list[int]]]
+    samples = [
+        (os.path.basename(path), sorted(set(row)), [], []) for path, row in zip(paths, columns.tolist(), strict=True)
+    ]
+    labels = LabelSpace([f"label {number}" for number in range(num_labels)])
+    return ImageIndex.build(samples, root=str(folder), labels=labels)
+
+
 def write_pictures(folder: Path, count: int) -> list[str]:
-    """Write `count` different pictures of about 100 kB; returns their paths."""
+    """Write `count` pictures of about 100 kB; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
+    contents: list[bytes] = []
     paths = []
     for number in range(count):
+        if number < DIFFERENT:
+            encoded = cv2.imencode(".jpg", draw_picture(number), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+            contents.append(encoded.tobytes())
         path = folder / f"{number:06d}.jpg"
-        content = cv2.imencode(".jpg", draw_picture(number), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
-        path.write_bytes(content.tobytes())
+        path.write_bytes(contents[number % DIFFERENT])
         paths.append(str(path))
     return paths
 

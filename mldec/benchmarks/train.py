@@ -11,6 +11,7 @@ from time import perf_counter
 import torch
 
 from mldec.benchmarks.figure import Figure
+from mldec.benchmarks.pictures import write_index
 from mldec.config import Config
 from mldec.data.loader import Batch
 from mldec.engine import build
@@ -21,8 +22,12 @@ from mldec.engine.trainer import Trainer
 SHARE = 90.0  # target: % of the bare loop's speed
 
 
-def measure(config: Config, *, steps: int = 40, repeats: int = 3) -> list[Figure]:
+def measure(
+    config: Config, *, steps: int = 40, repeats: int = 3, pictures: int | None = None, num_labels: int = 80
+) -> list[Figure]:
     """Epochs of `steps` steps of the experiment on its own pictures, in turn with as many of a bare loop.
+
+    With `pictures` these are that many generated JPEG files with `num_labels` labels, and the dataset is not read.
 
     The bare loop has the same network, loss, optimizer and precision, and one batch that lies on the device as floats.
     """
@@ -32,8 +37,9 @@ def measure(config: Config, *, steps: int = 40, repeats: int = 3) -> list[Figure
         runtime=dataclasses.replace(config.runtime, limit_train_batches=steps, limit_eval_batches=1, eval_every=10**6),
     )
     with tempfile.TemporaryDirectory(prefix="mldec-") as folder:
-        trainer = _Timed(config, build.build_splits(config), Display(quiet=True))
-        trainer.fit(Path(folder))
+        splits = build.build_splits(config) if pictures is None else _generated(Path(folder), pictures, num_labels)
+        trainer = _Timed(config, splits, Display(quiet=True))
+        trainer.fit(Path(folder) / "run")
     ours, bare = trainer.loop[1:], trainer.bare[1:]  # workers start in the first epoch
     shares = tuple(100 * a / b for a, b in zip(ours, bare, strict=True))
     note = f"batches of {config.schedule.batch_size}, {len(trainer.batches)} steps a round"
@@ -42,6 +48,11 @@ def measure(config: Config, *, steps: int = 40, repeats: int = 3) -> list[Figure
         Figure("training loop", median(ours), "img/s", None, "loading and augmenting included", "higher", tuple(ours)),
         Figure("bare loop", median(bare), "img/s", None, "a batch in memory", "higher", tuple(bare)),
     ]
+
+
+def _generated(folder: Path, pictures: int, num_labels: int) -> build.Splits:
+    index = write_index(folder / "pictures", pictures, num_labels)
+    return build.Splits(index, index, index)
 
 
 class _Timed(Trainer):

@@ -34,13 +34,15 @@ loader
 train
   experiment=NAME [key=value …]   default: digits
   steps=40                        of a round
+  pictures=512 labels=80          generated JPEG files of 640 x 427 with that many labels; the dataset is not read
 model experiment=NAME labels=N[,N…] [key=value …]
   labels=100,1000        how many labels; the dataset itself is not read
   heads=gap,ml_decoder   heads to compare, at each number of labels; the first is what others are compared with. What is
                          set for one head (head.num_groups=100) is left out where a head has no such setting
   head.num_groups=K      ML-Decoder's queries, at most one a label; default: 100; null: one a label
   repeats=3              rounds, in which all are measured in turn; the median counts
-  seconds=2              about how long training and inference are measured in a round"""
+  seconds=2              about how long training and inference are measured in a round
+  largest_batch=false    do not search for the largest batch that can be trained, which takes 15 times as long"""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -52,6 +52,15 @@ def _measure_head(arguments: compose.Arguments) -> Measured:
     return Measured(measure(device, dtype, **_common(arguments)), config.runtime.device, {})
 
 
+def _measure_growth(arguments: compose.Arguments) -> Measured:
+    from mldec.benchmarks.growth import measure
+
+    config = _runtime(arguments)
+    device, dtype = _prepare(config)
+    figures, points = measure(device, dtype, **_common(arguments))
+    return Measured(figures, config.runtime.device, {"points": [point._asdict() for point in points]})
+
+
 def _measure_loss(arguments: compose.Arguments) -> Measured:
     from mldec.benchmarks.loss import measure
 
@@ -107,8 +116,11 @@ def _measure_train(arguments: compose.Arguments) -> Measured:
     from mldec.benchmarks.train import measure
 
     own, config = arguments.own, _experiment(arguments, "digits")
-    steps, repeats = _whole("steps", own.get("steps", "40")), _whole("repeats", own.get("repeats", "3"))
-    return Measured(measure(config, steps=steps, repeats=repeats), config.runtime.device, {})
+    words: dict[str, Any]
+    words = {name: _whole(name, own[name]) for name in ("steps", "repeats", "pictures") if name in own}
+    if "labels" in own:
+        words["num_labels"] = _whole("labels", own["labels"])
+    return Measured(measure(config, **words), config.runtime.device, {})
 
 
 def _runtime(arguments: compose.Arguments) -> Config:
@@ -163,10 +175,13 @@ def _measure_data(arguments: compose.Arguments) -> Measured:
 def _measure_model(arguments: compose.Arguments) -> Measured:
     own = arguments.own
     repeats, seconds = _whole("repeats", own.get("repeats", "3")), _number(own, "seconds", 2.0)
+    largest_batch = own.get("largest_batch", "true")
+    if largest_batch not in ("true", "false"):
+        raise ConfigError(f"largest_batch={largest_batch}: expected true or false")
     cases = _cases(arguments)
     from mldec.benchmarks.model import measure
 
-    figures = measure(cases, repeats=repeats, seconds=seconds)
+    figures = measure(cases, repeats=repeats, seconds=seconds, largest_batch=largest_batch == "true")
     described = [
         {
             "title": case.title,
@@ -177,6 +192,8 @@ def _measure_model(arguments: compose.Arguments) -> Measured:
             "image_size": case.config.dataset.image_size,
             "batch_size": case.config.schedule.batch_size,
             "precision": case.config.runtime.precision,
+            "channels_last": case.config.runtime.channels_last,
+            "compile": case.config.runtime.compile,
         }
         for case in cases
     ]
@@ -274,6 +291,12 @@ def _number(own: Mapping[str, str], name: str, default: float) -> float:
 
 SUBJECTS = {
     "head": Subject("ML-Decoder alone, against the rate of a matrix product (2 minutes)", COMMON_WORDS, _measure_head),
+    "growth": Subject(
+        "How a head's time and memory grow with classes, queries, tokens, pictures (2 minutes)",
+        COMMON_WORDS,
+        _measure_growth,
+        grid=True,
+    ),
     "loss": Subject("The asymmetric loss, against the plain chain of operations", COMMON_WORDS, _measure_loss),
     "ema": Subject("The average of the weights, against a copy and a training step", COMMON_WORDS, _measure_ema),
     "metric": Subject("Mean AP, at the sizes of COCO and Open Images (3 minutes, 6 GB)", COMMON_WORDS, _measure_metric),
@@ -282,7 +305,9 @@ SUBJECTS = {
         "From files to batches, against decoding and resizing alone", ("scale", "repeats", "workers"), _measure_loader
     ),
     "train": Subject(
-        "The training loop, against a bare loop over a batch in memory", ("repeats", "steps"), _measure_train
+        "The training loop, against a bare loop over a batch in memory",
+        ("repeats", "steps", "pictures", "labels"),
+        _measure_train,
     ),
     "data": Subject(
         "Building, opening and sharing the index, at the sizes of COCO and Open Images (10 minutes, 6 GB)",
@@ -291,7 +316,7 @@ SUBJECTS = {
     ),
     "model": Subject(
         "Training and inference of networks, as in the paper's Table 9: images a second, memory, cost",
-        ("heads", "labels", "repeats", "seconds"),
+        ("heads", "labels", "repeats", "seconds", "largest_batch"),
         _measure_model,
         grid=True,
     ),

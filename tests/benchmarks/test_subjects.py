@@ -5,8 +5,9 @@ import os
 
 import pytest
 import torch
+from PIL import Image
 
-from mldec.benchmarks import head, rate
+from mldec.benchmarks import growth, head, rate
 from mldec.benchmarks.head import Shape, macs
 from mldec.benchmarks.pictures import HEIGHT, WIDTH, write_pictures
 from mldec.commands.main import run
@@ -42,14 +43,15 @@ def test_the_head_is_measured_against_a_matrix_product(tmp_path, monkeypatch):
     assert figures["300 classes against 100, 100 queries: forward and backward"]["better"] == "lower"
 
 
-def test_the_work_of_the_head_is_counted_as_torch_counts_it():
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_work_of_the_head_is_counted_as_torch_counts_it(dropout):
     from torch.utils.flop_counter import FlopCounterMode
 
     shape = Shape(90, 20, 9, 2)
-    module = MLDecoder(head.FEATURES, shape.classes, shape.queries, dim=head.DIM, ffn_dim=head.FFN_DIM, dropout=0.0)
+    module = MLDecoder(head.FEATURES, shape.classes, shape.queries, dim=head.DIM, ffn_dim=head.FFN_DIM, dropout=dropout)
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         module(torch.zeros(shape.pictures, shape.tokens, head.FEATURES))
-    assert macs(shape) == pytest.approx(counter.get_total_flops() / 2, rel=1e-6)
+    assert macs(shape, shared=dropout == 0) == pytest.approx(counter.get_total_flops() / 2, rel=1e-6)
 
 
 def test_the_loss_is_measured_against_its_plain_chain(tmp_path):
@@ -58,6 +60,20 @@ def test_the_loss_is_measured_against_its_plain_chain(tmp_path):
     assert (ratio["target"], ratio["better"], len(ratio["samples"])) == (0.5, "lower", 2)
     plain, ours = figures["asymmetric loss, plain chain"]["samples"], figures["asymmetric loss"]["samples"]
     assert ratio["samples"] == pytest.approx([a / b for a, b in zip(ours, plain, strict=True)])
+
+
+def test_growth_is_measured_along_each_axis_and_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, "BASE", Shape(40, 10, 9, 2))
+    monkeypatch.setattr(
+        growth, "AXES", {"classes": (10, 40), "queries": (5, 10), "tokens": (9, 16), "pictures": (1, 2)}
+    )
+    figures = figures_of(tmp_path, "growth", *FAST)
+    assert {"ML-Decoder, 10 classes: forward and backward", "average pooling, 40 classes: peak memory"} <= set(figures)
+    points = json.loads((tmp_path / "out.json").read_text())["points"]
+    assert sum(point["head"] == "ML-Decoder" for point in points) == 8
+    growth.draw(points, tmp_path / "growth.png")
+    with Image.open(tmp_path / "growth.png") as picture:
+        assert picture.size == (1440, 660)
 
 
 @pytest.mark.slow  # builds TResNet-L
@@ -96,6 +112,19 @@ def test_the_loader_and_the_loop_are_measured_on_ones_own_pictures(tmp_path):
     share = figures["training loop of digits over a bare loop"]
     assert share["target"] == 90
     assert share["value"] == pytest.approx(100 * figures["training loop"]["value"] / figures["bare loop"]["value"])
+
+
+def test_the_loop_is_measured_on_generated_pictures_without_a_dataset(tmp_path):
+    small = [
+        "experiment=digits",
+        "dataset.root=/nowhere",
+        "dataset.image_size=48",
+        "augment=paper",
+        "runtime.threads=1",
+    ]
+    words = ["schedule.batch_size=4", "repeats=1", "steps=2", "pictures=12", "labels=7"]
+    figures = figures_of(tmp_path, "train", *small, *words)
+    assert figures["training loop"]["value"] > 0
 
 
 def test_generated_pictures_are_as_large_as_photographs(tmp_path):
