@@ -275,6 +275,15 @@ def test_commands_and_job_arrays_name_every_job(tmp_path):
         assert shown.stdout.strip() == line
 
 
+def test_a_task_of_a_job_array_runs_its_line_as_it_was_quoted(tmp_path):
+    script = tmp_path / "array.sh"
+    script.write_text(slurm_script("table1", ["exit 3", f"printf '%s|' 'a  b' \"it's\" > '{tmp_path}/a file'"]))
+    for number, code in ((0, 3), (1, 0)):
+        environment = {**os.environ, "SLURM_ARRAY_TASK_ID": str(number)}
+        assert subprocess.run(["bash", str(script)], env=environment).returncode == code
+    assert (tmp_path / "a file").read_text() == "a  b|it's|"
+
+
 def test_records_of_another_version_or_shape_are_listed_and_not_mixed_in(tmp_path):
     record = Record(
         table="table1", row="gap", scale="desk", seed=0, key="k" * 16, experiment="e", overrides=(), outcome="finished",
