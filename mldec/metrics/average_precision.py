@@ -23,6 +23,7 @@ from mldec.metrics.inputs import as_arrays
 Definition = Literal["exact", "voc07", "partial", "paper"]
 
 CHUNK_ENTRIES = 2**22  # scores that a thread copies class by class at a time
+MOST_THREADS = 16  # each holds some 50 MB
 
 
 def average_precision(scores: Any, targets: Any, definition: Definition = "exact") -> np.ndarray:
@@ -54,7 +55,9 @@ def average_precision(scores: Any, targets: Any, definition: Definition = "exact
         targets_CS = np.ascontiguousarray(targets[:, columns].T)
         result[columns] = [_class_ap(*row, definition) for row in zip(scores_CS, targets_CS, strict=True)]
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy sorts and copies without Python's lock
+    with ThreadPoolExecutor(
+        min(MOST_THREADS, torch.get_num_threads())
+    ) as pool:  # numpy sorts and copies without Python's lock
         for _ in pool.map(rank, range(0, num_classes, chunk)):
             pass
     return result

@@ -96,6 +96,7 @@ def test_an_absent_dataset_is_said_once_and_nothing_is_run(tmp_path, capsys):
     assert text.count("coco cannot be used") == 1
     assert "mldec data download dataset=coco" in text
     assert "dataset absent" in text
+    assert "GAP: coco; weights ImageNet-21K; protocol paper; one GPU of 24 GiB, about 4.7 hours on an RTX 3090" in text
     assert not (tmp_path / "out" / "runs").exists()
 
 
