@@ -131,7 +131,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_said(monkeypatch):
 
 def test_running_out_between_rounds_keeps_what_was_measured(monkeypatch):
     fail_above(monkeypatch, 4)
-    subject = model._Subject(Case("net", make(WORDS), 12), CPU, 0.001)
+    subject = model._Subject(Case("net", make(WORDS), 12), CPU, 0.001, largest_batch=True)
     subject.round(0.001, 3)
     fail_above(monkeypatch, 0)
     subject.round(0.001, 3)
