@@ -16,7 +16,11 @@ from tests.curve import make, make_trainer
 @pytest.fixture
 def small_many(small_digits: list[str]) -> list[str]:
     """`experiment=digits_many` with the few scenes of the other tests, and without the run that it starts from."""
-    return ["experiment=digits_many", "init_from=null", *(word for word in small_digits if not word.startswith("experiment="))]
+    return [
+        "experiment=digits_many",
+        "init_from=null",
+        *(word for word in small_digits if not word.startswith("experiment=")),
+    ]
 
 
 @pytest.mark.parametrize("num_groups", [720, 72, 36, 18])
