@@ -57,7 +57,7 @@ class ThreeStateLoss(nn.Module):
         _check_shapes(logits, targets, known)
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            unknown = targets < 0 if known is None else ~known | (targets < 0)
+            unknown = _unknown(targets, known)
             present = targets.to(logits.dtype).masked_fill(unknown, 0)
             weights = torch.where(unknown, self.unknown_weight, torch.ones_like(logits))
             terms = self.terms(logits, present, weights)
@@ -111,7 +111,7 @@ class AsymmetricLoss(ThreeStateLoss):
         _check_shapes(logits, targets, known)
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            unknown = targets < 0 if known is None else ~known | (targets < 0)
+            unknown = _unknown(targets, known)
             present = (targets > 0) & ~unknown
             settings = (self.gamma_neg, self.gamma_pos, self.clip, self.unknown_weight)
             total = cast(Tensor, _WholeAsymmetric.apply(logits, present, unknown, *settings))
@@ -324,6 +324,11 @@ def _check_shapes(logits: Tensor, targets: Tensor, known: Tensor | None) -> None
         )
     if known is not None and (known.shape != logits.shape or known.dtype != torch.bool):
         raise ValueError(f"known must be bool of shape {tuple(logits.shape)}, found {known.dtype} {tuple(known.shape)}")
+
+
+def _unknown(targets: Tensor, known: Tensor | None) -> Tensor:
+    """Bool (B,N): where the target or the mask says that the label is not known."""
+    return targets < 0 if known is None else ~known | (targets < 0)
 
 
 def _at_least_zero(**values: float) -> None:

@@ -8,13 +8,12 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from mldec.benchmarks.figure import Figure
-from mldec.benchmarks.head import DIM, FEATURES, FFN_DIM, Shape
+from mldec.benchmarks.head import DIM, FEATURES, FFN_DIM, Head, Shape, ml_decoder, scaled
 from mldec.benchmarks.memory import PeakMemory
 from mldec.benchmarks.rate import Rate
-from mldec.models.heads import GlobalAveragePool, MLDecoder, TransformerDecoderHead
+from mldec.models.heads import GlobalAveragePool, TransformerDecoderHead
 
 BASE = Shape(classes=5000, queries=100, tokens=49, pictures=16)
 DROPOUT = 0.1
@@ -48,9 +47,7 @@ def measure(
     for axis, values in AXES.items():
         for value in values:
             shape = BASE._replace(**{axis: value})
-            shape = shape._replace(
-                queries=min(shape.queries, shape.classes), pictures=max(1, round(shape.pictures * scale))
-            )
+            shape = scaled(shape._replace(queries=min(shape.queries, shape.classes)), scale)
             for head in ("ML-Decoder", "transformer decoder", "average pooling"):
                 if head == "ML-Decoder" or (
                     axis == "classes" and (head != "transformer decoder" or value <= MOST_QUERIES)
@@ -74,20 +71,17 @@ def _point(
     repeats: int,
     seconds: float,
 ) -> Point:
-    n, k, t, b = shape
     memory = PeakMemory(device)
-    module: nn.Module
     if head == "ML-Decoder":
-        module = MLDecoder(FEATURES, n, k, dim=DIM, ffn_dim=FFN_DIM, dropout=DROPOUT)
-    elif head == "transformer decoder":
-        module = TransformerDecoderHead(FEATURES, n, dim=DIM, ffn_dim=FFN_DIM, dropout=DROPOUT)
+        subject = ml_decoder(shape, DROPOUT, device, dtype)
     else:
-        module = GlobalAveragePool(FEATURES, n)
-    module.to(device, dtype)
-    tokens = torch.randn(b, t, FEATURES, device=device, dtype=dtype, requires_grad=True)
-    gradient = torch.randn(b, n, device=device, dtype=dtype)
-    inputs = [tokens, *(p for p in module.parameters() if p.requires_grad)]
-    step = Rate(lambda: torch.autograd.grad(module(tokens), inputs, gradient), 1, device, seconds / 10)
+        module = (
+            TransformerDecoderHead(FEATURES, shape.classes, dim=DIM, ffn_dim=FFN_DIM, dropout=DROPOUT)
+            if head == "transformer decoder"
+            else GlobalAveragePool(FEATURES, shape.classes)
+        )
+        subject = Head(module, shape, device, dtype)
+    step = Rate(subject.both, 1, device, seconds / 10)
     peak = memory.mib()
     for _ in range(repeats):
         step.sample(seconds / 10)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mldec.benchmarks.figure import Figure
 from mldec.benchmarks.rate import Rate, matrix_figure, matrix_product, ratio_figure, sample_in_turn
@@ -43,14 +43,14 @@ def measure(
     """All figures of the head. `scale` shrinks the batches; targets belong to 1 on the CPU in float32."""
     product = matrix_product(device, dtype, seconds)
     rates: dict[str, tuple[Rate, float | None]] = {}
-    for shape in (_scaled(shape, scale) for shape in SHAPES):
+    for shape in (scaled(shape, scale) for shape in SHAPES):
         for dropout, target in ((0.0, BOTH), (0.1, BOTH_WITH_DROPOUT)):
-            head, work = _Head(shape, dropout, device, dtype), macs(shape, shared=dropout == 0)
+            head, work = ml_decoder(shape, dropout, device, dtype), macs(shape, shared=dropout == 0)
             title = f"{shape}, dropout {dropout:g}"
             forward = FORWARD if dropout == 0 else None
             rates[f"{title}: forward"] = Rate(head.forward, work, device, seconds), forward
             rates[f"{title}: forward and backward"] = Rate(head.both, 3 * work, device, seconds), target
-    few, many = (_Head(_scaled(shape, scale), 0.0, device, dtype) for shape in (FEW, MANY))
+    few, many = (ml_decoder(scaled(shape, scale), 0.0, device, dtype) for shape in (FEW, MANY))
     cost = [Rate(head.both, 1, device, seconds) for head in (few, many)]
     sample_in_turn([product, *(rate for rate, _ in rates.values()), *cost], repeats, seconds)
     figures = [
@@ -72,12 +72,12 @@ def macs(shape: Shape, *, shared: bool) -> int:
     return projected + b * (tokens + queries)
 
 
-class _Head:
+class Head:
     """A head in training on random tokens, whose gradients are asked for too."""
 
-    def __init__(self, shape: Shape, dropout: float, device: torch.device, dtype: torch.dtype) -> None:
-        n, k, t, b = shape
-        self.head = MLDecoder(FEATURES, n, k, dim=DIM, ffn_dim=FFN_DIM, dropout=dropout).to(device, dtype)
+    def __init__(self, head: nn.Module, shape: Shape, device: torch.device, dtype: torch.dtype) -> None:
+        n, _, t, b = shape
+        self.head = head.to(device, dtype)
         self.tokens = torch.randn(b, t, FEATURES, device=device, dtype=dtype, requires_grad=True)
         self.gradient = torch.randn(b, n, device=device, dtype=dtype)
         self.inputs = [self.tokens, *(p for p in self.head.parameters() if p.requires_grad)]
@@ -90,5 +90,12 @@ class _Head:
         return torch.autograd.grad(self.forward(), self.inputs, self.gradient)
 
 
-def _scaled(shape: Shape, scale: float) -> Shape:
+def ml_decoder(shape: Shape, dropout: float, device: torch.device, dtype: torch.dtype) -> Head:
+    """ML-Decoder of a shape, in the paper's widths."""
+    module = MLDecoder(FEATURES, shape.classes, shape.queries, dim=DIM, ffn_dim=FFN_DIM, dropout=dropout)
+    return Head(module, shape, device, dtype)
+
+
+def scaled(shape: Shape, scale: float) -> Shape:
+    """With a part of the pictures, at least one."""
     return shape._replace(pictures=max(1, round(shape.pictures * scale)))

@@ -8,10 +8,9 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-import torch
-
 from mldec.benchmarks.figure import Figure
 from mldec.benchmarks.pictures import write_index
+from mldec.benchmarks.rate import synchronize
 from mldec.config import Config
 from mldec.data.loader import Batch
 from mldec.engine import build
@@ -66,17 +65,13 @@ class _Timed(Trainer):
         steps = len(self.batches)
         began = perf_counter()
         super().train_epoch()
-        self._synchronize()
+        synchronize(self.device)
         self.loop.append(steps * self.config.schedule.batch_size / (perf_counter() - began))
         began = perf_counter()
         for _ in range(steps):
             self._other.step()
-        self._synchronize()
+        synchronize(self.device)
         self.bare.append(steps * self.config.schedule.batch_size / (perf_counter() - began))
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 class _BareLoop:
