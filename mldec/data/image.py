@@ -132,7 +132,8 @@ def _read(path: str) -> np.ndarray:
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISREG(mode):  # a pipe would wait for ever, a device never end
-            return np.fromfile(path, np.uint8)  # not imread: that fails on non-ASCII paths on Windows
+            with open(path, "rb", buffering=0) as file:  # not imread: that fails on non-ASCII paths on Windows
+                return np.frombuffer(file.readall(), np.uint8)
         reason = "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file"
     except (OSError, ValueError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -3,6 +3,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import albumentations as A
+import cv2
 import numpy as np
 import pytest
 
@@ -98,6 +100,29 @@ def test_digits_keep_their_colour_and_place() -> None:
         assert abs(rows.mean() - 31.5) < 9
         bright = found.max(2) > 120
         assert (np.abs(found[..., 1] - found[..., 2])[bright] <= 3).all()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_digits_move_as_by_albumentations(seed: int) -> None:
+    """The same picture as `Affine` and `ColorJitter` make of the same draws."""
+    image = cv2.blur(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8), (5, 5))
+    found = build("digits", image_size=64)(image, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    wide, high, right, down, turn = rng.uniform(-1, 1, 5)
+    bright = 1 + 0.15 * rng.uniform(-1, 1)
+    expected = A.Compose(
+        [
+            A.Affine(
+                scale={"x": (1 + 0.1 * wide,) * 2, "y": (1 + 0.1 * high,) * 2},
+                translate_px={"x": (int(2.56 * right),) * 2, "y": (int(2.56 * down),) * 2},
+                rotate=(8 * turn,) * 2,
+                border_mode=cv2.BORDER_REPLICATE,
+                p=1,
+            ),
+            A.ColorJitter(brightness=(bright,) * 2, contrast=(1, 1), saturation=(1, 1), hue=(0, 0), p=1),
+        ]
+    )(image=image)["image"]
+    assert np.abs(found.astype(int) - expected).max() <= 1  # it cuts off what we round
 
 
 @pytest.mark.parametrize("policy", ["rand-m9-n3-mstd0.5", "original-mstd0.5", "v0", "3a", "augmix-m5-w4-d2", None])

@@ -177,3 +177,15 @@ def test_no_two_augmentations_are_alike_in_workers_and_epochs(digits_index: Imag
     assert seen == [
         image.numpy().tobytes() for epoch in (0, 1) for batch in again.batches(epoch) for image in batch.images
     ]
+
+
+def test_an_augmentation_of_another_shape_is_named(digits_index) -> None:
+    class Wrong:
+        image_size = 64
+
+        def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+            return image[:32]
+
+    loader = train(digits_index, augment=Wrong())
+    with pytest.raises(ValueError, match=r"the augmentation made uint8 \(32, 64, 3\) of a picture"):
+        loader.first()

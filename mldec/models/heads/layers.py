@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mldec.models.heads.dropout import Dropout, dropout
 from mldec.models.label_words import GroupedWords
 
 
@@ -35,26 +36,38 @@ class MultiHeadAttention(nn.Module):
     def forward(self, query_BQD: Tensor, key_BTD: Tensor, value_BTD: Tensor) -> Tensor:
         """(B, Q, D). A query of batch size 1 is shared by all pictures, and projected once."""
         query, key, value = self._project(query_BQD, key_BTD, value_BTD)
-        dropout = self.dropout if self.training else 0.0
         query = query.expand(key.shape[0], -1, -1, -1)
+        p = self.dropout if self.training else 0.0
         if query.device.type == "cpu":
             # In bfloat16 torch's fused kernel is 10 to 20 times slower than in float32 on processors without AMX.
             dtype = torch.promote_types(query.dtype, torch.float32)
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         with full_precision(query) if query.device.type == "cpu" else nullcontext():
-            heads = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+            if query.device.type == "cpu" and p > 0:  # which the fused kernel does not know there
+                heads = dropout(_softmax(query, key), p, training=True) @ value
+            else:
+                heads = F.scaled_dot_product_attention(query, key, value, dropout_p=p)
         return self.out_proj(heads.transpose(1, 2).flatten(2))
 
     def weights(self, query_BQD: Tensor, key_BTD: Tensor) -> Tensor:
         """The softmax of eq. 1 by head: (B, num_heads, Q, T), each row a distribution over the T tokens."""
         query, key, _ = self._project(query_BQD, key_BTD, key_BTD)
-        return torch.softmax(query @ key.transpose(2, 3) / query.shape[-1] ** 0.5, dim=-1)
+        return _softmax(query, key)
 
-    def _project(self, *inputs: Tensor) -> list[Tensor]:
+    def _project(self, query_BQD: Tensor, key_BTD: Tensor, value_BTD: Tensor) -> list[Tensor]:
         """Query, key and value as (B, heads, length, D / heads)."""
-        parts = zip(inputs, self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
+        inputs, rows = [query_BQD, key_BTD, value_BTD], [self.out_proj.in_features] * 3
+        if key_BTD is value_BTD:  # one product for both
+            inputs, rows = inputs[:2], [rows[0], sum(rows[1:])]
+        parts = zip(inputs, self.in_proj_weight.split(rows), self.in_proj_bias.split(rows), strict=True)
         projected = [F.linear(x, weight, bias) for x, weight, bias in parts]
+        if len(projected) == 2:
+            projected[1:] = projected[1].chunk(2, dim=2)
         return [x.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x in projected]
+
+
+def _softmax(query: Tensor, key: Tensor) -> Tensor:
+    return torch.softmax(query @ key.transpose(2, 3) / query.shape[-1] ** 0.5, dim=-1)
 
 
 class DecoderLayer(nn.Module):
@@ -71,14 +84,14 @@ class DecoderLayer(nn.Module):
         self.linear1 = nn.Linear(dim, ffn_dim)
         self.linear2 = nn.Linear(ffn_dim, dim)
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, queries_BQD: Tensor, memory_BTD: Tensor, position_TD: Tensor | None = None) -> Tensor:
         """(B, Q, D). Queries of batch size 1 stay so until they meet the pictures; `position` is added to the keys."""
         queries = self.before_attention(queries_BQD)
         memory_keys = with_position(memory_BTD, position_TD)
         queries = self.norm2(queries + self.dropout(self.multihead_attn(queries, memory_keys, memory_BTD)))
-        hidden = self.dropout(F.relu(self.linear1(queries)))
+        hidden = self.dropout(relu_of(self.linear1, queries))
         return self.norm3(queries + self.dropout(self.linear2(hidden)))
 
     def before_attention(self, queries: Tensor) -> Tensor:
@@ -96,12 +109,12 @@ class EncoderLayer(nn.Module):
         self.linear1 = nn.Linear(dim, ffn_dim)
         self.linear2 = nn.Linear(ffn_dim, dim)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, tokens_BTD: Tensor, position_TD: Tensor | None = None) -> Tensor:
         placed = with_position(tokens_BTD, position_TD)
         tokens = self.norm1(tokens_BTD + self.dropout(self.self_attn(placed, placed, tokens_BTD)))
-        hidden = self.dropout(F.relu(self.linear1(tokens)))
+        hidden = self.dropout(relu_of(self.linear1, tokens))
         return self.norm2(tokens + self.dropout(self.linear2(hidden)))
 
 
@@ -188,6 +201,12 @@ class WordFullyConnected(nn.Module):
             projected_BKW = embeddings_BKD.to(self.weight.dtype) @ self.weight
             table_BKg = torch.einsum("bkw,kgw->bkg", projected_BKW, words.vectors.to(self.weight.dtype))
         return table_BKg.flatten(1).index_select(1, words.places) + self.bias
+
+
+def relu_of(linear: nn.Linear, x: Tensor) -> Tensor:
+    """relu(linear(x)) of (..., D), in the memory of the product: rows without batch dimensions, since autograd copies
+    what is changed through a view."""
+    return F.relu(linear(x.flatten(0, -2)), inplace=True).unflatten(0, x.shape[:-1])
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[object]:

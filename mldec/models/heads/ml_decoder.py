@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mldec.config import ComponentConfig, Count, Natural, NonNegative, Share
@@ -18,6 +17,7 @@ from mldec.models.heads.layers import (
     SharedFullyConnected,
     WordFullyConnected,
     random_places,
+    relu_of,
     share_queries,
 )
 from mldec.models.label_words import GroupedWords, LabelWords, Normalize, QueryAugment
@@ -139,7 +139,7 @@ class MLDecoder(nn.Module):
 
     def _begin(self, tokens: Tokens | Tensor) -> tuple[Tensor, Tensor, GroupedWords | None]:
         """Memory (B,T,D), queries (1 or B,K,D), and the words that they ask for."""
-        memory_BTD = F.relu(self.input_projection(token_values(tokens)))
+        memory_BTD = relu_of(self.input_projection, token_values(tokens))
         words = None if self.words is None else self.words()
         if isinstance(self.queries, WordQueries) and words is not None:
             queries_KD = self.queries(words.vectors)
