@@ -71,7 +71,7 @@ class RuntimeConfig:
 
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    workers: Natural | None = None  # loader processes; null: as many as cores, at most 8
+    workers: Natural | None = None  # loader processes; null: as many as cores, at most 8; on the CPU a fourth
     threads: Count | None = None  # CPU threads of the network; null: torch's choice
     eval_batch_size: Count | None = None  # null: the training batch size
     channels_last: bool = False

@@ -18,3 +18,13 @@ def seed_everything(seed: int) -> None:
 def step_seed(seed: int, step: int) -> int:
     """A seed for all that is random in one step on the device."""
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed torch's generators of the host and of `device`; `torch.manual_seed` visits every backend, for half a ms."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

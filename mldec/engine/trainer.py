@@ -38,7 +38,7 @@ from mldec.engine.mixing import answer_random_queries, mix
 from mldec.engine.observer import Observer
 from mldec.engine.optimizer import set_point
 from mldec.engine.profiler import profile_steps
-from mldec.engine.seeding import seed_everything, step_seed
+from mldec.engine.seeding import seed_device, seed_everything, step_seed
 from mldec.errors import CheckpointError, RunError
 from mldec.models.classifier import Classifier
 from mldec.models.weights import load_weights
@@ -182,7 +182,7 @@ class Trainer:
     def train_step(self, batch: Batch) -> Tensor:
         """One update from one batch, in `schedule.accumulate` parts. Returns the loss, a scalar on the device."""
         seed = step_seed(self.config.seed, self.progress.step)
-        torch.manual_seed(seed)  # dropout and drop-path are functions of the step
+        seed_device(self.device, seed)  # dropout and drop-path are functions of the step
         mixing = torch.Generator().manual_seed(seed)
         set_point(self.optimizer, self.schedule(self.progress.updates))
 

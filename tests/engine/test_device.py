@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -38,6 +40,9 @@ def test_autocast_computes_products_in_the_given_dtype():
             assert (x @ x).dtype == dtype
 
 
-def test_workers_are_as_configured_or_as_many_as_cores():
-    assert count_workers(RuntimeConfig(workers=0)) == 0
-    assert 1 <= count_workers(RuntimeConfig()) <= 8
+@pytest.mark.parametrize(("cores", "on_cpu", "on_cuda"), [(1, 0, 1), (2, 0, 2), (8, 2, 8), (64, 8, 8)])
+def test_workers_are_as_configured_or_by_cores(cores: int, on_cpu: int, on_cuda: int, monkeypatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
+    for device, expected in (("cpu", on_cpu), ("cuda", on_cuda)):
+        assert count_workers(RuntimeConfig(), torch.device(device)) == expected
+        assert count_workers(RuntimeConfig(workers=3), torch.device(device)) == 3

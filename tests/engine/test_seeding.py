@@ -7,7 +7,7 @@ import random
 import numpy as np
 import torch
 
-from mldec.engine.seeding import seed_everything, step_seed
+from mldec.engine.seeding import seed_device, seed_everything, step_seed
 
 
 def test_every_step_of_every_seed_has_a_seed_of_its_own():
@@ -24,3 +24,10 @@ def test_a_seed_decides_python_numpy_and_torch():
         draws.append((random.random(), np.random.rand(), torch.rand(()).item()))
     assert draws[0] == draws[1]
     assert len(set(draws)) == 3
+
+
+def test_a_device_is_seeded_as_by_torch() -> None:
+    seed_device(torch.device("cpu"), 2**62 + 5)
+    found = torch.rand(4)
+    torch.manual_seed(2**62 + 5)
+    assert torch.equal(found, torch.rand(4))
