@@ -62,7 +62,7 @@ def as_table(figures: Sequence[Figure], earlier: Sequence[Figure] = ()) -> str:
         bound = "at least" if figure.better == "higher" else "at most"
         target = "" if figure.target is None else f"{bound} {_shown(figure.target)} {figure.unit}"
         verdict = {None: "", True: "met", False: "missed"}[figure.met]
-        row = [figure.name, _with_unit(figure), target, verdict, figure.note]
+        row = [figure.name, as_cell(figure), target, verdict, figure.note]
         if earlier:
             row.append(_against(figure, before.get(figure.name)))
         rows.append(row)
@@ -95,7 +95,7 @@ def as_grid(figures: Sequence[Figure]) -> str:
             lines += [f"{quantity}: {notes[0]}"] if notes[0] else []
         else:
             lines += [f"{figure.name}: {figure.note}" for figure in found if figure.note]
-    lines += [f"{figure.name}: {_with_unit(figure)}{f', {figure.note}' * bool(figure.note)}" for figure in others]
+    lines += [f"{figure.name}: {as_cell(figure)}{f', {figure.note}' * bool(figure.note)}" for figure in others]
     return _markdown(rows) + "\n\n" + "\n".join(f"* {line}" for line in lines)
 
 
@@ -117,7 +117,8 @@ def _cell(figure: Figure) -> str:
     return shown if low == high else f"{shown} ({low} to {high})"
 
 
-def _with_unit(figure: Figure) -> str:
+def as_cell(figure: Figure) -> str:
+    """The value with its unit, and the range of its samples."""
     return "-" if figure.value is None else f"{_cell(figure)} {figure.unit}"
 
 

@@ -38,7 +38,7 @@ def test_each_measurement_is_understood(name):
 
 def test_the_page_says_what_was_measured_and_what_was_not():
     slow = {"value": 3.0, "target": 2.0}
-    page = performance.page({"loss_cpu": record("loss", figure("asymmetric loss over the plain chain", **slow))})
+    page = performance.page({"loss_cpu": record("loss", figure("asymmetric loss over the plain chain", **slow))}, {})
     assert "asymmetric loss over the plain chain | 3 x | at most 2 x | missed" in page
     assert "2026-01-02, a device, 2 threads, Python 3.12, torch 2.7, timm 1.0, commit 0123456789." in page
     assert "no GPU was at hand" in page
@@ -47,7 +47,7 @@ def test_the_page_says_what_was_measured_and_what_was_not():
 
 def test_a_gpu_s_own_rate_takes_the_place_of_the_published_one():
     rate = figure("ml_decoder K=80, 80 labels: training", 1000.0)
-    page = performance.page({"tresnet_l_gpu": record("model", rate)})
+    page = performance.page({"tresnet_l_gpu": record("model", rate)}, {})
     assert "no GPU was at hand" not in page
     assert "1,000 (measured, above) | 0.9 h" in page
 
@@ -59,7 +59,16 @@ def test_growth_is_the_slope_between_the_two_largest_values():
         for value in values
         for head in ("ML-Decoder", "transformer decoder")
     ]
-    page = performance.page({"growth_cpu": record("growth", points=points)})
+    page = performance.page({"growth_cpu": record("growth", points=points)}, {})
     for axis in AXES:
         assert f"| {axis} | x 4.00 | - |" in page
     assert "takes x 4.00 the time already" in page
+
+
+def test_the_committed_page_is_the_one_of_the_committed_records():
+    records, before = performance.read(performance.RECORDS), performance.read(performance.BEFORE)
+    assert performance.PAGE.read_text(encoding="utf-8") == performance.page(records, before)
+    for _, names in performance.CHANGES:
+        for name, figure in names:
+            for found in (records, before):
+                assert figure in {each["name"] for each in found[f"{name}_cpu"]["figures"]}
