@@ -65,8 +65,9 @@ FORWARD, BOTH = "forward, of the matrix product", "forward and backward, of the 
 #: What the profiler found, what was done, and the figures that show it: record, name.
 CHANGES = [
     (
-        "A seventh of a training step of the head was torch drawing one Bernoulli variable an entry for dropout; 16 "
-        "bits of a uniform integer decide as well. Keys and values come from one product, and ReLU works in its memory.",
+        "A seventh of a training step of the head was torch drawing one Bernoulli variable an entry for dropout; "
+        "16 bits of a uniform integer decide as well. Keys and values come from one product, and ReLU "
+        "works in its memory.",
         [("head", f"{head.SHAPES[0]}, dropout 0: {FORWARD}"), ("head", f"{head.SHAPES[2]}, dropout 0.1: {BOTH}")],
     ),
     (
@@ -86,8 +87,8 @@ CHANGES = [
     ),
     (
         "Where the network is on the processor too, a loader process that takes a core for a moment stalls all "
-        "threads of a product: there are a fourth as many of them now, on two cores none. `torch.manual_seed` formatted "
-        "a stack trace for CUDA in each step.",
+        "threads of a product: there are a fourth as many of them now, on two cores none. `torch.manual_seed` "
+        "formatted a stack trace for CUDA in each step.",
         [("train", "training loop of digits over a bare loop"), ("train", "training loop")],
     ),
 ]
