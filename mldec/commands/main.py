@@ -34,7 +34,8 @@ mldec COMMAND --help says more. First steps: mldec train experiment=digits"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what `argv` names and leave with its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Run what `argv` names and leave with its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted,
+    75 stopped by the system and to be continued."""
     sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
 
 

@@ -19,6 +19,7 @@ except ImportError:  # Windows
 
 from mldec.commands import compose
 from mldec.config import Config, build_config, to_mapping
+from mldec.engine.interrupt import PREEMPTED, STOPPED
 from mldec.errors import ConfigError
 
 HELP = """usage: mldec train experiment=NAME [group=choice …] [key=value …]      (or python train.py …)
@@ -157,7 +158,7 @@ def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:
     for number, overrides in enumerate(runs, start=1):
         print(f"[{number}/{len(runs)}] {' '.join(overrides)}", flush=True)
         code = _run_patiently([sys.executable, "-m", "mldec", "train", *fixed, *overrides])
-        if code == 130:
+        if code in (STOPPED, PREEMPTED):
             return code
         if code:
             failed.append((code, overrides))
@@ -235,7 +236,7 @@ def _train(config: Config, folder: Path | None) -> int:
             record = trainer.fit(folder)
     except Interrupted:
         display.say(f"\nstopped at step {trainer.progress.step}. To go on:\n  mldec train resume={folder}")
-        return 130
+        return trainer.stop.exit_code
     _conclude(display, record, folder, trainer.single_label)
     return 0
 

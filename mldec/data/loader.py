@@ -19,7 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from mldec.data.image import cut_center, decode, resize
 from mldec.data.index import ImageIndex
-from mldec.errors import DataError
+from mldec.errors import DataError, RunError
+
+
+class WorkerDied(RunError):
+    """A loader process ended without being told to: killed by the system, mostly for want of memory."""
+
 
 SUBSTITUTES = 10  # pictures that are tried in place of a broken one, before a run stops: then more is wrong
 
@@ -81,9 +86,10 @@ class TrainLoader:
 
         Raises:
             DataError: a picture is missing or broken; names it.
+            WorkerDied: a loader process was killed.
         """
         self._order.epoch, self._order.start = epoch, start
-        yield from map(_sound, self._loader)
+        yield from _sound_batches(self._loader)
 
     def first(self) -> Batch:
         """The first batch of the first epoch, made in this process: what training pictures look like."""
@@ -106,8 +112,8 @@ class EvalLoader:
         return min(self._order.size, self._order.steps * self._order.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Raises DataError naming the picture, if one is missing or broken."""
-        return map(_sound, self._loader)
+        """Raises DataError naming the picture, if one is missing or broken, and WorkerDied."""
+        return _sound_batches(self._loader)
 
 
 def train_loader(
@@ -311,11 +317,24 @@ def _data_loader(
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)  # as many workers as cores are enough threads
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the main process, which stops its workers
+    for name in ("SIGINT", "SIGUSR1"):  # these go to the main process, which stops its workers
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _sound_batches(loader: DataLoader) -> Iterator[Batch]:
+    try:
+        yield from map(_sound, loader)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise WorkerDied(
+            f"a loader process died: {str(error).splitlines()[0]}; if memory ran out, use fewer runtime.workers"
+        ) from error
 
 
 def _sound(batch: Batch | _Failure) -> Batch:

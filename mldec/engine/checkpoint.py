@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from mldec.config import Config, build_config
 from mldec.data.image import Normalization
 from mldec.engine.build import build_bare_classifier
-from mldec.errors import CheckpointError
+from mldec.errors import CheckpointError, RunError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
 from mldec.models.label_words import LabelWords
@@ -53,7 +54,12 @@ class Restored:
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` beside `path`, synced, then rename it to `path`: a reader never sees half a file."""
+    """Write `content` beside `path`, synced and read back, then rename it to `path`: what was there stays until then.
+
+    A reader never sees half a file. What a killed process left of one is removed. One process writes at a time.
+
+    Raises RunError if it cannot be written, on a full disk say; `path` is then what it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -61,10 +67,29 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
             torch.save(dict(content), file)
             file.flush()
             os.fsync(file.fileno())
+        with zipfile.ZipFile(partial) as written:
+            if damaged := written.testzip():
+                raise OSError(f"what was written of {damaged} reads back as something else")
         os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+        # torch hides the file's own error behind one about its archive.
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        kept = "; what was saved before stays" if path.exists() else ""
+        raise RunError(f"cannot write {path}: {getattr(reason, 'strerror', None) or reason}{kept}") from error
+    finally:
+        for left in path.parent.glob(f".{path.name}.*.partial"):
+            left.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut; Windows knows no such thing for folders."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Ctrl-C ends a run at the next step boundary; a second Ctrl-C ends it at once."""
+"""A run that is asked to stop does so at the next step, saved: by Ctrl-C, or by the system that lent it the machine.
+
+Schedulers send SIGTERM, or SIGUSR1 some time before (Slurm's `--signal`). A second Ctrl-C ends a run at once.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+#: How a command leaves that was stopped and can go on: by Ctrl-C, and by the system (EX_TEMPFAIL: try again later).
+STOPPED, PREEMPTED = 130, 75
+PREEMPTIONS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
 
 class Interrupted(Exception):
-    """The user asked to stop, and the run stands at a boundary from which it can be resumed."""
+    """The run was asked to stop, and stands at a boundary from which it can be resumed."""
 
 
 class StopRequest:
-    """Whether somebody asked to stop."""
+    """Whether somebody asked to stop: the user, or the system (`preempted`)."""
 
     def __init__(self) -> None:
         self.requested = False
+        self.preempted = False
+
+    @property
+    def exit_code(self) -> int:
+        return PREEMPTED if self.preempted else STOPPED
 
     def check(self) -> None:
         """Raise Interrupted if so."""
@@ -27,19 +39,22 @@ class StopRequest:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[StopRequest]:
-    """Turn SIGINT into a request while the context lasts. Away from the main thread signals stay as they are."""
+    """Turn SIGINT, SIGTERM and SIGUSR1 into a request while the context lasts. Away from the main thread signals stay
+    as they are."""
     stop = StopRequest()
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        if stop.requested:
+        if signum == signal.SIGINT and stop.requested:
             raise KeyboardInterrupt
         stop.requested = True
+        stop.preempted = stop.preempted or signum in PREEMPTIONS
 
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = signal.signal(signal.SIGINT, handle)
+    previous = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, *PREEMPTIONS)}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)

@@ -7,6 +7,7 @@ checkpoint; so a resumed run is the same run.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mldec.config import Config, to_mapping
-from mldec.data.loader import Batch, EvalLoader
+from mldec.data.loader import Batch, EvalLoader, WorkerDied
 from mldec.engine import build
 from mldec.engine.checkpoint import (
     FORMAT,
@@ -135,7 +136,7 @@ class Trainer:
             evaluations=self.progress.epochs,
         )
         try:
-            with stop_on_interrupt() as self.stop:
+            with stop_on_interrupt() as self.stop, self._preempted_workers():
                 if self.progress.step == 0:
                     self.save("last")
                     self.observer.data(self.splits.train, self.batches.first())
@@ -330,6 +331,16 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return self.scaler.get_scale() >= before
+
+    @contextlib.contextmanager
+    def _preempted_workers(self) -> Iterator[None]:
+        """A loader process that dies of the signal that asks this one to stop is no error of its own."""
+        try:
+            yield
+        except WorkerDied:
+            time.sleep(0.2)  # the signals to both may come in any order
+            self.stop.check()
+            raise
 
     def _read_losses(self, losses: list[Tensor]) -> None:
         """Bring pending losses to the host and refuse to go on with one that is not finite."""

@@ -26,6 +26,7 @@ except ImportError:  # Windows: one runner at a time
     fcntl = None  # type: ignore[assignment]
 
 from mldec.engine.display import Bar, Display
+from mldec.engine.interrupt import PREEMPTED, STOPPED
 from mldec.engine.tracking import is_complete
 from mldec.paper.records import (
     BENCHMARK,
@@ -40,7 +41,6 @@ from mldec.paper.records import (
 
 LOG = "log.txt"  # in the run folder: what the process printed
 LAST_LINES = 15  # of the log of what failed
-INTERRUPTED = 130
 KILLED = (-9, 137)  # what Linux does to a process where memory of the host runs out
 HEADLINES = ("zsl_mAP", "top1", "mAP")  # the first that a record has is shown when its run ends
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "MemoryError")
@@ -152,7 +152,7 @@ def run_jobs(jobs: Sequence[Job], place: Place, display: Display) -> Outcome:
                 failure = Failure(job, 1, log, (f"{type(error).__name__}: {error}",))
             if failure is None:
                 progress.end(job, f"{job.title}{_in_short(find_records(place.records).by_key[job.key])}")
-            elif failure.code == INTERRUPTED:
+            elif failure.code in (STOPPED, PREEMPTED):
                 stop.set()
             else:
                 outcome.failures.append(failure)

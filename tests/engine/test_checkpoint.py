@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from mldec.engine.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
-from mldec.errors import CheckpointError
+from mldec.errors import CheckpointError, RunError
 from tests.curve import make, make_trainer
 
 
@@ -36,13 +39,60 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
     save_checkpoint(path, {"value": 1})
 
     def fail(*args):
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(RunError, match=r"cannot write .*last\.pt: No space left on device; what was saved before"):
         save_checkpoint(path, {"value": 2})
     assert torch.load(path, weights_only=True) == {"value": 1}
     assert os.listdir(tmp_path) == ["last.pt"]
+
+
+FULL = """
+import resource, signal, sys, torch
+from pathlib import Path
+from mldec.engine.checkpoint import save_checkpoint
+
+path = Path(sys.argv[1])
+save_checkpoint(path, {"value": torch.ones(10)})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+save_checkpoint(path, {"value": torch.ones(100_000)})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of file sizes")
+def test_a_disk_that_fills_up_while_writing_keeps_the_old_file(tmp_path):
+    path = tmp_path / "last.pt"
+    found = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True)
+    assert "RunError: cannot write" in found.stderr
+    assert "File too large; what was saved before stays" in found.stderr
+    assert torch.equal(torch.load(path, weights_only=True)["value"], torch.ones(10))
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_what_reads_back_as_something_else_never_replaces_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"value": torch.ones(1000)})
+    write = torch.save
+
+    def damage(content, file):
+        write(content, file)
+        file.seek(file.tell() // 2)
+        file.write(b"X" * 8)
+
+    monkeypatch.setattr(torch, "save", damage)
+    with pytest.raises(RunError, match=r"cannot write .*last\.pt: what was written of .* reads back as something else"):
+        save_checkpoint(path, {"value": torch.zeros(1000)})
+    assert torch.equal(torch.load(path, weights_only=True)["value"], torch.ones(1000))
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_half_a_file_of_a_killed_process_is_removed(tmp_path):
+    (tmp_path / ".last.pt.1234.partial").write_bytes(b"half")
+    (tmp_path / ".best.pt.1234.partial").write_bytes(b"another's")
+    save_checkpoint(tmp_path / "last.pt", {"value": 1})
+    assert sorted(os.listdir(tmp_path)) == [".best.pt.1234.partial", "last.pt"]
 
 
 def test_colleagues_may_read_what_the_umask_lets_them(tmp_path):

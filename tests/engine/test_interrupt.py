@@ -1,4 +1,4 @@
-"""Property: the first Ctrl-C asks, the second insists, and afterwards Ctrl-C is what it was."""
+"""Property: the first Ctrl-C asks, the second insists, the system's signals ask, and afterwards all is what it was."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from mldec.engine.interrupt import Interrupted, stop_on_interrupt
+from mldec.engine.interrupt import PREEMPTIONS, Interrupted, stop_on_interrupt
 
 
 def test_the_first_asks_and_the_second_insists():
@@ -22,6 +22,19 @@ def test_the_first_asks_and_the_second_insists():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize("signum", PREEMPTIONS)
+def test_the_system_asks_as_often_as_it_likes(signum):
+    before = signal.getsignal(signum)
+    with stop_on_interrupt() as stop:
+        assert stop.exit_code == 130
+        for _ in range(3):
+            os.kill(os.getpid(), signum)
+        with pytest.raises(Interrupted):
+            stop.check()
+        assert stop.exit_code == 75
+    assert signal.getsignal(signum) == before
 
 
 def test_away_from_the_main_thread_signals_stay_as_they_are():

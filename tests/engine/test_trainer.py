@@ -15,32 +15,13 @@ from mldec.engine import build
 from mldec.engine.checkpoint import load_checkpoint, restore
 from mldec.engine.display import Display
 from mldec.engine.interrupt import Interrupted
-from mldec.engine.tracking import TIMES, read_records
+from mldec.engine.tracking import read_records
 from mldec.engine.trainer import Trainer
 from mldec.errors import CheckpointError, RunError
 from tests.curve import curve, make, make_trainer
+from tests.same import assert_same_run, assert_same_tensors, timeless
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-
-
-def timeless(folder: Path) -> list[dict]:
-    """The records of a run without what measures time."""
-    return [{k: v for k, v in record.items() if k not in TIMES} for record in read_records(folder / "metrics.jsonl")]
-
-
-def assert_same_tensors(ours, theirs, path=""):
-    if isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs), path
-    elif isinstance(ours, dict):
-        assert ours.keys() == theirs.keys(), path
-        for key in ours:
-            assert_same_tensors(ours[key], theirs[key], f"{path}.{key}")
-    elif isinstance(ours, (list, tuple)):
-        assert len(ours) == len(theirs), path
-        for number, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-            assert_same_tensors(a, b, f"{path}[{number}]")
-    else:
-        assert ours == theirs, path
 
 
 def interrupt_at(runner: Trainer, step: int) -> None:
@@ -84,10 +65,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(small_digits, tm
     assert runner.progress.step == stops[-1]
     runner.fit(parts)
 
-    assert timeless(parts) == timeless(whole)
-    for name in ("last", "best"):
-        assert_same_tensors(*(load_checkpoint(folder / "checkpoints" / f"{name}.pt") for folder in (parts, whole)))
-    assert (parts / "per_class_ap.csv").read_bytes() == (whole / "per_class_ap.csv").read_bytes()
+    assert_same_run(parts, whole)
 
 
 def test_the_number_of_workers_changes_nothing(small_digits, tmp_path):

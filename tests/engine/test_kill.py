@@ -1,0 +1,108 @@
+"""Property: a run that is killed anywhere, again and again, ends as if it had never been, and can always go on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import pytest
+import torch
+
+from mldec.engine.checkpoint import load_checkpoint
+from tests.same import assert_same_run
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked from a server")
+
+#: So that a checkpoint is being written much of the time.
+OFTEN = ("runtime.checkpoint_every=1", "augment.mixup=0.4")
+
+
+def command(words: Sequence[str]) -> None:
+    """`mldec` with `words`, in a process of its own that has torch already."""
+    from mldec.commands.main import run
+
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    torch.set_num_threads(1)
+    sys.exit(run(list(words)))
+
+
+def begin(words: Sequence[str]) -> ForkServerProcess:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mldec.engine.trainer", "mldec.commands.train", "mldec.data.randaugment"])
+    process = context.Process(target=command, args=(words,))
+    process.start()
+    return process
+
+
+def finish(words: Sequence[str]) -> float:
+    """Seconds that the command took."""
+    began = time.perf_counter()
+    process = begin(words)
+    process.join()
+    assert process.exitcode == 0
+    return time.perf_counter() - began
+
+
+def words_for(folder: Path, experiment: Sequence[str]) -> list[str]:
+    """What a user types: to begin, or to go on with what is there."""
+    if (folder / "checkpoints" / "last.pt").exists():
+        return ["train", f"resume={folder}"]
+    return ["train", *OFTEN, *experiment, f"run_dir={folder}"]
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_anywhere_it_goes_on_and_ends_the_same(kills: int, small_digits: list[str], tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    experiment = [*small_digits, "schedule.epochs=4"]
+    finish(words_for(whole, experiment))  # draws the scenes and starts the server
+    again = tmp_path / "again"
+    seconds = finish(words_for(again, experiment))
+    chance, killed, steps = random.Random(kills), 0, []
+    while killed < kills:
+        process = begin(words_for(parts, experiment))
+        process.join(chance.uniform(0.2, 1.0) * seconds)
+        if process.exitcode is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            killed += 1
+        else:  # it came to its end: another run
+            assert process.exitcode == 0
+            assert_same_run(parts, whole)
+            parts = tmp_path / f"parts{killed}"
+        for file in (parts / "checkpoints").glob("*.pt"):
+            steps.append(load_checkpoint(file)["step"])
+    finish(words_for(parts, experiment))
+    assert_same_run(parts, whole)
+    assert_same_run(again, whole)
+    assert max(steps, default=0) > 0  # some had begun
+    assert not list((parts / "checkpoints").glob(".*"))
+
+
+def test_preempted_it_is_saved_leaves_with_a_code_of_its_own_and_ends_the_same(
+    small_digits: list[str], tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    experiment = [*small_digits, "schedule.epochs=8"]
+    finish(words_for(whole, experiment))
+    last = parts / "checkpoints" / "last.pt"
+    for signum in (signal.SIGTERM, signal.SIGUSR1):
+        begun = load_checkpoint(last)["step"] if last.exists() else -1
+        process = begin(words_for(parts, experiment))
+        deadline = time.monotonic() + 60
+        while process.is_alive() and time.monotonic() < deadline:
+            if last.exists() and load_checkpoint(last)["step"] > begun:
+                break
+            time.sleep(0.01)
+        os.kill(process.pid, signum)
+        process.join()
+        assert process.exitcode == 75
+    finish(words_for(parts, experiment))
+    assert_same_run(parts, whole)
