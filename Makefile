@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow lint wheel-check format clean
 
 help:
 	@echo "make demo       install into $(VENV), train ML-Decoder on digit scenes, print the score"
 	@echo "make table-5    reproduce a table of the paper (make figure-5; SCALE=desk for the form that needs no download)"
 	@echo "make test       the whole test suite; make test-slow adds what takes minutes"
 	@echo "make lint       ruff, mypy, import-linter"
+	@echo "make wheel-check build the wheel, and train for two steps with it from an empty folder"
 	@echo "make format     let ruff format the code"
 	@echo "make clean      remove $(VENV) and caches (outputs/ and data/ stay)"
 
@@ -34,6 +35,16 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Away from the source tree, so that configs and data files come from the wheel or not at all.
+wheel-check: $(VENV)/.installed
+	@set -e; python=$$PWD/$(BIN)/python; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	  $$python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$$folder" . ; \
+	  $$python -m pip install --quiet --disable-pip-version-check --no-deps --target "$$folder/site" "$$folder"/*.whl; \
+	  mkdir "$$folder/empty"; cd "$$folder/empty"; export PYTHONPATH="$$folder/site"; \
+	  $$python -c "import mldec; assert mldec.__file__.startswith('$$folder'), mldec.__file__"; \
+	  $$python -m mldec train experiment=digits debug=fast dataset.train=64 dataset.val=16 dataset.test=16; \
+	  $$python -m mldec table 1 run=false > /dev/null
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
