@@ -242,8 +242,13 @@ def _fit(value: Any, annotation: Any) -> Any:
     if annotation in (None, type(None)):
         return None if value is None else _INVALID
     if annotation is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        return float(value) if number else _INVALID
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return _INVALID
+        try:
+            number = float(value)
+        except OverflowError:  # of a whole number with hundreds of digits
+            return _INVALID
+        return number if math.isfinite(number) else _INVALID
     if annotation is int:
         return value if isinstance(value, int) and not isinstance(value, bool) else _INVALID
     if annotation in (str, bool):
