@@ -200,6 +200,7 @@ def refuse(changed: dict[str, str], prefixes: Sequence[str], why: str) -> None:
 
 def _train(config: Config, folder: Path | None) -> int:
     """Build all, then make (or take) the run folder, then train: what is refused leaves nothing behind."""
+    from mldec.data.suspicious import find_suspicious
     from mldec.engine import build, tracking
     from mldec.engine.checkpoint import find_checkpoint, load_checkpoint, stored_words
     from mldec.engine.display import Display
@@ -211,6 +212,8 @@ def _train(config: Config, folder: Path | None) -> int:
     for sentence in build.find_unused(config):
         display.say(f"warning: {sentence}")
     splits = build.build_splits(config)
+    for sentence in find_suspicious(splits.train, {"val": splits.val, "test": splits.test}):
+        display.say(f"warning: {sentence}")
     words = None if folder is None else stored_words(load_checkpoint(find_checkpoint(folder, "last")))
     trainer = Trainer(config, splits, display, fresh=folder is None, words=words)
     resumed = folder is not None

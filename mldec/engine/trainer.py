@@ -45,6 +45,8 @@ from mldec.models.classifier import Classifier
 from mldec.models.weights import load_weights
 from mldec.models.word_vectors import WordVectors
 
+MOST_SKIPPED = 50  # of steps in a row under fp16: far more than the scale needs to find its place
+
 
 @dataclasses.dataclass
 class Progress:
@@ -116,6 +118,7 @@ class Trainer:
         self.optimizer = build.build_optimizer(config, self.classifier)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.progress = Progress()
+        self.skipped = 0  # steps in a row
 
     # The run ----------------------------------------------------------------------------------------------------------
 
@@ -206,8 +209,11 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.classifier.parameters(), self.config.optimizer.clip_norm)
         if self._apply_gradients():
             self.progress.updates += 1
+            self.skipped = 0
             if self.ema is not None:
                 self.ema.update(self.classifier)
+        else:
+            self._count_skipped()
         self.optimizer.zero_grad(set_to_none=True)
         return total
 
@@ -331,6 +337,16 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return self.scaler.get_scale() >= before
+
+    def _count_skipped(self) -> None:
+        """Refuse to go on where no gradient fits fp16 any more, which the scaler would skip for ever."""
+        self.skipped += 1
+        if self.skipped == MOST_SKIPPED:
+            raise RunError(
+                f"{MOST_SKIPPED} steps in a row changed no weight: their gradients are not finite in fp16, whatever "
+                f"the scale (now {self.scaler.get_scale():g}). Use runtime.precision=bf16 or fp32, or a lower "
+                f"schedule.max_lr than {self.config.schedule.max_lr:g}"
+            )
 
     @contextlib.contextmanager
     def _preempted_workers(self) -> Iterator[None]:

@@ -268,3 +268,11 @@ def test_a_run_of_other_labels_is_not_resumed(small_digits, tmp_path):
     runner = make_trainer(make([*small_digits, "dataset.colours=7"]))
     with pytest.raises(CheckpointError, match="other labels"):
         runner.load(tmp_path)
+
+
+def test_a_run_whose_every_step_is_skipped_ends_in_words(small_digits, tmp_path, monkeypatch):
+    trainer = make_trainer(make([*small_digits, "schedule.epochs=20"]))
+    monkeypatch.setattr(trainer, "_apply_gradients", lambda: False)
+    with pytest.raises(RunError, match=r"50 steps in a row changed no weight: .* Use runtime\.precision=bf16"):
+        trainer.fit(tmp_path)
+    assert trainer.progress.updates == 0
