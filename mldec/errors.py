@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all control characters but tab and newline
 
 
 class MldecError(Exception):
@@ -40,3 +43,8 @@ def suggest(word: str, options: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     allowed = "allowed: " + ", ".join(names[:40]) + (f", and {len(names) - 40} more" if len(names) > 40 else "")
     return f"did you mean {near[0]}? ({allowed})" if near else allowed
+
+
+def printable(text: str) -> str:
+    """`text` for a terminal: control characters, which could move the cursor or hide what was said, as their codes."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

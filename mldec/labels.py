@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mldec.errors import DataError, suggest
+from mldec.errors import CONTROL, DataError, suggest
 
 
 @dataclass(frozen=True, init=False)
@@ -18,7 +18,7 @@ class LabelSpace:
         seen: for zero-shot data, one bool per name: True where training has examples. None means that all are seen.
 
     Raises:
-        DataError: no names, an empty or repeated name, or `seen` of another length.
+        DataError: no names, an empty or repeated name, one with control characters, or `seen` of another length.
     """
 
     names: tuple[str, ...]
@@ -30,6 +30,9 @@ class LabelSpace:
             raise DataError("a label space needs at least one label, found none")
         if not all(isinstance(name, str) and name.strip() for name in names):
             raise DataError("every label needs a name: found an empty one")
+        controls = [name for name in names if CONTROL.search(name) or "\n" in name]
+        if controls:
+            raise DataError(f"label {controls[0]!r} holds control characters; write labels in letters and signs")
         repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
         if repeated:
             raise DataError(f"label names must differ; found more than once: {', '.join(repeated[:5])}")

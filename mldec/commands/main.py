@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import mldec
 from mldec.commands import compose
-from mldec.errors import ConfigError, MldecError, suggest
+from mldec.errors import ConfigError, MldecError, printable, suggest
 
 #: Doors by name; each is the module `mldec.commands.<name>` with `HELP` and `main(arguments) -> exit code`.
 COMMANDS = {
@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
     except (MldecError, OSError) as error:  # OSError: a full disk, a folder that may not be written
         if wants_traceback:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code if isinstance(error, MldecError) else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from mldec.errors import printable
+
 
 class Display:
     """Everything that a run prints. `quiet` shows nothing, for tests and for ranks other than 0."""
@@ -28,8 +30,8 @@ class Display:
         self._table_begun = False
 
     def say(self, text: str) -> None:
-        """One message, printed as it is (square brackets are no markup)."""
-        self.console.print(text, markup=False)
+        """One message, printed as it is: square brackets are no markup, and control characters are shown."""
+        self.console.print(printable(text), markup=False)
 
     @contextmanager
     def bar(self, description: str, total: int, done: int = 0) -> Iterator[Bar]:

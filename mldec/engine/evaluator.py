@@ -142,13 +142,17 @@ def headline(protocol: ProtocolConfig, labels: LabelSpace, *, single_label: bool
 
 
 def write_per_class(path: Path, result: Result, scores: Scores, labels: LabelSpace) -> None:
-    """A CSV with a row per class: name, AP in percent (empty where undefined), positives, negatives, unknown."""
+    """A CSV with a row per class: name, AP in percent (empty where undefined), positives, negatives, unknown.
+
+    A name that a spreadsheet would take for a formula stands behind an apostrophe.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     counts = [np.count_nonzero(scores.targets == state, axis=0).tolist() for state in (1, 0, -1)]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["label", "average_precision", "positives", "negatives", "unknown"])
         for name, ap, *states in zip(labels.names, result.per_class, *counts, strict=True):
+            name = f"'{name}" if name.startswith(("=", "+", "-", "@")) else name
             writer.writerow([name, f"{100 * ap:.4f}" if np.isfinite(ap) else "", *states])
 
 
