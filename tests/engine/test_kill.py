@@ -31,6 +31,7 @@ def command(words: Sequence[str]) -> None:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of loader processes, as where a user begins it
     sys.exit(run(list(words)))
 
 
