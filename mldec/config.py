@@ -70,12 +70,14 @@ class RuntimeConfig:
     """Where and how a run executes. Nothing here is meant to change what is learned, only how fast and how visibly."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
+    devices: Count = 1  # processes on this machine, each with a device of its own and its share of every batch
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     workers: Natural | None = None  # loader processes; null: as many as cores, at most 8; on the CPU a fourth
     threads: Count | None = None  # CPU threads of the network; null: torch's choice
     eval_batch_size: Count | None = None  # null: the training batch size
     channels_last: bool = False
     compile: bool = False
+    sync_batch_norm: bool = False  # statistics of batch norm over all devices; CUDA only
     deterministic: bool = False  # deterministic CUDA kernels, slower; the CPU always is
     log_every: Count = 20  # steps between two records
     checkpoint_every: Count | None = None  # steps between two extra checkpoints; null: only after each epoch

@@ -6,11 +6,13 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 try:
     import fcntl
@@ -22,6 +24,9 @@ from mldec.config import Config, build_config, to_mapping
 from mldec.engine.interrupt import PREEMPTED, STOPPED
 from mldec.errors import ConfigError
 
+if TYPE_CHECKING:  # torch is imported where something is trained
+    from mldec.engine.distributed import Team
+
 HELP = """usage: mldec train experiment=NAME [group=choice …] [key=value …]      (or python train.py …)
 
   experiment=digits            a named experiment; mldec show experiment=… prints what is in it
@@ -32,12 +37,14 @@ HELP = """usage: mldec train experiment=NAME [group=choice …] [key=value …] 
   init_from=RUN                start a new run from another one's weights; experiment:NAME trains that one first, once
   debug=fast|overfit|profile   two steps of everything; one batch to zero loss; a profiler trace
   debug=true                   show tracebacks
+  runtime.devices=4            as many processes, each with a device and a share of every batch
   plugins=[my_module]          import components of your own before composing
   run_dir=DIR output=DIR       where the run folder lies: exactly there, or output/<name>/<date>_<time>
   --config-dir=DIR             a folder with experiment/*.yaml and other groups of your own
 
 groups: """
 
+IN_TEAM = "WORLD_SIZE"  # set by torchrun, and by ourselves for runtime.devices
 NEEDED = "experiment:"  # init_from=experiment:NAME is a run of that experiment, which is trained if it is not there
 SHARED = ("seed", "output", "dataset", "runtime")
 
@@ -65,21 +72,23 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if arguments.multirun:
         return sweep(argv, arguments)
-    return resume(arguments) if "resume" in arguments.own else start(arguments)
+    return resume(arguments, argv) if "resume" in arguments.own else start(arguments, argv)
 
 
-def start(arguments: compose.Arguments) -> int:
+def start(arguments: compose.Arguments, words: Sequence[str]) -> int:
     """A new run, from composing to the last figure."""
     compose.load_components(arguments.plugins)
     config = build_config(compose.compose(arguments.overrides, arguments.config_dir))
     if config.init_from is not None and config.init_from.startswith(NEEDED):
+        if IN_TEAM in os.environ:
+            raise ConfigError(f"init_from={config.init_from}: train that first, by itself, and give its run folder")
         needed = build_config(needed_experiment(config.init_from.removeprefix(NEEDED), arguments))
         _check_words(config)
         first = needed_folder(needed)
         if code := _train_once(needed, first):
             return code
-        config = dataclasses.replace(config, init_from=str(first))
-    return _train(config, folder=None)
+        config, words = dataclasses.replace(config, init_from=str(first)), [*words, f"init_from={first}"]
+    return _begin(config, None, words)
 
 
 def _check_words(config: Config) -> None:
@@ -135,7 +144,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def resume(arguments: compose.Arguments) -> int:
+def resume(arguments: compose.Arguments, words: Sequence[str]) -> int:
     """Go on where a run folder stands, with the configuration that lies in it."""
     folder = Path(arguments.own["resume"]).expanduser()
     compose.load_components(arguments.plugins)
@@ -147,7 +156,7 @@ def resume(arguments: compose.Arguments) -> int:
     refuse(changed, SHAPE, "the saved weights belong to the old value; start a new run with init_from=")
     if arguments.own.get("allow_schedule_change", "false").lower() != "true":
         refuse(changed, COURSE, "it would change the course of the run; add allow_schedule_change=true if you mean it")
-    return _train(config, folder=folder)
+    return _begin(config, folder, words)
 
 
 def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:
@@ -198,8 +207,28 @@ def refuse(changed: dict[str, str], prefixes: Sequence[str], why: str) -> None:
         raise ConfigError("\n".join(f"{line} cannot be changed on resume: {why}" for line in lines))
 
 
+def _begin(config: Config, folder: Path | None, words: Sequence[str]) -> int:
+    """Train in this process or, with `runtime.devices`, in several that get the same words."""
+    from mldec.engine.launcher import launch
+
+    if config.runtime.devices > 1 and IN_TEAM not in os.environ:
+        return launch(["train", *words], config.runtime.devices, on_cpu=config.runtime.device == "cpu")
+    return _train(config, folder)
+
+
 def _train(config: Config, folder: Path | None) -> int:
-    """Build all, then make (or take) the run folder, then train: what is refused leaves nothing behind."""
+    """Train in this process, which may be one of a team."""
+    from mldec.engine.distributed import join_team
+
+    with join_team() as team, tempfile.TemporaryDirectory(prefix="mldec-") as elsewhere:
+        return _train_together(config, folder, team, Path(elsewhere))
+
+
+def _train_together(config: Config, folder: Path | None, team: Team, elsewhere: Path) -> int:
+    """Build all, then make (or take) the run folder, then train: what is refused leaves nothing behind.
+
+    The leader of the team writes there, the others in `elsewhere`.
+    """
     from mldec.data.suspicious import find_suspicious
     from mldec.engine import build, tracking
     from mldec.engine.checkpoint import find_checkpoint, load_checkpoint, stored_words
@@ -208,31 +237,34 @@ def _train(config: Config, folder: Path | None) -> int:
     from mldec.engine.trainer import Trainer
 
     build.check_config(config)
-    display = Display()
+    display = Display(quiet=not team.leads)
     for sentence in build.find_unused(config):
         display.say(f"warning: {sentence}")
     splits = build.build_splits(config)
     for sentence in find_suspicious(splits.train, {"val": splits.val, "test": splits.test}):
         display.say(f"warning: {sentence}")
     words = None if folder is None else stored_words(load_checkpoint(find_checkpoint(folder, "last")))
-    trainer = Trainer(config, splits, display, fresh=folder is None, words=words)
+    trainer = Trainer(config, splits, display, fresh=folder is None, words=words, team=team)
     resumed = folder is not None
     if folder is not None:
         trainer.load(folder)
-    else:
+    elif team.leads:
         try:
             folder = tracking.make_run_folder(config.output, config.name, config.run_dir)
         except FileExistsError as error:
             raise ConfigError(f"run_dir={error}: holds a run already; type resume={error} to go on with it") from None
+    folder = folder if folder is not None and team.leads else elsewhere
     tracking.write_text(folder / "config.yaml", compose.to_yaml(to_mapping(config)))
-    tracking.write_json(folder / "environment.json", tracking.environment(trainer.device, trainer.dtype))
+    environment = tracking.environment(trainer.device, trainer.dtype) | {"processes": team.size}
+    tracking.write_json(folder / "environment.json", environment)
     data, earlier = build.describe_splits(splits), tracking.read_json(folder / "data.json")
     for split in (name for name in data if resumed and earlier.get(name, data[name]) != data[name]):
         display.say(f"warning: the {split} pictures or their labels are not those that this run began with")
     tracking.write_json(folder / "data.json", data)
 
     sizes = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test pictures"
-    display.say(f"{config.name}: {len(splits.labels)} labels, {sizes}, on {trainer.device} in {str(trainer.dtype)[6:]}")
+    where = f"{trainer.device}" if team.size == 1 else f"{team.size} devices, each a {trainer.device.type}"
+    display.say(f"{config.name}: {len(splits.labels)} labels, {sizes}, on {where} in {str(trainer.dtype)[6:]}")
     display.say(f"run folder: {folder}" + (f", resumed at step {trainer.progress.step}" if resumed else ""))
     try:
         with tracking.cost(folder, trainer.device):

@@ -91,6 +91,11 @@ class TrainLoader:
         self._order.epoch, self._order.start = epoch, start
         yield from _sound_batches(self._loader)
 
+    def pictures(self, step: int) -> tuple[int, int]:
+        """How many pictures batch `step` of an epoch has, and how many of them are this process's."""
+        total = min(self._order.batch_size, self._order.size - step * self._order.batch_size)
+        return total, len(range(self._order.rank, total, self._order.processes))
+
     def first(self) -> Batch:
         """The first batch of the first epoch, made in this process: what training pictures look like."""
         self._order.epoch = self._order.start = 0
@@ -104,12 +109,12 @@ class EvalLoader:
         self._order, self._loader = order, loader
 
     def __len__(self) -> int:
-        return self._order.steps
+        return len(self._order)
 
     @property
     def pictures(self) -> int:
         """How many all batches hold together."""
-        return min(self._order.size, self._order.steps * self._order.batch_size)
+        return len(self._order.rows)
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises DataError naming the picture, if one is missing or broken, and WorkerDied."""
@@ -130,6 +135,8 @@ def train_loader(
     scaled_decoding: bool = True,
     on_error: Literal["error", "skip"] = "error",
     start_method: str | None = None,
+    rank: int = 0,
+    processes: int = 1,
 ) -> TrainLoader:
     """Shuffled, augmented batches of `index`.
 
@@ -144,6 +151,8 @@ def train_loader(
         on_error: what a picture that cannot be decoded does: "error" stops, "skip" puts another one in its place,
             drawn from the same seed, epoch and sample, and adds a message to `Batch.broken`.
         start_method: of the workers: fork, spawn or forkserver; None: Python's choice.
+        rank, processes: of several processes that share every batch, which one this is and how many; a batch of fewer
+            pictures than processes gives those without one its first.
 
     The last batch of an epoch may be smaller and is kept, as published: 82,081 pictures by 56 are 1,466 steps.
     """
@@ -154,6 +163,7 @@ def train_loader(
     else:
         order = _TrainOrder(len(index), batch_size, seed, repeats=repeats, limit=limit)
         samples = _Samples(index, augment, seed, scaled_decoding, on_error)
+    order.rank, order.processes = rank, processes
     return TrainLoader(order, _data_loader(samples, order, workers, pin_memory, start_method))
 
 
@@ -168,13 +178,15 @@ def eval_loader(
     scaled_decoding: bool = True,
     crop: float | None = None,
     start_method: str | None = None,
+    rank: int = 0,
+    processes: int = 1,
 ) -> EvalLoader:
     """All of `index` in row order, only resized. Arguments as of train_loader and `Resize`; `limit` keeps the first
     batches.
 
     A picture that cannot be decoded is always an error here: without it the figures would be those of another set.
     """
-    order = _EvalOrder(len(index), batch_size, limit)
+    order = _EvalOrder(len(index), batch_size, limit, rank, processes)
     samples = _Samples(index, Resize(image_size, crop), 0, scaled_decoding, "error")
     return EvalLoader(order, _data_loader(samples, order, workers, pin_memory, start_method))
 
@@ -202,6 +214,7 @@ class _TrainOrder:
         self.size, self.batch_size, self.seed, self.repeats = size, batch_size, seed, repeats
         self.steps = steps_per_epoch(size, batch_size, limit=limit)
         self.epoch = self.start = 0
+        self.rank, self.processes = 0, 1
 
     def __len__(self) -> int:
         return self.steps - self.start
@@ -210,7 +223,12 @@ class _TrainOrder:
         epoch, rows = self.epoch, self.rows(self.epoch)
         for step in range(self.start, self.steps):
             places = range(step * self.batch_size, min((step + 1) * self.batch_size, self.size))
+            places = self.share(places)
             yield [_Key(epoch, int(rows[place // self.repeats]), place % self.repeats) for place in places]
+
+    def share(self, places: range) -> range:
+        """What this process takes of a batch, at least one picture."""
+        return places[self.rank :: self.processes] or places[:1]
 
     def rows(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.seed, epoch)).permutation(self.size)
@@ -225,22 +243,22 @@ class _OverfitOrder(_TrainOrder):
 
     def __iter__(self) -> Iterator[list[_Key]]:
         for _ in range(self.start, self.steps):
-            yield [_Key(self.epoch, row, 0) for row in range(self.size)]
+            yield [_Key(self.epoch, row, 0) for row in self.share(range(self.size))]
 
 
 class _EvalOrder:
-    """Iterating gives the keys of each batch in row order."""
+    """Iterating gives the keys of each batch in row order. Of several processes each takes every so many-th row."""
 
-    def __init__(self, size: int, batch_size: int, limit: int | None) -> None:
-        self.size, self.batch_size = size, batch_size
-        self.steps = steps_per_epoch(size, batch_size, limit=limit)
+    def __init__(self, size: int, batch_size: int, limit: int | None, rank: int, processes: int) -> None:
+        size = size if limit is None else min(size, limit * batch_size)
+        self.rows, self.batch_size = range(rank, size, processes), batch_size
 
     def __len__(self) -> int:
-        return self.steps
+        return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[_Key]]:
-        for first in range(0, self.steps * self.batch_size, self.batch_size):
-            yield [_Key(0, row, 0) for row in range(first, min(first + self.batch_size, self.size))]
+        for first in range(0, len(self.rows), self.batch_size):
+            yield [_Key(0, row, 0) for row in self.rows[first : first + self.batch_size]]
 
 
 @dataclass(frozen=True)

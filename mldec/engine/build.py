@@ -39,6 +39,7 @@ from mldec.data.image import Normalization
 from mldec.data.index import ImageIndex
 from mldec.data.loader import Augment, EvalLoader, TrainLoader, eval_loader, train_loader
 from mldec.engine.device import count_workers
+from mldec.engine.distributed import ALONE, Team
 from mldec.engine.ema import Ema
 from mldec.engine.optimizer import parameter_groups
 from mldec.engine.schedule import Schedule
@@ -324,8 +325,8 @@ def build_augment(config: Config) -> Augment:
     return augment
 
 
-def build_train_loader(config: Config, index: ImageIndex, device: torch.device) -> TrainLoader:
-    """Shuffled, augmented batches; each a function of seed, epoch and position alone."""
+def build_train_loader(config: Config, index: ImageIndex, device: torch.device, team: Team = ALONE) -> TrainLoader:
+    """Shuffled, augmented batches; each a function of seed, epoch and position alone. `team` shares each of them."""
     augment: Any = config.augment
     return train_loader(
         index,
@@ -339,11 +340,13 @@ def build_train_loader(config: Config, index: ImageIndex, device: torch.device) 
         overfit=config.runtime.overfit,
         scaled_decoding=config.dataset.scaled_decoding,
         on_error=config.dataset.on_error,
+        rank=team.rank,
+        processes=team.size,
     )
 
 
-def build_eval_loader(config: Config, index: ImageIndex, device: torch.device) -> EvalLoader:
-    """Every picture once, in order, resized and nothing else."""
+def build_eval_loader(config: Config, index: ImageIndex, device: torch.device, team: Team = ALONE) -> EvalLoader:
+    """Every picture once, in order, resized and nothing else. `team` shares the pictures."""
     return eval_loader(
         index,
         image_size(config),
@@ -353,6 +356,8 @@ def build_eval_loader(config: Config, index: ImageIndex, device: torch.device) -
         limit=config.runtime.limit_eval_batches,
         scaled_decoding=config.dataset.scaled_decoding,
         crop=config.dataset.crop,
+        rank=team.rank,
+        processes=team.size,
     )
 
 

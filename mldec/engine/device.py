@@ -11,10 +11,11 @@ from mldec.config import RuntimeConfig
 from mldec.errors import ConfigError
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, number: int | None = None) -> torch.device:
     """The device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU.
 
-    Raises ConfigError if it is not there.
+    `number`: of the process among those of this machine, each of which takes a CUDA device of its own. Raises
+    ConfigError if it is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -22,6 +23,9 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"runtime.device={name}: no such device; use auto, cpu, cuda, cuda:N or mps") from None
+    if number is not None and device.type == "cuda":
+        device = torch.device("cuda", number)
+        torch.cuda.set_device(min(number, torch.cuda.device_count() - 1))
     present = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
@@ -29,6 +33,7 @@ def choose_device(name: str) -> torch.device:
     }
     if not present.get(device.type, False):
         found = ", ".join(kind for kind, there in present.items() if there)
+        name = str(device) if number is not None else name
         raise ConfigError(f"runtime.device={name} is not available here; found {found}; use runtime.device=auto")
     return device
 

@@ -15,6 +15,7 @@ from mldec.config import ProtocolConfig
 from mldec.data.image import Normalization
 from mldec.data.loader import Batch
 from mldec.engine.device import autocast
+from mldec.engine.distributed import ALONE, Team
 from mldec.errors import RunError
 from mldec.labels import LabelSpace
 from mldec.metrics import WITH_UNSEEN, average_precision, f1_at_k, f1_at_threshold, top_k_accuracy, zero_shot_metrics
@@ -52,12 +53,15 @@ def compute_scores(
     memory_format: torch.memory_format = torch.contiguous_format,
     pictures: int = 0,
     on_batch: Callable[[int], None] = lambda pictures: None,
+    team: Team = ALONE,
 ) -> Scores:
     """Run `model` in eval mode over `batches` and sort what comes back by sample id.
 
     Scores are sigmoids of the logits, or their softmax where the loss makes them so. `pictures`: how many there will be
     at most, by which the precision of the scores is chosen. Raises RunError on scores that are not finite, naming the
     first such picture.
+
+    Each process of `team` runs over batches of its own; the leader gets the scores of all, the others none.
     """
     was_training = model.training
     model.eval()
@@ -73,6 +77,12 @@ def compute_scores(
         scores.append((logits.softmax(-1) if softmax else logits.sigmoid()).to("cpu", kept))
         on_batch(len(batch.ids))
     model.train(was_training)
+    if team.size > 1:
+        everyone = team.gather((ids, scores, targets))
+        if everyone is None:
+            nothing = np.empty((0, 0), np.float32)
+            return Scores(np.empty(0, np.int64), nothing, nothing.astype(np.int8))
+        ids, scores, targets = ([part for parts in found for part in parts] for found in zip(*everyone, strict=True))
     if not ids:
         raise RunError("there is no picture to evaluate: the split is empty")
     return _sorted(torch.cat(ids), scores, targets)

@@ -32,6 +32,7 @@ class Observer:
         display: the terminal.
         total_steps: of the whole run.
         step, evaluations: what was done before, where a run is resumed.
+        processes: that train as this one does, by which the speed is multiplied.
     """
 
     def __init__(
@@ -44,10 +45,11 @@ class Observer:
         total_steps: int,
         step: int,
         evaluations: int,
+        processes: int = 1,
     ) -> None:
         self.folder, self.config, self.display, self.total_steps = folder, config, display, total_steps
         self.size = build.image_size(config)
-        self.headline = headline
+        self.headline, self.processes = headline, processes
         self.meter = Meter()
         self.bar = Bar(None, None)
         self.broken_shown = 0
@@ -82,6 +84,7 @@ class Observer:
     def window(self, step: int, epoch: int, loss: float, lr: float, extra: Mapping[str, float]) -> None:
         """The steps since the last record, of which `loss` is the mean."""
         speed, waiting = self.meter.read()
+        speed *= self.processes
         record = {"epoch": epoch, "loss": loss, "lr": lr, "images_per_second": speed, "data_wait": waiting}
         self.tracker.record("train", step, record | dict(extra))
         left = _clock((self.total_steps - step) * self.config.schedule.batch_size / max(speed, 1e-9))

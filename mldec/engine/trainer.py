@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +33,7 @@ from mldec.engine.checkpoint import (
 )
 from mldec.engine.device import autocast, choose_device, choose_precision, prepare_runtime
 from mldec.engine.display import Display
+from mldec.engine.distributed import ALONE, Team
 from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores, headline
 from mldec.engine.interrupt import Interrupted, stop_on_interrupt
 from mldec.engine.mixing import answer_random_queries, mix
@@ -40,7 +41,7 @@ from mldec.engine.observer import Observer
 from mldec.engine.optimizer import set_point
 from mldec.engine.profiler import profile_steps
 from mldec.engine.seeding import seed_device, seed_everything, step_seed
-from mldec.errors import CheckpointError, RunError
+from mldec.errors import CheckpointError, ConfigError, RunError
 from mldec.models.classifier import Classifier
 from mldec.models.weights import load_weights
 from mldec.models.word_vectors import WordVectors
@@ -76,6 +77,7 @@ class Trainer:
         display: where progress is shown.
         fresh: take the weights that the config starts from; False for a run that `load` continues.
         words: vectors of the labels, where the head uses any; None: from where the config says.
+        team: the processes that share the run; all make a Trainer and call the same methods.
 
     Raises:
         ConfigError: what the config asks for does not fit the labels, the pictures or this machine.
@@ -90,9 +92,10 @@ class Trainer:
         *,
         fresh: bool = True,
         words: WordVectors | None = None,
+        team: Team = ALONE,
     ) -> None:
-        self.config, self.splits, self.display = config, splits, display
-        self.device = choose_device(config.runtime.device)
+        self.config, self.splits, self.display, self.team = config, splits, display, team
+        self.device = choose_device(config.runtime.device, team.local_rank if team.size > 1 else None)
         self.dtype = choose_precision(config.runtime.precision, self.device)
         self.memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
         self.single_label = build.is_single_label(config)
@@ -106,14 +109,21 @@ class Trainer:
             display.say(str(loaded))
         if fresh and config.init_from is not None:
             self._start_from(config.init_from)
+        if config.runtime.sync_batch_norm and team.size > 1:
+            if self.device.type != "cuda":
+                raise ConfigError(
+                    f"runtime.sync_batch_norm=true needs CUDA devices, found {self.device.type}; leave it out"
+                )
+            self.classifier = nn.SyncBatchNorm.convert_sync_batchnorm(self.classifier)
         self.classifier.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
-        # Parameters are shared: the compiled form is how the classifier is called, never how it is saved.
-        self.network: Classifier = torch.compile(self.classifier) if config.runtime.compile else self.classifier  # type: ignore[assignment]
+        # Parameters are shared: these forms are how the classifier is called in training, never how it is saved.
+        self.network = team.parallel(self.classifier, self.device)
+        self.network = cast(nn.Module, torch.compile(self.network)) if config.runtime.compile else self.network
         self.ema = build.build_ema(config, self.classifier)
         self.normalization = build.build_normalization(self.classifier)
         self.loss = build.build_loss(config)
-        self.batches = build.build_train_loader(config, splits.train, self.device)
-        self.val_batches = build.build_eval_loader(config, splits.val, self.device)
+        self.batches = build.build_train_loader(config, splits.train, self.device, team)
+        self.val_batches = build.build_eval_loader(config, splits.val, self.device, team)
         self.schedule = build.build_schedule(config, len(self.batches))
         self.optimizer = build.build_optimizer(config, self.classifier)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -137,6 +147,7 @@ class Trainer:
             total_steps=len(self.batches) * self.config.schedule.epochs,
             step=self.progress.step,
             evaluations=self.progress.epochs,
+            processes=self.team.size,
         )
         try:
             with stop_on_interrupt() as self.stop, self._preempted_workers():
@@ -173,6 +184,7 @@ class Trainer:
                 profiler.step()
                 ends = progress.step == (epoch + 1) * steps
                 recorded = ends or progress.step % runtime.log_every == 0
+                self.stop.requested = self.team.any(self.stop.requested)
                 saved = self.stop.requested or progress.step % (runtime.checkpoint_every or math.inf) == 0
                 if recorded or saved or self.device.type == "cpu":  # elsewhere reading the loss waits for the device
                     self._read_losses(losses)
@@ -185,24 +197,26 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Tensor:
         """One update from one batch, in `schedule.accumulate` parts. Returns the loss, a scalar on the device."""
-        seed = step_seed(self.config.seed, self.progress.step)
+        seed = step_seed(self.config.seed, self.progress.step, self.team.rank)
         seed_device(self.device, seed)  # dropout and drop-path are functions of the step
         mixing = torch.Generator().manual_seed(seed)
         set_point(self.optimizer, self.schedule(self.progress.updates))
 
         total = torch.zeros((), device=self.device)
-        for images_u8, labels in self._parts(batch):
+        weights = self._weights(batch)
+        for (images_u8, labels), weight, waits in zip(self._parts(batch), weights, self._waiting(weights), strict=True):
             images = self.normalization(images_u8).contiguous(memory_format=self.memory_format)
             mixup, cutmix = self.config.augment.mixup, self.config.augment.cutmix
             images, targets, known = mix(images, labels, mixup=mixup, cutmix=cutmix, generator=mixing)
-            with autocast(self.device, self.dtype):
-                logits = self.network(images)
-            targets, known = answer_random_queries(targets, known, logits.shape[1])
-            loss = self.loss(logits, targets, known)
-            if self.config.loss.reduction == "mean":
-                loss = loss * (len(images) / len(batch.ids))
-            self.scaler.scale(loss).backward()
+            with waits:
+                with autocast(self.device, self.dtype):
+                    logits = self.network(images)
+                targets, known = answer_random_queries(targets, known, logits.shape[1])
+                loss = self.loss(logits, targets, known) * weight
+                # The team's gradients are averaged; what is wanted is their sum.
+                self.scaler.scale(loss * self.team.size).backward()
             total += loss.detach()
+        self.team.total(total)
 
         if self.config.optimizer.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -220,11 +234,12 @@ class Trainer:
     def finish_epoch(self) -> None:
         """Evaluate, if it is due; remember the best; save."""
         progress, epoch = self.progress, self.progress.epochs + 1
+        self.stop.requested = self.team.any(self.stop.requested)
         self.stop.check()
         metrics: dict[str, dict[str, float]] = {}
         if epoch % self.config.runtime.eval_every == 0 or epoch == self.config.schedule.epochs:
             began = time.perf_counter()
-            metrics = {name: result.metrics for name, result in self._evaluate().items()}
+            metrics = self.team.tell({name: result.metrics for name, result in self._evaluate().items()})
             reported = self._reported(metrics)
             value = metrics[reported].get(self.headline, math.nan)  # a few pictures may say nothing of it
             if progress.best_epoch == 0 or value > progress.best or math.isnan(progress.best):
@@ -245,23 +260,28 @@ class Trainer:
 
     def report(self) -> dict[str, Any]:
         """Score the best epoch's weights on the test split, as they come back from their checkpoint."""
-        best = restore(self.folder)
-        test_batches = build.build_eval_loader(self.config, self.splits.test, self.device)
+        best = self.team.tell(restore(self.folder) if self.team.leads else None)
+        assert best is not None  # the leader's
+        test_batches = build.build_eval_loader(self.config, self.splits.test, self.device, self.team)
         scores = self._scores(best.classifier.to(self.device), test_batches, "test")
-        result = self._metrics(scores)
+        result = self.team.tell(self._metrics(scores) if self.team.leads else None)
+        assert result is not None
         record = {
             "protocol": self.config.protocol.name,
             "epoch": self.progress.best_epoch,
             "weights": best.weights,
             **result.metrics,
         }
-        self.observer.result(self.progress.step, record, self.splits.test, scores, result)
+        if self.team.leads:
+            self.observer.result(self.progress.step, record, self.splits.test, scores, result)
         return record
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
     def save(self, name: str, *, reported: str | None = None, metrics: dict[str, Any] | None = None) -> None:
-        """Write `checkpoints/<name>.pt`; `last` also holds what resuming needs."""
+        """Write `checkpoints/<name>.pt`; `last` also holds what resuming needs. The leader's part of a team."""
+        if not self.team.leads:
+            return
         content: dict[str, Any] = {
             "format": FORMAT,
             "config": to_mapping(self.config),
@@ -325,6 +345,20 @@ class Trainer:
         self.display.say(str(report))
 
     # Parts of a step --------------------------------------------------------------------------------------------------
+
+    def _weights(self, batch: Batch) -> list[float]:
+        """What the loss of each part counts: as many as it has pictures of its own, of the whole batch for means."""
+        total, own = self.batches.pictures(self.progress.step % len(self.batches))
+        sizes = [len(part) for part in batch.ids.chunk(self.config.schedule.accumulate)]
+        if self.config.loss.reduction == "mean":
+            return [size / total if own else 0.0 for size in sizes]
+        return [1.0 if own else 0.0 for _ in sizes]
+
+    def _waiting(self, parts: Sequence[object]) -> Iterator[contextlib.AbstractContextManager[object]]:
+        """Contexts for each part: gradients are exchanged after the last one."""
+        for number in range(1, len(parts) + 1):
+            later = self.team.size > 1 and number < len(parts)
+            yield cast(Any, self.network).no_sync() if later else contextlib.nullcontext()
 
     def _parts(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         parts = self.config.schedule.accumulate
@@ -397,13 +431,16 @@ class Trainer:
     def _evaluate(self) -> dict[str, Result]:
         """Metrics on val of the live weights and, where there is one, of their average."""
         results: dict[str, Result] = {}
-        networks = {"live": self.network}
+        networks = {"live": self.classifier if self.team.size > 1 else cast(Classifier, self.network)}
         if self.ema is not None:
             networks["ema"] = cast(Classifier, self.ema.module)
         for name, network in networks.items():
+            self.team.align(network.buffers())  # statistics of batch norm are each process's own
             scores = self._scores(network, self.val_batches, f"val {name}")
-            results[name] = self._metrics(scores)
-        self.observer.predictions(self.progress.step, self.splits.val, scores)
+            if self.team.leads:
+                results[name] = self._metrics(scores)
+        if self.team.leads:
+            self.observer.predictions(self.progress.step, self.splits.val, scores)
         return results
 
     def _scores(self, network: Classifier, batches: EvalLoader, what: str) -> Scores:
@@ -412,7 +449,8 @@ class Trainer:
 
             def on_batch(pictures: int) -> None:
                 bar.advance()
-                self.stop.check()
+                if self.team.size == 1:  # else all must stop at the same place, after this
+                    self.stop.check()
 
             return compute_scores(
                 network,
@@ -424,6 +462,7 @@ class Trainer:
                 memory_format=self.memory_format,
                 pictures=batches.pictures,
                 on_batch=on_batch,
+                team=self.team,
             )
 
     def _metrics(self, scores: Scores) -> Result:

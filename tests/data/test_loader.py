@@ -189,3 +189,26 @@ def test_an_augmentation_of_another_shape_is_named(digits_index) -> None:
     loader = train(digits_index, augment=Wrong())
     with pytest.raises(ValueError, match=r"the augmentation made uint8 \(32, 64, 3\) of a picture"):
         loader.first()
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_processes_share_every_batch_and_every_picture(processes: int, digits_index: ImageIndex) -> None:
+    """40 pictures in batches of 12 leave 4 for the last, fewer than five processes."""
+    whole = list(train(digits_index).batches(0))
+    loaders = [train(digits_index, rank=rank, processes=processes) for rank in range(processes)]
+    for step, parts in enumerate(zip(*(loader.batches(0) for loader in loaders), strict=True)):
+        counts = [loader.pictures(step) for loader in loaders]
+        own = [part.ids[:count].tolist() for part, (_, count) in zip(parts, counts, strict=True)]
+        assert sorted(row for rows in own for row in rows) == sorted(whole[step].ids.tolist())
+        assert {total for total, _ in counts} == {len(whole[step].ids)}
+        for part in parts:
+            assert len(part.ids) >= 1
+            for place, row in enumerate(part.ids.tolist()):
+                assert torch.equal(part.images[place], whole[step].images[whole[step].ids.tolist().index(row)])
+    shares = [
+        eval_loader(digits_index, 32, batch_size=7, workers=0, rank=rank, processes=processes, limit=4)
+        for rank in range(processes)
+    ]
+    rows = [row for share in shares for batch in share for row in batch.ids.tolist()]
+    assert sorted(rows) == list(range(28))
+    assert sum(share.pictures for share in shares) == 28

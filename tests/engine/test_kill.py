@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -24,9 +24,11 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 OFTEN = ("runtime.checkpoint_every=1", "augment.mixup=0.4")
 
 
-def command(words: Sequence[str]) -> None:
+def command(words: Sequence[str], environment: Mapping[str, str]) -> None:
     """`mldec` with `words`, in a process of its own that has torch already."""
     from mldec.commands.main import run
+
+    os.environ.update(environment)
 
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
@@ -35,10 +37,10 @@ def command(words: Sequence[str]) -> None:
     sys.exit(run(list(words)))
 
 
-def begin(words: Sequence[str]) -> ForkServerProcess:
+def begin(words: Sequence[str], **environment: str) -> ForkServerProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mldec.engine.trainer", "mldec.commands.train", "mldec.data.randaugment"])
-    process = context.Process(target=command, args=(words,))
+    process = context.Process(target=command, args=(words, environment))
     process.start()
     return process
 

@@ -1,0 +1,108 @@
+"""Several processes that train one network: who they are, what each takes, and how they agree.
+
+Each process has a device of its own and a share of every batch; gradients are averaged by DistributedDataParallel. One
+of them, the leader, shows and writes; what only it knows it tells the others. A process alone is a team of one, for
+which nothing here costs anything.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mldec.errors import ConfigError
+
+T = TypeVar("T")
+
+#: After that long without a word a process is taken for dead. Evaluation of many pictures by the slowest counts too.
+PATIENCE = datetime.timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of a run; `rank` is this one's number, `local_rank` its number on its machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in one of the processes. All must ask."""
+        if self.size == 1:
+            return flag
+        votes = torch.tensor(int(flag))
+        dist.all_reduce(votes, dist.ReduceOp.MAX)
+        return bool(votes)
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of a tensor of each process, in place."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def tell(self, value: T) -> T:
+        """What the leader has; the others give anything."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: T) -> list[T] | None:
+        """What each process has, by rank, for the leader; None for the others."""
+        if self.size == 1:
+            return [value]
+        found: list[T] | None = [value] * self.size if self.leads else None
+        dist.gather_object(value, found, dst=0)
+        return found
+
+    def align(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process the leader's values."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def parallel(self, classifier: nn.Module, device: torch.device) -> nn.Module:
+        """`classifier` with gradients that are averaged over the team after each backward pass."""
+        if self.size == 1:
+            return classifier
+        return DistributedDataParallel(classifier, device_ids=[device] if device.type == "cuda" else None)
+
+
+ALONE = Team()
+
+
+@contextmanager
+def join_team() -> Iterator[Team]:
+    """The team that torchrun or `runtime.devices` made this process part of; a team of one where nobody did.
+
+    Raises ConfigError if the environment names a team but not how to reach it.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE
+        return
+    try:
+        # Values of the host go through gloo, also where gradients go through NCCL.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    except ValueError as error:
+        raise ConfigError(
+            f"WORLD_SIZE={size}: {error}; start several processes by torchrun or runtime.devices"
+        ) from None
+    try:
+        yield Team(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
+    finally:
+        dist.destroy_process_group()

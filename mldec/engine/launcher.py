@@ -1,0 +1,70 @@
+"""`runtime.devices=N`: the processes of one machine, started, watched and ended together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from mldec.engine.interrupt import PREEMPTIONS
+
+GRACE = 30.0  # seconds that the others have to end by themselves, once one has failed
+
+
+def launch(words: Sequence[str], count: int, *, on_cpu: bool) -> int:
+    """Run `mldec` with `words` in `count` processes that find one another. Returns the exit code of the first to fail,
+    else 0.
+
+    Signals go to all of them. When one fails the others get `GRACE` seconds; what it said stands on the terminal.
+    """
+    environment = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    if on_cpu:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "mldec", *words],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(count)
+    ]
+
+    def forward(signum: int, frame: FrameType | None) -> None:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signum)
+
+    # Ctrl-C reaches all processes of the terminal by itself.
+    previous = {signum: signal.signal(signum, forward) for signum in PREEMPTIONS}
+    previous[signal.SIGINT] = signal.signal(signal.SIGINT, lambda signum, frame: None)
+    try:
+        return _watch(processes)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+def _watch(processes: Sequence[subprocess.Popen]) -> int:
+    failed, deadline = 0, float("inf")
+    while True:
+        codes = [process.poll() for process in processes]
+        if failed == 0:
+            failed = next((code for code in codes if code), 0)
+            deadline = time.monotonic() + GRACE if failed else deadline
+        if all(code is not None for code in codes) or time.monotonic() > deadline:
+            return 128 - failed if failed < 0 else failed
+        time.sleep(0.05)
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port: int = server.getsockname()[1]
+        return port

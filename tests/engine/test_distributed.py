@@ -1,0 +1,152 @@
+"""Property: several processes train and evaluate as one, count each picture once, and end together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from mldec.engine import build
+from mldec.engine.checkpoint import load_checkpoint
+from mldec.engine.display import Display
+from mldec.engine.distributed import Team
+from mldec.engine.tracking import read_records
+from mldec.engine.trainer import Trainer
+from mldec.errors import ConfigError
+from tests.curve import make
+from tests.engine.test_kill import begin
+from tests.engine.test_soak import await_end, children
+from tests.same import timeless
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked from a server")
+
+#: Without batch norm and dropout a picture's gradient does not depend on its neighbours. No split divides by 2 or 3.
+PLAIN = (
+    "backbone=timm",
+    "backbone.model=vit_tiny_patch16_224",
+    "head.dropout=0",
+    "dataset.train=95",
+    "dataset.val=25",
+    "dataset.test=23",
+    "optimizer=sgd",
+    "schedule.max_lr=1e-3",
+    "runtime.log_every=1",
+)
+
+
+def train(folder: Path, words: Sequence[str], processes: int) -> None:
+    """A run in `processes` processes, as torchrun would start them."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = str(server.getsockname()[1])
+    where = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    words = ["train", *words, f"run_dir={folder}"]
+    team = [begin(words, RANK=str(rank), LOCAL_RANK=str(rank), **where) for rank in range(processes)]
+    for process in team:
+        process.join()
+    assert [process.exitcode for process in team] == [0] * processes
+
+
+def losses(folder: Path) -> list[float]:
+    return [record["loss"] for record in read_records(folder / "metrics.jsonl") if record["kind"] == "train"]
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        ("loss=asl", "schedule.accumulate=2", "schedule.epochs=4", "optimizer.clip_norm=10"),
+        pytest.param(("loss=bce", "schedule.epochs=7"), marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_train_as_one(variant: Sequence[str], small_digits: list[str], tmp_path: Path) -> None:
+    """The last batch has 31 pictures, so that the two have unequal shares of it."""
+    for processes in (1, 2):
+        train(tmp_path / str(processes), [*small_digits, *PLAIN, *variant], processes)
+    one, two = (losses(tmp_path / name) for name in ("1", "2"))
+    assert two == pytest.approx(one, rel=1e-4)
+    assert one[-1] < one[0]
+    weights = [load_checkpoint(tmp_path / name / "checkpoints" / "last.pt")["model"] for name in ("1", "2")]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_evaluation_is_exact_in_any_number_of_processes(small_digits: list[str], tmp_path: Path) -> None:
+    """Weights stay what they are at this rate, so all score the same network. One picture is less than three."""
+    words = [*small_digits, *PLAIN, "schedule.epochs=1", "schedule.max_lr=1e-30", "runtime.eval_batch_size=4"]
+    for processes in (1, 2, 3):
+        train(tmp_path / str(processes), words, processes)
+    for name in ("2", "3"):
+        found, expected = (
+            [record for record in timeless(tmp_path / which) if record["kind"] != "train"] for which in (name, "1")
+        )
+        assert [record.pop("loss", None) for record in found] == pytest.approx(
+            [record.pop("loss", None) for record in expected]
+        )
+        assert found == expected
+        tables = [(tmp_path / which / "per_class_ap.csv").read_text() for which in (name, "1")]
+        assert tables[0] == tables[1]
+
+
+def test_batch_norm_over_all_devices_needs_cuda(small_digits: list[str]) -> None:
+    config = make([*small_digits, "runtime.sync_batch_norm=true"])
+    with pytest.raises(ConfigError, match=r"runtime\.sync_batch_norm=true needs CUDA devices, found cpu"):
+        Trainer(config, build.build_splits(config), Display(quiet=True), team=Team(size=2))
+
+
+def launched(words: Sequence[str]) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "mldec", "train", *words], stderr=subprocess.PIPE, text=True)
+
+
+def await_records(folder: Path, process: subprocess.Popen, count: int = 1) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if len(read_records(folder / "metrics.jsonl")) >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no records after two minutes, exit code {process.poll()}")
+
+
+def test_preempted_together_and_continued_alone(small_digits: list[str], tmp_path: Path) -> None:
+    """runtime.devices starts two, a signal stops both at one step, and one goes on from there."""
+    run, words = tmp_path / "run", [*small_digits, *PLAIN, "schedule.epochs=20"]
+    process = launched([*words, "runtime.devices=2", f"run_dir={run}"])
+    try:
+        await_records(run, process, count=3)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 75, said
+    stopped = load_checkpoint(run / "checkpoints" / "last.pt")["step"]
+    assert stopped >= 3
+    alone = begin(["train", f"resume={run}", "runtime.devices=1", "runtime.limit_eval_batches=1"])
+    alone.join()
+    assert alone.exitcode == 0
+    steps = [record["step"] for record in read_records(run / "metrics.jsonl") if record["kind"] == "train"]
+    assert steps == list(range(1, 61))
+    assert losses(run)[-1] < losses(run)[0]
+
+
+def test_one_that_dies_ends_the_others(small_digits: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [*small_digits, *PLAIN, "schedule.epochs=500", "runtime.devices=2", f"run_dir={run}"]
+    process = launched(words)
+    try:
+        await_records(run, process)
+        team = children(process.pid)
+        assert len(team) == 2
+        os.kill(max(team), signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode not in (0, 75), said
+    assert await_end(team) == set()
+    assert load_checkpoint(run / "checkpoints" / "last.pt")["step"] >= 0
