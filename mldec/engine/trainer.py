@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -203,12 +203,11 @@ class Trainer:
         set_point(self.optimizer, self.schedule(self.progress.updates))
 
         total = torch.zeros((), device=self.device)
-        weights = self._weights(batch)
-        for (images_u8, labels), weight, waits in zip(self._parts(batch), weights, self._waiting(weights), strict=True):
+        for images_u8, labels, weight, exchange in self._parts(batch):
             images = self.normalization(images_u8).contiguous(memory_format=self.memory_format)
             mixup, cutmix = self.config.augment.mixup, self.config.augment.cutmix
             images, targets, known = mix(images, labels, mixup=mixup, cutmix=cutmix, generator=mixing)
-            with waits:
+            with exchange:
                 with autocast(self.device, self.dtype):
                     logits = self.network(images)
                 targets, known = answer_random_queries(targets, known, logits.shape[1])
@@ -346,24 +345,19 @@ class Trainer:
 
     # Parts of a step --------------------------------------------------------------------------------------------------
 
-    def _weights(self, batch: Batch) -> list[float]:
-        """What the loss of each part counts: as many as it has pictures of its own, of the whole batch for means."""
-        total, own = self.batches.pictures(self.progress.step % len(self.batches))
-        sizes = [len(part) for part in batch.ids.chunk(self.config.schedule.accumulate)]
-        if self.config.loss.reduction == "mean":
-            return [size / total if own else 0.0 for size in sizes]
-        return [1.0 if own else 0.0 for _ in sizes]
-
-    def _waiting(self, parts: Sequence[object]) -> Iterator[contextlib.AbstractContextManager[object]]:
-        """Contexts for each part: gradients are exchanged after the last one."""
-        for number in range(1, len(parts) + 1):
-            later = self.team.size > 1 and number < len(parts)
-            yield cast(Any, self.network).no_sync() if later else contextlib.nullcontext()
-
-    def _parts(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-        parts = self.config.schedule.accumulate
-        for images, targets in zip(batch.images.chunk(parts), batch.targets.chunk(parts), strict=True):
-            yield images.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+    def _parts(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, float, contextlib.AbstractContextManager[object]]]:
+        """Pictures and targets of each part on the device, what its loss counts, and the context for its gradients: the
+        team exchanges them after the last part."""
+        parts, alone = self.config.schedule.accumulate, self.team.size == 1
+        images, targets = batch.images.chunk(parts), batch.targets.chunk(parts)
+        # Where there are fewer pictures than processes, some have none of their own, and count for nothing.
+        total, own = (len(batch.ids),) * 2 if alone else self.batches.pictures(self.progress.step % len(self.batches))
+        for number, (some, labels) in enumerate(zip(images, targets, strict=True), start=1):
+            weight = len(some) / total if self.config.loss.reduction == "mean" else 1.0
+            waits = not alone and number < len(images)
+            exchange = cast(Any, self.network).no_sync() if waits else contextlib.nullcontext()
+            some, labels = (part.to(self.device, non_blocking=True) for part in (some, labels))
+            yield some, labels, weight if own else 0.0, exchange
 
     def _apply_gradients(self) -> bool:
         """Whether the optimizer stepped: under fp16 it does not where a gradient overflowed."""

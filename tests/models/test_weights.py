@@ -1,5 +1,6 @@
 """Nothing loads silently in part: every tensor of the module and of the file is accounted for."""
 
+import json
 import pickle
 
 import pytest
@@ -104,3 +105,29 @@ def test_unreadable_files(tmp_path, capsys):
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     with pytest.raises(CheckpointError, match="holds no tensors by name"):
         read_weights(tmp_path / "empty.pth")
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        ({"a": {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]}}, 16),  # more than there is
+        ({"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 16]}}, 16),  # a product that overflows
+        ({"a": {"dtype": "F32", "shape": [4], "data_offsets": [8, 24]}}, 24),  # a hole
+        ({"a": {"dtype": "F32", "shape": [4], "data_offsets": [16, 0]}}, 16),  # backwards
+        ({"a": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}}, 16),
+        ({"a": {"dtype": "F99", "shape": [4], "data_offsets": [0, 16]}}, 16),
+        ({"a": 3}, 16),
+    ],
+)
+def test_a_safetensors_header_that_lies_is_refused(tmp_path, header, body):
+    text = json.dumps(header).encode()
+    (tmp_path / "lies.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(body))
+    with pytest.raises(CheckpointError, match="not a readable file of plain tensors"):
+        read_weights(tmp_path / "lies.safetensors")
+
+
+def test_a_safetensors_header_of_a_size_that_no_file_has_is_refused(tmp_path):
+    for size in (2**63, 2**64 - 1, 10**9):
+        (tmp_path / "lies.safetensors").write_bytes(size.to_bytes(8, "little") + b"{}")
+        with pytest.raises(CheckpointError, match="not a readable file of plain tensors"):
+            read_weights(tmp_path / "lies.safetensors")
