@@ -49,7 +49,8 @@ def run(argv: Sequence[str]) -> int:
         return 0
     wants_traceback = compose.wants_traceback(argv) or os.environ.get("MLDEC_DEBUG") == "1"
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("mldec").setLevel(logging.INFO)  # what takes long says what it is doing
+    # What takes long says what it is doing; of several processes (torchrun, runtime.devices) the first.
+    logging.getLogger("mldec").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     try:
         if argv[0] not in COMMANDS:
             raise ConfigError(f"{argv[0]}: no such command; {suggest(argv[0], COMMANDS)}")
