@@ -161,8 +161,8 @@ FAULTS = [
     Fault(
         "the same chances in every step",
         "engine/trainer.py",
-        "step_seed(self.config.seed, self.progress.step)",
-        "step_seed(self.config.seed, 0)",
+        "step_seed(self.config.seed, self.progress.step, self.team.rank)",
+        "step_seed(self.config.seed, 0, self.team.rank)",
         "engine/test_trainer.py",
     ),
     Fault(
@@ -175,9 +175,16 @@ FAULTS = [
     Fault(
         "val for test",
         "engine/trainer.py",
-        "build.build_eval_loader(self.config, self.splits.test, self.device)",
-        "build.build_eval_loader(self.config, self.splits.val, self.device)",
+        "build.build_eval_loader(self.config, self.splits.test, self.device, self.team)",
+        "build.build_eval_loader(self.config, self.splits.val, self.device, self.team)",
         "engine/test_trainer.py",
+    ),
+    Fault(
+        "pictures counted by two processes",
+        "data/loader.py",
+        "range(rank, size, processes)",
+        "range(0, size, processes)",
+        "data/test_loader.py -k share",
     ),
     Fault(
         "the same order in every epoch",

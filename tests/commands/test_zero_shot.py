@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,10 +24,8 @@ from mldec.errors import DataError
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "nuswide"
 
 
-@pytest.fixture
-def zero_shot(digits_root, tmp_path, monkeypatch):
+def small_zero_shot(digits_root: Path, folder: Path) -> list[str]:
     """experiment=digits_zsl made small, with vectors that need no text model."""
-    monkeypatch.chdir(tmp_path)
     return [
         "experiment=digits_zsl",
         "head.words.source=random:12",
@@ -39,14 +38,28 @@ def zero_shot(digits_root, tmp_path, monkeypatch):
         "runtime.threads=1",
         "runtime.workers=0",
         "runtime.tensorboard=false",
-        f"output={tmp_path / 'outputs'}",
+        f"output={folder / 'outputs'}",
     ]
 
 
 @pytest.fixture
-def trained(zero_shot, tmp_path):
-    """A run folder and some test pictures."""
-    assert run(["train", *zero_shot, f"run_dir={tmp_path / 'run'}"]) == 0
+def zero_shot(digits_root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return small_zero_shot(digits_root, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained_once(digits_root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    assert run(["train", *small_zero_shot(digits_root, folder), f"run_dir={folder / 'run'}"]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path, monkeypatch):
+    """A run folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained_once, tmp_path / "run")
     return tmp_path / "run"
 
 
