@@ -55,6 +55,7 @@ def test_a_table_is_run_reported_and_not_run_again(small, tmp_path, capsys):
     assert re.search(r"fixed noise.*\(2\)", text)
 
 
+@pytest.mark.slow  # trains six times
 def test_a_setting_is_chosen_on_val_with_the_first_seed(small, tmp_path, capsys):
     code, text = run(capsys, "13", *small, "rows=softmax_gap", "seeds=3,4")
     assert code == 0, text
