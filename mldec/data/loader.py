@@ -93,7 +93,7 @@ class TrainLoader:
 
     def pictures(self, step: int) -> tuple[int, int]:
         """How many pictures batch `step` of an epoch has, and how many of them are this process's."""
-        total = min(self._order.batch_size, self._order.size - step * self._order.batch_size)
+        total = len(self._order.places(step))
         return total, len(range(self._order.rank, total, self._order.processes))
 
     def first(self) -> Batch:
@@ -222,9 +222,12 @@ class _TrainOrder:
     def __iter__(self) -> Iterator[list[_Key]]:
         epoch, rows = self.epoch, self.rows(self.epoch)
         for step in range(self.start, self.steps):
-            places = range(step * self.batch_size, min((step + 1) * self.batch_size, self.size))
-            places = self.share(places)
+            places = self.share(self.places(step))
             yield [_Key(epoch, int(rows[place // self.repeats]), place % self.repeats) for place in places]
+
+    def places(self, step: int) -> range:
+        """What the whole batch `step` takes of the order."""
+        return range(step * self.batch_size, min((step + 1) * self.batch_size, self.size))
 
     def share(self, places: range) -> range:
         """What this process takes of a batch, at least one picture."""
@@ -242,8 +245,11 @@ class _OverfitOrder(_TrainOrder):
         self.steps = steps_per_epoch(size, batch_size, limit=limit, overfit=True)
 
     def __iter__(self) -> Iterator[list[_Key]]:
-        for _ in range(self.start, self.steps):
-            yield [_Key(self.epoch, row, 0) for row in self.share(range(self.size))]
+        for step in range(self.start, self.steps):
+            yield [_Key(self.epoch, row, 0) for row in self.share(self.places(step))]
+
+    def places(self, step: int) -> range:
+        return range(self.size)
 
 
 class _EvalOrder:

@@ -205,6 +205,8 @@ def test_processes_share_every_batch_and_every_picture(processes: int, digits_in
             assert len(part.ids) >= 1
             for place, row in enumerate(part.ids.tolist()):
                 assert torch.equal(part.images[place], whole[step].images[whole[step].ids.tolist().index(row)])
+    overfit = [train(digits_index, rank=rank, processes=processes, overfit=True, limit=3) for rank in range(processes)]
+    assert [sum(loader.pictures(step)[1] for loader in overfit) for step in range(3)] == [12, 12, 12]
     shares = [
         eval_loader(digits_index, 32, batch_size=7, workers=0, rank=rank, processes=processes, limit=4)
         for rank in range(processes)
