@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -276,3 +277,25 @@ def test_a_run_whose_every_step_is_skipped_ends_in_words(small_digits, tmp_path,
     with pytest.raises(RunError, match=r"50 steps in a row changed no weight: .* Use runtime\.precision=bf16"):
         trainer.fit(tmp_path)
     assert trainer.progress.updates == 0
+
+
+def test_every_step_has_chances_of_its_own(small_digits):
+    """At this rate weights stay what they are: only dropout tells two steps on one batch apart, and a step repeats."""
+    trainer = make_trainer(make([*small_digits, "head.dropout=0.5", "schedule.max_lr=1e-30"]))
+    trainer.network.train()
+    batch = trainer.batches.first()
+    found = []
+    for step in (0, 1, 2, 1):
+        trainer.progress.step = step
+        found.append(float(trainer.train_step(batch)))
+    assert found[1] == found[3]
+    assert len(set(found)) == 3
+
+
+def test_the_last_figures_are_those_of_the_test_split(small_digits, tmp_path):
+    trainer = make_trainer(make([*small_digits, "schedule.epochs=1"]))
+    trainer.fit(tmp_path)
+    with (tmp_path / "per_class_ap.csv").open(newline="", encoding="utf-8") as file:
+        positives = [int(row["positives"]) for row in csv.DictReader(file)]
+    assert positives == trainer.splits.test.positives_per_class().tolist()
+    assert positives != trainer.splits.val.positives_per_class().tolist()
