@@ -82,7 +82,7 @@ def _figures(
         return {}
     per_class = average_precision(scores, targets, definition)
     figures = {
-        f"{task}_mAP{ending}": 100 * float(np.nanmean(per_class)),
+        f"{task}_mAP{ending}": 100 * float(per_class[np.isfinite(per_class)].mean()),  # summed as mAP is
         f"{task}_chance{ending}": 100 * float(chances[defined].mean()),
     }
     at_k = [best for best in k if best <= scores.shape[1]]

@@ -187,3 +187,13 @@ def test_on_the_cpu_attention_is_computed_in_float32_under_bfloat16():
         wanted = attention.out_proj(mixed)
     assert given.dtype == torch.bfloat16
     torch.testing.assert_close(given, wanted, rtol=2**-7, atol=2**-9)  # a step of bfloat16 where sums differ in order
+
+
+def test_attention_with_dropout_is_the_fused_kernel_s_where_nothing_is_dropped():
+    """A probability below half of 1 / 65,536 drops nothing, but takes the path of training with dropout."""
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(16, num_heads=4, dropout=1e-6).double()
+    query, memory = torch.randn(1, 5, 16).double(), torch.randn(3, 7, 16).double()
+    torch.testing.assert_close(attention.train()(query, memory, memory), attention.eval()(query, memory, memory))
+    apart = attention(query, memory, memory.clone())  # keys and values in products of their own
+    torch.testing.assert_close(attention(query, memory, memory), apart)
