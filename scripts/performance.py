@@ -37,6 +37,7 @@ RUNS: dict[str, list[str]] = {
     "augment": ["augment"],
     "loader": ["loader", "workers=1,2", "repeats=5"],
     "train": ["train", "repeats=5"],
+    "startup": ["startup"],
     "tresnet_l": [
         "model",
         "experiment=coco_tresnet_l",
@@ -58,6 +59,7 @@ SAID = {
     "augment": "What happens to a picture between its file and the batch, in one thread.",
     "loader": "From files to batches with the paper's augmentation, over decoding and resizing alone.",
     "train": "Loading, logging, schedule and average, over forward, backward and optimizer alone.",
+    "startup": "Until a command has begun: heavy imports come late.",
     "tresnet_l": "The paper's network for COCO.",
 }
 

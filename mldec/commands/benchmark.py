@@ -21,7 +21,7 @@ all
   output=FILE    write the figures, device and versions as JSON
   page=FILE      write them as a page of Markdown
   compare=FILE   show ratios to the figures of an earlier output
-all but model
+all but model and startup
   scale=0.01     a part of the size, to see that it runs; targets belong to scale=1
   repeats=3      rounds, in which all are measured in turn; the median counts
   seconds=1      about how long each rate is measured in a round

@@ -95,6 +95,14 @@ def _measure_ema(arguments: compose.Arguments) -> Measured:
     return Measured(measure(large, small, **words), small.runtime.device, {})
 
 
+def _measure_startup(arguments: compose.Arguments) -> Measured:
+    from mldec.benchmarks.startup import measure
+
+    if arguments.overrides:
+        raise ConfigError(f"{arguments.overrides[0]}: no such word; startup knows repeats")
+    return Measured(measure(repeats=_whole("repeats", arguments.own.get("repeats", "5"))), "cpu", {})
+
+
 def _measure_loader(arguments: compose.Arguments) -> Measured:
     from mldec.benchmarks.loader import measure, measure_dataset
     from mldec.engine import build
@@ -308,6 +316,9 @@ SUBJECTS = {
         "The training loop, against a bare loop over a batch in memory",
         ("repeats", "steps", "pictures", "labels"),
         _measure_train,
+    ),
+    "startup": Subject(
+        "How long a command takes to begin, against importing torch and timm", ("repeats",), _measure_startup
     ),
     "data": Subject(
         "Building, opening and sharing the index, at the sizes of COCO and Open Images (10 minutes, 6 GB)",

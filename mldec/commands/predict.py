@@ -179,7 +179,7 @@ def _write(folder: Path, predictor: Any, found: dict[str, dict[str, float]], wan
     common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in found]) if found else ""
     for path, labels in found.items():
         columns = [predictor.labels.index(name) for name in labels]
-        maps = predictor.attention([path])[0][columns]
+        maps = predictor.maps([path])[0][columns]
         captions = [[(f"{name} {100 * score:.0f}%", pictures.WHITE)] for name, score in labels.items()]
         target = folder / "maps" / f"{os.path.relpath(os.path.abspath(path), common)}.png"
         pictures.save_picture(target, pictures.maps_sheet(decode(path), maps, captions))

@@ -113,7 +113,7 @@ class Predictor:
         order = np.argsort(-scores, kind="stable")[:top_k]
         return {self.labels.names[i]: float(scores[i]) for i in order if top_k is not None or scores[i] > threshold}
 
-    def attention(self, pictures: Sequence[Picture]) -> np.ndarray:
+    def maps(self, pictures: Sequence[Picture]) -> np.ndarray:
         """(S,N,H,W) float32: where the query of each label looks, averaged over the heads; each map sums to 1.
 
         H and W are those of the backbone's last map.

@@ -150,3 +150,10 @@ def test_generated_pictures_are_as_large_as_photographs(tmp_path):
 def test_bad_input_is_one_clear_line(words, message, capsys):
     assert run(["benchmark", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_starting_is_measured_in_whole_processes(tmp_path):
+    figures = figures_of(tmp_path, "startup", "repeats=1")
+    assert figures["mldec --help"]["value"] < figures["import torch, timm"]["value"]  # it imports neither
+    assert figures["mldec show experiment=digits over import torch, timm"]["target"] == 1.3
+    assert run(["benchmark", "startup", "seconds=1"]) == 2

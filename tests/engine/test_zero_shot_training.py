@@ -219,12 +219,12 @@ def test_maps_belong_to_labels_and_are_distributions(run):
     folder, trainer = run
     predictor = load(folder)
     path = trainer.splits.test.path(0)
-    maps = predictor.attention([path])
+    maps = predictor.maps([path])
     assert maps.shape[:2] == (1, 64)
     np.testing.assert_allclose(maps.sum(axis=(2, 3)), 1, atol=1e-5)
     predictor.set_labels(["blue one", "red three"])
     columns = [trainer.splits.train.labels.index(name) for name in ("blue one", "red three")]
-    np.testing.assert_allclose(predictor.attention([path]), maps[:, columns], atol=1e-6)
+    np.testing.assert_allclose(predictor.maps([path]), maps[:, columns], atol=1e-6)
 
 
 def test_without_words_there_is_one_clear_error(small_digits, tmp_path):
@@ -235,7 +235,7 @@ def test_without_words_there_is_one_clear_error(small_digits, tmp_path):
     with pytest.raises(DataError, match="trained without word vectors"):
         predictor.set_labels(["zebra"])
     with pytest.raises(DataError, match="head=gap has no queries"):
-        predictor.attention([trainer.splits.test.path(0)])
+        predictor.maps([trainer.splits.test.path(0)])
 
 
 def test_words_of_another_width_are_refused(run, tmp_path):
