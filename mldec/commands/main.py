@@ -59,7 +59,9 @@ def run(argv: Sequence[str]) -> int:
     except (MldecError, OSError) as error:  # OSError: a full disk, a folder that may not be written
         if wants_traceback:
             traceback.print_exc()
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        # Of several processes each says which it is: all find the same mistake, or one alone has trouble.
+        which = f"[process {rank}] " if (rank := os.environ.get("RANK", "0")) != "0" else ""
+        print(f"{which}error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code if isinstance(error, MldecError) else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

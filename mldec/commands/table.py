@@ -154,11 +154,11 @@ def _reproduce(request: Request) -> int:
 
     failures: list[Failure] = []
     absent: dict[str, str] = {}
-    interrupted = False
+    stopped = 0
     lines: dict[str, list[Line]] = {}
     for table in request.tables:
-        if request.run and not interrupted:
-            interrupted = _run(table, request, failures, absent)
+        if request.run and not stopped:
+            stopped = _run(table, request, failures, absent)
         found = find_records(request.place.records)
         lines[table.id] = lines_of(table, request, found, failures, absent)
         report_table(table, lines[table.id], request, found)
@@ -166,14 +166,14 @@ def _reproduce(request: Request) -> int:
         write_page(request, lines)
     for failure in failures:
         print(f"failed: {failure}")
-    if interrupted:
+    if stopped:
         print("stopped; the same command goes on")
-        return 130
+        return stopped
     return 1 if failures or absent else 0
 
 
-def _run(table: Table, request: Request, failures: list[Failure], absent: dict[str, str]) -> bool:
-    """Run a table; what fails or cannot run is added to the last two. Returns whether it was interrupted."""
+def _run(table: Table, request: Request, failures: list[Failure], absent: dict[str, str]) -> int:
+    """Run a table; what fails or cannot run is added to the last two. Returns the exit code of a stop, else 0."""
     from mldec.engine.display import Display
     from mldec.paper.records import find_records
     from mldec.paper.runner import run_jobs
@@ -183,7 +183,7 @@ def _run(table: Table, request: Request, failures: list[Failure], absent: dict[s
         alone = dataclasses.replace(request.place, slots=request.place.slots[:1], runtime=request.typed_runtime)
         outcome = run_jobs([benchmark_job(table, request)], alone, Display())
         failures += outcome.failures
-        return outcome.interrupted
+        return outcome.stopped
     known = find_records(request.place.records).by_key
     rows = []
     for row in request.rows_of(table):
@@ -198,9 +198,9 @@ def _run(table: Table, request: Request, failures: list[Failure], absent: dict[s
             continue
         outcome = run_jobs(planned, request.place, Display())
         failures += outcome.failures
-        if outcome.interrupted:
-            return True
-    return False
+        if outcome.stopped:
+            return outcome.stopped
+    return 0
 
 
 def _is_there(row: Row, request: Request, absent: dict[str, str]) -> bool:

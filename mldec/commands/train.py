@@ -21,7 +21,7 @@ except ImportError:  # Windows
 
 from mldec.commands import compose
 from mldec.config import Config, build_config, to_mapping
-from mldec.engine.interrupt import PREEMPTED, STOPPED
+from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
 from mldec.errors import ConfigError
 
 if TYPE_CHECKING:  # torch is imported where something is trained
@@ -166,9 +166,9 @@ def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:
     failed = []
     for number, overrides in enumerate(runs, start=1):
         print(f"[{number}/{len(runs)}] {' '.join(overrides)}", flush=True)
-        code = _run_patiently([sys.executable, "-m", "mldec", "train", *fixed, *overrides])
-        if code in (STOPPED, PREEMPTED):
-            return code
+        code, preempted = _run_patiently([sys.executable, "-m", "mldec", "train", *fixed, *overrides])
+        if preempted or code in (STOPPED, PREEMPTED):
+            return PREEMPTED if preempted else code
         if code:
             failed.append((code, overrides))
     for code, overrides in failed:
@@ -176,14 +176,18 @@ def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:
     return failed[0][0] if failed else 0
 
 
-def _run_patiently(command: Sequence[str]) -> int:
-    """Run a command; Ctrl-C reaches it too, and it is given the time to save."""
+def _run_patiently(command: Sequence[str]) -> tuple[int, bool]:
+    """Run a command; signals that ask to stop reach it too, and it is given the time to save.
+
+    Returns its exit code, and whether the system asked.
+    """
     process = subprocess.Popen(command)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+    with pass_on([process]) as stop:
+        while True:
+            try:
+                return process.wait(), stop.preempted
+            except KeyboardInterrupt:
+                continue
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> dict[str, str]:
@@ -233,6 +237,7 @@ def _train_together(config: Config, folder: Path | None, team: Team, elsewhere: 
     from mldec.engine import build, tracking
     from mldec.engine.checkpoint import find_checkpoint, load_checkpoint, stored_words
     from mldec.engine.display import Display
+    from mldec.engine.ema import find_lag
     from mldec.engine.interrupt import Interrupted
     from mldec.engine.trainer import Trainer
 
@@ -245,6 +250,8 @@ def _train_together(config: Config, folder: Path | None, team: Team, elsewhere: 
         display.say(f"warning: {sentence}")
     words = None if folder is None else stored_words(load_checkpoint(find_checkpoint(folder, "last")))
     trainer = Trainer(config, splits, display, fresh=folder is None, words=words, team=team)
+    if lag := find_lag(trainer.ema, len(trainer.batches) * config.schedule.epochs):
+        display.say(f"warning: {lag}")
     resumed = folder is not None
     if folder is not None:
         trainer.load(folder)

@@ -82,6 +82,19 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
             left.unlink(missing_ok=True)
 
 
+def refuse_damaged(state: Mapping[str, Tensor], step: int) -> None:
+    """Raise RunError if a weight is not finite: after a gradient that was not, the loss shows it a step later."""
+    values = {name: value for name, value in state.items() if value.is_floating_point()}
+    finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()  # waits for the device once
+    damaged = [name for name, whole in zip(values, finite, strict=True) if not whole]
+    if damaged:
+        raise RunError(
+            f"{len(damaged)} of {len(values)} tensors of the network are not finite after step {step} (first: "
+            f"{damaged[0]}): a gradient was not. They are not saved, the last checkpoint is from before. Try a lower "
+            "schedule.max_lr, optimizer.clip_norm=1, or runtime.precision=fp32"
+        )
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename last through a power cut; Windows knows no such thing for folders."""
     if os.name == "posix":

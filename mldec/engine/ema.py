@@ -67,6 +67,16 @@ class Ema:
         self.updates = int(state["updates"])
 
 
+def find_lag(ema: Ema | None, steps: int) -> str | None:
+    """A sentence, if an average reaches back further than a run of that many steps: it stays near its start."""
+    if ema is None or ema.warmup or ema.decay**steps < 0.5:
+        return None
+    return (
+        f"ema.decay={ema.decay:g}: after the {steps:,} steps of this run {ema.decay**steps:.0%} of the average are "
+        "still the weights that it began with; use ema.warmup=true or a smaller decay"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExponentialConfig(ComponentConfig):
     decay: Share = 0.9997

@@ -6,10 +6,12 @@ Schedulers send SIGTERM, or SIGUSR1 some time before (Slurm's `--signal`). A sec
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 #: How a command leaves that was stopped and can go on: by Ctrl-C, and by the system (EX_TEMPFAIL: try again later).
 STOPPED, PREEMPTED = 130, 75
@@ -49,12 +51,36 @@ def stop_on_interrupt() -> Iterator[StopRequest]:
         stop.requested = True
         stop.preempted = stop.preempted or signum in PREEMPTIONS
 
+    with _handled((signal.SIGINT, *PREEMPTIONS), handle):
+        yield stop
+
+
+@contextmanager
+def pass_on(children: Collection[subprocess.Popen[Any]]) -> Iterator[StopRequest]:
+    """Let SIGTERM and SIGUSR1 reach `children` too, those that are in it by then, while the context lasts.
+
+    Ctrl-C reaches all processes of a terminal by itself.
+    """
+    stop = StopRequest()
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        stop.requested = stop.preempted = True
+        for child in list(children):
+            child.send_signal(signum)  # nothing, where it has ended
+
+    with _handled(PREEMPTIONS, handle):
+        yield stop
+
+
+@contextmanager
+def _handled(signals: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle signals otherwise within the block. Away from the main thread they stay as they are."""
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield
         return
-    previous = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, *PREEMPTIONS)}
+    previous = {signum: signal.signal(signum, handler) for signum in signals}
     try:
-        yield stop
+        yield
     finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+        for signum, former in previous.items():
+            signal.signal(signum, former)

@@ -9,9 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from types import FrameType
 
-from mldec.engine.interrupt import PREEMPTIONS
+from mldec.engine.interrupt import pass_on
 
 GRACE = 30.0  # seconds that the others have to end by themselves, once one has failed
 
@@ -33,22 +32,15 @@ def launch(words: Sequence[str], count: int, *, on_cpu: bool) -> int:
         for rank in range(count)
     ]
 
-    def forward(signum: int, frame: FrameType | None) -> None:
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(signum)
-
-    # Ctrl-C reaches all processes of the terminal by itself.
-    previous = {signum: signal.signal(signum, forward) for signum in PREEMPTIONS}
-    previous[signal.SIGINT] = signal.signal(signal.SIGINT, lambda signum, frame: None)
+    former = signal.signal(signal.SIGINT, lambda signum, frame: None)  # it reaches them by itself
     try:
-        return _watch(processes)
+        with pass_on(processes):
+            return _watch(processes)
     finally:
         for process in processes:
             if process.poll() is None:
                 process.kill()
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+        signal.signal(signal.SIGINT, former)
 
 
 def _watch(processes: Sequence[subprocess.Popen]) -> int:

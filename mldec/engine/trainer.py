@@ -27,6 +27,7 @@ from mldec.engine.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     pack_words,
+    refuse_damaged,
     restore,
     save_checkpoint,
     stored_words,
@@ -235,6 +236,8 @@ class Trainer:
         progress, epoch = self.progress, self.progress.epochs + 1
         self.stop.requested = self.team.any(self.stop.requested)
         self.stop.check()
+        if progress.updates == 0:
+            self.display.say("warning: no step has changed the weights: live and EMA are still what they began with")
         metrics: dict[str, dict[str, float]] = {}
         if epoch % self.config.runtime.eval_every == 0 or epoch == self.config.schedule.epochs:
             began = time.perf_counter()
@@ -278,7 +281,11 @@ class Trainer:
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
     def save(self, name: str, *, reported: str | None = None, metrics: dict[str, Any] | None = None) -> None:
-        """Write `checkpoints/<name>.pt`; `last` also holds what resuming needs. The leader's part of a team."""
+        """Write `checkpoints/<name>.pt`; `last` also holds what resuming needs. The leader's part of a team.
+
+        Raises RunError if the weights are damaged.
+        """
+        refuse_damaged(self.classifier.state_dict(), self.progress.step)
         if not self.team.leads:
             return
         content: dict[str, Any] = {

@@ -26,7 +26,7 @@ except ImportError:  # Windows: one runner at a time
     fcntl = None  # type: ignore[assignment]
 
 from mldec.engine.display import Bar, Display
-from mldec.engine.interrupt import PREEMPTED, STOPPED
+from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
 from mldec.engine.tracking import is_complete
 from mldec.paper.records import (
     BENCHMARK,
@@ -88,7 +88,7 @@ class Outcome:
     """What became of the jobs that were given to `run_jobs`."""
 
     failures: list[Failure] = field(default_factory=list)
-    interrupted: bool = False
+    stopped: int = 0  # the exit code for that, if somebody asked to stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +113,8 @@ class Place:
 def run_jobs(jobs: Sequence[Job], place: Place, display: Display) -> Outcome:
     """Run all jobs that have no record yet, and write their records.
 
-    A failed job does not keep the others from running. After Ctrl-C no job is begun, those under way save and stop, and
-    the next call goes on with them.
+    A failed job does not keep the others from running. After Ctrl-C, SIGTERM or SIGUSR1 no job is begun, those under
+    way save and stop, and the next call goes on with them.
     """
     unique = list({job.key: job for job in jobs}.values())
     known = find_records(place.records).by_key
@@ -126,10 +126,11 @@ def run_jobs(jobs: Sequence[Job], place: Place, display: Display) -> Outcome:
         slots.put(slot)
     outcome, stop = Outcome(), threading.Event()
     elsewhere: list[Job] = []
+    processes: set[subprocess.Popen[bytes]] = set()
     progress = _Progress(display, len(waiting))
 
     def work(job: Job, patient: bool = False) -> None:
-        if stop.is_set():
+        if stop.is_set() or asked.requested:
             return
         slot = slots.get()
         try:
@@ -142,23 +143,24 @@ def run_jobs(jobs: Sequence[Job], place: Place, display: Display) -> Outcome:
             if locks is None:
                 elsewhere.append(job)
                 return
-            if stop.is_set() or job.key in find_records(place.records).by_key:
+            if stop.is_set() or asked.requested or job.key in find_records(place.records).by_key:
                 return  # another runner was faster
             log = run_folder(job, place) / LOG
             progress.begin(job, log)
             try:
-                failure = _run(job, place, slot, locks)
+                failure = _run(job, place, slot, locks, processes)
             except (OSError, ValueError, KeyError) as error:  # a full disk, a damaged run folder: the others go on
                 failure = Failure(job, 1, log, (f"{type(error).__name__}: {error}",))
             if failure is None:
                 progress.end(job, f"{job.title}{_in_short(find_records(place.records).by_key[job.key])}")
-            elif failure.code in (STOPPED, PREEMPTED):
+            elif asked.requested or failure.code in (STOPPED, PREEMPTED):
+                outcome.stopped = PREEMPTED if failure.code == PREEMPTED else STOPPED
                 stop.set()
             else:
                 outcome.failures.append(failure)
                 progress.end(job, str(failure))
 
-    with progress.shown(), ThreadPoolExecutor(len(place.slots)) as pool:
+    with pass_on(processes) as asked, progress.shown(), ThreadPoolExecutor(len(place.slots)) as pool:
         futures = [pool.submit(work, job) for job in waiting]
         try:
             for future in futures:
@@ -170,7 +172,10 @@ def run_jobs(jobs: Sequence[Job], place: Place, display: Display) -> Outcome:
                 future.result()
         except KeyboardInterrupt:
             stop.set()  # the processes got the signal too; the pool waits until they have saved
-    outcome.interrupted = stop.is_set()
+    if asked.requested:
+        outcome.stopped = PREEMPTED
+    elif stop.is_set() and not outcome.stopped:
+        outcome.stopped = STOPPED
     return outcome
 
 
@@ -221,8 +226,10 @@ eval "${{tasks[$SLURM_ARRAY_TASK_ID]}}"
 """
 
 
-def _run(job: Job, place: Place, slot: Mapping[str, str], locks: Sequence[IO[str]]) -> Failure | None:
-    """Train a job to its end and write its record; None, or why there is none."""
+def _run(
+    job: Job, place: Place, slot: Mapping[str, str], locks: Sequence[IO[str]], processes: set[subprocess.Popen[bytes]]
+) -> Failure | None:
+    """Train a job to its end, in one of `processes`, and write its record; None, or why there is none."""
     folder = run_folder(job, place)
     log = folder / LOG
     code, began = 0, log.stat().st_size if log.exists() else 0
@@ -238,7 +245,9 @@ def _run(job: Job, place: Place, slot: Mapping[str, str], locks: Sequence[IO[str
                 # Locks are held as long as one of the two lives: a runner that is killed leaves its training behind.
                 pass_fds=[lock.fileno() for lock in locks] if fcntl is not None else (),
             )
+            processes.add(process)
             code = process.wait()
+            processes.discard(process)
     if code == 0:
         collect = record_of_benchmark if job.benchmark else record_of_run
         write_record(place.records, collect(folder, job))

@@ -122,7 +122,9 @@ def test_a_resumed_run_does_not_look_for_its_first_weights_again(small_digits, t
     assert run(["train", f"resume={second}", "schedule.epochs=3", "allow_schedule_change=true"]) == 0
 
 
-def test_ctrl_c_in_a_sweep_lets_the_run_save(small_digits, tmp_path):
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_asked_to_stop_a_sweep_lets_the_run_save(signum, code, small_digits, tmp_path):
+    """Ctrl-C reaches all processes of a terminal; a scheduler's signal may reach the first alone."""
     words = [*small_digits, f"output={tmp_path}", "schedule.epochs=500", "seed=0,1", "-m"]
     process = subprocess.Popen(
         [sys.executable, "train.py", *words],
@@ -136,9 +138,9 @@ def test_ctrl_c_in_a_sweep_lets_the_run_save(small_digits, tmp_path):
     while not list(tmp_path.glob("digits/*/metrics.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(0.5)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signum) if signum == signal.SIGINT else process.send_signal(signum)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
+    assert process.returncode == code, output
     folder = only_run(tmp_path / "digits")  # the second run did not begin
     assert f"mldec train resume={folder}" in output
 

@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import nn
 
-from mldec.engine.ema import Ema
+from mldec.engine.ema import Ema, find_lag
 from mldec.registry import EMAS
 
 
@@ -157,3 +157,13 @@ def test_config_files_build(net, name, kind):
     assert isinstance(built, kind)
     if built is not None:
         assert (built.decay, built.warmup) == (0.9997, True)
+
+
+def test_an_average_that_cannot_leave_its_start_is_noticed():
+    """Half of it are the first weights still: with 0.9997 that takes 2,310 steps to get over."""
+    model = nn.Linear(2, 2)
+    assert "after the 100 steps of this run 97%" in str(find_lag(Ema(model), 100))
+    assert find_lag(Ema(model), 2_310) is not None
+    assert find_lag(Ema(model), 2_311) is None
+    assert find_lag(Ema(model, warmup=True), 100) is None
+    assert find_lag(None, 100) is None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from mldec.engine.interrupt import PREEMPTIONS, Interrupted, stop_on_interrupt
+from mldec.engine.interrupt import PREEMPTIONS, Interrupted, pass_on, stop_on_interrupt
 
 
 def test_the_first_asks_and_the_second_insists():
@@ -48,3 +50,16 @@ def test_away_from_the_main_thread_signals_stay_as_they_are():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+@pytest.mark.parametrize("signum", PREEMPTIONS)
+def test_what_the_system_asks_reaches_children_that_live(signum):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    lives = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    with pass_on([ended, lives]) as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), signum)
+        assert lives.wait(timeout=30) == -signum
+        assert (stop.requested, stop.exit_code) == (True, 75)
+    assert signal.getsignal(signum) == signal.SIG_DFL

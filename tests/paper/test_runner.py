@@ -176,11 +176,13 @@ def test_two_runners_that_share_only_one_of_their_folders_run_nothing_twice(shar
     assert len([*begun(place), *(begun(other) if other.runs != place.runs else [])]) == 4
 
 
-def test_after_ctrl_c_nothing_is_begun_and_the_next_call_goes_on(place, training, tmp_path):
-    """The signal reaches the runner and its trainings alike, as from a terminal; these save and exit with 130."""
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
+def test_asked_to_stop_nothing_is_begun_and_the_next_call_goes_on(signum, code, place, training, tmp_path):
+    """Ctrl-C reaches the runner and its trainings alike; what the system sends to the runner alone is passed on. The
+    trainings save and exit with a code that says so."""
     script = training.read_text().replace(
         "time.sleep(0.2)",
-        "import signal; signal.signal(signal.SIGINT, lambda *_: sys.exit(130))\nif mode == 'slow': time.sleep(60)",
+        f"import signal; signal.signal({int(signum)}, lambda *_: sys.exit({code}))\nif mode == 'slow': time.sleep(60)",
     )
     training.write_text(script)
     jobs = [job("gap"), *(job("slow", seed) for seed in range(6))]
@@ -196,7 +198,7 @@ place = runner.Place(records=Path({str(place.records)!r}), runs=Path({str(place.
 runner.command = lambda job, place: [sys.executable, {str(training)!r}, str(place.runs / job.folder_name), job.row]
 jobs = [runner.Job(**words) for words in {[j.__dict__ for j in jobs]!r}]
 outcome = runner.run_jobs(jobs, place, Display(quiet=True))
-sys.exit(130 if outcome.interrupted and not outcome.failures else 1)
+sys.exit(1 if outcome.failures else outcome.stopped)
 """
     )
     process = subprocess.Popen([sys.executable, str(first)], start_new_session=True)
@@ -204,8 +206,8 @@ sys.exit(130 if outcome.interrupted and not outcome.failures else 1)
     while sum("slow" in line for line in begun(place)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.3)  # the handler of the second is set a moment after it began
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    os.killpg(process.pid, signum) if signum == signal.SIGINT else process.send_signal(signum)
+    assert process.wait(timeout=60) == code
     assert len(begun(place)) == 3
     assert [record.row for record in find_records(place.records).by_key.values()] == ["gap"]
     training.write_text(script.replace("time.sleep(60)", "pass"))
