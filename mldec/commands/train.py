@@ -224,14 +224,17 @@ def _train(config: Config, folder: Path | None) -> int:
     """Train in this process, which may be one of a team."""
     from mldec.engine.distributed import join_team
 
-    with join_team() as team, tempfile.TemporaryDirectory(prefix="mldec-") as elsewhere:
-        return _train_together(config, folder, team, Path(elsewhere))
+    with join_team() as team:
+        if team.leads:
+            return _train_together(config, folder, team)
+        with tempfile.TemporaryDirectory(prefix="mldec-") as elsewhere:
+            return _train_together(config, folder, team, Path(elsewhere))
 
 
-def _train_together(config: Config, folder: Path | None, team: Team, elsewhere: Path) -> int:
+def _train_together(config: Config, folder: Path | None, team: Team, elsewhere: Path | None = None) -> int:
     """Build all, then make (or take) the run folder, then train: what is refused leaves nothing behind.
 
-    The leader of the team writes there, the others in `elsewhere`.
+    The leader of the team writes there, the others `elsewhere`.
     """
     from mldec.data.suspicious import find_suspicious
     from mldec.engine import build, tracking
@@ -260,7 +263,8 @@ def _train_together(config: Config, folder: Path | None, team: Team, elsewhere: 
             folder = tracking.make_run_folder(config.output, config.name, config.run_dir)
         except FileExistsError as error:
             raise ConfigError(f"run_dir={error}: holds a run already; type resume={error} to go on with it") from None
-    folder = folder if folder is not None and team.leads else elsewhere
+    folder = elsewhere or folder
+    assert folder is not None  # the leader's
     tracking.write_text(folder / "config.yaml", compose.to_yaml(to_mapping(config)))
     environment = tracking.environment(trainer.device, trainer.dtype) | {"processes": team.size}
     tracking.write_json(folder / "environment.json", environment)
