@@ -108,6 +108,8 @@ class Published:
                 f"{classifier.words.known.source} have width {classifier.words.known.width}; name the source that it "
                 "was trained with"
             )
+        if broken := [name for name, value in self.tensors.items() if not value.isfinite().all()]:
+            raise CheckpointError(f"{self.source} holds numbers that are not finite: {', '.join(broken[:SHOWN])}")
         report = backbone.load(self.body, self.source, required=0.0)
         missing, surplus = list(report.missing), [*report.unexpected, *report.skipped]
         other_shape = list(report.mismatched)
