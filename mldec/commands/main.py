@@ -13,16 +13,20 @@ import mldec
 from mldec.commands import compose
 from mldec.errors import ConfigError, MldecError, printable, suggest
 
-#: Doors by name; each is the module `mldec.commands.<name>` with `HELP` and `main(arguments) -> exit code`.
+#: Doors by name; each is the module `mldec.commands.<name>`, or the one that MODULES says, with `HELP` and
+#: `main(arguments) -> exit code`.
 COMMANDS = {
     "train": "compose an experiment, check it, train it; resume=RUN continues one, -m runs several",
     "show": "the resolved experiment, its size, cost, steps and schedule; trains nothing",
     "evaluate": "metrics and per-class table of a run, on its own dataset or another",
     "predict": "labels and scores of pictures; a zero-shot run can be asked for any labels",
+    "import": "a run folder from published weights: the authors' files, timm's ML-Decoder, average pooling",
     "data": "download, verify, stats, split, shrink: pictures and annotations before training",
     "table": "a table of the paper: its rows over their seeds, published values beside obtained ones",
     "benchmark": "the figures of speed and memory that docs quote",
 }
+
+MODULES = {"import": "import_weights"}  # Python keeps the word for itself
 
 USAGE = """mldec {version}: multi-label image classification with ML-Decoder
 
@@ -54,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         if argv[0] not in COMMANDS:
             raise ConfigError(f"{argv[0]}: no such command; {suggest(argv[0], COMMANDS)}")
-        command = importlib.import_module(f"mldec.commands.{argv[0]}")
+        command = importlib.import_module(f"mldec.commands.{MODULES.get(argv[0], argv[0])}")
         return int(command.main(list(argv[1:])))
     except (MldecError, OSError) as error:  # OSError: a full disk, a folder that may not be written
         if wants_traceback:

@@ -121,7 +121,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         key for key, kind in REQUIRED.items() if not isinstance(content, dict) or not isinstance(content.get(key), kind)
     ]
     if wrong:
-        raise CheckpointError(f"{path} is not a checkpoint of mldec: no valid {', '.join(wrong)}")
+        raise CheckpointError(
+            f"{path} is not a checkpoint of mldec: no valid {', '.join(wrong)}; published weights are taken over by "
+            f"mldec import checkpoint={path}"
+        )
     if content["format"] > FORMAT:
         raise CheckpointError(f"{path} has format {content['format']}, this mldec reads up to {FORMAT}; upgrade mldec")
     return content
@@ -138,6 +141,11 @@ def find_checkpoint(run: str | Path, which: Literal["best", "last"] = "best") ->
         candidate = path / "checkpoints" / f"{name}.pt"
         if candidate.is_file():
             return candidate
+    if (path / "checkpoints" / "best.pt").is_file():
+        raise CheckpointError(
+            f"{path} holds no checkpoints/last.pt to go on from, as after mldec import; start a new run from its "
+            f"weights: init_from={path}"
+        )
     raise CheckpointError(
         f"{path} holds no checkpoints/last.pt: it is not a run folder of mldec, or its run never began"
     )

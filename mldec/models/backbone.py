@@ -83,6 +83,7 @@ class Backbone(nn.Module):
 
     Attributes:
         num_features: C, width of the tokens.
+        prefix_tokens: how many tokens the network puts before those of places, which are left out.
         normalization: as given.
         loaded: the LoadReport of the weights, None for random ones.
 
@@ -98,17 +99,17 @@ class Backbone(nn.Module):
         shape, used = _trace(model, image_size)
         self.dropped = _drop_unused(model, used)
 
-        self._prefix, self._stride, self._channels_last = 0, 0, False
+        self.prefix_tokens, self._stride, self._channels_last = 0, 0, False
         if len(shape) == 4:
             self._channels_last = _channels_last(model, shape)
             self.num_features = shape[3] if self._channels_last else shape[1]
         else:
             self.num_features = shape[2]
-            self._prefix = _prefix_tokens(model)
-            if shape[1] <= self._prefix:
+            self.prefix_tokens = _prefix_tokens(model)
+            if shape[1] <= self.prefix_tokens:
                 raise ConfigError(f"{type(model).__name__} gives class tokens only; a backbone needs tokens of places")
-            side = round((shape[1] - self._prefix) ** 0.5)
-            if side > 0 and side * side == shape[1] - self._prefix:
+            side = round((shape[1] - self.prefix_tokens) ** 0.5)
+            if side > 0 and side * side == shape[1] - self.prefix_tokens:
                 self._stride = image_size // side
 
     def forward(self, images: Tensor) -> Tokens:
@@ -117,13 +118,13 @@ class Backbone(nn.Module):
         if features.dim() == 4:
             map_BHWC = features if self._channels_last else features.permute(0, 2, 3, 1)
             return Tokens(map_BHWC.flatten(1, 2), (map_BHWC.shape[1], map_BHWC.shape[2]))
-        values_BTC = features[:, self._prefix :]
+        values_BTC = features[:, self.prefix_tokens :]
         grid = (images.shape[2] // self._stride, images.shape[3] // self._stride) if self._stride else None
         if grid is not None and grid[0] * grid[1] != values_BTC.shape[1]:
             grid = None
         return Tokens(values_BTC, grid)
 
-    def load(self, state_dict: Mapping[str, Tensor], source: str) -> LoadReport:
+    def load(self, state_dict: Mapping[str, Tensor], source: str, required: float = 0.95) -> LoadReport:
         """Take weights in the layout of the network, timm's or the original authors'. Raises as `load_weights` does."""
         # timm keeps beside many networks how other files become its own (names, InPlaceABN scales, position grids).
         convert = getattr(sys.modules[type(self.model).__module__], "checkpoint_filter_fn", None)
@@ -133,6 +134,7 @@ class Backbone(nn.Module):
             source,
             classifiers=(*CLASSIFIERS, *self.dropped),
             convert=None if convert is None else partial(convert, model=self.model),
+            required=required,
         )
         return self.loaded
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -14,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from mldec.errors import CheckpointError
+from mldec.errors import CheckpointError, suggest
 
 #: Module names under which classifiers go in timm, torchvision and the published checkpoints.
 CLASSIFIERS = ("head", "head_dist", "fc", "classifier", "last_linear")
@@ -65,26 +66,51 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: no such file, not a file of plain tensors, or no tensors in it.
     """
+    return find_tensors(read_file(path), str(path))[1]
+
+
+def read_file(path: str | Path) -> Any:
+    """All that such a file holds, on the CPU: tensors, containers and plain values.
+
+    Beside these an `argparse.Namespace` is taken, a bag of values which timm's checkpoints have among them.
+
+    Raises:
+        CheckpointError: no such file, or it holds something else.
+    """
     path = Path(path).expanduser()
     if not path.is_file():
         raise CheckpointError(f"no such file of weights: {path}")
     try:
         if path.suffix == ".safetensors":
-            content: Any = safetensors.torch.load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return safetensors.torch.load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is not a readable file of plain tensors ({reason})") from error
+
+
+def find_tensors(content: Any, source: str, key: str | None = None) -> tuple[str, dict[str, Tensor]]:
+    """The state dict in what `read_file` gave: the entry that it stands under ("" for a bare one), and its tensors.
+
+    Args:
+        source: what messages call the file.
+        key: the entry to take; None: `model` or `state_dict`, if there is one of them, else `content` itself.
+
+    Raises:
+        CheckpointError: there are no tensors by name.
+    """
     if isinstance(content, Mapping):
-        container = next(
-            (content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), content
-        )
+        entries = [name for name, value in content.items() if isinstance(value, Mapping)]
+        if key is not None and key not in entries:
+            raise CheckpointError(f"{source}: no state dict under {key!r}; {suggest(key, map(str, entries))}")
+        entry = key or next((name for name in ("model", "state_dict") if name in entries), "")
+        container = content[entry] if entry else content
         tensors = {str(name): value for name, value in container.items() if isinstance(value, Tensor)}
         if tensors:
-            return tensors
+            return entry, tensors
     raise CheckpointError(
-        f"{path} holds no tensors by name; expected a state dict, bare or under `model` or `state_dict`"
+        f"{source} holds no tensors by name; expected a state dict, bare or under `model` or `state_dict`"
     )
 
 

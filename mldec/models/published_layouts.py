@@ -1,0 +1,201 @@
+"""What the names and shapes of a published file's tensors say of the network that they belong to (paper §1.5-1.7)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mldec.errors import CheckpointError
+from mldec.models.tresnet import VARIANTS
+
+POOLING = "duplicate_pooling"  # the weights of the group fully-connected layer, which every published ML-Decoder has
+NUM_HEADS = 8  # of attention: no shape tells it, and both published codes know no other
+
+#: Our name of a part -> the published one.
+PARTS = {
+    "fc.weight": POOLING,
+    "fc.bias": f"{POOLING}_bias",
+    "input_projection": "embed_standart",
+    "queries.projection": "wordvec_proj",
+    "queries": "query_embed",
+}
+
+#: Blocks a stage, bottlenecks in the first stage, channels of the stem -> the settings of the backbone. The last two
+#: are the wider networks that the authors' earlier publications call TResNet-L and XL; timm has them by these names.
+TRESNETS: dict[tuple[tuple[int, ...], bool, int], dict[str, str]] = {
+    **{(variant.layers, variant.v2, 64): {"name": name} for name, variant in VARIANTS.items()},
+    ((4, 5, 18, 3), False, 76): {"name": "timm", "model": "tresnet_l"},
+    ((4, 5, 24, 3), False, 83): {"name": "timm", "model": "tresnet_xl"},
+}
+RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
+    ((2, 2, 2, 2), False): "resnet18",
+    ((3, 4, 6, 3), False): "resnet34",
+    ((3, 4, 6, 3), True): "resnet50",
+    ((3, 4, 23, 3), True): "resnet101",
+    ((3, 8, 36, 3), True): "resnet152",
+}
+
+
+@dataclass(frozen=True)
+class HeadLayout:
+    """Where a file has its head.
+
+    Attributes:
+        kind: "authors", "timm" (a part of the decoder's names one level higher) or "pooling" (the linear layer alone).
+        prefix: what all names of the head begin with, such as `head.`.
+        attention: what the cross-attention is called.
+    """
+
+    kind: str
+    prefix: str
+    attention: str = "multihead_attn"
+
+    def file_name(self, ours: str) -> str:
+        """What the file calls a tensor of our head."""
+        if self.kind == "pooling":
+            return self.prefix + ours
+        if ours.startswith("layers."):
+            return f"{self.prefix}decoder.{ours.replace('multihead_attn', self.attention)}"
+        part = next(part for part in PARTS if ours.startswith(part))
+        inside = "decoder." if self.kind == "authors" and part != "queries.projection" else ""
+        return self.prefix + inside + PARTS[part] + ours.removeprefix(part)
+
+    def holds(self, name: str) -> bool:
+        """Whether a name of the file is one of the head's."""
+        own = (f"{self.prefix}fc.",) if self.kind == "pooling" else (self.prefix,)
+        return name.startswith(own)
+
+
+@dataclass(frozen=True)
+class FoundBackbone:
+    """What the names of a body say.
+
+    Attributes:
+        settings: of the config group `backbone`; None where the names are those of no known network.
+        certain: no other network has these names.
+        words: the same for people.
+    """
+
+    settings: dict[str, str] | None
+    certain: bool
+    words: str
+
+
+def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors less what DataParallel, torch.compile or a trainer put before every name."""
+    for wrapper in ("module.", "_orig_mod.", "model."):
+        if all(name.startswith(wrapper) for name in tensors):
+            return without_wrappers({name.removeprefix(wrapper): value for name, value in tensors.items()})
+    return dict(tensors)
+
+
+def find_head(names: Collection[str], source: str) -> HeadLayout:
+    """Where the head is. Raises CheckpointError if there is none that is known, or more than one."""
+    anchors = sorted(name for name in names if name.split(".")[-1] == POOLING)
+    if len(anchors) > 1:
+        raise CheckpointError(f"{source} has more than one ML-Decoder: {', '.join(anchors)}")
+    if anchors:
+        prefix = anchors[0].removesuffix(POOLING)
+        kind = "authors" if re.search(r"(^|\.)decoder\.$", prefix) else "timm"
+        prefix = prefix.removesuffix("decoder.") if kind == "authors" else prefix
+        decoder = [name for name in names if name.startswith(f"{prefix}decoder.layers.")]
+        renamed = any(".self_attn." in name for name in decoder) and not any(".multihead_attn." in n for n in decoder)
+        return HeadLayout(kind, prefix, "self_attn" if renamed else "multihead_attn")
+    for prefix in ("head.", ""):
+        if f"{prefix}fc.weight" in names:
+            return HeadLayout("pooling", prefix)
+    parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
+    raise CheckpointError(
+        f"{source} has no head that is known: neither an ML-Decoder (…{POOLING}) nor the linear layer of average "
+        f"pooling (head.fc or fc). Its parts are {parts}; where it is a backbone alone, train with "
+        f"backbone.checkpoint={source}"
+    )
+
+
+def head_settings(
+    layout: HeadLayout, tensors: Mapping[str, Tensor], source: str
+) -> tuple[dict[str, Any], int | None, int | None]:
+    """Settings of the config group `head`, the number of classes N, and the width of word vectors.
+
+    N is None for a head that knows labels as words, the width is None for any other.
+
+    Raises CheckpointError for tensors that are missing or contradict one another.
+    """
+
+    def shape(ours: str, dims: int) -> tuple[int, ...]:
+        name = layout.file_name(ours)
+        if name not in tensors:
+            raise CheckpointError(f"{source} has no {name}, without which its head cannot be read")
+        found = tuple(tensors[name].shape)
+        if len(found) != dims:
+            raise CheckpointError(f"{source}: {name} has shape {found}, expected {dims} dimensions")
+        return found
+
+    if layout.kind == "pooling":
+        return {"name": "gap"}, shape("fc.weight", 2)[0], None
+    (outputs,) = shape("fc.bias", 1)
+    by_words = layout.file_name("queries.projection.weight") in tensors
+    pooling, name = shape("fc.weight", 2 if by_words else 3), layout.file_name("fc.weight")
+    dim = pooling[0] if by_words else pooling[1]
+    layers = _numbers(tensors, re.escape(f"{layout.prefix}decoder.layers.") + r"(\d+)\.")
+    if dim % NUM_HEADS:
+        raise CheckpointError(f"{source}: {name} has shape {pooling}: D = {dim} is no multiple of {NUM_HEADS}")
+    settings = {
+        "name": "ml_decoder",
+        "num_groups": None,
+        "dim": dim,
+        "num_heads": NUM_HEADS,
+        "ffn_dim": shape("layers.0.linear1.weight", 2)[0],
+        "num_layers": len(layers),
+        "queries": "fixed",
+        "grouping": "contiguous",
+        "fc": "group",
+        "words": None,
+    }
+    if by_words:
+        if pooling[1] != 1 or outputs != 1:
+            raise CheckpointError(
+                f"{source}: {name} has shape {pooling} and its bias ({outputs},); a head of word vectors has (D, 1) "
+                "and (1,)"
+            )
+        published = {"queries": "word_vectors", "fc": "shared", "normalize": "none"}
+        return settings | published, None, shape("queries.projection.weight", 2)[1]
+    num_groups, _, group_size = pooling
+    if not 1 <= num_groups <= outputs or group_size != -(-outputs // num_groups):
+        raise CheckpointError(
+            f"{source}: {name} has shape {pooling} for {outputs} classes; expected (K, D, g), K groups of "
+            "g = ceil(classes / K)"
+        )
+    return settings | {"num_groups": None if num_groups == outputs else num_groups}, outputs, None
+
+
+def find_backbone(tensors: Mapping[str, Tensor]) -> FoundBackbone:
+    """Which network the tensors of a body are of, by its blocks."""
+    if not tensors:
+        return FoundBackbone(None, False, "a head without a backbone")
+    is_tresnet = any(name.startswith("body.conv1.") for name in tensors)
+    start = "body." if is_tresnet else ""
+    stages = _numbers(tensors, re.escape(start) + r"layer(\d+)\.")
+    blocks = tuple(len(_numbers(tensors, re.escape(f"{start}layer{stage}.") + r"(\d+)\.")) for stage in stages)
+    bottleneck = any(name.startswith(f"{start}layer1.0.conv3.") for name in tensors)
+    stem = next(
+        (tensors[n] for n in tensors if re.fullmatch(re.escape(start) + r"conv1\.(0\.|conv\.)?weight", n)), None
+    )
+    if stem is None or not stages:
+        return FoundBackbone(None, False, f"a network whose names begin with {', '.join(list(tensors)[:3])}")
+    kind = "bottlenecks" if bottleneck else "basic blocks"
+    words = f"{'TResNet' if is_tresnet else 'ResNet'} with {', '.join(map(str, blocks))} blocks"
+    words += f", {kind} in the first stage and {len(stem)} channels in the stem"
+    if is_tresnet:
+        return FoundBackbone(TRESNETS.get((blocks, bottleneck, len(stem))), True, f"a {words}")
+    known = RESNETS.get((blocks, bottleneck))
+    return FoundBackbone(None if known is None else {"name": known}, False, f"a {words}")
+
+
+def _numbers(names: Collection[str], pattern: str) -> list[int]:
+    """The different numbers that the group of `pattern` matches at the start of names, sorted."""
+    return sorted({int(found[1]) for name in names if (found := re.match(pattern, name))})
