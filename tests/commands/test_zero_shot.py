@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from mldec.commands.main import run
-from mldec.commands.predict import find_pictures
+from mldec.commands.predict_files import find_pictures
 from mldec.data.digits import COLOURS, DIGITS, unseen_classes
 from mldec.engine.tracking import is_complete, read_records
 from mldec.errors import DataError
