@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mldec.commands import compose
-from mldec.config import build_config, to_mapping
-from mldec.errors import ConfigError, DataError
+from mldec.config import Config, build_config, to_mapping
+from mldec.errors import ConfigError
 from mldec.labels import LabelSpace
 
 HELP = """usage: mldec evaluate run=RUN [split=test] [weights=reported|ema|live] [key=value …]
@@ -45,47 +45,22 @@ def main(argv: Sequence[str]) -> int:
 
     from mldec.engine import build, tracking
     from mldec.engine.checkpoint import restore
-    from mldec.engine.device import choose_device, choose_precision, prepare_runtime
+    from mldec.engine.device import choose_device, prepare_runtime
     from mldec.engine.display import Display
-    from mldec.engine.evaluator import compute_metrics, compute_scores, describe, write_per_class
+    from mldec.engine.evaluator import describe, write_per_class
+    from mldec.engine.scoring import open_split, score_split
 
     restored = restore(source, weights=weights, which=which)  # type: ignore[arg-type]
-    stored = to_mapping(restored.config)
-    stored["runtime"]["limit_eval_batches"] = None  # a limit was for looking, not for measuring
-    config = build_config(compose.change(stored, arguments.overrides, arguments.config_dir))
-    # Which pictures were held out of training is a fact of the run; another share would score what it was trained on.
-    holdout = restored.config.protocol.holdout
-    config = dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, holdout=holdout))
+    config = measured_config(restored.config, arguments)
     device = choose_device(config.runtime.device)
     prepare_runtime(config.runtime, device)
     display = Display()
-    index = build.known_to_head(config, build.build_split(config, split), split)
-    labels = index.labels
+    index, labels = open_split(restored, config, split)
     if restored.classifier.words is not None:
-        trained = set(restored.labels.trained().names)
-        labels = LabelSpace(labels.names, seen=[name in trained for name in labels.names])
         for sentence in _unused_words(config.head.words, restored.classifier, labels, arguments.overrides):
             display.say(f"warning: {sentence}")
-        build.ask_for(restored.classifier, labels.names, config.head.words)
-    elif labels.names != restored.labels.names:
-        raise DataError(
-            f"{config.dataset.name} has other labels ({len(labels)}) than the checkpoint "
-            f"({len(restored.labels)}): their scores cannot be compared with its targets"
-        )
-    single_label = build.is_single_label(config)
-    loader = build.build_eval_loader(config, index, device)
-    with display.bar(f"{config.dataset.name} {split}", len(loader)) as bar:
-        scores = compute_scores(
-            restored.classifier.to(device),
-            loader,
-            restored.normalization,
-            device=device,
-            dtype=choose_precision(config.runtime.precision, device),
-            softmax=build.uses_softmax(config),
-            pictures=loader.pictures,
-            on_batch=lambda pictures: bar.advance(),
-        )
-    result = compute_metrics(scores, config.protocol, seen=labels.seen, single_label=single_label)
+    what = f"{config.dataset.name} {split}"
+    scores, result = score_split(restored, config, index, labels, what=what, device=device, display=display)
 
     folder = (
         Path(own["output"]) if "output" in own else _default_folder(restored.path) / f"{config.dataset.name}_{split}"
@@ -111,9 +86,18 @@ def main(argv: Sequence[str]) -> int:
         f"{config.dataset.name} {split}: {len(scores.ids):,} pictures, {len(labels)} labels, "
         f"{config.protocol.name} protocol, AP definition {config.protocol.average_precision}"
     )
-    display.say(describe(result.metrics, single_label))
+    display.say(describe(result.metrics, build.is_single_label(config)))
     display.say(f"written to {folder}")
     return 0
+
+
+def measured_config(trained: Config, arguments: compose.Arguments) -> Config:
+    """A run's config as it is measured: with what was typed, and on all pictures unless a limit is typed."""
+    stored = to_mapping(trained)
+    stored["runtime"]["limit_eval_batches"] = None  # a limit was for looking, not for measuring
+    config = build_config(compose.change(stored, arguments.overrides, arguments.config_dir))
+    # Which pictures were held out of training is a fact of the run; another share would score what it was trained on.
+    return dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, holdout=trained.protocol.holdout))
 
 
 def _unused_words(words: Any, classifier: Any, labels: LabelSpace, overrides: Sequence[str]) -> list[str]:

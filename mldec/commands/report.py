@@ -1,0 +1,107 @@
+"""`mldec report`: a run, or several beside one another, as one page for the browser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mldec.commands import compose
+from mldec.commands.evaluate import measured_config
+from mldec.errors import CheckpointError, ConfigError, DataError
+
+HELP = """usage: mldec report run=RUN[,RUN…] [output=FILE.html] [split=test] [labels="a,b"] [key=value …]
+
+  run=RUN                   a run folder (its best epoch) or a checkpoint; several: a comparison with the first
+  output=FILE.html          default RUN/report.html; of several runs comparison.html in the folder you stand in
+  split=train|val|test      whose pictures are measured; default test
+  labels="a,b"              whose curves of precision and recall are drawn; default: the best, the median, the worst
+  weights=reported|ema|live the weights whose metric the run reported (default), their average, or the live ones
+  dataset.root=…            where the pictures lie now; with protocol=… and runtime.device=… as in mldec evaluate
+
+The page is one file that needs nothing else: no network, no other files. What a run folder lacks, or pictures that are
+gone, are said in the place where they would stand."""
+
+OWN = ("run", "runs", "output", "split", "labels", "weights")
+ALLOWED = {"split": ("train", "val", "test"), "weights": ("reported", "ema", "live")}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns its exit code."""
+    arguments = compose.parse(argv, own=OWN)
+    if arguments.help:
+        print(HELP)
+        return 0
+    own = arguments.own
+    sources = find_runs(own)
+    split, weights = (
+        _one_of(name, own.get(name, allowed[-1 if name == "split" else 0])) for name, allowed in ALLOWED.items()
+    )
+    if "labels" in own and len(sources) > 1:
+        raise ConfigError(f"labels={own['labels']}: curves of labels are on the page of one run; leave labels out")
+    names = [name.strip() for name in own["labels"].split(",") if name.strip()] if "labels" in own else None
+    compose.load_components(arguments.plugins)
+
+    from mldec.engine.display import Display
+    from mldec.engine.tracking import write_text
+    from mldec.report.comparison import compare
+    from mldec.report.page import report
+    from mldec.report.run import read_run
+
+    display = Display()
+    runs = [read_run(source) for source in sources]
+    output = Path(own["output"]).expanduser() if "output" in own else _default_output(runs)
+    if output.is_dir():
+        raise ConfigError(f"output={output}: is a folder; name a file in it, such as {output / 'report.html'}")
+    measured = []
+    for source, run in zip(sources, runs, strict=True):
+        one = _measure(source, run, split, weights, arguments, display)
+        if isinstance(one, str):
+            display.say(f"warning: {run.folder}: {one}")
+        measured.append(one)
+    page = report(runs[0], measured[0], names) if len(runs) == 1 else compare(runs, measured)
+    write_text(output, page)
+    display.say(f"written to {output} ({len(page.encode()) / 2**20:.1f} MB)")
+    return 0
+
+
+def find_runs(own: dict[str, str]) -> list[str]:
+    """The runs that `run=` or `runs=` name. A folder whose name holds a comma is one run."""
+    if ("run" in own) == ("runs" in own):
+        raise ConfigError("say what to report: run=RUN, or several: run=RUN,RUN")
+    text = own.get("run", own.get("runs", ""))
+    if Path(text).expanduser().exists():
+        return [text]
+    sources = [source.strip() for source in text.strip("[]").split(",") if source.strip()]
+    if not sources:
+        raise ConfigError("run=: empty; name a run folder, as in run=outputs/digits/2026-01-31_12-00-00")
+    return sources
+
+
+def _measure(source: str, run: Any, split: str, weights: str, arguments: compose.Arguments, display: Any) -> Any:
+    """What the weights of a run say of a split, or a sentence that says why they cannot be asked."""
+    from mldec.engine.checkpoint import restore
+    from mldec.engine.device import choose_device, prepare_runtime
+    from mldec.report.measure import measure
+
+    try:
+        restored = restore(source, weights=weights)  # type: ignore[arg-type]
+    except CheckpointError as error:
+        return f"The weights could not be read: {error}"
+    config = measured_config(restored.config, arguments)
+    device = choose_device(config.runtime.device)
+    prepare_runtime(config.runtime, device)
+    try:
+        return measure(restored, config, split, run.folder, device, display)
+    except (DataError, OSError) as error:
+        return f"The pictures could not be read: {error}"
+
+
+def _default_output(runs: Sequence[Any]) -> Path:
+    return Path("comparison.html") if len(runs) > 1 else Path(runs[0].folder / "report.html")
+
+
+def _one_of(name: str, value: str) -> str:
+    if value not in ALLOWED[name]:
+        raise ConfigError(f"{name}={value}: expected one of {', '.join(ALLOWED[name])}")
+    return value

@@ -1,0 +1,161 @@
+"""What scores (S,N) in 0..1 and three-state targets (S,N) say beyond the metrics. Unknown targets count for nothing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from mldec.metrics.inputs import row_blocks
+
+MOST_WRONG = 20  # labels wrongly given to a picture that are counted, the most confident ones
+HALVES = 0x3C00 + 1  # bit patterns of float16 from 0 to 1, which ascend as the numbers do
+
+
+class Curve(NamedTuple):
+    """Precision (P,) at each recall (P,), recall ascending, in 0..1."""
+
+    recall: np.ndarray
+    precision: np.ndarray
+
+
+class Counts(NamedTuple):
+    """By label (N,), at some threshold: found rightly, given at all, present. Integers."""
+
+    true: np.ndarray
+    given: np.ndarray
+    present: np.ndarray
+
+    @property
+    def precision(self) -> np.ndarray:
+        """(N,) in 0..1, nan where nothing is given."""
+        return _ratio(self.true, self.given)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """(N,) in 0..1, nan where nothing is present."""
+        return _ratio(self.true, self.present)
+
+    @property
+    def f1(self) -> np.ndarray:
+        """(N,) in 0..1, nan where nothing is present."""
+        return np.where(self.present > 0, _ratio(2 * self.true, self.given + self.present), np.nan)
+
+
+class Pair(NamedTuple):
+    """Columns of a label that is wrongly given and of one that is present in the same pictures: in how many, and in how
+    many of these the present one is missed."""
+
+    given: int
+    present: int
+    pictures: int
+    missed: int
+
+
+def precision_recall(scores: np.ndarray, targets: np.ndarray) -> Curve:
+    """The curve of one label from scores (S,) and targets (S,): its corners: where recall grows, and just before."""
+    known = targets >= 0
+    scores, targets = scores[known].astype(np.float32), targets[known] == 1
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, np.ones(min(1, len(order)), bool)))  # of equal scores
+    return _corners(np.cumsum(targets[order])[last], last + 1)
+
+
+def pooled_precision_recall(scores: np.ndarray, targets: np.ndarray) -> Curve:
+    """The curve of all labels taken together, from (S,N) scores to the precision of float16."""
+    present, absent = np.zeros((2, HALVES), np.int64)
+    for rows in row_blocks(scores):
+        patterns = scores[rows].astype(np.float16).view(np.uint16)
+        present += np.bincount(patterns[targets[rows] == 1], minlength=HALVES)
+        absent += np.bincount(patterns[targets[rows] == 0], minlength=HALVES)
+    there = (present + absent)[::-1] > 0
+    return _corners(np.cumsum(present[::-1])[there], np.cumsum((present + absent)[::-1])[there])
+
+
+def _corners(true: np.ndarray, given: np.ndarray) -> Curve:
+    """Precision and recall from how many are found and given at each threshold: where found grows, and just before."""
+    grows = np.diff(true, prepend=0) > 0
+    kept = grows | np.append(grows[1:], np.ones(min(1, len(grows)), bool))
+    return Curve(true[kept] / max(1, true[-1] if len(true) else 0), true[kept] / given[kept])
+
+
+def count_at(scores: np.ndarray, targets: np.ndarray, thresholds: np.ndarray | float) -> Counts:
+    """What is given with scores above `thresholds`, one for all labels or (N,)."""
+    true, given, present = np.zeros((3, scores.shape[1]), np.int64)
+    for rows in row_blocks(scores):
+        above, positive = scores[rows] > thresholds, targets[rows] == 1
+        true += (above & positive).sum(axis=0)
+        given += (above & (targets[rows] >= 0)).sum(axis=0)
+        present += positive.sum(axis=0)
+    return Counts(true, given, present)
+
+
+def best_thresholds(scores: np.ndarray, targets: np.ndarray, default: float) -> np.ndarray:
+    """(N,) the threshold of each label at which its F1 is highest; `default` where no picture has it.
+
+    It lies midway between two scores. Of equally good ones it is the highest.
+    """
+    chosen = np.full(scores.shape[1], default)
+    for column in np.flatnonzero((targets == 1).any(axis=0)):
+        known = targets[:, column] >= 0
+        values, positive = scores[known, column].astype(np.float64), targets[known, column] == 1
+        order = np.argsort(-values, kind="stable")
+        values, true = values[order], np.cumsum(positive[order])
+        f1 = 2 * true / (np.arange(1, len(order) + 1) + positive.sum())
+        after = np.append(values[1:], 0.0)
+        f1[values == after] = -1.0  # no threshold is between equal scores
+        best = int(f1.argmax())
+        chosen[column] = (values[best] + after[best]) / 2
+    return chosen
+
+
+def picture_losses(scores: np.ndarray, targets: np.ndarray, *, softmax: bool = False) -> np.ndarray:
+    """(S,) cross entropy of each picture, summed over its known labels; `softmax`: of the labels that are present."""
+    losses = np.empty(len(scores))
+    for rows in row_blocks(scores):
+        values = np.clip(scores[rows].astype(np.float64), 1e-7, 1 - 1e-7)
+        positive = targets[rows] == 1
+        surprise = np.where(positive, -np.log(values), 0.0)
+        if not softmax:
+            surprise -= np.where(targets[rows] == 0, np.log1p(-values), 0.0)
+        losses[rows] = surprise.sum(axis=1)
+    return losses
+
+
+def wrong_pairs(scores: np.ndarray, targets: np.ndarray, threshold: float, *, single_label: bool) -> list[Pair]:
+    """Which label is wrongly given where which is present, those that stand in for missed ones first.
+
+    Given are labels above `threshold`, of a `single_label` picture the best one. Of a picture with more than
+    `MOST_WRONG` wrong ones the most confident count.
+    """
+    shape = (scores.shape[1],) * 2
+    pictures, missed = sparse.csr_array(shape, dtype=np.int64), sparse.csr_array(shape, dtype=np.int64)
+    for rows in row_blocks(scores):
+        given = _best(scores[rows]) if single_label else scores[rows] > threshold
+        wrong, present = given & (targets[rows] == 0), targets[rows] == 1
+        if (wrong.sum(axis=1) > MOST_WRONG).any():
+            wrong_scores = np.where(wrong, scores[rows], -1).astype(np.float32)
+            wrong &= wrong_scores >= np.partition(wrong_scores, -MOST_WRONG, axis=1)[:, [-MOST_WRONG]]
+        wrong_NS = sparse.csr_array(wrong.T.astype(np.int64))
+        pictures = pictures + wrong_NS @ sparse.csr_array(present.astype(np.int64))
+        missed = missed + wrong_NS @ sparse.csr_array((present & ~given).astype(np.int64))
+    found = pictures.tocoo()
+    misses = {(int(i), int(j)): int(count) for i, j, count in _entries(missed)}
+    pairs = [Pair(int(i), int(j), int(n), misses.get((int(i), int(j)), 0)) for i, j, n in _entries(found)]
+    return sorted(pairs, key=lambda pair: (-pair.missed, -pair.pictures, pair.given, pair.present))
+
+
+def _entries(matrix: sparse.sparray) -> zip[tuple[int, int, int]]:
+    whole = matrix.tocoo()
+    return zip(*whole.coords, whole.data, strict=True)
+
+
+def _best(scores: np.ndarray) -> np.ndarray:
+    given = np.zeros(scores.shape, bool)
+    given[np.arange(len(scores)), scores.argmax(axis=1)] = True
+    return given
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)

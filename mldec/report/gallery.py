@@ -1,0 +1,138 @@
+"""The pictures of a split that went best and worst: small, with their labels and where the network looked."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from mldec.data.image import decode
+from mldec.data.loader import Resize
+from mldec.engine import build
+from mldec.engine.pictures import overlay
+from mldec.errors import DataError
+from mldec.report.analysis import picture_losses
+from mldec.report.measure import Measured
+
+SIDE = 192  # of an embedded picture, px
+QUALITY = 82  # of its JPEG
+BEST, WORST = 4, 8  # pictures that are shown
+MOST_LABELS = 6  # listed with a picture
+MAPS = 2  # labels of a picture whose maps are shown
+
+
+class Label(NamedTuple):
+    """A label of a picture; `kind` is found, wrong, missed or unknown."""
+
+    name: str
+    score: float
+    kind: str
+
+
+class Tile(NamedTuple):
+    """A picture as a data URI, and what it shows."""
+
+    source: str
+    text: str
+
+
+class Shown(NamedTuple):
+    """A picture of the split: file, loss, labels (and how many more there are), itself and its maps."""
+
+    name: str
+    loss: float
+    labels: list[Label]
+    more: int
+    tiles: list[Tile]
+
+
+class Gallery(NamedTuple):
+    """Pictures with the lowest and the highest loss, and a sentence if there are no maps."""
+
+    best: list[Shown]
+    worst: list[Shown]
+    without_maps: str
+
+
+def gallery(measured: Measured) -> Gallery:
+    """The best and worst pictures. Raises DataError if one of them cannot be read any more."""
+    scores, targets = measured.scores.scores, measured.scores.targets
+    softmax = build.uses_softmax(measured.config)
+    losses = picture_losses(scores, targets, softmax=softmax)
+    order = np.argsort(losses, kind="stable")
+    labelled = order[(targets[order] == 1).any(axis=1)]  # nothing found where nothing is says little
+    best = [int(row) for row in labelled[:BEST]]
+    worst = [int(row) for row in order[::-1] if row not in best][:WORST]
+    without_maps = ""
+    try:
+        if best or worst:
+            measured.predictor.maps([measured.index.path(int(measured.scores.ids[(best or worst)[0]]))])
+    except DataError as error:
+        without_maps = f"No maps: {error}."
+
+    def show(rows: Sequence[int]) -> list[Shown]:
+        return [_show(measured, row, float(losses[row]), maps=not without_maps) for row in rows]
+
+    return Gallery(show(best), show(worst), without_maps)
+
+
+def _show(measured: Measured, row: int, loss: float, *, maps: bool) -> Shown:
+    sample = int(measured.scores.ids[row])
+    name, path = measured.index.name(sample), measured.index.path(sample)
+    columns = _interesting(measured, row)
+    labels = [_label(measured, row, column) for column in columns[:MOST_LABELS]]
+    picture = _fit(measured, decode(path))
+    tiles = [Tile(_jpeg(picture), f"Picture {name}")]
+    if maps and labels:
+        maps_NHW = measured.predictor.maps([path])[0]
+        for label in labels[:MAPS]:
+            looked = f"Where the network looked for {label.name}, which it {_verb(label.kind)}, in {name}"
+            place = measured.predictor.labels.index(label.name)
+            tiles.append(Tile(_jpeg(overlay(picture, maps_NHW[place])), looked))
+    return Shown(name, loss, labels, max(0, len(columns) - MOST_LABELS), tiles)
+
+
+def _fit(measured: Measured, picture: np.ndarray) -> np.ndarray:
+    """The part of a picture that the network saw, which maps lie over, in its own shape, with longer side SIDE."""
+    if measured.config.dataset.crop is not None:
+        picture = Resize(build.image_size(measured.config), measured.config.dataset.crop)(picture)
+    factor = SIDE / max(picture.shape[:2])
+    size = tuple(max(1, round(side * factor)) for side in picture.shape[1::-1])
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+
+
+def _interesting(measured: Measured, row: int) -> list[int]:
+    """Columns of labels that are given or present, those that cost most first."""
+    scores, targets = measured.scores.scores[row].astype(np.float64), measured.scores.targets[row]
+    given = _given(measured, scores)
+    cost = np.where(targets == 1, 1 - scores, np.where(targets == 0, scores, 0.0))
+    columns = np.flatnonzero(given | (targets == 1))
+    right = (given & (targets == 1))[columns]
+    return [
+        int(column) for column in columns[np.lexsort((columns, -scores[columns], np.where(right, 0, -cost[columns])))]
+    ]
+
+
+def _given(measured: Measured, scores: np.ndarray) -> np.ndarray:
+    if measured.single_label:
+        return np.arange(len(scores)) == scores.argmax()
+    return scores > measured.config.protocol.threshold
+
+
+def _label(measured: Measured, row: int, column: int) -> Label:
+    scores, target = measured.scores.scores[row], int(measured.scores.targets[row, column])
+    given = bool(_given(measured, scores)[column])
+    kind = ("found" if given else "missed") if target == 1 else "wrong" if target == 0 else "unknown"
+    return Label(measured.labels.names[column], float(scores[column]), kind)
+
+
+def _verb(kind: str) -> str:
+    return {"found": "found", "missed": "missed", "wrong": "gave wrongly", "unknown": "gave"}[kind]
+
+
+def _jpeg(picture: np.ndarray) -> str:
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"

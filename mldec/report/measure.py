@@ -1,0 +1,133 @@
+"""The chosen weights of a run scored on a split again, as `mldec evaluate` does, and the thresholds of its labels."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mldec.config import Config
+from mldec.data.index import ImageIndex
+from mldec.engine import build
+from mldec.engine.checkpoint import Restored
+from mldec.engine.display import Display
+from mldec.engine.evaluator import Result, Scores
+from mldec.engine.predictor import Predictor
+from mldec.engine.scoring import open_split, score_split
+from mldec.errors import DataError, MldecError
+from mldec.labels import LabelSpace
+from mldec.report.analysis import best_thresholds
+
+THRESHOLDS = "thresholds.csv"
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """One for each label (N,), and a sentence about where they come from."""
+
+    values: np.ndarray
+    origin: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run's weights say of a split.
+
+    Attributes:
+        config: as it was measured, with what was typed.
+        weights, step: which ones, and of which step.
+        index, labels, scores, result: the pictures and what became of them.
+        thresholds: those tuned by label, or a sentence that says why there are none.
+        predictor: the network, for maps.
+    """
+
+    config: Config
+    split: str
+    weights: str
+    step: int
+    index: ImageIndex
+    labels: LabelSpace
+    scores: Scores
+    result: Result
+    thresholds: Thresholds | str
+    predictor: Predictor
+
+    @property
+    def single_label(self) -> bool:
+        """Whether each picture has one label, of which the best is given."""
+        return build.is_single_label(self.config)
+
+
+def measure(
+    restored: Restored, config: Config, split: str, folder: Path, device: torch.device, display: Display
+) -> Measured:
+    """Score `split` and, where thresholds by label have to be chosen, val.
+
+    Args:
+        config: that of the run as it is to be measured.
+        folder: the run folder, which may hold thresholds.csv.
+
+    Raises DataError if pictures or annotations cannot be read.
+    """
+
+    def score(split: str) -> tuple[ImageIndex, LabelSpace, Scores, Result]:
+        index, labels = open_split(restored, config, split)
+        what = f"{config.dataset.name} {split}"
+        return index, labels, *score_split(restored, config, index, labels, what=what, device=device, display=display)
+
+    index, labels, scores, result = score(split)
+    thresholds: Thresholds | str
+    if build.is_single_label(config):
+        thresholds = "Each picture has exactly one label, and the best one is given: there are no thresholds."
+    elif (folder / THRESHOLDS).is_file():
+        thresholds = _read(folder / THRESHOLDS, labels, config.protocol.threshold)
+    else:
+        try:
+            same = split == "val"
+            val_index, val_labels, val = (index, labels, scores) if same else score("val")[:3]
+            if val_labels.names != labels.names:
+                raise DataError(f"val has other labels than {split}")
+            values = best_thresholds(val.scores, val.targets, config.protocol.threshold)
+            origin = f"the {len(val_index):,} pictures of val, where the F1 of each label is highest"
+            if val_index.fingerprint() == index.fingerprint():
+                origin += ". These are the pictures on which it is shown too, which flatters"
+            thresholds = Thresholds(values, origin)
+        except MldecError as error:
+            thresholds = f"Thresholds by label are chosen on val, which could not be scored: {error}"
+    # The last use of the network has the labels of the split, whatever val asked for.
+    if restored.classifier.words is not None:
+        build.ask_for(restored.classifier, labels.names, config.head.words)
+    predictor = Predictor(dataclasses.replace(restored, config=config, labels=labels), str(device))
+    return Measured(
+        config=config,
+        split=split,
+        weights=restored.weights,
+        step=restored.step,
+        index=index,
+        labels=labels,
+        scores=scores,
+        result=result,
+        thresholds=thresholds,
+        predictor=predictor,
+    )
+
+
+def _read(path: Path, labels: LabelSpace, default: float) -> Thresholds | str:
+    """Thresholds that a run folder holds; a sentence if they are damaged."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [(row["label"], float(row["threshold"])) for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        return f"{path.name} cannot be read ({error}), so there are no thresholds by label."
+    # A name that a spreadsheet would take for a formula stands behind an apostrophe.
+    known = {name[1:] if name[:2] in ("'=", "'+", "'-", "'@") else name: value for name, value in rows}
+    values = np.array([known.get(name, default) for name in labels.names])
+    values[[not math.isfinite(value) for value in values]] = default
+    missing = sum(name not in known for name in labels.names)
+    rest = f"; {missing:,} labels that it lacks keep the protocol's" if missing else ""
+    return Thresholds(values, f"{path.name} of the run, tuned on val{rest}")

@@ -1,0 +1,157 @@
+"""What a run folder holds. Any of it may be missing or damaged: then there is a sentence about it."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from mldec.engine.tracking import read_json, read_records
+from mldec.errors import CheckpointError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The files of a run.
+
+    Attributes:
+        folder: where they lie.
+        config: config.yaml as nested plain values, and `config_text` as it is written; empty if it is not there.
+        train, evals, tests: records of metrics.jsonl by kind.
+        data, environment, cost: what the JSON files of these names hold; empty if they are not there.
+        average_precision: of per_class_ap.csv, by label: AP in 0..1 (nan where undefined) and positives.
+        problems: what is wrong with files that are there, by name of the file.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    config_text: str
+    train: list[dict[str, Any]]
+    evals: list[dict[str, Any]]
+    tests: list[dict[str, Any]]
+    data: dict[str, Any]
+    environment: dict[str, Any]
+    cost: dict[str, Any]
+    average_precision: dict[str, tuple[float, int]]
+    problems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The experiment's name, or the folder's."""
+        return str(self.config.get("name") or self.folder.resolve().name)
+
+    def setting(self, path: str) -> Any:
+        """A value of the config by its dotted path; None if there is none."""
+        value: Any = self.config
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    def date(self) -> str:
+        """When its best checkpoint was written (UTC), which does not change with the report; else empty."""
+        for name in ("best", "last"):
+            path = self.folder / "checkpoints" / f"{name}.pt"
+            if path.is_file():
+                moment = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)
+                return f"{moment:%Y-%m-%d %H:%M} UTC"
+        return ""
+
+
+def read_run(source: str | Path) -> Run:
+    """The run folder `source`, or the one that a checkpoint `source` lies in.
+
+    Raises CheckpointError if there is nothing of a run.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise CheckpointError(f"no run folder or checkpoint at {path}")
+    folder = path
+    if path.is_file():
+        folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    problems: dict[str, str] = {}
+
+    def read(name: str, reader: Callable[[Path], T], nothing: T) -> T:
+        try:
+            return reader(folder / name) if (folder / name).is_file() else nothing
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            problems[name] = f"{name} is damaged: {first_line}"
+            return nothing
+
+    nothing: list[dict[str, Any]] = []
+    records = read("metrics.jsonl", _records, nothing)
+    kinds = {kind: [record for record in records if record.get("kind") == kind] for kind in ("train", "eval", "test")}
+    run = Run(
+        folder=folder,
+        config=read("config.yaml", _yaml, {}),
+        config_text=read("config.yaml", lambda file: file.read_text(encoding="utf-8"), ""),
+        train=kinds["train"],
+        evals=kinds["eval"],
+        tests=kinds["test"],
+        data=read("data.json", _object, {}),
+        environment=read("environment.json", _object, {}),
+        cost=read("cost.json", _object, {}),
+        average_precision=read("per_class_ap.csv", _per_class, {}),
+        problems=problems,
+    )
+    if path.is_dir() and not run.config_text and not records and not list((folder / "checkpoints").glob("*.pt")):
+        raise CheckpointError(f"{path} is not a run folder of mldec: no config.yaml, metrics.jsonl or checkpoints")
+    return run
+
+
+def number(value: Any) -> float:
+    """A recorded value as a number; nan for null and whatever else is none."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+
+
+def flat(settings: Mapping[str, Any], path: str = "") -> dict[str, str]:
+    """Nested settings by dotted path, each as it is written on one line."""
+    found: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{path}{key}.")
+        else:
+            found[f"{path}{key}"] = value if isinstance(value, str) else json.dumps(value, default=str)
+    return found
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    records = read_records(path)
+    if not all(isinstance(record, dict) for record in records):
+        raise ValueError("not all of its lines are records")
+    return records
+
+
+def _object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError("it holds no object")
+    return content
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("it holds no settings")
+    return content
+
+
+def _per_class(path: Path) -> dict[str, tuple[float, int]]:
+    found = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            name = row["label"]
+            if name[:1] == "'" and name[1:2] in ("=", "+", "-", "@"):  # as written for spreadsheets
+                name = name[1:]
+            text = row["average_precision"]
+            found[name] = (float(text) / 100 if text else math.nan, int(row["positives"]))
+    return found
