@@ -19,6 +19,7 @@ COMMANDS = {
     "show": "the resolved experiment, its size, cost, steps and schedule; trains nothing",
     "evaluate": "metrics and per-class table of a run, on its own dataset or another",
     "predict": "labels and scores of pictures; a zero-shot run can be asked for any labels",
+    "export": "a network for use elsewhere: ONNX, torch.export or safetensors, with a model card",
     "data": "download, verify, stats, split, shrink: pictures and annotations before training",
     "table": "a table of the paper: its rows over their seeds, published values beside obtained ones",
     "benchmark": "the figures of speed and memory that docs quote",

@@ -29,7 +29,7 @@ Picture = Any  # a path, a PIL picture, or (H,W,3) uint8 RGB
 
 
 def load(path: str | Path, weights: Literal["ema", "live", "reported"] = "ema", device: str = "auto") -> Predictor:
-    """The network of a run folder or checkpoint, ready for pictures.
+    """The network of a run folder, a checkpoint or an exported folder, ready for pictures.
 
     Args:
         weights: their moving average, which is what most runs report; a run that kept none has its live ones. Or
