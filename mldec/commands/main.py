@@ -22,6 +22,7 @@ COMMANDS = {
     "predict": "labels and scores of pictures; a zero-shot run can be asked for any labels",
     "import": "a run folder from published weights: the authors' files, timm's ML-Decoder, average pooling",
     "report": "a run, or several beside one another, as one HTML page for the browser",
+    "export": "a network for use elsewhere: ONNX, torch.export or safetensors, with a model card",
     "data": "download, verify, stats, split, shrink: pictures and annotations before training",
     "table": "a table of the paper: its rows over their seeds, published values beside obtained ones",
     "benchmark": "the figures of speed and memory that docs quote",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mldec.config import Config, build_config
 from mldec.data.image import Normalization
+from mldec.engine import portable
 from mldec.engine.build import build_bare_classifier
 from mldec.errors import CheckpointError, RunError
 from mldec.labels import LabelSpace
@@ -106,12 +107,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of ours onto the CPU.
+    """Read a checkpoint of ours, or the model.safetensors of an exported folder, onto the CPU.
 
     Raises CheckpointError if it is missing, damaged, unsafe or somebody else's.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
+    if path.name in (portable.WEIGHTS, *portable.GRAPHS):
+        return portable.read_portable(portable.find_weights(path.parent))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -131,7 +134,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def find_checkpoint(run: str | Path, which: Literal["best", "last"] = "best") -> Path:
-    """The checkpoint file of a run folder, or the file itself. `last` stands in where no epoch was evaluated yet."""
+    """The checkpoint file of a run folder, the weights of an exported folder, or the file itself.
+
+    `last` stands in where no epoch was evaluated yet.
+    """
     path = Path(run).expanduser()
     if path.is_file():
         return path
@@ -146,15 +152,19 @@ def find_checkpoint(run: str | Path, which: Literal["best", "last"] = "best") ->
             f"{path} holds no checkpoints/last.pt to go on from, as after mldec import; start a new run from its "
             f"weights: init_from={path}"
         )
+    if portable.is_portable(path):
+        return portable.find_weights(path)
     raise CheckpointError(
         f"{path} holds no checkpoints/last.pt: it is not a run folder of mldec, or its run never began"
     )
 
 
 def choose_weights(content: Mapping[str, Any], weights: Weights, path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Which weights `weights` means, "ema" or "live", and these. Raises CheckpointError if there is no average."""
+    """Which weights `weights` means, "ema" or "live", and these. Raises CheckpointError if they are not there."""
     chosen = content["reported"] if weights == "reported" else weights
     state = content.get("ema") if chosen == "ema" else content["model"]
+    if state is None and chosen == "live":
+        raise CheckpointError(f"{path} was exported with its EMA weights alone; use weights=ema")
     if state is None:
         raise CheckpointError(f"{path} holds no EMA weights (the run had ema=none); use weights=live")
     return chosen, state

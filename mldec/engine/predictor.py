@@ -45,7 +45,7 @@ class Answer(NamedTuple):
 
 
 def load(path: str | Path, weights: Literal["ema", "live", "reported"] = "ema", device: str = "auto") -> Predictor:
-    """The network of a run folder or checkpoint, ready for pictures.
+    """The network of a run folder, a checkpoint or an exported folder, ready for pictures.
 
     Args:
         weights: their moving average, which is what most runs report; a run that kept none has its live ones. Or

@@ -150,6 +150,12 @@ class LabelWords(nn.Module):
             pool = pool * (torch.rand_like(pool) >= self.augment.cutout)
         return self._grouped(pool, "with_random")
 
+    def alone(self, vectors: Tensor) -> GroupedWords:
+        """Labels of which the vectors (n, width) are all that is known, each in a group of its own, in that order."""
+        count = torch.arange(vectors.shape[0], device=vectors.device)  # not len, which a graph takes for a constant
+        first = torch.zeros_like(count)
+        return GroupedWords(normalized(vectors, self.trained, self.normalize)[:, None], first, count, first)
+
     def _grouped(self, pool: Tensor, layout: str) -> GroupedWords:
         members, groups, places, biases = (getattr(self, name) for name in _buffers(layout))
         return GroupedWords(pool[members], groups, places, biases)

@@ -111,12 +111,13 @@ class MLDecoder(nn.Module):
             self.fc = WordFullyConnected(self.words.trained.shape[1], dim, self.words.length())
         self.dropout = dropout
 
-    def forward(self, tokens: Tokens | Tensor) -> Tensor:
+    def forward(self, tokens: Tokens | Tensor, asked: GroupedWords | None = None) -> Tensor:
         """Logits of Tokens or a (B, T, C) tensor: (B, N), or (B, n) of the labels that `words` is asked for.
 
-        In training those of `augment.random` queries without meaning come after them.
+        In training those of `augment.random` queries without meaning come after them. `asked` takes the place of what
+        `words` is asked for.
         """
-        memory_BTD, embeddings, words = self._begin(tokens)
+        memory_BTD, embeddings, words = self._begin(tokens, asked)
         for layer in self.layers:
             embeddings = layer(embeddings, memory_BTD)
         return cast(Tensor, self.fc(embeddings) if words is None else self.fc(embeddings, words))
@@ -129,6 +130,13 @@ class MLDecoder(nn.Module):
         last = cast(DecoderLayer, self.layers[-1])
         return last.multihead_attn.weights(last.before_attention(embeddings), memory_BTD)
 
+    @property
+    def asks_by_vectors_alone(self) -> bool:
+        """Whether the logit of a label depends on its word vector and no other: one word query a label, and output
+        weights that belong to no trained label."""
+        own_query = isinstance(self.queries, WordQueries) and self.words is not None and self.words.group_size == 1
+        return own_query and not isinstance(self.fc, GroupFullyConnected)
+
     def query_of_labels(self) -> Tensor:
         """(n,) int64: which of the K queries answers for each label, in the order of the logits."""
         if self.words is not None:
@@ -137,10 +145,12 @@ class MLDecoder(nn.Module):
         places = torch.arange(fc.num_classes) if fc.places is None else fc.places
         return places.to(fc.weight.device) // fc.weight.shape[2]
 
-    def _begin(self, tokens: Tokens | Tensor) -> tuple[Tensor, Tensor, GroupedWords | None]:
+    def _begin(
+        self, tokens: Tokens | Tensor, asked: GroupedWords | None = None
+    ) -> tuple[Tensor, Tensor, GroupedWords | None]:
         """Memory (B,T,D), queries (1 or B,K,D), and the words that they ask for."""
         memory_BTD = relu_of(self.input_projection, token_values(tokens))
-        words = None if self.words is None else self.words()
+        words = self.words() if self.words is not None and asked is None else asked
         if isinstance(self.queries, WordQueries) and words is not None:
             queries_KD = self.queries(words.vectors)
         else:

@@ -1,0 +1,152 @@
+"""A network as a graph of operations that runs without mldec: written, read back and run, by torch.export and ONNX.
+
+Inputs are `images` (B,3,H,W), and for zero-shot networks `label_vectors` (N,width); B and N are free. Outputs are
+`scores` (B,N) in 0..1 and the `logits` (B,N) that they are made of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mldec.data.image import Normalization
+from mldec.errors import ConfigError, RunError
+from mldec.models.classifier import Classifier
+from mldec.models.heads import MLDecoder
+
+INPUTS, OUTPUTS = ("images", "label_vectors"), ("scores", "logits")
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+Run = Callable[[Sequence[Tensor]], list[Tensor]]
+
+
+class Scorer(nn.Module):
+    """Pictures to scores and logits.
+
+    Args:
+        classifier: in evaluation.
+        softmax: scores are the softmax of the logits; else each is a sigmoid.
+        normalization: applied to uint8 pictures; None where pictures come normalised, floating point.
+    """
+
+    def __init__(self, classifier: Classifier, softmax: bool, normalization: Normalization | None = None) -> None:
+        super().__init__()
+        self.classifier, self.softmax, self.normalization = classifier, softmax, normalization
+
+    def forward(self, images: Tensor, label_vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`label_vectors` (N,width): the labels to ask for in place of the trained ones."""
+        if self.normalization is not None:
+            images = self.normalization(images)
+        if label_vectors is None:
+            logits = self.classifier(images)
+        else:
+            head = cast(MLDecoder, self.classifier.head)
+            words = head.words
+            assert words is not None, "vectors of labels are for heads that ask by them"
+            logits = head(self.classifier.backbone(images), words.alone(label_vectors))
+        return logits.softmax(-1) if self.softmax else logits.sigmoid(), logits
+
+
+def takes_vectors(classifier: Classifier) -> bool:
+    """Whether the network can be asked for labels of which the vectors are all that is known."""
+    return isinstance(classifier.head, MLDecoder) and classifier.head.asks_by_vectors_alone
+
+
+def check_onnx() -> None:
+    """Raise ConfigError if a package is missing that writes or checks ONNX files."""
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"format=onnx needs {', '.join(ONNX_PACKAGES)}, and {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not installed: pip install 'mldec[export]'"
+        )
+
+
+def write_onnx(scorer: Scorer, example: Sequence[Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write an ONNX file with `metadata` in its metadata_props. Raises RunError if torch cannot express the network.
+
+    Weights of more than 2 GB, which one ONNX file cannot hold, go into a second file beside it.
+    """
+    with _exporting("onnx"):
+        program = torch.onnx.export(
+            scorer,
+            tuple(example),
+            dynamo=True,
+            verbose=False,
+            input_names=list(INPUTS[: len(example)]),
+            output_names=list(OUTPUTS),
+            dynamic_shapes=_dynamic(example),
+        )
+        assert program is not None, "dynamo=True gives a program"
+        program.model.metadata_props.update(metadata)
+        program.save(str(path))
+
+
+def read_onnx(path: Path) -> tuple[Run, dict[str, str]]:
+    """What runs an ONNX file on the CPU, and its metadata."""
+    import onnxruntime
+
+    with _exporting("onnx", "ONNX Runtime cannot load what was written"):
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        feed = {name: tensor.cpu().numpy() for name, tensor in zip(INPUTS, inputs, strict=False)}
+        with _exporting("onnx", "ONNX Runtime cannot run what was written"):
+            return [torch.from_numpy(array) for array in session.run(list(OUTPUTS), feed)]
+
+    return run, dict(session.get_modelmeta().custom_metadata_map)
+
+
+def write_program(scorer: Scorer, example: Sequence[Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a torch.export program; `metadata` are its extra files. Raises RunError if torch cannot express it."""
+    with _exporting("torch_export"):
+        program = torch.export.export(scorer, tuple(example), dynamic_shapes=_dynamic(example))
+        torch.export.save(program, path, extra_files=dict(metadata))
+
+
+def read_program(path: Path, keys: Sequence[str]) -> tuple[Run, dict[str, str]]:
+    """What runs a torch.export program on the device that it was made on, and those of its extra files that are `keys`.
+
+    For files of one's own: torch reads parts of such a file with pickle.
+    """
+    extra = dict.fromkeys(keys, "")
+    with _exporting("torch_export", "torch cannot load what was written"):
+        module = torch.export.load(path, extra_files=extra).module()
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        with _exporting("torch_export", "torch cannot run what was written"):
+            return list(module(*inputs))
+
+    found: Mapping[str, Any] = extra
+    return run, {key: value.decode() if isinstance(value, bytes) else str(value) for key, value in found.items()}
+
+
+def _dynamic(example: Sequence[Tensor]) -> tuple[dict[int, Any], ...]:
+    """The first size of every input is free."""
+    return tuple({0: torch.export.Dim(name)} for name in ("batch", "labels")[: len(example)])
+
+
+@contextlib.contextmanager
+def _exporting(name: str, what: str = "the network cannot be written so") -> Iterator[None]:
+    """Exporters say much and fail in many ways: keeps back the one, and makes the other a RunError."""
+    loggers = [logging.getLogger(part) for part in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():
+            yield
+    except Exception as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise RunError(f"format={name}: {what}: {reason}; debug=true shows all of it") from error
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

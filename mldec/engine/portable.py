@@ -1,0 +1,184 @@
+"""The exported folder: what a network needs to be used elsewhere, in files that cannot hold code.
+
+model.safetensors          weights, one set of them
+mldec.json                 what they are: config, labels, normalization, metrics, thresholds
+label_vectors.safetensors  of a zero-shot network: the word vectors of the labels that it knows
+
+Reading gives what a checkpoint holds (`mldec.engine.checkpoint`), so that whatever takes a run folder takes this one.
+The files may come from anybody: each is checked, and what does not fit is an error in words.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mldec.engine import tracking
+from mldec.errors import CheckpointError, DataError
+from mldec.labels import LabelSpace
+
+FORMAT = 1
+WEIGHTS, DESCRIPTION, VECTORS = "model.safetensors", "mldec.json", "label_vectors.safetensors"
+GRAPHS = {"model.onnx": "ONNX Runtime", "model.pt2": "torch.export.load"}  # files that mldec does not read
+
+# What mldec.json holds that reading needs; an export writes more, for people and for other programs.
+REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "format": int,
+    "config": dict,
+    "labels": list,
+    "seen": (list, type(None)),
+    "normalization": dict,
+    "weights": str,
+    "metrics": dict,
+    "step": int,
+    "thresholds": (list, type(None)),
+    "words": (dict, type(None)),
+}
+
+
+def write_portable(folder: Path, description: Mapping[str, Any], vectors: Tensor | None = None) -> None:
+    """Write mldec.json and, where the network knows labels as words, the vectors (V, width) of its `words.names`."""
+    tracking.write_json(folder / DESCRIPTION, description)
+    if vectors is not None:
+        names = json.dumps(description["words"]["names"], ensure_ascii=False)
+        header = {"names": names, "source": description["words"]["source"]}
+        _write_tensors(folder / VECTORS, {"vectors": vectors}, header)
+
+
+def write_weights(folder: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write model.safetensors with `metadata` in its header."""
+    _write_tensors(folder / WEIGHTS, state, {"format": "pt", **metadata})
+
+
+def is_portable(folder: Path) -> bool:
+    """Whether `folder` is what an export left, readable or not."""
+    return any((folder / name).is_file() for name in (DESCRIPTION, WEIGHTS, *GRAPHS))
+
+
+def find_weights(folder: Path) -> Path:
+    """The weights of an exported folder. Raises CheckpointError if it has none that mldec reads."""
+    missing = [name for name in (WEIGHTS, DESCRIPTION) if not (folder / name).is_file()]
+    if not missing:
+        return folder / WEIGHTS
+    for name, reader in GRAPHS.items():
+        if (folder / name).is_file() and WEIGHTS in missing:
+            raise CheckpointError(
+                f"{folder} holds {name} and no {WEIGHTS}: load {name} with {reader}, as its README.md shows, "
+                "or export the run with format=safetensors"
+            )
+    raise CheckpointError(f"{folder} is no whole export of mldec: it lacks {' and '.join(missing)}")
+
+
+def read_portable(weights: Path) -> dict[str, Any]:
+    """What a checkpoint holds, from an exported folder's model.safetensors and what lies beside it, onto the CPU.
+
+    Raises CheckpointError if a file is missing, damaged, or contradicts another.
+    """
+    folder = weights.parent
+    description = _read_description(folder / DESCRIPTION)
+    state, header = _read_tensors(weights)
+    labels = description["labels"]
+    if "labels" in header and header["labels"] != json.dumps(labels, ensure_ascii=False):
+        raise CheckpointError(f"{weights} is of other labels than the {DESCRIPTION} beside it; export both together")
+    kept = description["weights"]
+    words = description["words"]
+    if words is not None:
+        tensors, _ = _read_tensors(folder / VECTORS)
+        if set(tensors) != {"vectors"} or tensors["vectors"].dtype != torch.float32:
+            raise CheckpointError(f"{folder / VECTORS}: expected one float32 tensor called vectors")
+        words = {"names": words["names"], "vectors": tensors["vectors"], "source": words["source"]}
+    return {
+        **description,
+        "model": state if kept == "live" else None,
+        "ema": state if kept == "ema" else None,
+        "reported": kept,
+        "words": words,
+    }
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    """mldec.json, its values checked one by one; the config itself is checked where it is built."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is no description of a network: expected settings (key: value)")
+    wrong = [key for key, kind in REQUIRED.items() if key not in content or not _is(content[key], kind)]
+    if wrong:
+        raise CheckpointError(f"{path} is no description of a network by mldec: no valid {', '.join(wrong)}")
+    if content["format"] > FORMAT:
+        raise CheckpointError(f"{path} has format {content['format']}, this mldec reads up to {FORMAT}; upgrade mldec")
+    try:
+        labels = LabelSpace(content["labels"], seen=content["seen"])
+        if content["words"] is not None:
+            _check_words(content["words"], labels)
+    except DataError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    for problem in _problems(content, labels):
+        raise CheckpointError(f"{path}: {problem}")
+    return content
+
+
+def _check_words(words: Mapping[str, Any], labels: LabelSpace) -> None:
+    if not isinstance(words.get("names"), list) or not isinstance(words.get("source"), str):
+        raise DataError("words: expected names, a list, and source, a text")
+    LabelSpace(words["names"])
+    trained = labels.trained().names
+    if tuple(words["names"][: len(trained)]) != trained:
+        raise DataError("words: the first of its names must be the trained labels, in their order")
+
+
+def _problems(content: Mapping[str, Any], labels: LabelSpace) -> list[str]:
+    found = []
+    if content["weights"] not in ("ema", "live"):
+        found.append(f"weights={content['weights']!r}: expected ema or live")
+    if content["seen"] is not None and not all(isinstance(flag, bool) for flag in content["seen"]):
+        found.append("seen: expected true or false for each label")
+    for name in ("mean", "std"):
+        values = content["normalization"].get(name)
+        if not _are_numbers(values, 3) or (name == "std" and min(values) <= 0):
+            found.append(f"normalization.{name}={values}: expected three numbers" + ", above 0" * (name == "std"))
+    thresholds = content["thresholds"]
+    if thresholds is not None and not (
+        _are_numbers(thresholds, len(labels)) and all(0 <= value <= 1 for value in thresholds)
+    ):
+        found.append(f"thresholds: expected {len(labels)} numbers from 0 to 1, one a label")
+    head = content["config"].get("head")
+    if isinstance(head, dict) and head.get("words") is not None and content["words"] is None:
+        found.append("words: missing, but the head of its config asks for labels by word vectors")
+    return found
+
+
+def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
+        return False
+    return all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # no memory in common
+    path.write_bytes(safetensors.torch.save(own, metadata=dict(header)))  # save_file would let nobody else read it
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header of a safetensors file."""
+    if not path.is_file():
+        raise CheckpointError(f"no {path.name} beside the other files in {path.parent}")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {str(error).splitlines()[0]}") from None
