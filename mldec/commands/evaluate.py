@@ -6,12 +6,16 @@ import dataclasses
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mldec.commands import compose
 from mldec.config import Config, build_config, to_mapping
 from mldec.errors import ConfigError
 from mldec.labels import LabelSpace
+
+if TYPE_CHECKING:  # torch is imported where something is measured
+    from mldec.engine.checkpoint import Restored
+    from mldec.engine.distributed import Team
 
 HELP = """usage: mldec evaluate run=RUN [split=test] [weights=reported|ema|live] [key=value …]
        mldec evaluate checkpoint=FILE dataset=coco dataset.root=…
@@ -25,6 +29,7 @@ HELP = """usage: mldec evaluate run=RUN [split=test] [weights=reported|ema|live]
   protocol=paper|standard      and protocol.average_precision=exact|voc07|partial|paper, protocol.threshold=0.5,
                                protocol.top_k=[3,5]: how it is measured
   head.words.source=SOURCE     where vectors of labels come from that the run does not know; default: where its own did
+  runtime.devices=4            as many processes, each with a device and a share of the pictures
   output=DIR                   where metrics.json and per_class_ap.csv go; default RUN/evaluation/<dataset>_<split>"""
 
 
@@ -43,25 +48,39 @@ def main(argv: Sequence[str]) -> int:
     which = _one_of("which", own.get("which", "best"), ("best", "last"))
     compose.load_components(arguments.plugins)
 
-    from mldec.engine import build, tracking
     from mldec.engine.checkpoint import restore
+    from mldec.engine.distributed import join_team
+    from mldec.engine.launcher import is_asked_for, launch
+
+    restored = restore(source, weights=weights, which=which)  # type: ignore[arg-type]
+    config = measured_config(restored.config, arguments)
+    if is_asked_for(config.runtime.devices):
+        return launch(["evaluate", *argv], config.runtime.devices, on_cpu=config.runtime.device == "cpu")
+    with join_team() as team:
+        _evaluate(restored, config, split, arguments, team)
+    return 0
+
+
+def _evaluate(restored: Restored, config: Config, split: str, arguments: compose.Arguments, team: Team) -> None:
+    """Measure a split in this process, which may be one of a team whose leader writes and shows what it finds."""
+    from mldec.engine import build, tracking
     from mldec.engine.device import choose_device, prepare_runtime
     from mldec.engine.display import Display
     from mldec.engine.evaluator import describe, write_per_class
     from mldec.engine.scoring import open_split, score_split
 
-    restored = restore(source, weights=weights, which=which)  # type: ignore[arg-type]
-    config = measured_config(restored.config, arguments)
-    device = choose_device(config.runtime.device)
+    own = arguments.own
+    device = choose_device(config.runtime.device, team.local_rank if team.size > 1 else None)
     prepare_runtime(config.runtime, device)
-    display = Display()
+    display = Display(quiet=not team.leads)
     index, labels = open_split(restored, config, split)
     if restored.classifier.words is not None:
         for sentence in _unused_words(config.head.words, restored.classifier, labels, arguments.overrides):
             display.say(f"warning: {sentence}")
     what = f"{config.dataset.name} {split}"
-    scores, result = score_split(restored, config, index, labels, what=what, device=device, display=display)
-
+    scores, result = score_split(restored, config, index, labels, what=what, device=device, display=display, team=team)
+    if not team.leads:
+        return
     folder = (
         Path(own["output"]) if "output" in own else _default_folder(restored.path) / f"{config.dataset.name}_{split}"
     )
@@ -88,13 +107,12 @@ def main(argv: Sequence[str]) -> int:
     )
     display.say(describe(result.metrics, build.is_single_label(config)))
     display.say(f"written to {folder}")
-    return 0
 
 
 def measured_config(trained: Config, arguments: compose.Arguments) -> Config:
     """A run's config as it is measured: with what was typed, and on all pictures unless a limit is typed."""
     stored = to_mapping(trained)
-    stored["runtime"]["limit_eval_batches"] = None  # a limit was for looking, not for measuring
+    stored["runtime"] |= {"limit_eval_batches": None, "devices": 1}  # how it was looked at and trained, not measured
     config = build_config(compose.change(stored, arguments.overrides, arguments.config_dir))
     # Which pictures were held out of training is a fact of the run; another share would score what it was trained on.
     return dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, holdout=trained.protocol.holdout))

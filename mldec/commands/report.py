@@ -89,6 +89,8 @@ def _measure(source: str, run: Any, split: str, weights: str, arguments: compose
     except CheckpointError as error:
         return f"The weights could not be read: {error}"
     config = measured_config(restored.config, arguments)
+    if config.runtime.devices > 1:
+        raise ConfigError(f"runtime.devices={config.runtime.devices}: a report is made by one process; leave it out")
     device = choose_device(config.runtime.device)
     prepare_runtime(config.runtime, device)
     try:

@@ -22,6 +22,7 @@ except ImportError:  # Windows
 from mldec.commands import compose
 from mldec.config import Config, build_config, to_mapping
 from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
+from mldec.engine.launcher import IN_TEAM, is_asked_for, launch
 from mldec.errors import ConfigError
 
 if TYPE_CHECKING:  # torch is imported where something is trained
@@ -44,7 +45,6 @@ HELP = """usage: mldec train experiment=NAME [group=choice …] [key=value …] 
 
 groups: """
 
-IN_TEAM = "WORLD_SIZE"  # set by torchrun, and by ourselves for runtime.devices
 NEEDED = "experiment:"  # init_from=experiment:NAME is a run of that experiment, which is trained if it is not there
 SHARED = ("seed", "output", "dataset", "runtime")
 
@@ -213,9 +213,7 @@ def refuse(changed: dict[str, str], prefixes: Sequence[str], why: str) -> None:
 
 def _begin(config: Config, folder: Path | None, words: Sequence[str]) -> int:
     """Train in this process or, with `runtime.devices`, in several that get the same words."""
-    from mldec.engine.launcher import launch
-
-    if config.runtime.devices > 1 and IN_TEAM not in os.environ:
+    if is_asked_for(config.runtime.devices):
         return launch(["train", *words], config.runtime.devices, on_cpu=config.runtime.device == "cpu")
     return _train(config, folder)
 

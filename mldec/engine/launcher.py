@@ -12,7 +12,13 @@ from collections.abc import Sequence
 
 from mldec.engine.interrupt import pass_on
 
+IN_TEAM = "WORLD_SIZE"  # set by torchrun, and here
 GRACE = 30.0  # seconds that the others have to end by themselves, once one has failed
+
+
+def is_asked_for(devices: int) -> bool:
+    """Whether several processes are wanted (`runtime.devices`), and this is none of them yet."""
+    return devices > 1 and IN_TEAM not in os.environ
 
 
 def launch(words: Sequence[str], count: int, *, on_cpu: bool) -> int:
@@ -21,7 +27,7 @@ def launch(words: Sequence[str], count: int, *, on_cpu: bool) -> int:
 
     Signals go to all of them. When one fails the others get `GRACE` seconds; what it said stands on the terminal.
     """
-    environment = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    environment = {**os.environ, IN_TEAM: str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     if on_cpu:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     processes = [

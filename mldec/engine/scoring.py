@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from mldec.config import Config
@@ -10,6 +11,7 @@ from mldec.engine import build
 from mldec.engine.checkpoint import Restored
 from mldec.engine.device import choose_precision
 from mldec.engine.display import Display
+from mldec.engine.distributed import ALONE, Team
 from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
@@ -42,11 +44,15 @@ def score_split(
     what: str,
     device: torch.device,
     display: Display,
+    team: Team = ALONE,
 ) -> tuple[Scores, Result]:
-    """Scores of every picture of `index` for `labels`, and their metrics. `what` stands before the progress bar."""
+    """Scores of every picture of `index` for `labels`, and their metrics. `what` stands before the progress bar.
+
+    The processes of a `team` share the pictures; all but its leader get empty ones of both.
+    """
     if restored.classifier.words is not None:
         build.ask_for(restored.classifier, labels.names, config.head.words)
-    loader = build.build_eval_loader(config, index, device)
+    loader = build.build_eval_loader(config, index, device, team)
     with display.bar(what, len(loader)) as bar:
         scores = compute_scores(
             restored.classifier.to(device),
@@ -57,6 +63,9 @@ def score_split(
             softmax=build.uses_softmax(config),
             pictures=loader.pictures,
             on_batch=lambda pictures: bar.advance(),
+            team=team,
         )
+    if not team.leads:
+        return scores, Result({}, np.empty(0))
     single_label = build.is_single_label(config)
     return scores, compute_metrics(scores, config.protocol, seen=labels.seen, single_label=single_label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -93,6 +94,17 @@ def test_evaluation_is_exact_in_any_number_of_processes(small_digits: list[str],
         assert found == expected
         for table in ("per_class_ap.csv", "thresholds.csv"):
             assert (tmp_path / name / table).read_text() == (tmp_path / "1" / table).read_text()
+    for devices in ("1", "2"):  # the door of its own: of what was trained on three, too
+        words = [f"run={tmp_path / '3'}", f"runtime.devices={devices}", f"output={tmp_path / f'measured{devices}'}"]
+        subprocess.run([sys.executable, "-m", "mldec", "evaluate", *words], check=True, timeout=300)
+    alone, shared = (
+        json.loads((tmp_path / f"measured{devices}" / "metrics.json").read_text()) for devices in ("1", "2")
+    )
+    assert {**alone, "date": "", "environment": {}} == {**shared, "date": "", "environment": {}}
+    alone_table, shared_table = (
+        (tmp_path / f"measured{devices}" / "per_class_ap.csv").read_text() for devices in ("1", "2")
+    )
+    assert alone_table == shared_table
 
 
 def test_batch_norm_over_all_devices_needs_cuda(small_digits: list[str]) -> None:
