@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mldec.commands import compose
 from mldec.config import Config, build_config, to_mapping
-from mldec.errors import ConfigError
+from mldec.errors import ConfigError, DataError
 from mldec.labels import LabelSpace
 
 if TYPE_CHECKING:  # torch is imported where something is measured
@@ -30,12 +30,14 @@ HELP = """usage: mldec evaluate run=RUN [split=test] [weights=reported|ema|live]
                                protocol.top_k=[3,5]: how it is measured
   head.words.source=SOURCE     where vectors of labels come from that the run does not know; default: where its own did
   runtime.devices=4            as many processes, each with a device and a share of the pictures
+  thresholds=true              with split=val: tune a threshold for each label on it and write RUN/thresholds.csv, as
+                               training does at its best epoch
   output=DIR                   where metrics.json and per_class_ap.csv go; default RUN/evaluation/<dataset>_<split>"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    arguments = compose.parse(argv, own=("run", "checkpoint", "split", "weights", "which", "output"))
+    arguments = compose.parse(argv, own=("run", "checkpoint", "split", "weights", "which", "thresholds", "output"))
     if arguments.help:
         print(HELP)
         return 0
@@ -46,6 +48,11 @@ def main(argv: Sequence[str]) -> int:
     split = _one_of("split", own.get("split", "test"), ("train", "val", "test"))
     weights = _one_of("weights", own.get("weights", "reported"), ("reported", "ema", "live"))
     which = _one_of("which", own.get("which", "best"), ("best", "last"))
+    tunes = _one_of("thresholds", own.get("thresholds", "false"), ("true", "false")) == "true"
+    if tunes and split != "val":
+        raise ConfigError(
+            f"thresholds=true: they are tuned on val, and reported on others; type split=val, not {split}"
+        )
     compose.load_components(arguments.plugins)
 
     from mldec.engine.checkpoint import restore
@@ -57,18 +64,26 @@ def main(argv: Sequence[str]) -> int:
     if is_asked_for(config.runtime.devices):
         return launch(["evaluate", *argv], config.runtime.devices, on_cpu=config.runtime.device == "cpu")
     with join_team() as team:
-        _evaluate(restored, config, split, arguments, team)
+        _evaluate(restored, config, split, arguments, team, tunes=tunes)
     return 0
 
 
-def _evaluate(restored: Restored, config: Config, split: str, arguments: compose.Arguments, team: Team) -> None:
-    """Measure a split in this process, which may be one of a team whose leader writes and shows what it finds."""
+def _evaluate(
+    restored: Restored, config: Config, split: str, arguments: compose.Arguments, team: Team, *, tunes: bool
+) -> None:
+    """Measure a split in this process, which may be one of a team whose leader writes and shows what it finds.
+
+    `tunes`: a threshold for each label, too.
+    """
     from mldec.engine import build, tracking
     from mldec.engine.device import choose_device, prepare_runtime
     from mldec.engine.display import Display
     from mldec.engine.evaluator import describe, write_per_class
     from mldec.engine.scoring import open_split, score_split
+    from mldec.engine.thresholds import FILE, write_tuned
 
+    if tunes and build.is_single_label(config):
+        raise ConfigError(f"thresholds=true: pictures of {config.dataset.name} have one label each: the best is given")
     own = arguments.own
     device = choose_device(config.runtime.device, team.local_rank if team.size > 1 else None)
     prepare_runtime(config.runtime, device)
@@ -84,7 +99,7 @@ def _evaluate(restored: Restored, config: Config, split: str, arguments: compose
     folder = (
         Path(own["output"]) if "output" in own else _default_folder(restored.path) / f"{config.dataset.name}_{split}"
     )
-    record = {
+    record: dict[str, Any] = {
         "checkpoint": str(restored.path),
         "step": restored.step,
         "weights": restored.weights,
@@ -97,6 +112,11 @@ def _evaluate(restored: Restored, config: Config, split: str, arguments: compose
         "environment": tracking.environment(device),
         "metrics": result.metrics,
     }
+    # They were tuned for the weights that are reported, of the best epoch.
+    theirs = own.get("which", "best") == "best" and own.get("weights", "reported") == "reported"
+    chosen = _read_tuned(restored, config, labels, display) if theirs else None
+    if chosen is not None and split != "val" and not build.is_single_label(config):
+        record["tuned"] = _f1_of(chosen, scores)
     tracking.write_json(folder / "metrics.json", record)
     write_per_class(folder / "per_class_ap.csv", result, scores, labels)
 
@@ -106,7 +126,15 @@ def _evaluate(restored: Restored, config: Config, split: str, arguments: compose
         f"{config.protocol.name} protocol, AP definition {config.protocol.average_precision}"
     )
     display.say(describe(result.metrics, build.is_single_label(config)))
+    if "tuned" in record:
+        same = ", which are these pictures: it flatters" if _is_val(config, split) else ""
+        figures = "   ".join(f"{name} {value:.2f}" for name, value in record["tuned"].items())
+        display.say(f"{figures}   at the thresholds of {FILE}, tuned on val{same}")
     display.say(f"written to {folder}")
+    if tunes:
+        path = _default_folder(restored.path).parent / FILE
+        write_tuned(path, labels, scores.scores, scores.targets, config.protocol.threshold)
+        display.say(f"thresholds in {path}")
 
 
 def measured_config(trained: Config, arguments: compose.Arguments) -> Config:
@@ -116,6 +144,34 @@ def measured_config(trained: Config, arguments: compose.Arguments) -> Config:
     config = build_config(compose.change(stored, arguments.overrides, arguments.config_dir))
     # Which pictures were held out of training is a fact of the run; another share would score what it was trained on.
     return dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, holdout=trained.protocol.holdout))
+
+
+def _read_tuned(restored: Any, config: Any, labels: LabelSpace, display: Any) -> Any:
+    """The thresholds (N,) that were tuned for these weights, if there are any."""
+    from mldec.engine.thresholds import FILE, read_thresholds
+
+    path = _default_folder(restored.path).parent / FILE
+    if not path.exists():
+        return None
+    try:
+        return read_thresholds(path, labels, config.protocol.threshold).values
+    except DataError as error:
+        display.say(f"warning: {error}")
+        return None
+
+
+def _is_val(config: Any, split: str) -> bool:
+    """Whether a split's pictures are those of val, for want of a split of their own."""
+    published = config.dataset.splits
+    no_val = "val" not in published and config.protocol.holdout == 0
+    return split == "val" or (split == "test" and (no_val or "test" not in published))
+
+
+def _f1_of(thresholds: Any, scores: Any) -> dict[str, float]:
+    from mldec.metrics import f1_at_threshold
+
+    found = f1_at_threshold(scores.scores, scores.targets, thresholds)
+    return {"CF1": found.CF1, "OF1": found.OF1}
 
 
 def _unused_words(words: Any, classifier: Any, labels: LabelSpace, overrides: Sequence[str]) -> list[str]:
