@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mldec.commands import compose
 from mldec.config import build_config, to_mapping
@@ -24,7 +24,8 @@ HELP = """usage: mldec predict run=RUN input=PICTURE|FOLDER|GLOB [labels="zebra 
   threshold=0.5                labels with a score above it are listed
   top_k=N                      list the N best labels instead
   output=DIR                   write predictions.jsonl there: path and labels with scores, a picture a line
-  maps=true                    and a picture with the attention map of each listed label (ML-Decoder)
+  maps=true|label|attention    and a picture with a map of each listed label: what each place contributes to it
+                               (true, label), or where the attention of its query goes
   weights=ema|live|reported    default ema
   device=auto|cpu|cuda:N"""
 
@@ -50,9 +51,9 @@ def main(argv: Sequence[str]) -> int:
     weights = own.get("weights", "ema")
     if weights not in ("ema", "live", "reported"):
         raise ConfigError(f"weights={weights}: expected one of ema, live, reported")
-    wants_maps = _switch("maps", own.get("maps", "false"))
-    if wants_maps and "output" not in own:
-        raise ConfigError("maps=true needs a place for them: output=DIR")
+    maps = _maps(own.get("maps", "false"))
+    if maps and "output" not in own:
+        raise ConfigError(f"maps={own['maps']} needs a place for them: output=DIR")
     paths = find_pictures(own["input"])
     compose.load_components(arguments.plugins)
 
@@ -66,13 +67,15 @@ def main(argv: Sequence[str]) -> int:
         display.say(f"warning: {sentence}")
     if names is not None:
         predictor.set_labels(names)
+    if maps:
+        predictor.check_maps(maps)  # before all pictures are scored
     display.say(f"{predictor.path}: {len(paths):,} pictures, {len(predictor.labels)} labels")
     found, broken = _predict(predictor, paths, threshold, top_k, display)
     for path, labels in found.items():
         listed = ", ".join(f"{name} {100 * score:.0f}%" for name, score in labels.items())
         display.say(f"{path}: {listed or 'nothing found'}")
     if "output" in own:
-        _write(Path(own["output"]).expanduser(), predictor, found, wants_maps, display)
+        _write(Path(own["output"]).expanduser(), predictor, found, maps, display)
     for message in broken:
         display.say(f"error: {message}")
     return 1 if broken else 0
@@ -166,7 +169,9 @@ def _predict(
     return found, broken
 
 
-def _write(folder: Path, predictor: Any, found: dict[str, dict[str, float]], wants_maps: bool, display: Any) -> None:
+def _write(
+    folder: Path, predictor: Any, found: dict[str, dict[str, float]], weighting: str | None, display: Any
+) -> None:
     from mldec.data.image import decode
     from mldec.engine import pictures, tracking
 
@@ -174,15 +179,17 @@ def _write(folder: Path, predictor: Any, found: dict[str, dict[str, float]], wan
     folder.mkdir(parents=True, exist_ok=True)
     tracking.write_text(folder / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
     display.say(f"written to {folder / 'predictions.jsonl'}")
-    if not wants_maps:
+    if weighting is None:
         return
     common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in found]) if found else ""
     for path, labels in found.items():
         columns = [predictor.labels.index(name) for name in labels]
-        maps = predictor.maps([path])[0][columns]
+        maps = predictor.maps([path], weighting)[0][columns]
         captions = [[(f"{name} {100 * score:.0f}%", pictures.WHITE)] for name, score in labels.items()]
         target = folder / "maps" / f"{os.path.relpath(os.path.abspath(path), common)}.png"
-        pictures.save_picture(target, pictures.maps_sheet(decode(path), maps, captions))
+        picture = decode(path)
+        view = predictor.view(*picture.shape[:2])
+        pictures.save_picture(target, pictures.maps_sheet(picture, maps, captions, view))
     display.say(f"maps in {folder / 'maps'}")
 
 
@@ -204,7 +211,13 @@ def _count(name: str, text: str | None) -> int | None:
     return int(text)
 
 
-def _switch(name: str, text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ConfigError(f"{name}={text}: expected true or false")
-    return text.lower() == "true"
+def _maps(text: str) -> Literal["label", "attention"] | None:
+    known: dict[str, Literal["label", "attention"] | None] = {
+        "true": "label",
+        "label": "label",
+        "attention": "attention",
+        "false": None,
+    }
+    if text.lower() not in known:
+        raise ConfigError(f"maps={text}: expected one of {', '.join(known)}")
+    return known[text.lower()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,16 +14,19 @@ from torch import Tensor
 from mldec.data.image import decode
 from mldec.data.loader import Resize
 from mldec.engine import build
+from mldec.engine.alignment import measure_shift
 from mldec.engine.checkpoint import Restored, choose_weights, find_checkpoint, load_checkpoint, restore
 from mldec.engine.device import autocast, choose_device, choose_precision
+from mldec.engine.pictures import View
 from mldec.errors import ConfigError, DataError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
-from mldec.models.heads import MLDecoder
+from mldec.models.heads.maps import Weighting
 from mldec.models.tokens import Tokens
 from mldec.models.word_vectors import WordsConfig
 
 BATCH = 32  # pictures that are scored at a time
+MAPS_BATCH = 8  # pictures whose maps are made at a time: on the way there are features for each picture and label
 
 Picture = Any  # a path, a PIL picture, or (H,W,3) uint8 RGB
 
@@ -62,6 +65,8 @@ class Predictor:
         self.dtype = choose_precision("auto", self.device)
         self.model: Classifier = restored.classifier.to(self.device)
         self.softmax = build.uses_softmax(self.config)
+        self._fit = Resize(build.image_size(self.config), self.config.dataset.crop)
+        self._shift: tuple[float, float] | None = None  # of maps, measured once somebody asks
         words = self.model.words
         self.words_config: WordsConfig | None = getattr(self.config.head, "words", None)
         self.labels = restored.labels if words is None else LabelSpace(words.names)
@@ -113,24 +118,47 @@ class Predictor:
         order = np.argsort(-scores, kind="stable")[:top_k]
         return {self.labels.names[i]: float(scores[i]) for i in order if top_k is not None or scores[i] > threshold}
 
-    def maps(self, pictures: Sequence[Picture]) -> np.ndarray:
-        """(S,N,H,W) float32: where the query of each label looks, averaged over the heads; each map sums to 1.
+    def maps(self, pictures: Sequence[Picture], weighting: Weighting = "label") -> np.ndarray:
+        """(S,N,H,W) float32: where in the pictures the network found what it says of each label.
 
-        H and W are those of the backbone's last map.
+        H and W are those of the backbone's last map; `view` says where in the picture that lies.
+
+        Args:
+            weighting: "label": what each place contributes to the label's logit, positive or negative, in logits; for
+                average pooling that is the class activation map. "attention": where the query of the label looks, heads
+                averaged; each map sums to 1, and labels of one group share it. See `mldec/models/heads/maps.py`.
 
         Raises:
-            DataError: the head is no ML-Decoder, or the backbone's tokens are no map.
+            ConfigError: no such weighting.
+            DataError: the head has no such maps, or the backbone's tokens are no map; or a picture cannot be read.
         """
+        if weighting not in get_args(Weighting):
+            raise ConfigError(f"weighting={weighting}: no such weighting; use {' or '.join(get_args(Weighting))}")
+        parts = [self._maps(pictures[at : at + MAPS_BATCH], weighting) for at in range(0, len(pictures), MAPS_BATCH)]
+        return np.concatenate(parts) if parts else np.empty((0, *self.check_maps(weighting)), np.float32)
+
+    def check_maps(self, weighting: Weighting = "label") -> tuple[int, int, int]:
+        """N, H and W of `maps`, whose DataError it raises where there are none."""
+        _, *shape = self.maps([np.zeros((8, 8, 3), np.uint8)], weighting).shape
+        return tuple(shape)
+
+    def view(self, height: int, width: int) -> View:
+        """Where in a picture of that size, in pixels, its maps lie."""
+        if self._shift is None:
+            self._shift = measure_shift(self.model.backbone, self.normalization, self._fit.image_size)
+        return View(self._fit.box(height, width), self._shift)
+
+    def _maps(self, pictures: Sequence[Picture], weighting: Weighting) -> np.ndarray:
         head = self.model.head
-        if not isinstance(head, MLDecoder):
-            raise DataError(f"head={self.config.head.name} has no queries whose attention could be shown")
+        if not hasattr(head, "maps"):
+            raise DataError(f"head={self.config.head.name} has no maps: it cannot say where it found a label")
         with torch.inference_mode():
             tokens: Tokens = self.model.backbone(self._images(pictures))
             if tokens.grid is None:
                 raise DataError(f"backbone={self.config.backbone.name}: its tokens are no map")
-            weights_BKT = head.attention_weights(tokens).mean(dim=1)
-            maps = weights_BKT[:, head.query_of_labels()].unflatten(2, tokens.grid)
-        return maps.float().cpu().numpy()
+            maps_BNT: Tensor = head.maps(tokens, weighting)  # type: ignore[operator]
+            maps: np.ndarray = maps_BNT.unflatten(2, tokens.grid).float().cpu().numpy()
+        return maps
 
     def _scores(self, pictures: Sequence[Picture]) -> np.ndarray:
         with torch.inference_mode():
@@ -141,9 +169,8 @@ class Predictor:
         return scores
 
     def _images(self, pictures: Sequence[Picture]) -> Tensor:
-        fit = Resize(build.image_size(self.config), self.config.dataset.crop)
-        scaled = fit.min_side if self.config.dataset.scaled_decoding else None
-        arrays = np.stack([fit(read(picture, scaled)) for picture in pictures])
+        scaled = self._fit.min_side if self.config.dataset.scaled_decoding else None
+        arrays = np.stack([self._fit(read(picture, scaled)) for picture in pictures])
         return self.normalization(torch.from_numpy(arrays).permute(0, 3, 1, 2).to(self.device))
 
 
