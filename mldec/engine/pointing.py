@@ -19,6 +19,7 @@ from mldec.data.digits_many import DigitsManyConfig, placed_boxes
 from mldec.data.image import decode
 from mldec.data.index import ImageIndex
 from mldec.engine import pictures
+from mldec.engine.pictures import View
 from mldec.engine.predictor import BATCH, Predictor
 from mldec.errors import DataError
 from mldec.models.heads.maps import Weighting
@@ -63,6 +64,7 @@ def score_pointing(
     weighting: Weighting = "label",
     *,
     threshold: float = 0.5,
+    shifted: bool = True,
     on_batch: Callable[[int], None] = lambda pictures: None,
 ) -> Pointing:
     """How well the maps of `weighting` point, over all pictures of `index`.
@@ -70,6 +72,7 @@ def score_pointing(
     Args:
         boxes: of each row, by label.
         threshold: labels with a score above it are found.
+        shifted: lay maps where their cells lie; False: as if a map were a coarse picture, see `measure_shift`.
         on_batch: called with the number of pictures after each batch.
 
     Raises:
@@ -91,7 +94,9 @@ def score_pointing(
                 present += 1
                 if row_scores[column] <= threshold:
                     continue
-                where = pictures.upsampled(row_maps[column], height, width, predictor.view(height, width))
+                view = predictor.view(height, width)
+                view = view if shifted else View(view.box)
+                where = pictures.upsampled(row_maps[column], height, width, view)
                 outcomes.append(_point(where, boxes[row], name))
         on_batch(len(rows))
     if not outcomes:

@@ -32,10 +32,12 @@ class GlobalAveragePool(nn.Module):
     def maps(self, tokens: Tokens | Tensor, weighting: Weighting = "label") -> Tensor:
         """Class activation maps (B, N, T): with its bias, the map of a label sums to the label's logit.
 
-        Raises DataError for weighting="attention", of which there is none.
+        Raises DataError for weighting="attention", since there is none.
         """
         if weighting == "attention":
-            raise DataError("average pooling has no attention that could be shown; its maps are of weighting=label")
+            raise DataError(
+                "average pooling has no attention that could be shown; ask for label, what places contribute"
+            )
         values_BTC = token_values(tokens).to(self.fc.weight.dtype)
         return self.fc.weight @ values_BTC.transpose(1, 2) / values_BTC.shape[1]
 
