@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mldec.commands import compose
 from mldec.commands.predict_files import Place, find_inputs, find_place
@@ -33,7 +33,8 @@ HELP = """usage: mldec predict run=RUN input=PICTURE|FOLDER|PATTERN|@LIST|- [out
   format=jsonl,csv,parquet     which files DIR gets: predictions.jsonl (default), predictions.csv, predictions.parquet
   scores=listed|all            scores of the listed labels (default), or of all: in tables a column for each label
   pictures=true                into DIR: each picture with its labels and scores beside it
-  maps=true                    into DIR: a picture with the attention map of each listed label (ML-Decoder)
+  maps=true|label|attention    into DIR: a picture with a map of each listed label: what each place contributes to it
+                               (true, label), or where the attention of its query goes
   font=FILE.ttf                for labels on pictures in scripts that DejaVu Sans lacks, such as Chinese
   resume=false                 do not go on with an interrupted prediction that the output holds
   weights=ema|live|reported    default ema; with thresholds=tuned those that they were tuned for: reported
@@ -57,7 +58,7 @@ class Choice(NamedTuple):
     top_k: int | None
     all_scores: bool
     pictures: bool
-    maps: bool
+    maps: Literal["label", "attention"] | None
     batch_size: int
     workers: int | None
 
@@ -83,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
     place = find_place(own.get("output"), own.get("format"))
     for name, wanted in (("maps", choice.maps), ("pictures", choice.pictures)):
         if wanted and (place is None or place.folder is None):
-            raise ConfigError(f"{name}=true needs a place for them: output=DIR")
+            raise ConfigError(f"{name}={own[name]} needs a place for them: output=DIR")
     paths = find_inputs([word.partition("=")[2] for word in argv if word.startswith("input=")])
     compose.load_components(arguments.plugins)
 
@@ -104,6 +105,8 @@ def main(argv: Sequence[str]) -> int:
         more.append(f"pictures=true: the font lacks characters of {len(lost)} labels (first: {lost[0]}); font=FILE.ttf")
     for sentence in warnings + more + _unused(own, place, choice):
         display.say(f"warning: {sentence}")
+    if choice.maps:
+        predictor.check_maps(choice.maps)  # before a picture is scored
     display.say(f"{predictor.path}: {len(paths):,} pictures, {len(predictor.labels)} labels")
     if place is None:
         broken = _show(predictor, paths, choice, display)
@@ -126,7 +129,7 @@ def _choose(own: dict[str, str]) -> Choice:
         top_k=_count("top_k", own.get("top_k")),
         all_scores=scores == "all",
         pictures=_switch("pictures", own.get("pictures", "false")),
-        maps=_switch("maps", own.get("maps", "false")),
+        maps=_maps(own.get("maps", "false")),
         batch_size=_count("batch_size", own.get("batch_size")) or 32,
         workers=None if workers is None else int(workers),
     )
@@ -323,9 +326,11 @@ def _draw(predictor: Any, path: str, labels: dict[str, float], choice: Choice, p
         pictures.save_picture(place.folder / "pictures" / f"{name}.jpg", pictures.annotated(picture, labels))
     if choice.maps:
         columns = [predictor.labels.index(label) for label in labels]
-        maps = predictor.maps([path])[0][columns]
+        maps = predictor.maps([path], choice.maps)[0][columns]
         captions = [[(f"{label} {100 * score:.0f}%", pictures.WHITE)] for label, score in labels.items()]
-        pictures.save_picture(place.folder / "maps" / f"{name}.png", pictures.maps_sheet(picture, maps, captions))
+        view = predictor.view(*picture.shape[:2])
+        sheet = pictures.maps_sheet(picture, maps, captions, view)
+        pictures.save_picture(place.folder / "maps" / f"{name}.png", sheet)
 
 
 def _settings(predictor: Any, choice: Choice, own: dict[str, str], overrides: Sequence[str]) -> dict[str, Any]:
@@ -376,3 +381,15 @@ def _switch(name: str, text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ConfigError(f"{name}={text}: expected true or false")
     return text.lower() == "true"
+
+
+def _maps(text: str) -> Literal["label", "attention"] | None:
+    known: dict[str, Literal["label", "attention"] | None] = {
+        "true": "label",
+        "label": "label",
+        "attention": "attention",
+        "false": None,
+    }
+    if text.lower() not in known:
+        raise ConfigError(f"maps={text}: expected one of {', '.join(known)}")
+    return known[text.lower()]

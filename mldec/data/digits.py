@@ -104,6 +104,22 @@ def scene_files(config: ScenesConfig, split: str) -> tuple[str, str]:
     return os.path.join(folder, "annotations", f"instances_{split}.json"), os.path.join(folder, split)
 
 
+Box = tuple[int, int, int, int]  # x, y, width, height in pixels of the scene
+
+
+def scene_boxes(config: ScenesConfig, split: str) -> list[dict[str, list[Box]]]:
+    """For each row of a split, the boxes of its digits by class: {"red seven": [(x, y, width, height)]}."""
+    annotations, _ = scene_files(config, split)
+    with open(annotations, encoding="utf-8") as file:
+        content = json.load(file)
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    rows: dict[int, dict[str, list[Box]]] = {image["id"]: {} for image in content["images"]}
+    for annotation in content["annotations"]:
+        boxes = rows[annotation["image_id"]].setdefault(names[annotation["category_id"]], [])
+        boxes.append(tuple(annotation["bbox"]))
+    return list(rows.values())
+
+
 def unseen_classes(colours: int) -> tuple[list[str], list[str]]:
     """Classes that `zero_shot` keeps from training: those to report on, two a colour, and those to choose on, one."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mldec.config import Count
 from mldec.data.cache import cached
-from mldec.data.digits import ScenesConfig, scene_files
+from mldec.data.digits import Box, ScenesConfig, scene_boxes, scene_files
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
@@ -45,6 +45,17 @@ def build_digits_many(config: DigitsManyConfig, *, split: str) -> ImageIndex:
     """
     annotations, pictures = scene_files(config, split)
     return cached(config, split, [annotations, pictures], lambda: _read(annotations, pictures))
+
+
+def placed_boxes(config: DigitsManyConfig, split: str) -> list[dict[str, list[Box]]]:
+    """For each row of a split, the boxes of its digits by class: {"red seven top left": [(x, y, width, height)]}."""
+    rows: list[dict[str, list[Box]]] = []
+    for scene in scene_boxes(config, split):
+        rows.append({})
+        for name, boxes in scene.items():
+            for box in boxes:
+                rows[-1].setdefault(f"{name} {PLACES[place(box, config.image_size)]}", []).append(box)
+    return rows
 
 
 def place(bbox: tuple[int, int, int, int], size: int) -> int:

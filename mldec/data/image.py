@@ -99,11 +99,23 @@ def cut_center(image: np.ndarray, size: int, crop: float) -> np.ndarray:
     This is how the ImageNet recipes of timm evaluate; `crop` is in 0..1, without 0.
     """
     height, width = image.shape[:2]
+    resized, left, top = _center(height, width, size, crop)
+    picture = Image.fromarray(image).resize(resized, Image.Resampling.BICUBIC)
+    return np.array(picture.crop((left, top, left + size, top + size)))
+
+
+def center_box(height: int, width: int, size: int, crop: float) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what `cut_center` keeps of a picture, in its own pixels, rounded."""
+    (new_width, new_height), left, top = _center(height, width, size, crop)
+    across, down = width / new_width, height / new_height
+    return round(left * across), round(top * down), round((left + size) * across), round((top + size) * down)
+
+
+def _center(height: int, width: int, size: int, crop: float) -> tuple[tuple[int, int], int, int]:
+    """(width, height) to which a picture is resized, and the left and the top edge of the square that is cut of it."""
     side, shorter = round(size / crop), min(height, width)
     resized = (side * width // shorter, side * height // shorter)
-    picture = Image.fromarray(image).resize(resized, Image.Resampling.BICUBIC)
-    left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
-    return np.array(picture.crop((left, top, left + size, top + size)))
+    return resized, round((resized[0] - size) / 2), round((resized[1] - size) / 2)
 
 
 @dataclass(frozen=True)

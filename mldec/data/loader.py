@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mldec.data.image import cut_center, decode, resize
+from mldec.data.image import center_box, cut_center, decode, resize
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError, RunError
 
@@ -66,6 +66,12 @@ class Resize:
         if self.crop is None:
             return resize(image, self.image_size)
         return cut_center(image, self.image_size, self.crop)
+
+    def box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom, in pixels, of what is kept of a picture of that size."""
+        if self.crop is None:
+            return 0, 0, width, height
+        return center_box(height, width, self.image_size, self.crop)
 
 
 class TrainLoader:

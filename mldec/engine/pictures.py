@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,6 +26,18 @@ SIDE, SMALL = 800, 360  # sides of an annotated picture, px: at most, and to whi
 PANEL, PERCENT, ROW, MARGIN = 320, 64, 36, 12  # width of the labels beside it and of their scores, px
 
 Line = tuple[str, tuple[int, int, int]]
+
+
+class View(NamedTuple):
+    """Where in a picture a map lies.
+
+    Attributes:
+        box: left, top, right and bottom of what the network saw, in pixels.
+        shift: how far down and to the right of there the map's cells lie, in cells; see `measure_shift`.
+    """
+
+    box: tuple[int, int, int, int]
+    shift: tuple[float, float] = (0.0, 0.0)
 
 
 def batch_sheet(batch: Batch, labels: LabelSpace, *, most: int = 16) -> np.ndarray:
@@ -50,9 +63,11 @@ def predictions_sheet(
     return sheet(images, captions)
 
 
-def maps_sheet(picture: np.ndarray, maps: Sequence[np.ndarray], captions: Sequence[Sequence[Line]]) -> np.ndarray:
-    """A picture (H,W,3) uint8 RGB, and beside it one tile for each map (h,w) of attention, with its caption."""
-    tiles = [picture, *(overlay(picture, attention) for attention in maps)]
+def maps_sheet(
+    picture: np.ndarray, maps: Sequence[np.ndarray], captions: Sequence[Sequence[Line]], view: View | None = None
+) -> np.ndarray:
+    """A picture (H,W,3) uint8 RGB, and beside it a tile for each of its maps (h,w), with its caption; see `overlay`."""
+    tiles = [picture, *(overlay(picture, where, view) for where in maps)]
     return sheet(tiles, [[], *captions], columns=6)
 
 
@@ -94,14 +109,40 @@ def percent(score: float) -> str:
     return "<1%" if shown == "0%" and score > 0 else shown
 
 
-def overlay(picture: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """A picture (H,W,3) uint8 with a map (h,w) laid over it: bright and warm where the map is high."""
+def overlay(picture: np.ndarray, where: np.ndarray, view: View | None = None) -> np.ndarray:
+    """A picture (H,W,3) uint8 with a map (h,w) laid over it: bright and warm where the map is high, plain where it is
+    not positive, dark where it does not reach; see `upsampled`."""
     height, width = picture.shape[:2]
-    heat = cv2.resize(attention.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    heat = upsampled(where, height, width, view)
+    unseen = np.isnan(heat)
+    heat[unseen] = 0
     heat = np.clip(heat / max(float(heat.max()), 1e-12), 0, 1)
     colours = cv2.cvtColor(cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    opacity = 0.25 + 0.45 * heat[..., None]
+    opacity = np.where(unseen, 0.8, 0.25 + 0.45 * heat)[..., None]
     return np.round(picture * (1 - opacity) + colours * opacity).astype(np.uint8)
+
+
+def upsampled(where: np.ndarray, height: int, width: int, view: View | None = None) -> np.ndarray:
+    """A map (h,w) as (height,width) float32 over a picture, bicubic; nan where the network did not look.
+
+    `view` is that of `Predictor.view`; None: the map lies over all of the picture.
+    """
+    (left, top, right, bottom), shift = view or View((0, 0, width, height))
+    cells = []  # for each axis: how far a pixel is in the map, and where the first one lies
+    for length, pixels, moved in zip(where.shape, (bottom - top, right - left), shift, strict=True):
+        scale = length / pixels
+        cells.append((scale, scale / 2 - 0.5 - moved))
+    (down, first_row), (across, first_column) = cells
+    seen = cv2.warpAffine(
+        where.astype(np.float32),
+        np.array([[across, 0, first_column], [0, down, first_row]]),
+        (right - left, bottom - top),
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    canvas = np.full((height, width), np.nan, np.float32)
+    canvas[top:bottom, left:right] = seen
+    return canvas
 
 
 def save_picture(path: Path, picture: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -20,18 +20,21 @@ from torch import Tensor
 from mldec.data.image import decode, from_pillow
 from mldec.data.loader import Resize
 from mldec.engine import build
+from mldec.engine.alignment import measure_shift
 from mldec.engine.checkpoint import Restored, choose_weights, find_checkpoint, load_checkpoint, restore
 from mldec.engine.device import autocast, choose_device, choose_precision
+from mldec.engine.pictures import View
 from mldec.engine.thresholds import FILE, Thresholds, read_thresholds
 from mldec.errors import ConfigError, DataError, RunError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
-from mldec.models.heads import MLDecoder
+from mldec.models.heads.maps import Weighting
 from mldec.models.tokens import Tokens
 from mldec.models.word_vectors import WordsConfig
 
 BATCH = 32  # pictures that are scored at a time
 AHEAD = 2  # batches that are decoded while one is scored
+MAPS_BATCH = 8  # pictures whose maps are made at a time: on the way there are features for each picture and label
 
 Picture = Any  # a path, a PIL picture, or uint8: (H,W,3) RGB or (H,W) grey
 
@@ -78,6 +81,8 @@ class Predictor:
         self.dtype = choose_precision("auto", self.device)
         self.model: Classifier = restored.classifier.to(self.device)
         self.softmax = build.uses_softmax(self.config)
+        self._fit = Resize(build.image_size(self.config), self.config.dataset.crop)
+        self._shift: tuple[float, float] | None = None  # of maps, measured once somebody asks
         words = self.model.words
         self.words_config: WordsConfig | None = getattr(self.config.head, "words", None)
         self.labels = restored.labels if words is None else LabelSpace(words.names)
@@ -198,24 +203,47 @@ class Predictor:
         given = np.ones(len(scores), bool) if top_k is not None else scores > threshold
         return {self.labels.names[i]: float(scores[i]) for i in order if given[i]}
 
-    def maps(self, pictures: Sequence[Picture]) -> np.ndarray:
-        """(S,N,H,W) float32: where the query of each label looks, averaged over the heads; each map sums to 1.
+    def maps(self, pictures: Sequence[Picture], weighting: Weighting = "label") -> np.ndarray:
+        """(S,N,H,W) float32: where in the pictures the network found what it says of each label.
 
-        H and W are those of the backbone's last map.
+        H and W are those of the backbone's last map; `view` says where in the picture that lies.
+
+        Args:
+            weighting: "label": what each place contributes to the label's logit, positive or negative, in logits; for
+                average pooling that is the class activation map. "attention": where the query of the label looks, heads
+                averaged; each map sums to 1, and labels of one group share it. See `mldec/models/heads/maps.py`.
 
         Raises:
-            DataError: the head is no ML-Decoder, or the backbone's tokens are no map.
+            ConfigError: no such weighting.
+            DataError: the head has no such maps, or the backbone's tokens are no map; or a picture cannot be read.
         """
+        if weighting not in get_args(Weighting):
+            raise ConfigError(f"weighting={weighting}: no such weighting; use {' or '.join(get_args(Weighting))}")
+        parts = [self._maps(pictures[at : at + MAPS_BATCH], weighting) for at in range(0, len(pictures), MAPS_BATCH)]
+        return np.concatenate(parts) if parts else np.empty((0, *self.check_maps(weighting)), np.float32)
+
+    def check_maps(self, weighting: Weighting = "label") -> tuple[int, int, int]:
+        """N, H and W of `maps`, whose DataError it raises where there are none."""
+        _, *shape = self.maps([np.zeros((8, 8, 3), np.uint8)], weighting).shape
+        return tuple(shape)
+
+    def view(self, height: int, width: int) -> View:
+        """Where in a picture of that size, in pixels, its maps lie."""
+        if self._shift is None:
+            self._shift = measure_shift(self.model.backbone, self.normalization, self._fit.image_size)
+        return View(self._fit.box(height, width), self._shift)
+
+    def _maps(self, pictures: Sequence[Picture], weighting: Weighting) -> np.ndarray:
         head = self.model.head
-        if not isinstance(head, MLDecoder):
-            raise DataError(f"head={self.config.head.name} has no queries whose attention could be shown")
+        if not hasattr(head, "maps"):
+            raise DataError(f"head={self.config.head.name} has no maps: it cannot say where it found a label")
         with torch.inference_mode():
             tokens: Tokens = self.model.backbone(self._images(pictures))
             if tokens.grid is None:
                 raise DataError(f"backbone={self.config.backbone.name}: its tokens are no map")
-            weights_BKT = head.attention_weights(tokens).mean(dim=1)
-            maps = weights_BKT[:, head.query_of_labels()].unflatten(2, tokens.grid)
-        return maps.float().cpu().numpy()
+            maps_BNT: Tensor = head.maps(tokens, weighting)  # type: ignore[operator]
+            maps: np.ndarray = maps_BNT.unflatten(2, tokens.grid).float().cpu().numpy()
+        return maps
 
     def _answer(self, pictures: Sequence[Picture], arrays: Sequence[np.ndarray | DataError]) -> list[Answer]:
         """Answers for pictures of which some could be read."""
@@ -249,8 +277,7 @@ class Predictor:
 
     def _read(self, picture: Picture) -> np.ndarray:
         """(S,S,3) uint8: a picture as evaluation sees it."""
-        fit = Resize(build.image_size(self.config), self.config.dataset.crop)
-        return fit(read(picture, fit.min_side if self.config.dataset.scaled_decoding else None))
+        return self._fit(read(picture, self._fit.min_side if self.config.dataset.scaled_decoding else None))
 
     def _try(self, picture: Picture) -> np.ndarray | DataError:
         try:

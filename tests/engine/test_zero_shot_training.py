@@ -219,12 +219,12 @@ def test_maps_belong_to_labels_and_are_distributions(run):
     folder, trainer = run
     predictor = load(folder)
     path = trainer.splits.test.path(0)
-    maps = predictor.maps([path])
+    maps = predictor.maps([path], "attention")
     assert maps.shape[:2] == (1, 64)
     np.testing.assert_allclose(maps.sum(axis=(2, 3)), 1, atol=1e-5)
     predictor.set_labels(["blue one", "red three"])
     columns = [trainer.splits.train.labels.index(name) for name in ("blue one", "red three")]
-    np.testing.assert_allclose(predictor.maps([path]), maps[:, columns], atol=1e-6)
+    np.testing.assert_allclose(predictor.maps([path], "attention"), maps[:, columns], atol=1e-6)
 
 
 def test_without_words_there_is_one_clear_error(small_digits, tmp_path):
@@ -234,8 +234,8 @@ def test_without_words_there_is_one_clear_error(small_digits, tmp_path):
     predictor = load(tmp_path / "run")
     with pytest.raises(DataError, match="trained without word vectors"):
         predictor.set_labels(["zebra"])
-    with pytest.raises(DataError, match="head=gap has no queries"):
-        predictor.maps([trainer.splits.test.path(0)])
+    with pytest.raises(DataError, match="no attention that could be shown"):
+        predictor.maps([trainer.splits.test.path(0)], "attention")
 
 
 def test_words_of_another_width_are_refused(run, tmp_path):

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mldec.config import ComponentConfig, Share
+from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.models.heads.layers import full_precision
+from mldec.models.heads.maps import Weighting
 from mldec.models.tokens import Tokens, token_values
 from mldec.registry import HEADS
 
@@ -26,6 +28,18 @@ class GlobalAveragePool(nn.Module):
         pooled_BC = F.dropout(token_values(tokens).mean(dim=1), self.dropout, self.training)
         with full_precision(pooled_BC):
             return self.fc(pooled_BC.to(self.fc.weight.dtype))
+
+    def maps(self, tokens: Tokens | Tensor, weighting: Weighting = "label") -> Tensor:
+        """Class activation maps (B, N, T): with its bias, the map of a label sums to the label's logit.
+
+        Raises DataError for weighting="attention", since there is none.
+        """
+        if weighting == "attention":
+            raise DataError(
+                "average pooling has no attention that could be shown; ask for label, what places contribute"
+            )
+        values_BTC = token_values(tokens).to(self.fc.weight.dtype)
+        return self.fc.weight @ values_BTC.transpose(1, 2) / values_BTC.shape[1]
 
 
 @dataclass(frozen=True, kw_only=True)

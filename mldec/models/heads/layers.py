@@ -54,6 +54,12 @@ class MultiHeadAttention(nn.Module):
         query, key, _ = self._project(query_BQD, key_BTD, key_BTD)
         return _softmax(query, key)
 
+    def values(self, value_BTD: Tensor) -> Tensor:
+        """What each head takes up of a token that has all its attention: (B, num_heads, T, D / num_heads)."""
+        dim = self.out_proj.in_features
+        projected = F.linear(value_BTD, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
+        return projected.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
     def _project(self, query_BQD: Tensor, key_BTD: Tensor, value_BTD: Tensor) -> list[Tensor]:
         """Query, key and value as (B, heads, length, D / heads)."""
         inputs, rows = [query_BQD, key_BTD, value_BTD], [self.out_proj.in_features] * 3
@@ -158,6 +164,13 @@ class GroupFullyConnected(nn.Module):
             row_BN = row_BN.index_select(1, self.places)
         return row_BN + self.bias
 
+    def label_weights(self, words: GroupedWords | None = None) -> Tensor:
+        """(n, D): what the embedding of its query is multiplied with to give the logit of each label, less the bias."""
+        if words is not None:
+            return self.weight[words.groups].transpose(1, 2).flatten(0, 1)[words.places]
+        table_KgD = self.weight.transpose(1, 2).flatten(0, 1)
+        return table_KgD[: self.num_classes] if self.places is None else table_KgD[self.places]
+
 
 def random_places(num_classes: int, seed: int) -> Tensor:
     """(N,) int64: the place that each class is dealt by a seeded permutation."""
@@ -178,6 +191,10 @@ class SharedFullyConnected(nn.Module):
         with full_precision(embeddings_BKD):
             table_BKg = embeddings_BKD.to(self.weight.dtype) @ self.weight + self.bias
         return table_BKg.flatten(1).index_select(1, words.places)
+
+    def label_weights(self, words: GroupedWords) -> Tensor:
+        """(n, D): as of `GroupFullyConnected`."""
+        return self.weight.T[words.places % self.weight.shape[1]]
 
 
 class WordFullyConnected(nn.Module):
@@ -201,6 +218,10 @@ class WordFullyConnected(nn.Module):
             projected_BKW = embeddings_BKD.to(self.weight.dtype) @ self.weight
             table_BKg = torch.einsum("bkw,kgw->bkg", projected_BKW, words.vectors.to(self.weight.dtype))
         return table_BKg.flatten(1).index_select(1, words.places) + self.bias
+
+    def label_weights(self, words: GroupedWords) -> Tensor:
+        """(n, D): as of `GroupFullyConnected`."""
+        return words.vectors.flatten(0, 1)[words.places].to(self.weight.dtype) @ self.weight.T
 
 
 def relu_of(linear: nn.Linear, x: Tensor) -> Tensor:

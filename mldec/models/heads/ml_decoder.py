@@ -20,6 +20,7 @@ from mldec.models.heads.layers import (
     relu_of,
     share_queries,
 )
+from mldec.models.heads.maps import Weighting, layer_maps
 from mldec.models.label_words import GroupedWords, LabelWords, Normalize, QueryAugment
 from mldec.models.queries import EmbeddingQueries, QueryKind, WordQueries
 from mldec.models.tokens import Tokens, token_values
@@ -121,6 +122,15 @@ class MLDecoder(nn.Module):
         for layer in self.layers:
             embeddings = layer(embeddings, memory_BTD)
         return cast(Tensor, self.fc(embeddings) if words is None else self.fc(embeddings, words))
+
+    def maps(self, tokens: Tokens | Tensor, weighting: Weighting = "label") -> Tensor:
+        """Maps (B, n, T) of the labels, in the last layer, see `heads/maps.py`."""
+        memory_BTD, embeddings, words = self._begin(tokens)
+        for layer in self.layers[:-1]:
+            embeddings = layer(embeddings, memory_BTD)
+        last = cast(DecoderLayer, self.layers[-1])
+        weights = self.fc.label_weights() if words is None else self.fc.label_weights(words)  # type: ignore[operator]
+        return layer_maps(last, embeddings, memory_BTD, None, self.query_of_labels(), weights, weighting)
 
     def attention_weights(self, tokens: Tokens | Tensor) -> Tensor:
         """Where each query looks in the last layer: (B, num_heads, K, T), rows that sum to 1."""

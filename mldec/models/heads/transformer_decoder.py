@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from mldec.config import ComponentConfig, Count, Natural, Share
 from mldec.errors import ConfigError
 from mldec.labels import LabelSpace
 from mldec.models.heads.layers import DecoderLayer, EncoderLayer, GroupFullyConnected, share_queries
+from mldec.models.heads.maps import Weighting, layer_maps
 from mldec.models.queries import EmbeddingQueries
 from mldec.models.tokens import Tokens, token_values
 from mldec.registry import HEADS
@@ -76,14 +77,28 @@ class TransformerDecoderHead(nn.Module):
 
     def forward(self, tokens: Tokens | Tensor) -> Tensor:
         """Logits (B, N) of Tokens or, without sine positions, a (B, T, C) tensor."""
+        embeddings, memory_BTD, position_TD = self._begin(tokens)
+        for layer in self.layers:
+            embeddings = layer(embeddings, memory_BTD, position_TD)
+        return self.fc(self.norm(embeddings))
+
+    def maps(self, tokens: Tokens | Tensor, weighting: Weighting = "label") -> Tensor:
+        """Maps (B, N, T) of the last layer, see `heads/maps.py`. With an encoder, tokens know of one another."""
+        embeddings, memory_BTD, position_TD = self._begin(tokens)
+        for layer in self.layers[:-1]:
+            embeddings = layer(embeddings, memory_BTD, position_TD)
+        last, weights_ND = cast(DecoderLayer, self.layers[-1]), self.fc.label_weights()
+        own = torch.arange(len(weights_ND), device=weights_ND.device)  # one query a label
+        return layer_maps(last, embeddings, memory_BTD, position_TD, own, weights_ND, weighting, self.norm)
+
+    def _begin(self, tokens: Tokens | Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Queries (1 or B,N,D), memory (B,T,D), and its positions."""
         memory_BTD = self.input_projection(token_values(tokens))
         position_TD = self._position(tokens, memory_BTD)
         for layer in self.encoder:
             memory_BTD = layer(memory_BTD, position_TD)
-        embeddings = share_queries(self.queries(), memory_BTD.shape[0], self.training and self.dropout > 0)
-        for layer in self.layers:
-            embeddings = layer(embeddings, memory_BTD, position_TD)
-        return self.fc(self.norm(embeddings))
+        queries = share_queries(self.queries(), memory_BTD.shape[0], self.training and self.dropout > 0)
+        return queries, memory_BTD, position_TD
 
     def _position(self, tokens: Tokens | Tensor, like: Tensor) -> Tensor | None:
         if self.position == "none":

@@ -1,0 +1,128 @@
+"""The pointing score: how often the map of a label that was found peaks on an object of that label.
+
+Of every label that a picture has and the network found, the map is laid over the picture, and its highest point is
+inside one of the label's boxes or not. What chance gives stands beside it, the share of the picture that those boxes
+cover: a number without it says nothing. So does how often the point is on an object of another label, which is what a
+network does that finds objects and does not tell them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mldec.config import Config
+from mldec.data.digits import Box, DigitsConfig, scene_boxes
+from mldec.data.digits_many import DigitsManyConfig, placed_boxes
+from mldec.data.image import decode
+from mldec.data.index import ImageIndex
+from mldec.engine import pictures
+from mldec.engine.pictures import View
+from mldec.engine.predictor import BATCH, Predictor
+from mldec.errors import DataError
+from mldec.models.heads.maps import Weighting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pointing:
+    """Shares in percent of the labels that are present and found.
+
+    Attributes:
+        labels: how many these are: pairs of a picture and a label; `present` of them are there.
+        inside: their maps peak inside a box of their own.
+        another: inside a box of another label of the picture.
+        chance: what a point that is drawn anywhere in the picture gives for `inside`.
+        chance_another: and for `another`.
+    """
+
+    labels: int
+    present: int
+    inside: float
+    another: float
+    chance: float
+    chance_another: float
+
+
+def boxes_of(config: Config, split: str) -> list[dict[str, list[Box]]]:
+    """Boxes of each row of a split by label. Raises DataError for a dataset whose boxes are not known."""
+    dataset = config.dataset
+    if isinstance(dataset, DigitsManyConfig):
+        return placed_boxes(dataset, split)
+    if isinstance(dataset, DigitsConfig):
+        return scene_boxes(dataset, split)
+    raise DataError(
+        f"dataset={dataset.name}: where its objects are is not read; pointing needs dataset=digits or digits_many"
+    )
+
+
+def score_pointing(
+    predictor: Predictor,
+    index: ImageIndex,
+    boxes: Sequence[Mapping[str, Sequence[Box]]],
+    weighting: Weighting = "label",
+    *,
+    threshold: float = 0.5,
+    shifted: bool = True,
+    on_batch: Callable[[int], None] = lambda pictures: None,
+) -> Pointing:
+    """How well the maps of `weighting` point, over all pictures of `index`.
+
+    Args:
+        boxes: of each row, by label.
+        threshold: labels with a score above it are found.
+        shifted: lay maps where their cells lie; False: as if a map were a coarse picture, see `measure_shift`.
+        on_batch: called with the number of pictures after each batch.
+
+    Raises:
+        DataError: as of `Predictor.maps`; or no label was found, so that there is nothing to score.
+    """
+    columns = {name: column for column, name in enumerate(predictor.labels.names)}
+    outcomes: list[tuple[float, ...]] = []
+    present = 0
+    for first in range(0, len(index), BATCH):
+        rows = range(first, min(first + BATCH, len(index)))
+        images = [decode(index.path(row)) for row in rows]
+        scores, maps = predictor.scores(images), predictor.maps(images, weighting)
+        for row, image, row_scores, row_maps in zip(rows, images, scores, maps, strict=True):
+            height, width = image.shape[:2]
+            for name in boxes[row]:
+                if name not in columns:  # a zero-shot network was not asked for it
+                    continue
+                column = columns[name]
+                present += 1
+                if row_scores[column] <= threshold:
+                    continue
+                view = predictor.view(height, width)
+                view = view if shifted else View(view.box)
+                where = pictures.upsampled(row_maps[column], height, width, view)
+                outcomes.append(_point(where, boxes[row], name))
+        on_batch(len(rows))
+    if not outcomes:
+        raise DataError(f"none of the {present:,} labels has a score above {threshold}: there is nothing to point at")
+    inside, another, chance, chance_another = (100 * float(share) for share in np.mean(outcomes, axis=0))
+    return Pointing(
+        labels=len(outcomes),
+        present=present,
+        inside=inside,
+        another=another,
+        chance=chance,
+        chance_another=chance_another,
+    )
+
+
+def _point(where: np.ndarray, boxes: Mapping[str, Sequence[Box]], name: str) -> tuple[float, float, float, float]:
+    """Whether the peak is in a box of `name` and of another label, and the shares of the picture that these cover."""
+    own = _covered(where.shape, boxes[name])
+    other = _covered(where.shape, [box for label in boxes if label != name for box in boxes[label]]) & ~own
+    peak = np.unravel_index(np.nanargmax(where), where.shape)
+    return float(own[peak]), float(other[peak]), float(own.mean()), float(other.mean())
+
+
+def _covered(shape: tuple[int, ...], boxes: Sequence[Box]) -> np.ndarray:
+    """bool (height, width): which pixels are in one of the boxes."""
+    covered = np.zeros(shape, bool)
+    for x, y, width, height in boxes:
+        covered[y : y + height, x : x + width] = True
+    return covered

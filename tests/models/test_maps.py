@@ -1,0 +1,187 @@
+"""Properties of the maps of heads: exact contributions to a logit, each label's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mldec.errors import DataError
+from mldec.models.heads import GlobalAveragePool, MLDecoder, TransformerDecoderHead
+from mldec.models.heads.layers import DecoderLayer
+from mldec.models.tokens import Tokens
+from mldec.models.word_vectors import WordVectors
+
+SMALL = {"dim": 16, "num_heads": 4, "ffn_dim": 24, "dropout": 0.0}
+GRID, FEATURES, LABELS = (2, 3), 8, 7
+
+
+@pytest.fixture(autouse=True)
+def double():
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def tokens(batch: int = 3) -> Tokens:
+    return Tokens(torch.randn(batch, GRID[0] * GRID[1], FEATURES), GRID)
+
+
+def words() -> WordVectors:
+    return WordVectors(tuple(map(str, range(LABELS + 2))), torch.randn(LABELS + 2, 10), "a test")
+
+
+def heads() -> dict[str, nn.Module]:
+    """One of each kind, with norms and biases that training could have left."""
+    made = {
+        "full": MLDecoder(FEATURES, LABELS, **SMALL),
+        "groups": MLDecoder(FEATURES, LABELS, 3, **SMALL, num_layers=2),
+        "random groups": MLDecoder(FEATURES, LABELS, 3, **SMALL, grouping="random"),
+        "word queries": MLDecoder(FEATURES, LABELS, **SMALL, queries="word_vectors", fc="word_vectors", words=words()),
+        "word groups": MLDecoder(
+            FEATURES, LABELS, 3, **SMALL, queries="word_vectors", fc="word_vectors", words=words()
+        ),
+        "shared": MLDecoder(FEATURES, LABELS, 3, **SMALL, queries="word_vectors", fc="shared", words=words()),
+        "word weights": MLDecoder(FEATURES, LABELS, 3, **SMALL, fc="word_vectors", words=words()),
+        "transformer": TransformerDecoderHead(FEATURES, LABELS, **SMALL),
+        "query2label": TransformerDecoderHead(
+            FEATURES, LABELS, **SMALL, encoder_layers=1, decoder_layers=2, position="sine", final_norm=True
+        ),
+    }
+    for head in made.values():
+        for parameter in head.parameters():
+            if parameter.dim() == 1:
+                nn.init.normal_(parameter, std=0.5)
+        head.eval()
+    return made
+
+
+DECODERS = list(heads())
+
+
+class Held(nn.Module):
+    """A layer norm, or a ReLU, as it was for one input: what is left of it is linear."""
+
+    def __init__(self, x: torch.Tensor, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.norm, self.sigma = norm, (x.var(-1, keepdim=True, unbiased=False) + norm.eps).sqrt()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - x.mean(-1, keepdim=True)) / self.sigma * self.norm.weight + self.norm.bias
+
+
+def logits_without(head: nn.Module, seen: Tokens, token: int) -> torch.Tensor:
+    """Logits of `head` by its own forward, where the last layer finds nothing at a token; all else held as it was."""
+    last: DecoderLayer = head.layers[-1]
+    found: dict[str, torch.Tensor] = {}
+    modules = {"norm2": last.norm2, "norm3": last.norm3, "norm": getattr(head, "norm", None), "gates": last.linear1}
+    hooks = [
+        module.register_forward_hook(
+            lambda _, inputs, output, name=name: found.update({name: inputs[0], "out": output})
+        )
+        for name, module in modules.items()
+        if isinstance(module, (nn.LayerNorm, nn.Linear))
+    ]
+    attention, memory = last.multihead_attn, {}
+    hooks.append(
+        attention.register_forward_hook(lambda _, inputs, output: memory.update(zip("qkv", inputs, strict=True)))
+    )
+    head(seen)
+    for hook in hooks:
+        hook.remove()
+
+    embeddings = memory["q"]
+    weights = attention.weights(memory["q"], memory["k"])
+    values = F.linear(memory["v"], *(x[32:] for x in (attention.in_proj_weight, attention.in_proj_bias)))
+    values = values.unflatten(2, (4, 4)).transpose(1, 2).clone()
+    values[:, :, token] = 0
+    taken = attention.out_proj((weights @ values).transpose(1, 2).flatten(2))
+    x = Held(found["norm2"], last.norm2)(embeddings + taken)
+    gates = last.linear1(found["gates"].view(*found["norm3"].shape[:2], -1)) > 0
+    x = Held(found["norm3"], last.norm3)(x + last.linear2(last.linear1(x) * gates))
+    if isinstance(modules["norm"], nn.LayerNorm):
+        x = Held(found["norm"], modules["norm"])(x)
+    asked = getattr(head, "words", None)
+    return head.fc(x) if asked is None else head.fc(x, asked())
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@torch.no_grad()
+def test_a_contribution_is_what_the_logit_loses_without_the_token(kind):
+    head, seen = heads()[kind], tokens()
+    logits, maps = head(seen), head.maps(seen)
+    assert maps.shape == (3, LABELS, 6)
+    for token in range(6):
+        torch.testing.assert_close(logits - maps[:, :, token], logits_without(head, seen, token))
+
+
+@torch.no_grad()
+def test_the_class_activation_map_and_the_bias_are_the_logit():
+    head, seen = GlobalAveragePool(FEATURES, LABELS).eval(), tokens()
+    torch.testing.assert_close(head.maps(seen).sum(dim=2) + head.fc.bias, head(seen))
+    torch.testing.assert_close(head.maps(seen) * 6, seen.values.matmul(head.fc.weight.T).transpose(1, 2))
+    with pytest.raises(DataError, match=r"no attention .* ask for label"):
+        head.maps(seen, "attention")
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@torch.no_grad()
+def test_attention_is_a_distribution_that_labels_of_a_group_share(kind):
+    head, seen = heads()[kind], tokens()
+    attention, own = head.maps(seen, "attention"), head.maps(seen, "label")
+    torch.testing.assert_close(attention.sum(dim=2), torch.ones(3, LABELS))
+    assert (attention >= 0).all()
+    groups = head.query_of_labels().tolist() if isinstance(head, MLDecoder) else list(range(LABELS))
+    for a in range(LABELS):
+        for b in range(a):
+            assert torch.allclose(attention[:, a], attention[:, b]) == (groups[a] == groups[b])
+            assert not torch.allclose(own[:, a], own[:, b])
+
+
+@pytest.mark.parametrize("weighting", ["label", "attention"])
+@pytest.mark.parametrize("kind", ["word queries", "word groups", "word weights", "shared"])
+@torch.no_grad()
+def test_labels_in_another_order_have_their_maps_in_that_order(kind, weighting):
+    head, seen = heads()[kind], tokens()
+    before = head.maps(seen, weighting)
+    order = torch.randperm(LABELS).tolist()
+    head.words.set_labels([str(label) for label in order])
+    torch.testing.assert_close(head.maps(seen, weighting), before[:, order])
+
+
+@torch.no_grad()
+def test_labels_that_were_never_trained_have_maps():
+    head, seen = heads()["word queries"], tokens()
+    head.words.set_labels([str(LABELS + 1), "2"])
+    for weighting in ("label", "attention"):
+        assert head.maps(seen, weighting).shape == (3, 2, 6)
+
+
+@pytest.mark.parametrize("kind", ["full", "groups", "transformer", "query2label"])
+@torch.no_grad()
+def test_one_attention_head_over_tokens_of_one_value_leaves_attention(kind):
+    """Then places differ by the attention that they get, and by nothing else."""
+    small = SMALL | {"num_heads": 1}
+    head = {
+        "full": lambda: MLDecoder(FEATURES, LABELS, **small),
+        "groups": lambda: MLDecoder(FEATURES, LABELS, 3, **small),
+        "transformer": lambda: TransformerDecoderHead(FEATURES, LABELS, **small),
+        "query2label": lambda: TransformerDecoderHead(
+            FEATURES, LABELS, **small, encoder_layers=1, decoder_layers=2, position="sine", final_norm=True
+        ),
+    }[kind]().eval()
+    attention = head.layers[-1].multihead_attn
+    attention.in_proj_weight[32:] = 0
+    nn.init.normal_(attention.in_proj_bias)
+    maps = head.maps(seen := tokens(), "label")
+    torch.testing.assert_close(maps / maps.sum(dim=2, keepdim=True), head.maps(seen, "attention"))
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@torch.no_grad()
+def test_a_picture_has_its_maps_whatever_its_neighbours_are(kind):
+    head, seen = heads()[kind], tokens()
+    alone = torch.cat([head.maps(Tokens(seen.values[i : i + 1], GRID)) for i in range(3)])
+    torch.testing.assert_close(head.maps(seen), alone)
