@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow lint wheel-check format clean
+.PHONY: help demo docs test test-slow lint wheel-check format clean
 
 help:
 	@echo "make demo       install into $(VENV), train ML-Decoder on digit scenes, print the score"
 	@echo "make table-5    reproduce a table of the paper (make figure-5; SCALE=desk for the form that needs no download)"
 	@echo "make test       the whole test suite; make test-slow adds what takes minutes"
 	@echo "make lint       ruff, mypy, import-linter"
+	@echo "make docs       the site of docs/, in site/; fails on dead links"
 	@echo "make wheel-check build the wheel, and train for two steps with it from an empty folder"
 	@echo "make format     let ruff format the code"
 	@echo "make clean      remove $(VENV) and caches (outputs/ and data/ stay)"
@@ -35,6 +36,10 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "read it: $(BIN)/python -m http.server --directory site --bind 127.0.0.1 8000, or open site/index.html"
 
 # Away from the source tree, so that configs and data files come from the wheel or not at all.
 wheel-check: $(VENV)/.installed
@@ -65,5 +70,10 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test,lint]"
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
+	@echo "installing into $(VENV), with what builds the site"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	@touch $@ $(VENV)/.installed
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -71,22 +71,22 @@ class RuntimeConfig:
 
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
     devices: Count = 1  # processes on this machine, each with a device of its own and its share of every batch
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on CUDA that has it, else fp32
     workers: Natural | None = None  # loader processes; null: as many as cores, at most 8; on the CPU a fourth
     threads: Count | None = None  # CPU threads of the network; null: torch's choice
     eval_batch_size: Count | None = None  # null: the training batch size
-    channels_last: bool = False
-    compile: bool = False
+    channels_last: bool = False  # another memory layout, often faster for convolutions on CUDA
+    compile: bool = False  # torch.compile of the network
     sync_batch_norm: bool = False  # statistics of batch norm over all devices; CUDA only
     deterministic: bool = False  # deterministic CUDA kernels, slower; the CPU always is
     log_every: Count = 20  # steps between two records
     checkpoint_every: Count | None = None  # steps between two extra checkpoints; null: only after each epoch
     eval_every: Count = 1  # epochs
     limit_train_batches: Count | None = None  # batches of each epoch that are used; null: all
-    limit_eval_batches: Count | None = None
+    limit_eval_batches: Count | None = None  # batches of each evaluation; null: all
     overfit: bool = False  # train on the first batch alone, unaugmented
     profile: bool = False  # write a torch profiler trace of a few steps
-    tensorboard: bool = True
+    tensorboard: bool = True  # write curves and pictures to `tensorboard/` in the run folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,9 @@ class ProtocolConfig:
     """How results are chosen and reported. `paper` and `standard` are never mixed; a result names its protocol."""
 
     name: Literal["paper", "standard"]
-    average_precision: Literal["exact", "voc07", "partial", "paper"] = "exact"
+    average_precision: Literal["exact", "voc07", "partial", "paper"] = (
+        "exact"  # the definition of AP (docs/evaluation.md)
+    )
     report: Literal["ema", "live", "better"] = "ema"  # which weights count, where EMA is on
     holdout: Share = 0.05  # share of train kept as val where a dataset publishes no third split; 0: val is test
     threshold: Fraction = 0.5  # of the F1 scores
@@ -107,11 +109,11 @@ class Config:
     """One experiment. Its run folder is `<output>/<name>/<date>_<time>/`, or `run_dir` where that is given."""
 
     name: str
-    seed: Natural = 0
-    output: str = "outputs"
-    run_dir: str | None = None
+    seed: Natural = 0  # of first weights, order, augmentation, dropout and mixing
+    output: str = "outputs"  # the folder of all run folders
+    run_dir: str | None = None  # exactly this run folder; null: `output`/`name`/date_time
     init_from: str | None = None  # a run folder or checkpoint whose weights are the start
-    init_part: Literal["all", "backbone"] = "all"  # which of them
+    init_part: Literal["all", "backbone"] = "all"  # which of those weights
     dataset: Group
     backbone: Group
     head: Group
@@ -151,6 +153,24 @@ def to_mapping(config: Any) -> dict[str, Any]:
         return value
 
     return typing.cast(dict[str, Any], plain(config))
+
+
+def describe_type(annotation: Any) -> str:
+    """What a field may hold, in words: "a whole number at least 1 or null"."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        base, *bounds = typing.get_args(annotation)
+        return " ".join([describe_type(base), *map(str, bounds)])
+    if origin in _UNIONS:
+        return " or ".join(describe_type(option) for option in typing.get_args(annotation))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(annotation)))
+    if origin is tuple:
+        item = typing.get_args(annotation)
+        return f"a list of {describe_type(item[0])}" if item[-1] is ... else f"a list of {len(item)} values"
+    return {type(None): "null", int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(
+        annotation, str(annotation)
+    )
 
 
 _INVALID = object()
@@ -205,7 +225,7 @@ def _convert(value: Any, annotation: Any, path: str, problems: list[str]) -> Any
         return None if value is None and optional else _dataclass(value, settings, path, problems)
     converted = _fit(value, annotation)
     if converted is _INVALID:
-        problems.append(f"{path}={value}: expected {_describe(annotation)}, found {_kind(value)}")
+        problems.append(f"{path}={value}: expected {describe_type(annotation)}, found {_kind(value)}")
     return converted
 
 
@@ -256,23 +276,6 @@ def _fit(value: Any, annotation: Any) -> Any:
     if annotation in (str, bool):
         return value if isinstance(value, annotation) else _INVALID
     raise TypeError(f"config fields may not have the type {annotation}")
-
-
-def _describe(annotation: Any) -> str:
-    origin = typing.get_origin(annotation)
-    if origin is Annotated:
-        base, *bounds = typing.get_args(annotation)
-        return " ".join([_describe(base), *map(str, bounds)])
-    if origin in _UNIONS:
-        return " or ".join(_describe(option) for option in typing.get_args(annotation))
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(annotation)))
-    if origin is tuple:
-        item = typing.get_args(annotation)
-        return f"a list of {_describe(item[0])}" if item[-1] is ... else f"a list of {len(item)} values"
-    return {type(None): "null", int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(
-        annotation, str(annotation)
-    )
 
 
 def _kind(value: Any) -> str:

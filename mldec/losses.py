@@ -257,30 +257,36 @@ class LossConfig(ComponentConfig):
 
     single_label: ClassVar[bool] = False  # True: wants data with exactly one class a picture
 
-    reduction: Reduction = "mean"
+    reduction: Reduction = "mean"  # over labels and pictures (over pictures for ce)
     unknown_weight: NonNegative = 0.0  # weight of an unknown label, which counts as absent
 
 
 @dataclass(frozen=True, kw_only=True)
 class AsymmetricLossConfig(LossConfig):
+    """Settings of `loss=asl`; the defaults are the paper's."""
+
     reduction: Reduction = "sum"
-    gamma_neg: NonNegative = 4.0
-    gamma_pos: NonNegative = 0.0
-    clip: Fraction = 0.05
-    detach_weight: bool = True
+    gamma_neg: NonNegative = 4.0  # focusing exponent of absent labels: the higher, the less easy ones count
+    gamma_pos: NonNegative = 0.0  # focusing exponent of present labels
+    clip: Fraction = 0.05  # probability shift: absent labels scored below it cost nothing
+    detach_weight: bool = True  # the focal weight is a constant for the gradient, as published
 
 
 @dataclass(frozen=True, kw_only=True)
 class BinaryCrossEntropyConfig(LossConfig):
-    label_smoothing: Share = 0.0
-    target_threshold: Share | None = None
+    """Settings of `loss=bce`."""
+
+    label_smoothing: Share = 0.0  # s: targets y become y (1 - s) + s / 2
+    target_threshold: Share | None = None  # fractions of mixup above it become 1, others 0; null: they stay
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropyConfig(LossConfig):
+    """Settings of `loss=ce`."""
+
     single_label: ClassVar[bool] = True
 
-    label_smoothing: Share = 0.0
+    label_smoothing: Share = 0.0  # s: the class keeps 1 - s, and s is spread over all classes
 
 
 @LOSSES.register("asl", AsymmetricLossConfig)

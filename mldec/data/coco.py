@@ -31,6 +31,9 @@ class CocoConfig(DatasetConfig):
     """MS-COCO. The paper trains on train2014 and tests on val2014, so val<year> is the test split.
 
     It counts annotated pictures only (`unannotated: drop`): 82,081 of 82,783 for training, 40,137 of 40,504 for test.
+
+    Attributes:
+        year: of the release, whose folders and files carry it in their names.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")

@@ -45,7 +45,7 @@ class DatasetConfig(ComponentConfig):
         exclude: a file with paths relative to `root`, one a line, of pictures to leave out; null: `root`/excluded.txt,
             which `mldec data verify --fix` writes, where there is one.
         scaled_decoding: read large JPEGs at half, a quarter or an eighth of their size, where that is still enough.
-        cache: folder of the index; null: see `mldec.data.cache`.
+        cache: folder of the index; null: that of MLDEC_CACHE, else `root`/.mldec, else ~/.cache/mldec.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
@@ -85,7 +85,8 @@ class FilesConfig(DatasetConfig):
 
     Attributes:
         root: the folder that pictures are relative to; null: the folder of the train file.
-        train, val, test: the file of each split. Without `val` or `test` see `mldec.engine.build.build_splits`.
+        train, val, test: the file of the split. Without `val` it is `protocol.holdout` of train; without `test` results
+            are of val.
         labels: a text file with the label names in order, one a line; null: the labels of `train`.
     """
 

@@ -49,7 +49,16 @@ DRAWING_VERSION = 1  # part of the fingerprint: raise it whenever the same setti
 
 @dataclass(frozen=True, kw_only=True)
 class ScenesConfig(DatasetConfig):
-    """Settings of the scenes. `image_size` is the canvas they are drawn on; the three splits share no scan."""
+    """Settings of the scenes; the three splits share no scan.
+
+    Attributes:
+        image_size: side in pixels of the canvas that scenes are drawn on, and of what the network sees.
+        train, val, test: the number of scenes in the split.
+        max_digits: a scene has from one to this many digits; 1 makes it a task of one label a picture.
+        colours: how many colours the digits have; each colour and digit is a class.
+        seed: of the drawing; it does not follow the run's, so that runs are compared on the same scenes.
+        jpeg_quality: of the files.
+    """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
 
@@ -76,6 +85,9 @@ class DigitsConfig(ScenesConfig):
     With `zero_shot` some of the classes are never trained, though every colour and every digit is. "report": those that
     results are reported on, 16 where there are 80; val does not know them, so that nothing is chosen on them. "choose":
     those are left out altogether, and 8 of the rest are unseen, on which settings can be chosen.
+
+    Attributes:
+        zero_shot: which classes are never trained.
     """
 
     zero_shot: Literal["none", "report", "choose"] = "none"

@@ -79,8 +79,10 @@ def find_lag(ema: Ema | None, steps: int) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class ExponentialConfig(ComponentConfig):
-    decay: Share = 0.9997
-    warmup: bool = False  # a smaller decay in the first updates
+    """Settings of `ema=exponential`."""
+
+    decay: Share = 0.9997  # share of the average that stays at each update
+    warmup: bool = False  # a smaller decay in the first updates, min(decay, (1 + t) / (10 + t)) after t of them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,7 +85,7 @@ def set_point(optimizer: Optimizer, point: Point) -> None:
 class OptimizerConfig(ComponentConfig):
     """Settings that every optimizer has."""
 
-    weight_decay: NonNegative = 1e-4
+    weight_decay: NonNegative = 1e-4  # of matrices and kernels; biases and norms have none
     backbone_lr_scale: NonNegative = 1.0  # learning rate of the backbone over that of the head
     clip_norm: Positive | None = None  # largest norm of all gradients together; null: not clipped
 
@@ -94,17 +94,21 @@ class OptimizerConfig(ComponentConfig):
 class AdamConfig(OptimizerConfig):
     """`betas[0]` only counts while the schedule does not cycle momentum."""
 
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    eps: Positive = 1e-8
+    betas: tuple[Share, Share] = (0.9, 0.999)  # decay rates of the running mean and square of the gradient
+    eps: Positive = 1e-8  # added to the divisor
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamWConfig(AdamConfig):
+    """Adam with decoupled decay: parameters shrink by lr * weight_decay."""
+
     weight_decay: NonNegative = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
 class LambConfig(AdamConfig):
+    """LAMB, whose steps are scaled by each layer's ratio of weight to update."""
+
     weight_decay: NonNegative = 2e-2
     eps: Positive = 1e-6
     max_grad_norm: Positive | None = 1.0  # LAMB's own division of gradients above this norm; null: none
@@ -112,8 +116,10 @@ class LambConfig(AdamConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SGDConfig(OptimizerConfig):
-    momentum: Share = 0.9
-    nesterov: bool = False
+    """SGD with momentum and coupled L2."""
+
+    momentum: Share = 0.9  # of the running gradient; used while the schedule does not cycle it
+    nesterov: bool = False  # look ahead along the momentum
 
     def __post_init__(self) -> None:
         if self.nesterov and self.momentum == 0:

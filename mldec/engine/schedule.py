@@ -77,10 +77,10 @@ class CosineWithWarmup:
 class ScheduleConfig(ComponentConfig):
     """How long, in what portions and how fast a run learns."""
 
-    epochs: Count = 40
+    epochs: Count = 40  # passes over the training pictures
     batch_size: Count = 56  # pictures an optimizer step, over all devices and micro-batches
     accumulate: Count = 1  # micro-batches a step
-    max_lr: Positive = 1e-4
+    max_lr: Positive = 1e-4  # the highest learning rate
     cycle_momentum: bool = False  # move momentum (beta1 of Adam) against the learning rate
 
     def __post_init__(self) -> None:
@@ -93,6 +93,8 @@ class ScheduleConfig(ComponentConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class OneCycleConfig(ScheduleConfig):
+    """The rate rises along a cosine to `max_lr`, then falls along another."""
+
     pct_start: Fraction = 0.2  # share of the steps in which the rate rises
     div_factor: Positive = 25.0  # max_lr / first rate
     final_div_factor: Positive = 1e4  # first rate / last rate
@@ -109,9 +111,11 @@ class OneCycleConfig(ScheduleConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CosineConfig(ScheduleConfig):
-    warmup_epochs: NonNegative = 5.0
-    warmup_lr: NonNegative = 1e-6  # of the first step
-    min_lr: NonNegative = 0.0  # of the last step
+    """The rate rises along a line to `max_lr`, then falls along a cosine."""
+
+    warmup_epochs: NonNegative = 5.0  # in which the rate rises
+    warmup_lr: NonNegative = 1e-6  # rate of the first step
+    min_lr: NonNegative = 0.0  # rate of the last step
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -41,7 +41,7 @@ class BackboneConfig(ComponentConfig):
     normalize: Literal["unit", "backbone"] = (
         "unit"  # pixels within 0..1 (the paper), or by the weights' own mean and std
     )
-    drop_path: Share = 0.0
+    drop_path: Share = 0.0  # stochastic depth: the rate of the last block; for models that have it
 
     def __post_init__(self) -> None:
         if self.pretrained and self.checkpoint is not None:

@@ -60,7 +60,12 @@ def _conv_norm(in_channels: int, channels: int, kernel: int, stride: int = 1) ->
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsResNetConfig(BackboneConfig):
-    """Settings of `backbone=resnet_digits`: channels and residual blocks of each stage."""
+    """Settings of `backbone=resnet_digits`.
+
+    Attributes:
+        widths: channels of each stage.
+        blocks: residual blocks of each stage.
+    """
 
     widths: tuple[Count, ...] = (32, 64, 128)
     blocks: tuple[Count, ...] = (1, 1, 1)

@@ -41,7 +41,7 @@ class WordsConfig:
     """Where the word vectors of labels come from.
 
     Attributes:
-        source: one of the forms that `KINDS` lists.
+        source: a file of word vectors, or package:NAME, hub:OWNER/NAME, open_clip:MODEL/WEIGHTS, random:WIDTH.
         names: for an array, the file with the names of its rows or columns: a JSON list or {"0": name}, or a name a
             line; null: its rows are the labels in their order.
         templates: texts with {} for the label, whose vectors are averaged: "a photo of a {}." for a text model.

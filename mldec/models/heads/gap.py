@@ -46,7 +46,7 @@ class GlobalAveragePool(nn.Module):
 class GapConfig(ComponentConfig):
     """Settings of `head=gap`."""
 
-    dropout: Share = 0.0
+    dropout: Share = 0.0  # of the pooled features, before the linear layer
 
 
 @HEADS.register("gap", GapConfig)

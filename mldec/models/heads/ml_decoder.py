@@ -195,15 +195,15 @@ def _check_kinds(queries: str, fc: str, grouping: str, has_words: bool) -> None:
 class MLDecoderConfig(ComponentConfig):
     """Settings of `head=ml_decoder`; the defaults are the paper's."""
 
-    num_groups: Count | None = None  # null: one query a class
-    dim: Count = 768
-    num_heads: Count = 8
-    ffn_dim: Count = 2048
-    dropout: Share = 0.1
-    num_layers: Count = 1
-    queries: QueryKind = "fixed"
-    grouping: Literal["contiguous", "random"] = "contiguous"
-    grouping_seed: Natural = 0
+    num_groups: Count | None = None  # K, the number of queries, at most that of classes; null: one query a class
+    dim: Count = 768  # D, width of queries and projected tokens; a multiple of num_heads
+    num_heads: Count = 8  # of the cross-attention
+    ffn_dim: Count = 2048  # width inside the feed-forward layer
+    dropout: Share = 0.1  # of attention and feed-forward
+    num_layers: Count = 1  # decoder layers, one after another
+    queries: QueryKind = "fixed"  # random and never trained, learned, or a learned map of the labels' word vectors
+    grouping: Literal["contiguous", "random"] = "contiguous"  # classes in their order, or dealt out at random
+    grouping_seed: Natural = 0  # of grouping=random
     fc: FcKind = "group"  # output weights: each group's own, one for all, or made from word vectors
     words: WordsConfig | None = None  # where word vectors come from
     normalize: Normalize = "centered"  # of word vectors

@@ -132,16 +132,16 @@ def sine_position(grid: tuple[int, int], dim: int, temperature: float = 10_000.0
 class TransformerDecoderConfig(ComponentConfig):
     """Settings of `head=transformer_decoder`; the defaults are those of the paper's Table 1."""
 
-    dim: Count = 768
-    num_heads: Count = 8
-    ffn_dim: Count = 2048
-    dropout: Share = 0.1
-    encoder_layers: Natural = 0
-    decoder_layers: Count = 1
-    queries: Literal["learnable", "fixed"] = "learnable"
-    position: Literal["none", "sine"] = "none"
-    input_projection: bool = True
-    final_norm: bool = False
+    dim: Count = 768  # D, width of queries and tokens; a multiple of num_heads
+    num_heads: Count = 8  # of each attention
+    ffn_dim: Count = 2048  # width inside the feed-forward layers
+    dropout: Share = 0.1  # of attention and feed-forward
+    encoder_layers: Natural = 0  # self-attention among the tokens before the decoder
+    decoder_layers: Count = 1  # each with self-attention among queries and cross-attention to the tokens
+    queries: Literal["learnable", "fixed"] = "learnable"  # learned, or random and never trained
+    position: Literal["none", "sine"] = "none"  # added to tokens where they are attended to; sine needs a grid
+    input_projection: bool = True  # map tokens to `dim`; false needs a backbone of just that width
+    final_norm: bool = False  # layer norm after the last decoder layer
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads:

@@ -1,0 +1,164 @@
+"""Reading the pages: blocks of code with what follows them, commands, links, anchors."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+PROGRAMS = ("mldec", "python", "python3", "pip", "make", "source", "tensorboard", "torchrun", "bash", "git", "sbatch")
+
+FENCE = re.compile(r"(?P<indent> *)```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?$")
+MARK = re.compile(r"<!-- (needs|varies): (.+?) -->$")
+
+
+@dataclass
+class Block:
+    """Some lines of code.
+
+    Attributes:
+        line: of the page, for messages.
+        language: of a fenced block; "" of an indented one.
+        title: the file that the block is.
+        needs: what its commands need and a test has not: written before the block as `<!-- needs: … -->`.
+        varies: why its output is an example: `<!-- varies: … -->`.
+        output: the lines of the indented block that follows a fenced one.
+    """
+
+    line: int
+    language: str
+    title: str | None = None
+    needs: str | None = None
+    varies: str | None = None
+    lines: list[str] = field(default_factory=list)
+    output: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(f"{line}\n" for line in self.lines)
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is typed, as words, and the lines that it prints, where the page shows them."""
+
+    line: int
+    words: tuple[str, ...]
+    needs: str | None
+    output: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return shlex.join(self.words)
+
+
+def blocks(page: Path) -> list[Block]:
+    """All blocks of code of a page, in order. What is commented out is no part of it."""
+    found: list[Block] = []
+    marks: dict[str, str] = {}
+    lines = _visible(page.read_text(encoding="utf-8")).split("\n")
+    number, follows = 0, False  # follows: nothing but blank lines since the last fenced block
+    while number < len(lines):
+        line = lines[number]
+        number += 1
+        fence, mark = FENCE.match(line), MARK.match(line)
+        if mark:
+            marks[mark[1]] = mark[2]
+        elif fence:
+            block = Block(number, fence["language"], fence["title"], **marks)
+            while lines[number].strip() != "```":
+                block.lines.append(lines[number][len(fence["indent"]) :])
+                number += 1
+            number += 1
+            found.append(block)
+            marks, follows = {}, True
+        elif line.startswith("    ") and not lines[number - 2].strip():
+            first = number
+            indent = len(line) - len(line.lstrip())
+            text = [line[indent:]]
+            while number < len(lines) and (lines[number].startswith(" " * 4) or not lines[number].strip()):
+                text.append(lines[number][indent:])
+                number += 1
+            text = "\n".join(text).rstrip("\n").split("\n")
+            if follows and not _typed(text[0]) and "needs" not in marks:
+                found[-1].output = text
+            else:
+                found.append(Block(first, "", lines=text, **marks))
+            marks, follows = {}, False
+        elif line.strip():
+            follows = False
+    return found
+
+
+def commands(block: Block) -> Iterator[Command]:
+    """What a block has to be typed: the lines after `$ `; without any, paragraphs that begin with a program."""
+    if block.title or block.language not in ("", "sh", "bash"):
+        return
+    lines = list(_joined(block.lines))
+    prompted = any(line.startswith("$ ") for line in lines)
+    typing = bool(block.language)
+    for place, line in enumerate(lines):
+        if not block.language and (place == 0 or not lines[place - 1].strip()):
+            typing = _typed(line)
+        words = _words(line)
+        if not words or (not line.startswith("$ ") if prompted else not typing):
+            continue
+        output = []
+        for after in lines[place + 1 :] if prompted else []:
+            if after.startswith("$ "):
+                break
+            output.append(after)
+        comment = re.search(r"\bneeds: (.+)$", line)
+        yield Command(block.line, words, comment[1] if comment else block.needs, tuple(output))
+
+
+def links(page: Path) -> Iterator[tuple[str, str]]:
+    """File and anchor of every relative link and picture of a page, as they are written."""
+    text = re.sub(r"^ *```.*?^ *```$", "", _visible(page.read_text(encoding="utf-8")), flags=re.S | re.M)
+    text = re.sub(r"`[^`\n]*`", lambda code: "`" * len(code[0]), text)
+    for target in re.findall(r"\]\(([^()\s]+)\)", text):
+        if not re.match(r"[a-z]+:", target):
+            file, _, anchor = target.partition("#")
+            yield file, anchor
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page: of its headings, as GitHub and the site make them, and those that it names itself."""
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", text))
+    headings = re.findall(r"^#+ (.+?)\s*$", re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M), flags=re.M)
+    return named | {re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", heading.lower())) for heading in headings}
+
+
+def _visible(text: str) -> str:
+    """A page without what is commented out over several lines; line numbers stay."""
+    return re.sub(r"<!--(?![^\n]*-->).*?-->", lambda comment: "\n" * comment[0].count("\n"), text, flags=re.S)
+
+
+def _typed(line: str) -> bool:
+    return line.startswith("$ ") or line.split(" ")[0] in PROGRAMS
+
+
+def _words(line: str) -> tuple[str, ...]:
+    """A command without its prompt, comment, and what the shell does with its output."""
+    try:
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+    except ValueError:  # an apostrophe in what is printed
+        return ()
+    ends = [place for place, word in enumerate(words) if word in (">", "|", "&&")]
+    return tuple(words[: min(ends, default=len(words))])
+
+
+def _joined(lines: list[str]) -> Iterator[str]:
+    """Lines, those that end in a backslash with what follows them."""
+    whole = ""
+    for line in lines:
+        whole += line
+        if whole.endswith("\\"):
+            whole = whole[:-1]
+            continue
+        yield whole
+        whole = ""
