@@ -27,7 +27,7 @@ from tests.docs import pages
 from tests.docs.pages import ROOT, Block, Command
 
 NAMES = [page.relative_to(ROOT).as_posix() for page in pages.PAGES]
-RUN_ALWAYS = ("docs/your-own-data.md", "docs/losses.md", "docs/evaluation.md")  # and those of docs/extending/
+RUN_OFTEN = ("docs/losses.md", "docs/evaluation.md")  # and those of docs/extending/
 DIGITS = ["dataset.train=24", "dataset.val=8", "dataset.test=8"]
 SHORT = ["debug=fast", "schedule.epochs=1", "schedule.batch_size=4", "runtime=cpu", "runtime.threads=1"]
 NO_PROGRAM_OF_OURS = ("source", "tensorboard", "torchrun", "git", "sbatch")
@@ -107,7 +107,7 @@ def pages_to_run() -> list[object]:
     for name in NAMES:
         blocks = pages.blocks(ROOT / name)
         if any(is_run(block) or any(map(is_run, pages.commands(block))) for block in blocks):
-            often = name in RUN_ALWAYS or name.startswith("docs/extending/")
+            often = name in RUN_OFTEN or name.startswith("docs/extending/")
             found.append(pytest.param(name, marks=[] if often else pytest.mark.slow))
     return found
 
@@ -238,9 +238,10 @@ def shortened(words: list[str]) -> list[str]:
     door = words[0]
     if door not in ("train", "show") or any(word.startswith(("resume=", "run=")) for word in words):
         return words
-    more = list(DIGITS) if any(word.startswith("experiment=digits") for word in words) else ["dataset.image_size=64"]
+    more = list(DIGITS) if any(word.startswith("experiment=digits") for word in words) else []
     if door == "train":
         more += [word for word in SHORT if word != "debug=fast" or not any(w.startswith("debug=") for w in words)]
+        more += [] if more[:1] == DIGITS[:1] else ["dataset.image_size=64"]
     return [*words, *more]
 
 
