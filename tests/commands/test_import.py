@@ -12,12 +12,15 @@ import torch
 from PIL import Image
 
 import mldec
+from mldec.commands import compose
+from mldec.commands.import_weights import OWN, choose_labels, compose_run
 from mldec.commands.main import run
-from mldec.engine.checkpoint import load_checkpoint
+from mldec.config import build_config
 from mldec.metrics import mean_average_precision
 from mldec.models.backbone import BackboneConfig
 from mldec.models.classifier import Classifier
 from mldec.models.heads import GlobalAveragePool, MLDecoder
+from mldec.models.published import read_published
 from mldec.models.word_vectors import WordsConfig, read_word_vectors
 from mldec.registry import BACKBONES
 from tests.published_files import authors_file, stir
@@ -87,7 +90,7 @@ def test_import_evaluate_and_predict_say_what_the_published_network_says(publish
     assert run(["import", *words, f"run_dir={folder}"]) == 0
     printed = capsys.readouterr().out
     assert "note: backbone.name: resnet18 as in the file, not tresnet_l as in the experiment" in printed
-    assert "note: head.num_groups: 3 as in the file, not 5 as in the experiment" in printed
+    assert "head         ml_decoder: 3 queries, D = 16" in printed
     assert "labels       5: person, traffic light, dog, toothbrush, …" in printed
     assert f"evaluate     mldec evaluate run={folder}\n" in printed
     assert {path.name for path in folder.iterdir()} == {
@@ -131,7 +134,7 @@ def test_without_a_dataset_a_run_can_predict_and_be_evaluated_on_any(published, 
     np.testing.assert_allclose(mldec.load(folder, device="cpu").scores(paths), scores_of(classifier, paths), atol=1e-5)
     (tmp_path / "mine.csv").write_text(f"path,labels\n{paths[0]},dog;wine glass\n{coco}/val2014/1.png,person\n")
     table = f"{tmp_path / 'mine.csv'}"
-    own = [f"dataset.train={table}", f"dataset.test={table}", "runtime=cpu", "runtime.workers=0"]
+    own = [f"dataset.train={table}", f"dataset.test={table}", "dataset.root=/", "runtime=cpu", "runtime.workers=0"]
     assert run(["evaluate", f"run={folder}", *own]) == 0
     assert (folder / "evaluation" / "table_test" / "metrics.json").is_file()
     data = ["dataset=coco", f"dataset.root={coco}", f"dataset.image_size={SIDE}", f"dataset.cache={tmp_path}"]
@@ -141,6 +144,7 @@ def test_without_a_dataset_a_run_can_predict_and_be_evaluated_on_any(published, 
     assert "no_dataset_was_named_when_this_was_imported.csv: no such file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_imported_weights_and_does_not_resume(published, coco, tmp_path, capsys):
     file, classifier = published
     folder, cache = tmp_path / "run", f"dataset.cache={tmp_path}"
@@ -157,31 +161,45 @@ def test_a_run_starts_from_imported_weights_and_does_not_resume(published, coco,
     assert f"as after mldec import; start a new run from its weights: init_from={folder}" in capsys.readouterr().err
 
 
-def test_where_the_labels_come_from(published, body, coco, tmp_path, capsys):
+def test_where_the_labels_come_from(published, coco, tmp_path):
     file, classifier = published
-    data = ["experiment=coco_tresnet_l", f"dataset.root={coco}", f"image_size={SIDE}", f"dataset.cache={tmp_path}"]
+    compose.load_components(())
 
-    def imported(number: int, *words: str) -> list[str]:
-        assert run(["import", *words, f"image_size={SIDE}", f"run_dir={tmp_path / str(number)}"]) == 0
-        return load_checkpoint(tmp_path / str(number) / "checkpoints" / "best.pt")["labels"]
+    def chosen(file: Path, *words: str) -> tuple[list[str], str]:
+        found = read_published(file)
+        arguments = compose.parse([f"checkpoint={file}", *words], own=OWN)
+        config = build_config(compose_run(found, arguments)[0])
+        labels, notes = choose_labels(found, config, arguments.own.get("labels"), has_data=bool(words[1:]))
+        return list(labels.names), "".join(notes)
 
+    data = ["experiment=coco_tresnet_l", f"dataset.root={coco}", f"dataset.cache={tmp_path}"]
     bare = write(tmp_path / "bare.pth", classifier, labels=None)
-    assert imported(1, f"checkpoint={bare}", *data[:2], data[3]) == list(LABELS)
-    assert imported(2, f"checkpoint={bare}", "labels=a,b c,d,e,f") == ["a", "b c", "d", "e", "f"]
+    assert chosen(bare, *data) == (list(LABELS), "")
+    assert chosen(bare, "labels=a,b c,d,e,f") == (["a", "b c", "d", "e", "f"], "")
     (tmp_path / "names.txt").write_text("\n".join("vwxyz"))
     (tmp_path / "names.json").write_text(json.dumps(dict(enumerate("vwxyz"))))
-    for number, ending in ((3, "txt"), (4, "json")):
-        assert imported(number, f"checkpoint={file}", f"labels={tmp_path / 'names'}.{ending}") == list("vwxyz")
-    capsys.readouterr()
+    for ending in ("txt", "json"):
+        assert chosen(file, f"labels={tmp_path / 'names'}.{ending}") == (list("vwxyz"), "")
     # Spelt in another way they are the dataset's; in another order they are not, which is said.
     spelt = write(tmp_path / "spelt.pth", classifier, ("Person", "traffic_light", "dog", "toothbrush", "wine  glass"))
-    assert imported(5, f"checkpoint={spelt}", *data[:2], data[3]) == list(LABELS)
-    assert "another order" not in capsys.readouterr().out
-    turned = write(tmp_path / "turned.pth", classifier, LABELS[::-1])
-    assert imported(6, f"checkpoint={turned}", *data[:2], data[3]) == list(LABELS[::-1])
-    assert "another order (first: 'wine glass' and 'person')" in capsys.readouterr().out
-    assert imported(7, f"checkpoint={file}", data[0], "dataset.root=/nowhere") == list(LABELS)
-    assert "note: coco is not at hand, its labels were not compared" in capsys.readouterr().out
+    assert chosen(spelt, *data) == (list(LABELS), "")
+    labels, note = chosen(write(tmp_path / "turned.pth", classifier, LABELS[::-1]), *data)
+    assert labels == list(LABELS[::-1])
+    assert "another order (first: 'wine glass' and 'person')" in note
+    labels, note = chosen(file, data[0], "dataset.root=/nowhere")
+    assert labels == list(LABELS)
+    assert note.startswith("coco is not at hand, its labels were not compared: dataset.root=/nowhere")
+
+
+def test_what_an_experiment_says_of_the_network_is_the_files(published):
+    compose.load_components(())
+    found = read_published(published[0])
+    words = ["experiment=table1/ml_decoder_k20", "head.dropout=0.3"]
+    mapping, notes = compose_run(found, compose.parse([f"checkpoint={published[0]}", *words], own=OWN))
+    assert [note.split(":")[0] for note in notes] == ["backbone.name", "head.num_groups"]
+    head = build_config(mapping).head
+    assert (head.num_groups, head.dim, head.ffn_dim, head.dropout) == (3, 16, 24, 0.3)
+    assert build_config(mapping).protocol.name == "paper"
 
 
 def test_average_pooling_and_zero_shot_heads(body, coco, tmp_path, capsys):
