@@ -39,7 +39,7 @@ labels are read off the file; a tensor without a place, or a place without a ten
 OWN = ("checkpoint", "key", "backbone", "labels", "words", "image_size")
 WORDS = "head.words."
 NO_DATASET = "no_dataset_was_named_when_this_was_imported.csv"
-FREE = ("backbone.normalize", "backbone.drop_path")  # what of the backbone no file tells
+FREE = ("normalize", "drop_path")  # what of the backbone no file tells
 
 
 def main(argv: Sequence[str]) -> int:
@@ -72,9 +72,9 @@ def main(argv: Sequence[str]) -> int:
     for line in _summary(found, config, labels, classifier):
         display.say(line)
     display.say(f"\nrun folder   {folder}")
-    display.say(
-        f"evaluate     mldec evaluate run={folder}" + ("" if _has_data(config) else " dataset=… dataset.root=…")
-    )
+    # Another dataset would bring its own size of pictures, which is not that of the weights.
+    data = "" if _has_data(config) else f" dataset=… dataset.root=… dataset.image_size={config.dataset.image_size}"
+    display.say(f"evaluate     mldec evaluate run={folder}{data}")
     display.say(f"predict      mldec predict run={folder} input=PICTURES")
     return 0
 
@@ -94,55 +94,62 @@ def compose_run(found: Any, arguments: compose.Arguments) -> tuple[dict[str, Any
         overrides.append(f"dataset.image_size={own['image_size']}")
     mapping = compose.compose(overrides, arguments.config_dir)
     typed = {word.partition("=")[0] for word in arguments.overrides}
+    settings = {"backbone": _backbone(found, mapping, typed), "head": _head(found, mapping, typed, own.get("words"))}
     notes = []
-    for group, settings in (("backbone", _backbone(found, mapping, typed)), ("head", _head(found, mapping, own))):
-        before = mapping[group]
-        differing = {key: value for key, value in settings.items() if before.get(key, value) != value}
-        if group == "head" and differing.get("num_groups", 0) is None and before["num_groups"] == found.num_classes:
-            del differing["num_groups"]  # which is one query a label, too
-        for key, value in differing.items():
-            shown, other = (("null" if v is None else v) for v in (value, before[key]))
+    for group, known in found_settings(found).items():
+        for key in known:
+            shown, other = known[key], mapping[group].get(key, known[key])
+            if key == "num_groups":  # null is one query a label
+                shown, other = (found.num_classes if number is None else number for number in (shown, other))
+            if shown == other:
+                continue
             if f"{group}.{key}" in typed or (key == "name" and group in typed):
                 raise ConfigError(f"{group}.{key}={other}: the file holds {shown}; leave it out")
-            if "experiment" in typed and key not in ("pretrained", "checkpoint"):
+            if "experiment" in typed:
                 notes.append(f"{group}.{key}: {shown} as in the file, not {other} as in the experiment")
-        mapping[group] = settings
+    mapping |= settings
     if not _names_data(arguments.overrides) and "name" not in typed:
         mapping["name"] = re.sub(r"[^\w.-]+", "_", Path(own["checkpoint"]).name.partition(".")[0]) or "imported"
     return mapping, notes
 
 
 def _backbone(found: Any, mapping: dict[str, Any], typed: set[str]) -> dict[str, Any]:
-    decided = sorted(key for key in typed if key.startswith("backbone.") and key not in FREE)
+    """Settings of the backbone: the file's network, and what no file tells as typed, as in the experiment, or usual."""
+    decided = sorted(key for key in typed if key.startswith("backbone.") and key.partition(".")[2] not in FREE)
     if decided:
-        raise ConfigError(
-            f"{decided[0]}: without effect, the file decides it; of the backbone {' and '.join(FREE)} count"
-        )
-    composed = mapping["backbone"]
-    network = {key: value for key, value in found.backbone.items() if key in ("name", "model")}
+        raise ConfigError(f"{decided[0]}: the file decides it; of the backbone only {' and '.join(FREE)} can be set")
+    composed, network = mapping["backbone"], found_settings(found)["backbone"]
     same = "experiment" in typed and all(composed.get(key) == value for key, value in network.items())
-    kept = (
-        composed if same else {key: composed[key] for key in ("normalize", "drop_path") if f"backbone.{key}" in typed}
-    )
-    return {**found.backbone, **kept, "pretrained": False, "checkpoint": None}
+    kept = {key: composed[key] for key in FREE if key in composed and (same or f"backbone.{key}" in typed)}
+    return {**found.backbone, **kept}
 
 
-def _head(found: Any, mapping: dict[str, Any], own: dict[str, str]) -> dict[str, Any]:
+def _head(found: Any, mapping: dict[str, Any], typed: set[str], source: str | None) -> dict[str, Any]:
+    """Settings of the head: the file's, and what no file tells as typed or as in the experiment."""
     composed = mapping["head"]
-    settings = found.head | {key: composed[key] for key in ("dropout",) if key in composed}
-    words = composed.get("words")
+    kept = {key for key in composed if f"head.{key}" in typed} - set(found.head) | ({"dropout"} & set(composed))
+    settings = found.head | {key: composed[key] for key in kept}
+    words, typed_words = composed.get("words"), sorted(key for key in typed if key.startswith("head.words"))
     if found.num_classes is not None:
-        if "words" in own:
-            raise ConfigError(f"words={own['words']}: without effect, the file's head does not know labels as words")
+        if source is not None or typed_words:
+            raise ConfigError(
+                f"{[*typed_words, 'words'][0]}: without effect, the head in the file does not know labels as words"
+            )
         return settings
-    if "words" in own:
-        words = {**(words or {}), "source": own["words"]}
+    if source is not None:
+        words = {**(words or {}), "source": source}
     if not words:
         raise ConfigError(
             f"the file has a zero-shot head for word vectors of width {found.word_width}, which it does not hold: say "
             "where they come from, words=SOURCE (a file of word vectors or a text model, as in head.words.source)"
         )
     return settings | {"words": words}
+
+
+def found_settings(found: Any) -> dict[str, dict[str, Any]]:
+    """Of both groups what the file itself says."""
+    network = {key: value for key, value in found.backbone.items() if key in ("name", "model")}
+    return {"backbone": network, "head": {key: value for key, value in found.head.items() if key != "words"}}
 
 
 def choose_labels(found: Any, config: Config, typed: str | None, has_data: bool) -> tuple[LabelSpace, list[str]]:
@@ -206,7 +213,7 @@ def _labels_of_dataset(config: Config) -> tuple[LabelSpace | None, str]:
     try:
         return build.build_split(config, "test", quiet=True).labels, ""
     except MldecError as error:
-        return None, str(error).splitlines()[0]
+        return None, str(error).splitlines()[0].removesuffix(" Expected there:")
 
 
 def _plain(name: str) -> str:
@@ -294,7 +301,8 @@ def _summary(found: Any, config: Config, labels: LabelSpace, classifier: Any) ->
         answer = f"{head['num_groups'] or found.num_classes} queries"
     width = f", D = {head['dim']}" if "dim" in head else ""
     shown = ", ".join(labels.names[:4]) + (", …" if len(labels) > 4 else "")
-    scale = "within 0..1" if config.backbone.normalize == "unit" else "by the mean and standard deviation of ImageNet"
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in classifier.backbone.normalization)
+    scale = "within 0..1" if (mean, std) == ("0, 0, 0", "1, 1, 1") else f"less {mean}, divided by {std}"
     body = getattr(config.backbone, "model", config.backbone.name)
     lines = [
         f"{found.source}: {kinds[found.layout.kind]}{entry}, all of its {len(found.tensors)} tensors",
