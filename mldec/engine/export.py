@@ -20,13 +20,14 @@ from torch import Tensor
 import mldec
 from mldec.config import to_mapping
 from mldec.data.image import Normalization
-from mldec.engine import build, graph, portable, tracking
+from mldec.engine import build, graph, portable, thresholds, tracking
 from mldec.engine.checkpoint import Restored, Weights, find_checkpoint, load_checkpoint, restore
 from mldec.engine.device import choose_device
 from mldec.engine.display import Display
 from mldec.engine.model_card import model_card
 from mldec.engine.predictor import load
 from mldec.errors import ConfigError, RunError
+from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
 from mldec.models.folding import fold_batch_norm
 from mldec.models.word_vectors import WordVectors
@@ -178,8 +179,9 @@ def _fold(classifier: Classifier, restored: Restored) -> str:
 def _describe(restored: Restored, content: Mapping[str, Any], included: bool, asks: bool) -> dict[str, Any]:
     """The content of mldec.json."""
     words = restored.classifier.words
-    run = _read_run(restored.path) if restored.path.name != portable.WEIGHTS else content
-    test = run.get("test")
+    run = content if restored.path.name == portable.WEIGHTS else _read_run(restored.path, restored.labels)
+    # What was measured and chosen was so with the weights that the run reports.
+    run = {**run, **({} if restored.weights == content["reported"] else {"test": None, "thresholds": None})}
     return {
         "format": portable.FORMAT,
         "mldec": mldec.__version__,
@@ -195,7 +197,7 @@ def _describe(restored: Restored, content: Mapping[str, Any], included: bool, as
         "weights": restored.weights,
         "step": restored.step,
         "metrics": restored.metrics,
-        "test": test if test is not None and test.get("weights") == restored.weights else None,
+        "test": run.get("test"),
         "data": run.get("data") or {},
         "environment": run.get("environment") or {},
         "words": None
@@ -210,18 +212,22 @@ def _describe(restored: Restored, content: Mapping[str, Any], included: bool, as
     }
 
 
-def _read_run(checkpoint: Path) -> dict[str, Any]:
+def _read_run(checkpoint: Path, labels: LabelSpace) -> dict[str, Any]:
     """What the run folder of a checkpoint says beyond it; nothing where the checkpoint lies alone."""
     folder = checkpoint.parent.parent
     if checkpoint.parent.name != "checkpoints":
         return {}
+    tuned, is_best = folder / thresholds.FILE, checkpoint.name == "best.pt"
     environment = tracking.read_json(folder / "environment.json")
     tests = [r for r in tracking.read_records(folder / "metrics.jsonl") if r.get("kind") == "test"]
     kept = ("mldec", "commit", "python", "device", "precision", "packages")
     return {
         "data": tracking.read_json(folder / "data.json"),
         "environment": {key: environment[key] for key in kept if key in environment},
-        "test": tests[-1] if tests and checkpoint.name == "best.pt" else None,
+        "test": tests[-1] if tests and is_best else None,
+        "thresholds": thresholds.read_thresholds(tuned, labels).values.tolist()
+        if is_best and tuned.is_file()
+        else None,
     }
 
 
@@ -234,9 +240,9 @@ def _without_folders(value: Any) -> Any:
     if isinstance(value, str):
         kind, separator, rest = value.rpartition(":")
         if Path(rest).is_absolute():
-            return kind + separator + Path(rest).name
+            return kind + separator + (Path(rest).name or rest)
         if Path(value).is_absolute():
-            return Path(value).name
+            return Path(value).name or value
     return value
 
 

@@ -108,7 +108,7 @@ def read_onnx(path: Path) -> tuple[Run, dict[str, str]]:
 def write_program(scorer: Scorer, example: Sequence[Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     """Write a torch.export program; `metadata` are its extra files. Raises RunError if torch cannot express it."""
     with _exporting("torch_export"):
-        program = torch.export.export(scorer, tuple(example), dynamic_shapes=_dynamic(example))
+        program = torch.export.export(scorer, tuple(example), dynamic_shapes=_dynamic(example), strict=False)
         torch.export.save(program, path, extra_files=dict(metadata))
 
 

@@ -67,6 +67,31 @@ def escape(text: Any) -> str:
 _SIGNS = re.compile(r"[^\w ,.;:()'%+=-]|:(?=/)|(?<=www)\.|(?<![^\W_])_|_(?![^\W_])", re.IGNORECASE)
 
 
+def open_picture(steps: Mapping[str, Any]) -> list[str]:
+    """Lines of Python that make `images` of photo.jpg."""
+    size, crop = steps["image_size"], steps["crop"]
+    if crop is None:
+        lines = [
+            f'picture = Image.open("photo.jpg").convert("RGB").resize(({size}, {size}), Image.Resampling.BILINEAR)'
+        ]
+    else:
+        side = round(size / crop)
+        lines = [
+            'picture = Image.open("photo.jpg").convert("RGB")',
+            f"width, height = ({side} * length // min(picture.size) for length in picture.size)",
+            "picture = picture.resize((width, height), Image.Resampling.BICUBIC)",
+            f"left, top = round((width - {size}) / 2), round((height - {size}) / 2)",
+            f"picture = picture.crop((left, top, left + {size}, top + {size}))",
+        ]
+    lines.append("images = np.asarray(picture).transpose(2, 0, 1)[None]")
+    if not steps["normalization_included"]:
+        lines.append("images = images.astype(np.float32) / 255")
+        if steps["mean"] != [0, 0, 0] or steps["std"] != [1, 1, 1]:
+            mean, std = (f"np.array({steps[name]}, np.float32)[:, None, None]" for name in ("mean", "std"))
+            lines.append(f"images = (images - {mean}) / {std}")
+    return lines
+
+
 def _header(description: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
     config = description["config"]
     tags = ["multi-label", "ml-decoder" if config["head"]["name"] == "ml_decoder" else config["head"]["name"]]
@@ -190,31 +215,6 @@ def _use_mldec(description: Mapping[str, Any]) -> str:
     return _code(lines)
 
 
-def _open_picture(steps: Mapping[str, Any]) -> list[str]:
-    """Lines of Python that make `images` of photo.jpg."""
-    size, crop = steps["image_size"], steps["crop"]
-    if crop is None:
-        lines = [
-            f'picture = Image.open("photo.jpg").convert("RGB").resize(({size}, {size}), Image.Resampling.BILINEAR)'
-        ]
-    else:
-        side = round(size / crop)
-        lines = [
-            'picture = Image.open("photo.jpg").convert("RGB")',
-            f"width, height = ({side} * length // min(picture.size) for length in picture.size)",
-            "picture = picture.resize((width, height), Image.Resampling.BICUBIC)",
-            f"left, top = round((width - {size}) / 2), round((height - {size}) / 2)",
-            f"picture = picture.crop((left, top, left + {size}, top + {size}))",
-        ]
-    lines.append("images = np.asarray(picture).transpose(2, 0, 1)[None]")
-    if not steps["normalization_included"]:
-        lines.append("images = images.astype(np.float32) / 255")
-        if steps["mean"] != [0, 0, 0] or steps["std"] != [1, 1, 1]:
-            mean, std = (f"np.array({steps[name]}, np.float32)[:, None, None]" for name in ("mean", "std"))
-            lines.append(f"images = (images - {mean}) / {std}")
-    return lines
-
-
 def _use_onnx(description: Mapping[str, Any]) -> str:
     by_vectors = len(description["inputs"]) > 1
     lines = [
@@ -225,7 +225,7 @@ def _use_onnx(description: Mapping[str, Any]) -> str:
         *(["from safetensors.numpy import load_file"] if by_vectors else []),
         "",
         'session = onnxruntime.InferenceSession("model.onnx")',
-        *_open_picture(description["preprocessing"]),
+        *open_picture(description["preprocessing"]),
     ]
     if by_vectors:
         lines += [
@@ -253,7 +253,7 @@ def _use_program(description: Mapping[str, Any]) -> str:
         "",
         'extra = {"labels": ""}',
         'module = torch.export.load("model.pt2", extra_files=extra).module()',
-        *_open_picture(description["preprocessing"]),
+        *open_picture(description["preprocessing"]),
         "inputs = [torch.from_numpy(images.copy())]",
         *(['inputs.append(load_file("label_vectors.safetensors")["vectors"])'] if by_vectors else []),
         "scores, logits = module(*inputs)",

@@ -152,10 +152,25 @@ def _problems(content: Mapping[str, Any], labels: LabelSpace) -> list[str]:
         _are_numbers(thresholds, len(labels)) and all(0 <= value <= 1 for value in thresholds)
     ):
         found.append(f"thresholds: expected {len(labels)} numbers from 0 to 1, one a label")
+    if not all(isinstance(figures, dict) for figures in content["metrics"].values()):
+        found.append("metrics: expected figures by weights")
+    if not isinstance(content.get("test"), (dict, type(None))) or not _is_data(content.get("data", {})):
+        found.append("test, data: expected figures, and pictures, labels and fingerprint by split")
+    environment = content.get("environment", {})
+    if not isinstance(environment, dict) or not isinstance(environment.get("packages", {}), dict):
+        found.append("environment: expected versions by name")
     head = content["config"].get("head")
     if isinstance(head, dict) and head.get("words") is not None and content["words"] is None:
         found.append("words: missing, but the head of its config asks for labels by word vectors")
     return found
+
+
+def _is_data(data: Any) -> bool:
+    kinds = {"pictures": int, "labels": int, "fingerprint": str}
+    return isinstance(data, dict) and all(
+        isinstance(split, dict) and all(_is(split.get(key), kind) for key, kind in kinds.items())
+        for split in data.values()
+    )
 
 
 def _is(value: Any, kind: type | tuple[type, ...]) -> bool:

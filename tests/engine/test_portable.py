@@ -1,0 +1,154 @@
+"""Property: an exported folder from anybody is read as what it is, or refused in words; it runs nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import safetensors.torch
+import torch
+
+import mldec
+from mldec.engine import portable
+from mldec.engine.checkpoint import load_checkpoint, restore
+from mldec.engine.export import export
+from mldec.errors import CheckpointError, ConfigError, MldecError
+from tests.curve import small_experiment
+from tests.engine.test_export import SMALL, zero_shot
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("portable")
+    return export(zero_shot(folder), folder / "out", ["safetensors"]).folder
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "out")
+
+
+def change(folder, **values):
+    """Set values of mldec.json by path, with __ between the parts; ... takes one out."""
+    path = folder / portable.DESCRIPTION
+    content = json.loads(path.read_text())
+    for name, value in values.items():
+        *parents, last = name.split("__")
+        place = content
+        for parent in parents:
+            place = place[parent]
+        if value is ...:
+            del place[last]
+        else:
+            place[last] = value
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"labels": ...}, "no valid labels"),
+        ({"format": True, "step": "3"}, "no valid format, step"),
+        ({"format": 99}, "format 99, this mldec reads up to 1; upgrade mldec"),
+        ({"labels": ["a\x1b[2J"] * 7}, "holds control characters"),
+        ({"labels": ["a"] * 7}, "found more than once: a"),
+        ({"labels": [1, 2, 3, 4, 5, 6, 7]}, "every label needs a name"),
+        ({"labels": [f"other {n}" for n in range(7)]}, "first of its names must be the trained labels"),
+        ({"labels": []}, "at least one label"),
+        ({"seen": [True]}, "`seen` has 1 entries for 7 labels"),
+        ({"seen": ["yes"] * 7}, "seen: expected true or false"),
+        ({"normalization__mean": [0.5, 0.5]}, "normalization.mean=.*expected three numbers"),
+        ({"normalization__std": [1.0, 0.0, 1.0]}, "normalization.std=.*above 0"),
+        ({"normalization__std": [1.0, float("nan"), 1.0]}, "normalization.std=.*three numbers"),
+        ({"weights": "best"}, "weights='best': expected ema or live"),
+        ({"metrics": {"ema": 3}}, "metrics: expected figures by weights"),
+        ({"data": {"train": {"pictures": "many"}}}, "pictures, labels and fingerprint by split"),
+        ({"environment": {"packages": 3}}, "environment: expected versions by name"),
+        ({"thresholds": [0.5] * 6}, "thresholds: expected 7 numbers from 0 to 1"),
+        ({"thresholds": [0.5] * 6 + [2]}, "thresholds: expected 7 numbers from 0 to 1"),
+        ({"words": None}, "words: missing, but the head"),
+        ({"words__source": 3}, "words: expected names, a list, and source"),
+        ({"words__names": ["thing 0"]}, "first of its names must be the trained labels"),
+    ],
+)
+def test_a_description_that_says_something_impossible(folder, values, message):
+    change(folder, **values)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        mldec.load(folder)
+    assert str(folder) in str(caught.value)
+
+
+def test_a_config_can_name_what_is_registered_and_nothing_else(folder):
+    for values, message in (
+        ({"config__backbone__name": "os.system"}, "os.system"),
+        ({"config__head___target_": "os.system"}, "head._target_: .*no such setting"),
+        ({"config__head": {"name": "ml_decoder", "dim": -3}}, "head.dim=-3: expected a whole number at least 1"),
+        ({"config": {}}, "missing; a value is needed"),
+    ):
+        change(folder, **values)
+        with pytest.raises(ConfigError, match=message):
+            mldec.load(folder)
+
+
+def test_weights_of_another_network(folder):
+    change(folder, config__head__dim=32)
+    with pytest.raises(CheckpointError, match=r"does not fit the network that its own config describes(.|\n)*size"):
+        mldec.load(folder)
+
+
+def test_files_that_do_not_belong_together(folder, tmp_path):
+    state = safetensors.torch.load_file(folder / portable.WEIGHTS)
+    portable.write_weights(folder, state, {"labels": json.dumps(["cat"])})
+    with pytest.raises(CheckpointError, match=r"is of other labels than the mldec\.json beside it"):
+        mldec.load(folder)
+    portable.write_weights(folder, state, {})
+    safetensors.torch.save_file({"vectors": torch.randn(3, 5)}, folder / portable.VECTORS)
+    with pytest.raises(MldecError, match="word vectors of shape"):
+        mldec.load(folder)
+
+
+@pytest.mark.parametrize("name", [portable.WEIGHTS, portable.VECTORS, portable.DESCRIPTION])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80\x04no pickle is read", b"[" * 100_000], ids=["empty", "pickle", "deep"]
+)
+def test_damaged_files(folder, name, content):
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=name):
+        mldec.load(folder)
+
+
+def test_a_cut_off_file(folder):
+    whole = (folder / portable.WEIGHTS).read_bytes()
+    (folder / portable.WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="is damaged or no safetensors file"):
+        mldec.load(folder)
+
+
+def test_folders_without_weights_say_how_what_they_hold_is_read(folder):
+    (folder / portable.WEIGHTS).rename(folder / "model.onnx")
+    for path in (folder, folder / "model.onnx"):
+        with pytest.raises(CheckpointError, match=r"load model\.onnx with ONNX Runtime.*format=safetensors"):
+            mldec.load(path)
+    (folder / "model.onnx").rename(folder / "model.pt2")
+    with pytest.raises(CheckpointError, match=r"load model\.pt2 with torch\.export\.load"):
+        mldec.load(folder)
+    (folder / "model.pt2").unlink()
+    with pytest.raises(CheckpointError, match=r"no whole export of mldec: it lacks model\.safetensors"):
+        mldec.load(folder)
+
+
+def test_a_file_is_as_good_as_its_folder(folder):
+    file = folder / portable.WEIGHTS
+    assert restore(file).labels == restore(folder).labels
+    assert load_checkpoint(file)["words"]["names"] == [*(f"thing {n}" for n in range(7)), "never trained"]
+
+
+def test_a_run_starts_from_an_exported_folder(folder, digits_root, tmp_path, capsys):
+    from mldec.commands.main import run
+
+    words = [*small_experiment(digits_root), *SMALL, "schedule.epochs=1", f"run_dir={tmp_path / 'run'}"]
+    assert run(["train", *words, f"init_from={folder}", "init_part=backbone"]) == 0
+    assert "tensors loaded" in capsys.readouterr().out
+    assert run(["train", f"resume={folder}"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
