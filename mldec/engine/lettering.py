@@ -1,7 +1,7 @@
 """Text on pictures, in any script that the font has: OpenCV's fonts know ASCII alone.
 
-The font is DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, Hebrew, Arabic and more, but no Chinese,
-Japanese or Korean. `use_font` takes another.
+The font is DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic and more, but not Chinese, Japanese
+or Korean. `use_font` takes another. Scripts from right to left are in their right order where Pillow has libraqm.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ import numpy as np
 
 from mldec.data.table_file import import_pyarrow
 from mldec.engine.predictor import Answer
-from mldec.errors import ConfigError, DataError
+from mldec.errors import ConfigError, DataError, RunError
 from mldec.labels import LabelSpace, to_cell
 
 FORMATS = ("jsonl", "csv", "parquet")
@@ -43,6 +43,7 @@ class Journal:
 
     Raises:
         ConfigError: the file that is there is of other settings or pictures.
+        RunError: another process is writing it.
     """
 
     def __init__(
@@ -51,9 +52,14 @@ class Journal:
         self.path, self.done, self.broken = path, 0, 0
         path.parent.mkdir(parents=True, exist_ok=True)
         head = (json.dumps({"settings": settings}) + "\n").encode()
-        end = 0 if resume is False or not path.exists() else self._take_up(head, paths)
-        self._file = path.open("r+b" if end else "wb")
-        self._file.truncate(self._file.seek(end))
+        self._file = path.open("a+b")  # which writes at the end and leaves what is there
+        try:
+            self._lock()
+            end = 0 if resume is False else self._take_up(head, paths)
+        except BaseException:
+            self._file.close()
+            raise
+        self._file.truncate(end)
         if not end:
             self._file.write(head)
             self._file.flush()
@@ -74,27 +80,39 @@ class Journal:
         """Close the file; when all is `finished`, it goes."""
         self._file.close()
         if finished:
-            self.path.unlink()
+            self.path.unlink(missing_ok=True)
 
     def _take_up(self, head: bytes, paths: Sequence[str]) -> int:
         """Count what the file holds, without a last line that was cut off. Returns where that ends, in bytes."""
-        with self.path.open("rb") as file:
-            first = file.readline()
-            if not first.endswith(b"\n"):
-                return 0  # cut off before anything was found
-            if first != head:
-                raise ConfigError(self._refusal(f"with other settings ({_difference(first, head)})"))
-            end = len(first)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                record = json.loads(line)
-                if self.done >= len(paths) or record["path"] != paths[self.done]:
-                    raise ConfigError(self._refusal("of other pictures"))
-                self.done += 1
-                self.broken += "error" in record
-                end += len(line)
+        self._file.seek(0)
+        first = self._file.readline()
+        if not first.endswith(b"\n"):
+            return 0  # cut off before anything was found, or new
+        if first != head:
+            raise ConfigError(self._refusal(f"with other settings ({_difference(first, head)})"))
+        end = len(first)
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            record = json.loads(line)
+            if self.done >= len(paths) or record["path"] != paths[self.done]:
+                raise ConfigError(self._refusal("of other pictures"))
+            self.done += 1
+            self.broken += "error" in record
+            end += len(line)
         return end
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                f"{self.path} is being written by another mldec predict; wait for it or name another output"
+            ) from None
 
     def _refusal(self, why: str) -> str:
         return f"{self.path} holds a prediction {why} that was interrupted; resume=false throws it away and starts anew"
