@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mldec.commands import compose
 from mldec.commands.evaluate import measured_config
 from mldec.errors import CheckpointError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from mldec.report.measure import Measured
+    from mldec.report.run import Run
 
 HELP = """usage: mldec report run=RUN[,RUN…] [output=FILE.html] [split=test] [labels="a,b"] [key=value …]
 
@@ -53,9 +57,10 @@ def main(argv: Sequence[str]) -> int:
     output = Path(own["output"]).expanduser() if "output" in own else _default_output(runs)
     if output.is_dir():
         raise ConfigError(f"output={output}: is a folder; name a file in it, such as {output / 'report.html'}")
-    measured = []
+    measured: list[Measured | str] = []
     for source, run in zip(sources, runs, strict=True):
-        one = _measure(source, run, split, weights, arguments, display)
+        folder = run.folder if len(runs) == 1 else None  # a comparison shows no thresholds
+        one = _measure(source, folder, split, weights, arguments, display)
         if isinstance(one, str):
             display.say(f"warning: {run.folder}: {one}")
         measured.append(one)
@@ -78,7 +83,9 @@ def find_runs(own: dict[str, str]) -> list[str]:
     return sources
 
 
-def _measure(source: str, run: Any, split: str, weights: str, arguments: compose.Arguments, display: Any) -> Any:
+def _measure(
+    source: str, folder: Path | None, split: str, weights: str, arguments: compose.Arguments, display: Any
+) -> Measured | str:
     """What the weights of a run say of a split, or a sentence that says why they cannot be asked."""
     from mldec.engine.checkpoint import restore
     from mldec.engine.device import choose_device, prepare_runtime
@@ -94,12 +101,12 @@ def _measure(source: str, run: Any, split: str, weights: str, arguments: compose
     device = choose_device(config.runtime.device)
     prepare_runtime(config.runtime, device)
     try:
-        return measure(restored, config, split, run.folder, device, display)
+        return measure(restored, config, split, folder, device, display)
     except (DataError, OSError) as error:
         return f"The pictures could not be read: {error}"
 
 
-def _default_output(runs: Sequence[Any]) -> Path:
+def _default_output(runs: Sequence[Run]) -> Path:
     return Path("comparison.html") if len(runs) > 1 else Path(runs[0].folder / "report.html")
 
 

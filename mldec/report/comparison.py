@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from mldec.report.charts import Line, chart
+from mldec.report.charts import Line
 from mldec.report.html import NOTHING, render
 from mldec.report.measure import Measured
-from mldec.report.page import Panel, headline, learning, spread
+from mldec.report.page import Panel, epochs_chart, headline, learning, spread
 from mldec.report.run import Run, flat
 
 MOST = 10  # labels that gain and that lose
@@ -66,6 +66,7 @@ def compare(runs: Sequence[Run], measured: Sequence[Measured | str]) -> str:
     legend = [
         (f"{side.letter}  {_title(side.run, runs)}", style) for side, style in zip(sides, _styles(sides), strict=True)
     ]
+    settings = _settings(runs)
     aps = [_average_precision(run, one) for run, one in zip(runs, measured, strict=True)]
     return render(
         "comparison.html",
@@ -74,7 +75,8 @@ def compare(runs: Sequence[Run], measured: Sequence[Measured | str]) -> str:
         titles=[_title(run, runs) for run in runs],
         names=names,
         warnings=_warnings(runs, measured),
-        settings=_settings(runs),
+        settings=[row for row in settings if NOTHING not in row[1]],
+        own=[row for row in settings if NOTHING in row[1]],
         panels=_panels(sides),
         legend=legend,
         changes=[
@@ -163,13 +165,15 @@ def _panels(sides: Sequence[Side]) -> list[Panel]:
             series = each[2][1] if each[2][0] == name else {}
             reported = "live" if "EMA" not in series or side.run.setting("protocol.report") == "live" else "EMA"
             lines.append(Line(side.letter, series.get(reported, []), style))
-        panels.append(Panel(f"{name} on val", _chart(lines, f"{name} on val", name), [], "of the weights that count"))
+        panels.append(
+            Panel(f"{name} on val", _chart(lines, f"{name} on val", name), [], "of the weights that are reported")
+        )
     return [panel for panel in panels if panel.chart]
 
 
 def _chart(lines: Sequence[Line], what: str, y: str, *, log: bool = False) -> Markup:
     ends = ", ".join(f"{line.name} ends at {line.points[-1][1]:.4g}" for line in lines if line.points)
-    return chart(lines, label=f"{what} by run: {ends}.", x="epoch", y=y, log=log)
+    return epochs_chart(lines, label=f"{what} by run: {ends}.", y=y, log=log)
 
 
 def _average_precision(run: Run, measured: Measured | str) -> dict[str, tuple[float, int]]:

@@ -33,10 +33,11 @@ class Label(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A picture as a data URI, and what it shows."""
+    """A picture as a data URI, what it shows in words, and what is written under it."""
 
     source: str
     text: str
+    caption: str = ""
 
 
 class Shown(NamedTuple):
@@ -91,7 +92,7 @@ def _show(measured: Measured, row: int, loss: float, *, maps: bool) -> Shown:
         for label in labels[:MAPS]:
             looked = f"Where the network looked for {label.name}, which it {_verb(label.kind)}, in {name}"
             place = measured.predictor.labels.index(label.name)
-            tiles.append(Tile(_jpeg(overlay(picture, maps_NHW[place])), looked))
+            tiles.append(Tile(_jpeg(overlay(picture, maps_NHW[place])), looked, label.name))
     return Shown(name, loss, labels, max(0, len(columns) - MOST_LABELS), tiles)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+import mldec
 from mldec.errors import printable
 
 NOTHING = "\u2013"  # what stands where there is no number
@@ -26,7 +27,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, share=share, count=count, figure=figure)
+    environment.filters.update(percent=percent, share=share, count=count)
     style, script = _part("style.css") + _scales(), _part("script.js")
     # Style and script of these very bytes alone: what a label could smuggle in would not run.
     policy = (
@@ -34,7 +35,9 @@ def render(template: str, **values: Any) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     page = environment.get_template(template)
-    return page.render(style=Markup(style), script=Markup(script), policy=Markup(policy), **values)
+    return page.render(
+        version=mldec.__version__, style=Markup(style), script=Markup(script), policy=Markup(policy), **values
+    )
 
 
 def shown(value: Any) -> Any:

@@ -64,13 +64,18 @@ class Measured:
 
 
 def measure(
-    restored: Restored, config: Config, split: str, folder: Path, device: torch.device, display: Display
+    restored: Restored,
+    config: Config,
+    split: str,
+    folder: Path | None,
+    device: torch.device,
+    display: Display,
 ) -> Measured:
     """Score `split` and, where thresholds by label have to be chosen, val.
 
     Args:
         config: that of the run as it is to be measured.
-        folder: the run folder, which may hold thresholds.csv.
+        folder: the run folder, which may hold thresholds.csv; None: thresholds by label are not asked for.
 
     Raises DataError if pictures or annotations cannot be read.
     """
@@ -84,6 +89,8 @@ def measure(
     thresholds: Thresholds | str
     if build.is_single_label(config):
         thresholds = "Each picture has exactly one label, and the best one is given: there are no thresholds."
+    elif folder is None:
+        thresholds = "Thresholds by label were not asked for."
     elif (folder / THRESHOLDS).is_file():
         thresholds = _read(folder / THRESHOLDS, labels, config.protocol.threshold)
     else:

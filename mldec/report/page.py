@@ -122,7 +122,7 @@ def headline(run: Run, measured: Measured | str) -> dict[str, Any]:
         Value("Data", f"{dataset} {where}".strip(), _size(data)),
         Value("Protocol", protocol, DEFINITIONS.get(definition, definition)),
         Value("Weights", WEIGHTS.get(weights, weights), f"of step {step:,}" if step is not None else ""),
-        Value("Trained", run.date(), _epochs(run)),
+        Value("Checkpoint", run.date(), _epochs(run)),
     ]
     return {
         "main": values[0] if values else None,
@@ -186,9 +186,7 @@ def curves(run: Run) -> list[Panel] | str:
     for title, points in (("Loss", loss), ("Learning rate", rate)):
         if points:
             log = title == "Loss" and min(p[1] for p in points) > 0 and spread(points) > 10
-            drawing = chart(
-                [Line(title, points)], label=f"{_course(title, points)}", x="epoch", y=title.lower(), log=log
-            )
+            drawing = epochs_chart([Line(title, points)], label=_course(title, points), y=title.lower(), log=log)
             note = f"{'logarithmic; ' if log else ''}from {figure(points[0][1])} to {figure(points[-1][1])}"
             panels.append(Panel(title, drawing, [], note))
     name, series = metric
@@ -199,9 +197,15 @@ def curves(run: Run) -> list[Panel] | str:
         best = max((value, -epoch, key) for key, points in series.items() for epoch, value in points)
         note = f"best {best[0]:.2f} ({best[2]}) at epoch {-best[1]:g}"
         label = f"{name} on val by epoch, {note}."
-        drawing = chart(lines, label=label, x="epoch", y=name)
+        drawing = epochs_chart(lines, label=label, y=name)
         panels.append(Panel(f"{name} on val", drawing, [(line.name, line.style) for line in lines], note))
     return [panel for panel in panels if panel.chart]
+
+
+def epochs_chart(lines: Sequence[Line], *, label: str, y: str, log: bool = False) -> Markup:
+    """Lines over the epochs from the beginning on, so that all charts of a run have one axis."""
+    until = max((epoch for line in lines for epoch, _ in line.points), default=1.0)
+    return chart(lines, label=label, x="epoch", y=y, log=log, x_range=(0.0, until))
 
 
 Points = list[tuple[float, float]]
@@ -269,7 +273,7 @@ def classes(run: Run, measured: Measured | str) -> dict[str, Any] | str:
     summary = []
     if values:
         summary = [
-            Value("highest", percent(values[0])),
+            Value("Highest", percent(values[0])),
             Value("median", percent(float(np.median(values)))),
             Value("lowest", percent(values[-1])),
         ]
@@ -288,7 +292,7 @@ def _precision(measured: Measured, labels: Sequence[str] | None) -> dict[str, An
     if labels is None:
         pooled = pooled_precision_recall(scores, targets)
         sums = [Counts(*(np.array([part.sum()]) for part in counts)) for counts in (at_common, at_own) if counts]
-        panels.append(_panel("All labels pooled", "", pooled, [_place(counts, 0) for counts in sums], measured))
+        panels.append(_panel("All labels", "pooled", pooled, [_place(counts, 0) for counts in sums], measured))
     for column, why in chosen:
         curve = precision_recall(scores[:, column], targets[:, column])
         places = [_place(counts, column) for counts in (at_common, at_own) if counts]
@@ -327,7 +331,7 @@ def _panel(title: str, note: str, curve: Any, places: list[tuple[float, float]],
     )
     points = list(zip(curve.recall.tolist(), curve.precision.tolist(), strict=True))
     said = f"at {measured.config.protocol.threshold:g}: precision {share(places[0][1])}, recall {share(places[0][0])}"
-    label = f"Precision and recall of {title}, {note or 'over all labels'}; {said}."
+    label = f"Precision and recall of {title}, {note}; {said}."
     drawing = chart(
         [Line(title, points)], label=label, x="recall", y="precision", x_range=(0, 1), y_range=(0, 1), marks=marks
     )
@@ -359,8 +363,10 @@ def _heat(swaps: Mapping[tuple[int, int], int], names: Sequence[str]) -> dict[st
     """Labels that are missed against labels that are given in their place: the most frequent ones of both."""
     if not swaps:
         return None
-    missed, given = _most(swaps, 1), _most(swaps, 0)
-    top = max(swaps.get((g, m), 0) for m in missed for g in given) or 1
+    given = _most(swaps, 0)
+    missed = _most({pair: pictures for pair, pictures in swaps.items() if pair[0] in given}, 1)
+    given = [column for column in given if any((column, m) in swaps for m in missed)]
+    top = max(swaps.get((g, m), 0) for m in missed for g in given)
     rows = [(names[m], [(n := swaps.get((g, m), 0), math.ceil(9 * n / top)) for g in given]) for m in missed]
     return {"columns": [names[g] for g in given], "rows": rows}
 

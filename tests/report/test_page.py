@@ -1,0 +1,270 @@
+"""Properties: the page says what `mldec evaluate` finds, whatever the labels are called and whatever is missing."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mldec.commands.main import run
+from mldec.engine.checkpoint import restore
+from mldec.engine.device import choose_device
+from mldec.engine.display import Display
+from mldec.labels import LabelSpace
+from mldec.report.measure import measure
+from mldec.report.page import report
+from mldec.report.run import read_run
+from tests.report.conftest import HIDDEN, LABELS, NAME, QUOTES, SCRIPT, Page, train
+
+
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path) -> Path:
+    """A run in which a test may change what it likes; its checkpoints keep their dates."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def make(folder: Path, *words: str) -> Page:
+    assert run(["report", f"run={folder}", *words]) == 0
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_says_what_evaluate_finds(copy, capsys):
+    page = make(copy)
+    assert run(["evaluate", f"run={copy}"]) == 0
+    folder = copy / "evaluation" / "table_test"
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    for name in ("mAP", "CF1", "OF1", "CF1@3", "OF1@3"):
+        assert re.search(rf"\b{metrics[name]:.2f}\b", page.words), name
+    with (folder / "per_class_ap.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row["label"].removeprefix("'"): row for row in csv.DictReader(file)}
+    table = page.tables["ap"][1:]
+    assert {row[0] for row in table} == set(LABELS) == set(rows)
+    for name, positives, ap, _ in table:
+        assert (positives, ap) == (rows[name]["positives"], f"{float(rows[name]['average_precision']):.2f}")
+    values = [float(row[2]) for row in table]
+    assert values == sorted(values, reverse=True)
+    data = json.loads((copy / "data.json").read_text())["test"]["fingerprint"]
+    assert data[:12] in page.words
+
+
+def test_thresholds_are_chosen_on_val_and_shown_on_test(copy):
+    rows = {row[0]: row[1:] for row in make(copy).tables["at"][2:]}
+    restored = restore(copy)
+    measured = measure(restored, restored.config, "test", copy, choose_device("cpu"), Display(quiet=True))
+    for column, name in enumerate(LABELS):
+        index = measured.labels.index(name)
+        threshold = measured.thresholds.values[index]
+        given = measured.scores.scores[:, index] > threshold
+        present = measured.scores.targets[:, index] == 1
+        true = (given & present).sum()
+        assert rows[name][4] == f"{threshold:.3f}", column
+        assert rows[name][6] == (f"{100 * true / present.sum():.1f}")
+        assert rows[name][7] == f"{100 * 2 * true / (given.sum() + present.sum()):.1f}"
+    # Those that the run itself tuned are taken as they are.
+    lines = ["label,threshold,f1,positives", *(f"{json.dumps(name)},0.125,0.5,3" for name in ("red",))]
+    (copy / "thresholds.csv").write_text("\n".join(lines) + "\n")
+    page = make(copy)
+    rows = {row[0]: row[1:] for row in page.tables["at"][2:]}
+    assert rows["red"][4] == "0.125"
+    assert rows[SCRIPT][4] == "0.500"
+    assert "4 labels that it lacks keep the protocol's" in page.words
+    (copy / "thresholds.csv").write_text("nothing\n1\n")
+    assert "thresholds.csv cannot be read" in make(copy).words
+
+
+def test_nothing_of_a_label_or_a_name_is_markup(copy):
+    (copy / "config.yaml").write_text(
+        (copy / "config.yaml").read_text() + "# </pre><script>alert(2)</script> \x1b[31m\n"
+    )
+    environment = json.loads((copy / "environment.json").read_text())
+    environment["command"] = ["mldec", "</dd><svg onload=alert(3)>", "\ud800"]
+    (copy / "environment.json").write_text(json.dumps(environment))
+    page = make(copy)
+    text = (copy / "report.html").read_text(encoding="utf-8")
+    assert len(page.of("script")) == 1
+    assert not [tag for tag, attributes in page.tags if any(name.startswith("on") for name in attributes)]
+    assert not [1 for image in page.of("img") if not str(image["src"]).startswith("data:image/jpeg;base64,")]
+    assert "\x1b" not in text
+    for word in (SCRIPT, QUOTES, HIDDEN, NAME, "alert(2)", "<svg onload=alert(3)>", "\\x1b[31m", "\\ud800"):
+        assert word in page.words, word
+    alts = [str(image["alt"]) for image in page.of("img")]
+    assert any(SCRIPT in alt for alt in alts)
+    assert any(QUOTES in alt for alt in alts)
+
+
+def test_the_page_needs_nothing_else(copy):
+    page = make(copy)
+    text = (copy / "report.html").read_text(encoding="utf-8")
+    policy = next(str(m["content"]) for m in page.of("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert not [a for _, attributes in page.tags for a in attributes if a in ("style", "srcset", "action")]
+    links = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
+    assert all(str(link).startswith(("data:", "#")) for link in links)
+    assert "url(" not in text
+    assert "@import" not in text
+    ids = [str(attributes["id"]) for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {str(link)[1:] for link in links if str(link).startswith("#")} <= set(ids)
+    assert all(svg.get("aria-label") or svg.get("aria-hidden") for svg in page.of("svg"))
+    assert all(image.get("alt") for image in page.of("img"))
+
+
+def test_the_same_run_gives_the_same_bytes(copy):
+    make(copy)
+    first = (copy / "report.html").read_bytes()
+    make(copy)
+    assert (copy / "report.html").read_bytes() == first
+
+
+def test_pictures_and_maps_are_those_of_the_split(copy, pictures):
+    page = make(copy)
+    images = page.of("img")
+    shown = [image for image in images if str(image["alt"]).startswith("Picture test")]
+    maps = [image for image in images if str(image["alt"]).startswith("Where the network looked for")]
+    assert len(shown) == 12
+    assert len(maps) > 12
+    encoded = base64.b64decode(str(shown[0]["src"]).partition(",")[2])
+    picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    original = cv2.imread(str(pictures / str(shown[0]["alt"]).removeprefix("Picture ")))
+    assert picture.shape[:2] == (160, 192)  # its own shape
+    small = cv2.resize(picture, (48, 40), interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - original).mean() < 12
+
+
+def test_chosen_labels_are_drawn(copy, capsys):
+    page = make(copy, "labels=red,=SUM(A1)")
+    drawn = [str(svg["aria-label"]) for svg in page.of("svg") if "Precision and recall" in str(svg.get("aria-label"))]
+    assert [label.partition(",")[0] for label in drawn] == [
+        "Precision and recall of red",
+        "Precision and recall of =SUM(A1)",
+    ]
+    before = (copy / "report.html").read_bytes()
+    assert run(["report", f"run={copy}", "labels=rde"]) == 2
+    assert "did you mean red?" in capsys.readouterr().err
+    assert (copy / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("metrics.jsonl", "There are no curves"),
+        ("config.yaml", "The run left no config.yaml."),
+        ("environment.json", "The run left no environment.json."),
+        ("data.json", "The run left no data.json."),
+        ("checkpoints", "The weights could not be read"),
+    ],
+)
+def test_what_a_run_lacks_is_a_sentence(copy, missing, sentence, capsys):
+    path = copy / missing
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    page = make(copy)
+    assert sentence in page.words
+    assert len(page.tables["ap"]) == len(LABELS) + 1  # measured, or as the run recorded it
+
+
+def test_what_is_damaged_is_a_sentence(copy):
+    (copy / "metrics.jsonl").write_text('{"kind": "train", "step": "x", "loss": null}\n[1]\n')
+    (copy / "environment.json").write_text("{")
+    (copy / "config.yaml").write_text("a: [")
+    (copy / "per_class_ap.csv").write_text("label,average_precision,positives\nred,many,1\n")
+    words = make(copy).words
+    for name in ("metrics.jsonl", "environment.json", "config.yaml", "per_class_ap.csv"):
+        assert f"{name} is damaged" in words
+
+
+def test_an_interrupted_run_and_one_without_pictures_have_pages(copy, tmp_path, capsys):
+    records = (copy / "metrics.jsonl").read_text().splitlines()
+    (copy / "metrics.jsonl").write_text("\n".join(line for line in records if '"test"' not in line) + '\n{"kind": "tr')
+    assert "The run did not finish" in make(copy).words
+    page = make(copy, f"dataset.test={tmp_path / 'gone.jsonl'}")
+    assert "warning:" in capsys.readouterr().out
+    assert page.words.count("The pictures could not be read") >= 5
+    assert "as the run recorded it" in page.words.lower()
+
+
+def test_pictures_that_are_gone_are_a_sentence(copy, pictures, tmp_path):
+    moved = Path(shutil.copytree(pictures, tmp_path / "moved"))
+    (moved / "test7.png").unlink()
+    words = make(copy, f"dataset.test={moved / 'test.jsonl'}").words
+    assert "The pictures could not be read" in words
+    assert "test7.png" in words
+
+
+def test_a_head_without_maps_says_so(second, tmp_path, monkeypatch):
+    from mldec.engine.predictor import Predictor
+    from mldec.errors import DataError
+
+    def none(self, pictures):
+        raise DataError("head=gap has none")
+
+    monkeypatch.setattr(Predictor, "maps", none)
+    page = make(Path(shutil.copytree(second, tmp_path / "run")))
+    assert "No maps: head=gap has none." in page.words
+    assert all(str(image["alt"]).startswith("Picture") for image in page.of("img"))
+
+
+def test_single_labels_and_other_splits(pictures, tmp_path):
+    one = {"train": 40, "test": 20}
+    for split, count in one.items():
+        lines = [json.dumps({"path": f"train{i}.png", "labels": [LABELS[i % 5]]}) for i in range(count)]
+        (pictures / f"single_{split}.jsonl").write_text("\n".join(lines) + "\n")
+    words = [f"dataset.{split}={pictures / f'single_{split}.jsonl'}" for split in one]
+    folder = train(
+        pictures,
+        tmp_path / "run",
+        *words,
+        "dataset.val=null",
+        "dataset.single_label=true",
+        "loss=ce",
+        "schedule.epochs=1",
+        "protocol.holdout=0.2",
+    )
+    page = make(folder)
+    assert "top-1, percent" in page.words
+    assert "there are no thresholds" in page.words
+    page = make(folder, "split=val")
+    assert "8 pictures, 5 labels" in page.words
+
+
+def test_thousands_of_labels_stay_small(copy, pictures):
+    """9,605 labels as Open Images has, with pictures, scores and maps of all of them."""
+    restored = restore(copy)
+    measured = measure(restored, restored.config, "test", copy, choose_device("cpu"), Display(quiet=True))
+    rng = np.random.default_rng(0)
+    count, size = 9605, len(measured.index)
+    labels = LabelSpace([f"A label of about this length {i}" for i in range(count)])
+    scores = rng.random((size, count), np.float32)
+    targets = (rng.random((size, count)) < 0.1).astype(np.int8)
+    paths = [str(pictures / f"test{i}.png") for i in range(size)]
+
+    class Predictor:
+        def __init__(self):
+            self.labels = labels
+
+        def maps(self, pictures):
+            return rng.random((len(pictures), count, 7, 7), np.float32)
+
+    large = dataclasses.replace(
+        measured,
+        labels=labels,
+        scores=measured.scores._replace(scores=scores, targets=targets),
+        result=measured.result._replace(per_class=rng.random(count)),
+        thresholds=dataclasses.replace(measured.thresholds, values=rng.random(count)),
+        predictor=Predictor(),
+    )
+    assert paths
+    text = report(read_run(copy), large)
+    assert len(Page(text).tables["ap"]) == count + 1
+    assert len(text.encode()) < 5 * 2**20
