@@ -8,7 +8,6 @@ checkpoint; so a resumed run is the same run.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -18,20 +17,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mldec.config import Config, to_mapping
+from mldec.config import Config
 from mldec.data.loader import Batch, EvalLoader, WorkerDied
-from mldec.engine import build
-from mldec.engine.checkpoint import (
-    FORMAT,
-    choose_weights,
-    find_checkpoint,
-    load_checkpoint,
-    pack_words,
-    refuse_damaged,
-    restore,
-    save_checkpoint,
-    stored_words,
-)
+from mldec.engine import build, run_state
+from mldec.engine.checkpoint import refuse_damaged, restore, save_checkpoint
 from mldec.engine.device import autocast, choose_device, choose_precision, prepare_runtime
 from mldec.engine.display import Display
 from mldec.engine.distributed import ALONE, Team
@@ -41,32 +30,13 @@ from mldec.engine.mixing import answer_random_queries, mix
 from mldec.engine.observer import Observer
 from mldec.engine.optimizer import set_point
 from mldec.engine.profiler import profile_steps
+from mldec.engine.run_state import Progress
 from mldec.engine.seeding import seed_device, seed_everything, step_seed
-from mldec.errors import CheckpointError, ConfigError, RunError
+from mldec.errors import ConfigError, RunError
 from mldec.models.classifier import Classifier
-from mldec.models.weights import load_weights
 from mldec.models.word_vectors import WordVectors
 
 MOST_SKIPPED = 50  # of steps in a row under fp16: far more than the scale needs to find its place
-
-
-@dataclasses.dataclass
-class Progress:
-    """How far a run has come. Plain numbers, since it travels in the checkpoint."""
-
-    step: int = 0  # batches consumed
-    updates: int = 0  # batches that changed the weights: where the schedule stands
-    epochs: int = 0  # epochs trained and, if due, evaluated
-    best: float = -math.inf
-    best_epoch: int = 0
-    broken: int = 0  # pictures that could not be decoded and were replaced (dataset.on_error=skip)
-    window: list[float] = dataclasses.field(default_factory=list)  # losses since the last record
-    epoch_losses: list[float] = dataclasses.field(default_factory=list)  # losses of this epoch before that
-
-    @property
-    def epoch_loss(self) -> float:
-        """Mean loss of the steps of this epoch that were recorded."""
-        return sum(self.epoch_losses) / max(1, len(self.epoch_losses))
 
 
 class Trainer:
@@ -109,7 +79,7 @@ class Trainer:
         if loaded := getattr(self.classifier.backbone, "loaded", None):
             display.say(str(loaded))
         if fresh and config.init_from is not None:
-            self._start_from(config.init_from)
+            display.say(run_state.start_from(self.classifier, config.init_from, config.init_part))
         if config.runtime.sync_batch_norm and team.size > 1:
             if self.device.type != "cuda":
                 raise ConfigError(
@@ -285,72 +255,16 @@ class Trainer:
     def save(self, name: str, *, reported: str | None = None, metrics: dict[str, Any] | None = None) -> None:
         """Write `checkpoints/<name>.pt`; `last` also holds what resuming needs. The leader's part of a team.
 
-        Raises RunError if the weights are damaged.
+        Raises RunError if the weights are damaged, or the file cannot be written.
         """
         refuse_damaged(self.classifier.state_dict(), self.progress.step)
-        if not self.team.leads:
-            return
-        content: dict[str, Any] = {
-            "format": FORMAT,
-            "config": to_mapping(self.config),
-            "labels": list(self.splits.labels.names),
-            "seen": None if self.splits.labels.seen is None else list(self.splits.labels.seen),
-            "words": pack_words(self.classifier.words),
-            "normalization": dataclasses.asdict(self.normalization),
-            "model": self.classifier.state_dict(),
-            "ema": None if self.ema is None else self.ema.module.state_dict(),
-            "reported": reported or ("live" if self.ema is None or self.config.protocol.report == "live" else "ema"),
-            "metrics": metrics or {},
-            "step": self.progress.step,
-        }
-        if name == "last":
-            content["resume"] = {
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "ema_updates": 0 if self.ema is None else self.ema.updates,
-                "progress": dataclasses.asdict(self.progress),
-            }
-        save_checkpoint(self.folder / "checkpoints" / f"{name}.pt", content)
+        if self.team.leads:
+            content = run_state.contents(self, resumable=name == "last", reported=reported, metrics=metrics)
+            save_checkpoint(self.folder / "checkpoints" / f"{name}.pt", content)
 
     def load(self, run: str | Path) -> None:
-        """Take up the state that `last.pt` of a run folder holds."""
-        path = find_checkpoint(run, "last")
-        content = load_checkpoint(path)
-        if "resume" not in content:
-            raise CheckpointError(f"{path} holds weights only; to resume, name a run folder with checkpoints/last.pt")
-        if content["labels"] != list(self.splits.labels.names):
-            raise CheckpointError(f"{path} was trained on other labels than {self.config.dataset.name} has now")
-        words = stored_words(content)
-        if words is not None and self.classifier.words is not None and not words.equals(self.classifier.words.known):
-            raise CheckpointError(
-                f"{path} was trained with other word vectors than {self.config.head.words.source} holds now; "
-                f"start a new run with init_from={run}"
-            )
-        state = content["resume"]
-        steps, progress = len(self.batches), Progress(**state["progress"])
-        if not progress.epochs * steps <= progress.step <= (progress.epochs + 1) * steps:
-            raise CheckpointError(
-                f"{path} stands at step {progress.step} in epoch {progress.epochs + 1}, but an epoch now has {steps} "
-                f"steps: the pictures or schedule.batch_size changed; start a new run with init_from={run}"
-            )
-        self.classifier.load_state_dict(content["model"])
-        if self.ema is not None and content["ema"] is not None:
-            self.ema.load_state_dict({"module": content["ema"], "updates": state["ema_updates"]})
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.progress = progress
-
-    def _start_from(self, run: str) -> None:
-        """Take the reported weights of another run, as far as they fit, and say how far that is."""
-        path = find_checkpoint(run)
-        _, state = choose_weights(load_checkpoint(path), "reported", path)
-        if self.config.init_part == "backbone":
-            report = load_weights(self.classifier.backbone, state, str(path), classifiers=("head",), required=0.0)
-        else:
-            report = load_weights(self.classifier, state, str(path), classifiers=(), required=0.0)
-        if not report.loaded:
-            raise CheckpointError(f"init_from={run}: no tensor of it fits this network\n{report}")
-        self.display.say(str(report))
+        """Take up the state that `last.pt` of a run folder holds. Raises CheckpointError if it is of another run."""
+        run_state.take_up(self, run)
 
     # Parts of a step --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,123 @@
+"""What a run is at a step, as the contents of a checkpoint, and how another process takes it up."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mldec.config import to_mapping
+from mldec.engine.checkpoint import (
+    FORMAT,
+    choose_weights,
+    find_checkpoint,
+    load_checkpoint,
+    pack_words,
+    stored_words,
+)
+from mldec.errors import CheckpointError
+from mldec.models.classifier import Classifier
+from mldec.models.weights import load_weights
+
+if TYPE_CHECKING:
+    from mldec.engine.trainer import Trainer
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come. Plain numbers, since it travels in the checkpoint."""
+
+    step: int = 0  # batches consumed
+    updates: int = 0  # batches that changed the weights: where the schedule stands
+    epochs: int = 0  # epochs trained and, if due, evaluated
+    best: float = -math.inf
+    best_epoch: int = 0
+    broken: int = 0  # pictures that could not be decoded and were replaced (dataset.on_error=skip)
+    window: list[float] = dataclasses.field(default_factory=list)  # losses since the last record
+    epoch_losses: list[float] = dataclasses.field(default_factory=list)  # losses of this epoch before that
+
+    @property
+    def epoch_loss(self) -> float:
+        """Mean loss of the steps of this epoch that were recorded."""
+        return sum(self.epoch_losses) / max(1, len(self.epoch_losses))
+
+
+def contents(
+    trainer: Trainer, *, resumable: bool, reported: str | None = None, metrics: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """A checkpoint of a run as it stands; `resumable`: with all that the next step depends on.
+
+    Args:
+        reported: "live" or "ema", the weights that `metrics` report; None: those that the protocol would.
+    """
+    labels, ema = trainer.splits.labels, trainer.ema
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "config": to_mapping(trainer.config),
+        "labels": list(labels.names),
+        "seen": None if labels.seen is None else list(labels.seen),
+        "words": pack_words(trainer.classifier.words),
+        "normalization": dataclasses.asdict(trainer.normalization),
+        "model": trainer.classifier.state_dict(),
+        "ema": None if ema is None else ema.module.state_dict(),
+        "reported": reported or ("live" if ema is None or trainer.config.protocol.report == "live" else "ema"),
+        "metrics": metrics or {},
+        "step": trainer.progress.step,
+    }
+    if resumable:
+        content["resume"] = {
+            "optimizer": trainer.optimizer.state_dict(),
+            "scaler": trainer.scaler.state_dict(),
+            "ema_updates": 0 if ema is None else ema.updates,
+            "progress": dataclasses.asdict(trainer.progress),
+        }
+    return content
+
+
+def take_up(trainer: Trainer, run: str | Path) -> None:
+    """Bring a trainer to where `last.pt` of a run folder stands.
+
+    Raises CheckpointError if that is none to resume from, or of other labels, words or steps an epoch.
+    """
+    path = find_checkpoint(run, "last")
+    content = load_checkpoint(path)
+    if "resume" not in content:
+        raise CheckpointError(f"{path} holds weights only; to resume, name a run folder with checkpoints/last.pt")
+    if content["labels"] != list(trainer.splits.labels.names):
+        raise CheckpointError(f"{path} was trained on other labels than {trainer.config.dataset.name} has now")
+    words, own = stored_words(content), trainer.classifier.words
+    if words is not None and own is not None and not words.equals(own.known):
+        raise CheckpointError(
+            f"{path} was trained with other word vectors than {trainer.config.head.words.source} holds now; "
+            f"start a new run with init_from={run}"
+        )
+    state = content["resume"]
+    steps, progress = len(trainer.batches), Progress(**state["progress"])
+    if not progress.epochs * steps <= progress.step <= (progress.epochs + 1) * steps:
+        raise CheckpointError(
+            f"{path} stands at step {progress.step} in epoch {progress.epochs + 1}, but an epoch now has {steps} "
+            f"steps: the pictures or schedule.batch_size changed; start a new run with init_from={run}"
+        )
+    trainer.classifier.load_state_dict(content["model"])
+    if trainer.ema is not None and content["ema"] is not None:
+        trainer.ema.load_state_dict({"module": content["ema"], "updates": state["ema_updates"]})
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.scaler.load_state_dict(state["scaler"])
+    trainer.progress = progress
+
+
+def start_from(classifier: Classifier, run: str, part: Literal["all", "backbone"]) -> str:
+    """Take the reported weights of another run, as far as they fit. Returns how far that is, in words.
+
+    Raises CheckpointError if nothing fits.
+    """
+    path = find_checkpoint(run)
+    _, state = choose_weights(load_checkpoint(path), "reported", path)
+    if part == "backbone":
+        report = load_weights(classifier.backbone, state, str(path), classifiers=("head",), required=0.0)
+    else:
+        report = load_weights(classifier, state, str(path), classifiers=(), required=0.0)
+    if not report.loaded:
+        raise CheckpointError(f"init_from={run}: no tensor of it fits this network\n{report}")
+    return str(report)
