@@ -61,8 +61,9 @@ def read_back(found, original):
 # The network comes back -----------------------------------------------------------------------------------------------
 
 
-SOME = [("tresnet_m", authors_file), ("tresnet_m", timm_file), ("tresnet_l", authors_file), ("resnet18", timm_file)]
-OTHERS = [(name, authors_file) for name in ("tresnet_s", "tresnet_xl", *(f"resnet{n}" for n in (34, 50, 101, 152)))]
+SOME = [("tresnet_s", authors_file), ("tresnet_s", timm_file), ("resnet18", timm_file)]
+OTHERS = [(f"tresnet_{size}", write) for size in ("m", "l", "xl") for write in (authors_file, timm_file)]
+OTHERS += [(f"resnet{depth}", authors_file) for depth in (34, 50, 101, 152)]
 
 
 @pytest.mark.parametrize(
@@ -311,8 +312,8 @@ def test_a_prefix_of_some_names_only_is_no_prefix(small):
 
 
 def test_a_network_of_another_kind_is_named(small, built):
-    wide = classifier_of(built, "tresnet_m", "full")
-    with pytest.raises(CheckpointError, match=r"TResNet with 3, 4, 11, 3 blocks.*which is tresnet_m; leave backbone="):
+    wide = classifier_of(built, "tresnet_s", "full")
+    with pytest.raises(CheckpointError, match=r"TResNet with 3, 4, 6, 3 blocks.*which is tresnet_s; leave backbone="):
         read_published(authors_file(wide), backbone="tresnet_l")
     with pytest.raises(CheckpointError, match=r"missing: layer1.2.conv1.weight"):
         load_published(authors_file(small, head="fc."), backbone="resnet34", image_size=64)
