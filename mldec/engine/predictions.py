@@ -29,6 +29,8 @@ from mldec.labels import LabelSpace, to_cell
 FORMATS = ("jsonl", "csv", "parquet")
 ROWS = 20_000  # of Parquet that are held at a time
 
+DIGESTS = ("labels", "values of the thresholds", "changed")  # settings that tell people nothing but that they differ
+
 Record = dict[str, Any]  # path, and either labels and, if all are kept, scores (N,), or error
 
 
@@ -221,6 +223,10 @@ def _difference(first: bytes, head: bytes) -> str:
     """Which settings differ, in words."""
     try:
         then, now = json.loads(first)["settings"], json.loads(head)["settings"]
-        return ", ".join(f"{key}={then.get(key)}, now {now[key]}" for key in now if then.get(key) != now[key])
-    except (ValueError, KeyError, AttributeError):
+        differing = [key for key in now if then.get(key) != now[key]]
+        typed = [
+            f"{key}={then[key] or 'default'}, now {now[key] or 'default'}" for key in differing if key not in DIGESTS
+        ]
+        return ", ".join(typed) or ", ".join(differing)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return "no journal of mldec predict"

@@ -238,7 +238,7 @@ def test_an_interrupted_prediction_goes_on_where_it_stopped(trained, photos, cap
     batches[:] = [0] * 2
 
     assert run([*words, "output=out", "threshold=0.6"]) == 2
-    assert "with other settings (threshold=None, now 0.6" in capsys.readouterr().err
+    assert "with other settings (threshold=default, now 0.6) that was interrupted" in capsys.readouterr().err
     assert run(["predict", f"run={trained}", "input=photos/2.png", *words[3:], "output=out"]) == 2
     assert "of other pictures that was interrupted; resume=false throws it away" in capsys.readouterr().err
     assert run([*words, "output=out"]) == 1
