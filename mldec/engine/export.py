@@ -109,6 +109,7 @@ def export(
         for name in formats:
             file = folder / FILES[name]
             bar.advance(0, text=file.name)
+            display.line(f"writing {file.name}")
             again = _write(name, file, scorer.eval(), restored, trials[0], _metadata(description))
             differences[file.name] = _compare(name, again, trials)
             sizes[file.name] = sum(part.stat().st_size for part in folder.glob(f"{file.name}*"))
