@@ -66,7 +66,8 @@ def main(argv: Sequence[str]) -> int:
         measured.append(one)
     page = report(runs[0], measured[0], names) if len(runs) == 1 else compare(runs, measured)
     write_text(output, page)
-    display.say(f"written to {output} ({len(page.encode()) / 2**20:.1f} MB)")
+    size = len(page.encode())
+    display.say(f"written to {output} ({f'{size / 1e6:.1f} MB' if size >= 1e6 else f'{size / 1e3:.0f} kB'})")
     return 0
 
 

@@ -43,14 +43,16 @@ class Counts(NamedTuple):
         return np.where(self.present > 0, _ratio(2 * self.true, self.given + self.present), np.nan)
 
 
-class Pair(NamedTuple):
-    """Columns of a label that is wrongly given and of one that is present in the same pictures: in how many, and in how
-    many of these the present one is missed."""
+class Pairs(NamedTuple):
+    """Labels that are wrongly given with labels that are present in the same pictures, the most frequent errors first.
 
-    given: int
-    present: int
-    pictures: int
-    missed: int
+    All (P,): columns of both, in how many pictures, and in how many of these the present one is missed.
+    """
+
+    given: np.ndarray
+    present: np.ndarray
+    pictures: np.ndarray
+    missed: np.ndarray
 
 
 def precision_recall(scores: np.ndarray, targets: np.ndarray) -> Curve:
@@ -123,7 +125,7 @@ def picture_losses(scores: np.ndarray, targets: np.ndarray, *, softmax: bool = F
     return losses
 
 
-def wrong_pairs(scores: np.ndarray, targets: np.ndarray, threshold: float, *, single_label: bool) -> list[Pair]:
+def wrong_pairs(scores: np.ndarray, targets: np.ndarray, threshold: float, *, single_label: bool) -> Pairs:
     """Which label is wrongly given where which is present, those that stand in for missed ones first.
 
     Given are labels above `threshold`, of a `single_label` picture the best one. Of a picture with more than
@@ -140,15 +142,22 @@ def wrong_pairs(scores: np.ndarray, targets: np.ndarray, threshold: float, *, si
         wrong_NS = sparse.csr_array(wrong.T.astype(np.int64))
         pictures = pictures + wrong_NS @ sparse.csr_array(present.astype(np.int64))
         missed = missed + wrong_NS @ sparse.csr_array((present & ~given).astype(np.int64))
-    found = pictures.tocoo()
-    misses = {(int(i), int(j)): int(count) for i, j, count in _entries(missed)}
-    pairs = [Pair(int(i), int(j), int(n), misses.get((int(i), int(j)), 0)) for i, j, n in _entries(found)]
-    return sorted(pairs, key=lambda pair: (-pair.missed, -pair.pictures, pair.given, pair.present))
+    keys, counts = _entries(pictures)
+    missed_counts = np.zeros_like(counts)
+    missed_keys, some = _entries(missed)
+    missed_counts[np.searchsorted(keys, missed_keys)] = some  # where one is missed it is present
+    given_of, present_of = np.divmod(keys, scores.shape[1])
+    order = np.lexsort((keys, -counts, -missed_counts))
+    return Pairs(given_of[order], present_of[order], counts[order], missed_counts[order])
 
 
-def _entries(matrix: sparse.sparray) -> zip[tuple[int, int, int]]:
+def _entries(matrix: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """Places of a matrix that are not 0, row by row, and what stands there."""
     whole = matrix.tocoo()
-    return zip(*whole.coords, whole.data, strict=True)
+    rows, columns = whole.coords
+    keys = rows.astype(np.int64) * matrix.shape[1] + columns
+    order = np.argsort(keys)
+    return keys[order], whole.data[order]
 
 
 def _best(scores: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from mldec.errors import MldecError
-from mldec.report.analysis import Counts, count_at, pooled_precision_recall, precision_recall, wrong_pairs
+from mldec.report.analysis import Counts, Pairs, count_at, pooled_precision_recall, precision_recall, wrong_pairs
 from mldec.report.charts import Line, Mark, chart
 from mldec.report.gallery import Gallery, gallery
 from mldec.report.html import NOTHING, count, figure, percent, render, share
@@ -348,34 +348,38 @@ def _pictures(measured: Measured) -> Gallery | str:
 def _errors(measured: Measured) -> dict[str, Any] | str:
     threshold, single = measured.config.protocol.threshold, measured.single_label
     pairs = wrong_pairs(measured.scores.scores, measured.scores.targets, threshold, single_label=single)
-    if not pairs:
+    if not len(pairs.given):
         return "No label is wrongly given in a picture that has another one."
     names, present = measured.labels.names, (measured.scores.targets == 1).sum(axis=0)
     listed = [
-        (names[pair.given], names[pair.present], pair.pictures, pair.missed, pair.missed / present[pair.present])
-        for pair in pairs[:PAIRS]
+        (names[given], names[other], int(pictures), int(missed), missed / present[other])
+        for given, other, pictures, missed in zip(*(part[:PAIRS] for part in pairs), strict=True)
     ]
-    swaps = {(pair.given, pair.present): pair.missed for pair in pairs if pair.missed}
-    return {"pairs": listed, "more": max(0, len(pairs) - PAIRS), "heat": _heat(swaps, names)}
+    return {"pairs": listed, "more": max(0, len(pairs.given) - PAIRS), "heat": _heat(pairs, names)}
 
 
-def _heat(swaps: Mapping[tuple[int, int], int], names: Sequence[str]) -> dict[str, Any] | None:
+def _heat(pairs: Pairs, names: Sequence[str]) -> dict[str, Any] | None:
     """Labels that are missed against labels that are given in their place: the most frequent ones of both."""
-    if not swaps:
+    given, missed, pictures = (part[pairs.missed > 0] for part in (pairs.given, pairs.present, pairs.missed))
+    if not len(given):
         return None
-    given = _most(swaps, 0)
-    missed = _most({pair: pictures for pair, pictures in swaps.items() if pair[0] in given}, 1)
-    given = [column for column in given if any((column, m) in swaps for m in missed)]
-    top = max(swaps.get((g, m), 0) for m in missed for g in given)
-    rows = [(names[m], [(n := swaps.get((g, m), 0), math.ceil(9 * n / top)) for g in given]) for m in missed]
-    return {"columns": [names[g] for g in given], "rows": rows}
+    columns = _most(given, pictures)
+    kept = np.isin(given, columns)
+    rows = _most(missed[kept], pictures[kept])
+    kept &= np.isin(missed, rows)
+    columns = np.intersect1d(columns, given[kept])
+    counts = np.zeros((len(rows), len(columns)), np.int64)
+    counts[np.searchsorted(rows, missed[kept]), np.searchsorted(columns, given[kept])] = pictures[kept]
+    shades = np.ceil(9 * counts / counts.max()).astype(np.int64)
+    cells = [list(zip(*both, strict=True)) for both in zip(counts.tolist(), shades.tolist(), strict=True)]
+    return {"columns": [names[c] for c in columns], "rows": list(zip((names[r] for r in rows), cells, strict=True))}
 
 
-def _most(swaps: Mapping[tuple[int, int], int], side: int) -> list[int]:
-    totals: dict[int, int] = {}
-    for pair, pictures in swaps.items():
-        totals[pair[side]] = totals.get(pair[side], 0) + pictures
-    return sorted(sorted(totals, key=lambda column: (-totals[column], column))[:HEAT])
+def _most(columns: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """The HEAT columns that have most pictures, ascending."""
+    totals = np.bincount(columns, weights=pictures)
+    order = np.argsort(-totals, kind="stable")[:HEAT]
+    return np.sort(order[totals[order] > 0])
 
 
 def _thresholds(measured: Measured) -> dict[str, Any] | str:

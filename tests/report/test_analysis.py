@@ -96,12 +96,13 @@ def test_pairs_are_those_that_counting_picture_by_picture_finds(drawn, single_la
                 counts[0] += 1
                 counts[1] += not given[j]
     pairs = wrong_pairs(scores, targets, 0.5, single_label=single_label)
-    assert {(p.given, p.present): [p.pictures, p.missed] for p in pairs} == expected
-    assert [(-p.missed, -p.pictures) for p in pairs] == sorted((-p.missed, -p.pictures) for p in pairs)
+    assert {(g, p): [pictures, missed] for g, p, pictures, missed in zip(*pairs, strict=True)} == expected
+    ranks = list(zip(-pairs.missed, -pairs.pictures, strict=True))
+    assert ranks == sorted(ranks)
 
 
 def test_of_very_many_wrong_labels_the_most_confident_count(monkeypatch):
     monkeypatch.setattr(analysis, "MOST_WRONG", 2)
     scores = np.array([[0.9, 0.6, 0.8, 0.7, 0.95]], np.float32)
     targets = np.array([[1, 0, 0, 0, 0]], np.int8)
-    assert {pair.given for pair in wrong_pairs(scores, targets, 0.5, single_label=False)} == {2, 4}
+    assert set(wrong_pairs(scores, targets, 0.5, single_label=False).given) == {2, 4}

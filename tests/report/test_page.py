@@ -197,7 +197,7 @@ def test_an_interrupted_run_and_one_without_pictures_have_pages(copy, tmp_path, 
 def test_pictures_that_are_gone_are_a_sentence(copy, pictures, tmp_path):
     moved = Path(shutil.copytree(pictures, tmp_path / "moved"))
     (moved / "test7.png").unlink()
-    words = make(copy, f"dataset.test={moved / 'test.jsonl'}").words
+    words = make(copy, f"dataset.root={moved}").words
     assert "The pictures could not be read" in words
     assert "test7.png" in words
 
