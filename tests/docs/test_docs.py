@@ -29,7 +29,6 @@ from tests.docs.pages import ROOT, Block, Command
 NAMES = [page.relative_to(ROOT).as_posix() for page in pages.PAGES]
 RUN_OFTEN = ("docs/losses.md", "docs/evaluation.md")  # and those of docs/extending/
 DIGITS = ["dataset.train=24", "dataset.val=8", "dataset.test=8"]
-NOT_YET = ("README.md",)  # its blocks do not say yet what they need; its commands are read all the same
 SHORT = ["debug=fast", "schedule.epochs=1", "schedule.batch_size=4", "runtime=cpu", "runtime.threads=1"]
 NO_PROGRAM_OF_OURS = ("source", "tensorboard", "torchrun", "git", "sbatch")
 
@@ -107,7 +106,7 @@ def pages_to_run() -> list[object]:
     found = []
     for name in NAMES:
         blocks = pages.blocks(ROOT / name)
-        if name not in NOT_YET and any(is_run(block) or any(map(is_run, pages.commands(block))) for block in blocks):
+        if any(is_run(block) or any(map(is_run, pages.commands(block))) for block in blocks):
             often = name in RUN_OFTEN or name.startswith("docs/extending/")
             found.append(pytest.param(name, marks=[] if often else pytest.mark.slow))
     return found
