@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mldec.data.image import decode, from_pillow
 from mldec.data.loader import Resize
-from mldec.engine import build
+from mldec.engine import build, portable
 from mldec.engine.alignment import measure_shift
 from mldec.engine.checkpoint import Restored, choose_weights, find_checkpoint, load_checkpoint, restore
 from mldec.engine.device import autocast, choose_device, choose_precision
@@ -112,12 +112,18 @@ class Predictor:
 
     @functools.cached_property
     def thresholds(self) -> Thresholds | None:
-        """What was tuned on val for each label, from the run folder; None if it has none. May be set.
+        """What was tuned on val for each label, from the run or exported folder; None if it has none. May be set.
 
         Raises DataError for a file that is broken.
         """
         folder = self.path.parent.parent if self.path.parent.name == "checkpoints" else self.path.parent
-        return read_thresholds(folder / FILE) if (folder / FILE).exists() else None
+        if (folder / FILE).exists():
+            return read_thresholds(folder / FILE)
+        if not portable.is_portable(folder):
+            return None
+        content = load_checkpoint(self.path)
+        values = content["thresholds"]
+        return None if values is None else Thresholds(LabelSpace(content["labels"]), np.array(values, np.float64))
 
     def scores(self, pictures: Sequence[Picture], batch_size: int = BATCH) -> np.ndarray:
         """(S,N) float32 scores in 0..1 in the order of `labels`.

@@ -93,25 +93,6 @@ def count_at(scores: np.ndarray, targets: np.ndarray, thresholds: np.ndarray | f
     return Counts(true, given, present)
 
 
-def best_thresholds(scores: np.ndarray, targets: np.ndarray, default: float) -> np.ndarray:
-    """(N,) the threshold of each label at which its F1 is highest; `default` where no picture has it.
-
-    It lies midway between two scores. Of equally good ones it is the highest.
-    """
-    chosen = np.full(scores.shape[1], default)
-    for column in np.flatnonzero((targets == 1).any(axis=0)):
-        known = targets[:, column] >= 0
-        values, positive = scores[known, column].astype(np.float64), targets[known, column] == 1
-        order = np.argsort(-values, kind="stable")
-        values, true = values[order], np.cumsum(positive[order])
-        f1 = 2 * true / (np.arange(1, len(order) + 1) + positive.sum())
-        after = np.append(values[1:], 0.0)
-        f1[values == after] = -1.0  # no threshold is between equal scores
-        best = int(f1.argmax())
-        chosen[column] = (values[best] + after[best]) / 2
-    return chosen
-
-
 def picture_losses(scores: np.ndarray, targets: np.ndarray, *, softmax: bool = False) -> np.ndarray:
     """(S,) cross entropy of each picture, summed over its known labels; `softmax`: of the labels that are present."""
     losses = np.empty(len(scores))

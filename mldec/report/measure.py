@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import torch
 
 from mldec.config import Config
 from mldec.data.index import ImageIndex
-from mldec.engine import build
+from mldec.engine import build, thresholds
 from mldec.engine.checkpoint import Restored
 from mldec.engine.display import Display
 from mldec.engine.evaluator import Result, Scores
@@ -21,9 +19,6 @@ from mldec.engine.predictor import Predictor
 from mldec.engine.scoring import open_split, score_split
 from mldec.errors import DataError, MldecError
 from mldec.labels import LabelSpace
-from mldec.report.analysis import best_thresholds
-
-THRESHOLDS = "thresholds.csv"
 
 
 @dataclass(frozen=True)
@@ -86,26 +81,26 @@ def measure(
         return index, labels, *score_split(restored, config, index, labels, what=what, device=device, display=display)
 
     index, labels, scores, result = score(split)
-    thresholds: Thresholds | str
+    cuts: Thresholds | str
     if build.is_single_label(config):
-        thresholds = "Each picture has exactly one label, and the best one is given: there are no thresholds."
+        cuts = "Each picture has exactly one label, and the best one is given: there are no thresholds."
     elif folder is None:
-        thresholds = "Thresholds by label were not asked for."
-    elif (folder / THRESHOLDS).is_file():
-        thresholds = _read(folder / THRESHOLDS, labels, config.protocol.threshold)
+        cuts = "Thresholds by label were not asked for."
+    elif (folder / thresholds.FILE).is_file():
+        cuts = _read(folder / thresholds.FILE, labels, config.protocol.threshold)
     else:
         try:
             same = split == "val"
             val_index, val_labels, val = (index, labels, scores) if same else score("val")[:3]
             if val_labels.names != labels.names:
                 raise DataError(f"val has other labels than {split}")
-            values = best_thresholds(val.scores, val.targets, config.protocol.threshold)
+            values = thresholds.tune_thresholds(val.scores, val.targets, config.protocol.threshold)
             origin = f"the {len(val_index):,} pictures of val, where the F1 of each label is highest"
             if val_index.fingerprint() == index.fingerprint():
                 origin += ". These are the pictures on which it is shown too, which flatters"
-            thresholds = Thresholds(values, origin)
+            cuts = Thresholds(values, origin)
         except MldecError as error:
-            thresholds = f"Thresholds by label are chosen on val, which could not be scored: {error}"
+            cuts = f"Thresholds by label are chosen on val, which could not be scored: {error}"
     # The last use of the network has the labels of the split, whatever val asked for.
     if restored.classifier.words is not None:
         build.ask_for(restored.classifier, labels.names, config.head.words)
@@ -119,7 +114,7 @@ def measure(
         labels=labels,
         scores=scores,
         result=result,
-        thresholds=thresholds,
+        thresholds=cuts,
         predictor=predictor,
     )
 
@@ -127,14 +122,8 @@ def measure(
 def _read(path: Path, labels: LabelSpace, default: float) -> Thresholds | str:
     """Thresholds that a run folder holds; a sentence if they are damaged."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [(row["label"], float(row["threshold"])) for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        return f"{path.name} cannot be read ({error}), so there are no thresholds by label."
-    # A name that a spreadsheet would take for a formula stands behind an apostrophe.
-    known = {name[1:] if name[:2] in ("'=", "'+", "'-", "'@") else name: value for name, value in rows}
-    values = np.array([known.get(name, default) for name in labels.names])
-    values[[not math.isfinite(value) for value in values]] = default
-    missing = sum(name not in known for name in labels.names)
-    rest = f"; {missing:,} labels that it lacks keep the protocol's" if missing else ""
-    return Thresholds(values, f"{path.name} of the run, tuned on val{rest}")
+        found = thresholds.read_thresholds(path, labels, default)
+    except DataError as error:
+        return f"There are no thresholds by label: {error}."
+    rest = f"; {len(found.untuned):,} labels that it lacks keep the protocol's" if found.untuned else ""
+    return Thresholds(found.values, f"{path.name} of the run, tuned on val{rest}")

@@ -9,7 +9,6 @@ from sklearn.metrics import f1_score, precision_recall_curve
 from mldec.metrics import average_precision
 from mldec.report import analysis
 from mldec.report.analysis import (
-    best_thresholds,
     count_at,
     picture_losses,
     pooled_precision_recall,
@@ -60,17 +59,6 @@ def test_counts_give_scikit_learn_s_f1(drawn):
         known = targets[:, column] >= 0
         expected = f1_score(targets[known, column], scores[known, column] > threshold, zero_division=0)
         assert found.f1[column] == pytest.approx(expected)
-
-
-def test_no_threshold_is_better_than_the_chosen_one(drawn):
-    scores, targets = drawn
-    targets[:, 2] = 0  # no picture has it: the default stays
-    chosen = best_thresholds(scores, targets, 0.5)
-    assert chosen[2] == 0.5
-    reached = count_at(scores, targets, chosen).f1
-    for threshold in np.linspace(0, 1, 101):
-        other = count_at(scores, targets, threshold).f1
-        assert (np.nan_to_num(other) <= np.nan_to_num(reached) + 1e-12).all()
 
 
 def test_the_loss_of_a_picture_is_its_cross_entropy(drawn):
