@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,3 +66,16 @@ class LabelSpace:
     @functools.cached_property
     def _columns(self) -> dict[str, int]:
         return {name: column for column, name in enumerate(self.names)}
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # also one that stands behind apostrophes, so that `from_cell` undoes this
+
+
+def to_cell(text: str) -> str:
+    """`text` for a table that a spreadsheet may open: what it would take for a formula stands behind an apostrophe."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def from_cell(cell: str) -> str:
+    """What `to_cell` was given."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

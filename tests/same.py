@@ -18,7 +18,8 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
         for content in contents:
             content["config"].pop("run_dir")  # where it lies
         assert_same_tensors(*contents)
-    assert (ours / "per_class_ap.csv").read_bytes() == (theirs / "per_class_ap.csv").read_bytes()
+    for table in ("per_class_ap.csv", "thresholds.csv"):
+        assert (ours / table).read_bytes() == (theirs / table).read_bytes()
 
 
 def timeless(folder: Path) -> list[dict]:

@@ -25,12 +25,14 @@ HELP = """usage: mldec evaluate run=RUN [split=test] [weights=reported|ema|live]
   protocol=paper|standard      and protocol.average_precision=exact|voc07|partial|paper, protocol.threshold=0.5,
                                protocol.top_k=[3,5]: how it is measured
   head.words.source=SOURCE     where vectors of labels come from that the run does not know; default: where its own did
+  thresholds=true              with split=val: tune a threshold for each label on it and write RUN/thresholds.csv, as
+                               training does at its best epoch
   output=DIR                   where metrics.json and per_class_ap.csv go; default RUN/evaluation/<dataset>_<split>"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    arguments = compose.parse(argv, own=("run", "checkpoint", "split", "weights", "which", "output"))
+    arguments = compose.parse(argv, own=("run", "checkpoint", "split", "weights", "which", "thresholds", "output"))
     if arguments.help:
         print(HELP)
         return 0
@@ -41,6 +43,11 @@ def main(argv: Sequence[str]) -> int:
     split = _one_of("split", own.get("split", "test"), ("train", "val", "test"))
     weights = _one_of("weights", own.get("weights", "reported"), ("reported", "ema", "live"))
     which = _one_of("which", own.get("which", "best"), ("best", "last"))
+    tunes = _one_of("thresholds", own.get("thresholds", "false"), ("true", "false")) == "true"
+    if tunes and split != "val":
+        raise ConfigError(
+            f"thresholds=true: they are tuned on val, and reported on others; type split=val, not {split}"
+        )
     compose.load_components(arguments.plugins)
 
     from mldec.engine import build, tracking
@@ -48,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
     from mldec.engine.device import choose_device, choose_precision, prepare_runtime
     from mldec.engine.display import Display
     from mldec.engine.evaluator import compute_metrics, compute_scores, describe, write_per_class
+    from mldec.engine.thresholds import FILE, write_tuned
 
     restored = restore(source, weights=weights, which=which)  # type: ignore[arg-type]
     stored = to_mapping(restored.config)
@@ -56,6 +64,8 @@ def main(argv: Sequence[str]) -> int:
     # Which pictures were held out of training is a fact of the run; another share would score what it was trained on.
     holdout = restored.config.protocol.holdout
     config = dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, holdout=holdout))
+    if tunes and build.is_single_label(config):
+        raise ConfigError(f"thresholds=true: pictures of {config.dataset.name} have one label each: the best is given")
     device = choose_device(config.runtime.device)
     prepare_runtime(config.runtime, device)
     display = Display()
@@ -90,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
     folder = (
         Path(own["output"]) if "output" in own else _default_folder(restored.path) / f"{config.dataset.name}_{split}"
     )
-    record = {
+    record: dict[str, Any] = {
         "checkpoint": str(restored.path),
         "step": restored.step,
         "weights": restored.weights,
@@ -103,6 +113,9 @@ def main(argv: Sequence[str]) -> int:
         "environment": tracking.environment(device),
         "metrics": result.metrics,
     }
+    chosen = _read_tuned(restored, config, labels, display) if which == "best" and weights == "reported" else None
+    if chosen is not None and split != "val" and not build.is_single_label(config):
+        record["tuned"] = _f1_of(chosen, scores)
     tracking.write_json(folder / "metrics.json", record)
     write_per_class(folder / "per_class_ap.csv", result, scores, labels)
 
@@ -112,8 +125,44 @@ def main(argv: Sequence[str]) -> int:
         f"{config.protocol.name} protocol, AP definition {config.protocol.average_precision}"
     )
     display.say(describe(result.metrics, single_label))
+    if "tuned" in record:
+        same = ", which are these pictures: it flatters" if _is_val(config, split) else ""
+        figures = "   ".join(f"{name} {value:.2f}" for name, value in record["tuned"].items())
+        display.say(f"{figures}   at the thresholds of {FILE}, tuned on val{same}")
     display.say(f"written to {folder}")
+    if tunes:
+        path = _default_folder(restored.path).parent / FILE
+        write_tuned(path, labels, scores.scores, scores.targets, config.protocol.threshold)
+        display.say(f"thresholds in {path}")
     return 0
+
+
+def _read_tuned(restored: Any, config: Any, labels: LabelSpace, display: Any) -> Any:
+    """The thresholds (N,) that were tuned for these weights, if there are any."""
+    from mldec.engine.thresholds import FILE, read_thresholds
+
+    path = _default_folder(restored.path).parent / FILE
+    if not path.exists():
+        return None
+    try:
+        return read_thresholds(path, labels, config.protocol.threshold).values
+    except DataError as error:
+        display.say(f"warning: {error}")
+        return None
+
+
+def _is_val(config: Any, split: str) -> bool:
+    """Whether a split's pictures are those of val, for want of a split of their own."""
+    published = config.dataset.splits
+    no_val = "val" not in published and config.protocol.holdout == 0
+    return split == "val" or (split == "test" and (no_val or "test" not in published))
+
+
+def _f1_of(thresholds: Any, scores: Any) -> dict[str, float]:
+    from mldec.metrics import f1_at_threshold
+
+    found = f1_at_threshold(scores.scores, scores.targets, thresholds)
+    return {"CF1": found.CF1, "OF1": found.OF1}
 
 
 def _unused_words(words: Any, classifier: Any, labels: LabelSpace, overrides: Sequence[str]) -> list[str]:

@@ -2,36 +2,65 @@
 
 from __future__ import annotations
 
-import glob
-import json
+import hashlib
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mldec.commands import compose
+from mldec.commands.predict_files import Place, find_inputs, find_place
 from mldec.config import build_config, to_mapping
 from mldec.errors import ConfigError, DataError
 
-HELP = """usage: mldec predict run=RUN input=PICTURE|FOLDER|GLOB [labels="zebra crossing,espresso"] [key=value …]
+HELP = """usage: mldec predict run=RUN input=PICTURE|FOLDER|PATTERN|@LIST|- [output=…] [key=value …]
+       mldec predict run=RUN input=photos labels="zebra crossing,espresso"    # a zero-shot run
 
   run=RUN                      a run folder (its best epoch) or a checkpoint
-  input=…                      a picture, a folder with its subfolders, or a pattern in quotes such as "photos/*.jpg"
+  input=…                      a picture, a folder with its subfolders, or a pattern in quotes such as "photos/*.jpg";
+                               @FILE: a list of paths, one a line; -: such a list on standard input. Paths of a list
+                               are relative to the folder you stand in. Several: input=a.jpg input=photos
   labels="a,b c"               what to ask a zero-shot network for, trained or not; a file of labels, one a line: @FILE
                                default: the labels that it was trained on
   words=SOURCE                 where vectors of new labels come from; default: where those of the run came from
   head.words.aliases=FILE …    any other setting of the words, as in training
   threshold=0.5                labels with a score above it are listed
+  thresholds=tuned|FILE.csv    above a threshold of its own for each label: as tuned on val, or as in a file with the
+                               columns label,threshold; a label that is not there has threshold=…
   top_k=N                      list the N best labels instead
-  output=DIR                   write predictions.jsonl there: path and labels with scores, a picture a line
-  maps=true|label|attention    and a picture with a map of each listed label: what each place contributes to it
+  output=FILE.jsonl|.csv|.parquet   write that file; any other output=DIR: into that folder
+  format=jsonl,csv,parquet     which files DIR gets: predictions.jsonl (default), predictions.csv, predictions.parquet
+  scores=listed|all            scores of the listed labels (default), or of all: in tables a column for each label
+  pictures=true                into DIR: each picture with its labels and scores beside it
+  maps=true|label|attention    into DIR: a picture with a map of each listed label: what each place contributes to it
                                (true, label), or where the attention of its query goes
-  weights=ema|live|reported    default ema
+  font=FILE.ttf                for labels on pictures in scripts that DejaVu Sans lacks, such as Chinese
+  resume=false                 do not go on with an interrupted prediction that the output holds
+  weights=ema|live|reported    default ema; with thresholds=tuned those that they were tuned for: reported
+  batch_size=32 workers=N      pictures that are scored at a time, and threads that read them
   device=auto|cpu|cuda:N"""
 
-OWN = ("run", "input", "labels", "words", "threshold", "top_k", "output", "maps", "weights", "device")
+OWN = (
+    *("run", "input", "labels", "words", "threshold", "thresholds", "top_k", "output", "format", "scores"),
+    *("pictures", "maps", "font", "resume", "weights", "batch_size", "workers", "device"),
+)
 WORDS = "head.words."  # settings of where vectors come from, as in training
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif"}
+SHOWN = 10  # pictures whose labels are printed where there is a file of all
+SHOWN_BROKEN = 20
+SECONDS = 15.0  # between two lines of progress where no bar can be drawn
+
+
+class Choice(NamedTuple):
+    """Which labels of a picture are listed, and what is made of them."""
+
+    threshold: Any  # a number, or one a label
+    top_k: int | None
+    all_scores: bool
+    pictures: bool
+    maps: Literal["label", "attention"] | None
+    batch_size: int
+    workers: int | None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,38 +76,104 @@ def main(argv: Sequence[str]) -> int:
     for needed in ("run", "input"):
         if needed not in own:
             raise ConfigError(f"{needed}=… is missing; mldec predict --help shows what is needed")
-    threshold, top_k = _share("threshold", own.get("threshold", "0.5")), _count("top_k", own.get("top_k"))
-    weights = own.get("weights", "ema")
+    choice = _choose(own)
+    weights = own.get("weights", "reported" if own.get("thresholds") == "tuned" else "ema")
     if weights not in ("ema", "live", "reported"):
         raise ConfigError(f"weights={weights}: expected one of ema, live, reported")
-    maps = _maps(own.get("maps", "false"))
-    if maps and "output" not in own:
-        raise ConfigError(f"maps={own['maps']} needs a place for them: output=DIR")
-    paths = find_pictures(own["input"])
+    resume = _switch("resume", own["resume"]) if "resume" in own else None
+    place = find_place(own.get("output"), own.get("format"))
+    for name, wanted in (("maps", choice.maps), ("pictures", choice.pictures)):
+        if wanted and (place is None or place.folder is None):
+            raise ConfigError(f"{name}=true needs a place for them: output=DIR")
+    paths = find_inputs([word.partition("=")[2] for word in argv if word.startswith("input=")])
     compose.load_components(arguments.plugins)
 
+    from mldec.engine import lettering
     from mldec.engine.display import Display
     from mldec.engine.predictor import load
 
+    if "font" in own:
+        lettering.use_font(own["font"])
     predictor = load(own["run"], weights, own.get("device", "auto"))  # type: ignore[arg-type]
     display = Display()
     names = read_labels(own["labels"]) if "labels" in own else None
-    for sentence in _choose_words(predictor, names, own, arguments.overrides):
-        display.say(f"warning: {sentence}")
+    warnings = _choose_words(predictor, names, own, arguments.overrides)
     if names is not None:
         predictor.set_labels(names)
-    if maps:
-        predictor.check_maps(maps)  # before all pictures are scored
+    choice, more = _choose_thresholds(predictor, choice, own)
+    if choice.pictures and (lost := lettering.unreadable(predictor.labels.names)):
+        more.append(f"pictures=true: the font lacks characters of {len(lost)} labels (first: {lost[0]}); font=FILE.ttf")
+    for sentence in warnings + more + _unused(own, place, choice):
+        display.say(f"warning: {sentence}")
+    if choice.maps:
+        predictor.check_maps(choice.maps)  # before all pictures are scored
     display.say(f"{predictor.path}: {len(paths):,} pictures, {len(predictor.labels)} labels")
-    found, broken = _predict(predictor, paths, threshold, top_k, display)
-    for path, labels in found.items():
-        listed = ", ".join(f"{name} {100 * score:.0f}%" for name, score in labels.items())
-        display.say(f"{path}: {listed or 'nothing found'}")
-    if "output" in own:
-        _write(Path(own["output"]).expanduser(), predictor, found, maps, display)
-    for message in broken:
-        display.say(f"error: {message}")
+    if place is None:
+        broken = _show(predictor, paths, choice, display)
+    else:
+        settings = _settings(predictor, choice, own, arguments.overrides)
+        broken = _write(predictor, paths, choice, place, resume, settings, display)
     return 1 if broken else 0
+
+
+def _choose(own: dict[str, str]) -> Choice:
+    """What the words say, before anything is read."""
+    scores = own.get("scores", "listed")
+    if scores not in ("listed", "all"):
+        raise ConfigError(f"scores={scores}: expected listed or all")
+    workers = own.get("workers")
+    if workers is not None and not workers.isdecimal():
+        raise ConfigError(f"workers={workers}: expected a whole number, 0 for none")
+    return Choice(
+        threshold=_share("threshold", own.get("threshold", "0.5")),
+        top_k=_count("top_k", own.get("top_k")),
+        all_scores=scores == "all",
+        pictures=_switch("pictures", own.get("pictures", "false")),
+        maps=_maps(own.get("maps", "false")),
+        batch_size=_count("batch_size", own.get("batch_size")) or 32,
+        workers=None if workers is None else int(workers),
+    )
+
+
+def _choose_thresholds(predictor: Any, choice: Choice, own: dict[str, str]) -> tuple[Choice, list[str]]:
+    """The choice with the thresholds that `thresholds=` names, and what is to be said of them."""
+    from mldec.engine.thresholds import read_thresholds
+
+    source = own.get("thresholds")
+    if source is None or choice.top_k is not None:
+        return choice, []
+    if source == "tuned":
+        predictor.tuned()  # or there are none
+        found = predictor.thresholds.of(predictor.labels, choice.threshold)
+    else:
+        found = read_thresholds(Path(source).expanduser(), predictor.labels, choice.threshold)
+    warnings = []
+    if found.untuned:
+        names = ", ".join(found.untuned[:5]) + (", …" if len(found.untuned) > 5 else "")
+        warnings.append(
+            f"thresholds={source}: {len(found.untuned)} of {len(predictor.labels)} labels are not there and have "
+            f"threshold={choice.threshold:g}: {names}"
+        )
+    elif "threshold" in own:
+        warnings.append(f"threshold={own['threshold']}: thresholds={source} has one for each label")
+    return choice._replace(threshold=found.values), warnings
+
+
+def _unused(own: dict[str, str], place: Place | None, choice: Choice) -> list[str]:
+    """Words that have no effect on this command, a sentence each."""
+    found = []
+    if choice.top_k is not None:
+        typed = [word for word in ("threshold", "thresholds") if word in own]
+        found += [
+            f"{word}={own[word]}: top_k={choice.top_k} lists the best labels, whatever their score" for word in typed
+        ]
+    if place is None:
+        found += [
+            f"{word}={own[word]}: without output=… nothing is written" for word in ("scores", "resume") if word in own
+        ]
+    if "font" in own and not (choice.pictures or choice.maps):
+        found.append(f"font={own['font']}: there are no pictures to write on: pictures=true")
+    return found
 
 
 def _choose_words(
@@ -105,23 +200,6 @@ def _choose_words(
     return predictor.words_config.unused() if typed else []
 
 
-def find_pictures(source: str) -> list[str]:
-    """Paths of pictures that `input` names. Raises DataError if there is none."""
-    path = os.path.expanduser(source)
-    if os.path.isdir(path):
-        inside = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
-        paths = sorted(name for name in inside if os.path.splitext(name)[1].lower() in ENDINGS)
-        if not paths:
-            raise DataError(f"input={source}: no pictures there ({', '.join(sorted(ENDINGS))})")
-        return paths
-    if os.path.isfile(path):
-        return [path]
-    paths = sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
-    if not paths:
-        raise DataError(f"input={source}: no such picture or folder, and no file of that pattern")
-    return paths
-
-
 def read_labels(text: str) -> list[str]:
     """The names in `a,b c`, or the lines of `@FILE`. Raises DataError for an empty or repeated one."""
     from mldec.labels import LabelSpace
@@ -142,55 +220,142 @@ def read_labels(text: str) -> list[str]:
         raise DataError(f"labels={text}: {error}; {advice}") from None
 
 
-def _predict(
-    predictor: Any, paths: Sequence[str], threshold: float, top_k: int | None, display: Any
-) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Labels by path, and what is wrong with the pictures that could not be read."""
-    from mldec.engine.predictor import BATCH
-
-    found: dict[str, dict[str, float]] = {}
-    broken: list[str] = []
+def _show(predictor: Any, paths: Sequence[str], choice: Choice, display: Any) -> int:
+    """Print what is found, as it comes. Returns how many pictures could not be read."""
+    errors = []
     with display.bar("predicting", len(paths)) as bar:
-        for first in range(0, len(paths), BATCH):
-            batch = list(paths[first : first + BATCH])
-            try:
-                rows = predictor.scores(batch)
-            except DataError:  # one of them: each by itself, so that the others go on
-                rows, kept = [], []
-                for path in batch:
-                    try:
-                        rows.append(predictor.scores([path])[0])
-                        kept.append(path)
-                    except DataError as error:
-                        broken.append(str(error))
-                batch = kept
-            found |= {p: predictor.name(row, threshold, top_k) for p, row in zip(batch, rows, strict=True)}
-            bar.advance(min(BATCH, len(paths) - first))
-    return found, broken
+        for answers in predictor.stream(paths, batch_size=choice.batch_size, workers=choice.workers):
+            for path, scores, error in answers:
+                if scores is None:
+                    errors.append(error)
+                else:
+                    _say(path, predictor.name(scores, choice.threshold, choice.top_k), display)
+            bar.advance(len(answers))
+    for error in errors:
+        display.say(f"error: {_readable(error)}")
+    return len(errors)
 
 
 def _write(
-    folder: Path, predictor: Any, found: dict[str, dict[str, float]], weighting: str | None, display: Any
-) -> None:
-    from mldec.data.image import decode
-    from mldec.engine import pictures, tracking
+    predictor: Any,
+    paths: Sequence[str],
+    choice: Choice,
+    place: Place,
+    resume: bool | None,
+    settings: dict[str, Any],
+    display: Any,
+) -> int:
+    """Write what is found. Returns how many pictures could not be read."""
+    from mldec.engine import predictions
 
-    lines = [json.dumps({"path": path, "labels": labels}, ensure_ascii=False) for path, labels in found.items()]
-    folder.mkdir(parents=True, exist_ok=True)
-    tracking.write_text(folder / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
-    display.say(f"written to {folder / 'predictions.jsonl'}")
-    if weighting is None:
+    journal_path = Path(f"{place.stem}.partial")
+    journal = predictions.Journal(journal_path, settings, paths, resume)
+    if journal.done:
+        display.say(f"going on after {journal.done:,} pictures of a prediction that was interrupted")
+    finished = False
+    try:
+        _fill(journal, predictor, paths, choice, place, display)
+        finished = True
+    except BaseException:
+        if journal.done:
+            display.say(
+                f"{journal.done:,} of {len(paths):,} pictures are kept in {journal_path}; "
+                "the same command goes on from there"
+            )
+        raise
+    finally:
+        if not finished:
+            journal.close(finished=journal.done == 0)
+    labels = predictor.labels
+    for form, path in place.files.items():
+        predictions.write(path, form, journal.records(), labels, all_scores=choice.all_scores)
+        display.say(f"written to {path}")
+    broken_path = Path(f"{place.stem}.broken.csv")
+    predictions.write_broken(broken_path, journal.records())
+    for name, wanted in (("pictures", choice.pictures), ("maps", choice.maps)):
+        if wanted and place.folder is not None:
+            display.say(f"{name} in {place.folder / name}")
+    if journal.broken:
+        display.say(f"{journal.broken:,} of {len(paths):,} pictures could not be read: {broken_path}")
+        errors = (record["error"] for record in journal.records() if "error" in record)
+        for _, error in zip(range(SHOWN_BROKEN), errors, strict=False):
+            display.say(f"error: {_readable(error)}")
+    journal.close(finished=True)
+    return journal.broken
+
+
+def _fill(journal: Any, predictor: Any, paths: Sequence[str], choice: Choice, place: Place, display: Any) -> None:
+    """Predict what the journal does not hold yet, and draw it."""
+    from mldec.engine import predictions
+
+    done, began = journal.done, time.monotonic()
+    said, shown = began, 0
+    common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    stream = predictor.stream(paths[done:], batch_size=choice.batch_size, workers=choice.workers)
+    with display.bar("predicting", len(paths), done) as bar:
+        for answers in stream:
+            records = []
+            for answer in answers:
+                labels = {}
+                if answer.scores is not None:
+                    labels = predictor.name(answer.scores, choice.threshold, choice.top_k)
+                    _draw(predictor, answer.picture, labels, choice, place, common)
+                    shown += 1
+                    if shown <= SHOWN:
+                        _say(answer.picture, labels, display)
+                    elif shown == SHOWN + 1:
+                        display.say("…")
+                records.append(predictions.to_record(answer, labels, keep_scores=choice.all_scores))
+            journal.add(records)
+            rate = (journal.done - done) / max(time.monotonic() - began, 1e-9)
+            bar.advance(len(answers), f"{rate:.0f} pictures/s")
+            if time.monotonic() - said >= SECONDS:
+                said = time.monotonic()
+                display.line(f"{journal.done:,} of {len(paths):,} pictures, {rate:.0f} a second")
+
+
+def _draw(predictor: Any, path: str, labels: dict[str, float], choice: Choice, place: Place, common: str) -> None:
+    """The pictures that are wanted of `path`, in the folder of the output as it lies in the folder `common`."""
+    if place.folder is None or not (choice.pictures or choice.maps):
         return
-    common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in found]) if found else ""
-    for path, labels in found.items():
-        columns = [predictor.labels.index(name) for name in labels]
-        maps = predictor.maps([path], weighting)[0][columns]
-        captions = [[(f"{name} {100 * score:.0f}%", pictures.WHITE)] for name, score in labels.items()]
-        target = folder / "maps" / f"{os.path.relpath(os.path.abspath(path), common)}.png"
-        picture = decode(path)
-        view = predictor.view(*picture.shape[:2])
-        pictures.save_picture(target, pictures.maps_sheet(picture, maps, captions, view))
-    display.say(f"maps in {folder / 'maps'}")
+    from mldec.data.image import decode
+    from mldec.engine import pictures
+
+    name, picture = os.path.relpath(os.path.abspath(path), common), decode(path)
+    if choice.pictures:
+        pictures.save_picture(place.folder / "pictures" / f"{name}.jpg", pictures.annotated(picture, labels))
+    if choice.maps:
+        columns = [predictor.labels.index(label) for label in labels]
+        maps = predictor.maps([path], choice.maps)[0][columns]
+        captions = [[(f"{label} {100 * score:.0f}%", pictures.WHITE)] for label, score in labels.items()]
+        sheet = pictures.maps_sheet(picture, maps, captions, predictor.view(*picture.shape[:2]))
+        pictures.save_picture(place.folder / "maps" / f"{name}.png", sheet)
+
+
+def _settings(predictor: Any, choice: Choice, own: dict[str, str], overrides: Sequence[str]) -> dict[str, Any]:
+    """What predictions depend on beside the pictures: only with the same does an interrupted command go on."""
+    import numpy as np
+
+    checkpoint = Path(predictor.path).resolve()
+    labels = "\n".join(predictor.labels.names).encode("utf-8", "backslashreplace")
+    thresholds = np.asarray(choice.threshold, np.float64).tobytes()
+    settings: dict[str, Any] = {"run": str(checkpoint), "changed": checkpoint.stat().st_mtime}
+    for word in ("weights", "words", "threshold", "thresholds", "top_k", "scores", "pictures", "maps"):
+        settings[word] = own.get(word)
+    digests = {"labels": labels, "values of the thresholds": thresholds}
+    settings |= {name: hashlib.sha256(content).hexdigest()[:12] for name, content in digests.items()}
+    return settings | {"other words": list(overrides)}
+
+
+def _say(path: str, labels: dict[str, float], display: Any) -> None:
+    listed = ", ".join(f"{name} {100 * score:.0f}%" for name, score in labels.items())
+    display.say(f"{_readable(path)}: {listed or 'nothing found'}")
+
+
+def _readable(text: str) -> str:
+    from mldec.engine.predictions import readable
+
+    return readable(text)
 
 
 def _share(name: str, text: str) -> float:
@@ -212,12 +377,14 @@ def _count(name: str, text: str | None) -> int | None:
 
 
 def _maps(text: str) -> Literal["label", "attention"] | None:
-    known: dict[str, Literal["label", "attention"] | None] = {
-        "true": "label",
-        "label": "label",
-        "attention": "attention",
-        "false": None,
-    }
+    known: dict[str, Literal["label", "attention"] | None]
+    known = {"true": "label", "label": "label", "attention": "attention", "false": None}
     if text.lower() not in known:
         raise ConfigError(f"maps={text}: expected one of {', '.join(known)}")
     return known[text.lower()]
+
+
+def _switch(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ConfigError(f"{name}={text}: expected true or false")
+    return text.lower() == "true"

@@ -55,6 +55,21 @@ def decode(path: str, min_side: int | None = None) -> np.ndarray:
         raise DataError(f"cannot decode picture {path} ({data.size:,} bytes): {_reason(error, data)}") from None
 
 
+def from_pillow(picture: Image.Image) -> np.ndarray:
+    """A picture of Pillow as (H,W,3) uint8 RGB, made of its pixels and EXIF as `decode` makes it of a file's.
+
+    A note of orientation that Pillow still carries is applied; `ImageOps.exif_transpose` applies and removes it. Raises
+    DataError for pixels that `decode` refuses, and for a picture that turns out broken as it is loaded.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return _from_open(picture)
+    except Exception as error:
+        name = getattr(picture, "filename", "") or f"of mode {picture.mode}"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"cannot read picture {name}, {picture.width} x {picture.height}: {reason}") from None
+
+
 def read_size(path: str) -> tuple[int, int]:
     """(width, height) of a picture as `decode` gives it, from its header alone. Raises DataError as `decode` does."""
     data = _read(path)
@@ -174,10 +189,14 @@ def _decode_any(data: np.ndarray) -> np.ndarray:
     source = io.BytesIO(data.data)
     # Pillow's warnings are kept back: what is wrong is an error.
     with warnings.catch_warnings(action="ignore"), Image.open(source, formats=_formats()) as picture:
-        _refuse_bomb(*picture.size)
-        picture.load()
-        image = _to_rgb(picture)
-        return _upright(image, _orientation(picture))  # asked for late: loading turns a TIFF and finds PNG's late EXIF
+        return _from_open(picture)
+
+
+def _from_open(picture: Image.Image) -> np.ndarray:
+    _refuse_bomb(*picture.size)
+    picture.load()
+    image = _to_rgb(picture)
+    return _upright(image, _orientation(picture))  # asked for late: loading turns a TIFF and finds PNG's late EXIF
 
 
 @functools.cache

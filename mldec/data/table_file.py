@@ -50,7 +50,7 @@ def write_table(source: Table, rows: Sequence[int], path: str) -> None:
     partial = f"{path}.partial"
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".parquet":
-        arrow, parquet = _pyarrow()
+        arrow, parquet = import_pyarrow()
         parquet.write_table(arrow.Table.from_pylist(content), partial)
     else:
         with open(partial, "w", newline="", encoding="utf-8") as file:
@@ -121,7 +121,7 @@ def _open_jsonl(path: str) -> Table:
 
 
 def _open_parquet(path: str) -> Table:
-    arrow, parquet = _pyarrow()
+    arrow, parquet = import_pyarrow()
     try:
         columns = tuple(parquet.read_schema(path).names)
     except (OSError, arrow.ArrowException) as error:
@@ -138,7 +138,8 @@ def _open_parquet(path: str) -> Table:
     return Table(path, columns, rows)
 
 
-def _pyarrow() -> Any:
+def import_pyarrow() -> Any:
+    """pyarrow and pyarrow.parquet. Raises DataError if they are not installed."""
     try:
         import pyarrow
         import pyarrow.parquet

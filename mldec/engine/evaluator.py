@@ -17,7 +17,7 @@ from mldec.data.loader import Batch
 from mldec.engine.device import autocast
 from mldec.engine.distributed import ALONE, Team
 from mldec.errors import RunError
-from mldec.labels import LabelSpace
+from mldec.labels import LabelSpace, to_cell
 from mldec.metrics import WITH_UNSEEN, average_precision, f1_at_k, f1_at_threshold, top_k_accuracy, zero_shot_metrics
 
 HALF_FROM = 2**29  # scores that are kept in float16, since they would take 2 GiB in float32: Open Images' 9,605 labels
@@ -162,8 +162,7 @@ def write_per_class(path: Path, result: Result, scores: Scores, labels: LabelSpa
         writer = csv.writer(file)
         writer.writerow(["label", "average_precision", "positives", "negatives", "unknown"])
         for name, ap, *states in zip(labels.names, result.per_class, *counts, strict=True):
-            name = f"'{name}" if name.startswith(("=", "+", "-", "@")) else name
-            writer.writerow([name, f"{100 * ap:.4f}" if np.isfinite(ap) else "", *states])
+            writer.writerow([to_cell(name), f"{100 * ap:.4f}" if np.isfinite(ap) else "", *states])
 
 
 def describe(metrics: Mapping[str, Any], single_label: bool) -> str:

@@ -13,11 +13,12 @@ import numpy as np
 from mldec.config import Config
 from mldec.data.index import ImageIndex
 from mldec.data.loader import Batch
-from mldec.engine import build, pictures
+from mldec.engine import build, pictures, thresholds
 from mldec.engine.display import Bar, Display
 from mldec.engine.evaluator import Result, Scores, write_per_class
 from mldec.engine.meter import Meter
 from mldec.engine.tracking import Tracker
+from mldec.labels import LabelSpace
 
 SHOWN_BROKEN = 5
 
@@ -130,6 +131,19 @@ class Observer:
             label = index.labels.names[column]
             self.tracker.precision_recall(f"val/{label}", scores.scores[:, column], scores.targets[:, column], step)
         self.tracker.picture("val/predictions", pictures.predictions_sheet(index, scores, self.size), step)
+
+    @contextmanager
+    def thresholds(self, scores: Scores | None, labels: LabelSpace) -> Iterator[None]:
+        """Around the saving of the best weights so far, whose scores of val these are: thresholds tuned on them.
+
+        Those of earlier weights go first, so that none ever lie beside weights that they do not belong to. Nothing is
+        written of pictures with one label each, nor where there are no scores: on all but the leader of a team.
+        """
+        path = self.folder / thresholds.FILE
+        path.unlink(missing_ok=True)
+        yield
+        if scores is not None and not build.is_single_label(self.config):
+            thresholds.write_tuned(path, labels, scores.scores, scores.targets, self.config.protocol.threshold)
 
     def result(self, step: int, record: Mapping[str, Any], index: ImageIndex, scores: Scores, result: Result) -> None:
         """The end of a run: the figures on the test split, by class, and a sheet of predictions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,13 +13,17 @@ import numpy as np
 from mldec.data.image import decode, resize
 from mldec.data.index import ImageIndex
 from mldec.data.loader import Batch
+from mldec.engine import lettering
 from mldec.engine.evaluator import Scores
 from mldec.labels import LabelSpace
 
 TILE = 224  # side of a picture on a sheet, px
 LINE = 18  # height of a line of text, px
 WHITE, GREY, GREEN, RED, BLUE = (235, 235, 235), (150, 150, 150), (120, 220, 130), (255, 120, 110), (130, 180, 255)
-PAPER = (24, 24, 27)
+PAPER, DIM = (24, 24, 27), (52, 52, 58)
+
+SIDE, SMALL = 800, 360  # sides of an annotated picture, px: at most, and to which a smaller one is enlarged
+PANEL, PERCENT, ROW, MARGIN = 320, 64, 36, 12  # width of the labels beside it and of their scores, px
 
 Line = tuple[str, tuple[int, int, int]]
 
@@ -67,6 +71,44 @@ def maps_sheet(
     return sheet(tiles, [[], *captions], columns=6)
 
 
+def annotated(picture: np.ndarray, labels: Mapping[str, float]) -> np.ndarray:
+    """A picture (H,W,3) uint8 RGB, at most SIDE px wide and high, and beside it its labels with their scores.
+
+    Labels are in the order of `labels`; below those for which there is room, it says how many more there are.
+    """
+    height, width = picture.shape[:2]
+    scale = min(SIDE / max(height, width), max(1.0, SMALL / max(height, width)))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    shown = picture if scale == 1 else cv2.resize(picture, size, interpolation=smooth)
+    rows = max(len(shown), min(SIDE, 2 * MARGIN + ROW * max(1, len(labels))))
+    canvas = np.full((rows, size[0] + PANEL, 3), PAPER, np.uint8)
+    canvas[: len(shown), : size[0]] = shown
+    room = (rows - 2 * MARGIN) // ROW
+    listed = list(labels.items())[: room if len(labels) <= room else room - 1]
+    left, wide, top = size[0] + MARGIN, PANEL - 2 * MARGIN, MARGIN
+    for name, score in listed:
+        lettering.write(canvas, name, left, top + 17, WHITE, size=15, width=wide - PERCENT)
+        end = left + wide - PERCENT
+        lettering.write(canvas, percent(score), end, top + 17, WHITE, size=15, width=PERCENT, right=True)
+        cv2.rectangle(canvas, (left, top + 24), (left + wide, top + 27), DIM, cv2.FILLED)
+        cv2.rectangle(canvas, (left, top + 24), (left + round(wide * score), top + 27), BLUE, cv2.FILLED)
+        top += ROW
+    if len(listed) < len(labels):
+        lettering.write(canvas, f"and {len(labels) - len(listed)} more", left, top + 17, GREY, size=15, width=wide)
+    if not labels:
+        lettering.write(canvas, "nothing found", left, top + 17, GREY, size=15, width=wide)
+    return canvas
+
+
+def percent(score: float) -> str:
+    """A score as people read it; what is not quite all or nothing is not shown as such."""
+    shown = f"{100 * score:.0f}%"
+    if shown == "100%" and score < 1:
+        return ">99%"
+    return "<1%" if shown == "0%" and score > 0 else shown
+
+
 def overlay(picture: np.ndarray, where: np.ndarray, view: View | None = None) -> np.ndarray:
     """A picture (H,W,3) uint8 with a map (h,w) laid over it: bright and warm where the map is high, plain where it is
     not positive, dark where it does not reach; see `upsampled`."""
@@ -104,10 +146,13 @@ def upsampled(where: np.ndarray, height: int, width: int, view: View | None = No
 
 
 def save_picture(path: Path, picture: np.ndarray) -> None:
-    """Write an RGB picture as PNG, whole or not at all."""
+    """Write an RGB picture as PNG, or as JPEG if the path ends in .jpg, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial.png")
-    partial.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+    partial = path.with_name(f".{path.name}.partial{path.suffix}")
+    # Quality 92, colours at full resolution: text stays crisp.
+    how = [cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    ending, settings = (".jpg", how) if path.suffix == ".jpg" else (".png", [])
+    partial.write_bytes(cv2.imencode(ending, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)[1].tobytes())
     os.replace(partial, path)
 
 
@@ -127,7 +172,7 @@ def sheet(
         if len(caption) > lines:
             shown[-1] = (f"and {len(caption) - lines + 1} more", GREY)
         for line, (text, colour) in enumerate(shown):
-            _write(canvas, text, left, top + TILE + LINE * (line + 1), colour)
+            lettering.write(canvas, text, left, top + TILE + LINE * (line + 1), colour, size=13, width=TILE)
     return canvas
 
 
@@ -142,11 +187,3 @@ def _caption(scores: np.ndarray, targets: np.ndarray, labels: LabelSpace, thresh
         else:
             lines.append((f"missed: {text}", BLUE))
     return lines or [("nothing found", GREY)]
-
-
-def _write(canvas: np.ndarray, text: str, left: int, baseline: int, colour: tuple[int, int, int]) -> None:
-    # OpenCV's fonts know ASCII alone.
-    ascii_text = text.encode("ascii", "replace").decode()
-    if len(ascii_text) > 30:
-        ascii_text = ascii_text[:28] + ".."
-    cv2.putText(canvas, ascii_text, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+import itertools
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from mldec.data.image import decode
+from mldec.data.image import decode, from_pillow
 from mldec.data.loader import Resize
 from mldec.engine import build
 from mldec.engine.alignment import measure_shift
 from mldec.engine.checkpoint import Restored, choose_weights, find_checkpoint, load_checkpoint, restore
 from mldec.engine.device import autocast, choose_device, choose_precision
 from mldec.engine.pictures import View
-from mldec.errors import ConfigError, DataError
+from mldec.engine.thresholds import FILE, Thresholds, read_thresholds
+from mldec.errors import ConfigError, DataError, RunError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
 from mldec.models.heads.maps import Weighting
@@ -27,8 +34,17 @@ from mldec.models.word_vectors import WordsConfig
 
 BATCH = 32  # pictures that are scored at a time
 MAPS_BATCH = 8  # pictures whose maps are made at a time: on the way there are features for each picture and label
+AHEAD = 2  # batches that are decoded while one is scored
 
-Picture = Any  # a path, a PIL picture, or (H,W,3) uint8 RGB
+Picture = Any  # a path, a PIL picture, or uint8: (H,W,3) RGB or (H,W) grey
+
+
+class Answer(NamedTuple):
+    """What the network says of a picture: scores (N,) float32 in 0..1; or None, and why it could not be read."""
+
+    picture: Picture
+    scores: np.ndarray | None
+    error: str = ""
 
 
 def load(path: str | Path, weights: Literal["ema", "live", "reported"] = "ema", device: str = "auto") -> Predictor:
@@ -94,29 +110,98 @@ class Predictor:
         except ValueError as error:
             raise ConfigError(f"words={source}: {error}") from None
 
-    def scores(self, pictures: Sequence[Picture]) -> np.ndarray:
+    @functools.cached_property
+    def thresholds(self) -> Thresholds | None:
+        """What was tuned on val for each label, from the run folder; None if it has none. May be set.
+
+        Raises DataError for a file that is broken.
+        """
+        folder = self.path.parent.parent if self.path.parent.name == "checkpoints" else self.path.parent
+        return read_thresholds(folder / FILE) if (folder / FILE).exists() else None
+
+    def scores(self, pictures: Sequence[Picture], batch_size: int = BATCH) -> np.ndarray:
         """(S,N) float32 scores in 0..1 in the order of `labels`.
 
         Raises DataError for a picture that cannot be read.
         """
-        parts = [self._scores(pictures[first : first + BATCH]) for first in range(0, len(pictures), BATCH)]
-        return np.concatenate(parts) if parts else np.empty((0, len(self.labels)), np.float32)
+        if isinstance(pictures, (str, Path, Image.Image)):
+            raise DataError(f"expected a list of pictures, found one; put it in brackets: [{pictures!r}]")
+        rows = []
+        for answer in itertools.chain.from_iterable(self.stream(pictures, batch_size=batch_size)):
+            if answer.scores is None:
+                raise DataError(answer.error)
+            rows.append(answer.scores)
+        return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
+
+    def stream(
+        self, pictures: Iterable[Picture], *, batch_size: int = BATCH, workers: int | None = None
+    ) -> Iterator[list[Answer]]:
+        """Answers for any number of pictures, a batch at a time, in order. A picture that cannot be read stops nothing.
+
+        Args:
+            workers: threads that read pictures while the network computes; 0: none, None: one, or on another device
+                than the CPU one a core, at most 8.
+
+        Raises RunError if scores are not finite, or if a batch does not fit the device's memory.
+        """
+        if workers is None:
+            workers = 1 if self.device.type == "cpu" else min(8, os.cpu_count() or 1)
+        remaining = iter(pictures)
+        batches = iter(lambda: list(itertools.islice(remaining, batch_size)), [])
+        if workers == 0:
+            for batch in batches:
+                yield self._answer(batch, [self._try(picture) for picture in batch])
+            return
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        waiting: deque[tuple[list[Picture], list[Future]]] = deque()
+        try:
+            for batch in batches:
+                waiting.append((batch, [pool.submit(self._try, picture) for picture in batch]))
+                if len(waiting) > AHEAD:
+                    first, arrays = waiting.popleft()
+                    yield self._answer(first, [array.result() for array in arrays])
+            for batch, arrays in waiting:
+                yield self._answer(batch, [array.result() for array in arrays])
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def predict(
-        self, pictures: Sequence[Picture], threshold: float = 0.5, top_k: int | None = None
+        self,
+        pictures: Sequence[Picture],
+        threshold: float | Literal["tuned"] | np.ndarray = 0.5,
+        top_k: int | None = None,
     ) -> list[dict[str, float]]:
         """For each picture its labels with their scores, the best first.
 
         Args:
-            threshold: labels with a score above it are given.
+            pictures: paths, Pillow's pictures, or arrays of uint8: (H,W,3) RGB or (H,W) grey.
+            threshold: labels with a score above it are given; "tuned": above what was tuned on val for each, and above
+                0.5 for labels that were not there; or an array (N,).
             top_k: give the best k labels instead.
-        """
-        return [self.name(row, threshold, top_k) for row in self.scores(pictures)]
 
-    def name(self, scores: np.ndarray, threshold: float = 0.5, top_k: int | None = None) -> dict[str, float]:
-        """Labels and scores of one row of `scores`, as `predict` gives them."""
+        Raises DataError for a picture that cannot be read, and where nothing was tuned.
+        """
+        cuts = self.tuned() if isinstance(threshold, str) and threshold == "tuned" else threshold
+        return [self.name(row, cuts, top_k) for row in self.scores(pictures)]
+
+    def tuned(self, default: float = 0.5) -> np.ndarray:
+        """(N,) thresholds of `labels` that were tuned on val; labels that were not there get `default`.
+
+        Raises DataError if nothing was tuned.
+        """
+        if self.thresholds is None:
+            raise DataError(
+                f"{self.path} has no {FILE}; type mldec evaluate run=RUN split=val thresholds=true, or name a threshold"
+            )
+        return self.thresholds.of(self.labels, default).values
+
+    def name(
+        self, scores: np.ndarray, threshold: float | np.ndarray = 0.5, top_k: int | None = None
+    ) -> dict[str, float]:
+        """Labels and scores of one row of `scores`, as `predict` gives them; `threshold`: one, or (N,)."""
         order = np.argsort(-scores, kind="stable")[:top_k]
-        return {self.labels.names[i]: float(scores[i]) for i in order if top_k is not None or scores[i] > threshold}
+        given = np.ones(len(scores), bool) if top_k is not None else scores > threshold
+        return {self.labels.names[i]: float(scores[i]) for i in order if given[i]}
 
     def maps(self, pictures: Sequence[Picture], weighting: Weighting = "label") -> np.ndarray:
         """(S,N,H,W) float32: where in the pictures the network found what it says of each label.
@@ -160,25 +245,62 @@ class Predictor:
             maps: np.ndarray = maps_BNT.unflatten(2, tokens.grid).float().cpu().numpy()
         return maps
 
-    def _scores(self, pictures: Sequence[Picture]) -> np.ndarray:
-        with torch.inference_mode():
-            images = self._images(pictures)
-            with autocast(self.device, self.dtype):
+    def _answer(self, pictures: Sequence[Picture], arrays: Sequence[np.ndarray | DataError]) -> list[Answer]:
+        """Answers for pictures of which some could be read."""
+        sound = [array for array in arrays if not isinstance(array, DataError)]
+        rows = iter(self._scores(self._normalized(sound)) if sound else ())
+        return [
+            Answer(picture, None, str(array)) if isinstance(array, DataError) else Answer(picture, next(rows))
+            for picture, array in zip(pictures, arrays, strict=True)
+        ]
+
+    def _scores(self, images: Tensor) -> np.ndarray:
+        try:
+            with torch.inference_mode(), autocast(self.device, self.dtype):
                 logits = self.model(images).float()
-            scores: np.ndarray = (logits.softmax(-1) if self.softmax else logits.sigmoid()).cpu().numpy()
+        except torch.OutOfMemoryError:
+            raise RunError(
+                f"out of memory on {self.device} with {len(images)} pictures at a time; lower batch_size"
+            ) from None
+        scores: np.ndarray = (logits.softmax(-1) if self.softmax else logits.sigmoid()).detach().cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise RunError(f"{self.path}: scores are not finite; the weights are damaged")
         return scores
 
     def _images(self, pictures: Sequence[Picture]) -> Tensor:
-        scaled = self._fit.min_side if self.config.dataset.scaled_decoding else None
-        arrays = np.stack([self._fit(read(picture, scaled)) for picture in pictures])
-        return self.normalization(torch.from_numpy(arrays).permute(0, 3, 1, 2).to(self.device))
+        return self._normalized([self._read(picture) for picture in pictures])
+
+    def _normalized(self, arrays: Sequence[np.ndarray]) -> Tensor:
+        # In the order of memory that evaluation has: convolutions of another one differ in the last bit.
+        images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+        return self.normalization(images.to(self.device))
+
+    def _read(self, picture: Picture) -> np.ndarray:
+        """(S,S,3) uint8: a picture as evaluation sees it."""
+        return self._fit(read(picture, self._fit.min_side if self.config.dataset.scaled_decoding else None))
+
+    def _try(self, picture: Picture) -> np.ndarray | DataError:
+        try:
+            return self._read(picture)
+        except DataError as error:
+            return error
 
 
 def read(picture: Picture, min_side: int | None = None) -> np.ndarray:
-    """(H,W,3) uint8 RGB of a path, a PIL picture or such an array. Raises DataError for anything else."""
+    """(H,W,3) uint8 RGB of a path, a picture of Pillow, or an array (H,W,3) RGB or (H,W) grey, uint8.
+
+    Raises DataError for anything else, and for what `decode` refuses.
+    """
     if isinstance(picture, (str, Path)):
         return decode(str(picture), min_side)
-    array = np.asarray(picture.convert("RGB") if hasattr(picture, "convert") else picture)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise DataError(f"a picture is a path, a PIL picture or uint8 (H,W,3), found {array.dtype} {array.shape}")
-    return array
+    if isinstance(picture, Image.Image):
+        return from_pillow(picture)
+    array = np.asarray(picture)
+    grey = array.ndim == 2
+    if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] == 3)) or 0 in array.shape:
+        raise DataError(
+            f"a picture is a path, a picture of Pillow, or uint8 (H,W,3) RGB or (H,W) grey; found "
+            f"{type(picture).__name__} of {array.dtype} {array.shape}; "
+            "for other forms: PIL.Image.fromarray(array), or scale it to 0..255"
+        )
+    return np.repeat(array[..., None], 3, axis=2) if grey else np.ascontiguousarray(array)

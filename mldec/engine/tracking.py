@@ -6,6 +6,7 @@ data.json          pictures, labels and fingerprint of each split
 cost.json          seconds and peak memory
 metrics.jsonl      a record a line: `train` each few steps, `eval` each epoch, `test` at the end
 tensorboard/       the same for eyes
+thresholds.csv     the score from which on each label is given, tuned on val
 pictures/          sheets of training pictures and of predictions
 checkpoints/       last.pt, best.pt
 """

@@ -238,12 +238,14 @@ class Trainer:
         metrics: dict[str, dict[str, float]] = {}
         if epoch % self.config.runtime.eval_every == 0 or epoch == self.config.schedule.epochs:
             began = time.perf_counter()
-            metrics = self.team.tell({name: result.metrics for name, result in self._evaluate().items()})
+            results, scores = self._evaluate()
+            metrics = self.team.tell({name: result.metrics for name, result in results.items()})
             reported = self._reported(metrics)
             value = metrics[reported].get(self.headline, math.nan)  # a few pictures may say nothing of it
             if progress.best_epoch == 0 or value > progress.best or math.isnan(progress.best):
                 progress.best, progress.best_epoch = value, epoch
-                self.save("best", reported=reported, metrics=metrics)
+                with self.observer.thresholds(scores.get(reported), self.splits.labels):
+                    self.save("best", reported=reported, metrics=metrics)
             seconds = time.perf_counter() - began
             self.observer.epoch(
                 progress.step,
@@ -422,9 +424,10 @@ class Trainer:
 
     # Evaluation -------------------------------------------------------------------------------------------------------
 
-    def _evaluate(self) -> dict[str, Result]:
-        """Metrics on val of the live weights and, where there is one, of their average."""
+    def _evaluate(self) -> tuple[dict[str, Result], dict[str, Scores]]:
+        """Metrics and scores on val of the live weights and, where there is one, of their average; the leader's."""
         results: dict[str, Result] = {}
+        found: dict[str, Scores] = {}
         networks = {"live": self.classifier if self.team.size > 1 else cast(Classifier, self.network)}
         if self.ema is not None:
             networks["ema"] = cast(Classifier, self.ema.module)
@@ -432,10 +435,10 @@ class Trainer:
             self.team.align(network.buffers())  # statistics of batch norm are each process's own
             scores = self._scores(network, self.val_batches, f"val {name}")
             if self.team.leads:
-                results[name] = self._metrics(scores)
+                results[name], found[name] = self._metrics(scores), scores
         if self.team.leads:
             self.observer.predictions(self.progress.step, self.splits.val, scores)
-        return results
+        return results, found
 
     def _scores(self, network: Classifier, batches: EvalLoader, what: str) -> Scores:
         """Scores for all labels, also for those that are not trained."""

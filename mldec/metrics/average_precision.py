@@ -12,18 +12,13 @@ by the accident of its sort; on scores without ties `paper` equals it.)
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 
-from mldec.metrics.inputs import as_arrays
+from mldec.metrics.inputs import as_arrays, map_classes
 
 Definition = Literal["exact", "voc07", "partial", "paper"]
-
-CHUNK_ENTRIES = 2**22  # scores that a thread copies class by class at a time
-MOST_THREADS = 16  # each holds some 50 MB
 
 
 def average_precision(scores: Any, targets: Any, definition: Definition = "exact") -> np.ndarray:
@@ -43,24 +38,7 @@ def average_precision(scores: Any, targets: Any, definition: Definition = "exact
     if definition not in get_args(Definition):
         raise ValueError(f"definition={definition!r}: no such average precision; use {', '.join(get_args(Definition))}")
     scores, targets = as_arrays(scores, targets)
-    num_samples, num_classes = scores.shape
-    # numpy sorts float32 far faster than float16, and the widening is exact.
-    dtype = np.float32 if scores.dtype == np.float16 else scores.dtype
-    result = np.full(num_classes, np.nan)
-    chunk = max(1, CHUNK_ENTRIES // max(num_samples, 1))
-
-    def rank(first: int) -> None:
-        columns = slice(first, first + chunk)
-        scores_CS = np.ascontiguousarray(scores[:, columns].T, dtype=dtype)
-        targets_CS = np.ascontiguousarray(targets[:, columns].T)
-        result[columns] = [_class_ap(*row, definition) for row in zip(scores_CS, targets_CS, strict=True)]
-
-    with ThreadPoolExecutor(
-        min(MOST_THREADS, torch.get_num_threads())
-    ) as pool:  # numpy sorts and copies without Python's lock
-        for _ in pool.map(rank, range(0, num_classes, chunk)):
-            pass
-    return result
+    return np.array(map_classes(scores, targets, lambda s, t: _class_ap(s, t, definition)), np.float64)
 
 
 def mean_average_precision(scores: Any, targets: Any, definition: Definition = "exact") -> float:

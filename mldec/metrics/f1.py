@@ -34,19 +34,25 @@ class F1Scores:
     FC: float
 
 
-def f1_at_threshold(scores: Any, targets: Any, threshold: float = 0.5) -> F1Scores:
+def f1_at_threshold(scores: Any, targets: Any, threshold: float | np.ndarray = 0.5) -> F1Scores:
     """F1 where labels with a score above `threshold` (strictly, as published) are predicted.
 
     Args:
         scores: (S,N) floats on the scale of the threshold, usually probabilities.
         targets: (S,N) of 1 present, 0 absent, -1 unknown; unknown labels count neither for nor against.
-        threshold: the published script uses 0.75.
+        threshold: the published script uses 0.75; or (N,), one for each class.
 
     Raises:
         ValueError: shapes that do not fit, NaN scores, or targets outside {1, 0, -1}.
     """
     scores, targets = as_arrays(scores, targets)
     return _f1(scores, targets, lambda block: block > threshold)
+
+
+def f1_per_class(scores: Any, targets: Any, threshold: float | np.ndarray = 0.5) -> np.ndarray:
+    """(N,) F1 in percent of each class, nan where it has no known positive. Arguments as of `f1_at_threshold`."""
+    true, guessed, actual = _count(*as_arrays(scores, targets), lambda block: block > threshold)
+    return np.where(actual > 0, 100 * _ratio(2 * true, guessed + actual), np.nan)
 
 
 def f1_at_k(scores: Any, targets: Any, k: int, skip_empty: bool = True) -> F1Scores:
@@ -73,15 +79,8 @@ def _f1(
     predict: Callable[[np.ndarray], np.ndarray],
     skip_empty: bool = False,
 ) -> F1Scores:
-    """F1 of what `predict` makes of some rows of scores, which are counted block by block."""
-    true, guessed, actual = np.zeros((3, scores.shape[1]), np.int64)
-    for rows in row_blocks(scores):
-        known, positive, predicted = targets[rows] >= 0, targets[rows] == 1, predict(scores[rows])
-        if skip_empty:
-            predicted &= positive.any(axis=1, keepdims=True)
-        true += (predicted & positive).sum(axis=0)
-        guessed += (predicted & known).sum(axis=0)
-        actual += positive.sum(axis=0)
+    """F1 of what `predict` makes of some rows of scores."""
+    true, guessed, actual = _count(scores, targets, predict, skip_empty)
     seen = actual > 0
     class_precision = _mean(_ratio(true, guessed)[seen])
     class_recall = _mean(_ratio(true, actual)[seen])
@@ -96,6 +95,24 @@ def _f1(
         OF1=100 * _harmonic(overall_precision, overall_recall),
         FC=100 * _mean(_ratio(2 * true, guessed + actual)),
     )
+
+
+def _count(
+    scores: np.ndarray,
+    targets: np.ndarray,
+    predict: Callable[[np.ndarray], np.ndarray],
+    skip_empty: bool = False,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(N,) each: true positives, what was predicted, and what is present, counted block by block."""
+    true, guessed, actual = np.zeros((3, scores.shape[1]), np.int64)
+    for rows in row_blocks(scores):
+        known, positive, predicted = targets[rows] >= 0, targets[rows] == 1, predict(scores[rows])
+        if skip_empty:
+            predicted &= positive.any(axis=1, keepdims=True)
+        true += (predicted & positive).sum(axis=0)
+        guessed += (predicted & known).sum(axis=0)
+        actual += positive.sum(axis=0)
+    return true, guessed, actual
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 BLOCK_ENTRIES = 2**22  # entries of scores that are looked at at a time, so that what is made of them stays small
+CHUNK_ENTRIES = 2**22  # scores that a thread copies class by class at a time
+MOST_THREADS = 16  # each holds some 50 MB
+
+T = TypeVar("T")
 
 
 def as_arrays(scores: Any, targets: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -45,6 +50,23 @@ def row_blocks(values: np.ndarray) -> Iterator[slice]:
     size = max(1, BLOCK_ENTRIES // max(1, values.shape[1]))
     for first in range(0, len(values), size):
         yield slice(first, min(first + size, len(values)))
+
+
+def map_classes(scores: np.ndarray, targets: np.ndarray, what: Callable[[np.ndarray, np.ndarray], T]) -> list[T]:
+    """What `what` makes of the scores (S,) and targets (S,) of each class, in several threads."""
+    # numpy sorts float32 far faster than float16, and the widening is exact.
+    dtype = np.float32 if scores.dtype == np.float16 else scores.dtype
+    chunk = max(1, CHUNK_ENTRIES // max(len(scores), 1))
+
+    def some(first: int) -> list[T]:
+        columns = slice(first, first + chunk)
+        scores_CS = np.ascontiguousarray(scores[:, columns].T, dtype=dtype)
+        targets_CS = np.ascontiguousarray(targets[:, columns].T)
+        return [what(*row) for row in zip(scores_CS, targets_CS, strict=True)]
+
+    # numpy sorts and copies without Python's lock
+    with ThreadPoolExecutor(min(MOST_THREADS, torch.get_num_threads())) as pool:
+        return [value for part in pool.map(some, range(0, scores.shape[1], chunk)) for value in part]
 
 
 def _numpy(values: Any) -> np.ndarray:

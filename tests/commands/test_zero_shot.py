@@ -16,10 +16,8 @@ import pytest
 import torch
 
 from mldec.commands.main import run
-from mldec.commands.predict import find_pictures
 from mldec.data.digits import COLOURS, DIGITS, unseen_classes
 from mldec.engine.tracking import is_complete, read_records
-from mldec.errors import DataError
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "nuswide"
 
@@ -164,14 +162,6 @@ def test_any_words_can_be_asked_of_pictures(trained, picture, tmp_path, capsys):
     assert "1 pictures, 2 labels" in capsys.readouterr().out
 
 
-def test_a_broken_picture_is_named_at_the_end_and_the_others_go_on(trained, picture, tmp_path, capsys):
-    (picture.parent / "1.jpg").write_bytes(b"no picture")
-    assert run(["predict", f"run={trained}", f"input={picture.parent}", f"output={tmp_path / 'out'}"]) == 1
-    lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
-    assert [Path(json.loads(line)["path"]).name for line in lines] == ["0.jpg", "2.jpg"]
-    assert "error: cannot decode picture" in capsys.readouterr().out.splitlines()[-1]
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -187,12 +177,6 @@ def test_a_broken_picture_is_named_at_the_end_and_the_others_go_on(trained, pict
         (["labels=@absent.txt"], "labels=@absent.txt: cannot be read"),
         (["labels=zebra", "words=other.txt"], "width 2, the network was trained with width 12"),
         (["labels=zebra crossing", "words=short.txt"], "'zebra crossing' (no 'crossing'): nearest known: crossings"),
-        (["threshold=2"], "expected a number from 0 to 1"),
-        (["top_k=0"], "expected a whole number of at least 1"),
-        (["maps=true"], "maps=true needs a place for them: output=DIR"),
-        (["maps=maybe"], "expected true or false"),
-        (["weights=best"], "expected one of ema, live, reported"),
-        (["head=gap"], "head=gap: no such word of predict"),
     ],
 )
 def test_bad_words_are_one_clear_error(trained, picture, tmp_path, capsys, words, message):
@@ -231,6 +215,17 @@ def test_settings_of_words_that_have_no_effect_are_said(trained, picture, capsys
     assert f"warning: {message}" in capsys.readouterr().out
 
 
+def test_tuned_thresholds_are_of_the_labels_of_the_dataset_alone(trained, picture, tmp_path, capsys):
+    """Also of those that were not trained; of any other there are none."""
+    words = ["predict", f"run={trained}", f"input={picture}", "thresholds=tuned", "threshold=0", "output=x.jsonl"]
+    assert run([*words, "labels=zebra,red seven,purple eleven"]) == 0
+    warning = "thresholds=tuned: 2 of 3 labels are not there and have threshold=0: zebra, purple eleven"
+    assert f"warning: {warning}" in capsys.readouterr().out
+    assert {"zebra", "purple eleven"} <= set(json.loads((tmp_path / "x.jsonl").read_text())["labels"])
+    assert run([*words, f"labels={unseen_classes(8)[0][0]}"]) == 0
+    assert "are not there" not in capsys.readouterr().out
+
+
 def test_settings_of_words_that_have_no_effect_on_an_evaluation_are_said(trained, capsys):
     assert run(["evaluate", f"run={trained}", "head.words.source=more.txt"]) == 0
     assert "warning: head.words.source=more.txt: the run has vectors of all these labels" in capsys.readouterr().out
@@ -257,18 +252,6 @@ def test_a_checkpoint_without_words_asked_for_new_labels(small_digits, picture, 
     assert "warning: words=x.txt: this network does not know labels as words" in capsys.readouterr().out
     assert run(["predict", f"run={tmp_path / 'plain'}", f"input={picture}", "labels=zebra"]) == 2
     assert "trained without word vectors. Train one with head=zero_shot head.words.source=" in capsys.readouterr().err
-
-
-def test_what_predict_needs_and_finds(tmp_path, picture, capsys):
-    assert run(["predict", "input=x"]) == 2
-    assert "run=… is missing" in capsys.readouterr().err
-    assert find_pictures(str(picture)) == [str(picture)]
-    assert [Path(path).name for path in find_pictures(str(picture.parent / "[01].jpg"))] == ["0.jpg", "1.jpg"]
-    with pytest.raises(DataError, match="no such picture or folder"):
-        find_pictures(str(tmp_path / "absent"))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no pictures there"):
-        find_pictures(str(tmp_path / "empty"))
 
 
 def test_missing_words_stop_before_anything_is_written(zero_shot, tmp_path, capsys):

@@ -91,8 +91,8 @@ def test_evaluation_is_exact_in_any_number_of_processes(small_digits: list[str],
             [record.pop("loss", None) for record in expected]
         )
         assert found == expected
-        tables = [(tmp_path / which / "per_class_ap.csv").read_text() for which in (name, "1")]
-        assert tables[0] == tables[1]
+        for table in ("per_class_ap.csv", "thresholds.csv"):
+            assert (tmp_path / name / table).read_text() == (tmp_path / "1" / table).read_text()
 
 
 def test_batch_norm_over_all_devices_needs_cuda(small_digits: list[str]) -> None:

@@ -16,6 +16,7 @@ from mldec.engine import build
 from mldec.engine.checkpoint import load_checkpoint, restore
 from mldec.engine.display import Display
 from mldec.engine.interrupt import Interrupted
+from mldec.engine.thresholds import read_thresholds, tune_thresholds
 from mldec.engine.tracking import read_records
 from mldec.engine.trainer import Trainer
 from mldec.errors import CheckpointError, RunError
@@ -150,6 +151,7 @@ def test_pictures_of_one_label_are_compared_by_top_1(small_digits, tmp_path, los
     record = make_trainer(config).fit(tmp_path)
     assert 0 <= record["top1"] <= record["top5"] <= 100
     assert "CF1" not in record
+    assert not (tmp_path / "thresholds.csv").exists()
     evaluations = [entry for entry in read_records(tmp_path / "metrics.jsonl") if entry["kind"] == "eval"]
     best = max(evaluations, key=lambda entry: entry["ema"]["top1"])
     assert load_checkpoint(tmp_path / "checkpoints" / "best.pt")["metrics"]["ema"]["top1"] == best["ema"]["top1"]
@@ -162,6 +164,7 @@ def test_the_run_folder_holds_what_is_promised(small_digits, tmp_path):
     assert {
         "metrics.jsonl",
         "per_class_ap.csv",
+        "thresholds.csv",
         "checkpoints/last.pt",
         "checkpoints/best.pt",
         "pictures/training.png",
@@ -188,6 +191,45 @@ def test_the_reported_weights_follow_the_protocol(small_digits, tmp_path):
         best = max(evaluations, key=lambda entry: entry[entry["reported"]]["mAP"])
         assert restore(folder).weights == best["reported"]
         assert load_checkpoint(folder / "checkpoints" / "best.pt")["metrics"]["live"] == best["live"]
+
+
+@pytest.mark.parametrize("words", [(), ("runtime.limit_eval_batches=1", "runtime.eval_batch_size=8", "protocol=paper")])
+def test_thresholds_are_tuned_on_val_for_the_weights_that_are_best(small_digits, tmp_path, words):
+    """Which may be those of an earlier epoch than the last."""
+    trainer = make_trainer(make([*small_digits, "schedule.epochs=3", *words]))
+    evaluate, kept = trainer._evaluate, []
+
+    def falling():
+        results, scores = evaluate()
+        kept.append(scores)
+        for result in results.values():
+            result.metrics["mAP"] = [30.0, 20.0, 10.0][len(kept) - 1] if words else 10.0 * len(kept)
+        return results, scores
+
+    trainer._evaluate = falling
+    trainer.fit(tmp_path)
+    best = restore(tmp_path)
+    scores = kept[trainer.progress.best_epoch - 1][best.weights]
+    expected = tune_thresholds(scores.scores, scores.targets, trainer.config.protocol.threshold)
+    assert trainer.progress.best_epoch == (1 if words else 3)
+    assert read_thresholds(tmp_path / "thresholds.csv", best.labels).values.tolist() == expected.tolist()
+
+
+def test_thresholds_never_lie_beside_weights_that_they_do_not_belong_to(small_digits, tmp_path, monkeypatch):
+    trainer = make_trainer(make(small_digits))
+    save = trainer.save
+    (tmp_path / "thresholds.csv").write_text("of an earlier best epoch")
+
+    def killed(name, **words):
+        save(name, **words)
+        if name == "best":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(tmp_path)
+    assert (tmp_path / "checkpoints" / "best.pt").exists()
+    assert not (tmp_path / "thresholds.csv").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(small_digits, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from mldec.metrics import average_precision, mean_average_precision
+from mldec.metrics import average_precision, inputs, mean_average_precision
 
 DEFINITIONS = ["exact", "voc07", "partial", "paper"]
 
@@ -132,7 +132,7 @@ def test_chunks_of_classes_change_nothing(definition, monkeypatch):
     scores, targets = data(unknown=0.1)
     whole = average_precision(scores, targets, definition)
     for entries in (1, 500):
-        monkeypatch.setitem(average_precision.__globals__, "CHUNK_ENTRIES", entries)
+        monkeypatch.setattr(inputs, "CHUNK_ENTRIES", entries)
         np.testing.assert_array_equal(average_precision(scores, targets, definition), whole)
 
 

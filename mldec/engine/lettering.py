@@ -1,0 +1,90 @@
+"""Text on pictures, in any script that the font has: OpenCV's fonts know ASCII alone.
+
+The font is DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic and more, but not Chinese, Japanese
+or Korean. `use_font` takes another. Scripts from right to left are in their right order where Pillow has libraqm.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mldec.errors import ConfigError
+
+Colour = tuple[int, int, int]
+
+_chosen: list[str] = []
+
+
+def use_font(path: str) -> None:
+    """Write with the font of a file (TTF, OTF, TTC) from now on. Raises ConfigError if it is none."""
+    try:
+        ImageFont.truetype(str(Path(path).expanduser()), 12)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"font={path}: no font that can be read: {error}; expected a .ttf, .otf or .ttc") from None
+    _chosen[:] = [str(Path(path).expanduser())]
+    _font.cache_clear()
+
+
+def write(
+    canvas: np.ndarray,
+    text: str,
+    left: int,
+    baseline: int,
+    colour: Colour,
+    *,
+    size: int,
+    width: int,
+    right: bool = False,
+) -> None:
+    """Write `text` onto (H,W,3) uint8 RGB, in place, in letters of `size` px; what is over `width` px is cut off.
+
+    The `width` px begin at `left`; `right`: the text ends where they do.
+    """
+    font = _font(size)
+    shown = fit(text, size, width)
+    top, high = max(0, baseline - size - 4), size * 2 + 8
+    patch = canvas[top : top + high, left : left + width]
+    picture = Image.fromarray(np.ascontiguousarray(patch))
+    start = (patch.shape[1], "rs") if right else (0, "ls")
+    ImageDraw.Draw(picture).text((start[0], baseline - top), shown, fill=colour, font=font, anchor=start[1])
+    patch[:] = np.asarray(picture)
+
+
+def fit(text: str, size: int, width: int) -> str:
+    """`text` if it is at most `width` px wide, else as much of its beginning as is, and an ellipsis."""
+    font = _font(size)
+    if font.getlength(text) <= width:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if font.getlength(text[:middle].rstrip() + "…") <= width else (low, middle - 1)
+    return text[:low].rstrip() + "…"
+
+
+def unreadable(texts: Iterable[str]) -> list[str]:
+    """Those of `texts` with characters that the font lacks."""
+    return [text for text in texts if not all(_has(character) for character in text)]
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    if _chosen:
+        return ImageFont.truetype(_chosen[0], size)
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def _has(character: str) -> bool:
+    """Whether the font draws something else for a character than for one that no font has."""
+    if character.isspace():
+        return True
+    font = _font(16)
+    mask, none = font.getmask(character), font.getmask("\U0010fffd")
+    return mask.size != none.size or bytes(mask) != bytes(none)

@@ -1,0 +1,232 @@
+"""Predictions on disk: as they come in a journal, at the end in the forms that were asked for.
+
+jsonl     a picture a line: {"path": …, "labels": {label: score}}, the best first; with scores=all also "scores"
+csv       a label a row: path, label, score; a picture without labels has one row, with both empty.
+          with scores=all a picture a row, and a column with the score of each label
+parquet   as csv
+
+The journal is written batch by batch and outlives whatever ends the work early. The same work goes on from it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mldec.data.table_file import import_pyarrow
+from mldec.engine.predictor import Answer
+from mldec.errors import ConfigError, DataError, RunError
+from mldec.labels import LabelSpace, to_cell
+
+FORMATS = ("jsonl", "csv", "parquet")
+ROWS = 20_000  # of Parquet that are held at a time
+
+DIGESTS = ("labels", "values of the thresholds", "changed")  # settings that tell people nothing but that they differ
+
+Record = dict[str, Any]  # path, and either labels and, if all are kept, scores (N,), or error
+
+
+class Journal:
+    """Records a line each, after a line of settings; in the order of `paths`.
+
+    Args:
+        path: the file.
+        settings: what the records depend on beside the pictures.
+        paths: the pictures, in order.
+        resume: whether to go on with a file that is there. None: if it has the same settings and pictures.
+
+    Raises:
+        ConfigError: the file that is there is of other settings or pictures.
+        RunError: another process is writing it.
+    """
+
+    def __init__(
+        self, path: Path, settings: Mapping[str, Any], paths: Sequence[str], resume: bool | None = None
+    ) -> None:
+        self.path, self.done, self.broken = path, 0, 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        head = (json.dumps({"settings": settings}) + "\n").encode()
+        self._file = path.open("a+b")  # which writes at the end and leaves what is there
+        try:
+            self._lock()
+            end = 0 if resume is False else self._take_up(head, paths)
+        except BaseException:
+            self._file.close()
+            raise
+        self._file.truncate(end)
+        if not end:
+            self._file.write(head)
+            self._file.flush()
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Append what was found of the next pictures."""
+        self._file.write("".join(json.dumps(record) + "\n" for record in records).encode())
+        self._file.flush()
+        self.done += len(records)
+        self.broken += sum("error" in record for record in records)
+
+    def records(self) -> Iterator[Record]:
+        """All records, from the first."""
+        with self.path.open("rb") as file:
+            yield from map(json.loads, itertools.islice(file, 1, None))
+
+    def close(self, *, finished: bool = False) -> None:
+        """Close the file; when all is `finished`, it goes."""
+        self._file.close()
+        if finished:
+            self.path.unlink(missing_ok=True)
+
+    def _take_up(self, head: bytes, paths: Sequence[str]) -> int:
+        """Count what the file holds, without a last line that was cut off. Returns where that ends, in bytes."""
+        self._file.seek(0)
+        first = self._file.readline()
+        if not first.endswith(b"\n"):
+            return 0  # cut off before anything was found, or new
+        if first != head:
+            raise ConfigError(self._refusal(f"with other settings ({_difference(first, head)})"))
+        end = len(first)
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            record = json.loads(line)
+            if self.done >= len(paths) or record["path"] != paths[self.done]:
+                raise ConfigError(self._refusal("of other pictures"))
+            self.done += 1
+            self.broken += "error" in record
+            end += len(line)
+        return end
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                f"{self.path} is being written by another mldec predict; wait for it or name another output"
+            ) from None
+
+    def _refusal(self, why: str) -> str:
+        return f"{self.path} holds a prediction {why} that was interrupted; resume=false throws it away and starts anew"
+
+
+def to_record(answer: Answer, labels: Mapping[str, float], *, keep_scores: bool) -> Record:
+    """What is kept of an answer about a path."""
+    if answer.scores is None:
+        return {"path": str(answer.picture), "error": answer.error}
+    record: Record = {"path": str(answer.picture), "labels": {name: _short(score) for name, score in labels.items()}}
+    return record | {"scores": [_short(score) for score in answer.scores]} if keep_scores else record
+
+
+def write(path: Path, form: str, records: Iterable[Record], labels: LabelSpace, *, all_scores: bool = False) -> None:
+    """Write the records without an error in one of FORMATS, whole or not at all, a record at a time."""
+    writer: Callable[..., None] = {"jsonl": _write_jsonl, "csv": _write_csv, "parquet": _write_parquet}[form]
+    sound = (record | {"path": readable(record["path"])} for record in records if "error" not in record)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        writer(partial, sound, labels, all_scores)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_broken(path: Path, records: Iterable[Record]) -> None:
+    """Write a CSV of the records with an error: path, reason. Where there are none, a file of earlier ones goes."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for record in records:
+        if "error" in record:
+            writer.writerow([to_cell(readable(record["path"])), to_cell(readable(record["error"]))])
+    if not text.tell():
+        path.unlink(missing_ok=True)
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("path,reason\n" + text.getvalue(), encoding="utf-8", newline="")
+    os.replace(partial, path)
+
+
+def check_form(form: str) -> None:
+    """Raise ConfigError for none of FORMATS, and DataError for one that needs what is not installed."""
+    if form not in FORMATS:
+        raise ConfigError(f"format={form}: expected one or several of {', '.join(FORMATS)}")
+    if form == "parquet":
+        import_pyarrow()
+
+
+def readable(text: str) -> str:
+    """A path as text: bytes that are no UTF-8, which a name may hold, as their codes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _write_jsonl(path: Path, records: Iterable[Record], labels: LabelSpace, all_scores: bool) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            if all_scores:
+                record["scores"] = dict(zip(labels.names, record["scores"], strict=True))
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _write_csv(path: Path, records: Iterable[Record], labels: LabelSpace, all_scores: bool) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", *map(to_cell, labels.names)] if all_scores else ["path", "label", "score"])
+        for cells in _rows(records, all_scores):
+            writer.writerow([to_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+
+
+def _write_parquet(path: Path, records: Iterable[Record], labels: LabelSpace, all_scores: bool) -> None:
+    arrow, parquet = import_pyarrow()
+    text, number = arrow.string(), arrow.float32()
+    if all_scores:
+        if "path" in labels.names:
+            raise DataError("format=parquet scores=all: a label is called path, as the column of the pictures is")
+        columns = [("path", text), *((name, number) for name in labels.names)]
+    else:
+        columns = [("path", text), ("label", text), ("score", number)]
+    schema, rows = arrow.schema(columns), _rows(records, all_scores)
+    most = max(1, ROWS * 3 // len(columns))
+    with parquet.ParquetWriter(path, schema) as file:
+        for block in iter(lambda: list(itertools.islice(rows, most)), []):
+            arrays = [
+                arrow.array(cells, kind) for cells, (_, kind) in zip(zip(*block, strict=True), columns, strict=True)
+            ]
+            file.write_table(arrow.table(arrays, schema=schema))
+
+
+def _rows(records: Iterable[Record], all_scores: bool) -> Iterator[tuple[Any, ...]]:
+    for record in records:
+        if all_scores:
+            yield (record["path"], *record["scores"])
+        elif record["labels"]:
+            yield from ((record["path"], name, score) for name, score in record["labels"].items())
+        else:
+            yield record["path"], None, None
+
+
+def _short(score: float) -> float:
+    """The shortest number that is this float32: 0.98, not 0.9800000190734863."""
+    return float(str(np.float32(score)))
+
+
+def _difference(first: bytes, head: bytes) -> str:
+    """Which settings differ, in words."""
+    try:
+        then, now = json.loads(first)["settings"], json.loads(head)["settings"]
+        differing = [key for key in now if then.get(key) != now[key]]
+        typed = [
+            f"{key}={then[key] or 'default'}, now {now[key] or 'default'}" for key in differing if key not in DIGESTS
+        ]
+        return ", ".join(typed) or ", ".join(differing)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "no journal of mldec predict"

@@ -1,0 +1,464 @@
+"""`mldec predict` as a user types it: what is read, what is written, which labels are listed, what survives."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import mldec
+import mldec.labels
+from mldec.commands.main import run
+from mldec.commands.predict_files import find_inputs, find_pictures
+from mldec.engine import build, lettering, predictions
+from mldec.engine.checkpoint import restore
+from mldec.engine.evaluator import compute_scores
+from mldec.engine.predictor import Predictor
+from mldec.engine.thresholds import read_thresholds
+from mldec.errors import DataError, RunError
+from tests.curve import small_experiment
+
+COUNT = 5
+
+
+@pytest.fixture(scope="module")
+def trained(digits_root, tmp_path_factory):
+    """A run folder; nobody may change it."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert run(["train", *small_experiment(digits_root), "schedule.epochs=1", f"run_dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return mldec.load(trained, device="cpu")
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A folder with pictures, the folder in which the test stands."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(COUNT):
+        path = tmp_path / "photos" / ("inside" if number % 2 else ".") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (48, 60, 3), np.uint8)
+        assert cv2.imwrite(str(path), pixels)
+    (tmp_path / "photos" / "notes.txt").write_text("no picture")
+    return tmp_path / "photos"
+
+
+def rows_of(path):
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def lines_of(path):
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+# What is read ---------------------------------------------------------------------------------------------------------
+
+
+def test_inputs_are_pictures_folders_patterns_and_lists_each_picture_once(photos, monkeypatch):
+    everything = ["photos/0.png", "photos/2.png", "photos/4.png", "photos/inside/1.png", "photos/inside/3.png"]
+    assert find_pictures("photos") == everything
+    assert find_inputs(["photos/*.png", "photos"]) == everything
+    (photos.parent / "list.txt").write_bytes(b"\xef\xbb\xbfphotos/4.png\r\n\nphotos/[x] y.png\n")
+    assert find_inputs(["@list.txt", "photos/4.png"]) == ["photos/4.png", "photos/[x] y.png"]  # as they are
+    for data in (b"photos/4.png\nphotos/0.png", b"photos/4.png\0photos/0.png\0"):  # `ls`, `find -print0`
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        assert find_inputs(["-"]) == ["photos/4.png", "photos/0.png"]
+    for source, message in {
+        "absent": "no such picture or folder",
+        "empty": "no pictures there",
+        "@absent.txt": "input=@absent.txt: cannot be read: No such file",
+        "@list.empty": "lists no picture",
+    }.items():
+        (photos.parent / "empty").mkdir(exist_ok=True)
+        (photos.parent / "list.empty").write_text("\n \n")
+        with pytest.raises(DataError, match=message):
+            find_inputs([source])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["threshold=2"], "expected a number from 0 to 1"),
+        (["top_k=0"], "expected a whole number of at least 1"),
+        (["batch_size=0"], "expected a whole number of at least 1"),
+        (["workers=-1"], "workers=-1: expected a whole number, 0 for none"),
+        (["scores=some"], "expected listed or all"),
+        (["pictures=true"], "pictures=true needs a place for them: output=DIR"),
+        (["maps=true", "output=x.csv"], "maps=true needs a place for them: output=DIR"),
+        (["format=csv"], "format=csv needs a place: output=DIR, or a file: output=predictions.csv"),
+        (["format=csv", "output=x.jsonl"], "output=x.jsonl is one file; name a folder to get csv there"),
+        (["format=xlsx", "output=x"], "format=xlsx: expected one or several of jsonl, csv, parquet"),
+        (["output=x.tsv"], "output=x.tsv: files end in .jsonl, .csv, .parquet"),
+        (["output=list.txt.d"], "is a file; name a folder"),
+        (["maps=maybe"], "expected one of true, label, attention, false"),
+        (["weights=best"], "expected one of ema, live, reported"),
+        (["head=gap"], "head=gap: no such word of predict"),
+        (["thresholds=absent.csv"], "absent.csv: thresholds cannot be read: No such file"),
+        (["font=list.txt.d"], "font=list.txt.d: no font that can be read"),
+    ],
+)
+def test_bad_words_are_one_clear_error_and_nothing_is_written(trained, photos, capsys, words, message):
+    (photos.parent / "list.txt.d").write_text("")
+    before = sorted(photos.parent.rglob("*"))
+    assert run(["predict", f"run={trained}", "input=photos", *words]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert sorted(photos.parent.rglob("*")) == before
+
+
+def test_run_and_input_are_needed(capsys):
+    assert run(["predict", "input=x"]) == 2
+    assert "run=… is missing" in capsys.readouterr().err
+
+
+def test_parquet_without_pyarrow_is_said_before_anything_is_predicted(trained, photos, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert run(["predict", f"run={trained}", "input=photos", "output=x.parquet"]) == 2
+    assert "pip install 'mldec[parquet]'" in capsys.readouterr().err
+
+
+# What is written ------------------------------------------------------------------------------------------------------
+
+
+def test_all_formats_say_the_same(trained, predictor, photos, capsys):
+    words = ["predict", f"run={trained}", "input=photos", "output=out", "format=jsonl,csv,parquet"]
+    assert run([*words, "threshold=0.3", "batch_size=2"]) == 0
+    paths = find_pictures("photos")
+    lines = lines_of("out/predictions.jsonl")
+    assert [line["path"] for line in lines] == paths
+    for line, row in zip(lines, predictor.scores(paths, batch_size=2), strict=True):
+        assert {name: np.float32(score) for name, score in line["labels"].items()} == predictor.name(row, 0.3)
+    expected = [(line["path"], *pair) for line in lines for pair in line["labels"].items() or [("", "")]]
+    found = [(row["path"], row["label"], row["score"]) for row in rows_of("out/predictions.csv")]
+    assert found == [tuple(map(str, row)) for row in expected]
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table("out/predictions.parquet").to_pylist()
+    assert [(row["path"], row["label"] or "", row["score"]) for row in table] == [
+        (path, label, None if score == "" else np.float32(score)) for path, label, score in expected
+    ]
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        f"predictions.{n}" for n in ("csv", "jsonl", "parquet")
+    ]
+    for name in ("predictions.csv", "predictions.jsonl", "predictions.parquet"):
+        assert (
+            run(["predict", f"run={trained}", "input=photos", f"output=single/{name}", "threshold=0.3", "batch_size=2"])
+            == 0
+        )
+        assert Path("single", name).read_bytes() == Path("out", name).read_bytes()
+
+
+def test_all_scores_are_a_column_each(trained, predictor, photos):
+    words = ["predict", f"run={trained}", "input=photos", "output=out", "format=csv,parquet,jsonl", "scores=all"]
+    assert run([*words, "threshold=1"]) == 0
+    scores = predictor.scores(find_pictures("photos"))
+    import pyarrow.parquet
+
+    for rows in (rows_of("out/predictions.csv"), pyarrow.parquet.read_table("out/predictions.parquet").to_pylist()):
+        assert list(rows[0]) == ["path", *predictor.labels.names]
+        assert np.array_equal([[np.float32(row[name]) for name in predictor.labels.names] for row in rows], scores)
+    for line, row in zip(lines_of("out/predictions.jsonl"), scores, strict=True):
+        assert line["labels"] == {}
+        assert np.array_equal(np.array(list(line["scores"].values()), np.float32), row)
+
+
+def test_a_picture_without_labels_has_a_row_and_formulas_are_harmless(trained, photos):
+    shutil.copy(photos / "0.png", "=1+1.png")
+    assert (
+        run(["predict", f"run={trained}", "input==1+1.png", "input=photos/2.png", "threshold=1", "output=x.csv"]) == 0
+    )
+    assert Path("x.csv").read_text() == "path,label,score\n'=1+1.png,,\nphotos/2.png,,\n"
+
+
+def test_names_that_are_no_utf_8_and_labels_in_other_scripts_are_written(trained, photos, capsys, monkeypatch):
+    try:
+        shutil.copy(photos / "0.png", "b\udcff.png")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    assert run(["predict", f"run={trained}", "input=b\udcff.png", "output=x", "format=csv,jsonl,parquet"]) == 0
+    assert rows_of("x/predictions.csv")[0]["path"] == "b\\udcff.png"
+    assert "b\\udcff.png: " in capsys.readouterr().out
+
+
+def test_broken_pictures_are_listed_with_their_reason_and_stop_nothing(trained, predictor, photos, capsys):
+    (photos / "2.png").write_bytes(b"no picture")
+    (photos.parent / "list.txt").write_text("photos/0.png\nphotos/2.png\nabsent.png\nphotos/4.png\n")
+    for more in ([], ["workers=0"], ["batch_size=1"], ["workers=3", "batch_size=3"]):
+        assert run(["predict", f"run={trained}", "input=@list.txt", "output=out", "scores=all", *more]) == 1
+        lines = lines_of("out/predictions.jsonl")
+        assert [line["path"] for line in lines] == ["photos/0.png", "photos/4.png"]
+        for line in lines:
+            expected = predictor.scores([line["path"]])[0]
+            np.testing.assert_allclose(list(line["scores"].values()), expected, atol=1e-6)
+        broken = rows_of("out/predictions.broken.csv")
+        assert [row["path"] for row in broken] == ["photos/2.png", "absent.png"]
+        printed = capsys.readouterr().out.splitlines()
+        assert "cannot decode picture photos/2.png" in printed[-2]
+        assert printed[-1] == f"error: {broken[1]['reason']}"
+    assert run(["predict", f"run={trained}", "input=photos/0.png", "output=out"]) == 0
+    assert not Path("out/predictions.broken.csv").exists()  # an earlier command's
+    for more in ([], ["output=x.csv"]):
+        assert run(["predict", f"run={trained}", "input=photos/2.png", *more]) == 1  # all of them
+    assert Path("x.csv").read_text() == "path,label,score\n"
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), RunError("the device is gone")])
+def test_an_interrupted_prediction_goes_on_where_it_stopped(trained, photos, capsys, monkeypatch, end):
+    words = ["predict", f"run={trained}", "input=photos", "batch_size=2", "format=csv,jsonl", "pictures=true"]
+    (photos / "0.png").write_bytes(b"no picture")
+    assert run([*words, "output=whole"]) == 1
+    score, batches = Predictor._scores, []
+
+    def failing(self, images):
+        batches.append(len(images))
+        if len(batches) == 2:
+            raise end
+        return score(self, images)
+
+    monkeypatch.setattr(Predictor, "_scores", failing)
+    assert run([*words, "output=out"]) != 0
+    assert "2 of 5 pictures are kept in out/predictions.partial" in capsys.readouterr().out
+    assert not Path("out/predictions.csv").exists()
+    with Path("out/predictions.partial").open("a") as file:  # as a crash leaves it
+        file.write('{"path": "photos/4.p')
+    batches[:] = [0] * 2
+
+    assert run([*words, "output=out", "threshold=0.6"]) == 2
+    assert "with other settings (threshold=default, now 0.6) that was interrupted" in capsys.readouterr().err
+    assert run(["predict", f"run={trained}", "input=photos/2.png", *words[3:], "output=out"]) == 2
+    assert "of other pictures that was interrupted; resume=false throws it away" in capsys.readouterr().err
+    assert run([*words, "output=out"]) == 1
+    assert "going on after 2 pictures" in capsys.readouterr().out
+    assert batches == [0, 0, 2, 1]  # the first two pictures were not scored again
+    files = sorted(path.relative_to("out") for path in Path("out").rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to("whole") for path in Path("whole").rglob("*") if path.is_file())
+    for file in files:
+        assert Path("out", file).read_bytes() == Path("whole", file).read_bytes()
+
+
+def test_resume_false_starts_anew(trained, photos, capsys):
+    Path("x.partial").write_text("something else\n")
+    assert run(["predict", f"run={trained}", "input=photos", "output=x.csv"]) == 2
+    assert "with other settings (no journal of mldec predict)" in capsys.readouterr().err
+    assert run(["predict", f"run={trained}", "input=photos", "output=x.csv", "resume=false"]) == 0
+    assert not Path("x.partial").exists()
+
+
+def test_two_commands_do_not_write_one_output(tmp_path):
+    journal = predictions.Journal(tmp_path / "x.partial", {}, ["a", "b"])
+    journal.add([{"path": "a", "labels": {}}])
+    with pytest.raises(RunError, match="being written by another mldec predict"):
+        predictions.Journal(tmp_path / "x.partial", {}, ["a", "b"])
+    journal.close()
+    again = predictions.Journal(tmp_path / "x.partial", {}, ["a", "b", "c"])
+    assert again.done == 1
+    again.close(finished=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_label_called_path_is_refused_where_it_would_be_a_column_twice(tmp_path):
+    record = {"path": "a", "labels": {}, "scores": [0.5]}
+    labels = mldec.labels.LabelSpace(["path"])
+    with pytest.raises(DataError, match="a label is called path"):
+        predictions.write(tmp_path / "x.parquet", "parquet", [record], labels, all_scores=True)
+    assert not list(tmp_path.iterdir())
+
+
+# Which labels are listed ----------------------------------------------------------------------------------------------
+
+
+def test_each_label_has_the_threshold_that_was_tuned_for_it(trained, photos, capsys):
+    tuned = read_thresholds(trained / "thresholds.csv")
+    predictor = mldec.load(trained, weights="reported", device="cpu")
+    paths = find_pictures("photos")
+    scores = predictor.scores(paths)
+    expected = [{n for n, s, t in zip(tuned.labels.names, row, tuned.values, strict=True) if s > t} for row in scores]
+    assert any(expected)
+    assert expected != [{n for n, s in zip(tuned.labels.names, row, strict=True) if s > 0.5} for row in scores]
+    assert [set(found) for found in predictor.predict(paths, threshold="tuned")] == expected
+    for source in ("tuned", str(trained / "thresholds.csv")):
+        words = [f"thresholds={source}", "weights=reported", "output=x.jsonl"]
+        assert run(["predict", f"run={trained}", "input=photos", *words]) == 0
+        assert [set(line["labels"]) for line in lines_of("x.jsonl")] == expected
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_labels_without_a_tuned_threshold_have_the_common_one(trained, photos, capsys):
+    names = restore(trained).labels.names
+    Path("some.csv").write_text(f"label,threshold\n{names[0]},1\nzebra,0\n")
+    words = ["thresholds=some.csv", "threshold=0.001", "output=x.jsonl"]
+    assert run(["predict", f"run={trained}", "input=photos", *words]) == 0
+    assert f"{len(names) - 1} of {len(names)} labels are not there and have threshold=0.001" in capsys.readouterr().out
+    assert all(set(line["labels"]) == set(names[1:]) for line in lines_of("x.jsonl"))
+
+
+def test_words_without_effect_are_said(trained, photos, capsys):
+    words = ["thresholds=tuned", "threshold=0.4", "scores=all", "resume=true", f"font={_dejavu()}"]
+    assert run(["predict", f"run={trained}", "input=photos/0.png", *words]) == 0
+    printed = capsys.readouterr().out
+    for warning in (
+        "threshold=0.4: thresholds=tuned has",
+        "scores=all: without output",
+        "resume=true: without",
+        "font=",
+    ):
+        assert f"warning: {warning}" in printed
+    assert run(["predict", f"run={trained}", "input=photos/0.png", "thresholds=tuned", "threshold=0.4", "top_k=1"]) == 0
+    printed = capsys.readouterr().out
+    assert "warning: threshold=0.4: top_k=1 lists the best labels" in printed
+    assert "warning: thresholds=tuned: top_k=1 lists the best labels" in printed
+
+
+def test_a_run_without_thresholds_gets_them_from_an_evaluation_of_val(trained, tmp_path, photos, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    written = (copy / "thresholds.csv").read_bytes()
+    (copy / "thresholds.csv").unlink()
+    with pytest.raises(DataError, match=r"has no thresholds.csv; type mldec evaluate run=RUN split=val"):
+        mldec.load(copy).predict([photos / "0.png"], threshold="tuned")
+    assert run(["predict", f"run={copy}", "input=photos", "thresholds=tuned"]) == 2
+    assert "has no thresholds.csv; type mldec evaluate run=RUN split=val thresholds=true" in capsys.readouterr().err
+    assert run(["evaluate", f"run={copy}", "thresholds=true"]) == 2
+    assert "type split=val, not test" in capsys.readouterr().err
+    assert run(["evaluate", f"run={copy}"]) == 0
+    assert "tuned" not in json.loads((copy / "evaluation" / "digits_test" / "metrics.json").read_text())
+    assert run(["evaluate", f"run={copy}", "split=val", "thresholds=true"]) == 0
+    assert (copy / "thresholds.csv").read_bytes() == written
+    capsys.readouterr()
+    assert run(["evaluate", f"run={copy}"]) == 0
+    record = json.loads((copy / "evaluation" / "digits_test" / "metrics.json").read_text())
+    assert set(record["tuned"]) == {"CF1", "OF1"}
+    printed = capsys.readouterr().out
+    assert f"OF1 {record['tuned']['OF1']:.2f}   at the thresholds of thresholds.csv, tuned on val\n" in printed
+
+
+# Annotated pictures ---------------------------------------------------------------------------------------------------
+
+
+def test_annotated_pictures_show_picture_and_labels(trained, photos):
+    assert (
+        run(["predict", f"run={trained}", "input=photos", "output=out", "pictures=true", "maps=true", "top_k=2"]) == 0
+    )
+    for name in ("0.png", "inside/1.png"):
+        shown = cv2.imread(f"out/pictures/{name}.jpg")
+        picture = cv2.resize(cv2.imread(f"photos/{name}"), (360, 288), interpolation=cv2.INTER_CUBIC)
+        assert np.abs(shown[:288, :360].astype(int) - picture).mean() < 8  # but for JPEG
+        assert (shown[:, 360:].max(axis=(1, 2)) > 200).any()  # there is text
+        assert cv2.imread(f"out/maps/{name}.png") is not None
+
+
+def test_letters_of_many_scripts_are_drawn_and_others_are_named():
+    names = ["zebra", "Übergröße", "щука", "ελιά", "斑马"]
+    assert lettering.unreadable(names) == ["斑马"]
+    drawn = []
+    for name in names:
+        canvas = np.zeros((30, 120, 3), np.uint8)
+        lettering.write(canvas, name, 0, 20, (255, 255, 255), size=15, width=120)
+        drawn.append(canvas)
+    assert all(canvas.max() > 200 for canvas in drawn)
+    assert not any(np.array_equal(drawn[0], other) for other in drawn[1:])
+    assert lettering.fit("zebra", 15, 120) == "zebra"
+    assert lettering.fit("zebra " * 40, 15, 120).endswith("…")
+
+
+def test_text_stays_where_it_belongs():
+    for text, right in (("zebra " * 40, False), ("99%", True)):
+        canvas = np.zeros((60, 200, 3), np.uint8)
+        lettering.write(canvas, text, 50, 30, (255, 255, 255), size=15, width=80, right=right)
+        assert not canvas[:, :48].any()
+        assert not canvas[:, 131:].any()
+        assert canvas.any()
+
+
+# From Python ----------------------------------------------------------------------------------------------------------
+
+
+def test_predictions_are_the_scores_of_the_evaluation_bit_for_bit(trained, predictor, digits_root):
+    """Of paths, of Pillow's pictures and of arrays, in batches as evaluation makes them."""
+    config = predictor.config
+    index = build.build_split(config, "test")
+    loader = build.build_eval_loader(config, index, predictor.device)
+    expected = compute_scores(predictor.model, loader, predictor.normalization, device=predictor.device).scores
+    paths = [index.path(row) for row in range(len(index))]
+    opened = [Image.open(path) for path in paths]
+    arrays = [cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB) for path in paths]
+    for pictures in (paths, [Path(path) for path in paths], opened, arrays, np.stack(arrays)):
+        assert np.array_equal(predictor.scores(pictures, batch_size=config.schedule.batch_size), expected)
+    for workers in (0, 1, 3):
+        answers = [a for batch in predictor.stream(iter(paths), batch_size=32, workers=workers) for a in batch]
+        assert [answer.picture for answer in answers] == paths
+        assert np.array_equal([answer.scores for answer in answers], expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "PA", "CMYK", "1", "I;16", "YCbCr"])
+def test_pictures_of_pillow_in_every_mode_are_what_their_files_are(predictor, tmp_path, mode):
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 4), np.uint8)
+    pixels[..., 3] = 255 * (pixels[..., 3] > 99)
+    picture = Image.fromarray(pixels)
+    if mode == "I;16":
+        picture = Image.fromarray(np.random.default_rng(0).integers(0, 65535, (40, 50)).astype(np.uint16))
+    elif mode != "RGBA":
+        picture = picture.convert("RGBA" if mode in ("LA", "PA") else "RGB").convert(mode)
+    assert picture.mode == mode
+    file = tmp_path / f"a.{'tif' if mode in ('CMYK', 'YCbCr', 'PA') else 'png'}"
+    try:
+        picture.save(file)
+    except OSError:
+        pytest.skip(f"no format that Pillow writes keeps {mode}")
+    assert np.array_equal(predictor.scores([picture]), predictor.scores([file]))
+
+
+def test_the_orientation_that_a_picture_notes_is_applied_however_it_comes(predictor, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    upright = np.rot90(pixels, -1)
+    expected = predictor.scores([upright])
+    assert np.array_equal(predictor.scores([tmp_path / "turned.png"]), expected)
+    assert np.array_equal(predictor.scores([Image.open(tmp_path / "turned.png")]), expected)
+    assert not np.array_equal(predictor.scores([pixels]), expected)
+
+
+def test_grey_arrays_are_grey_pictures_and_other_arrays_are_refused(predictor):
+    grey = np.random.default_rng(0).integers(0, 255, (40, 60), np.uint8)
+    assert np.array_equal(predictor.scores([grey]), predictor.scores([Image.fromarray(grey)]))
+    for wrong in (
+        grey / 255.0,
+        np.zeros((3, 40, 60), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        7,
+    ):
+        with pytest.raises(DataError, match=r"or uint8 \(H,W,3\) RGB or \(H,W\) grey; found"):
+            predictor.predict([wrong])
+    with pytest.raises(DataError, match=r"put it in brackets: \['a.jpg'\]"):
+        predictor.predict("a.jpg")
+    with pytest.raises(DataError, match="32 bits"):
+        predictor.predict([Image.fromarray(np.zeros((4, 4), np.float32))])
+    assert predictor.predict([]) == []
+
+
+def test_weights_that_are_not_finite_are_one_error(trained, photos):
+    broken = mldec.load(trained, device="cpu")
+    next(iter(broken.model.parameters())).data.fill_(float("nan"))
+    with pytest.raises(RunError, match="scores are not finite; the weights are damaged"):
+        broken.predict([photos / "0.png"])
+
+
+def _dejavu():
+    return lettering._font(12).path
