@@ -207,7 +207,8 @@ def draw(run: Path, path: Path, scenes: int = 6) -> None:
         if found and len(images) < 2 * scenes:
             picture, name = decode(test.path(row)), test.labels.names[found[0]]
             score = predictor.scores([picture])[0, found[0]]
-            images += [picture, pictures.overlay(picture, predictor.maps([picture])[0, found[0]])]
+            attention = predictor.maps([picture], "attention")[0, found[0]]
+            images += [picture, pictures.overlay(picture, attention, predictor.view(*picture.shape[:2]))]
             captions += [[("", pictures.WHITE)], [(f"{name} {100 * score:.0f}%", pictures.WHITE)]]
     Image.fromarray(pictures.sheet(images, captions, columns=4)).save(path, quality=90)
 

@@ -384,12 +384,14 @@ def _switch(name: str, text: str) -> bool:
 
 
 def _maps(text: str) -> Literal["label", "attention"] | None:
-    known: dict[str, Literal["label", "attention"] | None] = {
-        "true": "label",
-        "label": "label",
-        "attention": "attention",
-        "false": None,
-    }
+    known: dict[str, Literal["label", "attention"] | None]
+    known = {"true": "label", "label": "label", "attention": "attention", "false": None}
     if text.lower() not in known:
         raise ConfigError(f"maps={text}: expected one of {', '.join(known)}")
     return known[text.lower()]
+
+
+def _switch(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ConfigError(f"{name}={text}: expected true or false")
+    return text.lower() == "true"

@@ -103,7 +103,7 @@ def test_inputs_are_pictures_folders_patterns_and_lists_each_picture_once(photos
         (["format=xlsx", "output=x"], "format=xlsx: expected one or several of jsonl, csv, parquet"),
         (["output=x.tsv"], "output=x.tsv: files end in .jsonl, .csv, .parquet"),
         (["output=list.txt.d"], "is a file; name a folder"),
-        (["maps=maybe"], "expected true or false"),
+        (["maps=maybe"], "expected one of true, label, attention, false"),
         (["weights=best"], "expected one of ema, live, reported"),
         (["head=gap"], "head=gap: no such word of predict"),
         (["thresholds=absent.csv"], "absent.csv: thresholds cannot be read: No such file"),

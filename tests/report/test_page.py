@@ -77,7 +77,7 @@ def test_thresholds_are_chosen_on_val_and_shown_on_test(copy):
     assert rows[SCRIPT][4] == "0.500"
     assert "4 labels that it lacks keep the protocol's" in page.words
     (copy / "thresholds.csv").write_text("nothing\n1\n")
-    assert "thresholds.csv cannot be read" in make(copy).words
+    assert "thresholds.csv: expected the columns label,threshold" in make(copy).words
 
 
 def test_nothing_of_a_label_or_a_name_is_markup(copy):
