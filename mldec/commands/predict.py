@@ -389,9 +389,3 @@ def _maps(text: str) -> Literal["label", "attention"] | None:
     if text.lower() not in known:
         raise ConfigError(f"maps={text}: expected one of {', '.join(known)}")
     return known[text.lower()]
-
-
-def _switch(name: str, text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ConfigError(f"{name}={text}: expected true or false")
-    return text.lower() == "true"
