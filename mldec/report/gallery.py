@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 
 from mldec.data.image import decode
-from mldec.data.loader import Resize
 from mldec.engine import build
-from mldec.engine.pictures import overlay
+from mldec.engine.pictures import View, overlay
 from mldec.errors import DataError
 from mldec.report.analysis import picture_losses
 from mldec.report.measure import Measured
@@ -85,21 +84,23 @@ def _show(measured: Measured, row: int, loss: float, *, maps: bool) -> Shown:
     name, path = measured.index.name(sample), measured.index.path(sample)
     columns = _interesting(measured, row)
     labels = [_label(measured, row, column) for column in columns[:MOST_LABELS]]
-    picture = _fit(measured, decode(path))
-    tiles = [Tile(_jpeg(picture), f"Picture {name}")]
+    picture = decode(path)
+    view = measured.predictor.view(*picture.shape[:2])
+    tiles = [Tile(_jpeg(_fit(picture, view)), f"Picture {name}")]
     if maps and labels:
         maps_NHW = measured.predictor.maps([path])[0]
         for label in labels[:MAPS]:
             looked = f"Where the network looked for {label.name}, which it {_verb(label.kind)}, in {name}"
             place = measured.predictor.labels.index(label.name)
-            tiles.append(Tile(_jpeg(overlay(picture, maps_NHW[place])), looked, label.name))
+            shown = _fit(overlay(picture, maps_NHW[place], view), view)
+            tiles.append(Tile(_jpeg(shown), looked, label.name))
     return Shown(name, loss, labels, max(0, len(columns) - MOST_LABELS), tiles)
 
 
-def _fit(measured: Measured, picture: np.ndarray) -> np.ndarray:
-    """The part of a picture that the network saw, which maps lie over, in its own shape, with longer side SIDE."""
-    if measured.config.dataset.crop is not None:
-        picture = Resize(build.image_size(measured.config), measured.config.dataset.crop)(picture)
+def _fit(picture: np.ndarray, view: View) -> np.ndarray:
+    """The part of a picture that the network saw, in its own shape, with longer side SIDE."""
+    left, top, right, bottom = view.box
+    picture = picture[top:bottom, left:right]
     factor = SIDE / max(picture.shape[:2])
     size = tuple(max(1, round(side * factor)) for side in picture.shape[1::-1])
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
