@@ -295,3 +295,4 @@ def _conclude(display: Any, record: dict[str, Any], folder: Path, single_label: 
     display.say(f"per class    {folder / 'per_class_ap.csv'}")
     display.say(f"curves       tensorboard --logdir {folder}")
     display.say(f"evaluate     mldec evaluate run={folder}")
+    display.say(f"report       mldec report run={folder}")
