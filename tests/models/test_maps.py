@@ -122,7 +122,7 @@ def test_the_class_activation_map_and_the_bias_are_the_logit():
     head, seen = GlobalAveragePool(FEATURES, LABELS).eval(), tokens()
     torch.testing.assert_close(head.maps(seen).sum(dim=2) + head.fc.bias, head(seen))
     torch.testing.assert_close(head.maps(seen) * 6, seen.values.matmul(head.fc.weight.T).transpose(1, 2))
-    with pytest.raises(DataError, match=r"no attention .* ask for label"):
+    with pytest.raises(DataError, match=r"no attention .* maps=label"):
         head.maps(seen, "attention")
 
 

@@ -36,7 +36,7 @@ class GlobalAveragePool(nn.Module):
         """
         if weighting == "attention":
             raise DataError(
-                "average pooling has no attention that could be shown; ask for label, what places contribute"
+                "average pooling has no attention that could be shown; what places contribute can, maps=label"
             )
         values_BTC = token_values(tokens).to(self.fc.weight.dtype)
         return self.fc.weight @ values_BTC.transpose(1, 2) / values_BTC.shape[1]
