@@ -121,7 +121,11 @@ FAULTS = [
         "metrics/test_average_precision.py",
     ),
     Fault(
-        "threshold met is above it", "metrics/f1.py", "block > threshold", "block >= threshold", "metrics/test_f1.py"
+        "threshold met is above it",
+        "metrics/f1.py",
+        "_f1(scores, targets, lambda block: block > threshold)",
+        "_f1(scores, targets, lambda block: block >= threshold)",
+        "metrics/test_f1.py",
     ),
     Fault(
         "seen and unseen swapped",
@@ -153,10 +157,24 @@ FAULTS = [
     ),
     Fault(
         "optimizer state left behind on resume",
-        "engine/trainer.py",
-        'self.optimizer.load_state_dict(state["optimizer"])',
+        "engine/run_state.py",
+        'trainer.optimizer.load_state_dict(state["optimizer"])',
         "pass",
         "engine/test_trainer.py -k resumed",
+    ),
+    Fault(
+        "damaged weights are saved",
+        "engine/trainer.py",
+        "refuse_damaged(self.classifier.state_dict(), self.progress.step)",
+        "pass",
+        "engine/test_trainer.py -k gradient",
+    ),
+    Fault(
+        "the lowest of equally good thresholds",
+        "engine/thresholds.py",
+        "len(f1) - 1 - int(np.argmax(f1[::-1]))",
+        "int(np.argmax(f1))",
+        "engine/test_thresholds.py",
     ),
     Fault(
         "the same chances in every step",

@@ -199,7 +199,7 @@ def leave_undone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(train, "_begin", checked)
     patch.setattr(train, "_check_words", checked)
     patch.setattr(train, "_train_once", lambda *rest: 0)
-    patch.setattr(train, "_run_patiently", lambda words: main.run(words[3:]))
+    patch.setattr(train, "_run_patiently", lambda words: (main.run(words[3:]), False))
     patch.setattr(show, "show", checked)
     for work in ("_download", "_verify", "_stats", "_shrink"):
         patch.setattr(data, work, lambda arguments: int(not data._dataset(arguments)))
@@ -210,7 +210,7 @@ def leave_undone(patch: pytest.MonkeyPatch) -> None:
 
 def refuse_unknown_words(door: str, words: Sequence[str]) -> tuple[int, str]:
     """A word is known if the help of its door shows it, or if it sets something of an experiment."""
-    known = importlib.import_module(f"mldec.commands.{door}").HELP
+    known = importlib.import_module(f"mldec.commands.{main.MODULES.get(door, door)}").HELP
     strange = []
     for word in words:
         key, separator, _ = word.partition("=")

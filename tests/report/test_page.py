@@ -18,6 +18,7 @@ from mldec.commands.main import run
 from mldec.engine.checkpoint import restore
 from mldec.engine.device import choose_device
 from mldec.engine.display import Display
+from mldec.engine.pictures import View
 from mldec.labels import LabelSpace
 from mldec.report.measure import measure
 from mldec.report.page import report
@@ -255,6 +256,9 @@ def test_thousands_of_labels_stay_small(copy, pictures):
 
         def maps(self, pictures):
             return rng.random((len(pictures), count, 7, 7), np.float32)
+
+        def view(self, height, width):
+            return View((0, 0, width, height))
 
     large = dataclasses.replace(
         measured,
