@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mldec.commands import compose
+from mldec.commands.words import one_of, switch
 from mldec.config import Config, build_config, to_mapping
 from mldec.errors import ConfigError, DataError
 from mldec.labels import LabelSpace
@@ -45,10 +46,10 @@ def main(argv: Sequence[str]) -> int:
     source = own.get("run") or own.get("checkpoint")
     if source is None or ("run" in own and "checkpoint" in own):
         raise ConfigError("say what to evaluate: run=RUN (a run folder) or checkpoint=FILE, one of the two")
-    split = _one_of("split", own.get("split", "test"), ("train", "val", "test"))
-    weights = _one_of("weights", own.get("weights", "reported"), ("reported", "ema", "live"))
-    which = _one_of("which", own.get("which", "best"), ("best", "last"))
-    tunes = _one_of("thresholds", own.get("thresholds", "false"), ("true", "false")) == "true"
+    split = one_of(own, "split", ("train", "val", "test"), "test")
+    weights = one_of(own, "weights", ("reported", "ema", "live"), "reported")
+    which = one_of(own, "which", ("best", "last"), "best")
+    tunes = switch(own, "thresholds")
     if tunes and split != "val":
         raise ConfigError(
             f"thresholds=true: they are tuned on val, and reported on others; type split=val, not {split}"
@@ -180,12 +181,6 @@ def _unused_words(words: Any, classifier: Any, labels: LabelSpace, overrides: Se
     if typed and not set(labels.names) - set(classifier.words.known.names):
         return [f"{word}: the run has vectors of all these labels, none are looked up" for word in typed]
     return words.unused() if typed else []
-
-
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:
-    if value not in allowed:
-        raise ConfigError(f"{name}={value}: expected one of {', '.join(allowed)}")
-    return value
 
 
 def _default_folder(checkpoint: Path) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mldec.commands import compose
+from mldec.commands.words import one_of, switch
 from mldec.errors import ConfigError
 
 HELP = """usage: mldec export run=RUN format=onnx|torch_export|safetensors [key=value …]
@@ -43,13 +44,15 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(f"{needed}=… is missing; mldec export --help shows what is needed")
     allowed = ("onnx", "torch_export", "safetensors")
     formats: list[Any] = [
-        _one_of("format", name.strip(), allowed) for name in own["format"].strip("[]").split(",") if name.strip()
+        one_of({"format": name.strip()}, "format", allowed, "")
+        for name in own["format"].strip("[]").split(",")
+        if name.strip()
     ]
     if not formats or len(set(formats)) < len(formats):
         raise ConfigError(f"format={own['format']}: expected one or several of {', '.join(allowed)}, each once")
-    weights: Any = _one_of("weights", own.get("weights", "reported"), ("reported", "ema", "live"))
-    fold = _one_of("fold_batch_norm", own.get("fold_batch_norm", "false"), ("true", "false")) == "true"
-    included = _one_of("preprocessing", own.get("preprocessing", "described"), ("described", "included")) == "included"
+    weights: Any = one_of(own, "weights", ("reported", "ema", "live"), "reported")
+    fold = switch(own, "fold_batch_norm")
+    included = one_of(own, "preprocessing", ("described", "included"), "described") == "included"
     output = Path(own["output"]).expanduser() if "output" in own else _default_folder(own["run"], formats)
     compose.load_components(arguments.plugins)
 
@@ -70,12 +73,6 @@ def main(argv: Sequence[str]) -> int:
         display.say(f"{name:<18} {size / 2**20:6.1f} MiB   {compared}{detail}")
     display.say(f"compared in batches of {', '.join(map(str, sorted(BATCHES)))} pictures\nwritten to {found.folder}")
     return 0
-
-
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:
-    if value not in allowed:
-        raise ConfigError(f"{name}={value}: expected one of {', '.join(allowed)}")
-    return value
 
 
 def _default_folder(run: str, formats: Sequence[str]) -> Path:

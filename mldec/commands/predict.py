@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from mldec.commands import compose
 from mldec.commands.predict_files import Place, find_inputs, find_place
+from mldec.commands.words import count, share, switch
 from mldec.config import build_config, to_mapping
 from mldec.errors import ConfigError, DataError
 
@@ -80,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     weights = own.get("weights", "reported" if own.get("thresholds") == "tuned" else "ema")
     if weights not in ("ema", "live", "reported"):
         raise ConfigError(f"weights={weights}: expected one of ema, live, reported")
-    resume = _switch("resume", own["resume"]) if "resume" in own else None
+    resume = switch(own, "resume") if "resume" in own else None
     place = find_place(own.get("output"), own.get("format"))
     for name, wanted in (("maps", choice.maps), ("pictures", choice.pictures)):
         if wanted and (place is None or place.folder is None):
@@ -125,12 +126,12 @@ def _choose(own: dict[str, str]) -> Choice:
     if workers is not None and not workers.isdecimal():
         raise ConfigError(f"workers={workers}: expected a whole number, 0 for none")
     return Choice(
-        threshold=_share("threshold", own.get("threshold", "0.5")),
-        top_k=_count("top_k", own.get("top_k")),
+        threshold=share(own, "threshold", 0.5),
+        top_k=count(own, "top_k"),
         all_scores=scores == "all",
-        pictures=_switch("pictures", own.get("pictures", "false")),
+        pictures=switch(own, "pictures"),
         maps=_maps(own.get("maps", "false")),
-        batch_size=_count("batch_size", own.get("batch_size")) or 32,
+        batch_size=count(own, "batch_size") or 32,
         workers=None if workers is None else int(workers),
     )
 
@@ -357,30 +358,6 @@ def _readable(text: str) -> str:
     from mldec.engine.predictions import readable
 
     return readable(text)
-
-
-def _share(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{name}={text}: expected a number from 0 to 1")
-    return value
-
-
-def _count(name: str, text: str | None) -> int | None:
-    if text is None or text == "null":
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"{name}={text}: expected a whole number of at least 1")
-    return int(text)
-
-
-def _switch(name: str, text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ConfigError(f"{name}={text}: expected true or false")
-    return text.lower() == "true"
 
 
 def _maps(text: str) -> Literal["label", "attention"] | None:

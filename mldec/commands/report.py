@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mldec.commands import compose
 from mldec.commands.evaluate import measured_config
+from mldec.commands.words import one_of
 from mldec.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ The page is one file that needs nothing else: no network, no other files. What a
 gone, are said in the place where they would stand."""
 
 OWN = ("run", "runs", "output", "split", "labels", "weights")
-ALLOWED = {"split": ("train", "val", "test"), "weights": ("reported", "ema", "live")}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,9 +38,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     own = arguments.own
     sources = find_runs(own)
-    split, weights = (
-        _one_of(name, own.get(name, allowed[-1 if name == "split" else 0])) for name, allowed in ALLOWED.items()
-    )
+    split = one_of(own, "split", ("train", "val", "test"), "test")
+    weights = one_of(own, "weights", ("reported", "ema", "live"), "reported")
     if "labels" in own and len(sources) > 1:
         raise ConfigError(f"labels={own['labels']}: curves of labels are on the page of one run; leave labels out")
     names = [name.strip() for name in own["labels"].split(",") if name.strip()] if "labels" in own else None
@@ -109,9 +108,3 @@ def _measure(
 
 def _default_output(runs: Sequence[Run]) -> Path:
     return Path("comparison.html") if len(runs) > 1 else Path(runs[0].folder / "report.html")
-
-
-def _one_of(name: str, value: str) -> str:
-    if value not in ALLOWED[name]:
-        raise ConfigError(f"{name}={value}: expected one of {', '.join(ALLOWED[name])}")
-    return value

@@ -66,6 +66,13 @@ def test_tuned_thresholds_are_those_of_a_plain_loop_over_every_cut(data, block):
             assert value == (0.625 if overall is None else overall[1])
 
 
+def test_of_equal_f1_the_highest_threshold_wins():
+    """Letting in the first alone, or all four: two thirds either way."""
+    scores, targets = np.array([[0.9], [0.8], [0.7], [0.6]]), np.array([[1], [0], [0], [1]])
+    assert f1_of(scores[:, 0], targets[:, 0], 0.85) == f1_of(scores[:, 0], targets[:, 0], 0.3)
+    assert tune_thresholds(scores, targets).tolist() == [pytest.approx(0.85)]
+
+
 def test_neighbouring_scores_are_told_apart_in_every_precision():
     for dtype in (np.float16, np.float32, np.float64):
         low = np.array(0.3, dtype)
