@@ -48,7 +48,8 @@ wheel-check: $(VENV)/.installed
 	  $$python -m pip install --quiet --disable-pip-version-check --no-deps --target "$$folder/site" "$$folder"/*.whl; \
 	  mkdir "$$folder/empty"; cd "$$folder/empty"; export PYTHONPATH="$$folder/site"; \
 	  $$python -c "import mldec; assert mldec.__file__.startswith('$$folder'), mldec.__file__"; \
-	  $$python -m mldec train experiment=digits debug=fast dataset.train=64 dataset.val=16 dataset.test=16; \
+	  $$python -m mldec train experiment=digits debug=fast dataset.train=64 dataset.val=16 dataset.test=16 run_dir=run; \
+	  $$python -m mldec report run=run > /dev/null; \
 	  $$python -m mldec table 1 run=false > /dev/null
 
 format: $(VENV)/.installed-test

@@ -18,7 +18,7 @@ from mldec.errors import ConfigError, DataError
 HELP = """usage: mldec predict run=RUN input=PICTURE|FOLDER|PATTERN|@LIST|- [output=…] [key=value …]
        mldec predict run=RUN input=photos labels="zebra crossing,espresso"    # a zero-shot run
 
-  run=RUN                      a run folder (its best epoch) or a checkpoint
+  run=RUN                      a run folder (its best epoch), a checkpoint, or what mldec export wrote
   input=…                      a picture, a folder with its subfolders, or a pattern in quotes such as "photos/*.jpg";
                                @FILE: a list of paths, one a line; -: such a list on standard input. Paths of a list
                                are relative to the folder you stand in. Several: input=a.jpg input=photos
