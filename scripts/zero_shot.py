@@ -16,6 +16,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -32,8 +33,10 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDS, PAGE = ROOT / "docs" / "records", ROOT / "docs" / "zero-shot-digits.md"
 SEEDS = (0, 1, 2)
 #: bfloat16 halves the time on processors that have it; evaluation is once, after the last epoch.
-RUNTIME = ("runtime=cpu", "runtime.workers=0", "runtime.precision=bf16", "runtime.channels_last=true")
-RUNTIME += ("runtime.tensorboard=false", "runtime.eval_every=1000")
+RUNTIME = (
+    *("runtime=cpu", "runtime.workers=0", "runtime.precision=bf16", "runtime.channels_last=true"),
+    *("runtime.tensorboard=false", "runtime.eval_every=1000"),
+)
 GROUPS = 16  # K of grouped decoding: 64 seen classes, 4 in each group
 
 
@@ -151,8 +154,9 @@ def run_all(place: Place) -> None:
 def execute(jobs: Sequence[Job], place: Place) -> None:
     """Run what has no record yet."""
     outcome = run_jobs(jobs, place, Display())
-    if outcome.interrupted:
-        raise SystemExit("stopped; the same command goes on")
+    if outcome.stopped:
+        print("stopped; the same command goes on")
+        raise SystemExit(outcome.stopped)
     if outcome.failures:
         raise SystemExit("\n".join(map(str, outcome.failures)))
 
@@ -201,7 +205,8 @@ def draw(run: Path, path: Path, scenes: int = 6) -> None:
     test = build.build_split(predictor.config, "test")
     predictor.set_labels(test.labels.names)
     unseen = [column for column, seen in enumerate(test.labels.seen or ()) if not seen]
-    images, captions = [], []
+    images: list[Any] = []
+    captions: list[Any] = []
     for row in range(len(test)):
         found = [column for column in unseen if test.targets([row])[0, column] == 1]
         if found and len(images) < 2 * scenes:
