@@ -77,6 +77,7 @@ def _evaluate(
     `tunes`: a threshold for each label, too.
     """
     from mldec.engine import build, tracking
+    from mldec.engine.checkpoint import run_folder
     from mldec.engine.device import choose_device, prepare_runtime
     from mldec.engine.display import Display
     from mldec.engine.evaluator import describe, write_per_class
@@ -97,9 +98,8 @@ def _evaluate(
     scores, result = score_split(restored, config, index, labels, what=what, device=device, display=display, team=team)
     if not team.leads:
         return
-    folder = (
-        Path(own["output"]) if "output" in own else _default_folder(restored.path) / f"{config.dataset.name}_{split}"
-    )
+    default = run_folder(restored.path) / "evaluation" / f"{config.dataset.name}_{split}"
+    folder = Path(own["output"]) if "output" in own else default
     record: dict[str, Any] = {
         "checkpoint": str(restored.path),
         "step": restored.step,
@@ -133,7 +133,7 @@ def _evaluate(
         display.say(f"{figures}   at the thresholds of {FILE}, tuned on val{same}")
     display.say(f"written to {folder}")
     if tunes:
-        path = _default_folder(restored.path).parent / FILE
+        path = run_folder(restored.path) / FILE
         write_tuned(path, labels, scores.scores, scores.targets, config.protocol.threshold)
         display.say(f"thresholds in {path}")
 
@@ -149,9 +149,10 @@ def measured_config(trained: Config, arguments: compose.Arguments) -> Config:
 
 def _read_tuned(restored: Any, config: Any, labels: LabelSpace, display: Any) -> Any:
     """The thresholds (N,) that were tuned for these weights, if there are any."""
+    from mldec.engine.checkpoint import run_folder
     from mldec.engine.thresholds import FILE, read_thresholds
 
-    path = _default_folder(restored.path).parent / FILE
+    path = run_folder(restored.path) / FILE
     if not path.exists():
         return None
     try:
@@ -181,9 +182,3 @@ def _unused_words(words: Any, classifier: Any, labels: LabelSpace, overrides: Se
     if typed and not set(labels.names) - set(classifier.words.known.names):
         return [f"{word}: the run has vectors of all these labels, none are looked up" for word in typed]
     return words.unused() if typed else []
-
-
-def _default_folder(checkpoint: Path) -> Path:
-    """Beside the run folder's other results; for a lone file, beside the file."""
-    run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    return run / "evaluation"

@@ -238,8 +238,8 @@ def write_run(found: Any, config: Config, labels: LabelSpace, classifier: Any) -
 
     import torch
 
-    from mldec.engine import build, tracking
-    from mldec.engine.checkpoint import FORMAT, pack_words, save_checkpoint
+    from mldec.engine import tracking
+    from mldec.engine.checkpoint import pack, save_checkpoint
 
     is_new = config.run_dir is None or not Path(config.run_dir).expanduser().exists()
     try:
@@ -250,26 +250,12 @@ def write_run(found: Any, config: Config, labels: LabelSpace, classifier: Any) -
         if not _has_data(config):  # a table of one's own can then be named in evaluation
             names = str((folder / "labels.txt").resolve())
             config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, labels=names))
-        mapping = to_mapping(config)
-        content = {
-            "format": FORMAT,
-            "config": mapping,
-            "labels": list(labels.names),
-            "seen": None if labels.seen is None else list(labels.seen),
-            "words": pack_words(classifier.words),
-            "normalization": dataclasses.asdict(build.build_normalization(classifier)),
-            "model": classifier.state_dict(),
-            "ema": None,
-            "reported": "live",
-            "metrics": {},
-            "step": 0,
-        }
-        save_checkpoint(folder / "checkpoints" / "best.pt", content)
+        save_checkpoint(folder / "checkpoints" / "best.pt", pack(config, labels, classifier))
         environment = tracking.environment(torch.device("cpu")) | {"processes": 1, "imported": _origin(found)}
         tracking.write_json(folder / "environment.json", environment)
         tracking.write_text(folder / "labels.txt", "".join(f"{name}\n" for name in labels.names))
         tracking.write_text(folder / "metrics.jsonl", "")
-        tracking.write_text(folder / "config.yaml", compose.to_yaml(mapping))
+        tracking.write_text(folder / "config.yaml", compose.to_yaml(to_mapping(config)))
     except BaseException:
         if is_new:
             shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import zipfile
 from collections.abc import Mapping
@@ -12,10 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mldec.config import Config, build_config
+from mldec.config import Config, build_config, to_mapping
 from mldec.data.image import Normalization
 from mldec.engine import portable
-from mldec.engine.build import build_bare_classifier
+from mldec.engine.build import build_bare_classifier, build_normalization
 from mldec.errors import CheckpointError, RunError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
@@ -157,6 +158,42 @@ def find_checkpoint(run: str | Path, which: Literal["best", "last"] = "best") ->
     raise CheckpointError(
         f"{path} holds no checkpoints/last.pt: it is not a run folder of mldec, or its run never began"
     )
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint file lies in; of a lone file, or an exported one, the folder that it is in."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def pack(
+    config: Config,
+    labels: LabelSpace,
+    classifier: Classifier,
+    *,
+    ema: Mapping[str, Tensor] | None = None,
+    reported: str = "live",
+    metrics: Mapping[str, Any] | None = None,
+    step: int = 0,
+) -> dict[str, Any]:
+    """What a checkpoint holds of a network and the experiment that it is from.
+
+    Args:
+        ema: the moving average of the classifier's weights, where there is one.
+        reported: "live" or "ema", the weights that `metrics` report.
+    """
+    return {
+        "format": FORMAT,
+        "config": to_mapping(config),
+        "labels": list(labels.names),
+        "seen": None if labels.seen is None else list(labels.seen),
+        "words": pack_words(classifier.words),
+        "normalization": dataclasses.asdict(build_normalization(classifier)),
+        "model": classifier.state_dict(),
+        "ema": ema,
+        "reported": reported,
+        "metrics": dict(metrics or {}),
+        "step": step,
+    }
 
 
 def choose_weights(content: Mapping[str, Any], weights: Weights, path: Path) -> tuple[str, dict[str, Tensor]]:

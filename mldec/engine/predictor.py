@@ -21,7 +21,7 @@ from mldec.data.image import decode, from_pillow
 from mldec.data.loader import Resize
 from mldec.engine import build, portable
 from mldec.engine.alignment import measure_shift
-from mldec.engine.checkpoint import Restored, choose_weights, find_checkpoint, load_checkpoint, restore
+from mldec.engine.checkpoint import Restored, choose_weights, find_checkpoint, load_checkpoint, restore, run_folder
 from mldec.engine.device import autocast, choose_device, choose_precision
 from mldec.engine.pictures import View
 from mldec.engine.thresholds import FILE, Thresholds, read_thresholds
@@ -116,7 +116,7 @@ class Predictor:
 
         Raises DataError for a file that is broken.
         """
-        folder = self.path.parent.parent if self.path.parent.name == "checkpoints" else self.path.parent
+        folder = run_folder(self.path)
         if (folder / FILE).exists():
             return read_thresholds(folder / FILE)
         if not portable.is_portable(folder):

@@ -7,15 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mldec.config import to_mapping
-from mldec.engine.checkpoint import (
-    FORMAT,
-    choose_weights,
-    find_checkpoint,
-    load_checkpoint,
-    pack_words,
-    stored_words,
-)
+from mldec.engine.checkpoint import choose_weights, find_checkpoint, load_checkpoint, pack, stored_words
 from mldec.errors import CheckpointError
 from mldec.models.classifier import Classifier
 from mldec.models.weights import load_weights
@@ -51,20 +43,16 @@ def contents(
     Args:
         reported: "live" or "ema", the weights that `metrics` report; None: those that the protocol would.
     """
-    labels, ema = trainer.splits.labels, trainer.ema
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "config": to_mapping(trainer.config),
-        "labels": list(labels.names),
-        "seen": None if labels.seen is None else list(labels.seen),
-        "words": pack_words(trainer.classifier.words),
-        "normalization": dataclasses.asdict(trainer.normalization),
-        "model": trainer.classifier.state_dict(),
-        "ema": None if ema is None else ema.module.state_dict(),
-        "reported": reported or ("live" if ema is None or trainer.config.protocol.report == "live" else "ema"),
-        "metrics": metrics or {},
-        "step": trainer.progress.step,
-    }
+    ema = trainer.ema
+    content = pack(
+        trainer.config,
+        trainer.splits.labels,
+        trainer.classifier,
+        ema=None if ema is None else ema.module.state_dict(),
+        reported=reported or ("live" if ema is None or trainer.config.protocol.report == "live" else "ema"),
+        metrics=metrics,
+        step=trainer.progress.step,
+    )
     if resumable:
         content["resume"] = {
             "optimizer": trainer.optimizer.state_dict(),

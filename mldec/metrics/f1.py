@@ -51,8 +51,15 @@ def f1_at_threshold(scores: Any, targets: Any, threshold: float | np.ndarray = 0
 
 def f1_per_class(scores: Any, targets: Any, threshold: float | np.ndarray = 0.5) -> np.ndarray:
     """(N,) F1 in percent of each class, nan where it has no known positive. Arguments as of `f1_at_threshold`."""
-    true, guessed, actual = _count(*as_arrays(scores, targets), lambda block: block > threshold)
+    true, guessed, actual = count_decisions(scores, targets, threshold)
     return np.where(actual > 0, 100 * _ratio(2 * true, guessed + actual), np.nan)
+
+
+def count_decisions(
+    scores: Any, targets: Any, threshold: float | np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(N,) each: how often a class is rightly predicted, predicted at all, and present. As of `f1_at_threshold`."""
+    return _count(*as_arrays(scores, targets), lambda block: block > threshold)
 
 
 def f1_at_k(scores: Any, targets: Any, k: int, skip_empty: bool = True) -> F1Scores:

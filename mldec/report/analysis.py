@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
+from mldec.metrics import count_decisions
 from mldec.metrics.inputs import row_blocks
 
 MOST_WRONG = 20  # labels wrongly given to a picture that are counted, the most confident ones
@@ -84,13 +85,7 @@ def _corners(true: np.ndarray, given: np.ndarray) -> Curve:
 
 def count_at(scores: np.ndarray, targets: np.ndarray, thresholds: np.ndarray | float) -> Counts:
     """What is given with scores above `thresholds`, one for all labels or (N,)."""
-    true, given, present = np.zeros((3, scores.shape[1]), np.int64)
-    for rows in row_blocks(scores):
-        above, positive = scores[rows] > thresholds, targets[rows] == 1
-        true += (above & positive).sum(axis=0)
-        given += (above & (targets[rows] >= 0)).sum(axis=0)
-        present += positive.sum(axis=0)
-    return Counts(true, given, present)
+    return Counts(*count_decisions(scores, targets, thresholds))
 
 
 def picture_losses(scores: np.ndarray, targets: np.ndarray, *, softmax: bool = False) -> np.ndarray:

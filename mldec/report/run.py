@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 import yaml
 
+from mldec.engine.checkpoint import run_folder
 from mldec.engine.tracking import read_json, read_records
 from mldec.errors import CheckpointError
+from mldec.labels import from_cell
 
 T = TypeVar("T")
 
@@ -76,7 +78,7 @@ def read_run(source: str | Path) -> Run:
         raise CheckpointError(f"no run folder or checkpoint at {path}")
     folder = path
     if path.is_file():
-        folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+        folder = run_folder(path)
     problems: dict[str, str] = {}
 
     def read(name: str, reader: Callable[[Path], T], nothing: T) -> T:
@@ -149,9 +151,6 @@ def _per_class(path: Path) -> dict[str, tuple[float, int]]:
     found = {}
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            name = row["label"]
-            if name[:1] == "'" and name[1:2] in ("=", "+", "-", "@"):  # as written for spreadsheets
-                name = name[1:]
             text = row["average_precision"]
-            found[name] = (float(text) / 100 if text else math.nan, int(row["positives"]))
+            found[from_cell(row["label"])] = (float(text) / 100 if text else math.nan, int(row["positives"]))
     return found
