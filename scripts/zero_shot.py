@@ -145,7 +145,7 @@ def main() -> None:
 def run_all(place: Place) -> None:
     """Choose settings on the 8 classes, then run every row over the seeds. Leaves where a run fails."""
     execute([candidate(words) for words in dict.fromkeys(w for choice in CHOICES for w in choice.candidates)], place)
-    everything = rows(choose(find_records(RECORDS).by_key))
+    everything = rows(choose(find_records(place.records).by_key))
     finals = [job(row.key, row.overrides, seed) for seed in SEEDS for row in everything if seed in row.seeds]
     # The first row trains the starts of all seeds side by side.
     execute(sorted(finals, key=lambda final: final.row != everything[0].key), place)
