@@ -35,6 +35,9 @@ HELP = """usage: mldec evaluate run=RUN [split=test] [weights=reported|ema|live]
                                training does at its best epoch
   output=DIR                   where metrics.json and per_class_ap.csv go; default RUN/evaluation/<dataset>_<split>"""
 
+#: How a dataset's pictures are shown to the network: a fact of the run.
+VIEW = ("image_size", "crop")
+
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
@@ -139,10 +142,17 @@ def _evaluate(
 
 
 def measured_config(trained: Config, arguments: compose.Arguments) -> Config:
-    """A run's config as it is measured: with what was typed, and on all pictures unless a limit is typed."""
+    """A run's config as it is measured: with what was typed, and on all pictures unless a limit is typed.
+
+    Another dataset's pictures are shown to the network as those that it was trained on were, not as the other's own
+    networks see them, unless that is typed.
+    """
     stored = to_mapping(trained)
     stored["runtime"] |= {"limit_eval_batches": None, "devices": 1}  # how it was looked at and trained, not measured
-    config = build_config(compose.change(stored, arguments.overrides, arguments.config_dir))
+    changed = compose.change(stored, arguments.overrides, arguments.config_dir)
+    typed = {word.partition("=")[0].lstrip("+") for word in arguments.overrides}
+    changed["dataset"] |= {key: stored["dataset"][key] for key in VIEW if f"dataset.{key}" not in typed}
+    config = build_config(changed)
     # Which pictures were held out of training is a fact of the run; another share would score what it was trained on.
     return dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, holdout=trained.protocol.holdout))
 

@@ -72,8 +72,7 @@ def main(argv: Sequence[str]) -> int:
     for line in _summary(found, config, labels, classifier):
         display.say(line)
     display.say(f"\nrun folder   {folder}")
-    # Another dataset would bring its own size of pictures, which is not that of the weights.
-    data = "" if _has_data(config) else f" dataset=… dataset.root=… dataset.image_size={config.dataset.image_size}"
+    data = "" if _has_data(config) else " dataset=… dataset.root=…"
     display.say(f"evaluate     mldec evaluate run={folder}{data}")
     display.say(f"predict      mldec predict run={folder} input=PICTURES")
     return 0

@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 
 from mldec.commands import compose
+from mldec.commands.evaluate import measured_config
 from mldec.commands.main import run
+from mldec.config import build_config
+from mldec.data.dataset import DatasetConfig
 from mldec.engine.tracking import read_records
 from mldec.registry import HEADS
 
@@ -143,6 +146,21 @@ def test_asked_to_stop_a_sweep_lets_the_run_save(signum, code, small_digits, tmp
     assert process.returncode == code, output
     folder = only_run(tmp_path / "digits")  # the second run did not begin
     assert f"mldec train resume={folder}" in output
+
+
+def test_another_dataset_is_shown_as_the_run_saw_its_own():
+    """A run of 64 px is not measured at the 448 px that COCO's own networks see, nor at another crop."""
+    trained = build_config(compose.compose(["dataset=digits", "dataset.crop=0.9"]))
+
+    def measured(*words: str) -> DatasetConfig:
+        return measured_config(trained, compose.parse(list(words), own=())).dataset
+
+    other = measured("dataset=coco", "dataset.root=/data")
+    assert (other.name, other.root) == ("coco", "/data")
+    assert (other.image_size, other.crop) == (trained.dataset.image_size, 0.9) == (64, 0.9)
+    assert measured("dataset=coco", "dataset.image_size=224").image_size == 224
+    assert measured("dataset=coco", "dataset.crop=null").crop is None
+    assert measured().image_size == 64
 
 
 def test_evaluate_refuses_other_labels(small_digits, tmp_path, capsys):
