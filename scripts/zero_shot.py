@@ -247,6 +247,7 @@ def report(records: Mapping[str, Record]) -> str:
     titles = [title + (f" (chance {chances[name]:.1f})" if name in chances else "") for name, title in COLUMNS.items()]
     header = f"| | {' | '.join(titles)} |\n|---|{'---|' * len(COLUMNS)}"
     versions = ", ".join(f"{name} {environment['packages'][name]}" for name in ("torch", "timm", "albumentations"))
+    searched = records[candidate(()).key].environment
     minutes = [r.seconds / 60 for found in runs.values() for r in found if r.seconds is not None]
     candidates = [
         f"| {choice.title} | `{' '.join(words) or 'as it stands'}` | {found['zsl_mAP']:.1f} | "
@@ -321,7 +322,8 @@ The last row is full decoding (K = 64). Published, NUS-WIDE ZSL mAP: word vector
 ## How settings were chosen
 
 On 8 further classes held out of the 64, with the 16 left out of everything (`dataset.zero_shot=choose`), mAP on val
-with seed 0. The 16 were looked at once, by the runs above.
+with seed 0. The 16 were looked at once, by the runs above. This search ran on {searched["device"]},
+at commit `{(searched["commit"] or "unknown")[:12]}`.
 
 | | overrides | mAP of the 8 | mAP seen | |
 |---|---|---|---|---|
