@@ -15,7 +15,7 @@ from mldec.commands.table_plan import configs_of, job_of
 from mldec.errors import ConfigError
 from mldec.paper import runner
 from mldec.paper.records import config_key, find_records
-from mldec.paper.tables import find_table
+from mldec.paper.tables import find_table, load_tables
 from mldec.registry import HEADS
 
 SMALL = ["dataset.train=128", "dataset.val=32", "dataset.test=32", "schedule.epochs=1", "runtime.threads=1"]
@@ -25,6 +25,22 @@ def run(capsys, *words: str) -> tuple[int, str]:
     code = main.run(["table", *words])
     captured = capsys.readouterr()
     return code, captured.out + captured.err
+
+
+@pytest.fixture(autouse=True)
+def table_1_chooses_nothing(monkeypatch) -> None:
+    """Rows times seeds are then all the runs of Table 1; choosing is tested on Table 13."""
+
+    def load(scale: str):
+        def plain(row):
+            return dataclasses.replace(row, choose={})
+
+        return tuple(
+            dataclasses.replace(t, rows=tuple(map(plain, t.rows))) if t.id == "table1" else t
+            for t in load_tables(scale)
+        )
+
+    monkeypatch.setattr("mldec.paper.tables.load_tables", load)
 
 
 @pytest.fixture
