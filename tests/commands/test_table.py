@@ -77,7 +77,7 @@ def test_a_setting_is_chosen_on_val_with_the_first_seed(small, tmp_path, capsys)
     assert code == 0, text
     records = list(find_records(tmp_path / "out" / "records").by_key.values())
     tried = {record.overrides[0]: record.best for record in records if record.seed == 3}
-    assert set(tried) == {f"schedule.max_lr={rate}" for rate in (0.003, 0.01, 0.03)}
+    assert set(tried) == {f"schedule.max_lr={rate}" for rate in (0.01, 0.03, 0.1)}
     (other,) = [record for record in records if record.seed == 4]
     assert tried[other.overrides[0]] == max(tried.values())
     assert f"`{other.overrides[0].partition('=')[2]}`" in text
