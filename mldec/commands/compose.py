@@ -147,23 +147,25 @@ def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | N
 
     mapping = OmegaConf.create(stored)
     folders = _folders(config_dir)
-    group_choices = [word for word in overrides if _key(word) in GROUPS and not _value(word).startswith("{")]
+    group_choices = [word for word in overrides if key_of(word) in GROUPS and not _value(word).startswith("{")]
     if group_choices:
         needed = (
             []
-            if any(_key(word) == "dataset" for word in group_choices)
+            if any(key_of(word) == "dataset" for word in group_choices)
             else [f"dataset={choices('dataset', folders)[0]}"]
         )
         composed = compose([*group_choices, *needed], config_dir)
         for word in group_choices:
-            mapping[_key(word)] = composed[_key(word)]
+            mapping[key_of(word)] = composed[key_of(word)]
     words = OmegaConf.select(mapping, "head.words")
-    if any(_key(word) == WORDS_SOURCE and _parsed(word).value() != words.get("source") for word in overrides if words):
+    if any(
+        key_of(word) == WORDS_SOURCE and _parsed(word).value() != words.get("source") for word in overrides if words
+    ):
         words.names = None  # those of another file
     for override in overrides:
         if override in group_choices:
             continue
-        if _key(override) in CHOICES:
+        if key_of(override) in CHOICES:
             raise ConfigError(
                 f"{override} composes a whole new experiment; a stored one takes group=choice and key=value"
             )
@@ -240,7 +242,7 @@ def _debug_switch(argument: str) -> bool | None:
 
 def _for_hydra(override: str, folders: Sequence[Path]) -> list[str]:
     """An override as Hydra takes it: keys may be new (`++`), choices must exist, a timm model is a backbone."""
-    key, value = _key(override), _value(override)
+    key, value = key_of(override), _value(override)
     if key.startswith("hydra"):
         raise ConfigError(
             f"{override}: mldec composes with Hydra but does not run under it; use run_dir=…, output=… or -m instead"
@@ -273,7 +275,7 @@ def _without_leftovers(mapping: dict[str, Any], overrides: Sequence[str]) -> dic
     component has too is kept, so that heads are compared at equal widths; what no component of the group has, or what
     was typed, is a mistake that stays for `build_config` to find.
     """
-    typed = {_key(override) for override in overrides}
+    typed = {key_of(override) for override in overrides}
     for group, registry in REGISTRIES.items():
         node = mapping.get(group)
         if not isinstance(node, dict) or node.get("name") not in registry:
@@ -328,11 +330,12 @@ def _parsed(override: str) -> Any:
     except HydraException as error:
         raise ConfigError(
             f"{override}: cannot be read as key=value ({_readable(error)}); quote values with spaces or special signs: "
-            f"{_key(override)}=\"'…'\""
+            f"{key_of(override)}=\"'…'\""
         ) from None
 
 
-def _key(override: str) -> str:
+def key_of(override: str) -> str:
+    """The key of an override: `dataset.root` of `+dataset.root=/data`."""
     return override.lstrip("+~").partition("=")[0]
 
 

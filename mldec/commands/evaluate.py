@@ -150,7 +150,7 @@ def measured_config(trained: Config, arguments: compose.Arguments) -> Config:
     stored = to_mapping(trained)
     stored["runtime"] |= {"limit_eval_batches": None, "devices": 1}  # how it was looked at and trained, not measured
     changed = compose.change(stored, arguments.overrides, arguments.config_dir)
-    typed = {word.partition("=")[0].lstrip("+") for word in arguments.overrides}
+    typed = set(map(compose.key_of, arguments.overrides))
     changed["dataset"] |= {key: stored["dataset"][key] for key in VIEW if f"dataset.{key}" not in typed}
     config = build_config(changed)
     # Which pictures were held out of training is a fact of the run; another share would score what it was trained on.

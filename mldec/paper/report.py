@@ -161,7 +161,7 @@ def _provenance(table: Table, lines: Sequence[Line]) -> str:
     protocols = sorted(rows_by_protocol)
     facts = [
         _count(len(records), "record"),
-        f"protocol {' and '.join(protocols)}",
+        f"protocol {' and '.join(protocols)}" if any(protocols) else "",  # a benchmark has none
         f"{'seed' if len({r.seed for r in records}) == 1 else 'seeds'} {_listed({r.seed for r in records})}",
         *_places(records),
         _time(records),
