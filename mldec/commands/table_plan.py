@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,9 +16,11 @@ from mldec.commands import compose
 from mldec.config import Config, build_config
 
 if TYPE_CHECKING:
+    from mldec.paper.records import Record
     from mldec.paper.runner import Job, Place
     from mldec.paper.tables import Row, Scale, Table
 
+WIDENED = 4  # candidates beyond a row's own
 ALL = "all"  # in place of a row: a benchmark measures all rows at once
 
 
@@ -28,8 +31,8 @@ class Request:
     name: str
     tables: tuple[Table, ...]
     scale: Scale
-    seeds: tuple[int, ...]
-    choose_seed: int
+    seeds: tuple[int, ...]  # none: as many as each table says
+    choose_seed: int | None  # None: the first of `seeds`
     rows: tuple[str, ...]
     launcher: str
     run: bool
@@ -44,16 +47,30 @@ class Request:
         """The rows of a table that are to be run."""
         return tuple(table.row(key) for key in self.rows) if self.rows else table.reproduced
 
+    def seeds_of(self, table: Table, row: Row) -> tuple[int, ...]:
+        """The seeds of a row: those of the command line, else the table's; of these as many as the row takes."""
+        return (self.seeds or tuple(range(table.seeds)))[: row.seeds]
+
+    @property
+    def search_seed(self) -> int:
+        """The seed with which settings are chosen."""
+        return (self.seeds or (0,))[0] if self.choose_seed is None else self.choose_seed
+
 
 def search_jobs(table: Table, row: Row, request: Request) -> list[Job]:
-    """The runs on which a row chooses, one a candidate; none where it chooses nothing."""
-    return [job_of(table, row, request.choose_seed, words, request) for words in candidates(row) if row.choose]
+    """The runs on which a row chooses that are to be made as far as is known: see `candidates`."""
+    if not row.choose:
+        return []
+    found = _candidate_records(table, row, request)
+    return [job_of(table, row, request.search_seed, words, request) for words in found]
 
 
 def final_jobs(table: Table, row: Row, request: Request) -> list[Job]:
     """The runs of a row, one a seed; none while what it chooses is not known."""
     words = chosen_words(table, row, request)
-    return [] if words is None else [job_of(table, row, seed, words, request) for seed in request.seeds]
+    if words is None:
+        return []
+    return [job_of(table, row, seed, words, request) for seed in request.seeds_of(table, row)]
 
 
 def candidates(row: Row) -> list[tuple[str, ...]]:
@@ -63,19 +80,69 @@ def candidates(row: Row) -> list[tuple[str, ...]]:
 
 
 def chosen_words(table: Table, row: Row, request: Request) -> tuple[str, ...] | None:
-    """The candidate that is best on val with the first seed; None while not all of them are known."""
+    """The candidate that is best on val with the first seed; None while not all of the row's own are known.
+
+    Candidates beyond those of the row count once they are known: see `search_jobs`.
+    """
     if not row.choose:
         return ()
+    found = _candidate_records(table, row, request)
+    values = {words: record.best for words, record in found.items() if record is not None and record.best is not None}
+    if any(words not in values for words in candidates(row)):
+        return None
+    return max(values, key=values.__getitem__)
+
+
+def tried(table: Table, row: Row, request: Request) -> dict[str, list[str]]:
+    """The values of each setting that a row chooses which were tried or are to be tried, in order of size."""
+    words = list(_candidate_records(table, row, request)) if row.choose else []
+    columns = {key: dict.fromkeys(word[place].partition("=")[2] for word in words) for place, key in enumerate(row.choose)}
+    return {key: sorted(values, key=lambda v: (_size(v) is None, _size(v) or 0.0)) for key, values in columns.items()}
+
+
+def _candidate_records(table: Table, row: Row, request: Request) -> dict[tuple[str, ...], Record | None]:
+    """The record of each candidate, None where it is not run; the row's own first, then those beyond its best.
+
+    Where a row chooses one number and the best value is at an end of all that were tried, the next one of 1, 3, 10, …
+    beyond it is a candidate, too, up to `WIDENED` of them: a best value at the edge says that the grid is too narrow.
+    """
     from mldec.paper.records import find_records
 
     known = find_records(request.place.records).by_key
-    values = {}
-    for words in candidates(row):
-        record = known.get(job_of(table, row, request.choose_seed, words, request).key)
-        if record is None or record.best is None:
-            return None
-        values[words] = record.best
-    return max(values, key=values.__getitem__)
+
+    def record(words: tuple[str, ...]) -> Record | None:
+        return known.get(job_of(table, row, request.search_seed, words, request).key)
+
+    found = {words: record(words) for words in candidates(row)}
+    ((key, _),) = row.choose.items() if len(row.choose) == 1 else ((None, None),)
+    for _ in range(WIDENED if key is not None else 0):
+        values = {words: entry.best for words, entry in found.items() if entry is not None and entry.best is not None}
+        sizes = {words: _size(words[0].partition("=")[2]) for words in found}
+        if len(values) < len(found) or len(found) < 2 or any(size is None or size <= 0 for size in sizes.values()):
+            break
+        best = max(values, key=values.__getitem__)
+        ordered = sorted(found, key=lambda words: sizes[words] or 0.0)
+        if best not in (ordered[0], ordered[-1]):
+            break
+        beyond = (f"{key}={_next(sizes[best] or 0.0, up=best == ordered[-1]):g}",)
+        found[beyond] = record(beyond)
+    return found
+
+
+def _size(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _next(value: float, *, up: bool) -> float:
+    """The next number of …, 0.1, 0.3, 1, 3, 10, … above or below `value`."""
+    power = math.floor(math.log10(value)) - 1
+    steps = [digit * 10.0 ** (power + place) for place in range(4) for digit in (1, 3)]
+    if up:
+        return min(step for step in steps if step > value * 1.01)
+    return max(step for step in steps if step < value * 0.99)
 
 
 def job_of(table: Table, row: Row, seed: int, words: Sequence[str], request: Request) -> Job:
@@ -84,7 +151,7 @@ def job_of(table: Table, row: Row, seed: int, words: Sequence[str], request: Req
     from mldec.paper.runner import Job
 
     assert row.experiment is not None
-    overrides = (*words, *request.overrides)
+    overrides = (*(f"{key}={value}" for key, value in row.settings.items()), *words, *request.overrides)
     return Job(
         table=table.id,
         row=row.key,

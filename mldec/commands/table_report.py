@@ -11,10 +11,10 @@ from mldec.commands.table_plan import (
     ALL,
     Request,
     benchmark_job,
-    candidates,
     chosen_words,
     configs_of,
     job_of,
+    search_jobs,
 )
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def records_of_row(table: Table, row: Row, request: Request, found: Found) -> tu
     words = chosen_words(table, row, request)
     if words is None:
         return (), {}
-    jobs = [job_of(table, row, seed, words, request) for seed in request.seeds]
+    jobs = [job_of(table, row, seed, words, request) for seed in request.seeds_of(table, row)]
     chosen = dict(zip(row.choose, (word.partition("=")[2] for word in words), strict=True))
     return tuple(found.by_key[job.key] for job in jobs if job.key in found.by_key), chosen
 
@@ -124,15 +124,11 @@ def report_table(table: Table, lines: Sequence[Line], request: Request, found: F
 def _others(table: Table, lines: Sequence[Line], request: Request, found: Found) -> dict[Path, str]:
     """Records that are not shown: of another version, or of this table with other settings than it has now."""
     shown = {record.key for line in lines for record in line.records}
-    candidates_of = {
-        job_of(table, row, request.choose_seed, words, request).key
-        for row in table.reproduced
-        if row.choose
-        for words in candidates(row)
-    }
+    candidates_of = {job.key for row in table.reproduced for job in search_jobs(table, row, request)}
+    seeds = {seed for row in table.reproduced for seed in request.seeds_of(table, row)}
     others = dict(found.others)
     for key, record in found.by_key.items():
-        here = (record.table, record.scale) == (table.id, request.scale) and record.seed in request.seeds
+        here = (record.table, record.scale) == (table.id, request.scale) and record.seed in seeds
         if here and key not in shown | candidates_of:
             others[request.place.records / record.file_name] = "was made with other settings than the row has now"
     return others

@@ -205,6 +205,15 @@ def steps_per_epoch(pictures: int, batch_size: int, *, limit: int | None = None,
     return steps if limit is None else min(steps, limit)
 
 
+# What a generator is for. Without it (seed, epoch) and (seed, epoch, 0, 0) would be one stream: numpy pads with zeros.
+_ORDER, _AUGMENTATION, _SUBSTITUTE = range(3)
+
+
+def _rng(purpose: int, *entropy: int) -> np.random.Generator:
+    """A generator that is a function of its purpose and of all numbers of `entropy`."""
+    return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(purpose,)))
+
+
 class _Key(NamedTuple):
     """One appearance of a sample."""
 
@@ -240,7 +249,7 @@ class _TrainOrder:
         return places[self.rank :: self.processes] or places[:1]
 
     def rows(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, epoch)).permutation(self.size)
+        return _rng(_ORDER, self.seed, epoch).permutation(self.size)
 
 
 class _OverfitOrder(_TrainOrder):
@@ -296,7 +305,7 @@ class _Samples(Dataset):
         broken: list[str] = []
         try:
             for place, key in enumerate(keys):
-                rng = np.random.default_rng((self.seed, *key))
+                rng = _rng(_AUGMENTATION, self.seed, *key)
                 rows[place], image = self._decode(key, broken)
                 _store(self.augment(image, rng), images_BCHW[place])
         except DataError as error:
@@ -314,7 +323,7 @@ class _Samples(Dataset):
                 if self.on_error == "error":
                     raise
                 broken.append(str(error))
-                row = int(np.random.default_rng((self.seed, *key, attempt)).integers(len(self.index)))
+                row = int(_rng(_SUBSTITUTE, self.seed, *key, attempt).integers(len(self.index)))
         raise DataError(f"{SUBSTITUTES + 1} pictures in a row cannot be decoded, the last one:\n{broken[-1]}")
 
 

@@ -68,7 +68,10 @@ class Row:
         sources: tags of `SOURCES`, a published figure each.
         expect: "out_of_memory" where running out of memory is the result.
         note: a caveat in words.
-        choose: a setting that is chosen on val with the first seed, and its candidates.
+        choose: a setting that is chosen on val with the first seed, and its candidates. Where all of them are numbers
+            and the best is the smallest or the largest, more are tried beyond it.
+        settings: what differs from the experiment, by name of the setting.
+        seeds: how many of the table's seeds the row takes, the first ones; None: all of them.
     """
 
     key: str
@@ -80,6 +83,16 @@ class Row:
     expect: Literal["out_of_memory"] | None = None
     note: str = ""
     choose: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seeds: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plateau:
+    """A row that claims to be trained to its plateau, and the row of twice the epochs that shows it."""
+
+    row: str
+    doubled: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +118,13 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table or a figure of the paper."""
+    """A table or a figure of the paper.
+
+    Attributes:
+        benchmark: further words of the benchmark's command.
+        seeds: how many seeds its rows are run with unless the command line says so: 0, 1, ….
+        plateau: rows that are trained to a plateau.
+    """
 
     id: str
     title: str
@@ -117,7 +136,9 @@ class Table:
     plot: Plot | None = None
     findings: tuple[Finding, ...] = ()
     note: str = ""
-    benchmark: tuple[str, ...] = ()  # further words of the benchmark's command
+    benchmark: tuple[str, ...] = ()
+    seeds: int = 3
+    plateau: tuple[Plateau, ...] = ()
 
     @property
     def name(self) -> str:
@@ -171,12 +192,14 @@ def _table(entry: Mapping[str, Any]) -> Table:
     plot = Plot(**entry.pop("plot")) if "plot" in entry else None
     findings = tuple(Finding(**finding) for finding in entry.pop("findings", ()))
     benchmark = tuple(entry.pop("benchmark", ()))
+    plateau = tuple(Plateau(row=row, doubled=doubled) for row, doubled in entry.pop("plateau", {}).items())
     table = Table(
         **_known(entry, Table, where),
         rows=rows,
         plot=plot,
         findings=findings,
         benchmark=benchmark,
+        plateau=plateau,
     )
     keys = [row.key for row in rows]
     if len(set(keys)) < len(keys):
@@ -185,6 +208,8 @@ def _table(entry: Mapping[str, Any]) -> Table:
         for given, columns in ((row.cells, table.cells), (row.published, table.figures)):
             if unknown := set(given) - set(columns):
                 raise ValueError(f"{where}, {row.key}: {sorted(unknown)} are no columns of the table")
+    if unknown := {key for pair in plateau for key in (pair.row, pair.doubled)} - set(keys):
+        raise ValueError(f"{where}: the plateau names rows that are not there: {sorted(unknown)}")
     for finding in findings:
         if finding.figure not in table.figures or not {finding.better, finding.worse} <= set(keys):
             raise ValueError(f"{where}: a finding of rows or figures that are not there: {finding}")

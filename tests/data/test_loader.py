@@ -17,6 +17,13 @@ AUGMENT = build_digits_augment(DigitsAugmentConfig(name="digits"), image_size=64
 PAPER = PaperAugment(32)
 
 
+ORDER, AUGMENTATION, SUBSTITUTE = range(3)
+
+
+def generator(purpose: int, *entropy: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(purpose,)))
+
+
 def equal(ones: Iterable[Batch], others: Iterable[Batch]) -> bool:
     ones, others = list(ones), list(others)
     return len(ones) == len(others) and all(
@@ -36,14 +43,14 @@ def test_batches_hold_what_the_index_says(digits_index: ImageIndex) -> None:
     assert loader.steps_per_epoch == len(loader) == 4
     rows = torch.cat([batch.ids for batch in batches]).numpy()
     assert sorted(rows) == list(range(40))
-    assert rows.tolist() == np.random.default_rng((5, 0)).permutation(40).tolist()
+    assert rows.tolist() == generator(ORDER, 5, 0).permutation(40).tolist()
     for batch in batches:
         assert batch.images.dtype == torch.uint8
         assert batch.images.shape[1:] == (3, 64, 64)
         assert batch.images.is_contiguous()
         np.testing.assert_array_equal(batch.targets.numpy(), digits_index.targets(batch.ids.numpy()))
         for image, row in zip(batch.images, batch.ids.tolist(), strict=True):
-            expected = AUGMENT(decode(digits_index.path(row)), np.random.default_rng((5, 0, row, 0)))
+            expected = AUGMENT(decode(digits_index.path(row)), generator(AUGMENTATION, 5, 0, row, 0))
             np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
 
 
@@ -94,7 +101,7 @@ def test_repeats_show_fewer_pictures_more_often(digits_index: ImageIndex) -> Non
     rows = torch.cat([batch.ids for batch in batches])
     images = torch.cat([batch.images for batch in batches])
     assert len(rows) == 40
-    order = np.random.default_rng((5, 0)).permutation(40)
+    order = generator(ORDER, 5, 0).permutation(40)
     assert rows.tolist() == np.repeat(order, 3)[:40].tolist()
     assert not torch.equal(images[0], images[1])
     assert not torch.equal(images[1], images[2])
@@ -164,6 +171,39 @@ def test_a_folder_of_broken_pictures_stops_all_the_same(digits_index: ImageIndex
     index = replace(digits_index, root=str(tmp_path))
     with pytest.raises(DataError, match=r"11 pictures in a row cannot be decoded, the last one:\ncannot read"):
         next(train(index, on_error="skip").batches(0))
+
+
+class _Recorder:
+    """An augmentation that notes what its generator would draw first."""
+
+    image_size = 64
+
+    def __init__(self) -> None:
+        self.drawn: list[int] = []
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        self.drawn.append(int(rng.integers(2**63)))
+        return resize(image, 64)
+
+
+def test_order_augmentation_and_substitutes_draw_from_streams_of_their_own(digits_index, tmp_path, monkeypatch) -> None:
+    """SeedSequence pads with zeros: (seed, epoch) alone would be the stream of row 0, and of substitute 0 the sample's."""
+    streams: list[int] = []
+    plain = np.random.default_rng
+
+    def noted(seed):
+        streams.append(int(plain(seed).integers(2**63)))
+        return plain(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", noted)
+    shutil.copytree(digits_index.root, tmp_path / "images")
+    broken = replace(digits_index, root=str(tmp_path / "images"))
+    Path(broken.path(0)).write_bytes(b"broken")
+    for seed in (0, 5):
+        for epoch in range(3):
+            list(train(broken, seed=seed, augment=_Recorder(), on_error="skip").batches(epoch))
+    assert len(streams) == 6 * (1 + 40 + 1)  # order, images, the substitute of the broken one
+    assert len(set(streams)) == len(streams)
 
 
 def test_no_two_augmentations_are_alike_in_workers_and_epochs(digits_index: ImageIndex) -> None:
