@@ -58,7 +58,12 @@ def header(name: str) -> list[str]:
     """The lines of an experiment's comment, without `# `."""
     scale: Scale = "desk" if name.startswith("desk/") else "paper"
     source = SHORT.get(name, name)
-    found = [(table, row) for table in load_tables(scale) for row in table.rows if row.experiment == source]
+    found = [
+        (table, row)
+        for table in load_tables(scale)
+        for row in table.rows
+        if row.experiment == source and not row.settings  # with settings it is another run than the file's
+    ]
     table, first = found[0]
     config = build_config(compose.compose([f"experiment={name}"]))
     what = f"{table.name}{' at desk scale' if scale == 'desk' else ''}, {table.title}: {describe(table, first)}."

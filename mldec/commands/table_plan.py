@@ -94,10 +94,16 @@ def chosen_words(table: Table, row: Row, request: Request) -> tuple[str, ...] | 
 
 
 def tried(table: Table, row: Row, request: Request) -> dict[str, list[str]]:
-    """The values of each setting that a row chooses which were tried or are to be tried, in order of size."""
-    words = list(_candidate_records(table, row, request)) if row.choose else []
-    columns = {key: dict.fromkeys(word[place].partition("=")[2] for word in words) for place, key in enumerate(row.choose)}
-    return {key: sorted(values, key=lambda v: (_size(v) is None, _size(v) or 0.0)) for key, values in columns.items()}
+    """The values of each setting that a row chooses from and that were run, in order of size."""
+    found = _candidate_records(table, row, request)
+    ran = [words for words, record in found.items() if record is not None]
+    columns = {
+        key: dict.fromkeys(words[place].partition("=")[2] for words in ran) for place, key in enumerate(row.choose)
+    }
+    return {
+        key: sorted(values, key=lambda value: (_size(value) is None, _size(value) or 0.0))
+        for key, values in columns.items()
+    }
 
 
 def _candidate_records(table: Table, row: Row, request: Request) -> dict[tuple[str, ...], Record | None]:

@@ -15,6 +15,7 @@ from mldec.commands.table_plan import (
     configs_of,
     job_of,
     search_jobs,
+    tried,
 )
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 
 INTRODUCTIONS = {
     "desk": "The comparisons of the paper's tables on [digit scenes](digits.md), with a small residual network, the "
-    "`standard` protocol and three seeds: choices on val, figures on test. Each table is one command, as in `mldec "
-    "table 1 scale=desk` ([tables.md](tables.md)). Absolute values say nothing about the paper's; whether a finding "
-    "holds here is some evidence for it, and that it does not hold is little against it.",
+    "`standard` protocol and three to five seeds: choices on val, figures on test. Each table is one command, as in "
+    "`mldec table 1 scale=desk` ([tables.md](tables.md)). Absolute values say nothing about the paper's; whether a "
+    "finding holds here is some evidence for it, and that it does not hold is little against it.",
     "paper": "Published values beside those obtained with the experiments of the same rows ([tables.md](tables.md)).",
 }
 
@@ -65,6 +66,7 @@ def lines_of(
                 status=status,
                 published=published.get(row.key),
                 chosen=chosen,
+                tried=tried(table, row, request) if row.choose else {},
                 needs="" if records else _needs(row, request),
             )
         )
@@ -110,6 +112,8 @@ def report_table(table: Table, lines: Sequence[Line], request: Request, found: F
 
     others = _others(table, lines, request, found)
     text = report.markdown(table, lines, request.scale, others)
+    if table.plateau:
+        text += f"\n{report.plateaus(table, lines)}\n"
     if table.findings:
         text += f"\n{report.findings(table, lines)}\n"
     print(f"\n{table.name}: {table.title}\n{table.about}\n\n{text}", flush=True)

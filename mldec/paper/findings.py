@@ -1,27 +1,32 @@
-"""Which of the paper's claims hold, judged by the seeds."""
+"""Which of the paper's claims hold, judged by paired differences over seeds."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mldec.paper.markup import markdown_text
-from mldec.paper.tables import COUNTED, UNVERIFIED, Finding, Table
+from mldec.paper.tables import COUNTED, UNVERIFIED, Finding, Plateau, Table
 from mldec.paper.values import MARK, Line, Value, cell_values, number, obtained, row_name, samples_by_seed
 
 Word = Literal["holds", "does not hold", "not decided", "not run"]
-ERRORS = 2.0  # standard errors by which a difference must clear its bar
+LEVEL = 0.05  # of the tests of a table together
+SETTLED = 0.2  # points of the mean val metric by which doubling the epochs may move a row that is at its plateau
+MOST = 100.0  # percent: what a val metric cannot exceed
 
 RULE = (
-    "A claim is judged by the mean difference of two rows and its standard error: over the differences of runs of the "
-    "same seed where both rows have the same seeds, else from the two rows' own spreads. The bar is 0 for a claim that "
-    "one row is above another, and minus the tolerance for a claim that it is as good. *Holds*: above the bar by more "
-    "than 2 standard errors. *Does not hold*: below it by more than 2. *Not decided*: nearer than that, or a single "
-    "seed. *Not run*: one of the two has no value. What is counted on the network has no error. With three seeds, a "
-    "difference that truly lies on the bar is taken to be above it once in eleven times, and below it as often."
+    "A claim is judged by the differences of two rows between runs of the same seed: Student's t test, two-sided, with "
+    "one degree of freedom less than there are pairs, of whether their mean lies on the bar. The bar is 0 for a claim "
+    "that one row is above another, and minus the tolerance for a claim that it is as good. The p-values of a table "
+    "are corrected by Holm's method, so that with 95 % probability none of its verdicts is wrong by the luck of the "
+    "seeds. "
+    "*Holds*: above the bar with p < 0.05. *Does not hold*: below it with p < 0.05. *Not decided*: all else, a single "
+    "pair among it. *Not run*: one of the two rows has no value. What is counted on the network has no error. Seeds "
+    "stand for other weights, orders and augmentations; the images are the same for all, so this says nothing about "
+    "other data."
 )
 
 
@@ -35,19 +40,42 @@ class Verdict:
 
 
 def judge(table: Table, lines: Sequence[Line]) -> tuple[Verdict, ...]:
-    """A verdict for each finding of the table.
+    """A verdict for each finding of the table, by `RULE`.
 
-    With d the mean of `better - worse`, e its standard error and t the bar (0, or `-within`, or `-within` percent of
-    the mean of `worse`): "holds" if d - 2e > t, "does not hold" if d + 2e < t, else "not decided". For a figure that is
-    counted e is 0, nothing is undecided, and a claim of `within` holds on the bar too. Without a value of either row:
-    "not run".
-
-    e is the standard error of the differences by seed where the rows have the same seeds, two or more, since a seed
-    means the same pictures and the same first stage in both; else, with two seeds or more in each, that of two
-    independent means; else unknown, and nothing is decided.
+    With d the mean of the paired differences `better - worse`, e its standard error over n pairs and b the bar (0, or
+    `-within`, or `-within` percent of the mean of `worse`): t = (d - b) / e with n - 1 degrees of freedom. Figures that
+    are counted need no test: a claim holds above the bar, a claim of `within` on it, too. A claim about rows that are
+    said to be at their plateau stays undecided until `plateaus` shows that they are.
     """
     by_key = {line.row.key: line for line in lines}
-    return tuple(_verdict(table, finding, by_key) for finding in table.findings)
+    compared = [_compare(table, finding, by_key) for finding in table.findings]
+    corrected = iter(holm([entry.p for entry in compared if entry is not None and entry.p is not None]))
+    verdicts = []
+    for finding, entry in zip(table.findings, compared, strict=True):
+        p = next(corrected) if entry is not None and entry.p is not None else None
+        verdicts.append(_verdict(table, finding, by_key, entry, p))
+    return tuple(verdicts)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: adjusted p-values in the order given, whose rejections below a level keep the
+    probability of any false one under that level (Holm 1979)."""
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+def t_test(differences: Sequence[float], bar: float) -> float:
+    """Two-sided p-value of Student's t test that the mean of two or more differences is `bar`."""
+    from scipy import stats
+
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    gap = statistics.fmean(differences) - bar
+    if error == 0:
+        return 1.0 if gap == 0 else 0.0
+    return float(2 * stats.t.sf(abs(gap / error), len(differences) - 1))
 
 
 def findings(table: Table, lines: Sequence[Line]) -> str:
@@ -58,52 +86,129 @@ def findings(table: Table, lines: Sequence[Line]) -> str:
     )
 
 
-def _verdict(table: Table, finding: Finding, lines: dict[str, Line]) -> Verdict:
-    pair = [lines.get(key) or Line(row=table.row(key)) for key in (finding.better, finding.worse)]
-    # The scale matters for differences to published values alone, which play no part here.
+def plateaus(table: Table, lines: Sequence[Line]) -> str:
+    """A Markdown bullet for each row that is said to be at its plateau, with what shows it; "" where there is none."""
+    by_key = {line.row.key: line for line in lines}
+    bullets = []
+    for pair in table.plateau:
+        reached, evidence = _plateau(table, pair, by_key)
+        word = {True: "at its plateau", False: "not at its plateau", None: "not known"}[reached]
+        name = row_name(table, table.row(pair.row))
+        bullets.append(f"* {markdown_text(name)}: **{word}**. {markdown_text(evidence)}")
+    return "\n".join(bullets)
+
+
+class _Comparison(NamedTuple):
+    """Paired differences of the two rows of a finding (one number where the figure is counted)."""
+
+    differences: list[float]
+    bar: float
+    p: float | None  # of the mean being the bar; None: not to be tested
+
+
+def _compare(table: Table, finding: Finding, by_key: Mapping[str, Line]) -> _Comparison | None:
+    """What a finding rests on; None where one of its rows has no value."""
+    lines = [by_key.get(key) or Line(row=table.row(key)) for key in (finding.better, finding.worse)]
+    if finding.figure in COUNTED:
+        # The scale matters for differences to published values alone, which play no part here.
+        better, worse = (cell_values(table, line, "desk")[finding.figure].mean for line in lines)
+        if better is None or worse is None:
+            return None
+        return _Comparison([better - worse], _bar(finding, worse), None)
+    samples = [samples_by_seed(line, finding.figure) for line in lines]
+    if not all(samples):
+        return None
+    seeds = sorted(samples[0].keys() & samples[1].keys())
+    differences = [samples[0][seed] - samples[1][seed] for seed in seeds]
+    bar = _bar(finding, statistics.fmean(samples[1][seed] for seed in seeds) if seeds else 0.0)
+    return _Comparison(differences, bar, t_test(differences, bar) if len(differences) > 1 else None)
+
+
+def _bar(finding: Finding, worse: float) -> float:
+    if finding.within is None:
+        return 0.0
+    return -finding.within * (abs(worse) / 100 if finding.percent else 1)
+
+
+def _verdict(
+    table: Table, finding: Finding, by_key: Mapping[str, Line], entry: _Comparison | None, p: float | None
+) -> Verdict:
+    pair = [by_key.get(key) or Line(row=table.row(key)) for key in (finding.better, finding.worse)]
     values = [cell_values(table, line, "desk")[finding.figure] for line in pair]
     shown = [f"{row_name(table, line.row)}: {obtained(value)}" for line, value in zip(pair, values, strict=True)]
     evidence = f"{table.figures[finding.figure]} of {'; of '.join(shown)}"
-    better, worse = values
-    if better.mean is None or worse.mean is None:
+    if entry is None:
         return Verdict(finding=finding, word="not run", evidence=f"{evidence}.{_paper(values)}")
-    gap, error = _gap(finding, pair, better.mean - worse.mean)
-    bar = 0.0
-    if finding.within is not None:
-        bar = -finding.within * (abs(worse.mean) / 100 if finding.percent else 1)
-    evidence += f"; difference {number(gap, like=worse.mean, sign=True)}"
-    if error is None:
-        evidence += ", of a single seed"
-    elif finding.figure not in COUNTED:
-        evidence += f", standard error {number(error, like=worse.mean)}"
+    evidence += f"; {_difference(finding, entry, p, like=values[1].mean or 0.0)}"
+    word = _word(finding, entry, p)
+    unsettled = [
+        row_name(table, table.row(plateau.row))
+        for plateau in table.plateau
+        if plateau.row in (finding.better, finding.worse) and not _plateau(table, plateau, by_key)[0]
+    ]
+    if unsettled:
+        word, evidence = "not decided", f"{evidence}; not shown to be at its plateau: {', '.join(unsettled)}"
+    return Verdict(finding=finding, word=word, evidence=f"{evidence}.{_paper(values)}")
+
+
+def _difference(finding: Finding, entry: _Comparison, p: float | None, like: float) -> str:
+    """`difference +1.05 over 5 pairs, 95 % interval +0.81 to +1.29, p = 0.002`, with what the tolerance is."""
+    from scipy import stats
+
+    differences = entry.differences
+    if not differences:
+        return "no seed in common"
+    mean = statistics.fmean(differences)
+    text = f"difference {number(mean, like=like, sign=True)}"
+    if finding.figure not in COUNTED:
+        text += f" over {len(differences)} {'pair' if len(differences) == 1 else 'pairs'}"
+    if p is not None:
+        error = statistics.stdev(differences) / math.sqrt(len(differences))
+        reach = float(stats.t.ppf(0.975, len(differences) - 1)) * error
+        low, high = (number(mean + side * reach, like=like, sign=True) for side in (-1, 1))
+        text += f", 95 % interval {low} to {high}"
     if finding.within is not None:
         tolerance = f"{finding.within:g} %" if finding.percent else f"{finding.within:g}"
-        evidence += f", tolerance {tolerance}"
-    return Verdict(finding=finding, word=_word(finding, gap, error, bar), evidence=f"{evidence}.{_paper(values)}")
+        text += f", tolerance {tolerance}"
+    if p is not None:
+        text += f", {_p(p)} after Holm's correction"
+        if entry.bar != 0 and (itself := t_test(differences, 0.0)) < LEVEL:
+            text += f"; small as it may be, the difference itself is significant ({_p(itself)}, not corrected)"
+    return text
 
 
-def _gap(finding: Finding, pair: Sequence[Line], plain: float) -> tuple[float, float | None]:
-    """The mean difference and its standard error, None where seeds are too few for one."""
+def _p(p: float) -> str:
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+
+
+def _word(finding: Finding, entry: _Comparison, p: float | None) -> Word:
+    mean = statistics.fmean(entry.differences) if entry.differences else math.nan
     if finding.figure in COUNTED:
-        return plain, 0.0
-    better, worse = (samples_by_seed(line, finding.figure) for line in pair)
-    if min(len(better), len(worse)) < 2:
-        return plain, None
-    if better.keys() == worse.keys():
-        differences = [better[seed] - worse[seed] for seed in better]
-        return statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(len(differences))
-    squares = [statistics.variance(samples.values()) / len(samples) for samples in (better, worse)]
-    return plain, math.sqrt(sum(squares))
+        return "holds" if mean > entry.bar or (finding.within is not None and mean == entry.bar) else "does not hold"
+    if p is None or p >= LEVEL:
+        return "not decided"
+    return "holds" if mean > entry.bar else "does not hold"
 
 
-def _word(finding: Finding, gap: float, error: float | None, bar: float) -> Word:
-    if finding.figure in COUNTED:
-        return "holds" if gap > bar or (finding.within is not None and gap == bar) else "does not hold"
-    if error is not None and gap - ERRORS * error > bar:
-        return "holds"
-    if error is not None and gap + ERRORS * error < bar:
-        return "does not hold"
-    return "not decided"
+def _plateau(table: Table, plateau: Plateau, by_key: Mapping[str, Line]) -> tuple[bool | None, str]:
+    """Whether a row is at its plateau, None where that is not known, and the evidence.
+
+    It is where twice the epochs move the mean val metric by less than `SETTLED`, over the seeds that both rows have.
+    """
+    short, long = (
+        {record.seed: record.best for record in by_key[key].records if record.best is not None} if key in by_key else {}
+        for key in (plateau.row, plateau.doubled)
+    )
+    if not short:
+        return None, "Not run."
+    if seeds := sorted(short.keys() & long.keys()):
+        before, after = (statistics.fmean(values[seed] for seed in seeds) for values in (short, long))
+        text = f"On val {before:.2f}, and with twice the epochs {after:.2f}: moved by {after - before:+.2f}"
+        text += f" over {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}; less than {SETTLED:g} is a plateau."
+        return abs(after - before) < SETTLED, text
+    mean = statistics.fmean(short.values())
+    text = f"On val {mean:.2f}, of {MOST:g} at most; twice the epochs were not run"
+    return (True, f"{text}, and cannot add {SETTLED:g}.") if MOST - mean < SETTLED else (None, f"{text}.")
 
 
 def _paper(values: Sequence[Value]) -> str:

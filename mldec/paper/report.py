@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mldec.paper.exports import csv_text, latex
-from mldec.paper.findings import RULE, Verdict, findings, judge
+from mldec.paper.findings import RULE, Verdict, findings, judge, plateaus
 from mldec.paper.layout import READING, Layout, caption, lay_out
 from mldec.paper.markup import markdown_table, markdown_text
 from mldec.paper.records import Record
@@ -31,6 +31,7 @@ __all__ = [
     "latex",
     "markdown",
     "page",
+    "plateaus",
 ]
 
 
@@ -101,6 +102,7 @@ def page(
             markdown_text(" ".join((part.table.about, part.table.note)).strip()),
             markdown(part.table, part.lines, part.scale, part.others, reading=False).rstrip(),
             f"![{markdown_text(caption(part.table, part.scale))}]({part.plot})" if part.plot else "",
+            f"### Whether training was long enough\n\n{plateaus(part.table, part.lines)}" if part.table.plateau else "",
             f"### What it says of the paper's claims\n\n{findings(part.table, part.lines)}" if verdicts else "",
         ]
     records = [record for part in parts for line in part.lines for record in line.records]
@@ -143,9 +145,14 @@ def _chosen(table: Table, lines: Sequence[Line]) -> str:
     bullets = []
     for line in lines:
         for setting, candidates in line.row.choose.items():
-            value = f"`{line.chosen[setting]}`" if setting in line.chosen else "not chosen yet"
-            among = ", ".join(f"`{candidate}`" for candidate in candidates)
-            bullets.append(f"* {markdown_text(row_name(table, line.row))}: `{setting}` {value}, of {among}")
+            tried = line.tried.get(setting) or [str(candidate) for candidate in candidates]
+            among = ", ".join(f"`{value}`" for value in tried)
+            text = f"`{setting}` not chosen yet, of {among}"
+            if setting in line.chosen:
+                text = f"`{setting}` `{line.chosen[setting]}`, of {among}"
+                at_edge = len(tried) > 1 and str(line.chosen[setting]) in (tried[0], tried[-1])
+                text += "; at the edge of what was tried, so that a better value may lie beyond" if at_edge else ""
+            bullets.append(f"* {markdown_text(row_name(table, line.row))}: {text}")
     return "\n".join(["Chosen on val with the first seed:", "", *bullets]) if bullets else ""
 
 

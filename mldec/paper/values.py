@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ class Line:
             "literature". What follows a colon goes into a footnote.
         published: the row of the paper to compare with, at paper scale the row itself; None: there is none.
         chosen: what was chosen on val where `row.choose` asks for it.
+        tried: the values among which it was chosen, in order of size.
         needs: in words what running it takes; empty where nothing but minutes.
     """
 
@@ -36,6 +37,7 @@ class Line:
     status: str = "not run"
     published: Row | None = None
     chosen: Mapping[str, Any] = field(default_factory=dict)
+    tried: Mapping[str, Sequence[str]] = field(default_factory=dict)
     needs: str = ""
 
 

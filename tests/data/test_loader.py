@@ -187,7 +187,7 @@ class _Recorder:
 
 
 def test_order_augmentation_and_substitutes_draw_from_streams_of_their_own(digits_index, tmp_path, monkeypatch) -> None:
-    """SeedSequence pads with zeros: (seed, epoch) alone would be the stream of row 0, and of substitute 0 the sample's."""
+    """SeedSequence pads with zeros: (seed, epoch) would be the stream of row 0, substitute 0 that of its sample."""
     streams: list[int] = []
     plain = np.random.default_rng
 

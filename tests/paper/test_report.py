@@ -9,14 +9,29 @@ import math
 import re
 import statistics
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
+from mldec.paper.findings import holm, t_test
 from mldec.paper.records import Record
-from mldec.paper.report import Line, Part, cell_values, csv_text, findings, judge, latex, markdown, page
-from mldec.paper.tables import Finding, Needs, Row, Table, load_tables
+from mldec.paper.report import (
+    Line,
+    Part,
+    cell_values,
+    csv_text,
+    findings,
+    judge,
+    latex,
+    markdown,
+    page,
+    plateaus,
+)
+from mldec.paper.tables import Finding, Needs, Plateau, Row, Table, load_tables
 
 SEEDS = (88.11, 87.64, 88.42)
 
@@ -330,6 +345,7 @@ def verdict(better: Any, worse: Any, **given: Any) -> str:
         ((-0.9, -1.0, -1.1), "does not hold"),
         ((-1.0, 0.0, 1.3), "not decided"),
         ((0.0, 0.0, 0.0), "not decided"),
+        ((0.5, 0.5, 0.5), "holds"),
         ((1.0,), "not decided"),
     ],
 )
@@ -338,10 +354,41 @@ def test_above(differences: tuple[float, ...], word: str) -> None:
     assert verdict([w + d for w, d in zip(worse, differences, strict=True)], worse) == word
 
 
-def test_the_bar_is_two_standard_errors() -> None:
-    error = statistics.stdev([0.0, 1.0, 2.0]) / math.sqrt(3)
-    for shift, word in ((2.01, "holds"), (1.99, "not decided"), (-1.99, "not decided"), (-2.01, "does not hold")):
-        assert verdict([50 + shift * error + d for d in (-1, 0, 1)], [50.0] * 3) == word
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_bar_is_student_s_t(seeds: int) -> None:
+    """Two standard errors are too few for few seeds: with three of them it takes 4.30."""
+    spread = [float(seed) for seed in range(seeds)]
+    spread = [value - statistics.fmean(spread) for value in spread]
+    error = statistics.stdev(spread) / math.sqrt(seeds)
+    reach = {2: 12.706, 3: 4.303, 5: 2.776}[seeds]  # 97.5 % quantiles of t with 1, 2, 4 degrees of freedom
+    for shift, word in ((1.01, "holds"), (0.99, "not decided"), (-0.99, "not decided"), (-1.01, "does not hold")):
+        assert verdict([50 + shift * reach * error + d for d in spread], [50.0] * seeds) == word
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_p_values_are_those_of_scipy(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    better, worse = rng.normal(1, 2, 5), rng.normal(0, 2, 5)
+    expected = stats.ttest_rel(better, worse).pvalue
+    assert t_test((better - worse).tolist(), 0.0) == pytest.approx(expected)
+    assert t_test((better - worse + 3).tolist(), 3.0) == pytest.approx(expected)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([]) == []
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # Holm 1979: times 4, 3, 2, 1
+    assert holm([0.9, 0.6]) == [1.0, 1.0]
+
+
+def test_a_claim_among_many_needs_more_evidence() -> None:
+    differences = (0.7, 1.0, 1.35)  # p = 0.03 by itself
+    assert verdict([80 + d for d in differences], [80.0] * 3) == "holds"
+    rows = make_row("a"), make_row("b"), make_row("c")
+    pairs = [("a", "b"), ("c", "b")]
+    table = make_table(*rows, findings=tuple(Finding(claim="c", better=x, worse=y, figure="mAP") for x, y in pairs))
+    values = ([80 + d for d in differences], [80.0] * 3, [80.0, 80.1, 79.9])
+    words = [v.word for v in judge(table, [make_line(r, v) for r, v in zip(rows, values, strict=True)])]
+    assert words == ["not decided", "not decided"]
 
 
 @pytest.mark.parametrize(
@@ -357,10 +404,46 @@ def test_as_good_up_to_percent(speed: float, word: str) -> None:
     assert verdict([speed - 1, speed, speed + 1], [1000.0] * 3, within=5, percent=True) == word
 
 
-def test_seeds_that_differ_are_two_samples() -> None:
-    better, worse = {0: 81.0, 1: 86.0, 2: 91.0}, {0: 80.0, 1: 85.0, 2: 90.0}
-    assert verdict({0: 81.1, 1: 86.0, 2: 90.9}, worse) == "holds"
-    assert verdict({seed + 1: value for seed, value in better.items()}, worse) == "not decided"
+def test_only_seeds_that_both_rows_have_are_compared() -> None:
+    better, worse = {0: 81.1, 1: 86.0, 2: 90.9, 7: 10.0}, {0: 80.0, 1: 85.0, 2: 90.0, 8: 99.0}
+    assert verdict(better, worse) == "holds"
+    assert verdict({seed + 10: value for seed, value in better.items()}, worse) == "not decided"
+
+
+def test_a_difference_within_the_tolerance_may_be_significant_all_the_same() -> None:
+    rows = make_row("a"), make_row("b")
+    finding = Finding(claim="c", better="a", worse="b", figure="mAP", within=25, percent=True)
+    table = make_table(*rows, findings=(finding,))
+    (found,) = judge(table, [make_line(rows[0], (95.0, 95.2, 94.9)), make_line(rows[1], (100.0, 100.1, 100.0))])
+    assert found.word == "holds"
+    assert "the difference itself is significant" in found.evidence
+    (found,) = judge(table, [make_line(rows[0], (99.0, 101.2, 100.9)), make_line(rows[1], (100.0, 100.1, 100.0))])
+    assert "itself" not in found.evidence
+
+
+def val(row: Row, *values: float) -> Line:
+    records = make_line(row, tuple(99.0 + 0.01 * seed for seed in range(len(values)))).records
+    return Line(row=row, records=tuple(replace(r, best=v) for r, v in zip(records, values, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("short", "doubled", "word", "verdict"),
+    [
+        ((98.0, 98.2), (98.15,), "at its plateau", "holds"),
+        ((98.0, 98.2), (98.25,), "not at its plateau", "not decided"),
+        ((98.0, 98.2), (97.7,), "not at its plateau", "not decided"),
+        ((98.0, 98.2), (), "not known", "not decided"),
+        ((99.85, 99.9), (), "at its plateau", "holds"),  # 100 is the most that there is
+        ((), (98.0,), "not known", "not run"),
+    ],
+)
+def test_better_is_judged_at_the_plateau(short, doubled, word: str, verdict: str) -> None:
+    rows = make_row("a"), make_row("a_double"), make_row("b")
+    finding = Finding(claim="c", better="a", worse="b", figure="mAP")
+    table = make_table(*rows, findings=(finding,), plateau=(Plateau(row="a", doubled="a_double"),))
+    lines = [val(rows[0], *short), val(rows[1], *doubled), make_line(rows[2], (90.0, 90.01))]
+    assert f"**{word}**" in plateaus(table, lines)
+    assert judge(table, lines)[0].word == verdict
 
 
 @pytest.mark.parametrize(
@@ -387,8 +470,8 @@ def test_a_bullet_has_claim_verdict_and_numbers() -> None:
     table = make_table(*rows, findings=(Finding(claim="a is above b.", better="a", worse="b", figure="mAP"),))
     lines = [make_line(rows[0], (81.0, 82.0)), make_line(rows[1], (80.0, 80.9))]
     assert findings(table, lines) == (
-        "* a is above b: **holds**. mAP of a: 81.50 ± 0.71 (2); of b: 80.45 ± 0.64 (2); difference +1.05, "
-        "standard error 0.05. The paper: +1.10 †."
+        "* a is above b: **holds**. mAP of a: 81.50 ± 0.71 (2); of b: 80.45 ± 0.64 (2); difference +1.05 "
+        "over 2 pairs, 95 % interval +0.41 to +1.69, p = 0.03 after Holm's correction. The paper: +1.10 †."
     )
 
 
