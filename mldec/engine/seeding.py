@@ -15,10 +15,12 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """A seed for all that is random in one step on the device; of several processes each has its own."""
+def step_seed(seed: int, step: int, rank: int = 0, *, mixing: bool = False) -> int:
+    """A seed for all that is random in one step on the device, or for its `mixing` of images: two streams, since two
+    generators of one seed draw the same numbers. Of several processes each has its own."""
     entropy = (seed, step, rank) if rank else (seed, step)
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    sequence = np.random.SeedSequence(entropy, spawn_key=(1,) if mixing else ())
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def seed_device(device: torch.device, seed: int) -> None:

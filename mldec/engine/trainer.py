@@ -168,9 +168,9 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Tensor:
         """One update from one batch, in `schedule.accumulate` parts. Returns the loss, a scalar on the device."""
-        seed = step_seed(self.config.seed, self.progress.step, self.team.rank)
-        seed_device(self.device, seed)  # dropout and drop-path are functions of the step
-        mixing = torch.Generator().manual_seed(seed)
+        step, rank = self.progress.step, self.team.rank
+        seed_device(self.device, step_seed(self.config.seed, step, rank))  # dropout and drop-path
+        mixing = torch.Generator().manual_seed(step_seed(self.config.seed, step, rank, mixing=True))
         set_point(self.optimizer, self.schedule(self.progress.updates))
 
         total = torch.zeros((), device=self.device)

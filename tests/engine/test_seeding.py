@@ -31,3 +31,10 @@ def test_a_device_is_seeded_as_by_torch() -> None:
     found = torch.rand(4)
     torch.manual_seed(2**62 + 5)
     assert torch.equal(found, torch.rand(4))
+
+
+def test_mixing_draws_from_a_stream_of_its_own():
+    """Two torch generators of one seed draw the same numbers: dropout's mask would tell how images are mixed."""
+    plain = {step_seed(0, step, rank) for step in range(100) for rank in range(4)}
+    mixing = {step_seed(0, step, rank, mixing=True) for step in range(100) for rank in range(4)}
+    assert len(plain | mixing) == 800
