@@ -98,6 +98,8 @@ def find_unused(config: Config) -> list[str]:
         found += config.head.words.unused()
     if config.init_from is None and config.init_part != "all":
         found.append(f"init_part={config.init_part}: there is no init_from to take it from")
+    if config.backbone.tag is not None and not config.backbone.pretrained:
+        found.append(f"backbone.tag={config.backbone.tag}: no weights of timm's hub are loaded (pretrained=false)")
     cycled = config.schedule.cycle_momentum
     if not cycled and _given(config.schedule, "momentum"):
         found.append("schedule.momentum: only used with schedule.cycle_momentum=true")

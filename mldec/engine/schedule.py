@@ -77,9 +77,9 @@ class CosineWithWarmup:
 class TimmCosine:
     """The cosine schedule of timm's training script, equal to its CosineLRScheduler in epochs (RSB recipes A1 to A3).
 
-    All steps of an epoch have one rate. Half a cosine falls from `max_lr` at epoch 0 to `min_lr` at `cosine_epochs`; the
-    first `warmup_epochs` of it are replaced by a straight rise from `warmup_lr`, so that `max_lr` itself is not reached.
-    Epochs from `cosine_epochs` on, the cool-down, have `min_lr`.
+    All steps of an epoch have one rate. Half a cosine falls from `max_lr` at epoch 0 to `min_lr` at `cosine_epochs`;
+    the first `warmup_epochs` of it are replaced by a straight rise from `warmup_lr`, so that `max_lr` itself is not
+    reached. Epochs from `cosine_epochs` on, the cool-down, have `min_lr`.
     """
 
     total_steps: int

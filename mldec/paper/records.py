@@ -39,6 +39,7 @@ NEUTRAL = ("name", "output", "run_dir", "runtime")
 #: With that value they are no part of a key, so that a new setting does not turn every earlier record into another run.
 ADDED: Mapping[tuple[str, str], Any] = {
     ("dataset", "interpolation"): None,
+    ("backbone", "tag"): None,
     ("protocol", "zsl_images"): "all",
     ("protocol", "gzsl_images"): "all",
 }

@@ -82,9 +82,7 @@ def test_cosine_equals_torch_without_warm_up():
     ("epochs", "cooldown", "warmup", "warmup_lr", "min_lr"),
     [(310, 10, 5, 1e-4, 1e-6), (610, 10, 5, 1e-4, 1e-6), (7, 0, 0, 1e-5, 0.0), (9, 3, 5, 0.0, 1e-3)],
 )
-def test_timm_cosine_equals_that_of_timm_in_every_epoch(
-    epochs, cooldown, warmup, warmup_lr, min_lr, steps_per_epoch
-):
+def test_timm_cosine_equals_that_of_timm_in_every_epoch(epochs, cooldown, warmup, warmup_lr, min_lr, steps_per_epoch):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=4e-3)
     oracle = CosineLRScheduler(
         optimizer, epochs - cooldown, lr_min=min_lr, warmup_t=warmup, warmup_lr_init=warmup_lr, t_in_epochs=True
