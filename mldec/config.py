@@ -94,7 +94,7 @@ class ProtocolConfig:
     """How results are chosen and reported. `paper` and `standard` are never mixed; a result names its protocol."""
 
     name: Literal["paper", "standard"]
-    average_precision: Literal["exact", "voc07", "partial", "paper"] = (
+    average_precision: Literal["exact", "exact_zero", "voc07", "partial", "paper"] = (
         "exact"  # the definition of AP (docs/evaluation.md)
     )
     report: Literal["ema", "live", "better"] = "ema"  # which weights count, where EMA is on
@@ -102,6 +102,8 @@ class ProtocolConfig:
     threshold: Fraction = 0.5  # of the F1 scores
     top_k: tuple[Count, ...] = (3,)  # of the F1@k scores
     zero_shot: Literal["seen", "zsl", "gzsl"] = "seen"  # whose mAP chooses the epoch, where labels are never trained
+    zsl_images: Literal["all", "with_unseen", "with_any"] = "all"  # counted for ZSL (docs/zero-shot.md)
+    gzsl_images: Literal["all", "with_unseen", "with_any"] = "all"  # counted for GZSL: all, those with a label, …
 
 
 @dataclass(frozen=True, kw_only=True)

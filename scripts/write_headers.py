@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mldec.commands import compose
 from mldec.commands import table as door
-from mldec.commands.table_needs import hardware
+from mldec.commands.table_needs import hardware, starts_from
 from mldec.commands.table_report import records_of_row
 from mldec.config import Config, build_config
 from mldec.paper.records import find_records
@@ -74,6 +74,8 @@ def header(name: str) -> list[str]:
     lines += textwrap.wrap(
         " ".join([cost(config, first, scale), *(result(table, row, scale) for _, row in found)]), 116
     )
+    if start := starts_from(first):
+        lines += textwrap.wrap(f"Starts from {start}.", 116, break_on_hyphens=False)
     for note in dict.fromkeys(row.note for _, row in found if row.note):
         lines += textwrap.wrap(note, 116)
     return lines

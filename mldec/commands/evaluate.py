@@ -36,7 +36,7 @@ HELP = """usage: mldec evaluate run=RUN [split=test] [weights=reported|ema|live]
   output=DIR                   where metrics.json and per_class_ap.csv go; default RUN/evaluation/<dataset>_<split>"""
 
 #: How a dataset's pictures are shown to the network: a fact of the run.
-VIEW = ("image_size", "crop")
+VIEW = ("image_size", "crop", "interpolation")
 
 
 def main(argv: Sequence[str]) -> int:

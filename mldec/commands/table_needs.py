@@ -15,11 +15,22 @@ GPU = "an RTX 3090"
 
 
 def needs(config: Config, row: Row) -> str:
-    """`coco; weights ImageNet-21K; protocol paper; one GPU of 24 GiB, about 14 hours on an RTX 3090 (estimated)`."""
+    """`coco; start ImageNet-1K (resnet101.a1h_in1k); protocol paper; one GPU of 24 GiB, about 14 hours …`."""
     parts = [row.needs.dataset or "no dataset"]
-    parts += [f"weights {row.needs.weights}"] if row.needs.weights != "none" else []
+    parts += [f"start {start}"] if (start := starts_from(row)) else []
     parts += [f"protocol {config.protocol.name}"] if row.needs.dataset else []
     return "; ".join([*parts, hardware(config, row)])
+
+
+def starts_from(row: Row) -> str:
+    """What our run and the published one start from; empty for a benchmark and where both start from random weights."""
+    from mldec.models.hub import describe_weights
+
+    weights, published = row.needs.weights, row.needs.published_start
+    if row.needs.dataset is None or (weights == "none" and not published):
+        return ""
+    ours = "random weights" if weights == "none" else describe_weights(weights)
+    return f"{ours} (the published run: {published})" if published else ours
 
 
 def hardware(config: Config, row: Row) -> str:

@@ -33,12 +33,12 @@ from mldec.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # part of every key: raise it when the format, or what any dataset reads, changes
+VERSION = 3  # part of every key: raise it when the format, or what any dataset reads, changes
 EXCLUDED = "excluded.txt"
 ABANDONED_SECONDS = 3600
 
 #: Settings that do not shape the index. What `root` holds is told by the sources.
-NEUTRAL = frozenset({"root", "image_size", "crop", "on_error", "scaled_decoding", "cache"})
+NEUTRAL = frozenset({"root", "image_size", "crop", "interpolation", "on_error", "scaled_decoding", "cache"})
 
 MAGIC = b"mldecidx"
 TAIL = struct.Struct("<QI8s")  # length and crc32 of the footer, then MAGIC

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from mldec.config import ComponentConfig, Count, Range
+from mldec.data.image import Interpolation
 from mldec.data.index import ImageIndex
 from mldec.errors import ConfigError, DataError
 from mldec.labels import LabelSpace
@@ -38,6 +39,7 @@ class DatasetConfig(ComponentConfig):
         root: the folder that holds pictures and annotations.
         image_size: side in pixels of the square that the network sees.
         crop: evaluation sees the centre of a picture, this share of its shorter side; null: all of it, squeezed.
+        interpolation: of the resize in evaluation; null: bicubic with `crop`, bilinear without.
         unannotated: what becomes of pictures without any positive label.
         missing: what becomes of pictures that the annotations list and the folder lacks; "ignore" does not look.
         on_error: what training does with a picture that cannot be decoded: stop, or take another one and count it.
@@ -53,6 +55,7 @@ class DatasetConfig(ComponentConfig):
     root: str | None
     image_size: Count = 448
     crop: Crop | None = None
+    interpolation: Interpolation | None = None
     unannotated: Literal["keep", "drop"] = "keep"
     missing: Literal["error", "drop", "ignore"] = "error"
     on_error: Literal["error", "skip"] = "error"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import os
 import re
 import stat
 import struct
 import warnings
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -17,6 +19,9 @@ import torch
 from PIL import Image
 
 from mldec.errors import DataError
+
+Interpolation = Literal["bilinear", "bicubic"]
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 MAX_PIXELS = 178_956_970  # where Pillow, too, refuses a picture as a decompression bomb
 
@@ -82,26 +87,32 @@ def read_size(path: str) -> tuple[int, int]:
         raise DataError(f"cannot read the size of picture {path}: {_reason(error, data)}") from None
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """(H,W,3) uint8 to (size,size,3) uint8: both sides to `size`, aspect ratio given up, bilinear with antialias.
+def resize(image: np.ndarray, size: int, interpolation: Interpolation = "bilinear") -> np.ndarray:
+    """(H,W,3) uint8 to (size,size,3) uint8: both sides to `size`, aspect ratio given up, with antialias.
 
-    This is Pillow's own filter, as published. torch's uint8 kernel is a quarter faster at 448 pixels, but differs by up
-    to two levels, and by processor.
+    This is Pillow's own filter, as published (bilinear). torch's uint8 kernel is a quarter faster at 448 pixels, but
+    differs by up to two levels, and by processor.
     """
     if image.shape[:2] == (size, size):
         return image.copy()
-    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    return np.array(Image.fromarray(image).resize((size, size), _FILTERS[interpolation]))
 
 
-def cut_center(image: np.ndarray, size: int, crop: float) -> np.ndarray:
-    """(H,W,3) uint8 to (size,size,3) uint8: the shorter side to `size / crop`, then the centre, bicubic with antialias.
+def cut_center(image: np.ndarray, size: int, crop: float, interpolation: Interpolation = "bicubic") -> np.ndarray:
+    """(H,W,3) uint8 to (size,size,3) uint8: the shorter side to `scaled_side(size, crop)`, then the center crop.
 
-    This is how the ImageNet recipes of timm evaluate; `crop` is in 0..1, without 0.
+    Bit for bit what timm's evaluation transform gives (`timm.data.create_transform`, crop_mode="center") before its
+    normalization; `crop` is in 0..1, without 0.
     """
     height, width = image.shape[:2]
     resized, left, top = _center(height, width, size, crop)
-    picture = Image.fromarray(image).resize(resized, Image.Resampling.BICUBIC)
+    picture = Image.fromarray(image).resize(resized, _FILTERS[interpolation])
     return np.array(picture.crop((left, top, left + size, top + size)))
+
+
+def scaled_side(size: int, crop: float) -> int:
+    """Pixels of the shorter side before the center crop of `size`: rounded down, as timm does (224 / 0.95 is 235)."""
+    return math.floor(size / crop)
 
 
 def center_box(height: int, width: int, size: int, crop: float) -> tuple[int, int, int, int]:
@@ -113,7 +124,7 @@ def center_box(height: int, width: int, size: int, crop: float) -> tuple[int, in
 
 def _center(height: int, width: int, size: int, crop: float) -> tuple[tuple[int, int], int, int]:
     """(width, height) to which a picture is resized, and the left and the top edge of the square that is cut of it."""
-    side, shorter = round(size / crop), min(height, width)
+    side, shorter = scaled_side(size, crop), min(height, width)
     resized = (side * width // shorter, side * height // shorter)
     return resized, round((resized[0] - size) / 2), round((resized[1] - size) / 2)
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mldec.data.image import center_box, cut_center, decode, resize
+from mldec.data.image import Interpolation, center_box, cut_center, decode, resize, scaled_side
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError, RunError
 
@@ -53,19 +53,28 @@ class Augment(Protocol):
 
 @dataclass(frozen=True)
 class Resize:
-    """No augmentation: what evaluation sees, too. With `crop` the centre of a picture, see `cut_center`, else all."""
+    """No augmentation: what evaluation sees, too. With `crop` the center of an image, see `cut_center`, else all.
+
+    `interpolation` None: bicubic with `crop`, as timm's recipes evaluate, else bilinear, as published for MS-COCO.
+    """
 
     image_size: int
     crop: float | None = None
+    interpolation: Interpolation | None = None
+
+    @property
+    def filter(self) -> Interpolation:
+        """The interpolation that is used."""
+        return self.interpolation or ("bilinear" if self.crop is None else "bicubic")
 
     @property
     def min_side(self) -> int:
-        return self.image_size if self.crop is None else round(self.image_size / self.crop)
+        return self.image_size if self.crop is None else scaled_side(self.image_size, self.crop)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         if self.crop is None:
-            return resize(image, self.image_size)
-        return cut_center(image, self.image_size, self.crop)
+            return resize(image, self.image_size, self.filter)
+        return cut_center(image, self.image_size, self.crop, self.filter)
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Left, top, right and bottom, in pixels, of what is kept of a picture of that size."""
@@ -183,6 +192,7 @@ def eval_loader(
     limit: int | None = None,
     scaled_decoding: bool = True,
     crop: float | None = None,
+    interpolation: Interpolation | None = None,
     start_method: str | None = None,
     rank: int = 0,
     processes: int = 1,
@@ -193,7 +203,7 @@ def eval_loader(
     A picture that cannot be decoded is always an error here: without it the figures would be those of another set.
     """
     order = _EvalOrder(len(index), batch_size, limit, rank, processes)
-    samples = _Samples(index, Resize(image_size, crop), 0, scaled_decoding, "error")
+    samples = _Samples(index, Resize(image_size, crop, interpolation), 0, scaled_decoding, "error")
     return EvalLoader(order, _data_loader(samples, order, workers, pin_memory, start_method))
 
 

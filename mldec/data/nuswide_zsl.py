@@ -53,7 +53,10 @@ class NusWideZslConfig(NusWideConfig):
 
 @DATASETS.register("nuswide_zsl", NusWideZslConfig)
 def build_nuswide_zsl(config: NusWideZslConfig, *, split: str) -> ImageIndex:
-    """The index of a split: pictures with a seen label for training, those with an unseen one for test, as published.
+    """The index of a split: images with a seen label for training; for test all, of which each figure counts its own.
+
+    ZSL is published on test images with an unseen label, GZSL on those with any of the 1,006: `zero_shot_metrics` tells
+    them apart, by `protocol.zsl_images` and `protocol.gzsl_images`. `unannotated: drop` leaves out those without any.
 
     Raises:
         DataError: something is missing or broken; names the file.
@@ -68,11 +71,11 @@ def build_nuswide_zsl(config: NusWideZslConfig, *, split: str) -> ImageIndex:
 
     def index(path: str, pictures: list[str], present_SN: np.ndarray) -> ImageIndex:
         flags = np.array(labels.seen)
-        kept = present_SN[:, flags if split == "train" else ~flags].any(axis=1)
-        present_SN = present_SN[kept]
         if split == "train":
             present_SN = present_SN & flags
-        pictures = [name for name, keep in zip(pictures, np.asarray(kept).tolist(), strict=True) if keep]
+            kept = np.asarray(present_SN.any(axis=1))
+            present_SN = present_SN[kept]
+            pictures = [name for name, keep in zip(pictures, kept.tolist(), strict=True) if keep]
         with naming(path):
             return index_of(pictures, present_SN, labels, root, columns_of_unseen if split == "train" else ())
 

@@ -37,7 +37,7 @@ from mldec.config import Config
 from mldec.data.dataset import warn_of_differences
 from mldec.data.image import Normalization
 from mldec.data.index import ImageIndex
-from mldec.data.loader import Augment, EvalLoader, TrainLoader, eval_loader, train_loader
+from mldec.data.loader import Augment, EvalLoader, Resize, TrainLoader, eval_loader, train_loader
 from mldec.engine.device import count_workers
 from mldec.engine.distributed import ALONE, Team
 from mldec.engine.ema import Ema
@@ -98,6 +98,8 @@ def find_unused(config: Config) -> list[str]:
         found += config.head.words.unused()
     if config.init_from is None and config.init_part != "all":
         found.append(f"init_part={config.init_part}: there is no init_from to take it from")
+    if config.backbone.tag is not None and not config.backbone.pretrained:
+        found.append(f"backbone.tag={config.backbone.tag}: no weights of timm's hub are loaded (pretrained=false)")
     cycled = config.schedule.cycle_momentum
     if not cycled and _given(config.schedule, "momentum"):
         found.append("schedule.momentum: only used with schedule.cycle_momentum=true")
@@ -356,9 +358,15 @@ def build_eval_loader(config: Config, index: ImageIndex, device: torch.device, t
         limit=config.runtime.limit_eval_batches,
         scaled_decoding=config.dataset.scaled_decoding,
         crop=config.dataset.crop,
+        interpolation=config.dataset.interpolation,
         rank=team.rank,
         processes=team.size,
     )
+
+
+def build_resize(config: Config) -> Resize:
+    """What evaluation and prediction do to a decoded image."""
+    return Resize(image_size(config), config.dataset.crop, config.dataset.interpolation)
 
 
 def image_size(config: Config) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from mldec.engine.device import autocast
 from mldec.engine.distributed import ALONE, Team
 from mldec.errors import RunError
 from mldec.labels import LabelSpace, to_cell
-from mldec.metrics import WITH_UNSEEN, average_precision, f1_at_k, f1_at_threshold, top_k_accuracy, zero_shot_metrics
+from mldec.metrics import average_precision, f1_at_k, f1_at_threshold, top_k_accuracy, zero_shot_metrics
 
 HALF_FROM = 2**29  # scores that are kept in float16, since they would take 2 GiB in float32: Open Images' 9,605 labels
 
@@ -35,7 +36,11 @@ class Scores(NamedTuple):
 
 
 class Result(NamedTuple):
-    """`metrics` in percent, except `classes_counted`; `per_class` (N,) AP in 0..1, nan where undefined."""
+    """Metrics by name and AP by class.
+
+    `metrics` are in percent, except `classes_counted` and those of zero-shot tasks named `…_images…`, which are counts;
+    `per_class` (N,) AP in 0..1, nan where undefined.
+    """
 
     metrics: dict[str, float]
     per_class: np.ndarray
@@ -120,7 +125,8 @@ def compute_metrics(
 ) -> Result:
     """mAP by the protocol's definition, F1 at its threshold and top-k; for single-label data top-1 and top-5 too.
 
-    Where some labels are not `seen` in training, also what `zero_shot_metrics` gives; mAP is then that of GZSL.
+    Where some labels are not `seen` in training, also what `zero_shot_metrics` gives; mAP is then over all labels and
+    all images, which is that of GZSL unless `protocol.gzsl_images` says otherwise.
     """
     values, targets = scores.scores, scores.targets
     per_class = average_precision(values, targets, definition=protocol.average_precision)
@@ -140,7 +146,15 @@ def compute_metrics(
             at_k = f1_at_k(values, targets, k=k)
             metrics |= {f"CF1@{k}": at_k.CF1, f"OF1@{k}": at_k.OF1}
     if seen is not None and not all(seen):
-        metrics |= zero_shot_metrics(values, targets, seen, protocol.average_precision, protocol.top_k)
+        metrics |= zero_shot_metrics(
+            values,
+            targets,
+            seen,
+            protocol.average_precision,
+            protocol.top_k,
+            zsl_images=protocol.zsl_images,
+            gzsl_images=protocol.gzsl_images,
+        )
     return Result(metrics, per_class)
 
 
@@ -177,16 +191,20 @@ def describe(metrics: Mapping[str, Any], single_label: bool) -> str:
 
 TASKS = {"seen": "seen labels", "zsl": "unseen labels (ZSL)", "gzsl": "all labels (GZSL)"}
 
+#: Endings of zero-shot figures, and which images they count.
+COUNTED = {"": "", "_with_unseen": "   over images with an unseen label", "_with_any": "   over images with any label"}
+
 
 def _describe_task(metrics: Mapping[str, Any], task: str) -> str:
-    def figures(ending: str) -> str:
-        at_k = [name for name in metrics if name.startswith(f"{task}_F1@") and name.endswith(ending)]
-        at_k = [name for name in at_k if ending or not name.endswith(WITH_UNSEEN)]
-        shown = [f"F1@{name.partition('@')[2].removesuffix(ending)} {metrics[name]:.2f}" for name in sorted(at_k)]
-        mean = f"mAP {metrics[f'{task}_mAP{ending}']:.2f} (chance {metrics[f'{task}_chance{ending}']:.2f})"
-        return "   ".join([mean, *shown])
-
-    line = f"{TASKS[task]:<20} {figures('')}"
-    if f"{task}_mAP{WITH_UNSEEN}" in metrics:
-        line += f"\n{'':<20} {figures(WITH_UNSEEN)}   over pictures with an unseen label"
-    return line
+    lines: list[str] = []
+    for ending, over in COUNTED.items():
+        if f"{task}_mAP{ending}" not in metrics:
+            continue
+        chance, images, with_label = (metrics[f"{task}_{name}{ending}"] for name in ("chance", "images", "F1_images"))
+        shown = [f"mAP {metrics[f'{task}_mAP{ending}']:.2f} (chance {chance:.2f}, {images:,.0f} images)"]
+        at_k = re.compile(rf"{task}_F1@(\d+){ending}")
+        found = {int(match[1]): metrics[match[0]] for name in metrics if (match := at_k.fullmatch(name))}
+        shown += [f"F1@{k} {found[k]:.2f}" for k in sorted(found)]
+        shown[-1] += f" ({with_label:,.0f} images)" if found else ""
+        lines.append(f"{'' if lines else TASKS[task]:<20} {'   '.join(shown)}{over}")
+    return "\n".join(lines)

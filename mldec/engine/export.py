@@ -19,7 +19,7 @@ from torch import Tensor
 
 import mldec
 from mldec.config import to_mapping
-from mldec.data.image import Normalization
+from mldec.data.image import Normalization, scaled_side
 from mldec.engine import build, graph, portable, thresholds, tracking
 from mldec.engine.checkpoint import Restored, Weights, find_checkpoint, load_checkpoint, restore
 from mldec.engine.device import choose_device
@@ -122,24 +122,27 @@ def export(
 def preprocessing(restored: Restored, included: bool) -> dict[str, Any]:
     """What happens to a picture before the network sees it: what remains to be done outside of a graph, and what is
     done inside of it."""
-    size, crop = build.image_size(restored.config), restored.config.dataset.crop
+    resize = build.build_resize(restored.config)
+    size, crop, interpolation = resize.image_size, resize.crop, resize.filter
     mean, std = restored.normalization.mean, restored.normalization.std
     scale = ["divide by 255"]
     if restored.normalization != Normalization.unit():
         scale.append("subtract mean and divide by std, by channel")
     if crop is None:
-        fit = [f"resize both sides to {size}, bilinear with antialiasing (Pillow's resize), aspect ratio given up"]
+        fit = [
+            f"resize both sides to {size}, {interpolation} with antialiasing (Pillow's resize), aspect ratio given up"
+        ]
     else:
         fit = [
-            f"resize the shorter side to {round(size / crop)}, bicubic with antialiasing (Pillow's resize), aspect "
-            f"ratio kept",
+            f"resize the shorter side to {scaled_side(size, crop)}, {interpolation} with antialiasing (Pillow's "
+            "resize), aspect ratio kept",
             f"cut out the centre, {size} x {size}",
         ]
     outside = ["decode as RGB, upright", *fit, "lay out as (B, 3, height, width)"]
     return {
         "image_size": size,
         "crop": crop,
-        "resize": "bilinear" if crop is None else "bicubic",
+        "resize": interpolation,
         "mean": list(mean),
         "std": list(std),
         "input": "uint8, 0 to 255" if included else "float32, normalised",

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from mldec.data.image import scaled_side
+
 SHOWN_LABELS = 200
 
 # Metrics in the order of the card: what the Hub calls them, and what they are.
@@ -70,16 +72,15 @@ _SIGNS = re.compile(r"[^\w ,.;:()'%+=-]|:(?=/)|(?<=www)\.|(?<![^\W_])_|_(?![^\W_
 def open_picture(steps: Mapping[str, Any]) -> list[str]:
     """Lines of Python that make `images` of photo.jpg."""
     size, crop = steps["image_size"], steps["crop"]
+    interpolation = f"Image.Resampling.{steps['resize'].upper()}"
     if crop is None:
-        lines = [
-            f'picture = Image.open("photo.jpg").convert("RGB").resize(({size}, {size}), Image.Resampling.BILINEAR)'
-        ]
+        lines = [f'picture = Image.open("photo.jpg").convert("RGB").resize(({size}, {size}), {interpolation})']
     else:
-        side = round(size / crop)
+        side = scaled_side(size, crop)
         lines = [
             'picture = Image.open("photo.jpg").convert("RGB")',
             f"width, height = ({side} * length // min(picture.size) for length in picture.size)",
-            "picture = picture.resize((width, height), Image.Resampling.BICUBIC)",
+            f"picture = picture.resize((width, height), {interpolation})",
             f"left, top = round((width - {size}) / 2), round((height - {size}) / 2)",
             f"picture = picture.crop((left, top, left + {size}, top + {size}))",
         ]

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from mldec.data.image import decode, from_pillow
-from mldec.data.loader import Resize
 from mldec.engine import build, portable
 from mldec.engine.alignment import measure_shift
 from mldec.engine.checkpoint import Restored, choose_weights, find_checkpoint, load_checkpoint, restore, run_folder
@@ -81,7 +80,7 @@ class Predictor:
         self.dtype = choose_precision("auto", self.device)
         self.model: Classifier = restored.classifier.to(self.device)
         self.softmax = build.uses_softmax(self.config)
-        self._fit = Resize(build.image_size(self.config), self.config.dataset.crop)
+        self._fit = build.build_resize(self.config)
         self._shift: tuple[float, float] | None = None  # of maps, measured once somebody asks
         words = self.model.words
         self.words_config: WordsConfig | None = getattr(self.config.head, "words", None)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mldec.config import ComponentConfig, Count, Fraction, NonNegative, Positive, Share
+from mldec.config import ComponentConfig, Count, Fraction, Natural, NonNegative, Positive, Share
 from mldec.registry import SCHEDULES
 
 
@@ -73,6 +73,32 @@ class CosineWithWarmup:
         return Point(_cosine(self.max_lr, self.min_lr, _share(step, self.warmup_steps, self.total_steps - 1)))
 
 
+@dataclass(frozen=True)
+class TimmCosine:
+    """The cosine schedule of timm's training script, equal to its CosineLRScheduler in epochs (RSB recipes A1 to A3).
+
+    All steps of an epoch have one rate. Half a cosine falls from `max_lr` at epoch 0 to `min_lr` at `cosine_epochs`;
+    the first `warmup_epochs` of it are replaced by a straight rise from `warmup_lr`, so that `max_lr` itself is not
+    reached. Epochs from `cosine_epochs` on, the cool-down, have `min_lr`.
+    """
+
+    total_steps: int
+    steps_per_epoch: int
+    max_lr: float
+    cosine_epochs: int
+    warmup_epochs: int = 0
+    warmup_lr: float = 0.0
+    min_lr: float = 0.0
+
+    def __call__(self, step: int) -> Point:
+        """Raises ValueError for a step outside 0..total_steps - 1."""
+        _check_step(step, self.total_steps)
+        epoch = step // self.steps_per_epoch
+        if epoch < self.warmup_epochs:
+            return Point(self.warmup_lr + (self.max_lr - self.warmup_lr) * epoch / self.warmup_epochs)
+        return Point(_cosine(self.max_lr, self.min_lr, min(epoch / self.cosine_epochs, 1.0)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig(ComponentConfig):
     """How long, in what portions and how fast a run learns."""
@@ -127,9 +153,30 @@ class CosineConfig(ScheduleConfig):
             raise ValueError(
                 f"warmup_epochs={self.warmup_epochs:g}: leaves nothing of schedule.epochs={self.epochs}; use fewer"
             )
-        for name, value in (("warmup_lr", self.warmup_lr), ("min_lr", self.min_lr)):
-            if value > self.max_lr:
-                raise ValueError(f"{name}={value:g}: exceeds schedule.max_lr={self.max_lr:g}; use at most that")
+        _check_rates(self, "warmup_lr", "min_lr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmCosineConfig(ScheduleConfig):
+    """timm's cosine: the rate changes once an epoch, and the warm-up takes the place of the cosine's first epochs."""
+
+    warmup_epochs: Natural = 5  # in which the rate rises along a line
+    warmup_lr: NonNegative = 1e-5  # rate of the first epoch
+    min_lr: NonNegative = 0.0  # rate at the end of the cosine and in the cool-down
+    cooldown_epochs: Natural = 0  # the last of `epochs`, which stay at `min_lr`; timm counts them in addition
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cycle_momentum:
+            raise ValueError(
+                "cycle_momentum=true: timm_cosine has no momentum cycle; use false, or schedule=one_cycle which has one"
+            )
+        if self.warmup_epochs + self.cooldown_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs={self.warmup_epochs}: with cooldown_epochs={self.cooldown_epochs} leaves nothing of "
+                f"schedule.epochs={self.epochs}; use fewer of them, or more epochs"
+            )
+        _check_rates(self, "warmup_lr", "min_lr")
 
 
 @SCHEDULES.register("one_cycle", OneCycleConfig)
@@ -153,6 +200,27 @@ def build_cosine(config: CosineConfig, *, total_steps: int, steps_per_epoch: int
         warmup_lr=config.warmup_lr,
         min_lr=config.min_lr,
     )
+
+
+@SCHEDULES.register("timm_cosine", TimmCosineConfig)
+def build_timm_cosine(config: TimmCosineConfig, *, total_steps: int, steps_per_epoch: int) -> TimmCosine:
+    return TimmCosine(
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        max_lr=config.max_lr,
+        cosine_epochs=config.epochs - config.cooldown_epochs,
+        warmup_epochs=config.warmup_epochs,
+        warmup_lr=config.warmup_lr,
+        min_lr=config.min_lr,
+    )
+
+
+def _check_rates(config: ScheduleConfig, *names: str) -> None:
+    """Raise ValueError if a rate of those names is above the highest one."""
+    for name in names:
+        value = getattr(config, name)
+        if value > config.max_lr:
+            raise ValueError(f"{name}={value:g}: exceeds schedule.max_lr={config.max_lr:g}; use at most that")
 
 
 def _cosine(start: float, end: float, share: float) -> float:

@@ -3,10 +3,9 @@
 from mldec.metrics.average_precision import average_precision, mean_average_precision
 from mldec.metrics.f1 import F1Scores, count_decisions, f1_at_k, f1_at_threshold, f1_per_class
 from mldec.metrics.topk import top_k_accuracy
-from mldec.metrics.zero_shot import WITH_UNSEEN, chance_average_precision, zero_shot_metrics
+from mldec.metrics.zero_shot import chance_average_precision, zero_shot_metrics
 
 __all__ = [
-    "WITH_UNSEEN",
     "F1Scores",
     "average_precision",
     "chance_average_precision",

@@ -1,12 +1,14 @@
-"""Average precision of ranked scores, in the four definitions that the literature uses.
+"""Average precision of ranked scores, in the five definitions that the literature uses.
 
     exact    sum over positives of the precision at their score, as scikit-learn's; unknown labels are skipped
+    exact_zero
+             as exact, and a class without positives has AP 0, which stays in the mean: what LESA and BiAM do
     voc07    the 11-point interpolation of PASCAL VOC 2007; unknown labels (VOC's difficult objects) are skipped
     partial  as exact, and a class without known negatives has no AP either: the published measure of Open Images
     paper    the published training script (paper §2.3): unknown labels are negatives, the divisor is positives + 1e-8,
              and a class without positives has AP 0, which stays in the mean
 
-Equal scores are one threshold in all four, so the order of the samples never matters. (The published script breaks ties
+Equal scores are one threshold in all five, so the order of the samples never matters. (The published script breaks ties
 by the accident of its sort; on scores without ties `paper` equals it.)
 """
 
@@ -18,7 +20,7 @@ import numpy as np
 
 from mldec.metrics.inputs import as_arrays, map_classes
 
-Definition = Literal["exact", "voc07", "partial", "paper"]
+Definition = Literal["exact", "exact_zero", "voc07", "partial", "paper"]
 
 
 def average_precision(scores: Any, targets: Any, definition: Definition = "exact") -> np.ndarray:
@@ -30,7 +32,8 @@ def average_precision(scores: Any, targets: Any, definition: Definition = "exact
         definition: see the module.
 
     Returns:
-        float64 (N,), nan where AP is not defined: no positive or, for `partial`, no negative. `paper` gives 0 instead.
+        float64 (N,), nan where AP is not defined: no positive or, for `partial`, no negative. `exact_zero` and `paper`
+        give 0 for a class without positives.
 
     Raises:
         ValueError: shapes that do not fit, NaN scores, targets outside {1, 0, -1}, or an unknown definition.
@@ -42,7 +45,9 @@ def average_precision(scores: Any, targets: Any, definition: Definition = "exact
 
 
 def mean_average_precision(scores: Any, targets: Any, definition: Definition = "exact") -> float:
-    """Mean AP in percent over the classes where it is defined (`paper`: over all classes); nan if there is none.
+    """Mean AP in percent over the classes where it is defined, which are all for `exact_zero` and `paper`.
+
+    nan if there is none.
 
     Arguments and errors are those of `average_precision`.
     """
@@ -60,7 +65,7 @@ def _class_ap(scores: np.ndarray, targets: np.ndarray, definition: Definition) -
     positives = np.sort(scores[targets == 1])
     num_positives = len(positives)
     if num_positives == 0:
-        return 0.0 if definition == "paper" else np.nan
+        return 0.0 if definition in ("exact_zero", "paper") else np.nan
     if definition == "partial" and num_positives == len(scores):
         return np.nan
     precision, found = _precision_at(positives, np.sort(scores))

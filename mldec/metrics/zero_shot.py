@@ -1,13 +1,18 @@
 """Zero-shot recognition: labels that were never trained, alone (ZSL) and among all others (GZSL) (paper §4.2, §2.5).
 
-The published figures are over the pictures that have an unseen label; over all pictures is what a user meets. Both are
-given, and beside each mAP what a random ranking would get, without which the figure says little.
+Which images are counted differs in the literature and moves the figures, so each set of images has a name:
+
+    all          every image
+    with_unseen  those with an unseen label: what the ML-Decoder authors count for ZSL
+    with_any     those with any label, seen or unseen: what SDL, LESA and BiAM count for GZSL
+
+Beside each mAP stand the number of images that it counts, and the mAP of a random ranking.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -15,8 +20,10 @@ from mldec.metrics.average_precision import Definition, average_precision
 from mldec.metrics.f1 import f1_at_k
 from mldec.metrics.inputs import as_arrays
 
-#: Ending of the figures over the pictures that have an unseen label.
-WITH_UNSEEN = "_with_unseen"
+Images = Literal["all", "with_unseen", "with_any"]
+
+#: Sets of images over which the figures of a task are given beside those that were asked for.
+ALSO: dict[str, tuple[Images, ...]] = {"seen": (), "zsl": ("with_unseen",), "gzsl": ("with_unseen", "with_any")}
 
 
 def zero_shot_metrics(
@@ -25,35 +32,50 @@ def zero_shot_metrics(
     seen: Sequence[bool] | np.ndarray,
     definition: Definition = "exact",
     k: Sequence[int] = (3, 5),
+    zsl_images: Images = "all",
+    gzsl_images: Images = "all",
 ) -> dict[str, float]:
-    """Figures in percent by name, without those of a task whose labels have no known positive.
+    """Figures in percent and counts by name, without those of a task whose labels have no known positive.
 
-    For each of `seen`, `zsl` (unseen labels alone) and `gzsl` (all labels): `<task>_mAP`, `<task>_chance`, and
-    `<task>_F1@k`, which is micro and over the pictures that have a label of the task. Those of `zsl` and `gzsl` are
-    given a second time over the pictures with an unseen label: `zsl_mAP_with_unseen` and so on.
+    For each of `seen`, `zsl` (unseen labels alone) and `gzsl` (all labels): `<task>_mAP`, `<task>_chance`,
+    `<task>_images` (the number of images that the two count), `<task>_F1@k`, which is micro and over those of these
+    images that have a label of the task, and `<task>_F1_images`, their number. The figures of `zsl` and `gzsl` are also
+    given over the sets of images in `ALSO`, by name: `zsl_mAP_with_unseen`, `gzsl_images_with_any` and so on.
 
     Args:
         scores: (S,N) floats.
         targets: (S,N) of 1 present, 0 absent, -1 unknown.
         seen: (N,) whether each label was trained.
-        definition: of average precision.
+        definition: of average precision; `exact_zero` counts a class without positives as 0, as LESA and BiAM do.
         k: of F1@k; those beyond the number of a task's labels are left out.
+        zsl_images, gzsl_images: the images that `zsl_…` and `gzsl_…` count.
 
     Raises:
-        ValueError: shapes that do not fit, NaN scores, or targets outside {1, 0, -1}.
+        ValueError: shapes that do not fit, NaN scores, targets outside {1, 0, -1}, or no such set of images.
     """
     scores, targets = as_arrays(scores, targets)
     seen = np.asarray(seen, bool)
     if seen.shape != (targets.shape[1],):
         raise ValueError(f"`seen` has shape {seen.shape} for {targets.shape[1]} labels")
-    chosen = {"seen": seen, "zsl": ~seen, "gzsl": np.ones_like(seen)}
+    for name, value in (("zsl_images", zsl_images), ("gzsl_images", gzsl_images)):
+        if value not in get_args(Images):
+            raise ValueError(f"{name}={value!r}: no such set of images; use {', '.join(get_args(Images))}")
+    present = targets == 1
+    rows = {
+        "all": np.ones(len(targets), bool),
+        "with_unseen": present[:, ~seen].any(axis=1),
+        "with_any": present.any(axis=1),
+    }
+    labels = {"seen": seen, "zsl": ~seen, "gzsl": np.ones_like(seen)}
+    wanted: dict[str, Images] = {"seen": "all", "zsl": zsl_images, "gzsl": gzsl_images}
     figures: dict[str, float] = {}
-    for task, columns in chosen.items():
-        figures |= _figures(task, "", scores[:, columns], targets[:, columns], definition, k)
-    rows = (targets[:, ~seen] == 1).any(axis=1)
-    for task in ("zsl", "gzsl"):
-        columns = chosen[task]
-        figures |= _figures(task, WITH_UNSEEN, scores[rows][:, columns], targets[rows][:, columns], definition, k)
+    for task, columns in labels.items():
+        found: dict[str, dict[str, float]] = {}
+        for ending, images in [("", wanted[task]), *((f"_{name}", name) for name in ALSO[task])]:
+            if images not in found:
+                part = scores[rows[images]][:, columns], targets[rows[images]][:, columns]
+                found[images] = _figures(*part, definition, k)
+            figures |= {f"{task}_{name}{ending}": value for name, value in found[images].items()}
     return figures
 
 
@@ -72,18 +94,23 @@ def chance_average_precision(positives: int, known: int) -> float:
     return (harmonic + rate * (known - harmonic)) / known
 
 
-def _figures(
-    task: str, ending: str, scores: np.ndarray, targets: np.ndarray, definition: Definition, k: Sequence[int]
-) -> dict[str, float]:
-    counts = zip((targets == 1).sum(axis=0), (targets >= 0).sum(axis=0), strict=True)
-    chances = np.array([chance_average_precision(int(positives), int(known)) for positives, known in counts])
-    defined = ~np.isnan(chances)  # which classes have a positive
-    if not defined.any():
+def _figures(scores: np.ndarray, targets: np.ndarray, definition: Definition, k: Sequence[int]) -> dict[str, float]:
+    """Of some images and labels: mAP, chance, F1@k and the numbers of images; none without a known positive."""
+    positives = (targets == 1).sum(axis=0)
+    if not positives.any():
         return {}
     per_class = average_precision(scores, targets, definition)
+    counted = np.isfinite(per_class)
+    if not counted.any():
+        return {}
+    known = (targets >= 0).sum(axis=0)
+    # The same classes as in the mAP: where the definition counts a class without positives as 0, chance has 0 there.
+    chances = [chance_average_precision(int(p), int(n)) if p else 0.0 for p, n in zip(positives, known, strict=True)]
     figures = {
-        f"{task}_mAP{ending}": 100 * float(per_class[np.isfinite(per_class)].mean()),  # summed as mAP is
-        f"{task}_chance{ending}": 100 * float(chances[defined].mean()),
+        "mAP": 100 * float(per_class[counted].mean()),  # summed as mAP is
+        "chance": 100 * float(np.array(chances)[counted].mean()),
+        "images": float(len(targets)),
+        "F1_images": float((targets == 1).any(axis=1).sum()),
     }
     at_k = [best for best in k if best <= scores.shape[1]]
-    return figures | {f"{task}_F1@{best}{ending}": f1_at_k(scores, targets, k=best).OF1 for best in at_k}
+    return figures | {f"F1@{best}": f1_at_k(scores, targets, k=best).OF1 for best in at_k}

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from mldec.config import ComponentConfig, Share
 from mldec.errors import CheckpointError, ConfigError
 from mldec.models.complexity import shapes_only
+from mldec.models.hub import hub_name
 from mldec.models.tokens import Tokens
 from mldec.models.weights import CLASSIFIERS, LoadReport, load_weights, read_weights
 from mldec.registry import BACKBONES
@@ -37,6 +38,7 @@ class BackboneConfig(ComponentConfig):
     """What can be set on every backbone."""
 
     pretrained: bool = False  # weights from timm's hub
+    tag: str | None = None  # which of them, e.g. miil_in21k; null: the default ones (docs/backbones.md)
     checkpoint: str | None = None  # weights from a local .pth, .pt or .safetensors file
     normalize: Literal["unit", "backbone"] = (
         "unit"  # pixels within 0..1 (the paper), or by the weights' own mean and std
@@ -207,11 +209,11 @@ for _depth in (18, 34, 50, 101, 152):
 
 
 def _build_named(config: BackboneConfig, name: str, image_size: int) -> Backbone:
-    pretrained = timm.get_pretrained_cfg(name)
+    weights = hub_name(config)
+    pretrained = timm.get_pretrained_cfg(weights or name)
     model = create_timm(name, image_size=image_size, drop_path=config.drop_path)
     statistics = cast(Statistics, (pretrained.mean, pretrained.std)) if pretrained is not None else None
-    hub_name = name if pretrained is not None and pretrained.has_weights else None
-    return finish(model, config, image_size=image_size, statistics=statistics, hub_name=hub_name)
+    return finish(model, config, image_size=image_size, statistics=statistics, hub_name=weights)
 
 
 def _hub_weights(name: str, image_size: int) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from mldec.labels import LabelSpace
 from mldec.models.backbone import Backbone
 from mldec.models.classifier import Classifier
 from mldec.models.heads import GlobalAveragePool, MLDecoder
+from mldec.models.hub import TRESNETS
 from mldec.models.published_layouts import FoundBackbone, HeadLayout, find_backbone, find_head, head_settings
 from mldec.models.published_layouts import without_wrappers as unwrapped
 from mldec.models.tresnet import VARIANTS
@@ -32,7 +33,7 @@ SHOWN = 30  # names that an error lists of each kind
 OURS = ("format", "config", "labels", "normalization")  # entries that together make a checkpoint of mldec itself
 
 #: What timm calls backbones that have a name of our own.
-TIMM_NAMES = {v.hub_name.partition(".")[0]: name for name, v in VARIANTS.items() if v.hub_name is not None}
+TIMM_NAMES = {full.partition(".")[0]: name for name, full in TRESNETS.items() if full is not None}
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,23 +12,23 @@ from timm.models.tresnet import TResNet
 
 from mldec.errors import ConfigError
 from mldec.models.backbone import UNIT, Backbone, BackboneConfig, finish
+from mldec.models.hub import hub_name
 from mldec.registry import BACKBONES
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Blocks a stage, the version, and what its ImageNet-21K-then-1K weights are called in timm's hub."""
+    """Blocks a stage, and the version."""
 
     layers: tuple[int, int, int, int]
     v2: bool
-    hub_name: str | None
 
 
 VARIANTS = {
-    "tresnet_s": Variant((3, 4, 6, 3), v2=False, hub_name=None),
-    "tresnet_m": Variant((3, 4, 11, 3), v2=False, hub_name="tresnet_m.miil_in21k_ft_in1k"),
-    "tresnet_l": Variant((3, 4, 23, 3), v2=True, hub_name="tresnet_v2_l.miil_in21k_ft_in1k"),
-    "tresnet_xl": Variant((3, 8, 34, 5), v2=True, hub_name=None),
+    "tresnet_s": Variant((3, 4, 6, 3), v2=False),
+    "tresnet_m": Variant((3, 4, 11, 3), v2=False),
+    "tresnet_l": Variant((3, 4, 23, 3), v2=True),
+    "tresnet_xl": Variant((3, 8, 34, 5), v2=True),
 }
 
 
@@ -40,7 +40,7 @@ def build_tresnet(config: BackboneConfig, *, image_size: int) -> Backbone:
         )
     variant = VARIANTS[config.name]
     model = TResNet(list(variant.layers), num_classes=0, v2=variant.v2, drop_path_rate=config.drop_path)
-    return finish(model, config, image_size=image_size, statistics=UNIT, hub_name=variant.hub_name)
+    return finish(model, config, image_size=image_size, statistics=UNIT, hub_name=hub_name(config))
 
 
 for _name in VARIANTS:

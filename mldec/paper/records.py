@@ -35,6 +35,15 @@ QUANTITIES = {
 #: Settings that say where and how visibly a run executes, not what it learns.
 NEUTRAL = ("name", "output", "run_dir", "runtime")
 
+#: Settings that came after the first records, and the value that means what was done before there was such a setting.
+#: With that value they are no part of a key, so that a new setting does not turn every earlier record into another run.
+ADDED: Mapping[tuple[str, str], Any] = {
+    ("dataset", "interpolation"): None,
+    ("backbone", "tag"): None,
+    ("protocol", "zsl_images"): "all",
+    ("protocol", "gzsl_images"): "all",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
@@ -100,9 +109,10 @@ class Found(NamedTuple):
 def config_key(*configs: Config) -> str:
     """16 hex digits that differ whenever two runs learn something else: of all settings but those of `NEUTRAL`.
 
-    What limits a run (`runtime.limit_train_batches`, …) counts as a setting; device and precision do not, and stand in
-    the record; nor does the folder that holds the dataset. A run that starts from another experiment has the settings
-    of both: give them both.
+    Settings of `ADDED` count where they differ from what was done before. What limits a run
+    (`runtime.limit_train_batches`, …) counts as a setting; device and precision do not, and stand in the record; nor
+    does the folder that holds the dataset. A run that starts from another experiment has the settings of both: give
+    them both.
     """
     trees = []
     for config in configs:
@@ -115,6 +125,9 @@ def config_key(*configs: Config) -> str:
         words = settings["head"].get("words") or {}
         if root and words.get("source", "").startswith(f"{root}/"):  # the published vectors lie with the pictures
             words["source"] = words["source"].removeprefix(f"{root}/")
+        for (group, name), before in ADDED.items():
+            if settings[group].get(name) == before:
+                settings[group].pop(name, None)
         settings["limits"] = {name: value for name, value in runtime.items() if name.startswith("limit_") and value}
         trees.append(settings)
     return hashlib.sha256(json.dumps(trees, sort_keys=True).encode()).hexdigest()[:16]

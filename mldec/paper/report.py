@@ -170,6 +170,7 @@ def _provenance(table: Table, lines: Sequence[Line]) -> str:
         _count(len(records), "record"),
         f"protocol {' and '.join(protocols)}" if any(protocols) else "",  # a benchmark has none
         f"{'seed' if len({r.seed for r in records}) == 1 else 'seeds'} {_listed({r.seed for r in records})}",
+        _images_counted(records),
         *_places(records),
         _time(records),
         _memory(records),
@@ -235,6 +236,15 @@ def _places(records: Sequence[Record]) -> list[str]:
     precisions = {record.environment["precision"] for record in records if record.environment.get("precision")}
     suffix += f", in {' and '.join(sorted(precisions))}" if precisions else ""
     return [f"device {' and '.join(sorted(devices))}{suffix}"]
+
+
+def _images_counted(records: Sequence[Record]) -> str:
+    """Of the zero-shot figures, which depend on it; records of earlier versions do not say it."""
+    said = []
+    for name, key in (("ZSL", "zsl_images"), ("GZSL", "gzsl_images")):
+        counts = {int(count) for record in records if (count := record.metrics.get(key)) is not None}
+        said += [f"{name} {' and '.join(f'{count:,}' for count in sorted(counts))}"] if counts else []
+    return f"images counted: {', '.join(said)}" if said else ""
 
 
 def _time(records: Sequence[Record]) -> str:

@@ -44,7 +44,8 @@ class Needs:
     Attributes:
         dataset: its name; None: nothing is read from disk.
         labels: how many classes the dataset has.
-        weights: what the backbone starts from, in words.
+        weights: what the backbone of our experiment starts from, by its full name in timm's hub, or "none".
+        published_start: what the published run started from, in words, where that is not the same.
         memory: of the GPU in GiB, for the batch of the experiment.
         pictures: of the train split, where the dataset does not say so itself.
     """
@@ -52,6 +53,7 @@ class Needs:
     dataset: str | None = None
     labels: int
     weights: str = "none"
+    published_start: str = ""
     memory: int | None = None
     pictures: int | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ CHOSEN = 6  # curves of precision and recall
 
 DEFINITIONS = {
     "exact": "exact average precision",
+    "exact_zero": "exact average precision, 0 for a class without positives",
     "voc07": "11-point average precision of VOC 2007",
     "partial": "average precision of partially labelled data",
     "paper": "average precision of the published script",
@@ -136,10 +138,20 @@ def metric_values(metrics: Mapping[str, Any], *, single_label: bool) -> list[Val
     """Metrics in the order in which people ask for them, the one that counts first."""
     order = ("top1", "top5", "mAP") if single_label else ("mAP", "CF1", "OF1")
     first = [name for name in order if name in metrics]
-    tasks = [name for name in metrics if name.startswith(("seen_mAP", "zsl_mAP", "gzsl_mAP", "zsl_F1", "gzsl_F1"))]
+    tasks = [name for name in metrics if name.startswith(("seen_mAP", "zsl_mAP", "gzsl_mAP", "zsl_F1@", "gzsl_F1@"))]
     rest = sorted(name for name in metrics if name.startswith(("CF1@", "OF1@")))
     names = {"top1": "top-1", "top5": "top-5"}
-    return [Value(names.get(name, name), percent(number(metrics[name]))) for name in [*first, *tasks, *rest]]
+    return [
+        Value(names.get(name, name), percent(number(metrics[name])), _images(metrics, name))
+        for name in [*first, *tasks, *rest]
+    ]
+
+
+def _images(metrics: Mapping[str, Any], name: str) -> str:
+    """How many images a zero-shot figure counts; records of earlier versions do not say it."""
+    counted = re.sub(r"_mAP|_F1@\d+", lambda kind: "_images" if kind[0] == "_mAP" else "_F1_images", name)
+    found = number(metrics.get(counted))
+    return f"{found:,.0f} images" if counted != name and math.isfinite(found) else ""
 
 
 def _notes(run: Run, measured: Measured | str, recorded: Mapping[str, Any] | None) -> list[str]:

@@ -150,7 +150,7 @@ def test_asked_to_stop_a_sweep_lets_the_run_save(signum, code, small_digits, tmp
 
 def test_another_dataset_is_shown_as_the_run_saw_its_own():
     """A run of 64 px is not measured at the 448 px that COCO's own networks see, nor at another crop."""
-    trained = build_config(compose.compose(["dataset=digits", "dataset.crop=0.9"]))
+    trained = build_config(compose.compose(["dataset=digits", "dataset.crop=0.9", "dataset.interpolation=bilinear"]))
 
     def measured(*words: str) -> DatasetConfig:
         return measured_config(trained, compose.parse(list(words), own=())).dataset
@@ -158,6 +158,7 @@ def test_another_dataset_is_shown_as_the_run_saw_its_own():
     other = measured("dataset=coco", "dataset.root=/data")
     assert (other.name, other.root) == ("coco", "/data")
     assert (other.image_size, other.crop) == (trained.dataset.image_size, 0.9) == (64, 0.9)
+    assert other.interpolation == "bilinear"
     assert measured("dataset=coco", "dataset.image_size=224").image_size == 224
     assert measured("dataset=coco", "dataset.crop=null").crop is None
     assert measured().image_size == 64

@@ -1,6 +1,7 @@
 """`mldec table`: rows over seeds from one command, with words for what is wrong."""
 
 import dataclasses
+import hashlib
 import json
 import re
 import shlex
@@ -12,9 +13,10 @@ import pytest
 
 from mldec.commands import compose, main, table
 from mldec.commands.table_plan import configs_of, job_of
+from mldec.config import to_mapping
 from mldec.errors import ConfigError
 from mldec.paper import runner
-from mldec.paper.records import config_key, find_records
+from mldec.paper.records import ADDED, config_key, find_records
 from mldec.paper.tables import find_table, load_tables
 from mldec.registry import HEADS
 
@@ -297,3 +299,21 @@ def test_list_shows_every_row(capsys):
     assert "Table 14" in text
     assert "figure6/resnet101_ml_decoder" in text
     assert "quoted" in text
+
+
+def test_a_setting_that_came_later_leaves_the_keys_of_earlier_records():
+    """With the value that means what was done before, it is no part of a key; any other value is another run."""
+    compose.load_components(())
+    (config,) = configs_of("desk/table1/gap", ("seed=0",), None)
+    key = config_key(config)
+    tree = to_mapping(config)
+    for group, name in ADDED:
+        tree[group].pop(name, None)
+    for name in ("name", "output", "run_dir", "runtime"):
+        del tree[name]
+    for name in ("root", "cache"):
+        del tree["dataset"][name]
+    tree["limits"] = {}
+    assert key == hashlib.sha256(json.dumps([tree], sort_keys=True).encode()).hexdigest()[:16]
+    for word in ("dataset.interpolation=bicubic", "protocol.zsl_images=with_unseen", "protocol.gzsl_images=with_any"):
+        assert config_key(*configs_of("desk/table1/gap", ("seed=0", word), None)) != key

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
 
-from mldec.data.image import MAX_PIXELS, REDUCED_MARGIN, Normalization, cut_center, decode, resize
+from mldec.data.image import MAX_PIXELS, REDUCED_MARGIN, Normalization, cut_center, decode, resize, scaled_side
+from mldec.data.loader import Resize
 from mldec.errors import DataError
 
 
@@ -426,18 +428,40 @@ def test_normalization() -> None:
     assert torch.equal(half, Normalization(mean, std)(images).bfloat16())
 
 
-@pytest.mark.parametrize(("width", "height"), [(90, 60), (60, 90), (64, 64), (301, 40)])
-def test_the_centre_is_cut_from_a_picture_of_the_right_scale(width: int, height: int):
-    """As torchvision's Resize and CenterCrop, which timm's evaluation consists of."""
-    from torchvision.transforms import CenterCrop, InterpolationMode
-    from torchvision.transforms import Resize as ReferenceResize
+SHAPES = [(500, 375), (375, 500), (640, 427), (64, 64), (301, 40), (1000, 333)]  # width, height
 
-    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    given = cut_center(picture, 32, 0.8)
-    reference = ReferenceResize(40, InterpolationMode.BICUBIC)(Image.fromarray(picture))
-    wanted = np.array(CenterCrop(32)(reference))
-    assert given.shape == (32, 32, 3)
-    assert np.array_equal(given, wanted)
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("crop", [0.875, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("size", [32, 224, 288, 384])
+def test_the_center_crop_is_that_of_timm(size: int, crop: float, interpolation: str) -> None:
+    """Bit for bit, on images of several shapes: what a model of timm is evaluated with is what it sees here."""
+    oracle = create_transform(
+        size, is_training=False, interpolation=interpolation, crop_pct=crop, crop_mode="center", normalize=False
+    )
+    random = np.random.default_rng(0)
+    for width, height in SHAPES if size < 300 else SHAPES[:2]:
+        image = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        wanted = oracle(Image.fromarray(image)).permute(1, 2, 0).numpy()
+        assert wanted.dtype == np.uint8
+        assert np.array_equal(Resize(size, crop, interpolation)(image), wanted), (width, height)
+        if interpolation == "bicubic":
+            assert np.array_equal(cut_center(image, size, crop), wanted)  # the default
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "side"),
+    [(224, 0.875, 256), (224, 0.9, 248), (224, 0.95, 235), (224, 1.0, 224), (288, 0.95, 303), (384, 0.9, 426)],
+)
+def test_the_side_before_the_center_crop_is_rounded_down(size: int, crop: float, side: int) -> None:
+    assert scaled_side(size, crop) == Resize(size, crop).min_side == side
+
+
+def test_without_a_crop_the_resize_is_bilinear_as_published_unless_said_otherwise() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    for interpolation, used in ((None, Image.BILINEAR), ("bilinear", Image.BILINEAR), ("bicubic", Image.BICUBIC)):
+        wanted = np.array(Image.fromarray(image).resize((48, 48), used))
+        assert np.array_equal(Resize(48, None, interpolation)(image), wanted)
 
 
 def test_nothing_is_lost_with_a_crop_of_one():

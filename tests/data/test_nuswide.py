@@ -16,7 +16,7 @@ CONCEPTS = ["bear", "sky", "cat"]  # not sorted, as in some copies
 TAGS = ["blue", "cat", "zoo", "nice"]
 PICTURES = {
     "train": {"actor\\0001_1.jpg": ["sky", "blue"], "actor\\0002_2.jpg": ["bear"], "b\\0003_3.jpg": ["zoo", "cat"]},
-    "test": {"b\\0004_4.jpg": ["bear", "sky", "nice"], "b\\0005_5.jpg": ["zoo"]},
+    "test": {"b\\0004_4.jpg": ["bear", "sky", "nice"], "b\\0005_5.jpg": ["zoo"], "b\\0006_6.jpg": []},
 }
 
 
@@ -67,7 +67,7 @@ def test_the_original_release(tmp_path: Path) -> None:
     assert train.labels.names == test.labels.names == ("bear", "sky", "cat")
     assert list(train.names()) == ["actor/0001_1.jpg", "actor/0002_2.jpg", "b/0003_3.jpg"]
     assert train.targets([0, 1, 2]).tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
-    assert test.targets([0, 1]).tolist() == [[1, 1, 0], [0, 0, 0]]
+    assert test.targets([0, 1, 2]).tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
     (tmp_path / "Flickr").mkdir()
     assert build(tmp_path).root == str(tmp_path / "Flickr")
     assert build(tmp_path, pictures="/elsewhere").root == "/elsewhere"
@@ -79,7 +79,7 @@ def test_the_csv_says_the_same(tmp_path: Path) -> None:
     assert train.labels.names == ("bear", "cat", "sky")
     assert list(train.names()) == ["actor/0001_1.jpg", "actor/0002_2.jpg", "b/0003_3.jpg"]
     assert train.targets([0, 1, 2]).tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
-    assert build(tmp_path, "test").targets([0, 1]).tolist() == [[1, 0, 1], [0, 0, 0]]
+    assert build(tmp_path, "test").targets([0, 1, 2]).tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]
     (tmp_path / "data.csv").write_text('a,b,c\nx.jpg,"[\'dog\', ""cat"", ]",TRAIN\n')
     assert build(tmp_path).labels.names == ("cat", "dog")
 
@@ -95,8 +95,10 @@ def test_unseen_labels_are_unknown_in_training_and_known_in_test(tmp_path: Path,
     assert train.labels.seen == (False, True, False, True, False, True)
     assert list(train.names()) == ["actor/0001_1.jpg", "b/0003_3.jpg"]  # the other has no seen label
     assert train.targets([0, 1]).tolist() == [[-1, 1, -1, 0, -1, 0], [-1, 0, -1, 0, -1, 1]]
-    assert list(test.names()) == ["b/0004_4.jpg"]
-    assert test.targets([0]).tolist() == [[1, 0, 0, 1, 1, 0]]
+    assert list(test.names()) == ["b/0004_4.jpg", "b/0005_5.jpg", "b/0006_6.jpg"]  # what is counted is the metric's
+    assert test.targets([0, 1, 2]).tolist() == [[1, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0]]
+    labelled = zsl(tmp_path, "test", layout=layout, unannotated="drop")
+    assert list(labelled.names()) == ["b/0004_4.jpg", "b/0005_5.jpg"]
 
 
 def test_without_lists_the_tags_less_the_concepts_are_seen(tmp_path: Path) -> None:

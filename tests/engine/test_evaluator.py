@@ -92,7 +92,7 @@ def test_a_picture_scored_twice_or_not_finite_is_an_error():
         score([], [])
 
 
-@pytest.mark.parametrize("definition", ["exact", "voc07", "partial", "paper"])
+@pytest.mark.parametrize("definition", ["exact", "exact_zero", "voc07", "partial", "paper"])
 def test_map_is_the_mean_of_what_is_counted(definition):
     scores = score([10], list(range(10)))
     protocol = ProtocolConfig(name="standard", average_precision=definition, top_k=(1, 3))
@@ -123,13 +123,14 @@ def test_the_per_class_table_names_every_class(tmp_path):
         assert [int(row[k]) for k in ("positives", "negatives", "unknown")] == [(column == s).sum() for s in (1, 0, -1)]
 
 
-def test_evaluation_and_prediction_cut_the_same_centre(small_digits, tmp_path):
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_evaluation_and_prediction_cut_the_same_centre(small_digits, tmp_path, interpolation):
     """`dataset.crop` shapes what both see, and nothing else."""
-    config = make([*small_digits, "dataset.crop=0.75"])
+    config = make([*small_digits, "dataset.crop=0.75", f"dataset.interpolation={interpolation}"])
     index = build.build_split(config, "test")
     batch = next(iter(build.build_eval_loader(config, index, torch.device("cpu"))))
     size = build.image_size(config)
-    wanted = [cut_center(decode(index.path(row)), size, 0.75) for row in range(len(batch.ids))]
+    wanted = [cut_center(decode(index.path(row)), size, 0.75, interpolation) for row in range(len(batch.ids))]
     assert np.array_equal(batch.images.permute(0, 2, 3, 1).numpy(), np.stack(wanted))
     whole = next(iter(build.build_eval_loader(make(small_digits), index, torch.device("cpu"))))
     assert not torch.equal(batch.images, whole.images)

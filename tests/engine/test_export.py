@@ -22,7 +22,6 @@ import mldec
 from mldec.commands.main import run as command
 from mldec.config import to_mapping
 from mldec.data.image import Normalization
-from mldec.data.loader import Resize
 from mldec.engine import build, graph, portable
 from mldec.engine.checkpoint import FORMAT, pack_words, restore, save_checkpoint
 from mldec.engine.export import export, preprocessing
@@ -331,13 +330,17 @@ def test_which_heads_ask_by_vectors_alone(settings, alone):
         torch.testing.assert_close(head(tokens, head.words.alone(new.vectors)), together)
 
 
-def test_a_centre_crop_is_described_as_it_is_done(pictures, tmp_path, monkeypatch):
+@pytest.mark.parametrize("interpolation", ["null", "bilinear"])
+@pytest.mark.parametrize("crop", [0.8, 0.95, "null"])
+def test_a_centre_crop_is_described_as_it_is_done(pictures, tmp_path, monkeypatch, crop, interpolation):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(pictures[0]).resize((173, 90)).save("photo.jpg", quality=95)
-    steps = preprocessing(restore(untrained(tmp_path, "dataset.crop=0.8")), included=False)
+    words = [f"dataset.crop={crop}", f"dataset.interpolation={interpolation}"]
+    restored = restore(untrained(tmp_path, *words))
+    steps = preprocessing(restored, included=False)
     found = {"np": np, "Image": Image}
     exec("\n".join(open_picture(steps)), found)
-    expected = Resize(64, 0.8)(np.asarray(Image.open("photo.jpg")))
+    expected = build.build_resize(restored.config)(np.asarray(Image.open("photo.jpg")))
     normalization = Normalization((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
     np.testing.assert_allclose(
         found["images"], normalization(torch.from_numpy(expected).permute(2, 0, 1)[None]).numpy(), atol=1e-6

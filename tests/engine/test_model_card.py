@@ -39,6 +39,7 @@ def description(names):
         "preprocessing": {
             "image_size": 64,
             "crop": None,
+            "resize": "bilinear",
             "mean": [0, 0, 0],
             "std": [1, 1, 1],
             "input": "uint8",

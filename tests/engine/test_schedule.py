@@ -8,8 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from timm.scheduler import CosineLRScheduler
 
-from mldec.engine.schedule import CosineConfig, CosineWithWarmup, OneCycle, OneCycleConfig, Point
+from mldec.commands import compose
+from mldec.config import build_config
+from mldec.engine import build
+from mldec.engine.schedule import (
+    CosineConfig,
+    CosineWithWarmup,
+    OneCycle,
+    OneCycleConfig,
+    Point,
+    TimmCosine,
+    TimmCosineConfig,
+)
 from mldec.registry import SCHEDULES
 
 
@@ -65,7 +77,56 @@ def test_cosine_equals_torch_without_warm_up():
         oracle.step()
 
 
-@pytest.mark.parametrize("schedule", [OneCycle(10, 1.0), CosineWithWarmup(10, 1.0)])
+@pytest.mark.parametrize("steps_per_epoch", [1, 3])
+@pytest.mark.parametrize(
+    ("epochs", "cooldown", "warmup", "warmup_lr", "min_lr"),
+    [(310, 10, 5, 1e-4, 1e-6), (610, 10, 5, 1e-4, 1e-6), (7, 0, 0, 1e-5, 0.0), (9, 3, 5, 0.0, 1e-3)],
+)
+def test_timm_cosine_equals_that_of_timm_in_every_epoch(epochs, cooldown, warmup, warmup_lr, min_lr, steps_per_epoch):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=4e-3)
+    oracle = CosineLRScheduler(
+        optimizer, epochs - cooldown, lr_min=min_lr, warmup_t=warmup, warmup_lr_init=warmup_lr, t_in_epochs=True
+    )
+    config = TimmCosineConfig(
+        name="timm_cosine",
+        epochs=epochs,
+        max_lr=4e-3,
+        warmup_epochs=warmup,
+        warmup_lr=warmup_lr,
+        min_lr=min_lr,
+        cooldown_epochs=cooldown,
+    )
+    total_steps = epochs * steps_per_epoch
+    schedule = SCHEDULES["timm_cosine"].build(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    for epoch in range(epochs):
+        oracle.step(epoch)  # what timm's training script has set when an epoch begins
+        for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
+            assert schedule(step) == Point(pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12, abs=1e-18))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "epochs", "expected"),
+    [
+        ("imagenet_a2", 310, {0: 1.0e-4, 6: 3.996e-3, 250: 2.69e-4, 299: 1.11e-6, 300: 1e-6, 309: 1e-6}),
+        ("table13/sigmoid_ml_decoder", 310, {0: 1.0e-4, 6: 3.996e-3, 250: 2.69e-4, 299: 1.11e-6, 309: 1e-6}),
+        ("figure6/resnet34_gap", 310, {0: 1.0e-4, 6: 3.996e-3, 250: 2.69e-4, 299: 1.11e-6, 309: 1e-6}),
+        ("table13/a1", 610, {0: 1.0e-4, 300: 2.0005e-3, 599: 1.027e-6, 600: 1e-6, 609: 1e-6}),
+    ],
+)
+def test_the_imagenet_recipes_are_those_of_the_authors(experiment, epochs, expected):
+    """Warm-up from 1e-4, a floor of 1e-6, ten epochs of cool-down, one rate an epoch."""
+    compose.load_components(())
+    config = build_config(compose.compose([f"experiment={experiment}"]))
+    assert config.schedule.epochs == epochs
+    schedule = build.build_schedule(config, 625)
+    for epoch, rate in expected.items():
+        for step in (epoch * 625, epoch * 625 + 624):
+            assert schedule(step).lr == pytest.approx(rate, rel=2e-3)
+    with pytest.raises(ValueError, match="outside the schedule"):
+        schedule(epochs * 625)
+
+
+@pytest.mark.parametrize("schedule", [OneCycle(10, 1.0), CosineWithWarmup(10, 1.0), TimmCosine(10, 2, 1.0, 5)])
 def test_steps_outside_the_run_are_refused(schedule):
     for step in (-1, 10):
         with pytest.raises(ValueError, match=rf"step {step} is outside the schedule; allowed are 0\.\.9"):
@@ -100,6 +161,14 @@ def test_factories():
         (CosineConfig, {"epochs": 5}, "^warmup_epochs=5: leaves nothing of schedule.epochs=5"),
         (CosineConfig, {"min_lr": 1.0}, "^min_lr=1: exceeds schedule.max_lr=0.0001"),
         (CosineConfig, {"warmup_lr": 1.0}, "^warmup_lr=1: exceeds"),
+        (TimmCosineConfig, {"cycle_momentum": True}, "^cycle_momentum=true: timm_cosine has no momentum cycle"),
+        (
+            TimmCosineConfig,
+            {"epochs": 15, "cooldown_epochs": 10},
+            "^warmup_epochs=5: with cooldown_epochs=10 leaves nothing of schedule.epochs=15",
+        ),
+        (TimmCosineConfig, {"min_lr": 1.0}, "^min_lr=1: exceeds schedule.max_lr=0.0001"),
+        (TimmCosineConfig, {"accumulate": 3}, "^accumulate=3: does not divide"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(config_class, settings, message):
@@ -107,9 +176,11 @@ def test_settings_that_contradict_each_other_are_refused(config_class, settings,
         config_class(name="any", **settings)
 
 
-@pytest.mark.parametrize("name", ["one_cycle", "cosine"])
+@pytest.mark.parametrize("name", ["one_cycle", "cosine", "timm_cosine"])
 def test_config_files_build(name):
     settings = yaml.safe_load((Path(__file__).parents[2] / "configs/schedule" / f"{name}.yaml").read_text())
     component = SCHEDULES[settings["name"]]
     schedule = component.build(component.config_class(**settings), total_steps=400, steps_per_epoch=10)
-    assert max(schedule(step).lr for step in range(400)) == 1e-4
+    # timm's warm-up takes the place of the cosine's first epochs, with the highest rates.
+    tolerance = 0.05 if name == "timm_cosine" else 0
+    assert max(schedule(step).lr for step in range(400)) == pytest.approx(1e-4, rel=tolerance, abs=0)

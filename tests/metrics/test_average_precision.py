@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from mldec.metrics import average_precision, inputs, mean_average_precision
 
-DEFINITIONS = ["exact", "voc07", "partial", "paper"]
+DEFINITIONS = ["exact", "exact_zero", "voc07", "partial", "paper"]
 
 
 def data(samples=200, classes=12, seed=0, levels=None, unknown=0.0, dtype=np.float64):
@@ -116,6 +116,9 @@ def test_classes_without_positives():
         found = average_precision(scores, targets, definition)
         assert np.isnan(found).tolist() == [False, False, True, False]
         assert mean_average_precision(scores, targets, definition) == pytest.approx(100 * np.nanmean(found))
+    exact, filled = average_precision(scores, targets), average_precision(scores, targets, "exact_zero")
+    np.testing.assert_array_equal(filled, np.nan_to_num(exact))  # LESA and BiAM divide by all classes
+    assert mean_average_precision(scores, targets, "exact_zero") == pytest.approx(100 * np.nansum(exact) / 4)
     assert average_precision(scores, targets, "paper")[2] == 0
     kept = np.delete(average_precision(scores, targets, "paper"), 2)
     assert mean_average_precision(scores, targets, "paper") == pytest.approx(100 * kept.sum() / 4)
@@ -170,7 +173,7 @@ def test_bad_input_is_refused_in_words():
         average_precision(scores, targets * 0.5)
     with pytest.raises(ValueError, match="targets hold 256"):
         average_precision(scores, targets.astype(np.int64) * 256)
-    with pytest.raises(ValueError, match="no such average precision; use exact, voc07"):
+    with pytest.raises(ValueError, match="no such average precision; use exact, exact_zero, voc07"):
         average_precision(scores, targets, "interpolated")
     scores[3, 1] = np.nan
     for definition in DEFINITIONS:

@@ -1,5 +1,7 @@
 """Every family becomes tokens in raster order, of the width it states, with the weights it was asked to have."""
 
+import dataclasses
+
 import pytest
 import timm
 import torch
@@ -10,6 +12,7 @@ from mldec.errors import CheckpointError, ConfigError
 from mldec.models import backbone as room
 from mldec.models.backbone import UNIT, Backbone, BackboneConfig, TimmConfig, create_timm
 from mldec.models.complexity import count_macs, count_parameters
+from mldec.models.hub import describe_weights, loaded_name
 from mldec.models.resnet import DigitsResNetConfig
 from mldec.registry import BACKBONES
 
@@ -286,6 +289,65 @@ def test_hub_weights_are_asked_for_by_tag_and_reported(monkeypatch):
         assert backbone.loaded.source == f"timm hub, {tag}"
         assert len(backbone.loaded.loaded) == len(backbone.model.state_dict())
         assert len(backbone.loaded.skipped) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        ("tresnet_m", {}, "tresnet_m.miil_in21k_ft_in1k"),
+        ("tresnet_l", {}, "tresnet_v2_l.miil_in21k_ft_in1k"),
+        ("tresnet_m", {"tag": "miil_in21k"}, "tresnet_m.miil_in21k"),
+        ("tresnet_l", {"tag": "miil_in21k"}, "tresnet_v2_l.miil_in21k"),
+        ("tresnet_s", {}, None),
+        ("tresnet_xl", {}, None),
+        ("resnet101", {}, "resnet101.a1h_in1k"),
+        ("resnet101", {"tag": "tv_in1k"}, "resnet101.tv_in1k"),
+        ("timm", {"model": "resnet50"}, "resnet50.a1_in1k"),
+        ("timm", {"model": "resnet50.a2_in1k"}, "resnet50.a2_in1k"),
+        ("timm", {"model": "resnet50", "tag": "a2_in1k"}, "resnet50.a2_in1k"),
+        ("resnet_digits", {}, None),
+    ],
+)
+def test_which_weights_a_backbone_starts_from(name, settings, expected):
+    config = BACKBONES[name].config_class(name=name, pretrained=True, **settings)
+    assert loaded_name(config) == expected
+    assert loaded_name(dataclasses.replace(config, pretrained=False)) is None
+
+
+def test_a_backbone_loads_the_weights_of_its_tag(monkeypatch):
+    asked = []
+    monkeypatch.setattr(room, "_hub_weights", lambda name, size: asked.append(name) or timm_weights[name]())
+    timm_weights = {
+        "tresnet_m.miil_in21k": lambda: timm.create_model("tresnet_m").state_dict(),
+        "resnet18.tv_in1k": lambda: timm.create_model("resnet18").state_dict(),
+    }
+    for name, tag in (("tresnet_m", "miil_in21k"), ("resnet18", "tv_in1k")):
+        backbone = BACKBONES[name].build(BackboneConfig(name=name, pretrained=True, tag=tag), image_size=32)
+        assert asked.pop() == f"{name}.{tag}"
+        assert str(backbone.loaded).startswith(f"timm hub, {name}.{tag}:")
+
+
+def test_an_unknown_tag_is_refused_with_those_that_there_are():
+    with pytest.raises(ConfigError, match=r"backbone.tag=miil_21k: .* did you mean miil_in21k.*backbone.tag=null"):
+        loaded_name(BackboneConfig(name="tresnet_m", pretrained=True, tag="miil_21k"))
+    with pytest.raises(ConfigError, match=r"backbone.model=resnet50.a1_in1k names a tag already"):
+        loaded_name(TimmConfig(name="timm", model="resnet50.a1_in1k", pretrained=True, tag="a2_in1k"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnet101.a1h_in1k", "ImageNet-1K (resnet101.a1h_in1k)"),
+        ("tresnet_m.miil_in21k", "ImageNet-21K (tresnet_m.miil_in21k)"),
+        (
+            "tresnet_v2_l.miil_in21k_ft_in1k",
+            "ImageNet-21K, fine-tuned on ImageNet-1K (tresnet_v2_l.miil_in21k_ft_in1k)",
+        ),
+        ("resnet50.fb_swsl_ig1b", "resnet50.fb_swsl_ig1b"),
+    ],
+)
+def test_weights_are_described_by_what_they_were_trained_on(name, words):
+    assert describe_weights(name) == words
 
 
 def test_hub_that_can_not_be_reached_says_what_to_type(monkeypatch):

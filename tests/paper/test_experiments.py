@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from mldec.commands import compose
+from mldec.commands.table_needs import starts_from
 from mldec.config import build_config
 from mldec.engine import build
 from mldec.engine.mixing import answer_random_queries
 from mldec.labels import LabelSpace
 from mldec.models.complexity import count_macs
+from mldec.models.hub import TRESNETS, loaded_name
 from mldec.models.word_vectors import WordVectors
 from mldec.paper.tables import load_tables
 
@@ -71,6 +73,29 @@ def test_it_composes_and_is_valid(name, capsys):
 def test_the_paper_is_reproduced_by_its_own_protocol(name):
     config = build_config(compose.compose([f"experiment={name}"]))
     assert config.protocol.name == "paper"
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_a_row_says_which_weights_its_experiment_loads(name):
+    """Full names in timm's hub, so that neither another default nor another tag goes unnoticed."""
+    config = build_config(compose.compose([f"experiment={name}"]))
+    assert config.backbone.checkpoint is None
+    assert (loaded_name(config.backbone) or "none") == ROWS[name].needs.weights
+    if config.backbone.pretrained and config.backbone.name not in TRESNETS:  # not left to the version of timm
+        assert config.backbone.tag or "." in config.backbone.model
+
+
+def test_every_row_of_coco_says_that_the_published_one_started_from_open_images():
+    found = {}
+    for table in load_tables("paper"):
+        for row in table.reproduced:
+            if row.needs.dataset == "coco" and row.cells.get("method", "ML-Decoder") == "ML-Decoder":
+                found[row.experiment] = (row.cells.get("backbone"), starts_from(row))
+    assert len(found) == 4 + 2 + 3 + 4 + 6  # tables 1, 5, 7, 10 and figure 5
+    for experiment, (backbone, text) in found.items():
+        assert ("Open Images" in text) == (backbone != "ResNet-101"), experiment  # of which nothing is published
+        header = " ".join((headers().EXPERIMENTS / f"{experiment}.yaml").read_text(encoding="utf-8").split("\n# "))
+        assert f"Starts from {text}." in header
 
 
 FITTED: set[str] = set()  # networks that were found to fit: rows of several tables share them

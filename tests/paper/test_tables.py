@@ -128,3 +128,19 @@ def test_a_file_that_contradicts_itself_is_refused(change, message, tmp_path: Pa
 
 def test_figures_that_are_counted_are_known():
     assert set(COUNTED) == {"macs", "parameters"}
+
+
+def test_the_groups_of_table_4_are_those_of_the_trained_labels():
+    """925 trained labels by 100 queries; the paper's 1,006 by 100 would be 11 a group."""
+    group_size = -(-925 // 100)
+    assert (group_size, -(-925 // group_size), -(-1006 // 100)) == (10, 93, 11)
+    note = find_table("4", "paper").row("group").note
+    assert "93 groups of 10" in note
+    assert "11 a group" in note
+
+
+def test_nothing_is_said_of_where_the_voc_run_started():
+    """No source says it."""
+    row = find_table("11", "paper").row("ml_decoder")
+    assert not row.note
+    assert row.needs.published_start == "weights that are not named"
