@@ -244,18 +244,31 @@ def build_classifier(config: Config, labels: LabelSpace, words: WordVectors | No
         labels: all labels of the dataset; the network is for those that are seen.
         words: their vectors, where the head uses any; None: they are read from where the config says.
     """
-    backbone = BACKBONES[config.backbone.name].build(config.backbone, image_size=image_size(config))
+    return _assemble(config, config.backbone, labels, words)
+
+
+def build_bare_classifier(config: Config, labels: LabelSpace, words: WordVectors | None = None) -> Classifier:
+    """The same network without its pretrained weights: what a checkpoint is loaded into."""
+    # Once no weights are named, final_norm=auto would no longer say what the network was built with.
+    bare = dataclasses.replace(
+        config.backbone, pretrained=False, checkpoint=None, final_norm=config.backbone.keeps_final_norm
+    )
+    return _assemble(config, bare, labels, words)
+
+
+def _assemble(config: Config, settings: Any, labels: LabelSpace, words: WordVectors | None) -> Classifier:
+    """A classifier with the backbone that `settings` describes, and the head of `config`."""
+    backbone = BACKBONES[settings.name].build(settings, image_size=image_size(config))
+    if config.backbone.final_norm is True and getattr(backbone, "final_norm", None) is None:
+        raise ConfigError(
+            f"backbone.final_norm=true: the classifier of {getattr(settings, 'model', settings.name)} does not begin "
+            "with a norm that could be kept; use auto or false"
+        )
     more = {"words": words or build_words(config, labels)} if uses_words(config) else {}
     head = HEADS[config.head.name].build(
         config.head, in_features=backbone.num_features, labels=labels.trained(), **more
     )
     return Classifier(backbone, head)
-
-
-def build_bare_classifier(config: Config, labels: LabelSpace, words: WordVectors | None = None) -> Classifier:
-    """The same network without its pretrained weights: what a checkpoint is loaded into."""
-    bare = dataclasses.replace(config.backbone, pretrained=False, checkpoint=None)
-    return build_classifier(dataclasses.replace(config, backbone=bare), labels, words)
 
 
 def build_words(config: Config, labels: LabelSpace) -> WordVectors:
@@ -303,7 +316,10 @@ def build_optimizer(config: Config, classifier: nn.Module) -> torch.optim.Optimi
     """The optimizer over decayed and undecayed, backbone and head parameters."""
     settings: Any = config.optimizer
     groups = parameter_groups(
-        classifier, weight_decay=settings.weight_decay, backbone_lr_scale=settings.backbone_lr_scale
+        classifier,
+        weight_decay=settings.weight_decay,
+        backbone_lr_scale=settings.backbone_lr_scale,
+        exempt_named=config.protocol.name != "paper",  # the published code knew dimensions and biases only
     )
     optimizer: torch.optim.Optimizer = OPTIMIZERS[settings.name].build(
         settings,
