@@ -98,6 +98,7 @@ def find_unused(config: Config) -> list[str]:
         found += config.head.words.unused()
     if config.init_from is None and config.init_part != "all":
         found.append(f"init_part={config.init_part}: there is no init_from to take it from")
+    found += _unused_smoothing(config)
     cycled = config.schedule.cycle_momentum
     if not cycled and _given(config.schedule, "momentum"):
         found.append("schedule.momentum: only used with schedule.cycle_momentum=true")
@@ -111,6 +112,19 @@ def find_unused(config: Config) -> list[str]:
             "runtime.profile=true: the trace needs at least 5 steps an epoch; raise runtime.limit_train_batches"
         )
     return found
+
+
+def _unused_smoothing(config: Config) -> list[str]:
+    loss = config.loss
+    if _given(loss, "label_smoothing_toward") and not loss.label_smoothing:
+        return [f"loss.label_smoothing_toward={loss.label_smoothing_toward}: loss.label_smoothing is 0"]
+    mixed = config.augment.mixup or config.augment.cutmix
+    if _given(loss, "label_smoothing") and getattr(loss, "target_threshold", None) is not None and not mixed:
+        return [
+            f"loss.label_smoothing={loss.label_smoothing}: loss.target_threshold makes smoothed targets 0 or 1 again; "
+            "it acts on fractions of mixup and cutmix only, and both are off"
+        ]
+    return []
 
 
 def _given(settings: Any, name: str) -> bool:
