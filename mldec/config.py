@@ -144,6 +144,17 @@ def build_config(mapping: Mapping[str, Any]) -> Config:
     return typing.cast(Config, config)
 
 
+def from_stored(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """An experiment as a run or checkpoint stored it, completed by what settings that came later stand for there.
+
+    Final norms were dropped until `backbone.final_norm` came, so a stored experiment without it has none.
+    """
+    backbone = mapping.get("backbone")
+    if not isinstance(backbone, Mapping) or "final_norm" in backbone:
+        return dict(mapping)
+    return {**mapping, "backbone": {**backbone, "final_norm": False}}
+
+
 def to_mapping(config: Any) -> dict[str, Any]:
     """A dataclass tree as nested dicts and lists of plain values; `build_config` of it gives an equal Config."""
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from mldec.config import ComponentConfig, Fraction, NonNegative, Share
 from mldec.registry import LOSSES
 
 Reduction = Literal["sum", "mean"]
+Toward = Literal["half", "uniform"]
 
 CACHED = 2**16  # labels that are handled at a time on the CPU: a dozen float32 buffers of these fit into its cache
 FLOOR = 1e-8  # probabilities are kept above this before the logarithm, as published
@@ -194,9 +195,14 @@ class BinaryCrossEntropy(ThreeStateLoss):
     """Sigmoid cross-entropy of every label by itself; the loss of the ImageNet A2 recipe (paper §4.3) with a threshold.
 
     Args:
-        label_smoothing: s in [0, 1): targets y become y (1 - s) + s / 2.
-        target_threshold: targets above it become 1 and all others 0, before smoothing; undoes the fractions of mixup
-            (0.2 in ImageNet A2). None keeps targets as they are.
+        label_smoothing: s in [0, 1).
+        target_threshold: targets above it become 1 and all others 0, after smoothing as in timm; undoes the fractions
+            of mixup (0.2 in ImageNet A1 and A2). None keeps targets as they are. With a threshold, smoothing only
+            moves which fractions are above it; s / 2 <= threshold < 1 - s, so that whole targets keep their side.
+        label_smoothing_toward: "half": targets y become y (1 - s) + s / 2, each label being a question of its own;
+            timm's BinaryCrossEntropy does this to multi-label targets with smooth_dense=True. "uniform": they become
+            y (1 - s) + s / N, which spreads s over the N classes of a single-label image; timm does this to class
+            numbers.
         unknown_weight, reduction: see the module.
     """
 
@@ -206,18 +212,27 @@ class BinaryCrossEntropy(ThreeStateLoss):
         target_threshold: float | None = None,
         unknown_weight: float = 0.0,
         reduction: Reduction = "mean",
+        label_smoothing_toward: Toward = "half",
     ) -> None:
         super().__init__(unknown_weight, reduction)
         _share("label_smoothing", label_smoothing)
         if target_threshold is not None:
             _share("target_threshold", target_threshold)
+        if label_smoothing_toward not in get_args(Toward):
+            raise ValueError(
+                f"label_smoothing_toward={label_smoothing_toward!r}: no such target; use 'half' or 'uniform'"
+            )
+        _check_smoothed_threshold(label_smoothing, target_threshold)
         self.label_smoothing = label_smoothing
         self.target_threshold = target_threshold
+        self.label_smoothing_toward = label_smoothing_toward
 
     def terms(self, logits: Tensor, present: Tensor, weights: Tensor) -> Tensor:
+        if self.label_smoothing:
+            share = 1 / 2 if self.label_smoothing_toward == "half" else 1 / logits.shape[1]
+            present = present * (1 - self.label_smoothing) + self.label_smoothing * share
         if self.target_threshold is not None:
             present = (present > self.target_threshold).to(logits.dtype)
-        present = present * (1 - self.label_smoothing) + self.label_smoothing / 2
         return weights * F.binary_cross_entropy_with_logits(logits, present, reduction="none")
 
 
@@ -276,8 +291,16 @@ class AsymmetricLossConfig(LossConfig):
 class BinaryCrossEntropyConfig(LossConfig):
     """Settings of `loss=bce`."""
 
-    label_smoothing: Share = 0.0  # s: targets y become y (1 - s) + s / 2
-    target_threshold: Share | None = None  # fractions of mixup above it become 1, others 0; null: they stay
+    label_smoothing: Share = 0.0  # s, as label_smoothing_toward says
+    label_smoothing_toward: Toward = (
+        "half"  # targets y become y (1 - s) + s / 2, or for single-label data, "uniform": y (1 - s) + s / N
+    )
+    target_threshold: Share | None = (
+        None  # fractions of mixup above it become 1, others 0, after smoothing; null: they stay
+    )
+
+    def __post_init__(self) -> None:
+        _check_smoothed_threshold(self.label_smoothing, self.target_threshold)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +328,7 @@ def build_asymmetric_loss(config: AsymmetricLossConfig) -> AsymmetricLoss:
 def build_binary_cross_entropy(config: BinaryCrossEntropyConfig) -> BinaryCrossEntropy:
     return BinaryCrossEntropy(
         label_smoothing=config.label_smoothing,
+        label_smoothing_toward=config.label_smoothing_toward,
         target_threshold=config.target_threshold,
         unknown_weight=config.unknown_weight,
         reduction=config.reduction,
@@ -335,6 +359,14 @@ def _check_shapes(logits: Tensor, targets: Tensor, known: Tensor | None) -> None
 def _unknown(targets: Tensor, known: Tensor | None) -> Tensor:
     """Bool (B,N): where the target or the mask says that the label is not known."""
     return targets < 0 if known is None else ~known | (targets < 0)
+
+
+def _check_smoothed_threshold(smoothing: float, threshold: float | None) -> None:
+    if smoothing and threshold is not None and not smoothing / 2 <= threshold < 1 - smoothing:
+        raise ValueError(
+            f"label_smoothing={smoothing}: with target_threshold={threshold} whole targets would change sides; needs "
+            "label_smoothing / 2 <= target_threshold < 1 - label_smoothing, or target_threshold=null"
+        )
 
 
 def _at_least_zero(**values: float) -> None:

@@ -9,8 +9,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from timm.data.mixup import mixup_target
+from timm.loss import BinaryCrossEntropy as TimmBinaryCrossEntropy
 
-from mldec.losses import CACHED, AsymmetricLoss, BinaryCrossEntropy, CrossEntropy, ThreeStateLoss
+from mldec.losses import (
+    CACHED,
+    AsymmetricLoss,
+    BinaryCrossEntropy,
+    BinaryCrossEntropyConfig,
+    CrossEntropy,
+    ThreeStateLoss,
+)
 from mldec.registry import LOSSES
 
 GOLDEN_LOGITS = [-2.0, -0.5, 0.0, 0.5, 2.0, 4.0]
@@ -231,8 +240,47 @@ def test_target_threshold_makes_fractions_whole():
     logits, _ = batch(rows=1, classes=4)
     fractions = torch.tensor([[0.1, 0.2, 0.21, 0.9]])
     whole = torch.tensor([[0, 0, 1, 1]])
-    loss = BinaryCrossEntropy(target_threshold=0.2, label_smoothing=0.1)
-    assert loss(logits, fractions) == BinaryCrossEntropy(label_smoothing=0.1)(logits, whole)
+    assert BinaryCrossEntropy(target_threshold=0.2)(logits, fractions) == BinaryCrossEntropy()(logits, whole)
+
+
+def test_smoothing_of_single_label_targets_is_timms_own_for_class_numbers():
+    logits, _ = batch(classes=7)
+    classes = torch.arange(len(logits)) % 7
+    expected = TimmBinaryCrossEntropy(smoothing=0.1)(logits, classes)
+    ours = BinaryCrossEntropy(label_smoothing=0.1, label_smoothing_toward="uniform")
+    torch.testing.assert_close(ours(logits, F.one_hot(classes, 7)), expected)
+
+
+def test_smoothing_of_multi_label_targets_is_timms_own_for_dense_ones():
+    logits, targets = batch()
+    for smoothing in (0.0, 0.1, 0.3):
+        expected = TimmBinaryCrossEntropy(smoothing=smoothing, smooth_dense=True)(logits, targets.float())
+        torch.testing.assert_close(BinaryCrossEntropy(label_smoothing=smoothing)(logits, targets), expected)
+    for threshold in (0.05, 0.2):  # it comes after smoothing
+        settings = {"target_threshold": threshold}
+        expected = TimmBinaryCrossEntropy(smoothing=0.1, smooth_dense=True, **settings)(logits, 0.24 * targets.float())
+        ours = BinaryCrossEntropy(label_smoothing=0.1, **settings)
+        torch.testing.assert_close(ours(logits, 0.24 * targets.float()), expected)
+
+
+@pytest.mark.parametrize("lam", [0.1, 0.21, 0.23, 0.5])
+def test_smoothing_mixup_and_threshold_are_those_of_timms_recipe(lam):
+    """ImageNet A1: smoothing 0.1 before the threshold 0.2, so that a share of 0.21 no longer counts as present."""
+    logits, _ = batch(rows=6, classes=100)
+    classes = torch.arange(6) * 3
+    recipe = mixup_target(classes, 100, lam, smoothing=0.1)
+    expected = TimmBinaryCrossEntropy(smoothing=0.1, target_threshold=0.2)(logits, recipe)
+    one_hot = F.one_hot(classes, 100).float()
+    ours = BinaryCrossEntropy(label_smoothing=0.1, label_smoothing_toward="uniform", target_threshold=0.2)
+    torch.testing.assert_close(ours(logits, lam * one_hot + (1 - lam) * one_hot.flip(0)), expected)
+
+
+@pytest.mark.parametrize(("smoothing", "threshold"), [(0.5, 0.2), (0.1, 0.04), (0.4, 0.6)])
+def test_smoothing_that_moves_whole_targets_over_the_threshold_is_refused(smoothing, threshold):
+    settings = {"label_smoothing": smoothing, "target_threshold": threshold}
+    for make in (BinaryCrossEntropy, partial(BinaryCrossEntropyConfig, name="bce")):
+        with pytest.raises(ValueError, match=f"label_smoothing={smoothing}: with target_threshold={threshold} whole"):
+            make(**settings)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -298,6 +346,7 @@ def test_wrong_shapes_are_refused_in_words(loss_class):
         (AsymmetricLoss, {"unknown_weight": -0.1}, "unknown_weight=-0.1"),
         (BinaryCrossEntropy, {"label_smoothing": 1.0}, "label_smoothing=1.0: must be at least 0 and below 1"),
         (BinaryCrossEntropy, {"target_threshold": -1}, "target_threshold=-1"),
+        (BinaryCrossEntropy, {"label_smoothing_toward": "one"}, "label_smoothing_toward='one': no such target"),
         (CrossEntropy, {"reduction": "none"}, "use 'sum' or 'mean'"),
     ],
 )

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import mldec
+from mldec.config import from_stored
 from mldec.errors import ConfigError, suggest
 from mldec.registry import REGISTRIES
 
@@ -208,7 +209,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if not isinstance(mapping, dict):
         raise ConfigError(f"{path} holds no settings")
-    return mapping  # type: ignore[return-value]
+    return from_stored(mapping)  # type: ignore[arg-type]
 
 
 def config_folder() -> Path:

@@ -100,6 +100,7 @@ def find_unused(config: Config) -> list[str]:
         found.append(f"init_part={config.init_part}: there is no init_from to take it from")
     if config.backbone.tag is not None and not config.backbone.pretrained:
         found.append(f"backbone.tag={config.backbone.tag}: no weights of timm's hub are loaded (pretrained=false)")
+    found += _unused_smoothing(config)
     cycled = config.schedule.cycle_momentum
     if not cycled and _given(config.schedule, "momentum"):
         found.append("schedule.momentum: only used with schedule.cycle_momentum=true")
@@ -113,6 +114,19 @@ def find_unused(config: Config) -> list[str]:
             "runtime.profile=true: the trace needs at least 5 steps an epoch; raise runtime.limit_train_batches"
         )
     return found
+
+
+def _unused_smoothing(config: Config) -> list[str]:
+    loss = config.loss
+    if _given(loss, "label_smoothing_toward") and not loss.label_smoothing:
+        return [f"loss.label_smoothing_toward={loss.label_smoothing_toward}: loss.label_smoothing is 0"]
+    mixed = config.augment.mixup or config.augment.cutmix
+    if _given(loss, "label_smoothing") and getattr(loss, "target_threshold", None) is not None and not mixed:
+        return [
+            f"loss.label_smoothing={loss.label_smoothing}: loss.target_threshold makes smoothed targets 0 or 1 again; "
+            "it acts on fractions of mixup and cutmix only, and both are off"
+        ]
+    return []
 
 
 def _given(settings: Any, name: str) -> bool:
@@ -246,18 +260,31 @@ def build_classifier(config: Config, labels: LabelSpace, words: WordVectors | No
         labels: all labels of the dataset; the network is for those that are seen.
         words: their vectors, where the head uses any; None: they are read from where the config says.
     """
-    backbone = BACKBONES[config.backbone.name].build(config.backbone, image_size=image_size(config))
+    return _assemble(config, config.backbone, labels, words)
+
+
+def build_bare_classifier(config: Config, labels: LabelSpace, words: WordVectors | None = None) -> Classifier:
+    """The same network without its pretrained weights: what a checkpoint is loaded into."""
+    # Once no weights are named, final_norm=auto would no longer say what the network was built with.
+    bare = dataclasses.replace(
+        config.backbone, pretrained=False, checkpoint=None, final_norm=config.backbone.keeps_final_norm
+    )
+    return _assemble(config, bare, labels, words)
+
+
+def _assemble(config: Config, settings: Any, labels: LabelSpace, words: WordVectors | None) -> Classifier:
+    """A classifier with the backbone that `settings` describes, and the head of `config`."""
+    backbone = BACKBONES[settings.name].build(settings, image_size=image_size(config))
+    if config.backbone.final_norm is True and getattr(backbone, "final_norm", None) is None:
+        raise ConfigError(
+            f"backbone.final_norm=true: the classifier of {getattr(settings, 'model', settings.name)} does not begin "
+            "with a norm that could be kept; use auto or false"
+        )
     more = {"words": words or build_words(config, labels)} if uses_words(config) else {}
     head = HEADS[config.head.name].build(
         config.head, in_features=backbone.num_features, labels=labels.trained(), **more
     )
     return Classifier(backbone, head)
-
-
-def build_bare_classifier(config: Config, labels: LabelSpace, words: WordVectors | None = None) -> Classifier:
-    """The same network without its pretrained weights: what a checkpoint is loaded into."""
-    bare = dataclasses.replace(config.backbone, pretrained=False, checkpoint=None)
-    return build_classifier(dataclasses.replace(config, backbone=bare), labels, words)
 
 
 def build_words(config: Config, labels: LabelSpace) -> WordVectors:
@@ -305,7 +332,10 @@ def build_optimizer(config: Config, classifier: nn.Module) -> torch.optim.Optimi
     """The optimizer over decayed and undecayed, backbone and head parameters."""
     settings: Any = config.optimizer
     groups = parameter_groups(
-        classifier, weight_decay=settings.weight_decay, backbone_lr_scale=settings.backbone_lr_scale
+        classifier,
+        weight_decay=settings.weight_decay,
+        backbone_lr_scale=settings.backbone_lr_scale,
+        exempt_named=config.protocol.name != "paper",  # the published code knew dimensions and biases only
     )
     optimizer: torch.optim.Optimizer = OPTIMIZERS[settings.name].build(
         settings,

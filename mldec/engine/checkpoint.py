@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mldec.config import Config, build_config, to_mapping
+from mldec.config import Config, build_config, from_stored, to_mapping
 from mldec.data.image import Normalization
 from mldec.engine import portable
 from mldec.engine.build import build_bare_classifier, build_normalization
@@ -237,7 +237,7 @@ def restore(run: str | Path, weights: Weights = "reported", which: Literal["best
     path = find_checkpoint(run, which)
     content = load_checkpoint(path)
     chosen, state = choose_weights(content, weights, path)
-    config = build_config(content["config"])
+    config = build_config(from_stored(content["config"]))
     labels = LabelSpace(content["labels"], seen=content.get("seen"))
     classifier = build_bare_classifier(config, labels, stored_words(content))
     try:

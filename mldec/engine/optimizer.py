@@ -6,8 +6,9 @@ what the paper's text says. The update runs fused over all parameters of a group
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -24,7 +25,9 @@ Group = dict[str, Any]
 FUSED_DEVICES = {"cpu", "cuda"}
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, backbone_lr_scale: float = 1.0) -> list[Group]:
+def parameter_groups(
+    model: nn.Module, *, weight_decay: float, backbone_lr_scale: float = 1.0, exempt_named: bool = True
+) -> list[Group]:
     """The trainable parameters of a Classifier in at most four groups: backbone or head, with or without decay.
 
     Biases and parameters of at most one dimension do not decay, as published. What is not under `model.backbone` counts
@@ -34,6 +37,9 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, backbone_lr_scale
         model: with `backbone` and `head`; parameters with requires_grad=False are left out.
         weight_decay: of the parameters that decay.
         backbone_lr_scale: the backbone's learning rate over the head's.
+        exempt_named: parameters that `no_weight_decay()` of the backbone or of the head names do not decay either:
+            timm's position embeddings, class tokens and tables of relative positions. Names are matched as timm does,
+            and may be patterns such as `blocks.*.bias_table`.
 
     Returns:
         Dicts with `name` (backbone_decay, backbone_no_decay, head_decay, head_no_decay), `params`, `weight_decay` and
@@ -52,15 +58,26 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, backbone_lr_scale
         for part in ("backbone", "head")
         for decay in ("decay", "no_decay")
     }
+    exempt = _named_exempt(model) if exempt_named else []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             part = "backbone" if name.startswith("backbone.") else "head"
-            decay = "no_decay" if parameter.ndim <= 1 or name.rpartition(".")[2] == "bias" else "decay"
-            groups[part, decay]["params"].append(parameter)
+            plain = parameter.ndim <= 1 or name.rpartition(".")[2] == "bias"
+            named = any(fnmatchcase(name, pattern) for pattern in exempt)
+            groups[part, "no_decay" if plain or named else "decay"]["params"].append(parameter)
     filled = [group for group in groups.values() if group["params"]]
     if not filled:
         raise ValueError("the model has no trainable parameter: every one has requires_grad=False")
     return filled
+
+
+def _named_exempt(model: nn.Module) -> list[str]:
+    """Patterns of the names that the model's own parts say should not decay."""
+    patterns = []
+    for part, module in model.named_children():
+        names: Iterable[str] = getattr(module, "no_weight_decay", set)()
+        patterns += [f"{part}.{name}" for name in names]
+    return patterns
 
 
 def set_point(optimizer: Optimizer, point: Point) -> None:
@@ -85,7 +102,7 @@ def set_point(optimizer: Optimizer, point: Point) -> None:
 class OptimizerConfig(ComponentConfig):
     """Settings that every optimizer has."""
 
-    weight_decay: NonNegative = 1e-4  # of matrices and kernels; biases and norms have none
+    weight_decay: NonNegative = 1e-4  # of matrices and kernels; biases, norms and what a timm model exempts have none
     backbone_lr_scale: NonNegative = 1.0  # learning rate of the backbone over that of the head
     clip_norm: Positive | None = None  # largest norm of all gradients together; null: not clipped
 

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
 
 import timm
-import torch
 from timm.layers import DropPath
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from mldec.config import ComponentConfig, Share
 from mldec.errors import CheckpointError, ConfigError
-from mldec.models.complexity import shapes_only
+from mldec.models.feature_layout import drop_unused, features_of, misfit, read_layout
 from mldec.models.hub import hub_name
 from mldec.models.tokens import Tokens
 from mldec.models.weights import CLASSIFIERS, LoadReport, load_weights, read_weights
@@ -44,6 +41,16 @@ class BackboneConfig(ComponentConfig):
         "unit"  # pixels within 0..1 (the paper), or by the weights' own mean and std
     )
     drop_path: Share = 0.0  # stochastic depth: the rate of the last block; for models that have it
+    final_norm: Literal["auto"] | bool = (
+        "auto"  # keep the norm that the network's own classifier begins with; auto: where weights are loaded
+    )
+
+    @property
+    def keeps_final_norm(self) -> bool:
+        """Whether the network's final norm is part of the backbone."""
+        if isinstance(self.final_norm, bool):
+            return self.final_norm
+        return self.pretrained or self.checkpoint is not None
 
     def __post_init__(self) -> None:
         if self.pretrained and self.checkpoint is not None:
@@ -76,16 +83,19 @@ class Backbone(nn.Module):
 
     Maps (channels first or last) are read row by row; sequences lose their prefix (class, distillation and register
     tokens). Modules that only follow the features (pooling weights, pre-logits, classifier) are dropped, and parameters
-    that the features do not depend on are frozen, so that every trainable parameter gets a gradient.
+    that the tokens do not depend on are frozen, so that every trainable parameter gets a gradient.
 
     Args:
         model: taken over, not copied.
         image_size: side of the square pictures that it will see, for finding out the layout; nothing is computed.
         normalization: (mean, std) of the pictures it expects.
+        final_norm: keep the norm that the network's own classifier begins with, if there is one, and apply it to each
+            token (`final_norm.py`). Weights that were trained with it need it; random ones do not.
 
     Attributes:
         num_features: C, width of the tokens.
         prefix_tokens: how many tokens the network puts before those of places, which are left out.
+        final_norm: where the kept norm is; None where there is none, or it was not to be kept.
         normalization: as given.
         loaded: the LoadReport of the weights, None for random ones.
 
@@ -93,38 +103,48 @@ class Backbone(nn.Module):
         ConfigError: pictures of that size do not fit the model, or its features are not one map or sequence.
     """
 
-    def __init__(self, model: nn.Module, *, image_size: int, normalization: Statistics = UNIT) -> None:
+    def __init__(
+        self, model: nn.Module, *, image_size: int, normalization: Statistics = UNIT, final_norm: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
         self.normalization = normalization
         self.loaded: LoadReport | None = None
-        shape, used = _trace(model, image_size)
-        self.dropped = _drop_unused(model, used)
+        layout = read_layout(model, image_size)
+        self.final_norm = layout.final_norm if final_norm else None
+        self.dropped = drop_unused(model, layout.used, "" if self.final_norm is None else self.final_norm.name)
 
-        self.prefix_tokens, self._stride, self._channels_last = 0, 0, False
-        if len(shape) == 4:
-            self._channels_last = _channels_last(model, shape)
-            self.num_features = shape[3] if self._channels_last else shape[1]
-        else:
-            self.num_features = shape[2]
-            self.prefix_tokens = _prefix_tokens(model)
-            if shape[1] <= self.prefix_tokens:
+        self.num_features = layout.channels
+        self.prefix_tokens = layout.prefix_tokens
+        self._channels_last = layout.channels_last
+        self._stride = 0
+        if not layout.is_map:
+            places = layout.shape[1] - self.prefix_tokens
+            if places <= 0:
                 raise ConfigError(f"{type(model).__name__} gives class tokens only; a backbone needs tokens of places")
-            side = round((shape[1] - self.prefix_tokens) ** 0.5)
-            if side > 0 and side * side == shape[1] - self.prefix_tokens:
+            side = round(places**0.5)
+            if side > 0 and side * side == places:
                 self._stride = image_size // side
 
     def forward(self, images: Tensor) -> Tokens:
         """Tokens of pictures (B, 3, H, W), floating point, normalised by `normalization`."""
-        features = _features(self.model, images)
+        features = features_of(self.model, images)
         if features.dim() == 4:
             map_BHWC = features if self._channels_last else features.permute(0, 2, 3, 1)
-            return Tokens(map_BHWC.flatten(1, 2), (map_BHWC.shape[1], map_BHWC.shape[2]))
+            return Tokens(self._normalised(map_BHWC.flatten(1, 2)), (map_BHWC.shape[1], map_BHWC.shape[2]))
         values_BTC = features[:, self.prefix_tokens :]
         grid = (images.shape[2] // self._stride, images.shape[3] // self._stride) if self._stride else None
         if grid is not None and grid[0] * grid[1] != values_BTC.shape[1]:
             grid = None
-        return Tokens(values_BTC, grid)
+        return Tokens(self._normalised(values_BTC), grid)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters, or patterns of names, that the network says should not decay."""
+        names: Iterable[str] = getattr(self.model, "no_weight_decay", set)()
+        return {f"model.{name}" for name in names}
+
+    def _normalised(self, tokens_BTC: Tensor) -> Tensor:
+        return tokens_BTC if self.final_norm is None else self.final_norm.apply(self.model, tokens_BTC)
 
     def load(self, state_dict: Mapping[str, Tensor], source: str, required: float = 0.95) -> LoadReport:
         """Take weights in the layout of the network, timm's or the original authors'. Raises as `load_weights` does."""
@@ -156,7 +176,7 @@ def create_timm(name: str, *, image_size: int, drop_path: float = 0.0, **more: A
             else:
                 raise
         except (AssertionError, ValueError) as error:
-            raise ConfigError(_misfit(name, image_size, error)) from error
+            raise ConfigError(misfit(name, image_size, error)) from error
     has_drop_path = any(isinstance(module, DropPath) and module.drop_prob for module in model.modules())
     if drop_path and not has_drop_path:
         raise ConfigError(f"backbone.drop_path={drop_path}: {name} has no stochastic depth; use 0")
@@ -187,7 +207,7 @@ def finish(
             "use backbone.checkpoint=FILE, or pretrained=false for random weights"
         )
     normalization = statistics if config.normalize == "backbone" and statistics is not None else UNIT
-    backbone = Backbone(model, image_size=image_size, normalization=normalization)
+    backbone = Backbone(model, image_size=image_size, normalization=normalization, final_norm=config.keeps_final_norm)
     if config.checkpoint is not None:
         backbone.load(read_weights(config.checkpoint), config.checkpoint)
     elif config.pretrained and hub_name is not None:
@@ -228,68 +248,3 @@ def _hub_weights(name: str, image_size: int) -> dict[str, Tensor]:
             f"backbone.pretrained=true: the weights {name} could not be had from timm's hub ({reason}); "
             "use backbone.checkpoint=FILE with a downloaded file, or backbone.pretrained=false for random weights"
         ) from error
-
-
-class _UsedParameters(TorchFunctionMode):
-    """Remembers every parameter that a torch function is called with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ids: set[int] = set()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.ids.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, nn.Parameter))
-        return func(*args, **(kwargs or {}))
-
-
-def _trace(model: nn.Module, image_size: int) -> tuple[torch.Size, set[int]]:
-    """Shape of the features of one picture, and the ids of the parameters that they depend on."""
-    name = type(model).__name__
-    used = _UsedParameters()
-    try:
-        with shapes_only(model) as device, used:
-            features = _features(model, torch.zeros(1, 3, image_size, image_size, device=device))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise ConfigError(_misfit(name, image_size, error)) from error
-    if not isinstance(features, Tensor) or features.dim() not in (3, 4):
-        found = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else f"a {type(features).__name__}"
-        raise ConfigError(f"{name} gives features of {found}; a backbone needs one map or one sequence of tokens")
-    return features.shape, used.ids
-
-
-def _features(model: Any, images: Tensor) -> Any:
-    return model.forward_features(images)
-
-
-def _misfit(name: str, image_size: int, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"dataset.image_size={image_size} does not suit the backbone {name}: {reason}"
-
-
-def _drop_unused(model: nn.Module, used: set[int]) -> tuple[str, ...]:
-    """Replace the children that the features do not depend on; freeze other unused parameters. The children's names."""
-    dropped = []
-    for name, child in model.named_children():
-        parameters = list(child.parameters())
-        if parameters and not any(id(parameter) in used for parameter in parameters):
-            setattr(model, name, nn.Identity())
-            dropped.append(name)
-    for parameter in model.parameters():
-        if id(parameter) not in used:
-            parameter.requires_grad_(False)
-    return tuple(dropped)
-
-
-def _channels_last(model: nn.Module, shape: torch.Size) -> bool:
-    layout = getattr(model, "output_fmt", None)
-    if layout is not None:
-        return str(getattr(layout, "value", layout)) == "NHWC"
-    width = getattr(model, "num_features", None)
-    return shape[1] != width and shape[3] == width
-
-
-def _prefix_tokens(model: nn.Module) -> int:
-    declared = getattr(model, "num_prefix_tokens", None)
-    if declared is not None:
-        return int(declared)
-    return max((tokens.shape[1] for name, tokens in model.named_parameters() if "cls_token" in name), default=0)

@@ -70,7 +70,12 @@ class Classifier(nn.Module):
 
 
 def attach_ml_decoder(
-    timm_model: nn.Module, num_classes: int, num_groups: int | None = None, image_size: int | None = None
+    timm_model: nn.Module,
+    num_classes: int,
+    num_groups: int | None = None,
+    image_size: int | None = None,
+    *,
+    final_norm: bool = True,
 ) -> Classifier:
     """A classifier of `timm_model`'s features and a fresh ML-Decoder with the paper's settings.
 
@@ -82,12 +87,14 @@ def attach_ml_decoder(
         num_classes: N.
         num_groups: K, the number of queries; None for one a class.
         image_size: side of the square pictures it will see; None for the size that the model was made for.
+        final_norm: keep the norm that the model's own classifier begins with, if there is one, for each token: weights
+            that were trained with it need it.
 
     Raises:
         ConfigError: the features of the model can't be read as tokens, or pictures of that size do not fit it.
         ValueError: `num_groups` exceeds `num_classes`.
     """
-    backbone = Backbone(timm_model, image_size=image_size or _native_size(timm_model))
+    backbone = Backbone(timm_model, image_size=image_size or _native_size(timm_model), final_norm=final_norm)
     device = next(timm_model.parameters()).device
     return Classifier(backbone, MLDecoder(backbone.num_features, num_classes, num_groups).to(device))
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from mldec.models.tracing import shapes_only
 
 
 def count_macs(model: nn.Module, image_size: int, pictures: int = 1) -> int:
@@ -21,8 +19,12 @@ def count_macs(model: nn.Module, image_size: int, pictures: int = 1) -> int:
     computed and no memory is taken: only shapes go through the model.
     """
     # The plain formula of attention consists of matrix products, which every version of the counter knows.
-    with shapes_only(model) as device, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(pictures, 3, image_size, image_size, device=device))
+    with (
+        shapes_only(model) as (traced, device),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
+        traced(torch.zeros(pictures, 3, image_size, image_size, device=device))
     return int(counter.get_total_flops()) // 2
 
 
@@ -30,18 +32,3 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     """(all, trainable) scalars among the parameters; frozen queries are in the first number only."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable)
-
-
-@contextmanager
-def shapes_only(model: nn.Module) -> Iterator[torch.device]:
-    """A context in which tensors have shapes but no values and `model` is in evaluation; gives the model's device."""
-    modes = [(module, module.training) for module in model.modules()]
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    model.eval()
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            yield device
-    finally:
-        model.train()  # some timm models keep position biases while in evaluation; here they would be empty shells
-        for module, training in modes:
-            module.training = training

@@ -13,7 +13,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from mldec.models.complexity import shapes_only
+from mldec.models.tracing import shapes_only
 
 
 class Folded(NamedTuple):
@@ -42,8 +42,8 @@ def fold_batch_norm(network: nn.Module, image_size: int) -> Folded:
     convolutions = {id(m.weight): name for name, m in modules.items() if isinstance(m, nn.Conv2d)}
     norms = {id(m.running_mean): name for name, m in modules.items() if type(m) in (nn.BatchNorm2d, BatchNormAct2d)}
     flow = _Flow()
-    with shapes_only(network) as device, flow:
-        network(torch.zeros(1, 3, image_size, image_size, device=device))
+    with shapes_only(network) as (traced, device), flow:
+        traced(torch.zeros(1, 3, image_size, image_size, device=device))
     folded = 0
     for input_id, mean_id in flow.normalized:
         weight_id = flow.convolved.get(input_id, 0)

@@ -185,4 +185,6 @@ def _common_prefix(names: Iterable[str], expected: Collection[str]) -> str:
 
 def _is_classifier(name: str, classifiers: Collection[str], anywhere: bool) -> bool:
     parts = name.split(".")
-    return any(part in classifiers for part in (parts if anywhere else parts[:1]))
+    if any(part in classifiers for part in (parts if anywhere else parts[:1])):
+        return True
+    return any(name.startswith(f"{classifier}.") for classifier in classifiers)  # one within another: `head.fc`

@@ -40,6 +40,8 @@ NEUTRAL = ("name", "output", "run_dir", "runtime")
 ADDED: Mapping[tuple[str, str], Any] = {
     ("dataset", "interpolation"): None,
     ("backbone", "tag"): None,
+    ("backbone", "final_norm"): "auto",
+    ("loss", "label_smoothing_toward"): "half",
     ("protocol", "zsl_images"): "all",
     ("protocol", "gzsl_images"): "all",
 }

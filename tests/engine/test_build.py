@@ -151,6 +151,11 @@ def test_the_same_seed_gives_the_same_initial_weights(small_digits):
             ["schedule.cycle_momentum=true", "optimizer.betas=[0.8,0.99]"],
             "optimizer.betas: schedule.cycle_momentum=true",
         ),
+        (["loss=bce", "loss.label_smoothing_toward=uniform"], "toward=uniform: loss.label_smoothing is 0"),
+        (
+            ["loss=bce", "loss.label_smoothing=0.1", "loss.target_threshold=0.2"],
+            "label_smoothing=0.1: loss.target_threshold makes smoothed targets 0 or 1 again",
+        ),
         (["runtime.overfit=true"], "an epoch is one step"),
         (["runtime.profile=true", "runtime.limit_train_batches=2"], "the trace needs at least 5 steps"),
     ],

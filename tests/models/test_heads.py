@@ -11,7 +11,8 @@ from mldec.models.classifier import Tokens
 from mldec.models.heads import GlobalAveragePool, MLDecoder, TransformerDecoderHead
 from mldec.models.heads.gap import GapConfig
 from mldec.models.heads.layers import EncoderLayer, MultiHeadAttention
-from mldec.models.heads.transformer_decoder import TransformerDecoderConfig, sine_position
+from mldec.models.heads.positions import sine_position
+from mldec.models.heads.transformer_decoder import TransformerDecoderConfig
 from mldec.models.word_vectors import WordVectors
 from mldec.registry import HEADS
 
@@ -94,9 +95,11 @@ def test_sine_positions():
     assert len({tuple(row) for row in code.view(12, 16).tolist()}) == 12
     assert torch.equal(code[:, 0, :8], code[:, 3, :8])  # the first half knows the row alone
     assert torch.equal(code[0, :, 8:], code[2, :, 8:])  # the second the column
-    phase = torch.tensor(2 * torch.pi / 3)
+    assert code.dtype == torch.float64
+    phase = torch.tensor(2 * torch.pi / (3 + 1e-6), dtype=torch.float64)
     torch.testing.assert_close(code[0, 0, :2], torch.stack([phase.sin(), phase.cos()]))
-    torch.testing.assert_close(sine_position((6, 8), 16).view(6, 8, 16)[1::2, 1::2], code)  # the same at any resolution
+    finer = sine_position((6, 8), 16).view(6, 8, 16)[1::2, 1::2]
+    torch.testing.assert_close(finer, code, rtol=1e-5, atol=2e-6)  # the same at any resolution
 
 
 @pytest.mark.parametrize("encoder_layers", [0, 1])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mldec.errors import DataError
-from mldec.models.heads import GlobalAveragePool, MLDecoder, TransformerDecoderHead
+from mldec.models.heads import GlobalAveragePool, MLDecoder, Query2Label, TransformerDecoderHead
 from mldec.models.heads.layers import DecoderLayer
 from mldec.models.tokens import Tokens
 from mldec.models.word_vectors import WordVectors
@@ -46,8 +46,12 @@ def heads() -> dict[str, nn.Module]:
         "shared": MLDecoder(FEATURES, LABELS, 3, **SMALL, queries="word_vectors", fc="shared", words=words()),
         "word weights": MLDecoder(FEATURES, LABELS, 3, **SMALL, fc="word_vectors", words=words()),
         "transformer": TransformerDecoderHead(FEATURES, LABELS, **SMALL),
-        "query2label": TransformerDecoderHead(
+        "two layers": TransformerDecoderHead(
             FEATURES, LABELS, **SMALL, encoder_layers=1, decoder_layers=2, position="sine", final_norm=True
+        ),
+        "query2label": Query2Label(FEATURES, LABELS, **SMALL, input_projection=True),
+        "query2label with self-attention": Query2Label(
+            FEATURES, LABELS, **SMALL, input_projection=True, self_attention="all"
         ),
     }
     for head in made.values():
@@ -93,6 +97,8 @@ def logits_without(head: nn.Module, seen: Tokens, token: int) -> torch.Tensor:
         hook.remove()
 
     embeddings = memory["q"]
+    if isinstance(head, Query2Label):  # its queries ask, but are not what the answer is added to
+        embeddings = embeddings - head.queries.weight
     weights = attention.weights(memory["q"], memory["k"])
     values = F.linear(memory["v"], *(x[32:] for x in (attention.in_proj_weight, attention.in_proj_bias)))
     values = values.unflatten(2, (4, 4)).transpose(1, 2).clone()
@@ -168,9 +174,7 @@ def test_one_attention_head_over_tokens_of_one_value_leaves_attention(kind):
         "full": lambda: MLDecoder(FEATURES, LABELS, **small),
         "groups": lambda: MLDecoder(FEATURES, LABELS, 3, **small),
         "transformer": lambda: TransformerDecoderHead(FEATURES, LABELS, **small),
-        "query2label": lambda: TransformerDecoderHead(
-            FEATURES, LABELS, **small, encoder_layers=1, decoder_layers=2, position="sine", final_norm=True
-        ),
+        "query2label": lambda: Query2Label(FEATURES, LABELS, **small, input_projection=True, encoder_layers=0),
     }[kind]().eval()
     attention = head.layers[-1].multihead_attn
     attention.in_proj_weight[32:] = 0

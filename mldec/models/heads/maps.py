@@ -21,17 +21,27 @@ a would not do: a norm's output does not change with the length of its input, so
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
-from mldec.models.heads.layers import DecoderLayer, with_position
+from mldec.models.heads.layers import MultiHeadAttention, with_position
 
 Weighting = Literal["label", "attention"]
 
 
+class AttentionLayer(Protocol):
+    """A post-norm decoder layer from its cross-attention on."""
+
+    multihead_attn: MultiHeadAttention
+    norm2: nn.LayerNorm
+    linear1: nn.Linear
+    linear2: nn.Linear
+    norm3: nn.LayerNorm
+
+
 def layer_maps(
-    layer: DecoderLayer,
+    layer: AttentionLayer,
     queries_BQD: Tensor,
     memory_BTD: Tensor,
     position_TD: Tensor | None,
@@ -39,23 +49,25 @@ def layer_maps(
     weights_nD: Tensor,
     weighting: Weighting,
     norm: nn.Module | None = None,
+    query_position_BQD: Tensor | None = None,
 ) -> Tensor:
     """(B, n, T): maps of the last layer of a decoder, see above.
 
     Args:
-        queries_BQD: what the layer is given; of batch size 1 where all pictures share them.
+        queries_BQD: what cross-attention is added to; of batch size 1 where all pictures share them.
         query_of_labels: (n,) the query that answers for each label.
         weights_nD: the output weights of each label.
         norm: the layer norm after the last layer, if there is one.
+        query_position_BQD: added to the queries where they ask; None: nothing is.
     """
-    queries = layer.before_attention(queries_BQD)
     attention = layer.multihead_attn
-    weights_BhQT = attention.weights(queries, with_position(memory_BTD, position_TD))
+    asking = queries_BQD if query_position_BQD is None else queries_BQD + query_position_BQD
+    weights_BhQT = attention.weights(asking, with_position(memory_BTD, position_TD))
     if weighting == "attention":
         return weights_BhQT.mean(dim=1)[:, query_of_labels]
     values_BhTd = attention.values(memory_BTD)
     taken_up = attention.out_proj((weights_BhQT @ values_BhTd).transpose(1, 2).flatten(2))
-    attended = queries + taken_up
+    attended = queries_BQD + taken_up
     fed = layer.norm2(attended)
     hidden = layer.linear1(fed)
     final = fed + layer.linear2(hidden.relu())

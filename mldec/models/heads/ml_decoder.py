@@ -130,7 +130,8 @@ class MLDecoder(nn.Module):
             embeddings = layer(embeddings, memory_BTD)
         last = cast(DecoderLayer, self.layers[-1])
         weights = self.fc.label_weights() if words is None else self.fc.label_weights(words)  # type: ignore[operator]
-        return layer_maps(last, embeddings, memory_BTD, None, self.query_of_labels(), weights, weighting)
+        queries = last.before_attention(embeddings)
+        return layer_maps(last, queries, memory_BTD, None, self.query_of_labels(), weights, weighting)
 
     def attention_weights(self, tokens: Tokens | Tensor) -> Tensor:
         """Where each query looks in the last layer: (B, num_heads, K, T), rows that sum to 1."""

@@ -1,8 +1,7 @@
-"""The transformer decoder that ML-Decoder is measured against (paper eqs. 2-5); Query2Label's layout is a setting."""
+"""The transformer decoder that ML-Decoder is measured against (paper eqs. 2-5)."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -14,6 +13,7 @@ from mldec.errors import ConfigError
 from mldec.labels import LabelSpace
 from mldec.models.heads.layers import DecoderLayer, EncoderLayer, GroupFullyConnected, share_queries
 from mldec.models.heads.maps import Weighting, layer_maps
+from mldec.models.heads.positions import grid_of, sine_position
 from mldec.models.queries import EmbeddingQueries
 from mldec.models.tokens import Tokens, token_values
 from mldec.registry import HEADS
@@ -89,7 +89,8 @@ class TransformerDecoderHead(nn.Module):
             embeddings = layer(embeddings, memory_BTD, position_TD)
         last, weights_ND = cast(DecoderLayer, self.layers[-1]), self.fc.label_weights()
         own = torch.arange(len(weights_ND), device=weights_ND.device)  # one query a label
-        return layer_maps(last, embeddings, memory_BTD, position_TD, own, weights_ND, weighting, self.norm)
+        queries = last.before_attention(embeddings)
+        return layer_maps(last, queries, memory_BTD, position_TD, own, weights_ND, weighting, self.norm)
 
     def _begin(self, tokens: Tokens | Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Queries (1 or B,N,D), memory (B,T,D), and its positions."""
@@ -103,29 +104,12 @@ class TransformerDecoderHead(nn.Module):
     def _position(self, tokens: Tokens | Tensor, like: Tensor) -> Tensor | None:
         if self.position == "none":
             return None
-        grid = tokens.grid if isinstance(tokens, Tokens) else None
+        grid = grid_of(tokens)
         if grid is None:
             raise ValueError(
                 "position=sine needs the grid of the tokens, which this backbone does not know; use position=none"
             )
         return sine_position(grid, like.shape[2]).to(like)
-
-
-def sine_position(grid: tuple[int, int], dim: int, temperature: float = 10_000.0) -> Tensor:
-    """Fixed positions (H * W, dim), float32: the first half of the columns for the row, the second for the column.
-
-    Rows and columns are scaled to (0, 2 pi], so that the same place of a picture has the same code at any grid size.
-    """
-    frequencies = temperature ** (-torch.arange(dim // 4, dtype=torch.float32) * 4 / dim)
-
-    def code(length: int) -> Tensor:
-        phase = torch.arange(1, length + 1)[:, None] * (2 * math.pi / length) * frequencies
-        return torch.stack([phase.sin(), phase.cos()], dim=2).flatten(1)
-
-    height, width = grid
-    rows = code(height)[:, None].expand(height, width, -1)
-    columns = code(width)[None].expand(height, width, -1)
-    return torch.cat([rows, columns], dim=2).flatten(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
