@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mldec.errors import CONTROL, DataError, suggest
+from mldec.errors import CONTROL, SURROGATE, DataError, suggest
 
 
 @dataclass(frozen=True, init=False)
@@ -34,7 +35,13 @@ class LabelSpace:
         controls = [name for name in names if CONTROL.search(name) or "\n" in name]
         if controls:
             raise DataError(f"label {controls[0]!r} holds control characters; write labels in letters and signs")
-        repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        broken = next((name for name in names if SURROGATE.search(name)), None)
+        if broken is not None:
+            raise DataError(
+                f"label {broken!r} is not valid UTF-8 (a byte or half a character that stands for no letter); correct "
+                "or rename it where it comes from"
+            )
+        repeated = repeated_names(names)
         if repeated:
             raise DataError(f"label names must differ; found more than once: {', '.join(repeated[:5])}")
         if seen is not None and len(seen) != len(names):
@@ -66,6 +73,11 @@ class LabelSpace:
     @functools.cached_property
     def _columns(self) -> dict[str, int]:
         return {name: column for column, name in enumerate(self.names)}
+
+
+def repeated_names(names: Iterable[str]) -> list[str]:
+    """Those that occur more than once, sorted."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # also one that stands behind apostrophes, so that `from_cell` undoes this
