@@ -6,7 +6,6 @@ holds gigabytes of zeros. What reads a dataset's files opens them here.
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -159,6 +158,6 @@ def _without_waiting(path: str, flags: int) -> int:
 
 def _check_kind(path: str, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise DataError(f"{path}: {os.strerror(errno.EISDIR)}; a file is needed")
+        raise DataError(f"{path}: is a folder; a file is needed")
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{path}: is not a regular file but a device, a pipe or a socket, which are never read")

@@ -107,7 +107,7 @@ def cut_center(image: np.ndarray, size: int, crop: float) -> np.ndarray:
     if resized[0] * resized[1] > MAX_PIXELS:  # of an image a thousand times as long as wide; most of it is cut off
         across, down = _margins(height, width, size, crop)
         image = image[down : height - down, across : width - across]
-        resized, left, top = _center(*image.shape[:2], size, crop)
+        resized, left, top = _center(image.shape[0], image.shape[1], size, crop)
     picture = Image.fromarray(image).resize(resized, Image.Resampling.BICUBIC)
     return np.array(picture.crop((left, top, left + size, top + size)))
 

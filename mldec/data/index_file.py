@@ -316,7 +316,7 @@ def _arrays(index: ImageIndex) -> Iterator[tuple[str, np.ndarray]]:
 def _write_array(file: BinaryIO, array: np.ndarray, dtype: np.dtype) -> dict[str, Any]:
     """Write an array and return its place; the offsets of empty lists are one number repeated and need none."""
     place: dict[str, Any] = {"dtype": dtype.str, "shape": list(array.shape)}
-    if array.strides == (0,):
+    if len(array) and array.strides == (0,) and array[0] == 0:
         return place | {"zeros": True}
     file.write(b"\0" * (-file.tell() % ALIGNMENT))
     place["offset"] = file.tell()
