@@ -45,8 +45,12 @@ def suggest(word: str, options: Iterable[str]) -> str:
     """`did you mean …? (allowed: …)` for a word that is none of `options`."""
     names = sorted(options)
     near = difflib.get_close_matches(word[:MAX_COMPARED], names[:MAX_OPTIONS], n=1, cutoff=0.5)
-    allowed = "allowed: " + ", ".join(names[:40]) + (f", and {len(names) - 40} more" if len(names) > 40 else "")
-    return f"did you mean {near[0]}? ({allowed})" if near else allowed
+    allowed = (
+        "allowed: "
+        + ", ".join(name[:80] for name in names[:40])
+        + (f", and {len(names) - 40} more" if len(names) > 40 else "")
+    )
+    return f"did you mean {near[0][:MAX_COMPARED]}? ({allowed})" if near else allowed
 
 
 def printable(text: str) -> str:

@@ -123,7 +123,9 @@ class ImageIndex:
         for path, *groups in samples:
             name = check_path(path)
             if name in listed:
-                raise DataError(f"{root}: picture {name!r} is listed twice; keep one entry with all its labels")
+                raise DataError(
+                    f"{root}: picture {shown(name, 300)} is listed twice; keep one entry with all its labels"
+                )
             listed.add(name)
             blob += name.encode()
             ends.append(len(blob))

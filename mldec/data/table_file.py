@@ -45,7 +45,9 @@ def open_table(path: str) -> Table:
         raise DataError(f"{path}: tables end in {', '.join(_OPENERS)}; found {suffix or 'no suffix'}")
     table = _OPENERS[suffix](path)
     if repeated := repeated_names(table.columns):
-        raise DataError(f"{path}: column names must differ; found more than once: {', '.join(repeated[:5])}")
+        raise DataError(
+            f"{path}: column names must differ; found more than once: {', '.join(name[:80] for name in repeated[:5])}"
+        )
     return table
 
 
