@@ -38,8 +38,8 @@ class LabelSpace:
         broken = next((name for name in names if SURROGATE.search(name)), None)
         if broken is not None:
             raise DataError(
-                f"label {shown(broken)} is not valid UTF-8 (a byte or half a character that stands for no letter); correct "
-                "or rename it where it comes from"
+                f"label {shown(broken)} is not valid UTF-8 (a byte or half a character that stands for no letter); "
+                "correct or rename it where it comes from"
             )
         repeated = repeated_names(names)
         if repeated:

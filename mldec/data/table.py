@@ -147,8 +147,8 @@ def _refuse_joined(layout: _Layout, names: set[str], separator: str) -> None:
         joined = sorted(name for name in names if other in name)
         if other != separator and len(joined) > (len(names) / 2 if other == "," else 0):
             raise DataError(
-                f"{layout.table.path}: {shown(joined[0])} looks like several labels; type dataset.separator='\"{other}\"' "
-                f"if they are, or list the names in a file and type dataset.labels=FILE if {other!r} belongs to them"
+                f"{layout.table.path}: {shown(joined[0])} looks like several labels; type "
+                f"dataset.separator='\"{other}\"' if they are, or list the names in a file and type dataset.labels=FILE if {other!r} belongs to them"
             )
 
 
