@@ -148,7 +148,8 @@ def _refuse_joined(layout: _Layout, names: set[str], separator: str) -> None:
         if other != separator and len(joined) > (len(names) / 2 if other == "," else 0):
             raise DataError(
                 f"{layout.table.path}: {shown(joined[0])} looks like several labels; type "
-                f"dataset.separator='\"{other}\"' if they are, or list the names in a file and type dataset.labels=FILE if {other!r} belongs to them"
+                f"dataset.separator='\"{other}\"' if they are, or list the names in a file and type "
+                f"dataset.labels=FILE if {other!r} belongs to them"
             )
 
 
