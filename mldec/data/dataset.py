@@ -48,10 +48,10 @@ class DatasetConfig(ComponentConfig):
         missing: what becomes of pictures that the annotations list and the folder lacks; "ignore" does not look.
         on_error: what training does with a picture that cannot be decoded: stop, or take another one and count it.
             In evaluation it is always an error.
-        exclude: a file with paths relative to `root`, one a line, of pictures to leave out; null: `root`/excluded.txt,
-            which `mldec data verify --fix` writes, where there is one.
+        exclude: a file with paths relative to `root`, one a line, of pictures to leave out, unusual names as JSON
+            strings; null: `root`/excluded.txt, which `mldec data verify --fix` writes, where there is one.
         scaled_decoding: read large JPEGs at half, a quarter or an eighth of their size, where that is still enough.
-        cache: folder of the index; null: that of MLDEC_CACHE, else `root`/.mldec, else ~/.cache/mldec.
+        cache: folder of the index; null: that of MLDEC_CACHE, else the user's own cache folder.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
