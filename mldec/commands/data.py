@@ -181,6 +181,7 @@ def _split(arguments: compose.Arguments) -> int:
 
 
 def _shrink(arguments: compose.Arguments) -> int:
+    from mldec.data.dataset import name_some
     from mldec.data.shrink import copy_regular, prepare, shrink
     from mldec.data.shrink_plan import survey
     from mldec.engine.display import Display
@@ -225,7 +226,11 @@ def _shrink(arguments: compose.Arguments) -> int:
     new = [word.partition("=")[0].removeprefix("dataset.") for word in f"{words}{drop}".split()]
     typed = _typed(arguments, *new, "root", "cache")
     display.say(f"next: mldec train dataset={config.name} dataset.root={output}{words}{typed}{drop}")
-    return 1 if left_out else 0
+    if left_out:
+        raise RunError(
+            f"output={output}: all is there but {len(left_out):,} left out: {name_some(left_out, len(left_out))}"
+        )
+    return 0
 
 
 def _adjust(config: Any, output: Path | None, places: dict[str, str], copied: Sequence[str]) -> str:

@@ -73,7 +73,9 @@ def test_shrink_copies_regular_files_of_the_folder_and_says_what_not(capsys):
     began = time.monotonic()
     assert run(["data", "shrink", *words, "side=20", "output=out", "workers=1"]) == 1
     assert time.monotonic() - began < 60
-    said = capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert [line for line in captured.err.splitlines() if line.startswith("error: output=out: ")]
+    said = captured.out
     for name in ("zeros.txt", "elsewhere.txt", "nothing.txt", "etc", "pipe.txt"):
         assert f"left out: {name}: " in said
         assert not os.path.lexists(f"out/{name}")

@@ -311,7 +311,7 @@ def test_what_looks_like_scans_in_a_profile_or_behind_the_end_is_none(tmp_path: 
     Image.new("RGB", (64, 48)).save(buffer, "JPEG", icc_profile=b"\xff\xda" * 20_000)
     (tmp_path / "a.jpg").write_bytes(buffer.getvalue())
     assert decode(str(tmp_path / "a.jpg")).shape == (48, 64, 3)
-    (tmp_path / "a.jpg").write_bytes(buffer.getvalue() + b"\xff\xda\0\x0c" * 5000 + b"\xff\xd9")
+    (tmp_path / "a.jpg").write_bytes(buffer.getvalue() + b"\0\2" + b"\xff\xda\0\2" * 5000 + b"\xff\xd9")
     assert decode(str(tmp_path / "a.jpg")).shape == (48, 64, 3)
 
 
