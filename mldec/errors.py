@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all control characters but tab and newline
 
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # in text: a byte that is not UTF-8 (PEP 383), or half of a UTF-16 pair
+
+MAX_OPTIONS, MAX_COMPARED = 5000, 200  # that a word is compared with, and its letters: comparing takes long
+
 
 class MldecError(Exception):
     """A problem that the user can mend. Commands print it without a traceback and leave with `exit_code`."""
@@ -40,11 +44,33 @@ class RunError(MldecError):
 def suggest(word: str, options: Iterable[str]) -> str:
     """`did you mean …? (allowed: …)` for a word that is none of `options`."""
     names = sorted(options)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    allowed = "allowed: " + ", ".join(names[:40]) + (f", and {len(names) - 40} more" if len(names) > 40 else "")
-    return f"did you mean {near[0]}? ({allowed})" if near else allowed
+    near = difflib.get_close_matches(word[:MAX_COMPARED], names[:MAX_OPTIONS], n=1, cutoff=0.5)
+    allowed = (
+        "allowed: "
+        + ", ".join(name[:80] for name in names[:40])
+        + (f", and {len(names) - 40} more" if len(names) > 40 else "")
+    )
+    return f"did you mean {near[0][:MAX_COMPARED]}? ({allowed})" if near else allowed
 
 
 def printable(text: str) -> str:
-    """`text` for a terminal: control characters, which could move the cursor or hide what was said, as their codes."""
+    """`text` for a terminal: control characters, which could move the cursor or hide what was said, as their codes.
+
+    So are bytes of a file name that are not UTF-8 and halves of characters, which no terminal can be sent.
+    """
+    text = SURROGATE.sub(_code_of_surrogate, text)
     return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def shown(value: object, most: int = 80) -> str:
+    """`value` in quotes and escaped, for an error message; of a long one the beginning."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} nested too deeply"
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _code_of_surrogate(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mldec.errors import CONTROL, DataError, suggest
+from mldec.errors import CONTROL, SURROGATE, DataError, shown, suggest
 
 
 @dataclass(frozen=True, init=False)
@@ -33,10 +34,18 @@ class LabelSpace:
             raise DataError("every label needs a name: found an empty one")
         controls = [name for name in names if CONTROL.search(name) or "\n" in name]
         if controls:
-            raise DataError(f"label {controls[0]!r} holds control characters; write labels in letters and signs")
-        repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+            raise DataError(f"label {shown(controls[0])} holds control characters; write labels in letters and signs")
+        broken = next((name for name in names if SURROGATE.search(name)), None)
+        if broken is not None:
+            raise DataError(
+                f"label {shown(broken)} is not valid UTF-8 (a byte or half a character that stands for no letter); "
+                "correct or rename it where it comes from"
+            )
+        repeated = repeated_names(names)
         if repeated:
-            raise DataError(f"label names must differ; found more than once: {', '.join(repeated[:5])}")
+            raise DataError(
+                f"label names must differ; found more than once: {', '.join(name[:80] for name in repeated[:5])}"
+            )
         if seen is not None and len(seen) != len(names):
             raise DataError(f"`seen` has {len(seen)} entries for {len(names)} labels")
         object.__setattr__(self, "names", names)
@@ -61,11 +70,16 @@ class LabelSpace:
         try:
             return self._columns[name]
         except KeyError:
-            raise DataError(f"no label {name!r}; {suggest(name, self.names)}") from None
+            raise DataError(f"no label {shown(name)}; {suggest(name, self.names)}") from None
 
     @functools.cached_property
     def _columns(self) -> dict[str, int]:
         return {name: column for column, name in enumerate(self.names)}
+
+
+def repeated_names(names: Iterable[str]) -> list[str]:
+    """Those that occur more than once, sorted."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # also one that stands behind apostrophes, so that `from_cell` undoes this

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mldec.commands import compose
 from mldec.config import build_config
-from mldec.errors import ConfigError, DataError, suggest
+from mldec.errors import ConfigError, DataError, RunError, suggest
 
 HELP = """usage: mldec data download dataset=NAME [root=DIR] [parallel=4]
        mldec data verify   dataset=NAME [root=DIR] [split=all] [--fix]
@@ -89,7 +88,8 @@ def _download(arguments: compose.Arguments) -> int:
 
 
 def _verify(arguments: compose.Arguments) -> int:
-    from mldec.data.cache import EXCLUDED, exclusion_file, read_exclusions
+    from mldec.data.cache import exclusion_file
+    from mldec.data.exclusions import EXCLUDED, read_exclusions
     from mldec.data.verify import unlisted_pictures, verify, write_exclusions, write_list
     from mldec.engine.display import Display
 
@@ -181,7 +181,9 @@ def _split(arguments: compose.Arguments) -> int:
 
 
 def _shrink(arguments: compose.Arguments) -> int:
-    from mldec.data.shrink import copy_other_files, prepare, shrink
+    from mldec.data.dataset import name_some
+    from mldec.data.shrink import copy_regular, prepare, shrink
+    from mldec.data.shrink_plan import survey
     from mldec.engine.display import Display
 
     own = arguments.own
@@ -196,50 +198,83 @@ def _shrink(arguments: compose.Arguments) -> int:
         raise ConfigError(
             f"the pictures of {outside[0]} lie outside of {config.folder}; type root=FOLDER that holds all"
         )
+    # All that can be wrong with annotations, files and disk is found before the first of what may be hours of images.
+    plan = survey(config.folder, output, indexes.values(), side=side)
+    _adjust(config, None, places, plan.files)
+    workers = _workers(arguments)
     prepare(config.folder, output, side=side, quality=quality)
     problems = []
-    for split, index in indexes.items():
-        with display.bar(f"{config.name} {split}", len(index)) as bar:
-            workers = _workers(arguments)
-            target = output / places[split]
-            problems += shrink(index, target, side=side, quality=quality, workers=workers, on_done=bar.advance)
-    copied = copy_other_files(config.folder, output)
-    words = _adjust(config, output, places, copied)
-    for problem in problems:
-        display.say(f"left out: {problem.reason}")
+    try:
+        for split, index in indexes.items():
+            with display.bar(f"{config.name} {split}", len(index)) as bar:
+                target = output / places[split]
+                problems += shrink(index, target, side=side, quality=quality, workers=workers, on_done=bar.advance)
+        for place in plan.files:
+            copy_regular(os.path.join(config.folder, place), output / place)
+        words = _adjust(config, output, places, plan.files)
+    except OSError as error:
+        raise RunError(
+            f"output={output}: {error.strerror or error}; the files that are there are whole, and the same command "
+            "goes on after them"
+        ) from None
+    left_out = [*(problem.reason for problem in problems), *plan.left_out]
+    for reason in left_out:
+        display.say(f"left out: {reason}")
     total = sum(len(index) for index in indexes.values()) - len(problems)
-    display.say(f"{total:,} pictures and {len(copied):,} other files in {output}")
+    display.say(f"{total:,} pictures and {len(plan.files):,} other files in {output}")
     drop = " dataset.missing=drop" if problems else ""
     new = [word.partition("=")[0].removeprefix("dataset.") for word in f"{words}{drop}".split()]
     typed = _typed(arguments, *new, "root", "cache")
     display.say(f"next: mldec train dataset={config.name} dataset.root={output}{words}{typed}{drop}")
-    return 1 if problems else 0
+    if left_out:
+        raise RunError(
+            f"output={output}: all is there but {len(left_out):,} left out: {name_some(left_out, len(left_out))}"
+        )
+    return 0
 
 
-def _adjust(config: Any, output: Path, places: dict[str, str], copied: list[str]) -> str:
-    """Adjust boxes in the copied annotations. Returns settings that the new dataset needs beside its root."""
+def _adjust(config: Any, output: Path | None, places: dict[str, str], copied: Sequence[str]) -> str:
+    """Write annotations with their boxes adjusted. Returns settings that the new dataset needs beside its root.
+
+    Args:
+        output: the new dataset's folder; None: only find out whether all can be adjusted, and write nothing.
+        places: the folder of each split's images, relative to the dataset's.
+        copied: other files of the dataset, relative to its folder.
+    """
     from mldec.data.coco import CocoConfig, CocoJsonConfig
     from mldec.data.dataset import FilesConfig
-    from mldec.data.shrink import shrink_coco_json, shrink_voc_xml
+    from mldec.data.shrink import copy_regular, shrink_coco_json, shrink_voc_xml
     from mldec.data.voc import VocConfig
+
+    folder = Path(config.folder)
+
+    def new(*parts: str) -> Path | None:
+        return None if output is None else output.joinpath(*parts)
 
     if isinstance(config, CocoConfig):
         for place in places.values():
-            shrink_coco_json(output / "annotations" / f"instances_{place}.json", output / place)
+            name = f"annotations/instances_{place}.json"
+            shrink_coco_json(folder / name, new(place), new(name))
     if isinstance(config, VocConfig):
         for path in (Path(name) for name in copied if Path(name).parent.name == "Annotations"):
-            shrink_voc_xml(output / path, output / path.parent.parent / "JPEGImages" / f"{path.stem}.jpg")
+            if path.suffix == ".xml":
+                picture = str(path.parent.parent / "JPEGImages" / f"{path.stem}.jpg")
+                shrink_voc_xml(folder / path, new(picture), new(str(path)))
     words = ""
     if isinstance(config, FilesConfig):
+        taken = set(copied)
         for split, place in places.items():
-            file = Path(config.file(split)).resolve()
-            home = Path(config.folder).resolve()
-            new = output / (file.relative_to(home) if file.is_relative_to(home) else file.name)
-            shutil.copyfile(file, new)
-            words += f" dataset.{split}={new}"
+            file, home = Path(config.file(split)).resolve(), folder.resolve()
+            name = str(file.relative_to(home)) if file.is_relative_to(home) else file.name
+            if not file.is_relative_to(home) and name in taken:  # of another file
+                name = f"{split}-{name}"
+            taken.add(name)
             if isinstance(config, CocoJsonConfig):
-                shrink_coco_json(new, output / place)
-                words += f" dataset.{split}_pictures={output / place}"
+                shrink_coco_json(file, new(place), new(name))
+                words += f" dataset.{split}_pictures={new(place)}"
+            elif output is not None:
+                copy_regular(file, output / name)
+            words += f" dataset.{split}={new(name)}"
     return words
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mldec.config import Count
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, Statistics, check_split, naming, require
+from mldec.data.dataset import DatasetConfig, ImageSize, Statistics, check_split, naming, require
+from mldec.data.files import MAX_SMALL, read_bytes
 from mldec.data.folder import class_folders, read_class_folders
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
@@ -37,7 +38,7 @@ class CarsConfig(DatasetConfig):
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
 
     root: str = "data/stanford_cars"
-    image_size: Count = 384
+    image_size: ImageSize = 384
 
     @property
     def single_label(self) -> bool:
@@ -102,7 +103,9 @@ def _load(path: str) -> dict[str, Any]:
     from scipy.io import loadmat  # here, since only these files need it
 
     try:
-        content: dict[str, Any] = loadmat(path)
+        content: dict[str, Any] = loadmat(io.BytesIO(read_bytes(path, most=MAX_SMALL)))
+    except DataError:
+        raise
     except Exception as error:  # a damaged file fails with errors of a dozen types
         raise DataError(f"{path}: cannot be read as a .mat file: {error or type(error).__name__}") from None
     return content

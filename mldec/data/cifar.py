@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import pickle
@@ -12,9 +13,9 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from mldec.config import Count
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, Statistics, appearing_at_once, check_split, require
+from mldec.data.dataset import DatasetConfig, ImageSize, Statistics, appearing_at_once, check_split, require
+from mldec.data.files import open_text, read_bytes
 from mldec.data.folder import class_folders, read_class_folders
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 SIDE, CLASSES = 32, 100
 RECORD = 2 + 3 * SIDE * SIDE  # bytes of a picture in a .bin file: coarse label, fine label, red, green and blue plane
+MAX_BATCH = 2**29  # bytes of a file; the published ones have 155 MB
 BINARY, PICKLED = "cifar-100-binary", "cifar-100-python"
 FILES = {
     BINARY: ("train.bin", "test.bin", "fine_label_names.txt"),
@@ -39,7 +41,7 @@ class CifarConfig(DatasetConfig):
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
 
     root: str = "data/cifar100"
-    image_size: Count = 224
+    image_size: ImageSize = 224
 
     @property
     def single_label(self) -> bool:
@@ -93,8 +95,11 @@ def prepare_pictures(root: str, form: str) -> str:
 
 def _fine_names(path: str) -> LabelSpace:
     if path.endswith(".txt"):
-        with open(path, encoding="ascii") as file:
-            names = [line.strip() for line in file if line.strip()]
+        try:
+            with open_text(path, encoding="ascii") as file:
+                names = [line.strip() for line in file if line.strip()]
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: cannot be read as names of classes: {error}") from None
     else:
         names = [_text(name) for name in _field(path, _unpickle(path), "fine_label_names", list)]
     if len(names) != CLASSES or any(os.path.basename(name) != name or name.startswith(".") for name in names):
@@ -104,7 +109,7 @@ def _fine_names(path: str) -> LabelSpace:
 
 def _read_binary(path: str) -> tuple[np.ndarray, np.ndarray]:
     """Pictures (S,32,32,3) uint8 RGB and fine labels (S,)."""
-    data = np.fromfile(path, np.uint8)
+    data = np.frombuffer(read_bytes(path, most=MAX_BATCH), np.uint8)
     if len(data) == 0 or len(data) % RECORD:
         raise DataError(f"{path}: {len(data):,} bytes are no whole number of pictures of {RECORD:,}; cut short?")
     records = data.reshape(-1, RECORD)
@@ -152,8 +157,10 @@ class _ArraysOnly(pickle.Unpickler):
 
 def _unpickle(path: str) -> dict[Any, Any]:
     try:
-        with open(path, "rb") as file:
-            content = _ArraysOnly(file, encoding="bytes").load()
+        file = io.BytesIO(read_bytes(path, most=MAX_BATCH))
+        content = _ArraysOnly(file, encoding="bytes").load()
+    except DataError:
+        raise
     except Exception as error:  # a damaged pickle fails with errors of a dozen types
         raise DataError(f"{path}: cannot be read as a batch of CIFAR: {error or type(error).__name__}") from None
     if not isinstance(content, dict):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
-import json
 import logging
 import os
 from collections import Counter
@@ -18,8 +17,9 @@ from pycocotools.coco import COCO
 
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, FilesConfig, Statistics, check_split, naming, require
+from mldec.data.files import read_json
 from mldec.data.index import ImageIndex
-from mldec.errors import DataError
+from mldec.errors import DataError, shown
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 
@@ -90,14 +90,15 @@ def build_coco_json(config: CocoJsonConfig, *, split: str) -> ImageIndex:
     check_split(config, split)
     file, train = config.file(split), config.file("train")
     folder = getattr(config, f"{split}_pictures") or config.root or os.path.dirname(os.path.abspath(file))
+    folder = os.path.expanduser(folder)
 
     def read() -> ImageIndex:
         labels = config.named_labels()
         if labels is None and split != "train":
             labels = _labels(_load(train))
-        return read_coco_json(file, os.path.expanduser(folder), labels=labels)
+        return read_coco_json(file, folder, labels=labels)
 
-    return cached(config, split, [file, train, *config.label_files()], read)
+    return cached(config, split, [file, train, *config.label_files()], read, root=folder)
 
 
 def read_coco_json(annotation_file: str, image_folder: str, *, labels: LabelSpace | None = None) -> ImageIndex:
@@ -121,7 +122,7 @@ def _read(annotation_file: str, image_folder: str, labels: LabelSpace | None) ->
     try:
         with naming(annotation_file):
             labels = labels or _labels(coco)
-            column = {category: labels.index(coco.cats[category]["name"]) for category in coco.cats}
+            column = {category: labels.index(_name(coco, category)) for category in coco.cats}
             return ImageIndex.build(_samples(coco, column), root=image_folder, labels=labels)
     except KeyError as error:
         raise DataError(f"{annotation_file}: no {error} where an image, annotation or category needs it") from None
@@ -141,15 +142,12 @@ def _advice(config: CocoConfig) -> str:
 
 def _load(annotation_file: str) -> COCO:
     try:
-        with open(annotation_file, encoding="utf-8") as file:
-            coco = COCO()
-            coco.dataset = json.load(file)
-            if not isinstance(coco.dataset, dict):
-                raise TypeError(f"expected an object {{…}}, found a {type(coco.dataset).__name__}")
-            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print
-                coco.createIndex()
-    except OSError as error:
-        raise DataError(f"cannot read {annotation_file}: {error.strerror}") from None
+        coco = COCO()
+        coco.dataset = read_json(annotation_file)
+        if not isinstance(coco.dataset, dict):
+            raise TypeError(f"expected an object {{…}}, found a {type(coco.dataset).__name__}")
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print
+            coco.createIndex()
     except KeyError as error:
         raise DataError(f"{annotation_file}: no {error} where an image, annotation or category needs it") from None
     except (ValueError, AssertionError, TypeError, AttributeError) as error:
@@ -194,7 +192,14 @@ def _no_collection() -> Iterator[None]:
 
 
 def _labels(coco: COCO) -> LabelSpace:
-    return LabelSpace([coco.cats[category]["name"] for category in sorted(coco.cats)])
+    return LabelSpace([_name(coco, category) for category in sorted(coco.cats)])
+
+
+def _name(coco: COCO, category: int) -> str:
+    name = coco.cats[category]["name"]
+    if not isinstance(name, str):
+        raise DataError(f"category {shown(category)} has the name {shown(name)}; a text is needed")
+    return name
 
 
 def _samples(coco: COCO, column: dict[int, int]) -> Iterator[tuple[str, list[int], tuple[()], tuple[()]]]:

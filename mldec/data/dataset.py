@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from mldec.config import ComponentConfig, Count, Range
+from mldec.config import ComponentConfig, Range
+from mldec.data.files import check_regular, open_text
 from mldec.data.image import Interpolation
 from mldec.data.index import ImageIndex
 from mldec.errors import ConfigError, DataError
@@ -20,7 +21,12 @@ from mldec.labels import LabelSpace
 logger = logging.getLogger(__name__)
 
 
-Crop = Annotated[float, Range(low=0, high=1, open_low=True)]
+#: Side in pixels of what the network sees. The bound is far above what networks for images take; a batch of 64 at
+#: 4,096 pixels is 3 GB. A size from elsewhere, a checkpoint's say, is checked against it before anything is allocated.
+ImageSize = Annotated[int, Range(low=1, high=4096)]
+
+#: Share of the shorter side. The bound keeps `image_size / crop`, to which images are resized, within ten times of it.
+Crop = Annotated[float, Range(low=0.1, high=1)]
 
 
 @dataclass(frozen=True)
@@ -44,16 +50,16 @@ class DatasetConfig(ComponentConfig):
         missing: what becomes of pictures that the annotations list and the folder lacks; "ignore" does not look.
         on_error: what training does with a picture that cannot be decoded: stop, or take another one and count it.
             In evaluation it is always an error.
-        exclude: a file with paths relative to `root`, one a line, of pictures to leave out; null: `root`/excluded.txt,
-            which `mldec data verify --fix` writes, where there is one.
+        exclude: a file with paths relative to `root`, one a line, of pictures to leave out, unusual names as JSON
+            strings; null: `root`/excluded.txt, which `mldec data verify --fix` writes, where there is one.
         scaled_decoding: read large JPEGs at half, a quarter or an eighth of their size, where that is still enough.
-        cache: folder of the index; null: that of MLDEC_CACHE, else `root`/.mldec, else ~/.cache/mldec.
+        cache: folder of the index; null: that of MLDEC_CACHE, else the user's own cache folder.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
 
     root: str | None
-    image_size: Count = 448
+    image_size: ImageSize = 448
     crop: Crop | None = None
     interpolation: Interpolation | None = None
     unannotated: Literal["keep", "drop"] = "keep"
@@ -118,7 +124,10 @@ class FilesConfig(DatasetConfig):
 
     def _existing(self, setting: str) -> str:
         path = os.path.expanduser(getattr(self, setting))
-        if not os.path.isfile(path):
+        if os.path.exists(path):
+            with naming(f"dataset.{setting}={path}"):
+                check_regular(path)
+        else:
             raise DataError(
                 f"dataset.{setting}={path}: no such file. Found in {os.path.dirname(path) or '.'}: "
                 f"{listing(os.path.dirname(path) or '.')}"
@@ -131,7 +140,7 @@ class FilesConfig(DatasetConfig):
         if not files:
             return None
         try:
-            with open(files[0], encoding="utf-8-sig") as file:
+            with open_text(files[0]) as file:
                 names = [line.strip() for line in file if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"dataset.labels={self.labels}: cannot be read: {error}") from None
@@ -247,8 +256,12 @@ def listing(root: str) -> str:
     """What lies in a folder, in a line for error messages."""
     if not os.path.isdir(root):
         return "no such folder"
-    entries = (entry for entry in os.scandir(root) if not entry.name.startswith("."))
-    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
+    try:
+        with os.scandir(root) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        return f"a folder that cannot be listed: {error.strerror}"
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in visible)
     if not names:
         return "an empty folder"
     return ", ".join(names[:12]) + (f", and {len(names) - 12} more" if len(names) > 12 else "")

@@ -22,6 +22,7 @@ from mldec.config import Count, Natural, Range
 from mldec.data.cache import cached
 from mldec.data.coco import read_coco_json
 from mldec.data.dataset import DatasetConfig, appearing_at_once, check_split
+from mldec.data.files import read_json
 from mldec.data.index import ImageIndex
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
@@ -63,7 +64,7 @@ class ScenesConfig(DatasetConfig):
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
 
     root: str = "data/digits"
-    image_size: Annotated[int, Range(low=48)] = 64
+    image_size: Annotated[int, Range(48, 4096)] = 64
     train: Count = 12000
     val: Count = 2000
     test: Count = 2000
@@ -122,8 +123,7 @@ Box = tuple[int, int, int, int]  # x, y, width, height in pixels of the scene
 def scene_boxes(config: ScenesConfig, split: str) -> list[dict[str, list[Box]]]:
     """For each row of a split, the boxes of its digits by class: {"red seven": [(x, y, width, height)]}."""
     annotations, _ = scene_files(config, split)
-    with open(annotations, encoding="utf-8") as file:
-        content = json.load(file)
+    content = read_json(annotations)
     names = {category["id"]: category["name"] for category in content["categories"]}
     rows: dict[int, dict[str, list[Box]]] = {image["id"]: {} for image in content["images"]}
     for annotation in content["annotations"]:

@@ -6,14 +6,15 @@ those of `digits`; only what is read from their annotations differs.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from mldec.config import Count
 from mldec.data.cache import cached
 from mldec.data.digits import Box, ScenesConfig, scene_boxes, scene_files
+from mldec.data.files import read_json
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
@@ -71,11 +72,13 @@ def place(bbox: tuple[int, int, int, int], size: int) -> int:
 def _read(annotations: str, pictures: str) -> ImageIndex:
     logger.info("reading %s", annotations)
     try:
-        with open(annotations, encoding="utf-8") as file:
-            content = json.load(file)
-    except (OSError, ValueError) as error:
+        return _read_scenes(read_json(annotations), pictures)
+    except (DataError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         scenes = os.path.dirname(pictures)
         raise DataError(f"{annotations} cannot be read: {error}; delete {scenes} to have it drawn again") from None
+
+
+def _read_scenes(content: Any, pictures: str) -> ImageIndex:
     classes = [category["name"] for category in content["categories"]]
     labels = LabelSpace([f"{name} {where}" for name in classes for where in PLACES])
     sizes = {image["id"]: image["width"] for image in content["images"]}

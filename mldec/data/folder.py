@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, check_split, listing, name_some
+from mldec.data.dataset import DatasetConfig, check_split, listing, name_some, naming
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
@@ -59,7 +59,7 @@ def build_folder(config: FolderConfig, *, split: str) -> ImageIndex:
     assert folder is not None
 
     def read() -> ImageIndex:
-        labels = None if split == "train" else LabelSpace(_class_names(train))
+        labels = None if split == "train" else _label_space(train)
         return read_class_folders(folder, labels)
 
     # Not the folder itself: the cache may lie in it, and what is added to it is a class folder, which is named here.
@@ -85,7 +85,7 @@ def read_class_folders(folder: str, labels: LabelSpace | None = None) -> ImageIn
         DataError: no class folder, no picture, or a class that is none of `labels`.
     """
     classes = _class_names(folder)
-    labels = labels or LabelSpace(classes)
+    labels = labels or _label_space(folder)
     others: list[str] = []
     empty: list[str] = []
 
@@ -105,7 +105,8 @@ def read_class_folders(folder: str, labels: LabelSpace | None = None) -> ImageIn
             if not count:
                 empty.append(name)
 
-    index = ImageIndex.build(samples(), root=folder, labels=labels)
+    with naming(folder):
+        index = ImageIndex.build(samples(), root=folder, labels=labels)
     if others:
         shown = name_some(others, len(others))
         logger.info("%s: left out %d files that are no pictures by their ending (%s)", folder, len(others), shown)
@@ -116,9 +117,10 @@ def read_class_folders(folder: str, labels: LabelSpace | None = None) -> ImageIn
 
 def folders_below(folder: str) -> list[str]:
     """All folders in `folder`, at any depth, hidden ones left out: their times of change tell of files that came."""
-    found = []
-    for path in class_folders(folder):
-        found += [path, *folders_below(path)]
+    found, waiting = [], class_folders(folder)[::-1]
+    while waiting:  # not by recursion: a path has room for more levels than Python's stack
+        found.append(waiting.pop())
+        waiting += class_folders(found[-1])[::-1]
     return found
 
 
@@ -134,15 +136,25 @@ def _class_names(folder: str) -> list[str]:
     return names
 
 
+def _label_space(folder: str) -> LabelSpace:
+    with naming(folder):
+        return LabelSpace(_class_names(folder))
+
+
 def _files(folder: str, name: str) -> Iterator[str]:
     """Paths of the files below `folder`, which itself is called `name` in them, in sorted order."""
-    for entry in _entries(folder):
+    waiting = [(entry, f"{name}/{entry.name}") for entry in reversed(_entries(folder))]
+    while waiting:
+        entry, name = waiting.pop()
         if entry.is_dir(follow_symlinks=False):
-            yield from _files(entry.path, f"{name}/{entry.name}")
+            waiting += [(inner, f"{name}/{inner.name}") for inner in reversed(_entries(entry.path))]
         elif not entry.is_dir():
-            yield f"{name}/{entry.name}"
+            yield name
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed: {error.strerror}") from None

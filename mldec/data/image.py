@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import math
-import os
 import re
-import stat
 import struct
 import warnings
 from dataclasses import dataclass
@@ -18,12 +16,18 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mldec.data.files import read_bytes
 from mldec.errors import DataError
 
 Interpolation = Literal["bilinear", "bicubic"]
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 MAX_PIXELS = 178_956_970  # where Pillow, too, refuses a picture as a decompression bomb
+MAX_BYTES = 3 * MAX_PIXELS + 2**20  # of a file: that many pixels of 8 bits without compression
+# Each scan of a JPEG is a pass over all its coefficients, and takes a few bytes. Encoders write 1 to 20 of them; more
+# than 100 are refused by libtiff, too. Of large images fewer are allowed: none takes longer than 20 of MAX_PIXELS.
+MAX_SCANS = 100
+MAX_SCANNED_PIXELS = 20 * MAX_PIXELS
 
 # The shorter side of a JPEG decoded at reduced scale is at least this many times `min_side`. Measured on 215 pictures
 # of COCO, VOC, Open Images and NUS-WIDE, resized to 48..112 pixels, against decoding in full: at 2.0 they differ by 0.6
@@ -106,6 +110,10 @@ def cut_center(image: np.ndarray, size: int, crop: float, interpolation: Interpo
     """
     height, width = image.shape[:2]
     resized, left, top = _center(height, width, size, crop)
+    if resized[0] * resized[1] > MAX_PIXELS:  # of an image a thousand times as long as wide; most of it is cut off
+        across, down = _margins(height, width, size, crop)
+        image = image[down : height - down, across : width - across]
+        resized, left, top = _center(image.shape[0], image.shape[1], size, crop)
     picture = Image.fromarray(image).resize(resized, _FILTERS[interpolation])
     return np.array(picture.crop((left, top, left + size, top + size)))
 
@@ -120,6 +128,13 @@ def center_box(height: int, width: int, size: int, crop: float) -> tuple[int, in
     (new_width, new_height), left, top = _center(height, width, size, crop)
     across, down = width / new_width, height / new_height
     return round(left * across), round(top * down), round((left + size) * across), round((top + size) * down)
+
+
+def _margins(height: int, width: int, size: int, crop: float) -> tuple[int, int]:
+    """How many columns and rows at either end have no part in what `cut_center` keeps."""
+    left, top, right, bottom = center_box(height, width, size, crop)
+    reach = 8  # pixels beyond it that the filter of the resize may read
+    return max(0, min(left, width - right) - reach), max(0, min(top, height - bottom) - reach)
 
 
 def _center(height: int, width: int, size: int, crop: float) -> tuple[tuple[int, int], int, int]:
@@ -156,6 +171,9 @@ class Normalization:
 _TURNS = {2: (False, 1), 3: (False, -1), 4: (False, 0), 5: (True, None), 6: (True, 1), 7: (True, -1), 8: (True, 0)}
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
+# A marker of a JPEG within coded data: neither a stuffed zero nor a restart.
+_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+
 # How files begin, for the errors.
 _SIGNATURES = re.compile(
     rb"(?P<JPEG>\xff\xd8)|(?P<PNG>\x89PNG)|(?P<GIF>GIF8)|(?P<WebP>RIFF....WEBP)|(?P<TIFF>II\*\0|MM\0\*)|(?P<BMP>BM)"
@@ -167,12 +185,10 @@ _SIGNATURES = re.compile(
 
 
 def _read(path: str) -> np.ndarray:
-    try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISREG(mode):  # a pipe would wait for ever, a device never end
-            with open(path, "rb", buffering=0) as file:  # not imread: that fails on non-ASCII paths on Windows
-                return np.frombuffer(file.readall(), np.uint8)
-        reason = "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file"
+    try:  # not imread: that fails on non-ASCII paths on Windows
+        return np.frombuffer(read_bytes(path, most=MAX_BYTES), np.uint8)
+    except DataError as error:
+        reason = str(error).removeprefix(f"{path}: ")
     except (OSError, ValueError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error)
     raise DataError(f"cannot read picture {path}: {reason}")
@@ -185,6 +201,7 @@ def _decode_common_jpeg(data: np.ndarray, min_side: int | None) -> np.ndarray | 
         return None
     width, height, exif = header
     _refuse_bomb(width, height)
+    _refuse_scans(data, width * height)
     room = 0.0 if min_side is None else min(width, height) / (REDUCED_MARGIN * min_side)
     flag = next((flag for scale, flag in _REDUCED.items() if scale <= room), cv2.IMREAD_COLOR)
     image = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -200,6 +217,7 @@ def _decode_any(data: np.ndarray) -> np.ndarray:
     source = io.BytesIO(data.data)
     # Pillow's warnings are kept back: what is wrong is an error.
     with warnings.catch_warnings(action="ignore"), Image.open(source, formats=_formats()) as picture:
+        _refuse_scans(data, picture.width * picture.height)
         return _from_open(picture)
 
 
@@ -259,6 +277,28 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 def _refuse_bomb(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels; at most {MAX_PIXELS:,} in all are read (a decompression bomb?)")
+
+
+def _refuse_scans(data: np.ndarray, pixels: int) -> None:
+    """Raise ValueError for a JPEG with more scans than encoders write, which a decoder would take minutes for."""
+    content = data.tobytes()
+    most = min(MAX_SCANS, max(20, MAX_SCANNED_PIXELS // max(pixels, 1)))
+    # Counting bytes, which is fast, counts too many where thumbnails or profiles are embedded.
+    if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > most and _count_scans(content, most + 1) > most:
+        raise ValueError(f"more than {most} scans, which no encoder writes (a decompression bomb?)")
+
+
+def _count_scans(content: bytes, most: int) -> int:
+    """How many scans a JPEG has, counted up to `most`: those before its end marker, which are decoded."""
+    scans, at = 0, 2
+    while scans < most and (found := _MARKER.search(content, at)) is not None:
+        marker, at = content[found.end() - 1], found.end()
+        if marker == 0xD9:
+            break
+        scans += marker == 0xDA
+        if marker not in (0x01, 0xD8):  # all others have a length, which counts itself
+            at += int.from_bytes(content[at : at + 2], "big")
+    return scans
 
 
 def _jpeg_header(data: memoryview) -> tuple[int, int, bytes] | None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from mldec.errors import DataError
+from mldec.errors import DataError, shown
 from mldec.labels import LabelSpace
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
@@ -121,9 +121,11 @@ class ImageIndex:
         columns = [array("i") for _ in range(3)]
         column_ends = [array("q", [0]) for _ in range(3)]
         for path, *groups in samples:
-            name = _inside(path)
+            name = check_path(path)
             if name in listed:
-                raise DataError(f"{root}: picture {name!r} is listed twice; keep one entry with all its labels")
+                raise DataError(
+                    f"{root}: picture {shown(name, 300)} is listed twice; keep one entry with all its labels"
+                )
             listed.add(name)
             blob += name.encode()
             ends.append(len(blob))
@@ -225,8 +227,8 @@ class ImageIndex:
 
     def with_unknown(self, names: Sequence[str]) -> ImageIndex:
         """The same pictures, of which it is not known whether they have any of these labels."""
-        columns = np.array([self.labels.index(name) for name in names], np.int32)
-        known = self.with_labels(LabelSpace([name for name in self.labels.names if name not in set(names)]))
+        columns, chosen = np.array([self.labels.index(name) for name in names], np.int32), set(names)
+        known = self.with_labels(LabelSpace([name for name in self.labels.names if name not in chosen]))
         back = np.delete(np.arange(len(self.labels), dtype=np.int32), columns)  # the columns of what stays known
 
         def restore(lists: Ragged) -> Ragged:
@@ -305,6 +307,28 @@ class ImageIndex:
         self.__dict__.update({name: _unpack(value) for name, value in state.items()})
 
 
+def check_path(path: Any) -> str:
+    """`path` in its shortest spelling, by which an image that is listed twice is found.
+
+    Raises:
+        DataError: it is no text, leaves the dataset's folder, or cannot be the name of a file in UTF-8.
+    """
+    if not isinstance(path, str) or not path.strip():
+        raise DataError(f"picture path {shown(path)}: expected text such as folder/name.jpg")
+    if os.path.isabs(path) or re.match(r"[/\\]|[A-Za-z]:", path) or ".." in re.split(r"[/\\]", path):
+        raise DataError(f"picture path {shown(path)} leaves the dataset's folder; it must be relative and free of '..'")
+    if "\0" in path:
+        raise DataError(f"picture path {shown(path)} holds a NUL character, which no file name has")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"picture path {shown(path)} is not valid UTF-8 (a byte or half a character that stands for no letter); "
+            "rename the file, or correct where it is listed"
+        ) from None
+    return posixpath.normpath(path) if "./" in path or "//" in path else path
+
+
 @dataclass(frozen=True)
 class _Mapped:
     """Where a memory-mapped array lies: what is pickled in its place."""
@@ -337,12 +361,3 @@ def _unpack(value: Any) -> Any:
     if isinstance(value, _Constant):
         return np.broadcast_to(np.int64(0), value.shape)
     return value
-
-
-def _inside(path: Any) -> str:
-    """`path` in its shortest spelling, by which a picture that is listed twice is found."""
-    if not isinstance(path, str) or not path.strip():
-        raise DataError(f"picture path {path!r}: expected text such as folder/name.jpg")
-    if os.path.isabs(path) or re.match(r"[/\\]|[A-Za-z]:", path) or ".." in re.split(r"[/\\]", path):
-        raise DataError(f"picture path {path!r} leaves the dataset's folder; it must be relative and free of '..'")
-    return posixpath.normpath(path) if "./" in path or "//" in path else path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import logging
 import os
 import re
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mldec.data.files import open_text
 from mldec.data.progress import progress
 from mldec.errors import DataError
 
@@ -73,8 +73,11 @@ def _confidence(text: str, machine: bool) -> float:
 def csv_rows(path: str, names: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells of the named columns) of each row, with progress shown."""
     try:
-        with open(path, "rb") as raw, progress(f"reading {os.path.basename(path)}", os.path.getsize(path)) as show:
-            reader = csv.reader(io.TextIOWrapper(raw, encoding="utf-8", newline=""), strict=True)
+        with (
+            open_text(path, encoding="utf-8", newline="") as file,
+            progress(f"reading {os.path.basename(path)}", os.path.getsize(path)) as show,
+        ):
+            reader = csv.reader(file, strict=True)
             header = next(reader, [])
             missing = [name for name in names if name not in header]
             if missing:
@@ -89,6 +92,6 @@ def csv_rows(path: str, names: tuple[str, ...]) -> Iterator[tuple[int, list[str]
                         f"{path} line {reader.line_num}: {len(row)} cells, expected {len(header)}"
                     ) from None
                 if reader.line_num % 2**16 == 0:
-                    show(raw.tell())
+                    show(file.done)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from None

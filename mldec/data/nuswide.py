@@ -12,6 +12,7 @@ import numpy as np
 
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, Statistics, check_split, naming, require
+from mldec.data.files import open_text
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
@@ -65,7 +66,7 @@ def build_nuswide(config: NusWideConfig, *, split: str) -> ImageIndex:
     root = picture_folder(config)
     config = replace(config, pictures=root)  # where it was found shapes the index
     if uses_csv(config):
-        return cached(config, split, [csv_file(config)], lambda: _from_csv(csv_file(config), split, root))
+        return cached(config, split, [csv_file(config)], lambda: _from_csv(csv_file(config), split, root), root=root)
     find = finder(config, [picture_list(split), "Concepts81.txt"])
     concepts = read_names(find("Concepts81.txt"))
     with naming(find("Concepts81.txt")):
@@ -78,7 +79,7 @@ def build_nuswide(config: NusWideConfig, *, split: str) -> ImageIndex:
         with naming(find(picture_list(split))):
             return index_of(names, present_SN, labels, root)
 
-    return cached(config, split, [find(picture_list(split)), find("Concepts81.txt"), *columns], read)
+    return cached(config, split, [find(picture_list(split)), find("Concepts81.txt"), *columns], read, root=root)
 
 
 def _from_csv(path: str, split: str, root: str) -> ImageIndex:
@@ -183,7 +184,7 @@ def read_csv(path: str) -> list[tuple[str, list[str], str]]:
     """(path, labels, "train" or "test") of each row of a data.csv, whose columns go by position."""
     rows = []
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open_text(path, newline="") as file:
             reader = csv.reader(file, strict=True)
             next(reader, None)  # names of columns, which differ from copy to copy
             for row in reader:
@@ -211,7 +212,7 @@ def _csv_row(row: list[str], where: str) -> tuple[str, list[str], str]:
 
 def _lines(path: str) -> list[str]:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open_text(path, encoding="utf-8") as file:
             lines = [line.strip() for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None

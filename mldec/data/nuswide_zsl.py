@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from mldec.config import Count
 from mldec.data.cache import cached
-from mldec.data.dataset import Statistics, check_split, naming, require
+from mldec.data.dataset import ImageSize, Statistics, check_split, naming, require
+from mldec.data.files import open_text, read_json
 from mldec.data.index import ImageIndex
 from mldec.data.nuswide import (
     ADVICE,
@@ -45,7 +44,7 @@ NAMES, SEEN, UNSEEN, UNSEEN_TEXT = (
 class NusWideZslConfig(NusWideConfig):
     """1,006 labels in sorted order. The unseen ones are unknown in training; all are known in test."""
 
-    image_size: Count = 224
+    image_size: ImageSize = 224
 
     def expected(self, split: str) -> Statistics:
         return Statistics(labels=1006)
@@ -81,13 +80,17 @@ def build_nuswide_zsl(config: NusWideZslConfig, *, split: str) -> ImageIndex:
 
     if uses_csv(config):
         table = csv_file(config)
-        return cached(config, split, [table, *sources], lambda: index(table, *_csv(config, labels, split)))
+        return cached(config, split, [table, *sources], lambda: index(table, *_csv(config, labels, split)), root=root)
     tags = f"{split.capitalize()}_Tags1k.dat"
     find = finder(config, [picture_list(split), tags, "TagList1k.txt"])
     needed = [find(name) for name in (picture_list(split), tags, "TagList1k.txt")]
     needed += [find(label_file(concept, split)) for concept in sorted(unseen)]
     return cached(
-        config, split, [*needed, *sources], lambda: index(needed[0], *_release(needed, labels, sorted(unseen)))
+        config,
+        split,
+        [*needed, *sources],
+        lambda: index(needed[0], *_release(needed, labels, sorted(unseen))),
+        root=root,
     )
 
 
@@ -132,11 +135,7 @@ def _all_names(path: str) -> set[str]:
 
 
 def _json(path: str, kind: type) -> Any:
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from None
+    content = read_json(path)
     if not isinstance(content, kind):
         raise DataError(f"{path}: expected a JSON {kind.__name__}, found a {type(content).__name__}")
     return content
@@ -171,8 +170,9 @@ def _release(files: list[str], labels: LabelSpace, concepts: list[str]) -> tuple
     missing = sorted(set(known) - set(tags))
     if missing:
         raise DataError(f"{files[2]}: {len(missing)} seen labels are no tags there ({', '.join(missing[:5])})")
-    places = [tags.index(name) for name in known]
-    with open(files[1], encoding="ascii", errors="replace") as file:
+    place_of = {tag: place for place, tag in reversed(list(enumerate(tags)))}
+    places = [place_of[name] for name in known]
+    with open_text(files[1], encoding="ascii", errors="replace") as file:
         row = -1
         for row, line in enumerate(line for line in file if line.strip()):
             values = line.split()

@@ -6,7 +6,6 @@ files to the index everything is arrays; pictures and labels never exist as Pyth
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mldec.config import Count, Fraction
+from mldec.config import Fraction
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, Statistics, check_split, require
+from mldec.data.dataset import DatasetConfig, ImageSize, Statistics, check_split, require
+from mldec.data.files import MAX_SMALL, open_text, read_json
 from mldec.data.index import ABSENT, UNKNOWN, ImageIndex, Ragged
 from mldec.data.label_rows import OTHER, LabelRows, csv_rows, read_label_rows
 from mldec.errors import DataError
-from mldec.labels import LabelSpace
+from mldec.labels import LabelSpace, repeated_names
 from mldec.registry import DATASETS
 
 PUBLISHED = {"train": "train", "val": "validation", "test": "test"}  # what our splits are called there
@@ -43,7 +43,7 @@ class OpenImagesConfig(DatasetConfig):
     """
 
     root: str = "data/openimages"
-    image_size: Count = 224
+    image_size: ImageSize = 224
     annotations: Literal["human", "machine", "both"] = "human"
     min_confidence: Fraction = 0.5
     unverified: Literal["unknown", "absent"] = "unknown"
@@ -110,7 +110,7 @@ def _codes(config: OpenImagesConfig, paths: dict[str, str]) -> dict[str, int]:
     if config.classes == "all":
         codes = [row[0] for _, row in csv_rows(paths[DESCRIPTIONS], ("LabelName", "DisplayName"))]
     else:
-        with open(paths[TRAINABLE], encoding="ascii", errors="replace") as file:
+        with open_text(paths[TRAINABLE], encoding="ascii", errors="replace") as file:
             codes = [line.strip() for line in file if line.strip()]
         codes = [code for code in codes if code != "LabelName"]
     path = paths[DESCRIPTIONS if config.classes == "all" else TRAINABLE]
@@ -126,7 +126,7 @@ def _label_space(codes: dict[str, int], descriptions: str) -> LabelSpace:
     """Display names; with the code behind them where several labels have one name, and the code where there is none."""
     names = {code: name for _, (code, name) in csv_rows(descriptions, ("LabelName", "DisplayName")) if code in codes}
     shown = [names.get(code, code) for code in codes]
-    repeated = {name for name in shown if shown.count(name) > 1} if len(set(shown)) < len(shown) else set()
+    repeated = set(repeated_names(shown))
     return LabelSpace(
         [f"{name} ({code})" if name in repeated else name for name, code in zip(shown, codes, strict=True)]
     )
@@ -150,9 +150,8 @@ class _Hierarchy:
                 visit(child, above)
 
         try:
-            with open(path, encoding="utf-8") as file:
-                visit(json.load(file), ())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            visit(read_json(path, most=MAX_SMALL), ())
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{path}: is no hierarchy of labels, or was cut short: {error!r}") from None
         self.ancestors, self.descendants = _ragged(ancestors), _ragged(descendants)
 

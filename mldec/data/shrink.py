@@ -9,7 +9,7 @@ import copy
 import functools
 import json
 import os
-import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from mldec.data.folder import SUFFIXES
-from mldec.data.image import decode, read_size
+from mldec.data.dataset import naming
+from mldec.data.exclusions import write_whole
+from mldec.data.files import CHUNK, MAX_SMALL, open_regular, read_bytes, read_json
+from mldec.data.image import MAX_BYTES, MAX_PIXELS, decode, read_size
 from mldec.data.index import ImageIndex
 from mldec.data.verify import Problem, for_each_picture
-from mldec.errors import DataError
+from mldec.data.voc import read_xml
+from mldec.errors import DataError, shown
 
 MARKER = ".shrunk.json"  # in the new folder: with which settings its pictures were made
 
@@ -36,14 +39,21 @@ def prepare(source: str, target: Path, *, side: int, quality: int) -> None:
         raise DataError(f"output={target}: must lie outside of {source}, which is never changed")
     settings = {"side": side, "quality": quality, "source": str(old)}
     marker = target / MARKER
+    if target.exists() and not target.is_dir():
+        raise DataError(f"output={target}: is no folder; take another name")
     if marker.exists():
-        begun = json.loads(marker.read_text(encoding="utf-8"))
+        begun = read_json(marker, most=MAX_SMALL)
         if begun != settings:
-            raise DataError(f"output={target}: was begun with {begun}, now it is {settings}; take another folder")
+            raise DataError(
+                f"output={target}: was begun with {shown(begun, 300)}, now it is {settings}; take another folder"
+            )
+        for partial in target.rglob(".*.partial"):  # of a call that was killed
+            partial.unlink(missing_ok=True)
     elif target.exists() and any(target.iterdir()):
         raise DataError(f"output={target}: is not empty; take another folder")
     target.mkdir(parents=True, exist_ok=True)
-    marker.write_text(json.dumps(settings), encoding="utf-8")
+    if not marker.exists():
+        _replace(marker, json.dumps(settings))
 
 
 def shrink(
@@ -75,7 +85,7 @@ def shrink_picture(source: str, target: Path, *, side: int, quality: int) -> Non
         width, height = read_size(source)
         if min(width, height) <= side:
             decode(source)  # a broken picture should not get through for being small
-            shutil.copyfile(source, partial)
+            partial.write_bytes(read_bytes(source, most=MAX_BYTES))
         else:
             scale = side / min(width, height)
             size = (max(side, round(width * scale)), max(side, round(height * scale)))
@@ -87,51 +97,103 @@ def shrink_picture(source: str, target: Path, *, side: int, quality: int) -> Non
         partial.unlink(missing_ok=True)
 
 
-def copy_other_files(source: str, target: Path) -> list[str]:
-    """Copy what is neither a picture nor hidden, with its tree: lists, tables, labels. Returns their relative paths."""
-    copied = []
-    for folder, below, files in os.walk(source):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in sorted(files):
-            if name.startswith(".") or os.path.splitext(name)[1].lower() in SUFFIXES:
-                continue
-            place = os.path.relpath(os.path.join(folder, name), source)
-            (target / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(os.path.join(folder, name), target / place)
-            copied.append(place)
-    return copied
+def copy_regular(source: str | os.PathLike[str], target: Path) -> None:
+    """Copy a regular file, whole or not at all: as many bytes as it has when it is opened, and holes as holes.
+
+    Raises:
+        DataError: it is no regular file.
+        OSError: it cannot be read, or the disk is full; no file is left then.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        with open_regular(source) as old, partial.open("xb") as new:
+            left = size = os.fstat(old.fileno()).st_size
+            while left and (part := old.read(min(CHUNK, left))):
+                left -= len(part)
+                if part.count(0) == len(part):
+                    new.seek(len(part), os.SEEK_CUR)
+                else:
+                    new.write(part)
+            new.truncate(size - left)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def shrink_coco_json(path: Path, pictures: Path) -> None:
-    """Adjust sizes, boxes, areas and outlines of a file in COCO's format to the pictures, in place.
+def shrink_coco_json(path: Path, pictures: Path | None, target: Path | None = None) -> None:
+    """Adjust sizes, boxes, areas and outlines of a file in COCO's format to the pictures.
 
     Args:
-        pictures: the folder of the new pictures; one that is not there keeps its figures.
+        pictures: the folder of the new pictures, one that is not there keeps its figures; None: only find out whether
+            all can be adjusted, and write nothing.
+        target: where to write the new file; None: in its place.
+
+    Raises:
+        DataError: it is no such file, or something in it is no box, area or outline; says which.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
+    try:
+        with naming(str(path)):
+            _scale_coco(content, pictures)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+        raise DataError(f"{path}: is not COCO JSON: {type(error).__name__}: {error}") from None
+    if pictures is not None:
+        _replace(path if target is None else target, json.dumps(content))
+
+
+def _scale_coco(content: Any, pictures: Path | None) -> None:
     ratios: dict[Any, tuple[float, float]] = {}
     for image in content["images"]:
-        file = pictures / image["file_name"]
-        if "width" in image and "height" in image and file.is_file():
+        if "width" not in image or "height" not in image:
+            continue
+        width, height = image["width"], image["height"]
+        if not all(isinstance(side, (int, float)) and 0 < side < 2**31 for side in (width, height)):
+            raise DataError(f"image {shown(image.get('id'))} is of {shown(width)} x {shown(height)} pixels")
+        if pictures is None:
+            ratios[image["id"]] = 1.0, 1.0
+        elif (file := pictures / image["file_name"]).is_file():
             size = read_size(str(file))
-            ratios[image["id"]] = _ratio((image["width"], image["height"]), size)
+            ratios[image["id"]] = _ratio((width, height), size)
             image["width"], image["height"] = size
-    for annotation in content["annotations"]:
-        if annotation.get("image_id") in ratios:
+    for annotation in content.get("annotations", ()):
+        if annotation.get("image_id") not in ratios:
+            continue
+        try:
             _scale_annotation(annotation, *ratios[annotation["image_id"]])
-    _replace(path, json.dumps(content))
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            raise DataError(
+                f"annotation {shown(annotation.get('id'))} has a box, area or outline that is none: {error}"
+            ) from None
 
 
-def shrink_voc_xml(path: Path, picture: Path) -> None:
-    """Adjust size and boxes of a VOC annotation to the new picture, in place."""
-    if not picture.is_file():
+def shrink_voc_xml(path: Path, picture: Path | None, target: Path | None = None) -> None:
+    """Adjust size and boxes of a VOC annotation to the new picture.
+
+    Args:
+        picture: the new picture; None: only find out whether all can be adjusted, and write nothing.
+        target: where to write the new file; None: in its place.
+
+    Raises:
+        DataError: it is no such file, or a size or corner in it is no number.
+    """
+    if picture is not None and not picture.is_file():
         return
-    root = ElementTree.parse(path).getroot()
+    root = read_xml(str(path))
+    try:
+        _scale_voc(root, picture)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: holds a size or corner that is no number: {error}") from None
+    if picture is not None:
+        _replace(path if target is None else target, ElementTree.tostring(root, encoding="unicode"))
+
+
+def _scale_voc(root: ElementTree.Element, picture: Path | None) -> None:
     size = root.find("size")
-    width, height = (int(float(root.findtext(f"size/{name}", "0"))) for name in ("width", "height"))
-    if size is None or not width or not height:
+    width, height = (int(float(root.findtext(f"size/{name}") or "0")) for name in ("width", "height"))
+    if size is None or width <= 0 or height <= 0:
         return
-    new = read_size(str(picture))
+    new = (width, height) if picture is None else read_size(str(picture))
     x, y = _ratio((width, height), new)
     for name, value in zip(("width", "height"), new, strict=True):
         size.find(name).text = str(value)  # type: ignore[union-attr]
@@ -140,7 +202,6 @@ def shrink_voc_xml(path: Path, picture: Path) -> None:
             item = box.find(name)
             if item is not None and item.text:
                 item.text = str(max(1, round(float(item.text) * ratio)))  # VOC counts pixels from 1
-    _replace(path, ElementTree.tostring(root, encoding="unicode"))
 
 
 def _shrink_row(index: ImageIndex, row: int, *, target: Path, side: int, quality: int) -> Problem | None:
@@ -151,6 +212,10 @@ def _shrink_row(index: ImageIndex, row: int, *, target: Path, side: int, quality
         shrink_picture(index.path(row), place, side=side, quality=quality)
     except DataError as error:
         return Problem(index.path(row), str(error))
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # a full disk, which ends all
+            raise
+        return Problem(index.path(row), f"{index.path(row)}: cannot be written smaller: {error}")
     return None
 
 
@@ -182,17 +247,45 @@ def _scale_mask(mask: dict[str, Any], x: float, y: float) -> dict[str, Any]:
     import numpy as np
     from pycocotools import mask as masks
 
+    height, width = mask["size"]
+    if not 0 < height * width <= MAX_PIXELS:
+        raise ValueError(f"a mask of {shown(mask['size'])} pixels")
     encoded = copy.copy(mask)
     if isinstance(mask["counts"], list):
+        if any(type(run) is not int or run < 0 for run in mask["counts"]) or sum(mask["counts"]) != height * width:
+            raise ValueError(f"runs that do not fill a mask of {height} x {width} pixels")
         encoded = masks.frPyObjects(mask, *mask["size"])
-    height, width = mask["size"]
+    elif _runs(mask["counts"]) != height * width:
+        raise ValueError(f"runs that do not fill a mask of {height} x {width} pixels")
     size = (max(1, round(width * x)), max(1, round(height * y)))
     small = np.array(Image.fromarray(masks.decode(encoded)).resize(size, Image.Resampling.NEAREST))
     result = masks.encode(np.asfortranarray(small))
     return {"size": [size[1], size[0]], "counts": result["counts"].decode("ascii")}
 
 
+def _runs(counts: str) -> int:
+    """The sum of the runs in COCO's compressed form: of each, groups of 5 bits, from the third on as a difference.
+
+    pycocotools writes as many pixels as they say, wherever the mask ends.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for sign in counts:
+        group = ord(sign) - 48
+        if not 0 <= group < 64 or shift > 30:
+            raise ValueError("runs that are no compressed numbers")
+        value |= (group & 31) << shift
+        shift += 5
+        if not group & 32:
+            if group & 16:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+            if runs[-1] < 0:
+                raise ValueError("runs of less than nothing")
+    return sum(runs)
+
+
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text)

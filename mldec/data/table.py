@@ -18,7 +18,7 @@ from mldec.data.cache import cached
 from mldec.data.dataset import FilesConfig, check_split, name_some, naming
 from mldec.data.index import ABSENT, PRESENT, UNKNOWN, ImageIndex
 from mldec.data.table_file import Table, open_table
-from mldec.errors import DataError, suggest
+from mldec.errors import DataError, shown, suggest
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 
@@ -109,7 +109,8 @@ class _Layout:
                 "dataset.path_column=NAME"
             )
         labels = _find(table, config.label_column, LABEL_COLUMNS, "label_column")
-        classes = tuple(c for c in table.columns if c not in (path, *config.ignore)) if labels is None else ()
+        others = {path, *config.ignore}
+        classes = tuple(column for column in table.columns if column not in others) if labels is None else ()
         if labels is None and not classes:
             raise DataError(f"{table.path}: no column of labels beside {path}; name it labels, or give each class one")
         return cls(table, path, labels, classes)
@@ -128,14 +129,16 @@ def _find(table: Table, said: str | None, usual: Sequence[str], setting: str) ->
 
 def _labels(layout: _Layout, config: TableConfig) -> LabelSpace:
     if layout.labels is None:
-        return LabelSpace(layout.classes)
+        with naming(layout.table.path):
+            return LabelSpace(layout.classes)
     names: set[str] = set()
     for line, row in layout.table.rows():
         names.update(_listed(layout, line, row, config.separator))
     if not names:
         raise DataError(f"{layout.table.path}: column {layout.labels} names no label")
     _refuse_joined(layout, names, config.separator)
-    return LabelSpace(sorted(names))
+    with naming(layout.table.path):
+        return LabelSpace(sorted(names))
 
 
 def _refuse_joined(layout: _Layout, names: set[str], separator: str) -> None:
@@ -144,18 +147,20 @@ def _refuse_joined(layout: _Layout, names: set[str], separator: str) -> None:
         joined = sorted(name for name in names if other in name)
         if other != separator and len(joined) > (len(names) / 2 if other == "," else 0):
             raise DataError(
-                f"{layout.table.path}: {joined[0]!r} looks like several labels; type dataset.separator='\"{other}\"' "
-                f"if they are, or list the names in a file and type dataset.labels=FILE if {other!r} belongs to them"
+                f"{layout.table.path}: {shown(joined[0])} looks like several labels; type "
+                f"dataset.separator='\"{other}\"' if they are, or list the names in a file and type "
+                f"dataset.labels=FILE if {other!r} belongs to them"
             )
 
 
 def _read(layout: _Layout, labels: LabelSpace, config: TableConfig) -> ImageIndex:
     path, root = layout.table.path, os.path.abspath(config.folder)
-    if layout.labels is None and (missing := [name for name in labels.names if name not in layout.classes]):
+    classes, known = set(layout.classes), set(labels.names)
+    if layout.labels is None and (missing := [name for name in labels.names if name not in classes]):
         raise DataError(
             f"{path}: no column for {len(missing)} of the {len(labels)} classes ({name_some(missing, len(missing))})"
         )
-    if layout.labels is None and (strange := [name for name in layout.classes if name not in labels.names]):
+    if layout.labels is None and (strange := [name for name in layout.classes if name not in known]):
         raise DataError(
             f"{path}: column {strange[0]} is none of the {len(labels)} classes; {suggest(strange[0], labels.names)}; "
             f"if it is no class: dataset.ignore=[{','.join(strange[:5])}]"
@@ -207,7 +212,7 @@ def _listed(layout: _Layout, line: int, row: dict[str, Any], separator: str) -> 
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise DataError(f'{where}: {value[:60]} is no JSON list; write ["cat", "dog"] or cat;dog') from None
     if value is None:
         return []
@@ -216,7 +221,7 @@ def _listed(layout: _Layout, line: int, row: dict[str, Any], separator: str) -> 
     elif isinstance(value, int) and not isinstance(value, bool):
         value = [value]
     if not isinstance(value, list) or not all(isinstance(item, (str, int)) for item in value):
-        raise DataError(f"{where}: expected labels as text or a list of texts, found {value!r}"[:300])
+        raise DataError(f"{where}: expected labels as text or a list of texts, found {shown(value, 200)}")
     return [str(item).strip() for item in value if str(item).strip()]
 
 
@@ -239,10 +244,11 @@ def _states(
     found: dict[int, list[int]] = {PRESENT: [], ABSENT: [], UNKNOWN: []}
     for column, name in enumerate(labels.names):
         value = row.get(name)
-        state = STATES.get(str(value).strip().lower())
+        # Text of a list, of which JSON allows any depth, would be no state either.
+        state = None if isinstance(value, (list, dict)) else STATES.get(str(value).strip().lower())
         if state is None:
             raise DataError(
-                f"{where}: column {name} holds {value!r}; allowed are 1 present, 0 absent, -1 or nothing unknown. "
+                f"{where}: column {name} holds {shown(value)}; allowed are 1 present, 0 absent, -1 or nothing unknown. "
                 f"If it is no class: dataset.ignore=[{name}]"
             )
         found[state].append(column)

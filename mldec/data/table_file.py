@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from mldec.errors import DataError
+from mldec.data.files import check_regular, open_text
+from mldec.errors import SURROGATE, DataError
+from mldec.labels import repeated_names
+
+MAX_ROW_GROUP = 4 * 2**30  # bytes that a row group of Parquet may unpack to
+PARQUET_ROWS = 2**13  # that are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -37,9 +44,10 @@ def open_table(path: str) -> Table:
     if suffix not in _OPENERS:
         raise DataError(f"{path}: tables end in {', '.join(_OPENERS)}; found {suffix or 'no suffix'}")
     table = _OPENERS[suffix](path)
-    repeated = sorted({column for column in table.columns if table.columns.count(column) > 1})
-    if repeated:
-        raise DataError(f"{path}: column names must differ; found more than once: {', '.join(repeated)}")
+    if repeated := repeated_names(table.columns):
+        raise DataError(
+            f"{path}: column names must differ; found more than once: {', '.join(name[:80] for name in repeated[:5])}"
+        )
     return table
 
 
@@ -48,19 +56,27 @@ def write_table(source: Table, rows: Sequence[int], path: str) -> None:
     chosen = set(rows)
     content = [row for number, (_, row) in enumerate(source.rows()) if number in chosen]
     partial = f"{path}.partial"
+    try:
+        _write_rows(source, content, path, partial)
+        os.replace(partial, path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def _write_rows(source: Table, content: list[dict[str, Any]], path: str, partial: str) -> None:
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".parquet":
         arrow, parquet = import_pyarrow()
         parquet.write_table(arrow.Table.from_pylist(content), partial)
-    else:
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            if suffix in (".csv", ".tsv"):
-                writer = csv.DictWriter(file, source.columns, delimiter="\t" if suffix == ".tsv" else ",")
-                writer.writeheader()
-                writer.writerows(content)
-            else:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
-    os.replace(partial, path)
+        return
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        if suffix in (".csv", ".tsv"):
+            writer = csv.DictWriter(file, source.columns, delimiter="\t" if suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(content)
+        else:
+            # Escaped as ASCII, half a character in a column that is no label stays what it is.
+            file.writelines(json.dumps(row, ensure_ascii=not _is_text(row)) + "\n" for row in content)
 
 
 def _open_csv(path: str) -> Table:
@@ -68,12 +84,11 @@ def _open_csv(path: str) -> Table:
 
     def lines() -> Iterator[tuple[int, list[str]]]:
         try:
-            with open(path, newline="", encoding="utf-8-sig") as file:
+            with open_text(path, newline="") as file:
                 header = file.readline()
-                file.seek(0)
                 # Spreadsheets write semicolons where the comma is the decimal sign.
                 delimiter = "\t" if tabs else max(",;\t", key=header.count)
-                reader = csv.reader(file, delimiter=delimiter, strict=True)
+                reader = csv.reader(itertools.chain([header], file), delimiter=delimiter, strict=True)
                 for cells in reader:
                     if cells:
                         yield reader.line_num, cells
@@ -103,7 +118,7 @@ def _open_jsonl(path: str) -> Table:
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
         try:
-            with open(path, encoding="utf-8-sig") as file:
+            with open_text(path) as file:
                 for number, line in enumerate(file, start=1):
                     if not line.strip():
                         continue
@@ -111,6 +126,8 @@ def _open_jsonl(path: str) -> Table:
                     if not isinstance(row, dict):
                         raise ValueError(f"expected an object {{…}}, found {line.strip()[:40]}")
                     yield number, row
+        except RecursionError:
+            raise DataError(f"{path} line {number}: is nested too deeply to be read as JSON") from None
         except (OSError, ValueError) as error:
             raise DataError(f"{path} line {number}: cannot be read as JSON: {error}") from None
 
@@ -122,20 +139,41 @@ def _open_jsonl(path: str) -> Table:
 
 def _open_parquet(path: str) -> Table:
     arrow, parquet = import_pyarrow()
+    check_regular(path)
     try:
-        columns = tuple(parquet.read_schema(path).names)
-    except (OSError, arrow.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
+        with parquet.ParquetFile(path) as file:
+            columns = tuple(file.schema_arrow.names)
+            for number in range(file.metadata.num_row_groups):
+                size = file.metadata.row_group(number).total_byte_size
+                if not 0 <= size <= MAX_ROW_GROUP:
+                    raise DataError(
+                        f"{path}: row group {number} unpacks to {size:,} bytes; at most {MAX_ROW_GROUP:,} are read. "
+                        "Write it in smaller row groups, and images as files beside it"
+                    )
+    except (OSError, ValueError, arrow.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {_one_line(error)}") from None
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
+        try:
+            with parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield number, row
+        except (OSError, ValueError, arrow.ArrowException) as error:
+            raise DataError(f"{path} row {number + 1}: cannot be read as Parquet: {_one_line(error)}") from None
 
     return Table(path, columns, rows)
+
+
+def _is_text(row: dict[str, Any]) -> bool:
+    """Whether all text in a row can be written in UTF-8."""
+    return SURROGATE.search(json.dumps(row, ensure_ascii=False)) is None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def import_pyarrow() -> Any:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import cv2
 
+from mldec.data.exclusions import add_exclusions, quoted, write_whole
 from mldec.data.folder import SUFFIXES
 from mldec.data.image import decode
 from mldec.data.index import ImageIndex
-from mldec.errors import DataError
+from mldec.errors import DataError, printable
 
 CHUNK = 64  # pictures that a process takes at a time
 
@@ -85,8 +86,9 @@ def unlisted_pictures(indexes: Iterable[ImageIndex]) -> list[str]:
 
 
 def write_list(problems: Sequence[Problem], path: Path) -> None:
-    """Write a line for each problem: path, tab, reason."""
-    _write(path, [f"{problem.path}\t{problem.reason}" for problem in problems])
+    """Write a line for each problem: path, as a list of exclusions has it, tab, reason."""
+    lines = (f"{quoted(problem.path)}\t{printable(' '.join(problem.reason.split()))}\n" for problem in problems)
+    write_whole(path, "".join(lines))
 
 
 def write_exclusions(problems: Sequence[Problem], folder: str, path: Path) -> int:
@@ -95,19 +97,11 @@ def write_exclusions(problems: Sequence[Problem], folder: str, path: Path) -> in
     Args:
         folder: the dataset's, which paths in the list are relative to.
         path: the list; what it says already is kept.
+
+    Raises:
+        DataError: what stands there already is no such list.
     """
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
-    kept |= {Path(os.path.relpath(problem.path, os.path.abspath(folder))).as_posix() for problem in problems}
-    _write(path, ["# Pictures that are left out, one a line; `mldec data verify --fix` adds to it.", *sorted(kept)])
-    return len(kept)
-
-
-def _write(path: Path, lines: Sequence[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    os.replace(partial, path)
+    return add_exclusions((os.path.relpath(problem.path, os.path.abspath(folder)) for problem in problems), path)
 
 
 # In a worker ----------------------------------------------------------------------------------------------------------

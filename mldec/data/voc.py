@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from xml.etree import ElementTree
 
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, Statistics, check_split, require
+from mldec.data.files import MAX_SMALL, open_text, read_bytes
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
@@ -107,7 +109,7 @@ def _read(folder: str, image_set: str, difficult: str) -> ImageIndex:
 def _names(image_set: str) -> list[str]:
     """The picture ids of an image set: the first word of each line."""
     try:
-        with open(image_set, encoding="ascii") as file:
+        with open_text(image_set, encoding="ascii") as file:
             names = [line.split()[0] for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{image_set}: cannot be read: {error}") from None
@@ -119,18 +121,32 @@ def _names(image_set: str) -> list[str]:
     return names
 
 
+def read_xml(path: str) -> ElementTree.Element:
+    """The root of an XML file without entities, which could make a small file endless.
+
+    Raises:
+        DataError: it is no such file; names it.
+        OSError: it does not exist, or may not be read.
+    """
+    content = read_bytes(path, most=MAX_SMALL)
+    try:
+        declared = re.match(rb"\s*<\?xml[^>]*encoding\s*=\s*[\"']([\w.-]+)", content.removeprefix(codecs.BOM_UTF8))
+        encoding = declared[1].decode() if declared else "utf-8"
+        if b"\0" in content or "<!".encode(encoding) != b"<!":  # the search for entities would not see them
+            raise ValueError(f"its encoding is not UTF-8 ({encoding})")
+        if b"<!" in content.replace(b"<!--", b""):
+            raise DataError(f"{path}: holds a document type or entities, which VOC's annotations do not")
+        return ElementTree.fromstring(content)
+    except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
+        raise DataError(f"{path}: is not XML, or was cut short: {error}") from None
+
+
 def _objects(path: str) -> tuple[set[int], set[int]]:
     """Columns of the classes with a clear object, and of those with a difficult one."""
     try:
-        with open(path, "rb") as file:
-            content = file.read()
-        if b"<!" in content.replace(b"<!--", b""):  # entities could make a small file endless
-            raise DataError(f"{path}: holds a document type or entities, which VOC's annotations do not")
-        root = ElementTree.fromstring(content)
+        root = read_xml(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise DataError(f"{path}: is not XML, or was cut short: {error}") from None
     clear: set[int] = set()
     doubtful: set[int] = set()
     for item in root.iter("object"):

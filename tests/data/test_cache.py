@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from mldec.data import cache
-from mldec.data.cache import cached, open_index, save_index
+from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig
 from mldec.data.index import ImageIndex
+from mldec.data.index_file import open_index, save_index
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 
@@ -75,7 +76,7 @@ def test_what_is_saved_is_what_is_opened(root: Path, tmp_path: Path, confidence:
 def test_a_moved_dataset_takes_its_cache_along(root: Path, tmp_path: Path) -> None:
     save_index(make(root), str(root / "x.index"), str(root))
     root.rename(tmp_path / "elsewhere")
-    moved = open_index(str(tmp_path / "elsewhere" / "x.index"), str(tmp_path / "elsewhere"))
+    moved, _ = open_index(str(tmp_path / "elsewhere" / "x.index"), str(tmp_path / "elsewhere"))
     assert moved.root == str(tmp_path / "elsewhere" / "pictures")
 
 
@@ -84,7 +85,7 @@ def test_empty_lists_take_no_room(tmp_path: Path) -> None:
     index = ImageIndex.build(samples, root=str(tmp_path), labels=LabelSpace(["a"]))
     save_index(index, str(tmp_path / "x"), str(tmp_path))
     assert os.path.getsize(tmp_path / "x") < 10_000 * (8 + 8 + 8 + 4) + 4096  # negatives and unknown: nothing
-    assert len(pickle.dumps(open_index(str(tmp_path / "x"), str(tmp_path)))) < 4000
+    assert len(pickle.dumps(open_index(str(tmp_path / "x"), str(tmp_path))[0])) < 4000
 
 
 def test_sources_are_read_once_and_again_when_they_change(root: Path) -> None:
@@ -130,7 +131,7 @@ def test_a_full_disk_leaves_nothing_half(root: Path, monkeypatch: pytest.MonkeyP
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache.os, "fsync", full)
+    monkeypatch.setattr("mldec.data.index_file.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         save_index(make(root), str(root / "cache" / "x.index"), str(root))
     assert os.listdir(root / "cache") == []
@@ -160,9 +161,9 @@ def test_places_are_tried_in_their_order(root: Path, tmp_path: Path, monkeypatch
     assert cache.cache_folders(replace(config, cache="/mine")) == ["/mine"]
     monkeypatch.delenv("MLDEC_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    (root / ".mldec").touch()  # nothing can be written there: on to the next
     get(root, lambda: make(root), cache=None)
     assert len(os.listdir(tmp_path / "home" / "mldec")) == 1
+    assert not (root / ".mldec").exists()
 
 
 def test_missing_pictures_stop_unless_told_otherwise(root: Path, caplog: pytest.LogCaptureFixture) -> None:

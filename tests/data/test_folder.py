@@ -59,14 +59,18 @@ def test_added_pictures_are_seen_at_any_depth(tmp_path: Path) -> None:
     assert len(build_folder(config(tmp_path), split="train")) == 2
 
 
-def test_the_cache_beside_the_classes_is_used_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_used_the_next_time_and_not_beside_the_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MLDEC_CACHE")
-    touch(tmp_path, "a/1.jpg", "b/2.jpg")
-    build_folder(config(tmp_path), split="train")
-    build_folder(config(tmp_path), split="train")
-    assert len(os.listdir(tmp_path / ".mldec")) == 1
-    touch(tmp_path, "c/3.jpg")
-    assert build_folder(config(tmp_path), split="train").labels.names == ("a", "b", "c")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    touch(tmp_path / "data", "a/1.jpg", "b/2.jpg")
+    build_folder(config(tmp_path / "data"), split="train")
+    build_folder(config(tmp_path / "data"), split="train")
+    assert len(os.listdir(tmp_path / "home" / "mldec")) == 1
+    assert sorted(os.listdir(tmp_path / "data")) == ["a", "b"]
+    touch(tmp_path / "data", "c/3.jpg")
+    assert build_folder(config(tmp_path / "data"), split="train").labels.names == ("a", "b", "c")
 
 
 def test_links_do_not_lead_out(tmp_path: Path) -> None:

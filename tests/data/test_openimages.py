@@ -168,7 +168,7 @@ def test_broken_label_files_are_named_with_the_line(tmp_path: Path, content: str
         ("oidv6-classes-trainable.txt", "", "0 labels"),
         ("oidv6-classes-trainable.txt", "/m/1\n/m/1\n", "listed twice"),
         ("bbox_labels_600_hierarchy.json", '{"LabelName": "x", "Subcategory": [{}]}', "no hierarchy of labels"),
-        ("bbox_labels_600_hierarchy.json", "[", "no hierarchy of labels, or was cut short"),
+        ("bbox_labels_600_hierarchy.json", "[", "cannot be read as JSON, or was cut short"),
     ],
 )
 def test_broken_class_files_are_named(tmp_path: Path, name: str, content: str, message: str) -> None:

@@ -14,7 +14,6 @@ from mldec.data.image import decode, read_size
 from mldec.data.index import ImageIndex
 from mldec.data.shrink import (
     _scale_annotation,
-    copy_other_files,
     prepare,
     shrink,
     shrink_coco_json,
@@ -160,15 +159,6 @@ def test_voc_boxes_stay_on_their_objects(source: Path, tmp_path: Path) -> None:
     corners = [int(root.findtext(f"object/bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax")]
     x, y, w, h = white_box(target / "a.jpg")
     assert np.abs(np.array(corners) - (x + 1, y + 1, x + w, y + h)).max() <= 1
-
-
-def test_other_files_come_along(source: Path, tmp_path: Path) -> None:
-    (source / "lists").mkdir()
-    (source / "lists" / "a.txt").write_text("x")
-    (source / ".mldec").mkdir()
-    (source / ".mldec" / "x.index").touch()
-    assert copy_other_files(str(source), tmp_path / "new") == ["lists/a.txt"]
-    assert (tmp_path / "new" / "lists" / "a.txt").read_text() == "x"
 
 
 def test_a_stop_leaves_nothing_half(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,209 @@
+"""Property: whatever the bytes of an index say, what is opened is an index of this dataset, or it is refused."""
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mldec.data.cache import cached
+from mldec.data.dataset import DatasetConfig
+from mldec.data.index import ImageIndex
+from mldec.data.index_file import TAIL, _checksum, open_index, save_index
+from mldec.errors import DataError
+from mldec.labels import LabelSpace
+
+SAMPLES = [("a.jpg", [0, 2], [1], []), ("sub/ü..jpg", [], [], []), ("c.jpg", [1], [0, 2], [])]
+ROOT = "/data/set"
+
+
+def make(root: str = ROOT, samples: list[Any] = SAMPLES) -> ImageIndex:
+    labels = LabelSpace(["cat", "dog", "bird"], seen=[True, False, True])
+    return ImageIndex.build(samples, root=root, labels=labels, confidence=np.array([0.5, 1, 1], np.float32))
+
+
+def forge(path: Path, change: Callable[[bytearray, dict[str, Any]], Any]) -> None:
+    """Change an index as somebody would who knows the format: with sound checksums."""
+    raw = path.read_bytes()
+    length, _, magic = TAIL.unpack(raw[-TAIL.size :])
+    body = bytearray(raw[: -TAIL.size - length])
+    footer = json.loads(raw[-TAIL.size - length : -TAIL.size])
+    footer = change(body, footer) or footer
+    path.write_bytes(body)
+    footer["checksum"] = _checksum(str(path), len(body))
+    content = json.dumps(footer).encode()
+    path.write_bytes(bytes(body) + content + TAIL.pack(len(content), zlib.crc32(content), magic))
+
+
+def array(name: str, **place: Any) -> Callable[[bytearray, dict[str, Any]], None]:
+    return lambda body, footer: footer["arrays"][name].update(place)
+
+
+def put(name: str, content: bytes, at: int = 0) -> Callable[[bytearray, dict[str, Any]], None]:
+    """Overwrite bytes of an array."""
+
+    def change(body: bytearray, footer: dict[str, Any]) -> None:
+        begin = footer["arrays"][name]["offset"] + at
+        body[begin : begin + len(content)] = content
+
+    return change
+
+
+def field(name: str, value: Any) -> Callable[[bytearray, dict[str, Any]], None]:
+    return lambda body, footer: footer.update({name: value})
+
+
+def zeros(name: str) -> Callable[[bytearray, dict[str, Any]], None]:
+    return lambda body, footer: footer["arrays"].update({name: {"dtype": "<i8", "shape": [4], "zeros": True}})
+
+
+FORGERIES = {
+    "pointers": array("positives.values", dtype="|O"),
+    "text": array("paths.values", dtype="<U9"),
+    "other integers": array("positives.values", dtype="<i8"),
+    "two dimensions": array("positives.values", shape=[1, 3]),
+    "less than nothing": array("positives.values", shape=[-1]),
+    "beyond the end": array("positives.values", shape=[2**40]),
+    "no whole number": array("positives.values", shape=[3.0]),
+    "true": array("positives.values", shape=[True]),
+    "place beyond the end": array("positives.values", offset=2**40 * 64),
+    "place before the beginning": array("positives.values", offset=-64),
+    "crooked place": array("positives.values", offset=65),
+    "rows without end": array("unknown.offsets", shape=[2**50]),
+    "paths of nothing": zeros("paths.offsets"),
+    "offsets that fall": put("positives.offsets", struct.pack("<q", 3), at=8),
+    "offsets below zero": put("positives.offsets", struct.pack("<q", -3)),
+    "offsets beyond the values": put("positives.offsets", struct.pack("<q", 99), at=24),
+    "column of no label": put("positives.values", struct.pack("<i", 3)),
+    "column below zero": put("positives.values", struct.pack("<i", -1)),
+    "path out of the folder": put("paths.values", b"../.."),
+    "absolute path": put("paths.values", b"/"),
+    "path of Windows": put("paths.values", b"c:"),
+    "path with NUL": put("paths.values", b"\0", at=1),
+    "path that is no UTF-8": put("paths.values", b"\xff"),
+    "path that begins within a letter": put("paths.offsets", struct.pack("<q", 10), at=8),
+    "confidence that is no number": put("confidence", struct.pack("<f", float("nan"))),
+    "another root": field("root", "/etc"),
+    "a root above": field("root", ".."),
+    "a root that is no text": field("root", 7),
+    "no label": field("labels", []),
+    "one label twice": field("labels", ["cat", "cat", "bird"]),
+    "labels that are no text": field("labels", [1, 2, 3]),
+    "too few labels": field("labels", ["cat"]),
+    "seen of another length": field("seen", [True]),
+    "seen of numbers": field("seen", [1, 0, 1]),
+    "another default": field("default", 5),
+    "default that is no number": field("default", "0"),
+    "gaps that are no gaps": field("gaps", {"missing": 1}),
+    "gaps elsewhere": field("gaps", {"missing": 1, "listed": 2, "folders": {"../..": 1}}),
+    "another version": field("version", 1),
+    "a field too many": field("more", 1),
+    "no arrays": field("arrays", []),
+    "an array missing": lambda body, footer: footer["arrays"].pop("positives.values") and None,
+    "an array too many": lambda body, footer: footer["arrays"].update(more=footer["arrays"]["confidence"]),
+    "bytes between": lambda body, footer: body.extend(bytes(64)),
+    "a list for a footer": lambda body, footer: {"checksum": 0},
+}
+
+
+@pytest.mark.parametrize("change", FORGERIES.values(), ids=FORGERIES)
+def test_a_forged_index_is_refused(tmp_path: Path, change: Callable[[bytearray, dict[str, Any]], Any]) -> None:
+    path = tmp_path / "x.index"
+    save_index(make(), str(path), ROOT)
+    forge(path, lambda body, footer: None)
+    assert open_index(str(path), ROOT)[0].fingerprint() == make().fingerprint()
+    forge(path, change)
+    with pytest.raises((ValueError, DataError)):
+        open_index(str(path), ROOT)
+
+
+def test_a_footer_of_any_depth_or_length_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.index"
+    content = b"[" * 100_000
+    path.write_bytes(content + TAIL.pack(len(content), zlib.crc32(content), b"mldecidx"))
+    with pytest.raises(ValueError, match="nested too deeply"):
+        open_index(str(path), ROOT)
+    with path.open("wb") as file:
+        file.truncate(2**32)
+        file.seek(0, os.SEEK_END)
+        file.write(TAIL.pack(2**32, 0, b"mldecidx"))
+    with pytest.raises(ValueError, match="at most"):
+        open_index(str(path), ROOT)
+
+
+def test_the_root_is_the_one_that_is_expected(tmp_path: Path) -> None:
+    """A dataset whose images lie elsewhere says where; a cached index cannot say another place."""
+    path = tmp_path / "x.index"
+    save_index(make("/elsewhere"), str(path), ROOT, root="/elsewhere")
+    assert open_index(str(path), ROOT, "/elsewhere")[0].root == "/elsewhere"
+    for root in (None, "/other"):
+        with pytest.raises(ValueError, match="its root"):
+            open_index(str(path), ROOT, root)
+    with pytest.raises(ValueError, match="its root"):
+        save_index(make("/elsewhere"), str(path), ROOT)
+    assert not path.exists()
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(names, st.lists(st.integers(0, 2), max_size=3)), min_size=1, max_size=5))
+def test_whatever_can_be_built_can_be_kept(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
+    labels = LabelSpace(["cat", "dog", "bird"])
+    try:
+        index = ImageIndex.build([(name, columns, [], []) for name, columns in rows], root=ROOT, labels=labels)
+    except DataError:  # a name twice, or of a file that there cannot be
+        return
+    path = tmp_path_factory.mktemp("kept") / "x.index"
+    assert save_index(index, str(path), ROOT).fingerprint() == index.fingerprint()
+
+
+def test_no_folder_of_the_dataset_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in its .mldec came with it, maybe from a stranger."""
+    monkeypatch.delenv("MLDEC_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    root = tmp_path / "data"
+    for name, *_ in SAMPLES:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    config = DatasetConfig(name="mine", root=str(root))
+    cached(config, "train", [str(root)], lambda: make(str(root)))
+    (kept,) = (tmp_path / "home" / "mldec").iterdir()
+    forged = make(str(root), [(name, [0], [], []) for name, *_ in SAMPLES])
+    (kept.parent / kept.name).unlink()
+    stat = os.stat(root)
+    save_index(forged, str(root / ".mldec" / kept.name), str(root))
+    os.utime(root, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    index = cached(config, "train", [str(root)], lambda: make(str(root)))
+    assert index.fingerprint() == make(str(root)).fingerprint()
+
+
+def test_two_datasets_of_equal_sizes_and_times_are_two(tmp_path: Path) -> None:
+    """Archives note times, so folders of one form can be told apart by their place only."""
+    for name, label in (("one", 0), ("two", 1)):
+        root = tmp_path / name
+        root.mkdir()
+        (root / "a.jpg").touch()
+        os.utime(root, (10**9, 10**9))
+        index = make(str(root), [("a.jpg", [label, label, label], [], [])])
+        config = DatasetConfig(name="mine", root=str(root), cache=str(tmp_path / "cache"))
+        assert cached(config, "train", [str(root)], lambda: index).positives[0][0] == label  # noqa: B023
+
+
+def test_a_relative_cache_home_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from mldec.data.cache import user_cache_folders
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (place,) = user_cache_folders()
+    assert place.startswith(str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+    assert user_cache_folders() == [str(tmp_path / "mine" / "mldec")]
