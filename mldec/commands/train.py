@@ -266,7 +266,7 @@ def _train_together(config: Config, folder: Path | None, team: Team, elsewhere: 
     tracking.write_text(folder / "config.yaml", compose.to_yaml(to_mapping(config)))
     environment = tracking.environment(trainer.device, trainer.dtype) | {"processes": team.size}
     tracking.write_json(folder / "environment.json", environment)
-    data, earlier = build.describe_splits(splits), tracking.read_json(folder / "data.json")
+    data, earlier = build.describe_splits(splits), tracking.read_noted(folder / "data.json")
     for split in (name for name in data if resumed and earlier.get(name, data[name]) != data[name]):
         display.say(f"warning: the {split} pictures or their labels are not those that this run began with")
     tracking.write_json(folder / "data.json", data)

@@ -88,7 +88,7 @@ def export(
     _check(formats, fold, included, device)
     display = display or Display(quiet=True)
     path = find_checkpoint(run)
-    restored = restore(path, weights)
+    restored = restore(run, weights)
     classifier = restored.classifier.to(choose_device(device))
     asks = graph.takes_vectors(classifier)
     exported, notes = copy.deepcopy(classifier), []
@@ -219,11 +219,11 @@ def _read_run(checkpoint: Path, labels: LabelSpace) -> dict[str, Any]:
     if checkpoint.parent.name != "checkpoints":
         return {}
     tuned, is_best = folder / thresholds.FILE, checkpoint.name == "best.pt"
-    environment = tracking.read_json(folder / "environment.json")
+    environment = tracking.read_noted(folder / "environment.json")
     tests = [r for r in tracking.read_records(folder / "metrics.jsonl") if r.get("kind") == "test"]
     kept = ("mldec", "commit", "python", "device", "precision", "packages")
     return {
-        "data": tracking.read_json(folder / "data.json"),
+        "data": tracking.read_noted(folder / "data.json"),
         "environment": {key: environment[key] for key in kept if key in environment},
         "test": tests[-1] if tests and is_best else None,
         "thresholds": thresholds.read_thresholds(tuned, labels).values.tolist()

@@ -24,6 +24,7 @@ from torch import Tensor
 from mldec.engine import tracking
 from mldec.errors import CheckpointError, DataError
 from mldec.labels import LabelSpace
+from mldec.models.tensor_files import check_names
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION, VECTORS = "model.safetensors", "mldec.json", "label_vectors.safetensors"
@@ -194,6 +195,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"no {path.name} beside the other files in {path.parent}")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
+            check_names(file.keys(), str(path))
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {str(error).splitlines()[0]}") from None
