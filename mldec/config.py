@@ -46,6 +46,8 @@ class Range:
 
 
 Count = Annotated[int, Range(low=1)]
+Some = Annotated[int, Range(low=1, high=1024)]  # processes or threads
+SomeOrNone = Annotated[int, Range(low=0, high=1024)]
 Natural = Annotated[int, Range(low=0)]
 Positive = Annotated[float, Range(low=0, open_low=True)]
 NonNegative = Annotated[float, Range(low=0)]
@@ -70,10 +72,10 @@ class RuntimeConfig:
     """Where and how a run executes. Nothing here is meant to change what is learned, only how fast and how visibly."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
-    devices: Count = 1  # processes on this machine, each with a device of its own and its share of every batch
+    devices: Some = 1  # processes on this machine, each with a device of its own and its share of every batch
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on CUDA that has it, else fp32
-    workers: Natural | None = None  # loader processes; null: as many as cores, at most 8; on the CPU a fourth
-    threads: Count | None = None  # CPU threads of the network; null: torch's choice
+    workers: SomeOrNone | None = None  # loader processes; null: as many as cores, at most 8; on the CPU a fourth
+    threads: Some | None = None  # CPU threads of the network; null: torch's choice
     eval_batch_size: Count | None = None  # null: the training batch size
     channels_last: bool = False  # another memory layout, often faster for convolutions on CUDA
     compile: bool = False  # torch.compile of the network

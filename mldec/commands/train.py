@@ -156,7 +156,10 @@ def resume(arguments: compose.Arguments, words: Sequence[str]) -> int:
     refuse(changed, SHAPE, "the saved weights belong to the old value; start a new run with init_from=")
     if arguments.own.get("allow_schedule_change", "false").lower() != "true":
         refuse(changed, COURSE, "it would change the course of the run; add allow_schedule_change=true if you mean it")
-    return _begin(config, folder, words)
+    from mldec.engine.consent import confine
+
+    typed = set(map(compose.key_of, arguments.overrides))
+    return _begin(confine(config, typed, folder / "config.yaml"), folder, words)
 
 
 def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:

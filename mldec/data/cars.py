@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mldec.config import Count
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, Statistics, check_split, naming, require
+from mldec.data.dataset import DatasetConfig, Side, Statistics, check_split, naming, require
 from mldec.data.folder import class_folders, read_class_folders
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
@@ -37,7 +36,7 @@ class CarsConfig(DatasetConfig):
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
 
     root: str = "data/stanford_cars"
-    image_size: Count = 384
+    image_size: Side = 384
 
     @property
     def single_label(self) -> bool:

@@ -12,9 +12,8 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from mldec.config import Count
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, Statistics, appearing_at_once, check_split, require
+from mldec.data.dataset import DatasetConfig, Side, Statistics, appearing_at_once, check_split, require
 from mldec.data.folder import class_folders, read_class_folders
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
@@ -39,7 +38,7 @@ class CifarConfig(DatasetConfig):
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
 
     root: str = "data/cifar100"
-    image_size: Count = 224
+    image_size: Side = 224
 
     @property
     def single_label(self) -> bool:

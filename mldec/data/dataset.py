@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from mldec.config import ComponentConfig, Count, Range
+from mldec.config import ComponentConfig, Range
 from mldec.data.index import ImageIndex
 from mldec.errors import ConfigError, DataError
 from mldec.labels import LabelSpace
@@ -19,7 +19,9 @@ from mldec.labels import LabelSpace
 logger = logging.getLogger(__name__)
 
 
-Crop = Annotated[float, Range(low=0, high=1, open_low=True)]
+Crop = Annotated[float, Range(low=0.1, high=1)]  # a smaller share would enlarge images without bound
+MOST_SIDE = 4096  # pixels
+Side = Annotated[int, Range(low=1, high=MOST_SIDE)]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class DatasetConfig(ComponentConfig):
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
 
     root: str | None
-    image_size: Count = 448
+    image_size: Side = 448
     crop: Crop | None = None
     unannotated: Literal["keep", "drop"] = "keep"
     missing: Literal["error", "drop", "ignore"] = "error"

@@ -21,7 +21,7 @@ import numpy as np
 from mldec.config import Count, Natural, Range
 from mldec.data.cache import cached
 from mldec.data.coco import read_coco_json
-from mldec.data.dataset import DatasetConfig, appearing_at_once, check_split
+from mldec.data.dataset import MOST_SIDE, DatasetConfig, appearing_at_once, check_split
 from mldec.data.index import ImageIndex
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
@@ -63,7 +63,7 @@ class ScenesConfig(DatasetConfig):
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
 
     root: str = "data/digits"
-    image_size: Annotated[int, Range(low=48)] = 64
+    image_size: Annotated[int, Range(low=48, high=MOST_SIDE)] = 64
     train: Count = 12000
     val: Count = 2000
     test: Count = 2000

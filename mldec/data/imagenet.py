@@ -6,9 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mldec.config import Count
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, Statistics, check_split, require
+from mldec.data.dataset import DatasetConfig, Side, Statistics, check_split, require
 from mldec.data.folder import class_folders, read_class_folders
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
@@ -30,7 +29,7 @@ class ImageNetConfig(DatasetConfig):
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
 
     root: str = "data/imagenet"
-    image_size: Count = 224
+    image_size: Side = 224
 
     @property
     def single_label(self) -> bool:

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mldec.config import Count
 from mldec.data.cache import cached
-from mldec.data.dataset import Statistics, check_split, naming, require
+from mldec.data.dataset import Side, Statistics, check_split, naming, require
 from mldec.data.index import ImageIndex
 from mldec.data.nuswide import (
     ADVICE,
@@ -45,7 +44,7 @@ NAMES, SEEN, UNSEEN, UNSEEN_TEXT = (
 class NusWideZslConfig(NusWideConfig):
     """1,006 labels in sorted order. The unseen ones are unknown in training; all are known in test."""
 
-    image_size: Count = 224
+    image_size: Side = 224
 
     def expected(self, split: str) -> Statistics:
         return Statistics(labels=1006)

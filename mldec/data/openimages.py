@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mldec.config import Count, Fraction
+from mldec.config import Fraction
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, Statistics, check_split, require
+from mldec.data.dataset import DatasetConfig, Side, Statistics, check_split, require
 from mldec.data.index import ABSENT, UNKNOWN, ImageIndex, Ragged
 from mldec.data.label_rows import OTHER, LabelRows, csv_rows, read_label_rows
 from mldec.errors import DataError
@@ -43,7 +43,7 @@ class OpenImagesConfig(DatasetConfig):
     """
 
     root: str = "data/openimages"
-    image_size: Count = 224
+    image_size: Side = 224
     annotations: Literal["human", "machine", "both"] = "human"
     min_confidence: Fraction = 0.5
     unverified: Literal["unknown", "absent"] = "unknown"

@@ -1,4 +1,4 @@
-"""What a checkpoint must hold, entry by entry: it may come from anybody, and each entry is used without a second look."""
+"""What a checkpoint must hold, entry by entry: it may come from anybody, and is used without a second look."""
 
 from __future__ import annotations
 

@@ -254,7 +254,7 @@ class Trainer:
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
     def _forget_lost_best(self) -> None:
-        """Compare epochs anew where the weights of the best one so far are gone, and say so: no result may be theirs."""
+        """Compare epochs anew where the weights of the best one so far are gone, and say so: no result is theirs."""
         progress = self.progress
         lost = None
         if progress.best_epoch > 0 and self.team.leads:

@@ -13,7 +13,7 @@ import pickle
 import pickletools
 from collections.abc import Callable, Mapping
 from io import BytesIO
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import torch
 
@@ -24,12 +24,15 @@ DEPTH = 64  # of containers within one another
 SHARED = 8  # times that values may be repeated by reference
 VIEWS = 4  # times that the bytes of a file may be seen by tensors
 
+# fmt: off
 #: What `torch.save` and the weights-only reader of torch know.
-OPERATIONS = frozenset(
-    "PROTO STOP MARK GLOBAL NEWOBJ REDUCE BUILD APPEND APPENDS SETITEM SETITEMS TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWFALSE "
-    "NEWTRUE EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET BININT BININT1 BININT2 BINFLOAT BINUNICODE SHORT_BINSTRING "
-    "BINPERSID BINGET LONG_BINGET BINPUT LONG_BINPUT LONG1".split()
-)
+OPERATIONS = frozenset((
+    "PROTO", "STOP", "MARK", "GLOBAL", "NEWOBJ", "REDUCE", "BUILD", "APPEND", "APPENDS", "SETITEM", "SETITEMS",
+    "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "NONE", "NEWFALSE", "NEWTRUE", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT",
+    "EMPTY_SET", "BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "BINPERSID", "BINGET",
+    "LONG_BINGET", "BINPUT", "LONG_BINPUT", "LONG1",
+))
+# fmt: on
 STORAGES = {
     **dict.fromkeys(("ByteStorage", "CharStorage", "BoolStorage", "UntypedStorage"), 1),
     **dict.fromkeys(("ShortStorage", "HalfStorage", "BFloat16Storage"), 2),
@@ -74,13 +77,12 @@ def read_plain(stream: BinaryIO) -> Any:
 
 def _take_one(stream: BinaryIO) -> bytes:
     """The bytes of one pickle, whose operations are known and not too many."""
-    begin, count = stream.tell(), 0
-    for operation, argument, place in pickletools.genops(stream):
-        count += 1
+    begin = stream.tell()
+    for count, (operation, argument, place) in enumerate(pickletools.genops(stream), start=1):
         if operation.name not in OPERATIONS:
             raise Refused(f"it holds the pickle operation {operation.name}, which files of tensors do not need")
         # A memo with one huge index would take memory for all below it.
-        if operation.name.endswith("BINPUT") and int(argument) > count:
+        if operation.name.endswith("BINPUT") and cast(int, argument) > count:
             raise Refused(f"it numbers its {count} values up to {argument}")
         if count > MOST_OPERATIONS or (place or 0) - begin > MOST_BYTES:
             raise Refused(f"what describes its tensors has more than {MOST_OPERATIONS:,} steps or {MOST_BYTES:,} bytes")
@@ -208,7 +210,7 @@ def _shown(shape: tuple[int, ...]) -> str:
 
 
 def _weigh(content: Any, most: int) -> None:
-    """Raise Refused if walking or printing `content`, shared parts each time anew, would take more than `most` steps."""
+    """Raise Refused if walking or printing `content`, shared parts each time anew, takes more than `most` steps."""
     known: dict[int, tuple[int, int] | None] = {}
 
     def weigh(value: Any, depth: int) -> tuple[int, int]:
