@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ Format = Literal["onnx", "torch_export", "safetensors"]
 FILES: dict[Format, str] = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": portable.WEIGHTS}
 
 TOLERANCE = 1e-4  # of scores; of logits times the largest of them, if that is above 1
+logger = logging.getLogger(__name__)
+
 BATCHES = (2, 1, 5)  # the first is what the exporters see
 UNKNOWN = "label of a trial "
 
@@ -222,9 +225,15 @@ def _read_run(checkpoint: Path, labels: LabelSpace) -> dict[str, Any]:
     environment = tracking.read_noted(folder / "environment.json")
     tests = [r for r in tracking.read_records(folder / "metrics.jsonl") if r.get("kind") == "test"]
     kept = ("mldec", "commit", "python", "device", "precision", "packages")
+    data, packages = tracking.read_noted(folder / "data.json"), environment.get("packages", {})
+    for name, whole in (("data.json", portable.is_data(data)), ("environment.json", isinstance(packages, dict))):
+        if not whole:
+            logger.warning("warning: %s is damaged; the export goes without what it noted", folder / name)
     return {
-        "data": tracking.read_noted(folder / "data.json"),
-        "environment": {key: environment[key] for key in kept if key in environment},
+        "data": data if portable.is_data(data) else {},
+        "environment": {key: environment[key] for key in kept if key in environment}
+        if isinstance(packages, dict)
+        else {},
         "test": tests[-1] if tests and is_best else None,
         "thresholds": thresholds.read_thresholds(tuned, labels).values.tolist()
         if is_best and tuned.is_file()

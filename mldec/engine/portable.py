@@ -155,7 +155,7 @@ def _problems(content: Mapping[str, Any], labels: LabelSpace) -> list[str]:
         found.append(f"thresholds: expected {len(labels)} numbers from 0 to 1, one a label")
     if not all(isinstance(figures, dict) for figures in content["metrics"].values()):
         found.append("metrics: expected figures by weights")
-    if not isinstance(content.get("test"), (dict, type(None))) or not _is_data(content.get("data", {})):
+    if not isinstance(content.get("test"), (dict, type(None))) or not is_data(content.get("data", {})):
         found.append("test, data: expected figures, and pictures, labels and fingerprint by split")
     environment = content.get("environment", {})
     if not isinstance(environment, dict) or not isinstance(environment.get("packages", {}), dict):
@@ -166,7 +166,8 @@ def _problems(content: Mapping[str, Any], labels: LabelSpace) -> list[str]:
     return found
 
 
-def _is_data(data: Any) -> bool:
+def is_data(data: Any) -> bool:
+    """Whether it is what data.json says: pictures, labels and fingerprint by split."""
     kinds = {"pictures": int, "labels": int, "fingerprint": str}
     return isinstance(data, dict) and all(
         isinstance(split, dict) and all(_is(split.get(key), kind) for key, kind in kinds.items())
