@@ -33,13 +33,13 @@ from mldec.models.classifier import Classifier
 from mldec.models.folding import fold_batch_norm
 from mldec.models.word_vectors import WordVectors
 
+logger = logging.getLogger(__name__)
+
 Format = Literal["onnx", "torch_export", "safetensors"]
 
 FILES: dict[Format, str] = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": portable.WEIGHTS}
 
 TOLERANCE = 1e-4  # of scores; of logits times the largest of them, if that is above 1
-logger = logging.getLogger(__name__)
-
 BATCHES = (2, 1, 5)  # the first is what the exporters see
 UNKNOWN = "label of a trial "
 

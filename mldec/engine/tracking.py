@@ -195,7 +195,7 @@ def scan_records(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
 def describe_damaged(path: Path, lines: list[int]) -> str:
     """A sentence about the damaged lines of a file."""
     shown = ", ".join(map(str, lines[:5])) + (", …" if len(lines) > 5 else "")
-    return f"{path}: {len(lines)} damaged lines are left out (line {shown})"
+    return f"{path} is damaged: {len(lines)} lines are left out (line {shown})"
 
 
 class Tracker:

@@ -160,7 +160,7 @@ def test_another_dataset_is_shown_as_the_run_saw_its_own():
     assert (other.image_size, other.crop) == (trained.dataset.image_size, 0.9) == (64, 0.9)
     assert measured("dataset=coco", "dataset.image_size=224").image_size == 224
     assert measured("dataset=coco", "dataset.crop=null").crop is None
-    assert measured().image_size == 64
+    assert measured("dataset.root=/elsewhere").image_size == 64
 
 
 def test_evaluate_refuses_other_labels(small_digits, tmp_path, capsys):

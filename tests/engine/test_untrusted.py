@@ -337,7 +337,7 @@ def test_files_that_only_note_something_stop_nothing(run, content, capsys, caplo
     assert command(["export", f"run={run}", "format=safetensors", f"output={run / 'x'}"]) == 0
     assert command(["report", f"run={run}"]) == 0
     assert command(["train", f"resume={run}"]) == 0
-    assert "metrics.jsonl: 3 damaged lines are left out (line 1, 2, 3)" in caplog.text
+    assert "metrics.jsonl is damaged: 3 lines are left out (line 1, 2, 3)" in caplog.text
     if not content.startswith(b'{"'):
         assert "cost.json is damaged" in caplog.text
     assert read_noted(run / "cost.json")["seconds"] > 0
