@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from mldec.errors import ConfigError, suggest
+from mldec.errors import ConfigError, brief, suggest
 from mldec.registry import REGISTRIES
 
 
@@ -46,6 +46,8 @@ class Range:
 
 
 Count = Annotated[int, Range(low=1)]
+Some = Annotated[int, Range(low=1, high=1024)]  # processes or threads
+SomeOrNone = Annotated[int, Range(low=0, high=1024)]
 Natural = Annotated[int, Range(low=0)]
 Positive = Annotated[float, Range(low=0, open_low=True)]
 NonNegative = Annotated[float, Range(low=0)]
@@ -70,10 +72,10 @@ class RuntimeConfig:
     """Where and how a run executes. Nothing here is meant to change what is learned, only how fast and how visibly."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
-    devices: Count = 1  # processes on this machine, each with a device of its own and its share of every batch
+    devices: Some = 1  # processes on this machine, each with a device of its own and its share of every batch
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on CUDA that has it, else fp32
-    workers: Natural | None = None  # loader processes; null: as many as cores, at most 8; on the CPU a fourth
-    threads: Count | None = None  # CPU threads of the network; null: torch's choice
+    workers: SomeOrNone | None = None  # loader processes; null: as many as cores, at most 8; on the CPU a fourth
+    threads: Some | None = None  # CPU threads of the network; null: torch's choice
     eval_batch_size: Count | None = None  # null: the training batch size
     channels_last: bool = False  # another memory layout, often faster for convolutions on CUDA
     compile: bool = False  # torch.compile of the network
@@ -187,19 +189,22 @@ def describe_type(annotation: Any) -> str:
 
 
 _INVALID = object()
+SHOWN = 20  # settings that there are not, of one component
 _UNIONS = (typing.Union, types.UnionType)
 
 
 def _dataclass(value: Any, cls: type, path: str, problems: list[str], owner: str = "") -> Any:
     if not isinstance(value, Mapping):
-        problems.append(f"{path}={value}: expected settings (key: value), found {_kind(value)}")
+        problems.append(f"{path}={brief(value)}: expected settings (key: value), found {_kind(value)}")
         return _INVALID
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    for key in value:
-        if key not in fields:
-            where = _join(path, str(key))
-            problems.append(f"{where}: {owner}no such setting; {suggest(str(key), fields)}")
+    unknown = [key for key in value if key not in fields]
+    for key in unknown[:SHOWN]:
+        where = _join(path, brief(key))
+        problems.append(f"{where}: {owner}no such setting; {suggest(brief(key), fields)}")
+    if len(unknown) > SHOWN:
+        problems.append(f"{path or 'the experiment'}: and {len(unknown) - SHOWN} more settings that there are not")
     arguments = {}
     before = len(problems)
     for key, spec in fields.items():
@@ -219,7 +224,7 @@ def _dataclass(value: Any, cls: type, path: str, problems: list[str], owner: str
 def _component(value: Any, group: str, problems: list[str]) -> Any:
     registry = REGISTRIES[group]
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-        problems.append(f"{group}: needs `name`, one of {', '.join(registry.names())}; found {value!r}")
+        problems.append(f"{group}: needs `name`, one of {', '.join(registry.names())}; found {brief(value)}")
         return _INVALID
     try:
         component = registry[value["name"]]
@@ -238,7 +243,7 @@ def _convert(value: Any, annotation: Any, path: str, problems: list[str]) -> Any
         return None if value is None and optional else _dataclass(value, settings, path, problems)
     converted = _fit(value, annotation)
     if converted is _INVALID:
-        problems.append(f"{path}={value}: expected {describe_type(annotation)}, found {_kind(value)}")
+        problems.append(f"{path}={brief(value)}: expected {describe_type(annotation)}, found {_kind(value)}")
     return converted
 
 
@@ -299,7 +304,7 @@ def _kind(value: Any) -> str:
     if isinstance(value, Mapping):
         return "nested settings"
     names = {int: "a whole number", float: "a number", str: "text", list: "a list", tuple: "a list"}
-    return f"{names.get(type(value), type(value).__name__)} ({value})"
+    return f"{names.get(type(value), type(value).__name__)} ({brief(value)})"
 
 
 def _join(path: str, key: str) -> str:

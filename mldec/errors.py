@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all control characters but tab and newline
 
@@ -39,6 +41,23 @@ class CheckpointError(MldecError):
 
 class RunError(MldecError):
     """A run that had begun cannot go on; what it had saved is kept."""
+
+
+def brief(value: Any, most: int = 120) -> str:
+    """`value` as text of at most about `most` characters, in a time that does not depend on its size."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a whole number of {value.bit_length():,} bits"
+    if value is None or isinstance(value, (str, bool, int, float)):
+        text = value[: most + 1] if isinstance(value, str) else str(value)
+    elif isinstance(value, (dict, list, tuple, set)):
+        text = _SHORT.repr(value)
+    else:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 2, 6, 60, 60
 
 
 def suggest(word: str, options: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ import importlib
 import itertools
 import os
 import re
+import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from typing import Any
 
 import mldec
 from mldec.config import from_stored
+from mldec.engine import settings_file
 from mldec.errors import ConfigError, suggest
 from mldec.registry import REGISTRIES
 
@@ -142,11 +144,15 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str
 def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
     """A stored experiment with overrides applied: `group=choice` replaces a group whole, `key=value` sets one value.
 
+    `${…}` is resolved in what was typed; what is stored is literal.
+
     Another source of words leaves the stored names of its rows behind, unless names are typed too.
     """
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    mapping = OmegaConf.create(stored)
+    literal = _Literal()
+    mapping = OmegaConf.create(literal.hide(stored))
     folders = _folders(config_dir)
     group_choices = [word for word in overrides if key_of(word) in GROUPS and not _value(word).startswith("{")]
     if group_choices:
@@ -157,22 +163,27 @@ def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | N
         )
         composed = compose([*group_choices, *needed], config_dir)
         for word in group_choices:
-            mapping[key_of(word)] = composed[key_of(word)]
+            mapping[key_of(word)] = literal.hide(composed[key_of(word)])
     words = OmegaConf.select(mapping, "head.words")
     if any(
-        key_of(word) == WORDS_SOURCE and _parsed(word).value() != words.get("source") for word in overrides if words
+        key_of(word) == WORDS_SOURCE and _parsed(word).value() != literal.show(words.get("source"))
+        for word in overrides
+        if words
     ):
         words.names = None  # those of another file
-    for override in overrides:
-        if override in group_choices:
-            continue
-        if key_of(override) in CHOICES:
-            raise ConfigError(
-                f"{override} composes a whole new experiment; a stored one takes group=choice and key=value"
-            )
-        parsed = _parsed(override)
-        OmegaConf.update(mapping, parsed.key_or_group, parsed.value(), merge=False, force_add=True)
-    changed: dict[str, Any] = OmegaConf.to_container(mapping, resolve=True)  # type: ignore[assignment]
+    try:
+        for override in overrides:
+            if override in group_choices:
+                continue
+            if key_of(override) in CHOICES:
+                raise ConfigError(
+                    f"{override} composes a whole new experiment; a stored one takes group=choice and key=value"
+                )
+            parsed = _parsed(override)
+            OmegaConf.update(mapping, parsed.key_or_group, parsed.value(), merge=False, force_add=True)
+        changed: dict[str, Any] = literal.show(OmegaConf.to_container(mapping, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_readable(error)) from error
     return changed
 
 
@@ -192,24 +203,15 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
 
 def to_yaml(mapping: dict[str, Any]) -> str:
     """A plain experiment as YAML text."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_yaml(OmegaConf.create(mapping))
+    return settings_file.write_settings(mapping)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A plain experiment from a run folder's config.yaml. Raises ConfigError if it is not there or not YAML."""
-    from omegaconf import OmegaConf
+    """A plain experiment from a run folder's config.yaml, taken literally.
 
-    try:
-        mapping = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except FileNotFoundError:
-        raise ConfigError(f"no {path}: is {path.parent} a run folder?") from None
-    except Exception as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    if not isinstance(mapping, dict):
-        raise ConfigError(f"{path} holds no settings")
-    return from_stored(mapping)  # type: ignore[arg-type]
+    Raises ConfigError if it is not there, not YAML, or stands for more than it holds.
+    """
+    return from_stored(settings_file.read_settings(path))
 
 
 def config_folder() -> Path:
@@ -236,6 +238,36 @@ def _folders(config_dir: str | None) -> list[Path]:
 def _debug_switch(argument: str) -> bool | None:
     """The value of `debug=true` or `debug=false`; None for any other word."""
     return {"debug=true": True, "debug=false": False}.get(argument.lower())
+
+
+class _Literal:
+    """Keeps stored text from being taken for an interpolation: OmegaConf sees a random word in its place."""
+
+    def __init__(self) -> None:
+        self._words: dict[str, str] = {}
+
+    def hide(self, value: Any) -> Any:
+        """Nested plain values in which text that OmegaConf gives a meaning is a word without one."""
+        if isinstance(value, dict):
+            return {key: self.hide(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.hide(item) for item in value]
+        if isinstance(value, str) and ("$" in value or value == "???"):
+            word = f"literal-{secrets.token_hex(16)}"
+            self._words[word] = value
+            return word
+        return value
+
+    def show(self, value: Any) -> Any:
+        """The same values with the text itself, also where a typed value refers to it."""
+        if isinstance(value, dict):
+            return {key: self.show(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.show(item) for item in value]
+        if isinstance(value, str) and "literal-" in value:
+            for word, text in self._words.items():
+                value = value.replace(word, text)
+        return value
 
 
 # How overrides reach Hydra --------------------------------------------------------------------------------------------

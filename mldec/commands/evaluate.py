@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     from mldec.engine.launcher import is_asked_for, launch
 
     restored = restore(source, weights=weights, which=which)  # type: ignore[arg-type]
-    config = measured_config(restored.config, arguments)
+    config = measured_config(restored.config, arguments, restored.path)
     if is_asked_for(config.runtime.devices):
         return launch(["evaluate", *argv], config.runtime.devices, on_cpu=config.runtime.device == "cpu")
     with join_team() as team:
@@ -117,7 +117,7 @@ def _evaluate(
         "metrics": result.metrics,
     }
     # They were tuned for the weights that are reported, of the best epoch.
-    theirs = own.get("which", "best") == "best" and own.get("weights", "reported") == "reported"
+    theirs = restored.path.name != "last.pt" and own.get("weights", "reported") == "reported"
     chosen = _read_tuned(restored, config, labels, display) if theirs else None
     if chosen is not None and split != "val" and not build.is_single_label(config):
         record["tuned"] = _f1_of(chosen, scores)
@@ -141,18 +141,20 @@ def _evaluate(
         display.say(f"thresholds in {path}")
 
 
-def measured_config(trained: Config, arguments: compose.Arguments) -> Config:
+def measured_config(trained: Config, arguments: compose.Arguments, source: object = "the run") -> Config:
     """A run's config as it is measured: with what was typed, and on all pictures unless a limit is typed.
 
     Another dataset's pictures are shown to the network as those that it was trained on were, not as the other's own
-    networks see them, unless that is typed.
+    networks see them, unless that is typed. Where files go and what is made there is typed, too, or not done.
     """
+    from mldec.engine.consent import confine
+
     stored = to_mapping(trained)
     stored["runtime"] |= {"limit_eval_batches": None, "devices": 1}  # how it was looked at and trained, not measured
     changed = compose.change(stored, arguments.overrides, arguments.config_dir)
     typed = set(map(compose.key_of, arguments.overrides))
     changed["dataset"] |= {key: stored["dataset"][key] for key in VIEW if f"dataset.{key}" not in typed}
-    config = build_config(changed)
+    config = confine(build_config(changed), typed, source)
     # Which pictures were held out of training is a fact of the run; another share would score what it was trained on.
     return dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, holdout=trained.protocol.holdout))
 

@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
 
     from mldec.engine import build
     from mldec.engine.display import Display
+    from mldec.models.bounded import build_within
     from mldec.models.published import read_published
 
     found = read_published(Path(own["checkpoint"]).expanduser(), backbone=own.get("backbone"), key=own.get("key"))
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     config = build_config(mapping)
     build.check_config(config)
     labels, more = choose_labels(found, config, own.get("labels"), _names_data(arguments.overrides))
-    classifier = build.build_bare_classifier(config, labels)
+    classifier = build_within(lambda: build.build_bare_classifier(config, labels), found.tensors, found.source)
     found.load_into(classifier)
 
     display = Display()

@@ -95,7 +95,10 @@ def _measure(
         restored = restore(source, weights=weights)  # type: ignore[arg-type]
     except CheckpointError as error:
         return f"The weights could not be read: {error}"
-    config = measured_config(restored.config, arguments)
+    try:
+        config = measured_config(restored.config, arguments, restored.path)
+    except DataError as error:
+        return f"The pictures could not be read: {error}"
     if config.runtime.devices > 1:
         raise ConfigError(f"runtime.devices={config.runtime.devices}: a report is made by one process; leave it out")
     device = choose_device(config.runtime.device)

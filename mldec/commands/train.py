@@ -156,7 +156,10 @@ def resume(arguments: compose.Arguments, words: Sequence[str]) -> int:
     refuse(changed, SHAPE, "the saved weights belong to the old value; start a new run with init_from=")
     if arguments.own.get("allow_schedule_change", "false").lower() != "true":
         refuse(changed, COURSE, "it would change the course of the run; add allow_schedule_change=true if you mean it")
-    return _begin(config, folder, words)
+    from mldec.engine.consent import confine
+
+    typed = set(map(compose.key_of, arguments.overrides))
+    return _begin(confine(config, typed, folder / "config.yaml"), folder, words)
 
 
 def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:
@@ -266,7 +269,7 @@ def _train_together(config: Config, folder: Path | None, team: Team, elsewhere: 
     tracking.write_text(folder / "config.yaml", compose.to_yaml(to_mapping(config)))
     environment = tracking.environment(trainer.device, trainer.dtype) | {"processes": team.size}
     tracking.write_json(folder / "environment.json", environment)
-    data, earlier = build.describe_splits(splits), tracking.read_json(folder / "data.json")
+    data, earlier = build.describe_splits(splits), tracking.read_noted(folder / "data.json")
     for split in (name for name in data if resumed and earlier.get(name, data[name]) != data[name]):
         display.say(f"warning: the {split} pictures or their labels are not those that this run began with")
     tracking.write_json(folder / "data.json", data)

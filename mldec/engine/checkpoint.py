@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +18,18 @@ from torch import Tensor
 from mldec.config import Config, build_config, from_stored, to_mapping
 from mldec.data.image import Normalization
 from mldec.engine import portable
-from mldec.engine.build import build_bare_classifier, build_normalization
-from mldec.errors import CheckpointError, RunError
+from mldec.engine.build import build_bare_classifier, build_normalization, uses_words
+from mldec.engine.checkpoint_fields import check_fields
+from mldec.engine.tracking import sync_folder
+from mldec.errors import CheckpointError, ConfigError, MldecError, RunError
 from mldec.labels import LabelSpace
+from mldec.models.bounded import build_with
 from mldec.models.classifier import Classifier
 from mldec.models.label_words import LabelWords
+from mldec.models.tensor_files import check_names, read_torch_file
 from mldec.models.word_vectors import WordVectors
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 
@@ -37,6 +45,8 @@ REQUIRED = {
     "metrics": dict,
     "step": int,
 }
+
+SHOWN_LINES = 12  # of what torch says of weights that do not fit
 
 Weights = Literal["reported", "ema", "live"]
 
@@ -73,7 +83,7 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
             if damaged := written.testzip():
                 raise OSError(f"what was written of {damaged} reads back as something else")
         os.replace(partial, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:
         # torch hides the file's own error behind one about its archive.
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
@@ -97,16 +107,6 @@ def refuse_damaged(state: Mapping[str, Tensor], step: int) -> None:
         )
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut; Windows knows no such thing for folders."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of ours, or the model.safetensors of an exported folder, onto the CPU.
 
@@ -117,10 +117,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if path.name in (portable.WEIGHTS, *portable.GRAPHS):
         return portable.read_portable(portable.find_weights(path.parent))
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} is damaged or holds more than tensors and plain values: {first_line}") from error
+        content = read_torch_file(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is damaged or holds more than tensors and plain values: {error}") from error
     wrong = [
         key for key, kind in REQUIRED.items() if not isinstance(content, dict) or not isinstance(content.get(key), kind)
     ]
@@ -131,6 +130,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         )
     if content["format"] > FORMAT:
         raise CheckpointError(f"{path} has format {content['format']}, this mldec reads up to {FORMAT}; upgrade mldec")
+    check_fields(content, str(path))
+    for name in ("model", "ema"):
+        check_names(content.get(name) or (), str(path))
     return content
 
 
@@ -236,14 +238,23 @@ def restore(run: str | Path, weights: Weights = "reported", which: Literal["best
     """
     path = find_checkpoint(run, which)
     content = load_checkpoint(path)
+    if which == "best" and path != Path(run).expanduser():
+        warn_of_lost_best(content, path)
     chosen, state = choose_weights(content, weights, path)
-    config = build_config(from_stored(content["config"]))
-    labels = LabelSpace(content["labels"], seen=content.get("seen"))
-    classifier = build_bare_classifier(config, labels, stored_words(content))
-    try:
-        classifier.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit the network that its own config describes: {error}") from error
+    with _naming(path):
+        config = build_config(from_stored(content["config"]))
+        labels = LabelSpace(content["labels"], seen=content.get("seen"))
+        words = stored_words(content)
+        if words is None and uses_words(config):
+            raise CheckpointError("words: missing, but the head of its config asks for labels by word vectors")
+        try:
+            classifier = build_with(lambda: build_bare_classifier(config, labels, words), state, str(path))
+        except RuntimeError as error:
+            reason = "; ".join(line.strip() for line in str(error).splitlines()[:SHOWN_LINES])
+            raise CheckpointError(f"{path} does not fit the network that its own config describes: {reason}") from error
+        except (ValueError, TypeError, OverflowError, MemoryError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"{path}: the network that its config describes cannot be built: {reason}") from error
     return Restored(
         config=config,
         labels=labels,
@@ -254,3 +265,28 @@ def restore(run: str | Path, weights: Weights = "reported", which: Literal["best
         step=content["step"],
         path=path,
     )
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An error of what a checkpoint holds names the checkpoint."""
+    try:
+        yield
+    except MldecError as error:
+        if str(path) in str(error):
+            raise
+        kind = ConfigError if isinstance(error, ConfigError) else CheckpointError
+        raise kind(f"{path}: {error}") from error
+
+
+def warn_of_lost_best(content: Mapping[str, Any], path: Path) -> None:
+    """Say so where an epoch was the best, and its weights are gone."""
+    epoch = content.get("resume", {}).get("progress", {}).get("best_epoch", 0)
+    if path.name == "last.pt" and epoch:
+        logger.warning(
+            "warning: %s is missing, the weights of epoch %d are lost; %s, of step %d, stands in for it",
+            path.with_name("best.pt"),
+            epoch,
+            path.name,
+            content["step"],
+        )

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,8 @@ from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
 from mldec.models.folding import fold_batch_norm
 from mldec.models.word_vectors import WordVectors
+
+logger = logging.getLogger(__name__)
 
 Format = Literal["onnx", "torch_export", "safetensors"]
 
@@ -88,7 +91,7 @@ def export(
     _check(formats, fold, included, device)
     display = display or Display(quiet=True)
     path = find_checkpoint(run)
-    restored = restore(path, weights)
+    restored = restore(run, weights)
     classifier = restored.classifier.to(choose_device(device))
     asks = graph.takes_vectors(classifier)
     exported, notes = copy.deepcopy(classifier), []
@@ -222,12 +225,18 @@ def _read_run(checkpoint: Path, labels: LabelSpace) -> dict[str, Any]:
     if checkpoint.parent.name != "checkpoints":
         return {}
     tuned, is_best = folder / thresholds.FILE, checkpoint.name == "best.pt"
-    environment = tracking.read_json(folder / "environment.json")
+    environment = tracking.read_noted(folder / "environment.json")
     tests = [r for r in tracking.read_records(folder / "metrics.jsonl") if r.get("kind") == "test"]
     kept = ("mldec", "commit", "python", "device", "precision", "packages")
+    data, packages = tracking.read_noted(folder / "data.json"), environment.get("packages", {})
+    for name, whole in (("data.json", portable.is_data(data)), ("environment.json", isinstance(packages, dict))):
+        if not whole:
+            logger.warning("warning: %s is damaged; the export goes without what it noted", folder / name)
     return {
-        "data": tracking.read_json(folder / "data.json"),
-        "environment": {key: environment[key] for key in kept if key in environment},
+        "data": data if portable.is_data(data) else {},
+        "environment": {key: environment[key] for key in kept if key in environment}
+        if isinstance(packages, dict)
+        else {},
         "test": tests[-1] if tests and is_best else None,
         "thresholds": thresholds.read_thresholds(tuned, labels).values.tolist()
         if is_best and tuned.is_file()

@@ -24,6 +24,7 @@ from torch import Tensor
 from mldec.engine import tracking
 from mldec.errors import CheckpointError, DataError
 from mldec.labels import LabelSpace
+from mldec.models.tensor_files import check_names
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION, VECTORS = "model.safetensors", "mldec.json", "label_vectors.safetensors"
@@ -154,7 +155,7 @@ def _problems(content: Mapping[str, Any], labels: LabelSpace) -> list[str]:
         found.append(f"thresholds: expected {len(labels)} numbers from 0 to 1, one a label")
     if not all(isinstance(figures, dict) for figures in content["metrics"].values()):
         found.append("metrics: expected figures by weights")
-    if not isinstance(content.get("test"), (dict, type(None))) or not _is_data(content.get("data", {})):
+    if not isinstance(content.get("test"), (dict, type(None))) or not is_data(content.get("data", {})):
         found.append("test, data: expected figures, and pictures, labels and fingerprint by split")
     environment = content.get("environment", {})
     if not isinstance(environment, dict) or not isinstance(environment.get("packages", {}), dict):
@@ -165,7 +166,8 @@ def _problems(content: Mapping[str, Any], labels: LabelSpace) -> list[str]:
     return found
 
 
-def _is_data(data: Any) -> bool:
+def is_data(data: Any) -> bool:
+    """Whether it is what data.json says: pictures, labels and fingerprint by split."""
     kinds = {"pictures": int, "labels": int, "fingerprint": str}
     return isinstance(data, dict) and all(
         isinstance(split, dict) and all(_is(split.get(key), kind) for key, kind in kinds.items())
@@ -194,6 +196,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"no {path.name} beside the other files in {path.parent}")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
+            check_names(file.keys(), str(path))
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {str(error).splitlines()[0]}") from None

@@ -7,10 +7,19 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mldec.engine.checkpoint import choose_weights, find_checkpoint, load_checkpoint, pack, stored_words
+from mldec.engine.checkpoint import (
+    choose_weights,
+    find_checkpoint,
+    load_checkpoint,
+    pack,
+    stored_words,
+    warn_of_lost_best,
+)
 from mldec.errors import CheckpointError
 from mldec.models.classifier import Classifier
 from mldec.models.weights import load_weights
+
+SHOWN_LINES = 6  # of what torch says of a state that does not fit
 
 if TYPE_CHECKING:
     from mldec.engine.trainer import Trainer
@@ -87,12 +96,31 @@ def take_up(trainer: Trainer, run: str | Path) -> None:
             f"{path} stands at step {progress.step} in epoch {progress.epochs + 1}, but an epoch now has {steps} "
             f"steps: the pictures or schedule.batch_size changed; start a new run with init_from={run}"
         )
-    trainer.classifier.load_state_dict(content["model"])
-    if trainer.ema is not None and content["ema"] is not None:
-        trainer.ema.load_state_dict({"module": content["ema"], "updates": state["ema_updates"]})
-    trainer.optimizer.load_state_dict(state["optimizer"])
-    trainer.scaler.load_state_dict(state["scaler"])
+    try:
+        trainer.classifier.load_state_dict(content["model"])
+        if trainer.ema is not None and content["ema"] is not None:
+            trainer.ema.load_state_dict({"module": content["ema"], "updates": state["ema_updates"]})
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.scaler.load_state_dict(state["scaler"])
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = "; ".join(line.strip() for line in str(error).splitlines()[:SHOWN_LINES])
+        raise CheckpointError(
+            f"{path}: what resuming needs is damaged, or of another network or optimizer ({type(error).__name__}: "
+            f"{reason}); start a new run with init_from={run}"
+        ) from error
     trainer.progress = progress
+
+
+def lost_best(folder: Path, step: int) -> str | None:
+    """What is wrong with the best.pt of a run folder, whose weights should be those of `step`; None if nothing is."""
+    path = folder / "checkpoints" / "best.pt"
+    if not path.exists():
+        return f"{path} is missing"
+    try:
+        found = load_checkpoint(path)["step"]
+    except CheckpointError as error:
+        return str(error)
+    return None if found == step else f"{path} is of step {found}, not {step}"
 
 
 def start_from(classifier: Classifier, run: str, part: Literal["all", "backbone"]) -> str:
@@ -101,7 +129,10 @@ def start_from(classifier: Classifier, run: str, part: Literal["all", "backbone"
     Raises CheckpointError if nothing fits.
     """
     path = find_checkpoint(run)
-    _, state = choose_weights(load_checkpoint(path), "reported", path)
+    content = load_checkpoint(path)
+    if path != Path(run).expanduser():
+        warn_of_lost_best(content, path)
+    _, state = choose_weights(content, "reported", path)
     if part == "backbone":
         report = load_weights(classifier.backbone, state, str(path), classifiers=("head",), required=0.0)
     else:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import logging
 import math
 import os
 import platform
@@ -32,6 +33,8 @@ import torch
 
 import mldec
 
+logger = logging.getLogger(__name__)
+
 #: Record fields that measure time, hence differ between a run and its repetition.
 TIMES = frozenset({"images_per_second", "data_wait", "seconds"})
 
@@ -46,6 +49,7 @@ def make_run_folder(output: str, name: str, run_dir: str | None = None) -> Path:
         if any((folder / "checkpoints").glob("*.pt")):
             raise FileExistsError(str(folder))
         folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
         return folder
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     parent = Path(output).expanduser() / name
@@ -55,6 +59,7 @@ def make_run_folder(output: str, name: str, run_dir: str | None = None) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
+        sync_folder(parent)
         return folder
     raise FileExistsError(str(parent / stamp))
 
@@ -87,7 +92,7 @@ def cost(folder: Path, device: torch.device) -> Iterator[None]:
     `seconds` adds to those of earlier parts of the run; `peak_memory` is the most so far, in bytes: `host` of this
     process, without its workers, and on CUDA `device`.
     """
-    earlier, began = read_json(folder / "cost.json"), time.perf_counter()
+    earlier, began = read_noted(folder / "cost.json"), time.perf_counter()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
@@ -96,9 +101,13 @@ def cost(folder: Path, device: torch.device) -> Iterator[None]:
         peak = {"host": _peak_host_memory()}
         if device.type == "cuda":
             peak["device"] = torch.cuda.max_memory_allocated(device)
-        before = earlier.get("peak_memory", {})
-        seconds = earlier.get("seconds", 0.0) + time.perf_counter() - began
-        most = {name: max(value, before.get(name, 0)) for name, value in peak.items() if value}
+        before = earlier.get("peak_memory")
+        seconds = _amount(earlier.get("seconds")) + time.perf_counter() - began
+        most = {
+            name: max(value, int(_amount(before.get(name) if isinstance(before, dict) else 0)))
+            for name, value in peak.items()
+            if value
+        }
         write_json(folder / "cost.json", {"seconds": seconds, "peak_memory": most})
 
 
@@ -113,27 +122,80 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_noted(path: Path) -> dict[str, Any]:
+    """What `read_json` gives where that is an object; a damaged file is a warning, and nothing is taken from it.
+
+    For files that note what a run was, and that nothing depends on.
+    """
+    try:
+        content = read_json(path)
+        if isinstance(content, dict):
+            return content
+        reason = "it holds no object"
+    except (OSError, ValueError, RecursionError) as error:  # an empty file, say, which a power cut left
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    logger.warning("warning: %s is damaged (%s); going on without what it noted", path, reason)
+    return {}
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file by way of a temporary one, so that it is never half there."""
+    """Write a text file by way of a temporary one that is on the disk before it takes the name: never half there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new and renamed files of a folder last through a power cut; Windows knows no such thing for folders."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; a last line that a crash cut short is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    records = []
-    for number, line in enumerate(lines):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number < len(lines) - 1:
-                raise
+    """The sound records of a metrics.jsonl; a warning says which lines are none."""
+    records, damaged = scan_records(path)
+    if damaged:
+        logger.warning("warning: %s", describe_damaged(path, damaged))
     return records
+
+
+def scan_records(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The sound records of a metrics.jsonl, and the numbers of its damaged lines.
+
+    A last line without an end, which a crash cut short, is no damage. A record is an object with `kind` and `step`, and
+    for an evaluation with its `epoch`.
+    """
+    if not path.exists():
+        return [], []
+    lines = path.read_bytes().split(b"\n")
+    records, damaged = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if _is_record(record):
+            records.append(record)
+        elif number < len(lines):
+            damaged.append(number)
+    return records, damaged
+
+
+def describe_damaged(path: Path, lines: list[int]) -> str:
+    """A sentence about the damaged lines of a file."""
+    shown = ", ".join(map(str, lines[:5])) + (", …" if len(lines) > 5 else "")
+    return f"{path} is damaged: {len(lines)} lines are left out (line {shown})"
 
 
 class Tracker:
@@ -157,6 +219,8 @@ class Tracker:
         """Append one record; its numbers, nested ones by path, become scalars at `step`."""
         self._file.write(json.dumps(_finite({"kind": kind, "step": step, **values})) + "\n")
         self._file.flush()
+        if kind != "train":
+            self.sync()
         if self._board is not None:
             for name, value in _scalars(kind, values):
                 self._board.add_scalar(name, value, step)
@@ -178,6 +242,11 @@ class Tracker:
         if self._board is not None and (targets[known] == 1).any():
             self._board.add_pr_curve(name, targets[known].astype(bool), scores[known], step)
 
+    def sync(self) -> None:
+        """Bring the records onto the disk, where they are before the checkpoint that stands behind them."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Flush and close both outputs."""
         self._file.close()
@@ -189,6 +258,19 @@ def _is_before(record: Mapping[str, Any], step: int, evaluations: int) -> bool:
     if record["kind"] == "train":
         return bool(record["step"] <= step)
     return record["kind"] == "eval" and bool(record["epoch"] <= evaluations)
+
+
+def _is_record(record: Any) -> bool:
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+        return False
+    needed = ("step", "epoch") if record["kind"] == "eval" else ("step",)
+    return all(isinstance(record.get(key), int) and not isinstance(record[key], bool) for key in needed)
+
+
+def _amount(value: Any) -> float:
+    """A number of a file that may say anything; 0 for what is none."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number and 0 <= value < 2**63 else 0.0
 
 
 def _finite(value: Any) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mldec.config import Config
 from mldec.data.loader import Batch, EvalLoader, WorkerDied
-from mldec.engine import build, run_state
+from mldec.engine import build, run_state, thresholds
 from mldec.engine.checkpoint import refuse_damaged, restore, save_checkpoint
 from mldec.engine.device import autocast, choose_device, choose_precision, prepare_runtime
 from mldec.engine.display import Display
@@ -122,6 +122,7 @@ class Trainer:
         )
         try:
             with stop_on_interrupt() as self.stop, self._preempted_workers():
+                self._forget_lost_best()
                 if self.progress.step == 0:
                     self.save("last")
                     self.observer.data(self.splits.train, self.batches.first())
@@ -242,7 +243,7 @@ class Trainer:
         assert result is not None
         record = {
             "protocol": self.config.protocol.name,
-            "epoch": self.progress.best_epoch,
+            "epoch": best.step // len(self.batches),  # that of these weights, whatever was the best once
             "weights": best.weights,
             **result.metrics,
         }
@@ -252,6 +253,26 @@ class Trainer:
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
+    def _forget_lost_best(self) -> None:
+        """Compare epochs anew where the weights of the best one so far are gone, and say so: no result is theirs."""
+        progress = self.progress
+        lost = None
+        if progress.best_epoch > 0 and self.team.leads:
+            step = progress.best_epoch * len(self.batches)
+            lost = run_state.lost_best(self.folder, step)
+        lost = self.team.tell(lost)
+        if lost is None:
+            return
+        remaining = self.config.schedule.epochs - progress.epochs
+        then = "the best of the epochs from now on takes its place" if remaining else "the last epoch takes its place"
+        self.display.say(f"warning: {lost}: the weights of the best epoch, {progress.best_epoch}, are lost; {then}")
+        progress.best, progress.best_epoch = -math.inf, 0
+        if self.team.leads:
+            (self.folder / thresholds.FILE).unlink(missing_ok=True)  # tuned for the weights that are lost
+            best = self.folder / "checkpoints" / "best.pt"
+            if not remaining and best.exists():  # else the next epoch replaces it
+                best.replace(best.with_name("best.pt.unusable"))
+
     def save(self, name: str, *, reported: str | None = None, metrics: dict[str, Any] | None = None) -> None:
         """Write `checkpoints/<name>.pt`; `last` also holds what resuming needs. The leader's part of a team.
 
@@ -259,6 +280,7 @@ class Trainer:
         """
         refuse_damaged(self.classifier.state_dict(), self.progress.step)
         if self.team.leads:
+            self.observer.tracker.sync()
             content = run_state.contents(self, resumable=name == "last", reported=reported, metrics=metrics)
             save_checkpoint(self.folder / "checkpoints" / f"{name}.pt", content)
 

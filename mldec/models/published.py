@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mldec.errors import CheckpointError, ConfigError, DataError, suggest
 from mldec.labels import LabelSpace
 from mldec.models.backbone import Backbone
+from mldec.models.bounded import build_within
 from mldec.models.classifier import Classifier
 from mldec.models.heads import GlobalAveragePool, MLDecoder
 from mldec.models.hub import TRESNETS
@@ -172,24 +173,28 @@ def load_published(
         ConfigError: there is no such backbone, or pictures of that size do not fit it.
     """
     published = read_published(source, num_classes, backbone=backbone, key=key)
+    if published.num_classes is None and words is None:
+        raise CheckpointError(
+            f"{published.source} has a head that knows labels as words, whose vectors are not in the file; give "
+            f"them as words=WordVectors(…), {published.word_width} numbers a label"
+        )
+    classifier = build_within(lambda: _build(published, image_size, words), published.tensors, published.source)
+    published.load_into(classifier)
+    return classifier.eval()
+
+
+def _build(published: Published, image_size: int, words: WordVectors | None) -> Classifier:
     component = BACKBONES[published.backbone["name"]]
     body: Backbone = component.build(component.config_class(**published.backbone), image_size=image_size)
     settings = {name: value for name, value in published.head.items() if name not in ("name", "words")}
     head: nn.Module
-    if published.num_classes is None:
-        if words is None:
-            raise CheckpointError(
-                f"{published.source} has a head that knows labels as words, whose vectors are not in the file; give "
-                f"them as words=WordVectors(…), {published.word_width} numbers a label"
-            )
+    if published.num_classes is None and words is not None:
         head = MLDecoder(body.num_features, len(words.names), words=words, **settings)
     elif published.head["name"] == "gap":
-        head = GlobalAveragePool(body.num_features, published.num_classes)
+        head = GlobalAveragePool(body.num_features, published.num_classes or 1)
     else:
-        head = MLDecoder(body.num_features, published.num_classes, **settings)
-    classifier = Classifier(body, head)
-    published.load_into(classifier)
-    return classifier.eval()
+        head = MLDecoder(body.num_features, published.num_classes or 1, **settings)
+    return Classifier(body, head)
 
 
 def read_published(

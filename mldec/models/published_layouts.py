@@ -13,6 +13,7 @@ from mldec.errors import CheckpointError
 from mldec.models.tresnet import VARIANTS
 
 POOLING = "duplicate_pooling"  # the weights of the group fully-connected layer, which every published ML-Decoder has
+WRAPPERS = ("module.", "_orig_mod.", "model.")
 NUM_HEADS = 8  # of attention: no shape tells it, and both published codes know no other
 
 #: Our name of a part -> the published one.
@@ -87,10 +88,10 @@ class FoundBackbone:
 
 def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors less what DataParallel, torch.compile or a trainer put before every name."""
-    for wrapper in ("module.", "_orig_mod.", "model."):
-        if all(name.startswith(wrapper) for name in tensors):
-            return without_wrappers({name.removeprefix(wrapper): value for name, value in tensors.items()})
-    return dict(tensors)
+    names = {name: name for name in tensors}  # with wrappers, and without those that were taken off by now
+    while wrapper := next((w for w in WRAPPERS if names and all(left.startswith(w) for left in names.values())), None):
+        names = {name: left.removeprefix(wrapper) for name, left in names.items()}
+    return {left: tensors[name] for name, left in names.items()}
 
 
 def find_head(names: Collection[str], source: str) -> HeadLayout:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import pickle
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mldec.errors import CheckpointError, suggest
+from mldec.models.tensor_files import check_names, read_torch_file
 
 #: Module names under which classifiers go in timm, torchvision and the published checkpoints.
 CLASSIFIERS = ("head", "head_dist", "fc", "classifier", "last_linear")
@@ -83,9 +81,8 @@ def read_file(path: str | Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+        return read_torch_file(path)
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, CheckpointError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is not a readable file of plain tensors ({reason})") from error
 
@@ -108,6 +105,7 @@ def find_tensors(content: Any, source: str, key: str | None = None) -> tuple[str
         container = content[entry] if entry else content
         tensors = {str(name): value for name, value in container.items() if isinstance(value, Tensor)}
         if tensors:
+            check_names(tensors, source)
             return entry, tensors
     raise CheckpointError(
         f"{source} holds no tensors by name; expected a state dict, bare or under `model` or `state_dict`"

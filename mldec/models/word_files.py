@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from mldec.errors import DataError
+from mldec.models.tensor_files import read_torch_file
 
 ARRAYS = (".npy", ".pth", ".pt")
 FASTTEXT_MAGIC = 793712314
@@ -84,7 +85,7 @@ def read_array(path: Path) -> np.ndarray:
         if path.suffix == ".npy":
             array = np.load(path, allow_pickle=False)
         else:
-            tensor = torch.load(path, map_location="cpu", weights_only=True)
+            tensor = read_torch_file(path)
             if isinstance(tensor, torch.Tensor):
                 tensor = tensor.detach()
                 array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # numpy has no bfloat16

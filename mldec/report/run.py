@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from mldec.engine.checkpoint import run_folder
-from mldec.engine.tracking import read_json, read_records
-from mldec.errors import CheckpointError
+from mldec.engine.settings_file import MOST_BYTES, read_settings
+from mldec.engine.tracking import describe_damaged, read_json, scan_records
+from mldec.errors import CheckpointError, ConfigError
 from mldec.labels import from_cell
 
 T = TypeVar("T")
@@ -84,18 +83,20 @@ def read_run(source: str | Path) -> Run:
     def read(name: str, reader: Callable[[Path], T], nothing: T) -> T:
         try:
             return reader(folder / name) if (folder / name).is_file() else nothing
-        except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             first_line = (str(error).splitlines() or [type(error).__name__])[0]
             problems[name] = f"{name} is damaged: {first_line}"
             return nothing
 
-    nothing: list[dict[str, Any]] = []
-    records = read("metrics.jsonl", _records, nothing)
+    nothing: tuple[list[dict[str, Any]], list[int]] = [], []
+    records, damaged = read("metrics.jsonl", scan_records, nothing)
+    if damaged:
+        problems["metrics.jsonl"] = describe_damaged(Path("metrics.jsonl"), damaged)
     kinds = {kind: [record for record in records if record.get("kind") == kind] for kind in ("train", "eval", "test")}
     run = Run(
         folder=folder,
         config=read("config.yaml", _yaml, {}),
-        config_text=read("config.yaml", lambda file: file.read_text(encoding="utf-8"), ""),
+        config_text=read("config.yaml", _text, ""),
         train=kinds["train"],
         evals=kinds["eval"],
         tests=kinds["test"],
@@ -126,11 +127,9 @@ def flat(settings: Mapping[str, Any], path: str = "") -> dict[str, str]:
     return found
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    records = read_records(path)
-    if not all(isinstance(record, dict) for record in records):
-        raise ValueError("not all of its lines are records")
-    return records
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(MOST_BYTES).decode("utf-8", "replace")
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -141,10 +140,10 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("it holds no settings")
-    return content
+    try:
+        return read_settings(path)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 def _per_class(path: Path) -> dict[str, tuple[float, int]]:

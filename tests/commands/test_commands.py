@@ -161,12 +161,12 @@ def test_another_dataset_is_shown_as_the_run_saw_its_own():
     assert other.interpolation == "bilinear"
     assert measured("dataset=coco", "dataset.image_size=224").image_size == 224
     assert measured("dataset=coco", "dataset.crop=null").crop is None
-    assert measured().image_size == 64
+    assert measured("dataset.root=/elsewhere").image_size == 64
 
 
 def test_evaluate_refuses_other_labels(small_digits, tmp_path, capsys):
     assert run(["train", *small_digits, f"run_dir={tmp_path / 'run'}", "schedule.epochs=1"]) == 0
-    assert run(["evaluate", f"run={tmp_path / 'run'}", "dataset.colours=3"]) == 2
+    assert run(["evaluate", f"run={tmp_path / 'run'}", "dataset.colours=3", small_digits[1]]) == 2
     assert "other labels (30) than the checkpoint (80)" in capsys.readouterr().err
     assert run(["train", *small_digits, f"run_dir={tmp_path / 'run'}"]) == 2
     assert "holds a run already" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -56,9 +57,36 @@ def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     write_text(path, json.dumps({"kind": "train", "step": 1}) + '\n{"kind": "tra')
     assert len(read_records(path)) == 1
-    write_text(path, '{"kind"\n' + json.dumps({"kind": "train", "step": 1}) + "\n")
-    with pytest.raises(json.JSONDecodeError):
-        read_records(path)
+
+
+def test_a_damaged_line_is_left_out_and_said(tmp_path, caplog):
+    path, sound = tmp_path / "metrics.jsonl", json.dumps({"kind": "train", "step": 1})
+    odd = [
+        '{"kind"',
+        "[1]",
+        '{"kind": "eval", "step": 1, "epoch": null}',
+        '{"kind": "train", "step": "1"}',
+        "[" * 10**5,
+    ]
+    write_text(path, "\n".join([*odd, sound, ""]))
+    assert read_records(path) == [json.loads(sound)]
+    assert "metrics.jsonl is damaged: 5 lines are left out (line 1, 2, 3, 4, 5)" in caplog.text
+
+
+def test_what_resuming_needs_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    order = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: order.append("sync") or sync(file))
+    monkeypatch.setattr(os, "replace", lambda *paths: order.append("rename") or replace(*paths))
+    write_text(tmp_path / "config.yaml", "a: 1\n")
+    assert order == ["sync", "rename", *["sync"] * (os.name == "posix")]
+    tracker = Tracker(tmp_path, tensorboard=False)
+    order.clear()
+    tracker.record("train", 1, {"loss": 1.0})
+    assert order == []
+    tracker.record("eval", 1, {"epoch": 1})
+    assert order == ["sync"]
+    tracker.close()
 
 
 def test_tensorboard_shows_scalars_pictures_and_curves(tmp_path):

@@ -1,0 +1,121 @@
+"""What a checkpoint must hold, entry by entry: it may come from anybody, and is used without a second look."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from mldec.errors import CheckpointError, brief
+
+MOST_COUNT = 2**40  # of anything that is counted: steps, epochs
+
+
+def check_fields(content: Mapping[str, Any], source: str) -> None:
+    """Raise CheckpointError that names `source` and the first entry whose value cannot be."""
+    for name, (expected, holds) in FIELDS.items():
+        if name in content and not holds(content[name]):
+            raise CheckpointError(f"{source}: {name}={brief(content[name])}: expected {expected}")
+    labels, seen = content["labels"], content.get("seen")
+    if len(set(labels)) < len(labels):
+        raise CheckpointError(f"{source}: labels: {len(labels) - len(set(labels))} names are there more than once")
+    if seen is not None and len(seen) != len(labels):
+        raise CheckpointError(f"{source}: seen has {len(seen)} entries for {len(labels)} labels")
+    if "resume" in content:
+        _check_resume(content["resume"], source)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is made of dicts with text as keys, lists, and what JSON has."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, (str, bool, int, float))
+
+
+def is_normalization(value: Any) -> bool:
+    """Whether it is a mean and a standard deviation above 0 for each of three channels."""
+    if not isinstance(value, Mapping) or set(value) != {"mean", "std"}:
+        return False
+    return all(are_numbers(value[name], 3) for name in ("mean", "std")) and min(value["std"]) > 0
+
+
+def are_numbers(values: Any, count: int) -> bool:
+    """Whether it is a list of `count` finite numbers."""
+    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)) or len(values) != count:
+        return False
+    return all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+
+
+def is_count(value: Any) -> bool:
+    """Whether it is a whole number at least 0 that something can be counted with."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_COUNT
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
+    )
+
+
+def _is_state_or_none(value: Any) -> bool:
+    return value is None or _is_state(value)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(name, str) for name in value)
+
+
+def _are_flags(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(flag, bool) for flag in value))
+
+
+def _are_words(value: Any) -> bool:
+    kinds = {"names": list, "vectors": Tensor, "source": str}
+    return value is None or (
+        isinstance(value, Mapping) and all(isinstance(value.get(key), kind) for key, kind in kinds.items())
+    )
+
+
+#: What each entry must be, in words and as a check.
+FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "config": ("settings of plain values", lambda value: isinstance(value, Mapping) and is_plain(value)),
+    "labels": ("a list of names", _are_texts),
+    "seen": ("true or false for each label, or null", _are_flags),
+    "words": ("names, vectors and their source, or null", _are_words),
+    "normalization": ("mean and std, three finite numbers each, std above 0", is_normalization),
+    "model": ("tensors by name", _is_state_or_none),
+    "ema": ("tensors by name, or null", _is_state_or_none),
+    "reported": ("live or ema", lambda value: value in ("live", "ema")),
+    "metrics": ("figures", lambda value: isinstance(value, Mapping) and is_plain(value)),
+    "step": ("a whole number at least 0", is_count),
+}
+
+_PROGRESS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("step", "updates", "epochs", "best_epoch", "broken"), is_count),
+    "best": lambda value: isinstance(value, float),
+    **dict.fromkeys(
+        ("window", "epoch_losses"),
+        lambda value: isinstance(value, list) and all(isinstance(loss, float) for loss in value),
+    ),
+}
+
+
+def _check_resume(state: Any, source: str) -> None:
+    kinds = {"optimizer": Mapping, "scaler": Mapping, "ema_updates": int, "progress": Mapping}
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{source}: resume={brief(state)}: expected {', '.join(kinds)}")
+    for name, kind in kinds.items():
+        value = state.get(name)
+        if not isinstance(value, kind) or (kind is int and not is_count(value)):
+            raise CheckpointError(f"{source}: resume.{name} is missing or damaged")
+    progress = state["progress"]
+    for name in progress:
+        if name not in _PROGRESS:
+            raise CheckpointError(f"{source}: resume.progress.{brief(name)}: no such entry; upgrade mldec")
+    for name, holds in _PROGRESS.items():
+        if not holds(progress.get(name)):
+            raise CheckpointError(f"{source}: resume.progress.{name}={brief(progress.get(name))}: not what it can be")

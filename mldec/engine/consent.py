@@ -1,0 +1,88 @@
+"""What a stored config may decide over this machine, and what only somebody who types it may.
+
+A run directory or checkpoint can come from anybody. Its config says what was trained; it does not say where files are
+written here, how many are made, or how much memory and how many processes are taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Collection
+
+from mldec.config import Config
+from mldec.data.digits import ScenesConfig, fingerprint
+from mldec.engine import build
+from mldec.errors import ConfigError, DataError, brief
+
+logger = logging.getLogger(__name__)
+
+MOST_SCENES, MOST_SCENE_SIDE = 50_000, 512  # that are drawn without being typed; digits has 12,000 of 64 pixels
+MOST_BATCH_BYTES = 2**31  # of the pixels of a batch
+MOST_WORKERS = 4  # for each core, and at least 32
+
+
+def confine(config: Config, typed: Collection[str], source: object) -> Config:
+    """`config` without what only the command line may say.
+
+    Args:
+        config: as stored in `source`, with what was typed.
+        typed: keys of the command line; a typed `dataset` or `runtime` confirms all of it.
+
+    Raises:
+        ConfigError: it asks for more memory or processes than goes without saying.
+        DataError: it asks for images to be drawn that are not there.
+    """
+
+    def confirmed(key: str) -> bool:
+        return key in typed or key.partition(".")[0] in typed
+
+    if config.dataset.cache is not None and not confirmed("dataset.cache"):
+        logger.info(
+            "note: %s is stored in %s and not used, since files are written there; type it to use it",
+            f"dataset.cache={brief(config.dataset.cache)}",
+            source,
+        )
+        config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, cache=None))
+    if isinstance(config.dataset, ScenesConfig) and "dataset" not in typed:
+        _refuse_drawing(config.dataset, typed, source)
+    most = max(32, MOST_WORKERS * (os.cpu_count() or 1))
+    workers = config.runtime.workers
+    if workers is not None and workers > most and not confirmed("runtime.workers"):
+        raise ConfigError(
+            f"{source} asks for {workers:,} loader processes, more than {most} for these cores; type "
+            f"runtime.workers={most} or another number"
+        )
+    for key, size in (
+        ("runtime.eval_batch_size", config.runtime.eval_batch_size),
+        ("schedule.batch_size", config.schedule.batch_size),
+    ):
+        side = build.image_size(config)
+        bytes_each = 3 * side**2
+        if size is not None and size * bytes_each > MOST_BATCH_BYTES and not confirmed(key):
+            raise ConfigError(
+                f"{source} asks for batches of {size:,} images of {side} pixels, more than "
+                f"{MOST_BATCH_BYTES / 2**30:g} GiB; type {key}={MOST_BATCH_BYTES // bytes_each} or another number"
+            )
+    return config
+
+
+def _refuse_drawing(dataset: ScenesConfig, typed: Collection[str], source: object) -> None:
+    folder = os.path.join(dataset.folder, fingerprint(dataset))
+    if os.path.isdir(folder):
+        return
+    if "dataset.root" not in typed:
+        total = dataset.train + dataset.val + dataset.test
+        raise DataError(
+            f"the images of {source} are not in {folder}. They are {total:,} scenes of {dataset.image_size} pixels "
+            "that would be drawn there; where a stored config says is not written to unless you type it: "
+            f"dataset.root={dataset.folder} or another folder"
+        )
+    limits = {**dict.fromkeys(dataset.splits, MOST_SCENES), "image_size": MOST_SCENE_SIDE}
+    for key, most in limits.items():
+        if getattr(dataset, key) > most and f"dataset.{key}" not in typed:
+            raise DataError(
+                f"{source} asks for more scenes, or larger ones, than are drawn without being typed; type "
+                f"dataset.{key}={getattr(dataset, key)} if you mean it (up to {most:,} goes without saying)"
+            )

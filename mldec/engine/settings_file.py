@@ -1,0 +1,103 @@
+"""config.yaml of a run directory: plain values as YAML, written and read literally.
+
+The file may come from anybody. Nothing in it is resolved: `${…}` is text. Anchors and aliases, by which a few lines
+stand for millions of values, tags, and values within one another beyond any experiment's depth are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mldec.errors import ConfigError
+
+MOST_BYTES = 2**20
+DEPTH = 20  # of settings within one another; an experiment has 4
+
+#: Numbers as YAML 1.2 and Hydra read them: 3e-4 is one, which YAML 1.1 takes for text.
+FLOAT = re.compile(
+    r"""^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+    |[-+]?[0-9][0-9_]*(?:[eE][-+]?[0-9]+)
+    |\.[0-9_]+(?:[eE][-+]?[0-9]+)?
+    |[-+]?\.(?:inf|Inf|INF)
+    |\.(?:nan|NaN|NAN))$""",
+    re.X,
+)
+FLOAT_TAG, DATE_TAG = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
+
+
+def write_settings(settings: Mapping[str, Any]) -> str:
+    """Plain settings as YAML text, which `read_settings` reads as the same settings."""
+    return yaml.dump(dict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a config.yaml as nested plain values. Raises ConfigError if it is missing, damaged or unsafe."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ConfigError(f"{path}: larger than the {MOST_BYTES:,} bytes of any experiment; it is not read")
+        loader = _Loader(content.decode("utf-8"))
+        try:
+            settings = loader.get_single_data()
+        finally:
+            loader.dispose()
+    except FileNotFoundError:
+        raise ConfigError(f"no {path}: is {path.parent} a run folder?") from None
+    except (OSError, ValueError, RecursionError, OverflowError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {_reason(error)}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} holds no settings")
+    return settings
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem is not None:
+        mark = error.problem_mark
+        return f"{error.problem}" + (f" (line {mark.line + 1})" if mark is not None else "")
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values without anchors; a setting that is there twice is an error."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if getattr(event, "anchor", None) is not None:
+            raise yaml.composer.ComposerError(None, None, "anchors and aliases are not read", event.start_mark)
+        self.depth += 1
+        if self.depth > DEPTH:
+            raise yaml.composer.ComposerError(
+                None, None, f"more than {DEPTH} levels of settings within one another", event.start_mark
+            )
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep=deep)
+        if len(mapping) < len(node.value):
+            raise yaml.constructor.ConstructorError(None, None, "a setting is there twice", node.start_mark)
+        return mapping
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts text in quotation marks that the loader would take for something else; writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in (FLOAT_TAG, DATE_TAG)]
+        for first, resolvers in _kind.yaml_implicit_resolvers.items()
+    }
+    _kind.add_implicit_resolver(FLOAT_TAG, FLOAT, list("-+0123456789."))

@@ -1,0 +1,131 @@
+"""A network that a file describes is built no larger than the file's own tensors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from mldec.errors import CheckpointError
+
+Module = TypeVar("Module", bound=nn.Module)
+
+# Beyond what the file holds: parts that a network has for a while (a classifier that is dropped, layers that are
+# replaced), modules without parameters, and tables of positions, which no file holds.
+MORE_PARTS, MORE_NUMBERS, MORE_POSITIONS, MORE_MODULES = 1_000, 2**24, 2**29, 10_000
+
+
+def build_within(make: Callable[[], Module], state: Mapping[str, Tensor], source: str) -> Module:
+    """`make()`, for which the tensors of `state` are meant.
+
+    Built first without memory for its numbers. Raises CheckpointError as soon as it has far more tensors, numbers or
+    modules than `state`, and what `make` raises.
+    """
+    with at_most(state, source):
+        _shell(make)
+    with at_most(state, source):
+        return make()
+
+
+def build_with(make: Callable[[], Module], state: Mapping[str, Tensor], source: str) -> Module:
+    """`make()` with the tensors of `state` in it. Raises as `build_within`, and RuntimeError where they do not fit."""
+    with at_most(state, source):
+        shell = _shell(make)
+    if shell is not None:
+        shell.load_state_dict(_as_in(shell, state), assign=True)
+        if not any(_is_hollow(value) for module in shell.modules() for value in vars(module).values()):
+            return shell
+    with at_most(state, source):
+        module = make()
+    module.load_state_dict(state)
+    return module
+
+
+@contextmanager
+def at_most(state: Mapping[str, Tensor], source: str) -> Iterator[None]:
+    """Within the block, modules that this thread builds have at most about the tensors of `state`, all together.
+
+    Raises CheckpointError that names `source` when there are more.
+    """
+    numbers = sum(value.numel() for value in state.values())
+    thread = threading.get_ident()
+
+    def limit(what: str, most: int) -> Callable[[int], None]:
+        count = 0
+
+        def add(number: int) -> None:
+            nonlocal count
+            if threading.get_ident() != thread:
+                return
+            count += number
+            if count > most:
+                raise CheckpointError(
+                    f"{source}: its settings describe a network of more than {most:,} {what}, but it holds "
+                    f"{len(state):,} tensors with {numbers:,} numbers; the settings are not of these weights"
+                )
+
+        return add
+
+    tensors = limit("tensors", 3 * len(state) + MORE_PARTS)
+    parameters = limit("numbers", 2 * numbers + MORE_NUMBERS)
+    positions = limit("numbers in tables", 2 * numbers + MORE_POSITIONS)
+    modules = limit("modules", 10 * len(state) + MORE_MODULES)
+
+    def on_parameter(module: nn.Module, name: str, value: Any) -> None:
+        if value is not None:
+            tensors(1)
+            parameters(value.numel())
+
+    def on_buffer(module: nn.Module, name: str, value: Any) -> None:
+        if value is not None:
+            tensors(1)
+            positions(value.numel())
+
+    with ExitStack() as stack:
+        for register, hook in (
+            (register_module_parameter_registration_hook, on_parameter),
+            (register_module_buffer_registration_hook, on_buffer),
+            (register_module_module_registration_hook, lambda module, name, part: modules(1)),
+        ):
+            stack.callback(register(hook).remove)
+        yield
+
+
+def _shell(make: Callable[[], Module]) -> Module | None:
+    """`make()` without memory for numbers; None for networks that compute with numbers while they are built."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except CheckpointError:
+        raise
+    except Exception:  # whatever a network says to tensors without numbers; built with them it may be sound
+        return None
+
+
+def _as_in(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of `state` in the number formats and the order of memory that the tensors of `module` have."""
+    expected = module.state_dict()
+    return {
+        name: torch.empty_like(value, dtype=expected[name].dtype, memory_format=torch.contiguous_format).copy_(value)
+        if name in expected and expected[name].shape == value.shape
+        else value
+        for name, value in state.items()
+    }
+
+
+def _is_hollow(value: Any) -> bool:
+    """Whether a tensor without numbers is, or lies in, an attribute of a module."""
+    if isinstance(value, Tensor):
+        return value.is_meta
+    if isinstance(value, Mapping):
+        return any(_is_hollow(item) for item in value.values())
+    return isinstance(value, (list, tuple)) and any(map(_is_hollow, value))

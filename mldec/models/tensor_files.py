@@ -1,0 +1,141 @@
+"""Files of tensors that torch saved, from anybody: read without running code, and within bounds.
+
+What is refused before anything of it is built: archives with packed records (torch packs none, and a packed one can be
+a thousand times larger than its file), records that share their bytes, and what `mldec/models/pickles.py` refuses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import struct
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mldec.errors import CheckpointError
+from mldec.models.pickles import MOST_BYTES, Refused, read_plain, rehearse
+
+MOST_RECORDS = 500_000  # of an archive: a storage each
+NAME_LENGTH, NAME_PARTS = 512, 64  # of a tensor's name; the longest of timm's have 100 characters and 12 parts
+
+ARCHIVE = b"PK\x03\x04"  # how an archive begins
+END, END64, LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"  # the records at its end
+
+
+def read_torch_file(path: Path) -> Any:
+    """What a .pt or .pth file holds, on the CPU: tensors, dicts, lists, tuples and plain values.
+
+    Beside these an `argparse.Namespace` is taken, a bag of values which timm's checkpoints have among them.
+
+    Raises CheckpointError with the reason if it cannot be read, holds anything else, or asks for more than it has.
+    """
+    try:
+        size = os.path.getsize(path)
+        with path.open("rb") as file:
+            if file.read(4) == ARCHIVE:
+                _check_archive(path, size)
+            else:
+                file.seek(0)
+                _check_sequence(file, size)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return _plain(torch.load(path, map_location="cpu", weights_only=True), {})
+    except Exception as error:  # damaged files fail with errors of a dozen types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(reason[:300]) from error
+
+
+def check_names(names: Any, source: str) -> None:
+    """Raise CheckpointError unless all tensors have a name that some module could have."""
+    for name in names:
+        if not isinstance(name, str):
+            raise CheckpointError(f"{source}: a tensor has the name {str(name)[:60]!r}; expected text")
+        if len(name) > NAME_LENGTH or name.count(".") >= NAME_PARTS:
+            raise CheckpointError(
+                f"{source}: a tensor has a name of {len(name):,} characters and {name.count('.') + 1:,} parts "
+                f"({name[:40]}…); at most {NAME_LENGTH} and {NAME_PARTS} are read"
+            )
+
+
+def _check_archive(path: Path, size: int) -> None:
+    """Raise Refused unless all records of an archive lie in it as they are, and its pickle fits them."""
+    directory = _directory(path, size)
+    with zipfile.ZipFile(path) as archive:
+        members = sorted(archive.infolist(), key=lambda member: member.header_offset)
+        ends = [member.header_offset for member in members[1:]] + [directory]
+        for member, end in zip(members, ends, strict=True):
+            name = member.filename
+            if not name.isascii() or name != member.orig_filename:
+                raise Refused("an archive with a record whose name is not plain")
+            if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
+                raise Refused(
+                    f"its record {name[:60]} is packed ({member.compress_size:,} bytes become {member.file_size:,}), "
+                    "which torch never does; unpack it and save it anew if you trust it"
+                )
+            if member.header_offset + 30 + len(name) + member.file_size > end:
+                raise Refused(f"its record {name[:60]} shares bytes with another one")
+        sizes = {member.filename: member.file_size for member in members}
+        pickles = [name for name in sizes if name.endswith("/data.pkl")]
+        if len(sizes) < len(members) or len(pickles) != 1:
+            raise Refused("an archive without one data.pkl, or with two records of one name")
+        if sizes[pickles[0]] > MOST_BYTES:
+            raise Refused(f"its data.pkl has {sizes[pickles[0]]:,} bytes, more than the {MOST_BYTES:,} that are read")
+        prefix = pickles[0].removesuffix("data.pkl") + "data/"
+        records = {name.removeprefix(prefix): count for name, count in sizes.items() if name.startswith(prefix)}
+        rehearse(BytesIO(archive.read(pickles[0])), size, records)
+
+
+def _directory(path: Path, size: int) -> int:
+    """Where the directory of an archive begins.
+
+    Two readers look at it, Python's and torch's. Where its end is not as torch writes it they could see two different
+    archives, so that what was checked is not what is read: raises Refused then.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, size - 98))
+        tail = file.read()
+    count, length, begin, comment = struct.unpack("<HIIH", tail[-12:]) if len(tail) >= 22 else (0, 0, 0, 1)
+    if tail[-22:-18] != END or comment:
+        raise Refused("an archive that is cut off, or followed by something else")
+    end = size - 22
+    if tail[-42:-38] == LOCATOR:
+        (place,) = struct.unpack("<Q", tail[-34:-26])
+        end = size - 98
+        if len(tail) < 98 or tail[:4] != END64 or place != end:
+            raise Refused("an archive whose end is damaged")
+        count, length, begin = struct.unpack("<QQQ", tail[32:56])
+    if count > MOST_RECORDS or begin + length != end:
+        raise Refused(f"an archive of {count:,} records whose directory is not at its end")
+    return begin
+
+
+def _check_sequence(file: Any, size: int) -> None:
+    """The format of torch before 1.6: pickles one after another, then the numbers."""
+    for _ in range(3):  # a magic number, a version, and what kind of machine wrote it
+        read_plain(file)
+    storages = rehearse(file, size).storages
+    listed = read_plain(file)
+    if not isinstance(listed, list) or sorted(map(str, listed)) != sorted(storages):
+        raise Refused("it does not hold the numbers of all its tensors")
+
+
+def _plain(value: Any, known: dict[int, Any]) -> Any:
+    """`value` in containers of Python's own, whose methods no file could have replaced; tensors without what hangs on
+    them. What was shared is shared."""
+    if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+            raise Refused(f"it holds a tensor that is not plain: {value.layout}, {value.device.type}")
+        return Tensor.detach(value)
+    if not isinstance(value, (dict, list, tuple)):
+        return value
+    if id(value) not in known:
+        if isinstance(value, dict):
+            known[id(value)] = {_plain(key, known): _plain(item, known) for key, item in dict.items(value)}
+        else:
+            items = [_plain(item, known) for item in value]
+            known[id(value)] = items if isinstance(value, list) else tuple(items)
+    return known[id(value)]
