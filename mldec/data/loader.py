@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -118,6 +118,11 @@ class EvalLoader:
     def pictures(self) -> int:
         """How many all batches hold together."""
         return len(self._order.rows)
+
+    @property
+    def common(self) -> int:
+        """How many batches each of the processes that share the samples has at least."""
+        return self._order.common
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises DataError naming the picture, if one is missing or broken, and WorkerDied."""
@@ -261,6 +266,7 @@ class _EvalOrder:
     def __init__(self, size: int, batch_size: int, limit: int | None, rank: int, processes: int) -> None:
         size = size if limit is None else min(size, limit * batch_size)
         self.rows, self.batch_size = range(rank, size, processes), batch_size
+        self.common = -(-(size // processes) // batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)

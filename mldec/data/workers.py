@@ -235,7 +235,7 @@ def _share(tensors: list[torch.Tensor]) -> None:
 
 
 class _Parcel:
-    """The values of a tensor in anonymous memory (memfd) that is not part of /dev/shm, and a handle that can be sent."""
+    """The values of a tensor in anonymous memory (memfd), which is not part of /dev/shm, and a handle to send."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         values = np.ascontiguousarray(tensor.numpy())
