@@ -259,11 +259,13 @@ def _lock(folder: Path, team: Team, held: contextlib.ExitStack, *, fresh: bool =
     """Take the lock of a run folder for the whole team. Raises ConfigError, in all its processes, where that is taken,
     and where a `fresh` run would lie on top of another one."""
     from mldec.engine.lock import lock_run
+    from mldec.files import remove_partial
 
     problem = None
     if team.leads:
         try:
             held.enter_context(lock_run(folder))
+            remove_partial(folder)
             if fresh and any((folder / "checkpoints").glob("*.pt")):
                 problem = f"run_dir={folder}: holds a run already; type resume={folder} to go on with it"
         except ConfigError as error:

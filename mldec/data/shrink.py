@@ -22,6 +22,7 @@ from mldec.data.image import decode, read_size
 from mldec.data.index import ImageIndex
 from mldec.data.verify import Problem, for_each_picture
 from mldec.errors import DataError
+from mldec.files import replacing
 
 MARKER = ".shrunk.json"  # in the new folder: with which settings its pictures were made
 
@@ -193,6 +194,5 @@ def _scale_mask(mask: dict[str, Any], x: float, y: float) -> dict[str, Any]:
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mldec.errors import DataError
+from mldec.files import replacing
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,19 @@ def write_table(source: Table, rows: Sequence[int], path: str) -> None:
     """Write the rows of `source` with these numbers (from 0, ascending) to a table of the same kind, whole or not."""
     chosen = set(rows)
     content = [row for number, (_, row) in enumerate(source.rows()) if number in chosen]
-    partial = f"{path}.partial"
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix == ".parquet":
-        arrow, parquet = import_pyarrow()
-        parquet.write_table(arrow.Table.from_pylist(content), partial)
-    else:
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            if suffix in (".csv", ".tsv"):
-                writer = csv.DictWriter(file, source.columns, delimiter="\t" if suffix == ".tsv" else ",")
-                writer.writeheader()
-                writer.writerows(content)
-            else:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix == ".parquet":
+            arrow, parquet = import_pyarrow()
+            parquet.write_table(arrow.Table.from_pylist(content), str(partial))
+        else:
+            with open(partial, "w", newline="", encoding="utf-8") as file:
+                if suffix in (".csv", ".tsv"):
+                    writer = csv.DictWriter(file, source.columns, delimiter="\t" if suffix == ".tsv" else ",")
+                    writer.writeheader()
+                    writer.writerows(content)
+                else:
+                    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
 
 
 def _open_csv(path: str) -> Table:

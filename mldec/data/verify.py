@@ -16,6 +16,7 @@ from mldec.data.folder import SUFFIXES
 from mldec.data.image import decode
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
+from mldec.files import replacing
 
 CHUNK = 64  # pictures that a process takes at a time
 
@@ -104,10 +105,8 @@ def write_exclusions(problems: Sequence[Problem], folder: str, path: Path) -> in
 
 
 def _write(path: Path, lines: Sequence[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 # In a worker ----------------------------------------------------------------------------------------------------------

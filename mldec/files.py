@@ -1,0 +1,37 @@
+"""Writing files so that they are whole or not there, and nothing stays of what was not finished."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+PARTIAL = ".partial"  # in the name of every hidden file that is not finished
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A hidden path beside `path` to write to: renamed to `path` when the block ends, removed where it fails.
+
+    It keeps the ending of `path`, by which some libraries choose a format. Raises OSError that names the file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}{PARTIAL}{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+            raise OSError(error.errno, f"cannot write: {os.strerror(error.errno)}", str(path)) from error
+        raise
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed process left unfinished in a folder that nobody else writes to, and below it."""
+    for partial in folder.rglob(f".*{PARTIAL}*"):
+        if partial.is_file() and not partial.is_symlink():
+            partial.unlink(missing_ok=True)
