@@ -10,20 +10,21 @@ import pytest
 from mldec.files import remove_partial, replacing
 
 
+def fail(path: Path, error: BaseException) -> None:
+    with replacing(path) as partial:
+        partial.write_text("half of the n")
+        raise error
+
+
 def test_a_write_that_fails_leaves_what_was_there_and_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "below" / "figures.json"
     with replacing(path) as partial:
         assert partial.suffix == ".json"
         partial.write_text("old")
-    with (
-        pytest.raises(OSError, match=r"cannot write: No space left on device.*figures\.json"),
-        replacing(path) as partial,
-    ):
-        partial.write_text("half of the n")
-        raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
-        partial.write_text("half of the n")
-        raise KeyboardInterrupt
+    with pytest.raises(OSError, match=r"cannot write: No space left on device.*figures\.json"):
+        fail(path, OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(KeyboardInterrupt):
+        fail(path, KeyboardInterrupt())
     assert [file.name for file in path.parent.iterdir()] == ["figures.json"]
     assert path.read_text() == "old"
 

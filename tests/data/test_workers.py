@@ -102,10 +102,6 @@ def test_signals_while_workers_start_leave_them_at_work() -> None:
     own."""
     blocked = []
 
-    class Asks(Numbers):
-        def __getitem__(self, number: int) -> Parts:
-            return super().__getitem__(number)
-
     former = torch.utils.data.dataloader._MultiProcessingDataLoaderIter.__init__
 
     def seen(self: Any, loader: Any) -> None:
@@ -114,7 +110,7 @@ def test_signals_while_workers_start_leave_them_at_work() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.utils.data.dataloader._MultiProcessingDataLoaderIter, "__init__", seen)
-        loader = make(Asks())
+        loader = make(Numbers())
         assert numbers_of(workers.received(loader)) == list(range(12))
     assert set(workers.STOPS) <= set(blocked[0])
     assert not set(workers.STOPS) & set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
