@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +14,7 @@ import cv2
 from mldec.data.folder import SUFFIXES
 from mldec.data.image import decode
 from mldec.data.index import ImageIndex
+from mldec.data.workers import held_back, start_pool_worker
 from mldec.errors import DataError
 from mldec.files import replacing
 
@@ -50,7 +50,8 @@ def for_each_picture(
     pool = ProcessPoolExecutor(max(1, workers), initializer=_start, initargs=(index, work))
     chunk = range(0)
     try:
-        results = pool.map(_work_on, chunks)
+        with held_back():  # pools start their processes with the first piece of work
+            results = pool.map(_work_on, chunks)
         for chunk in chunks:
             problems += next(results)
             on_done(len(chunk))
@@ -118,7 +119,7 @@ def _start(index: ImageIndex, work: Callable[[ImageIndex, int], Problem | None])
     global _task
     _task = index, work
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the main process, which ends its workers
+    start_pool_worker()
 
 
 def _work_on(rows: range) -> list[Problem]:

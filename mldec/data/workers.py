@@ -56,9 +56,22 @@ def start_worker(_: int) -> None:
     cv2.setNumThreads(0)
     for signum in STOPS:
         signal.signal(signum, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # `_started` blocked them for the time before this
+    _release()
     threading.Thread(target=_end_with_main_process, args=(os.getppid(),), daemon=True).start()
+
+
+def start_pool_worker() -> None:
+    """For the initializer of a pool, which ends its processes by SIGTERM itself: they leave without a word, and
+    Ctrl-C is the business of the main process."""
+    for signum in STOPS:
+        signal.signal(signum, signal.SIG_IGN if signum == signal.SIGINT else signal.SIG_DFL)
+    _release()
+
+
+def _release() -> None:
+    """Let in what `held_back` has kept waiting since before this process was started."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
 
 def _end_with_main_process(parent: int) -> None:
@@ -110,7 +123,7 @@ def _started(loader: DataLoader) -> Any:
     if former is not None:
         _refuse_dead(former)
     try:
-        with _held_back():
+        with held_back():
             batches = iter(loader)
             if batches is not former:
                 _adopt(batches)
@@ -123,7 +136,7 @@ def _started(loader: DataLoader) -> Any:
 
 
 @contextlib.contextmanager
-def _held_back() -> Iterator[None]:
+def held_back() -> Iterator[None]:
     """Signals wait within the block, and in processes that it starts until these have said what they do with them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import multiprocessing.synchronize
 import os
 import signal
 import sys
@@ -183,7 +184,7 @@ def test_without_room_in_shared_memory_batches_come_all_the_same(
 
 
 def test_processes_that_cannot_be_started_are_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*arguments: Any) -> int:
+    def refused(*arguments: Any, **named: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", refused)

@@ -63,7 +63,7 @@ def test_a_record_that_cannot_be_written_is_one_error_that_names_its_file(tmp_pa
     tracker = Tracker(tmp_path, tensorboard=False)
     tracker.record("train", 1, {"loss": 2.5})
     tracker._file.close()
-    tracker._file = Path("/dev/full").open("w")
+    tracker._file = Path("/dev/full").open("w")  # noqa: SIM115
     with pytest.raises(RunError, match=rf"cannot write {tmp_path}/metrics\.jsonl: No space left.*resume={tmp_path}"):
         tracker.record("train", 2, {"loss": 2.5})
     tracker.close()  # does not raise once more
