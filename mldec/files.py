@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from mldec.errors import ConfigError
+
 PARTIAL = ".partial"  # in the name of every hidden file that is not finished
 
 
@@ -14,9 +16,12 @@ PARTIAL = ".partial"  # in the name of every hidden file that is not finished
 def replacing(path: str | Path) -> Iterator[Path]:
     """A hidden path beside `path` to write to: renamed to `path` when the block ends, removed where it fails.
 
-    It keeps the ending of `path`, by which some libraries choose a format. Raises OSError that names the file.
+    It keeps the ending of `path`, by which some libraries choose a format. Raises OSError that names the file,
+    and ConfigError where `path` is a directory.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a directory; name a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}{PARTIAL}{path.suffix}")
     try:
@@ -30,8 +35,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what a killed process left unfinished in a folder that nobody else writes to, and below it."""
-    for partial in folder.rglob(f".*{PARTIAL}*"):
-        if partial.is_file() and not partial.is_symlink():
-            partial.unlink(missing_ok=True)
+def remove_partial(*folders: Path) -> None:
+    """Remove what a killed process left unfinished in folders that nobody else writes to; not below them."""
+    for folder in folders:
+        for partial in folder.glob(f".*{PARTIAL}*"):
+            if partial.is_file() and not partial.is_symlink():
+                partial.unlink(missing_ok=True)

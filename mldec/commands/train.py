@@ -265,7 +265,7 @@ def _lock(folder: Path, team: Team, held: contextlib.ExitStack, *, fresh: bool =
     if team.leads:
         try:
             held.enter_context(lock_run(folder))
-            remove_partial(folder)
+            remove_partial(folder, folder / "checkpoints", folder / "pictures")
             if fresh and any((folder / "checkpoints").glob("*.pt")):
                 problem = f"run_dir={folder}: holds a run already; type resume={folder} to go on with it"
         except ConfigError as error:

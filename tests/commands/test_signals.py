@@ -1,4 +1,4 @@
-"""Property: a command that is stopped, or that has no memory left, says so in one line and with its exit code."""
+"""Property: a command that is stopped, that has no memory left, or nowhere to write, says so in one line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,3 +89,24 @@ def test_another_error_is_not_taken_for_one_of_memory(monkeypatch: pytest.Monkey
     monkeypatch.setattr(show, "main", main)
     with pytest.raises(RuntimeError, match="something else"):
         run(["show"])
+
+
+WRITING = (["table", "1", "page=."], ["benchmark", "head", "output=."], ["benchmark", "head", "page=."])
+
+
+@pytest.mark.parametrize("words", WRITING)
+def test_a_directory_where_a_file_is_written_is_refused_before_anything_runs(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words) == 2
+    assert capsys.readouterr().err == f"error: {words[-1]}: is a directory; name a file in it\n"
+
+
+@pytest.mark.parametrize("key", ["output", "records"])
+def test_a_file_where_a_table_has_its_directory_is_refused(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert run(["table", "1", f"{key}={file}"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {key}={file}: is a file; name a directory")
