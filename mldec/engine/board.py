@@ -57,7 +57,7 @@ class Board:
 def _summary_writer(folder: Path, purge_step: int | None) -> Any:
     """A SummaryWriter of torch over an `_EventFile`."""
     # Half a second of imports, only where curves are wanted.
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
     from torch.utils.tensorboard import FileWriter, SummaryWriter
 
     class Files(FileWriter):
@@ -65,7 +65,7 @@ def _summary_writer(folder: Path, purge_step: int | None) -> Any:
             self.event_writer = _EventFile(folder)
 
     class Writer(SummaryWriter):
-        def _get_file_writer(self) -> FileWriter:
+        def _get_file_writer(self: Any) -> Any:
             if self.file_writer is None:
                 self.file_writer = Files()
                 self.all_writers = {str(folder): self.file_writer}
@@ -82,8 +82,8 @@ class _EventFile:
     """What TensorBoard's EventFileWriter is, without a thread and without a buffer."""
 
     def __init__(self, folder: Path) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter
+        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
