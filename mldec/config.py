@@ -40,15 +40,20 @@ class Range:
 
     def __str__(self) -> str:
         if self.high == math.inf:
-            return f"above {self.low:g}" if self.open_low else f"at least {self.low:g}"
+            return f"above {_digits(self.low)}" if self.open_low else f"at least {_digits(self.low)}"
         low, high = (" (excluded)" if is_open else "" for is_open in (self.open_low, self.open_high))
-        return f"{self.low:g}{low} to {self.high:g}{high}"
+        return f"{_digits(self.low)}{low} to {_digits(self.high)}{high}"
+
+
+def _digits(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 Count = Annotated[int, Range(low=1)]
 Some = Annotated[int, Range(low=1, high=1024)]  # processes or threads
 SomeOrNone = Annotated[int, Range(low=0, high=1024)]
 Natural = Annotated[int, Range(low=0)]
+Seed = Annotated[int, Range(low=0, high=2**63 - 1)]  # torch keeps a seed in 64 bits
 Positive = Annotated[float, Range(low=0, open_low=True)]
 NonNegative = Annotated[float, Range(low=0)]
 Fraction = Annotated[float, Range(low=0, high=1)]  # both ends allowed
@@ -113,7 +118,7 @@ class Config:
     """One experiment. Its run folder is `<output>/<name>/<date>_<time>/`, or `run_dir` where that is given."""
 
     name: str
-    seed: Natural = 0  # of first weights, order, augmentation, dropout and mixing
+    seed: Seed = 0  # of first weights, order, augmentation, dropout and mixing
     output: str = "outputs"  # the folder of all run folders
     run_dir: str | None = None  # exactly this run folder; null: `output`/`name`/date_time
     init_from: str | None = None  # a run folder or checkpoint whose weights are the start

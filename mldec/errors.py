@@ -60,6 +60,25 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 2, 6, 60, 60
 
 
+#: What torch, numpy, OpenCV and CUDA say where memory of the host or of a device ran out.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "insufficient memory", "bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: MemoryError, and what libraries raise in its place."""
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
+
+
+def describe_out_of_memory(error: BaseException) -> str:
+    """One line for an error of which `is_out_of_memory` is true: what was asked for, if it says so, and what to do."""
+    amount = re.search(r"allocate (?:more than )?([\d.]+ ?(?:bytes|[KMGT]iB))", str(error))
+    asked = f" (asked for {amount[1]})" if amount else ""
+    return (
+        f"out of memory{asked}. Lower schedule.batch_size, runtime.eval_batch_size, batch_size= or dataset.image_size, "
+        "use fewer runtime.workers, or a machine with more memory; debug=true shows where it happened"
+    )
+
+
 def suggest(word: str, options: Iterable[str]) -> str:
     """`did you mean …? (allowed: …)` for a word that is none of `options`."""
     names = sorted(options)

@@ -2,7 +2,7 @@
 
 import sys
 
-from mldec.commands.main import main
+from mldec.__main__ import main
 
 if __name__ == "__main__":
     main(["table", *sys.argv[1:]])

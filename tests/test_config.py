@@ -114,3 +114,16 @@ def test_numbers_that_are_not_finite_are_refused():
     for value in (float("nan"), float("inf")):
         with pytest.raises(ConfigError, match=r"schedule\.max_lr"):
             build_config(changed(schedule={"max_lr": value}))
+
+
+@pytest.mark.parametrize("group", ["", "dataset"])
+def test_a_seed_is_what_torch_takes(group: str) -> None:
+    def with_seed(seed: int) -> dict:
+        return changed(dataset={"seed": seed}) if group else {**valid(), "seed": seed}
+
+    assert to_mapping(build_config(with_seed(2**63 - 1)))
+    for wrong in (2**63, 2**64, 10**30, -1):
+        with pytest.raises(
+            ConfigError, match=rf"seed={wrong}: expected a whole number 0 to 9223372036854775807, found"
+        ):
+            build_config(with_seed(wrong))

@@ -59,6 +59,9 @@ def main(argv: Sequence[str]) -> int:
     if arguments.multirun:
         raise ConfigError("-m: a benchmark is one run; several values go into heads=a,b and labels=1,2")
     own = arguments.own
+    for key in ("output", "page"):
+        if key in own and Path(own[key]).is_dir():
+            raise ConfigError(f"{key}={own[key]}: is a directory; name a file in it")
     from mldec.benchmarks.figure import Figure, as_grid, as_table
     from mldec.engine import tracking
     from mldec.engine.device import choose_device

@@ -11,7 +11,15 @@ from collections.abc import Sequence
 
 import mldec
 from mldec.commands import compose
-from mldec.errors import ConfigError, MldecError, printable, suggest
+from mldec.engine.interrupt import PREEMPTED, STOPPED, Terminated, ignore_signals, leave_on_signals
+from mldec.errors import (
+    ConfigError,
+    MldecError,
+    describe_out_of_memory,
+    is_out_of_memory,
+    printable,
+    suggest,
+)
 
 #: Doors by name; each is the module `mldec.commands.<name>`, or the one that MODULES says, with `HELP` and
 #: `main(arguments) -> exit code`.
@@ -41,8 +49,11 @@ mldec COMMAND --help says more. First steps: mldec train experiment=digits"""
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what `argv` names and leave with its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted,
-    75 stopped by the system and to be continued."""
-    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
+    75 stopped by the system (SIGTERM, SIGUSR1) and to be continued."""
+    code = run(sys.argv[1:] if argv is None else list(argv))
+    if code in (STOPPED, PREEMPTED):
+        ignore_signals()
+    sys.exit(code)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -58,20 +69,32 @@ def run(argv: Sequence[str]) -> int:
     # What takes long says what it is doing; of several processes (torchrun, runtime.devices) the first.
     logging.getLogger("mldec").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     try:
-        if argv[0] not in COMMANDS:
-            raise ConfigError(f"{argv[0]}: no such command; {suggest(argv[0], COMMANDS)}")
-        command = importlib.import_module(f"mldec.commands.{MODULES.get(argv[0], argv[0])}")
-        return int(command.main(list(argv[1:])))
+        with leave_on_signals():
+            if argv[0] not in COMMANDS:
+                raise ConfigError(f"{argv[0]}: no such command; {suggest(argv[0], COMMANDS)}")
+            command = importlib.import_module(f"mldec.commands.{MODULES.get(argv[0], argv[0])}")
+            return int(command.main(list(argv[1:])))
     except (MldecError, OSError) as error:  # OSError: a full disk, a folder that may not be written
         if wants_traceback:
             traceback.print_exc()
-        # Of several processes each says which it is: all find the same mistake, or one alone has trouble.
-        which = f"[process {rank}] " if (rank := os.environ.get("RANK", "0")) != "0" else ""
-        print(f"{which}error: {printable(str(error))}", file=sys.stderr)
+        _say(str(error))
         return error.exit_code if isinstance(error, MldecError) else 1
-    except KeyboardInterrupt:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if wants_traceback:
+            traceback.print_exc()
+        _say(describe_out_of_memory(error))
+        return 1
+    except KeyboardInterrupt as interrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return PREEMPTED if isinstance(interrupt, Terminated) else STOPPED
+
+
+def _say(text: str) -> None:
+    # Of several processes each says which it is: all find the same mistake, or one alone has trouble.
+    which = f"[process {rank}] " if (rank := os.environ.get("RANK", "0")) != "0" else ""
+    print(f"{which}error: {printable(text)}", file=sys.stderr)
 
 
 def usage() -> str:

@@ -79,6 +79,7 @@ def start(arguments: compose.Arguments, words: Sequence[str]) -> int:
     """A new run, from composing to the last figure."""
     compose.load_components(arguments.plugins)
     config = build_config(compose.compose(arguments.overrides, arguments.config_dir))
+    _check_place(config)
     if config.init_from is not None and config.init_from.startswith(NEEDED):
         if IN_TEAM in os.environ:
             raise ConfigError(f"init_from={config.init_from}: train that first, by itself, and give its run folder")
@@ -144,6 +145,15 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def _check_place(config: Config) -> None:
+    """Refuse a run folder that cannot be one, before anything is read."""
+    name, value = ("output", config.output) if config.run_dir is None else ("run_dir", config.run_dir)
+    place = Path(value).expanduser()
+    for folder in (place, *place.parents):
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{name}={value}: {folder} is a file; name a directory, or a path where nothing is yet")
+
+
 def resume(arguments: compose.Arguments, words: Sequence[str]) -> int:
     """Go on where a run folder stands, with the configuration that lies in it."""
     folder = Path(arguments.own["resume"]).expanduser()
@@ -184,8 +194,12 @@ def _run_patiently(command: Sequence[str]) -> tuple[int, bool]:
 
     Returns its exit code, and whether the system asked.
     """
-    process = subprocess.Popen(command)
-    with pass_on([process]) as stop:
+    processes: list[subprocess.Popen] = []
+    with pass_on(processes) as stop:
+        process = subprocess.Popen(command)
+        processes.append(process)
+        if stop.requested:  # while it was being started
+            process.terminate()
         while True:
             try:
                 return process.wait(), stop.preempted
@@ -235,8 +249,37 @@ def _train(config: Config, folder: Path | None) -> int:
 def _train_together(config: Config, folder: Path | None, team: Team, elsewhere: Path | None = None) -> int:
     """Build all, then make (or take) the run folder, then train: what is refused leaves nothing behind.
 
-    The leader of the team writes there, the others `elsewhere`.
+    The leader of the team writes there, the others `elsewhere`. It holds the lock of the folder: from before a
+    checkpoint is read that is to be continued, else from before anything is written.
     """
+    with contextlib.ExitStack() as held:
+        if folder is not None:
+            _lock(folder, team, held)
+        return _train_locked(config, folder, team, held, elsewhere)
+
+
+def _lock(folder: Path, team: Team, held: contextlib.ExitStack, *, fresh: bool = False) -> None:
+    """Take the lock of a run folder for the whole team. Raises ConfigError, in all its processes, where that is taken,
+    and where a `fresh` run would lie on top of another one."""
+    from mldec.engine.lock import lock_run
+    from mldec.files import remove_partial
+
+    problem = None
+    if team.leads:
+        try:
+            held.enter_context(lock_run(folder))
+            remove_partial(folder, folder / "checkpoints", folder / "pictures")
+            if fresh and any((folder / "checkpoints").glob("*.pt")):
+                problem = f"run_dir={folder}: holds a run already; type resume={folder} to go on with it"
+        except ConfigError as error:
+            problem = str(error)
+    if problem := team.tell(problem):
+        raise ConfigError(problem)
+
+
+def _train_locked(
+    config: Config, folder: Path | None, team: Team, held: contextlib.ExitStack, elsewhere: Path | None
+) -> int:
     from mldec.data.suspicious import find_suspicious
     from mldec.engine import build, tracking
     from mldec.engine.checkpoint import find_checkpoint, load_checkpoint, stored_words
@@ -259,11 +302,14 @@ def _train_together(config: Config, folder: Path | None, team: Team, elsewhere: 
     resumed = folder is not None
     if folder is not None:
         trainer.load(folder)
-    elif team.leads:
-        try:
-            folder = tracking.make_run_folder(config.output, config.name, config.run_dir)
-        except FileExistsError as error:
-            raise ConfigError(f"run_dir={error}: holds a run already; type resume={error} to go on with it") from None
+    else:
+        if team.leads:
+            try:
+                folder = tracking.make_run_folder(config.output, config.name, config.run_dir)
+            except FileExistsError as error:
+                folder = Path(str(error))  # the lock knows whether that run is still going on
+        folder = folder or Path()
+        _lock(folder, team, held, fresh=True)
     folder = elsewhere or folder
     assert folder is not None  # the leader's
     tracking.write_text(folder / "config.yaml", compose.to_yaml(to_mapping(config)))

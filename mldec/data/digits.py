@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import cv2
 import numpy as np
 
-from mldec.config import Count, Natural, Range
+from mldec.config import Count, Range, Seed
 from mldec.data.cache import cached
 from mldec.data.coco import read_coco_json
 from mldec.data.dataset import DatasetConfig, appearing_at_once, check_split
@@ -70,7 +70,7 @@ class ScenesConfig(DatasetConfig):
     test: Count = 2000
     max_digits: Annotated[int, Range(1, 8)] = 5
     colours: Annotated[int, Range(1, len(COLOURS))] = len(COLOURS)
-    seed: Natural = 0
+    seed: Seed = 0
     jpeg_quality: Annotated[int, Range(1, 100)] = 95
 
     @property

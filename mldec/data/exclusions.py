@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
 from mldec.data.files import open_text
 from mldec.errors import DataError
+from mldec.files import replacing
 
 EXCLUDED = "excluded.txt"
 HEADER = (
@@ -70,13 +70,8 @@ def quoted(name: str) -> str:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file by way of a temporary one, so that it is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _unquoted(name: str, where: str) -> str:

@@ -7,10 +7,9 @@ are or how they were started, and a run that continues within an epoch sees exac
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -19,12 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from mldec.data.image import Interpolation, center_box, cut_center, decode, resize, scaled_side
 from mldec.data.index import ImageIndex
-from mldec.errors import DataError, RunError
+from mldec.data.workers import Failure, WorkerDied, packed, received, start_worker
+from mldec.errors import DataError
 
-
-class WorkerDied(RunError):
-    """A loader process ended without being told to: killed by the system, mostly for want of memory."""
-
+__all__ = ["Augment", "Batch", "EvalLoader", "Resize", "TrainLoader", "WorkerDied", "eval_loader", "train_loader"]
 
 SUBSTITUTES = 10  # pictures that are tried in place of a broken one, before a run stops: then more is wrong
 
@@ -130,6 +127,11 @@ class EvalLoader:
     def pictures(self) -> int:
         """How many all batches hold together."""
         return len(self._order.rows)
+
+    @property
+    def common(self) -> int:
+        """How many batches each of the processes that share the samples has at least."""
+        return self._order.common
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises DataError naming the picture, if one is missing or broken, and WorkerDied."""
@@ -283,6 +285,7 @@ class _EvalOrder:
     def __init__(self, size: int, batch_size: int, limit: int | None, rank: int, processes: int) -> None:
         size = size if limit is None else min(size, limit * batch_size)
         self.rows, self.batch_size = range(rank, size, processes), batch_size
+        self.common = -(-(size // processes) // batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
@@ -290,13 +293,6 @@ class _EvalOrder:
     def __iter__(self) -> Iterator[list[_Key]]:
         for first in range(0, len(self.rows), self.batch_size):
             yield [_Key(0, row, 0) for row in self.rows[first : first + self.batch_size]]
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """What a worker sends in place of a batch. An exception would come back wrapped in the worker's traceback."""
-
-    message: str
 
 
 class _Samples(Dataset):
@@ -308,7 +304,7 @@ class _Samples(Dataset):
         self.index, self.augment, self.seed, self.on_error = index, augment, seed, on_error
         self.min_side: int | None = getattr(augment, "min_side", None) if scaled_decoding else None
 
-    def __getitem__(self, keys: list[_Key]) -> Batch | _Failure:
+    def __getitem__(self, keys: list[_Key]) -> Batch | Failure:
         size = self.augment.image_size
         rows = np.array([key.row for key in keys], np.int64)
         images_BCHW = np.empty((len(keys), 3, size, size), np.uint8)
@@ -319,7 +315,7 @@ class _Samples(Dataset):
                 rows[place], image = self._decode(key, broken)
                 _store(self.augment(image, rng), images_BCHW[place])
         except DataError as error:
-            return _Failure(str(error))
+            return Failure(DataError, str(error))
         targets = torch.from_numpy(self.index.targets(rows))
         return Batch(torch.from_numpy(images_BCHW), targets, torch.from_numpy(rows), tuple(broken))
 
@@ -353,40 +349,21 @@ def _data_loader(
         samples,
         sampler=order,
         batch_size=None,  # a key of ours is a whole batch
-        collate_fn=_as_it_is,
+        collate_fn=packed,
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         multiprocessing_context=start_method if workers > 0 else None,
         generator=torch.Generator(),  # else each epoch would take a number from torch's global stream
     )
 
 
-def _start_worker(_: int) -> None:
-    torch.set_num_threads(1)  # as many workers as cores are enough threads
-    cv2.setNumThreads(0)
-    for name in ("SIGINT", "SIGUSR1"):  # these go to the main process, which stops its workers
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
 def _sound_batches(loader: DataLoader) -> Iterator[Batch]:
-    try:
-        yield from map(_sound, loader)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise WorkerDied(
-            f"a loader process died: {str(error).splitlines()[0]}; if memory ran out, use fewer runtime.workers"
-        ) from error
+    return map(_sound, received(loader))
 
 
-def _sound(batch: Batch | _Failure) -> Batch:
-    if isinstance(batch, _Failure):
-        raise DataError(batch.message)
+def _sound(batch: Batch | Failure) -> Batch:
+    if isinstance(batch, Failure):
+        raise batch.kind(batch.message)
     return batch

@@ -18,13 +18,13 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from mldec.data.dataset import naming
-from mldec.data.exclusions import write_whole
 from mldec.data.files import CHUNK, MAX_SMALL, open_regular, read_bytes, read_json
 from mldec.data.image import MAX_BYTES, MAX_PIXELS, decode, read_size
 from mldec.data.index import ImageIndex
 from mldec.data.verify import Problem, for_each_picture
 from mldec.data.voc import read_xml
 from mldec.errors import DataError, shown
+from mldec.files import replacing
 
 MARKER = ".shrunk.json"  # in the new folder: with which settings its pictures were made
 
@@ -287,5 +287,5 @@ def _runs(counts: str) -> int:
 
 
 def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")

@@ -13,6 +13,7 @@ from typing import Any
 
 from mldec.data.files import check_regular, open_text
 from mldec.errors import SURROGATE, DataError
+from mldec.files import replacing
 from mldec.labels import repeated_names
 
 MAX_ROW_GROUP = 4 * 2**30  # bytes that a row group of Parquet may unpack to
@@ -55,19 +56,15 @@ def write_table(source: Table, rows: Sequence[int], path: str) -> None:
     """Write the rows of `source` with these numbers (from 0, ascending) to a table of the same kind, whole or not."""
     chosen = set(rows)
     content = [row for number, (_, row) in enumerate(source.rows()) if number in chosen]
-    partial = f"{path}.partial"
-    try:
+    with replacing(path) as partial:
         _write_rows(source, content, path, partial)
-        os.replace(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
 
 
-def _write_rows(source: Table, content: list[dict[str, Any]], path: str, partial: str) -> None:
+def _write_rows(source: Table, content: list[dict[str, Any]], path: str, partial: Path) -> None:
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".parquet":
         arrow, parquet = import_pyarrow()
-        parquet.write_table(arrow.Table.from_pylist(content), partial)
+        parquet.write_table(arrow.Table.from_pylist(content), str(partial))
         return
     with open(partial, "w", newline="", encoding="utf-8") as file:
         if suffix in (".csv", ".tsv"):

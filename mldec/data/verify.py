@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +15,7 @@ from mldec.data.exclusions import add_exclusions, quoted, write_whole
 from mldec.data.folder import SUFFIXES
 from mldec.data.image import decode
 from mldec.data.index import ImageIndex
+from mldec.data.workers import held_back, start_pool_worker
 from mldec.errors import DataError, printable
 
 CHUNK = 64  # pictures that a process takes at a time
@@ -50,7 +50,8 @@ def for_each_picture(
     pool = ProcessPoolExecutor(max(1, workers), initializer=_start, initargs=(index, work))
     chunk = range(0)
     try:
-        results = pool.map(_work_on, chunks)
+        with held_back():  # pools start their processes with the first piece of work
+            results = pool.map(_work_on, chunks)
         for chunk in chunks:
             problems += next(results)
             on_done(len(chunk))
@@ -113,7 +114,7 @@ def _start(index: ImageIndex, work: Callable[[ImageIndex, int], Problem | None])
     global _task
     _task = index, work
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the main process, which ends its workers
+    start_pool_worker()
 
 
 def _work_on(rows: range) -> list[Problem]:

@@ -19,12 +19,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mldec.errors import ConfigError
+from mldec.engine.interrupt import end_at_once
+from mldec.errors import ConfigError, RunError
 
 T = TypeVar("T")
 
 #: After that long without a word a process is taken for dead. Evaluation of many pictures by the slowest counts too.
 PATIENCE = datetime.timedelta(minutes=30)
+
+#: What gloo says where a process at the other end has ended.
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo::")
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,20 @@ def join_team() -> Iterator[Team]:
         return
     try:
         # Values of the host go through gloo, also where gradients go through NCCL.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        with end_at_once():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     except ValueError as error:
         raise ConfigError(
             f"WORLD_SIZE={size}: {error}; start several processes by torchrun or runtime.devices"
         ) from None
     try:
         yield Team(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not any(sign in str(error) for sign in LOST):
+            raise
+        raise RunError(
+            f"the connection to another process of this run is lost; what that one says is the cause "
+            f"({str(error).strip().splitlines()[0]})"
+        ) from error
     finally:
         dist.destroy_process_group()

@@ -5,6 +5,7 @@ Schedulers send SIGTERM, or SIGUSR1 some time before (Slurm's `--signal`). A sec
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import threading
@@ -20,6 +21,10 @@ PREEMPTIONS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if 
 
 class Interrupted(Exception):
     """The run was asked to stop, and stands at a boundary from which it can be resumed."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGUSR1 outside of a run, which has its own way to stop: ends the command as Ctrl-C does."""
 
 
 class StopRequest:
@@ -56,6 +61,48 @@ def stop_on_interrupt() -> Iterator[StopRequest]:
 
 
 @contextmanager
+def leave_on_signals() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGUSR1 end a command without a traceback while the context lasts: as KeyboardInterrupt
+    and Terminated, so that what has begun is cleaned up.
+
+    Within an import the process leaves at once. There is nothing to clean up, and an exception that comes out of an
+    import ends in any other one, or is printed and forgotten.
+    """
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if _is_importing(frame):
+            os.write(2, b"interrupted\n")
+            os._exit(STOPPED if signum == signal.SIGINT else PREEMPTED)
+        raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+
+    with _handled((signal.SIGINT, *PREEMPTIONS), handle):
+        yield
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+@contextmanager
+def end_at_once() -> Iterator[None]:
+    """Leave SIGTERM and SIGUSR1 to the system while the context lasts: for a wait within a library, which gives Python
+    no chance to handle them."""
+    with _handled(PREEMPTIONS, signal.SIG_DFL):
+        yield
+
+
+def ignore_signals() -> None:
+    """From here on nothing stops this process, which is about to leave with the exit code of a stop: signals come to
+    it from the scheduler and from the process that began it, and the last one must not change the code."""
+    for signum in (signal.SIGINT, *PREEMPTIONS):
+        signal.signal(signum, signal.SIG_IGN)
+
+
+@contextmanager
 def pass_on(children: Collection[subprocess.Popen[Any]]) -> Iterator[StopRequest]:
     """Let SIGTERM and SIGUSR1 reach `children` too, those that are in it by then, while the context lasts.
 
@@ -73,7 +120,9 @@ def pass_on(children: Collection[subprocess.Popen[Any]]) -> Iterator[StopRequest
 
 
 @contextmanager
-def _handled(signals: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def _handled(
+    signals: Iterable[int], handler: Callable[[int, FrameType | None], None] | signal.Handlers
+) -> Iterator[None]:
     """Handle signals otherwise within the block. Away from the main thread they stay as they are."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -10,9 +10,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from mldec.engine.interrupt import pass_on
+from mldec.engine.interrupt import PREEMPTED, PREEMPTIONS, pass_on
 
 IN_TEAM = "WORLD_SIZE"  # set by torchrun, and here
+#: How `launch` would leave where a process ended of what the system asks, before it could do so in its own way.
+PREEMPTED_CODES = {128 + int(signum) for signum in PREEMPTIONS}
 GRACE = 30.0  # seconds that the others have to end by themselves, once one has failed
 
 
@@ -30,18 +32,20 @@ def launch(words: Sequence[str], count: int, *, on_cpu: bool) -> int:
     environment = {**os.environ, IN_TEAM: str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     if on_cpu:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "mldec", *words],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(count)
-    ]
-
+    processes: list[subprocess.Popen] = []
     former = signal.signal(signal.SIGINT, lambda signum, frame: None)  # it reaches them by itself
     try:
-        with pass_on(processes):
-            return _watch(processes)
+        with pass_on(processes) as asked:
+            for rank in range(count):
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "mldec", *words],
+                    env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                )
+                processes.append(process)
+                if asked.requested:  # while it was being started
+                    process.terminate()
+            code = _watch(processes)
+            return PREEMPTED if asked.requested and code in PREEMPTED_CODES else code
     finally:
         for process in processes:
             if process.poll() is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from mldec.data.index import ImageIndex
 from mldec.data.loader import Batch
 from mldec.engine import lettering
 from mldec.engine.evaluator import Scores
+from mldec.files import replacing
 from mldec.labels import LabelSpace
 
 TILE = 224  # side of a picture on a sheet, px
@@ -147,13 +147,12 @@ def upsampled(where: np.ndarray, height: int, width: int, view: View | None = No
 
 def save_picture(path: Path, picture: np.ndarray) -> None:
     """Write an RGB picture as PNG, or as JPEG if the path ends in .jpg, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial{path.suffix}")
     # Quality 92, colours at full resolution: text stays crisp.
     how = [cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     ending, settings = (".jpg", how) if path.suffix == ".jpg" else (".png", [])
-    partial.write_bytes(cv2.imencode(ending, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)[1].tobytes())
-    os.replace(partial, path)
+    content = cv2.imencode(ending, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
+    with replacing(path) as partial:
+        partial.write_bytes(content)
 
 
 def sheet(

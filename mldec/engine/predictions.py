@@ -24,6 +24,7 @@ import numpy as np
 from mldec.data.table_file import import_pyarrow
 from mldec.engine.predictor import Answer
 from mldec.errors import ConfigError, DataError, RunError
+from mldec.files import replacing
 from mldec.labels import LabelSpace, to_cell
 
 FORMATS = ("jsonl", "csv", "parquet")
@@ -151,9 +152,8 @@ def write_broken(path: Path, records: Iterable[Record]) -> None:
     if not text.tell():
         path.unlink(missing_ok=True)
         return
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("path,reason\n" + text.getvalue(), encoding="utf-8", newline="")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text("path,reason\n" + text.getvalue(), encoding="utf-8", newline="")
 
 
 def check_form(form: str) -> None:

@@ -32,6 +32,9 @@ import numpy as np
 import torch
 
 import mldec
+from mldec.engine.board import Board
+from mldec.errors import RunError
+from mldec.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +111,10 @@ def cost(folder: Path, device: torch.device) -> Iterator[None]:
             for name, value in peak.items()
             if value
         }
-        write_json(folder / "cost.json", {"seconds": seconds, "peak_memory": most})
+        try:
+            write_json(folder / "cost.json", {"seconds": seconds, "peak_memory": most})
+        except OSError as error:  # must not hide how the run ended
+            logger.warning("warning: %s", error)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -140,13 +146,10 @@ def read_noted(path: Path) -> dict[str, Any]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file by way of a temporary one that is on the disk before it takes the name: never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
     sync_folder(path.parent)
 
 
@@ -205,42 +208,51 @@ class Tracker:
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool, step: int = 0, evaluations: int = 0) -> None:
-        path = folder / "metrics.jsonl"
+        self._path = path = folder / "metrics.jsonl"
         kept = [record for record in read_records(path) if _is_before(record, step, evaluations)]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a", encoding="utf-8")
-        self._board = None
+        self._board: Board | None = None
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # half a second of imports, only where wanted
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+            self._board = Board(folder / "tensorboard", purge_step=step + 1 if step else None)
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Append one record; its numbers, nested ones by path, become scalars at `step`."""
-        self._file.write(json.dumps(_finite({"kind": kind, "step": step, **values})) + "\n")
-        self._file.flush()
-        if kind != "train":
-            self.sync()
+        """Append one record; its numbers, nested ones by path, become scalars at `step`.
+
+        Raises RunError where the record cannot be written, on a full disk say.
+        """
+        try:
+            self._file.write(json.dumps(_finite({"kind": kind, "step": step, **values})) + "\n")
+            self._file.flush()
+            if kind != "train":
+                self.sync()
+        except OSError as error:
+            raise RunError(
+                f"cannot write {self._path}: {error.strerror}; what was saved before stays. Make room, then "
+                f"resume={self._path.parent} continues"
+            ) from error
         if self._board is not None:
-            for name, value in _scalars(kind, values):
-                self._board.add_scalar(name, value, step)
+            scalars = _scalars(kind, values)
+            self._board.write(lambda writer: [writer.add_scalar(name, value, step) for name, value in scalars])
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
         """Show an RGB picture (H,W,3) uint8."""
         if self._board is not None:
-            self._board.add_image(name, image, step, dataformats="HWC")
+            self._board.write(lambda writer: writer.add_image(name, image, step, dataformats="HWC"))
 
     def label_histogram(self, name: str, counts: np.ndarray) -> None:
         """Show how often each of N labels occurs, as a histogram over columns. `counts`: (N,) integers."""
         if self._board is not None and counts.sum() > 0:
             columns = np.repeat(np.arange(len(counts)), np.maximum(1, counts * 100_000 // counts.sum()))
-            self._board.add_histogram(name, columns + 0.5, 0, bins=np.arange(len(counts) + 1))  # bin centres
+            edges = np.arange(len(counts) + 1)
+            self._board.write(lambda writer: writer.add_histogram(name, columns + 0.5, 0, bins=edges))  # bin centres
 
     def precision_recall(self, name: str, scores: np.ndarray, targets: np.ndarray, step: int) -> None:
         """Show a precision-recall curve of scores and 1/0/-1 targets of one shape; unknown targets are left out."""
         known = targets >= 0
         if self._board is not None and (targets[known] == 1).any():
-            self._board.add_pr_curve(name, targets[known].astype(bool), scores[known], step)
+            truth, values = targets[known].astype(bool), scores[known]
+            self._board.write(lambda writer: writer.add_pr_curve(name, truth, values, step))
 
     def sync(self) -> None:
         """Bring the records onto the disk, where they are before the checkpoint that stands behind them."""
@@ -248,8 +260,9 @@ class Tracker:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Flush and close both outputs."""
-        self._file.close()
+        """Close both outputs. Each record was flushed when it was written; what could not be, was said then."""
+        with contextlib.suppress(OSError):
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

@@ -8,6 +8,7 @@ checkpoint; so a resumed run is the same run.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from mldec.engine.optimizer import set_point
 from mldec.engine.profiler import profile_steps
 from mldec.engine.run_state import Progress
 from mldec.engine.seeding import seed_device, seed_everything, step_seed
-from mldec.errors import ConfigError, RunError
+from mldec.errors import ConfigError, RunError, is_out_of_memory
 from mldec.models.classifier import Classifier
 from mldec.models.word_vectors import WordVectors
 
@@ -100,6 +101,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.progress = Progress()
         self.skipped = 0  # steps in a row
+        self.pending: list[Tensor] = []  # losses that are still on the device
 
     # The run ----------------------------------------------------------------------------------------------------------
 
@@ -121,7 +123,7 @@ class Trainer:
             processes=self.team.size,
         )
         try:
-            with stop_on_interrupt() as self.stop, self._preempted_workers():
+            with stop_on_interrupt() as self.stop, self._saved():
                 self._forget_lost_best()
                 if self.progress.step == 0:
                     self.save("last")
@@ -130,11 +132,6 @@ class Trainer:
                     self.train_epoch()
                     self.finish_epoch()
                 return self.report()
-        except Interrupted:
-            self.save("last")
-            raise
-        except torch.OutOfMemoryError as error:
-            raise RunError(self._out_of_memory()) from error
         finally:
             self.observer.close()
 
@@ -142,14 +139,13 @@ class Trainer:
         """The steps of this epoch that have not been made yet."""
         progress, runtime, steps = self.progress, self.config.runtime, len(self.batches)
         epoch, done = progress.epochs, progress.step - progress.epochs * steps
-        losses: list[Tensor] = []
         self.network.train()
         with (
             self.observer.progress(f"epoch {epoch + 1}/{self.config.schedule.epochs}", steps, done) as bar,
             profile_steps(self.folder, enabled=runtime.profile) as profiler,
         ):
             for batch in self.observer.meter.waiting(self.batches.batches(epoch, start=done)):
-                losses.append(self.train_step(batch))
+                self.pending.append(self.train_step(batch))
                 progress.step += 1
                 progress.broken += len(batch.broken)
                 self.observer.broken(batch.broken)
@@ -159,7 +155,7 @@ class Trainer:
                 self.stop.requested = self.team.any(self.stop.requested)
                 saved = self.stop.requested or progress.step % (runtime.checkpoint_every or math.inf) == 0
                 if recorded or saved or self.device.type == "cpu":  # elsewhere reading the loss waits for the device
-                    self._read_losses(losses)
+                    self._read_losses()
                 if recorded:
                     self._record_window(epoch + 1)
                 if saved:
@@ -322,19 +318,32 @@ class Trainer:
             )
 
     @contextlib.contextmanager
-    def _preempted_workers(self) -> Iterator[None]:
-        """A loader process that dies of the signal that asks this one to stop is no error of its own."""
+    def _saved(self) -> Iterator[None]:
+        """Save where the run is asked to stop, and where it loses a loader process: both are found out between two
+        steps. Still within `stop_on_interrupt`: the request may come several times, and the next must not end the
+        saving."""
         try:
             yield
-        except WorkerDied:
-            time.sleep(0.2)  # the signals to both may come in any order
-            self.stop.check()
+        except Interrupted:
+            self.save("last")
             raise
+        except WorkerDied as error:
+            if self.team.size > 1:  # the others are not at this place
+                raise
+            if self.pending:
+                self._read_losses()
+            self.save("last")
+            self.stop.check()
+            raise WorkerDied(f"{error}. Saved at step {self.progress.step}: resume={self.folder} continues") from error
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise RunError(self._out_of_memory()) from error
 
-    def _read_losses(self, losses: list[Tensor]) -> None:
+    def _read_losses(self) -> None:
         """Bring pending losses to the host and refuse to go on with one that is not finite."""
-        values = torch.stack(losses).tolist()
-        losses.clear()
+        values = torch.stack(self.pending).tolist()
+        self.pending.clear()
         for step, value in enumerate(values, start=self.progress.step - len(values) + 1):
             if not math.isfinite(value):
                 raise RunError(
@@ -386,10 +395,12 @@ class Trainer:
     def _scores(self, network: Classifier, batches: EvalLoader, what: str) -> Scores:
         """Scores for all labels, also for those that are not trained."""
         with self.observer.progress(what, len(batches)) as bar, network.asked_for(self.splits.labels.names):
+            rounds = itertools.count(1)
 
             def on_batch(pictures: int) -> None:
                 bar.advance()
-                if self.team.size == 1:  # else all must stop at the same place, after this
+                if next(rounds) <= batches.common:  # all processes must stop at the same place
+                    self.stop.requested = self.team.any(self.stop.requested)
                     self.stop.check()
 
             return compute_scores(

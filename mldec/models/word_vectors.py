@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mldec.config import Natural
+from mldec.config import Seed
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.models import text_models, word_files
@@ -53,7 +53,7 @@ class WordsConfig:
     names: str | None = None
     templates: tuple[str, ...] = ("{}",)
     aliases: str | None = None
-    seed: Natural = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if self.source.strip() in ("", "???"):  # as it stands in head/zero_shot.yaml

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from mldec.data.coco import CocoJsonConfig, build_coco_json
 from mldec.data.digits import DigitsConfig
 from mldec.data.index import ImageIndex
 from mldec.data.verify import Problem, for_each_picture, unlisted_pictures, verify, write_exclusions, write_list
+from mldec.data.workers import STOPS
 from mldec.errors import DataError
 
 
@@ -77,3 +80,16 @@ def test_lists_are_merged_and_honoured(
     gone = {broken.name(row) for row in (0, 3, 5, 17, 30)}
     assert set(index.names()) == set(broken.names()) - gone
     assert verify(index, workers=1) == []
+
+
+def dispositions(index: ImageIndex, row: int) -> Problem:
+    kinds = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    return Problem(str(row), f"{[int(kind) for kind in kinds]} {signal.pthread_sigmask(signal.SIG_BLOCK, [])}")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_processes_do_not_stop_in_the_way_of_the_main_process(digits_index: ImageIndex) -> None:
+    """Its handlers, which they inherit, raise: each process would print a traceback."""
+    found = for_each_picture(digits_index.subset([0]), dispositions, workers=1, on_done=lambda count: None)
+    assert [problem.reason for problem in found] == [f"{[int(signal.SIG_IGN), 0, 0]} set()"]
+    assert not set(STOPS) & set(signal.pthread_sigmask(signal.SIG_BLOCK, []))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -25,10 +26,12 @@ OFTEN = ("runtime.checkpoint_every=1", "augment.mixup=0.4")
 
 
 def command(words: Sequence[str], environment: Mapping[str, str]) -> None:
-    """`mldec` with `words`, in a process of its own that has torch already."""
+    """`mldec` with `words`, in a process of its own that has torch already; what it says goes to the file `said`."""
     from mldec.commands.main import run
 
-    os.environ.update(environment)
+    if "said" in environment:
+        os.dup2(os.open(environment["said"], os.O_WRONLY | os.O_CREAT, 0o666), sys.stderr.fileno())
+    os.environ.update({name: value for name, value in environment.items() if name != "said"})
 
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
@@ -117,3 +120,63 @@ def test_preempted_it_is_saved_leaves_with_a_code_of_its_own_and_ends_the_same(
         assert process.exitcode == 75
     finish(words_for(parts, experiment))
     assert_same_run(parts, whole)
+
+
+def test_preempted_with_all_its_processes_it_is_saved_and_ends_the_same(
+    small_digits: list[str], tmp_path: Path
+) -> None:
+    """Schedulers send SIGTERM to every process of a job, and again where that takes its time."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    experiment = [*small_digits, "schedule.epochs=8"]
+    finish(words_for(whole, experiment))
+    last = parts / "checkpoints" / "last.pt"
+    for begun in (0, 4):
+        process = begin([*words_for(parts, experiment), "runtime.workers=2"])
+        await_step(last, process, begun)
+        for _ in range(5):
+            for pid in (*children(process.pid), process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            time.sleep(0.03)
+        process.join(60)
+        assert process.exitcode == 75
+        assert stands_at(parts) > begun
+    finish(words_for(parts, experiment))
+    assert_same_run(parts, whole)
+
+
+def test_a_killed_loader_process_is_one_error_and_the_run_ends_the_same(
+    small_digits: list[str], tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    experiment = [*small_digits, "schedule.epochs=8"]
+    finish(words_for(whole, experiment))
+    said = tmp_path / "said"
+    process = begin([*words_for(parts, experiment), "runtime.workers=2"], said=str(said))
+    await_step(parts / "checkpoints" / "last.pt", process, 0)
+    victim = min(children(process.pid))
+    os.kill(victim, signal.SIGKILL)
+    process.join(60)
+    assert process.exitcode == 1
+    lines = said.read_text().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"error: a loader process died: process {victim} was killed by SIGKILL; ")
+    assert lines[0].endswith(f"Saved at step {stands_at(parts)}: resume={parts} continues")
+    finish(words_for(parts, experiment))
+    assert_same_run(parts, whole)
+
+
+def await_step(last: Path, process: ForkServerProcess, begun: int) -> None:
+    """Wait until a checkpoint lies behind step `begun`."""
+    deadline = time.monotonic() + 60
+    while process.is_alive() and time.monotonic() < deadline:
+        if last.exists() and load_checkpoint(last)["step"] > begun:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"it ended with {process.exitcode} before step {begun + 1}")
+
+
+def children(pid: int | None) -> set[int]:
+    """Processes that `pid` began."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return {int(number) for number in path.read_text().split()} if path.exists() else set()

@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from mldec.config import ComponentConfig, Count, Natural, NonNegative, Share
+from mldec.config import ComponentConfig, Count, Natural, NonNegative, Seed, Share
 from mldec.errors import ConfigError
 from mldec.labels import LabelSpace
 from mldec.models.heads.layers import (
@@ -204,7 +204,7 @@ class MLDecoderConfig(ComponentConfig):
     num_layers: Count = 1  # decoder layers, one after another
     queries: QueryKind = "fixed"  # random and never trained, learned, or a learned map of the labels' word vectors
     grouping: Literal["contiguous", "random"] = "contiguous"  # classes in their order, or dealt out at random
-    grouping_seed: Natural = 0  # of grouping=random
+    grouping_seed: Seed = 0  # of grouping=random
     fc: FcKind = "group"  # output weights: each group's own, one for all, or made from word vectors
     words: WordsConfig | None = None  # where word vectors come from
     normalize: Normalize = "centered"  # of word vectors

@@ -1,0 +1,76 @@
+"""One training at a time in a run directory: a lock that the system gives up when the process dies, however it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock
+    fcntl = None  # type: ignore[assignment]
+
+from mldec.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+FILE = ".running"  # says who holds the lock; stays when the run ends, and means nothing then
+UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # by some network file systems
+
+_held: set[int] = set()
+
+
+@contextlib.contextmanager
+def lock_run(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run directory within the block. Reading there is free to everybody.
+
+    Raises ConfigError that names the process and host which hold it, if somebody does.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    _held.add(descriptor)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{folder} is in use by another run: {_holder(descriptor)}. Wait until that has ended, or stop it; "
+                "a run beside it needs a run_dir of its own"
+            ) from None
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            logger.warning("warning: %s cannot be locked (%s); start no other run in it", folder, error.strerror)
+        else:
+            os.ftruncate(descriptor, 0)
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {since}\n".encode(), 0)
+        yield
+    finally:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    text = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+    return text or "a process that has just begun"
+
+
+def _close_copies() -> None:
+    # A lock belongs to the open file, which a forked loader process shares: it must not outlive the main process.
+    for descriptor in _held:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_copies)

@@ -1,0 +1,112 @@
+"""Property: a command that is stopped, that has no memory left, or nowhere to write, says so in one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mldec.commands import show
+from mldec.commands.main import run
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
+
+STOPS = [("SIGINT", 130), ("SIGTERM", 75), ("SIGUSR1", 75)]
+
+#: Asks to stop when a module is imported that the command needs, first or late.
+IMPORTING = """
+import os, runpy, signal, sys
+
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "{module}":
+            os.kill(os.getpid(), signal.{name})
+
+sys.meta_path.insert(0, Finder)
+sys.argv = ["mldec", "show", "experiment=digits"]
+runpy.run_module("mldec", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["mldec.commands.main", "mldec.commands.show", "hydra"])
+@pytest.mark.parametrize(("name", "code"), STOPS)
+def test_a_stop_while_modules_are_imported(module: str, name: str, code: int) -> None:
+    command = [sys.executable, "-c", IMPORTING.format(module=module, name=name)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "interrupted\n")
+
+
+@pytest.mark.parametrize(("name", "code"), STOPS)
+def test_a_stop_of_a_command_that_has_nothing_to_save(
+    name: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cleaned = []
+
+    def main(words: list[str]) -> int:
+        try:
+            os.kill(os.getpid(), getattr(signal, name))
+        finally:
+            cleaned.append(words)
+        return 0
+
+    before = [signal.getsignal(getattr(signal, name)) for name, _ in STOPS]
+    monkeypatch.setattr(show, "main", main)
+    assert run(["show", "x=1"]) == code
+    assert capsys.readouterr().err == "interrupted\n"
+    assert cleaned == [["x=1"]]
+    assert [signal.getsignal(getattr(signal, name)) for name, _ in STOPS] == before
+
+
+def too_much() -> None:
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def nothing_left() -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(("what", "asked"), [(too_much, r" (asked for 1152921504606846976 bytes)"), (nothing_left, "")])
+def test_memory_that_ran_out_is_one_error(
+    what: Callable[[], None], asked: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(show, "main", lambda words: what())
+    assert run(["show"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: out of memory{asked}. Lower schedule.batch_size")
+    assert said.count("\n") == 1
+
+
+def test_another_error_is_not_taken_for_one_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main(words: list[str]) -> int:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(show, "main", main)
+    with pytest.raises(RuntimeError, match="something else"):
+        run(["show"])
+
+
+WRITING = (["table", "1", "page=."], ["benchmark", "head", "output=."], ["benchmark", "head", "page=."])
+
+
+@pytest.mark.parametrize("words", WRITING)
+def test_a_directory_where_a_file_is_written_is_refused_before_anything_runs(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words) == 2
+    assert capsys.readouterr().err == f"error: {words[-1]}: is a directory; name a file in it\n"
+
+
+@pytest.mark.parametrize("key", ["output", "records"])
+def test_a_file_where_a_table_has_its_directory_is_refused(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert run(["table", "1", f"{key}={file}"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {key}={file}: is a file; name a directory")
