@@ -33,8 +33,8 @@ DIGITS = (
     *("schedule.epochs=6", "schedule.batch_size=32"),
 )
 #: Test mAP of DIGITS on the CPU in fp32 by seed (torch 2.14), which a slow test measures again, and how far another run
-#: may be from their mean: 4 standard deviations.
-CPU_MAP, NOISE = {0: 98.51}, 1.0
+#: may be from it: 4 standard deviations of these two. Seed 0 in bf16 on the CPU: 98.98.
+CPU_MAP, NOISE = {0: 98.51, 1: 99.05}, 1.5
 
 
 #: Of a rehearsal: four steps.
@@ -103,7 +103,7 @@ def test_channels_last_trains_the_same_and_either_layout_resumes_the_other(
     assert losses(tmp_path / "channels_last") == pytest.approx(losses(tmp_path / "contiguous"), rel=near)
 
     stopped = make_trainer(make([*words, "runtime.channels_last=false"]))
-    interrupt_at(stopped, 3)
+    interrupt_at(stopped, 1)  # so that later losses show what became of the optimizer's state
     with pytest.raises(Interrupted):
         stopped.fit(tmp_path / "changed")
     resumed = make_trainer(make([*words, "runtime.channels_last=true"]))
@@ -173,7 +173,7 @@ def train(folder: Path, words: Sequence[str], device: str, processes: int) -> No
     for process in team:
         process.start()
     for process in team:
-        process.join(timeout=120)
+        process.join(timeout=300)
     for process in team:
         process.kill()
     assert [process.exitcode for process in team] == [0] * processes
