@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo docs test test-slow lint wheel-check format clean
+.PHONY: help demo docs test test-slow lint wheel-check gpu-wheels gpu-check format clean
 
 help:
 	@echo "make demo       install into $(VENV), train ML-Decoder on digit scenes, print the score"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make docs       the site of docs/, in site/; fails on dead links"
 	@echo "make wheel-check build the wheel, and train for two steps with it from an empty folder"
+	@echo "make gpu-check  on a GPU, without a network: its tests and measurements, 8 minutes; make gpu-wheels first"
 	@echo "make format     let ruff format the code"
 	@echo "make clean      remove $(VENV) and caches (outputs/ and data/ stay)"
 
@@ -52,6 +53,15 @@ wheel-check: $(VENV)/.installed
 	  $$python -m mldec report run=run > /dev/null; \
 	  $$python -m mldec table 1 run=false > /dev/null
 
+# Where there is a network: what the GPU machine's Python may lack goes into .wheels/. LACKS=scipy,… for more.
+gpu-wheels: $(VENV)/.installed-test
+	$(BIN)/python scripts/gpu_wheels.py $(if $(LACKS),lacks=$(LACKS))
+
+# On the machine with the GPU, whose own Python has torch. ARGS="budget=480 records=DIR tresnet_l" are words of the script.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+gpu-check:
+	$(GPU_PYTHON) scripts/gpu_check.py $(ARGS)
+
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -77,4 +87,4 @@ $(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) site .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf $(VENV) site .wheels .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -1,77 +1,119 @@
-"""Measure on a CUDA device what docs/performance.md has room for, in one call of less than 9 minutes.
+"""Measure on a GPU what docs/performance.md has room for, the most important first, within a time budget.
 
-    python scripts/measure_gpu.py                   # all, into docs/benchmarks/*_gpu.json
-    python scripts/measure_gpu.py table9 loop       # some of it
-    python scripts/performance.py                   # then the page
+    python scripts/measure_gpu.py                      # all, into docs/benchmarks/*_gpu.json
+    python scripts/measure_gpu.py table9_100 loop      # some of it
+    python scripts/performance.py                      # then the page
 
-The paper's Table 9 whole (TResNet-M, 224 px, 100 to 5,000 classes), TResNet-L at 448 px and ResNet-50 with GAP and
-ML-Decoder; contiguous against channels_last, eager against compiled; the head, the loss and the average alone; the
-whole training loop on JPEG files. All in bfloat16. What would begin after the time is up is left out, and said.
+    budget=480        seconds: a measurement whose estimate does not fit into the rest is left out, and listed
+    records=DIR       where the records go; default: docs/benchmarks
+    commit=HASH       recorded where this copy of the source has no git history
+    device=cpu tiny=true records=DIR       a rehearsal: every measurement, at a size that says nothing
+
+Each record is written as soon as it is measured, so that a run that is cut off keeps what it has. `make gpu-check` runs
+the tests on the GPU first. What is measured stands in mldec/benchmarks/gpu.py.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from mldec.benchmarks.gpu import RUNS, benchmark_words
 from mldec.commands.main import run
+from mldec.engine.tracking import read_json, write_json
+from mldec.errors import ConfigError, suggest
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
-DEADLINE = 500.0  # seconds after which nothing is begun
-
-GPU = ["runtime.device=cuda", "runtime.precision=bf16"]
-PAPER = ["experiment=coco_tresnet_l", "backbone.pretrained=false"]
-QUICK = ["seconds=0.5", "largest_batch=false"]
-M_224 = ["model", *PAPER, "backbone=tresnet_m", "dataset.image_size=224", "labels=1000", "head.num_groups=100"]
-L_448 = ["model", *PAPER, "labels=80", "head.num_groups=80", "schedule.batch_size=64"]
-R50_224 = [*M_224[:3], "backbone=resnet50", "dataset.image_size=224", "labels=1000", "head.num_groups=100"]
-TWO_HEADS, ONE_HEAD = "heads=gap,ml_decoder", "heads=ml_decoder"
-CHANNELS_LAST, COMPILED = "runtime.channels_last=true", "runtime.compile=true"
-BATCH = "schedule.batch_size=256"  # halved where it does not fit, as the record then says
-
-#: By name of the record; what matters most comes first.
-RUNS: dict[str, list[str]] = {
-    "table9": [
-        *M_224[:-2],
-        "head.num_groups=100",
-        "heads=gap,transformer_decoder,ml_decoder",
-        "labels=100,1000,5000",
-        BATCH,
-        "seconds=0.6",
-    ],
-    "loop": ["train", *PAPER, "pictures=2048", "labels=80", "steps=25", "repeats=2", "schedule.batch_size=64"],
-    "tresnet_l": [*L_448, TWO_HEADS, *QUICK],
-    "resnet50": [*R50_224, TWO_HEADS, BATCH, *QUICK],
-    "head": ["head", "seconds=0.3"],
-    "tresnet_l_channels_last": [*L_448, TWO_HEADS, CHANNELS_LAST, *QUICK],
-    "resnet50_channels_last": [*R50_224, TWO_HEADS, BATCH, CHANNELS_LAST, *QUICK],
-    "tresnet_m": [*M_224, ONE_HEAD, BATCH, *QUICK],
-    "tresnet_m_channels_last": [*M_224, ONE_HEAD, BATCH, CHANNELS_LAST, *QUICK],
-    "tresnet_m_compiled": [*M_224, ONE_HEAD, BATCH, COMPILED, *QUICK],
-    "resnet50_compiled_channels_last": [*R50_224, ONE_HEAD, BATCH, CHANNELS_LAST, COMPILED, *QUICK],
-    "loss": ["loss", "seconds=0.3"],
-    "ema": ["ema", "seconds=0.3"],
-    "tresnet_m_compiled_channels_last": [*M_224, ONE_HEAD, BATCH, CHANNELS_LAST, COMPILED, *QUICK],
-}
 
 
-def main(names: Sequence[str]) -> int:
-    """Run what is named, or all; returns how many failed."""
-    unknown = [name for name in names if name not in RUNS]
-    if unknown:
-        print(f"{', '.join(unknown)}: no such measurement; use {', '.join(RUNS)}")
+@dataclass(frozen=True)
+class Options:
+    """What was typed; `budget` in seconds."""
+
+    names: tuple[str, ...] = ()
+    budget: float = 480.0
+    records: Path = FOLDER
+    device: str = "cuda"
+    tiny: bool = False
+    commit: str | None = None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure what is named, or all. Returns 0, 1 if a measurement failed, or 2 for bad input."""
+    began, failed, left_out = time.monotonic(), [], []
+    try:
+        options = parse(argv)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
-    began, failed = time.monotonic(), 0
-    for name in names or RUNS:
+    for name in options.names or RUNS:
         spent = time.monotonic() - began
-        if spent > DEADLINE:
-            print(f"left out after {spent:.0f} s: {name}")
+        expected = 0.0 if options.tiny else RUNS[name].seconds
+        if spent + expected > options.budget:
+            left_out.append(f"{name} (about {expected:.0f} s)")
             continue
         print(f"\n{name}, after {spent:.0f} s", flush=True)
-        failed += run(["benchmark", *RUNS[name], *GPU, f"output={FOLDER / f'{name}_gpu.json'}"]) != 0
-    return failed
+        if not measure(name, options):
+            failed.append(name)
+    if left_out:
+        print(f"\nleft out for want of time (budget={options.budget:g}): {', '.join(left_out)}")
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def measure(name: str, options: Options) -> bool:
+    """Take one measurement and write its record at once. Returns whether it succeeded."""
+    path, began = options.records / f"{name}_gpu.json", time.monotonic()
+    try:
+        if run(["benchmark", *benchmark_words(name, options.device, tiny=options.tiny), f"output={path}"]):
+            return False
+    except Exception:  # of one network; the others still get their turn
+        traceback.print_exc()
+        return False
+    record = read_json(path)
+    record["environment"]["commit"] = record["environment"]["commit"] or options.commit
+    write_json(path, {**record, "took": round(time.monotonic() - began, 1)})
+    return True
+
+
+def parse(argv: Sequence[str]) -> Options:
+    """Options from a command line. Raises ConfigError for what it does not know or cannot use."""
+    typed = dict(word.split("=", 1) for word in argv if "=" in word)
+    names = tuple(word for word in argv if "=" not in word)
+    known = ("budget", "records", "device", "tiny", "commit")
+    for name in names:
+        if name not in RUNS:
+            raise ConfigError(f"{name}: no such measurement; {suggest(name, RUNS)}")
+    for key in typed:
+        if key not in known:
+            raise ConfigError(f"{key}: no such option; {suggest(key, known)}")
+    try:
+        budget = float(typed.get("budget", Options.budget))
+    except ValueError:
+        budget = -1.0
+    if not 0 < budget < float("inf"):
+        raise ConfigError(f"budget={typed['budget']}: expected seconds above 0, as in budget=480")
+    if typed.get("tiny", "false") not in ("true", "false"):
+        raise ConfigError(f"tiny={typed['tiny']}: expected true or false")
+    options = Options(
+        names=names,
+        budget=budget,
+        records=Path(typed.get("records", FOLDER)).expanduser(),
+        device=typed.get("device", Options.device),
+        tiny=typed.get("tiny") == "true",
+        commit=typed.get("commit") or None,
+    )
+    if (options.tiny or not options.device.startswith("cuda")) and options.records.resolve() == FOLDER:
+        raise ConfigError(
+            f"records={FOLDER} is for the records of a GPU at full size; type another folder with "
+            f"device={options.device} tiny={str(options.tiny).lower()}"
+        )
+    return options
 
 
 if __name__ == "__main__":

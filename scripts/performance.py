@@ -20,6 +20,7 @@ from typing import Any
 
 from mldec.benchmarks import growth, head
 from mldec.benchmarks.figure import Figure, as_cell, as_grid, as_table
+from mldec.benchmarks.gpu import RUNS as GPU_RUNS
 from mldec.commands.main import run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,9 +103,10 @@ PUBLISHED = {"MS-COCO, TResNet-L, 448 px": 103.0, "Open Images, TResNet-M, 224 p
 #: Where a measured rate of our own stands, once there is one: record and figure.
 MEASURED = {
     "MS-COCO, TResNet-L, 448 px": ("tresnet_l", "ml_decoder K=80, 80 labels: training"),
-    "Open Images, TResNet-M, 224 px": ("table9", "ml_decoder K=100, 5000 labels: training"),
+    "Open Images, TResNet-M, 224 px": ("table9_5000", "ml_decoder K=100, 5000 labels: training"),
 }
 FLEET = (1, 8, 64)
+GPU_TESTS = "tests"  # the record of the tests that `make gpu-check` runs first
 
 
 def main(argv: Sequence[str]) -> int:
@@ -147,16 +149,7 @@ def page(records: Mapping[str, Mapping[str, Any]], before: Mapping[str, Mapping[
     if "growth_cpu" in records:
         picture = f"![time and memory of the heads]({PICTURE})"
         sections += ["## How cost grows", picture, *_growth(records["growth_cpu"])]
-    on_gpu = [name for name in records if name.endswith("_gpu")]
-    sections.append("## On a GPU")
-    if not on_gpu:
-        sections.append(
-            "Not measured: no GPU was at hand. `python scripts/measure_gpu.py` makes all of it in one call of less\n"
-            "than 9 minutes, and this page then shows it."
-        )
-    for name in on_gpu:
-        sections += [f"### {name.removesuffix('_gpu').replace('_', ' ')}", *_body(records[name])]
-    sections += ["## Where one machine ends", *_fleet(records)]
+    sections += ["## On a GPU", *_gpu(records), "## Where one machine ends", *_fleet(records)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -164,6 +157,25 @@ def _body(record: Mapping[str, Any]) -> list[str]:
     figures = [Figure(**figure) for figure in record["figures"]]
     table = as_grid(figures) if record["subject"] in ("model", "growth") else as_table(figures)
     return [table, _machine(record)]
+
+
+def _gpu(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What was measured on a GPU, the most important first, and what was not."""
+    planned = {GPU_TESTS: "the tests marked `cuda`", **{name: run.what for name, run in GPU_RUNS.items()}}
+    there = [name for name in planned if f"{name}_gpu" in records]
+    absent = "\n".join(f"* `{name}`: {what}" for name, what in planned.items() if name not in there)
+    if not there:
+        return [
+            "Not measured yet: no GPU was at hand. `make gpu-check` takes one for at most 8 minutes, in this order,\n"
+            "and this page then shows what it found:",
+            absent,
+        ]
+    sections = [
+        part
+        for name in there
+        for part in (f"### {planned[name][0].upper()}{planned[name][1:]}", *_body(records[f"{name}_gpu"]))
+    ]
+    return [*sections, "Not measured yet:", absent] if absent else sections
 
 
 def _changes(records: Mapping[str, Mapping[str, Any]], before: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -187,7 +199,8 @@ def _machine(record: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {environment['packages'][name]}" for name in ("torch", "timm"))
     threads = f", {environment['threads']} threads" if environment.get("threads") else ""
     commit = (environment["commit"] or "unknown")[:10]
-    where = f"{environment['device']}{threads}, Python {environment['python']}, {versions}"
+    cuda = "".join(f", {name} {environment[name]}" for name in ("driver", "cuda", "cudnn") if environment.get(name))
+    where = f"{environment['device']}{threads}{cuda}, Python {environment['python']}, {versions}"
     return f"{record['date']}, {where}, commit {commit}."
 
 

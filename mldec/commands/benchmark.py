@@ -64,18 +64,19 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(f"{key}={own[key]}: is a directory; name a file in it")
     from mldec.benchmarks.figure import Figure, as_grid, as_table
     from mldec.engine import tracking
-    from mldec.engine.device import choose_device
+    from mldec.engine.device import choose_device, choose_precision
 
     earlier = [Figure(**figure) for figure in _read(Path(own["compare"]))["figures"]] if "compare" in own else []
-    figures, device, details = subject.measure(arguments)
+    figures, name, details, precision = subject.measure(arguments)
     table = as_grid(figures) if subject.grid else as_table(figures, earlier)
     if subject.grid and earlier:
         table += "\n\n" + as_table(figures, earlier)
     print(table)
+    device = choose_device(name)
     record = {
         "subject": argv[0],
         "date": datetime.date.today().isoformat(),
-        "environment": tracking.environment(choose_device(device)),
+        "environment": tracking.environment(device, choose_precision(precision, device)),
         **details,
         "figures": [dataclasses.asdict(figure) for figure in figures],
     }

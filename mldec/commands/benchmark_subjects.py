@@ -25,11 +25,12 @@ NUM_GROUPS = 100  # K of an ML-Decoder for which none is set: that of the paper'
 
 
 class Measured(NamedTuple):
-    """What a subject gives: its figures, the device (runtime.device), and what else belongs into the record."""
+    """What a subject gives: its figures, device and precision (of `runtime`), and what else belongs into the record."""
 
     figures: list[Figure]
     device: str
     details: dict[str, Any]
+    precision: str = "fp32"
 
 
 class Subject(NamedTuple):
@@ -49,7 +50,7 @@ def _measure_head(arguments: compose.Arguments) -> Measured:
 
     config = _runtime(arguments)
     device, dtype = _prepare(config)
-    return Measured(measure(device, dtype, **_common(arguments)), config.runtime.device, {})
+    return Measured(measure(device, dtype, **_common(arguments)), config.runtime.device, {}, config.runtime.precision)
 
 
 def _measure_growth(arguments: compose.Arguments) -> Measured:
@@ -58,7 +59,8 @@ def _measure_growth(arguments: compose.Arguments) -> Measured:
     config = _runtime(arguments)
     device, dtype = _prepare(config)
     figures, points = measure(device, dtype, **_common(arguments))
-    return Measured(figures, config.runtime.device, {"points": [point._asdict() for point in points]})
+    details = {"points": [point._asdict() for point in points]}
+    return Measured(figures, config.runtime.device, details, config.runtime.precision)
 
 
 def _measure_loss(arguments: compose.Arguments) -> Measured:
@@ -92,7 +94,7 @@ def _measure_ema(arguments: compose.Arguments) -> Measured:
     large = build_config(compose.compose([*paper, *arguments.overrides], arguments.config_dir))
     words = _common(arguments)
     del words["scale"]
-    return Measured(measure(large, small, **words), small.runtime.device, {})
+    return Measured(measure(large, small, **words), small.runtime.device, {}, small.runtime.precision)
 
 
 def _measure_startup(arguments: compose.Arguments) -> Measured:
@@ -128,7 +130,7 @@ def _measure_train(arguments: compose.Arguments) -> Measured:
     words = {name: _whole(name, own[name]) for name in ("steps", "repeats", "pictures") if name in own}
     if "labels" in own:
         words["num_labels"] = _whole("labels", own["labels"])
-    return Measured(measure(config, **words), config.runtime.device, {})
+    return Measured(measure(config, **words), config.runtime.device, {}, config.runtime.precision)
 
 
 def _runtime(arguments: compose.Arguments) -> Config:
@@ -206,7 +208,8 @@ def _measure_model(arguments: compose.Arguments) -> Measured:
         for case in cases
     ]
     details = {"repeats": repeats, "seconds": seconds, "cases": described}
-    return Measured(figures, cases[0].config.runtime.device, details)
+    runtime = cases[0].config.runtime
+    return Measured(figures, runtime.device, details, runtime.precision)
 
 
 # The networks that are compared ---------------------------------------------------------------------------------------

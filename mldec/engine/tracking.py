@@ -82,6 +82,7 @@ def environment(device: torch.device, dtype: torch.dtype = torch.float32) -> dic
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {_processor()}",
+        **(_cuda() if device.type == "cuda" else {}),
         "precision": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "packages": {name: _version(name) for name in packages},
@@ -323,6 +324,17 @@ def _processor() -> str:
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores"
+
+
+def _cuda() -> dict[str, Any]:
+    """Versions of the driver, of CUDA and of cuDNN; None where the system does not tell."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        said = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        said = []
+    driver = said[0] if said else None
+    return {"driver": driver, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
 
 
 def _version(package: str) -> str | None:

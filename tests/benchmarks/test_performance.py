@@ -41,7 +41,8 @@ def test_the_page_says_what_was_measured_and_what_was_not():
     page = performance.page({"loss_cpu": record("loss", figure("asymmetric loss over the plain chain", **slow))}, {})
     assert "asymmetric loss over the plain chain | 3 x | at most 2 x | missed" in page
     assert "2026-01-02, a device, 2 threads, Python 3.12, torch 2.7, timm 1.0, commit 0123456789." in page
-    assert "no GPU was at hand" in page
+    assert "Not measured yet: no GPU was at hand." in page
+    assert "* `table9_5000`: Table 9, TResNet-M at 224 px, 5,000 classes" in page
     assert "MS-COCO, TResNet-L, 448 px: 40 epochs of 82,081 | 103 (published for an RTX 3090) | 8.9 h | 1.1 h" in page
 
 
@@ -50,6 +51,30 @@ def test_a_gpu_s_own_rate_takes_the_place_of_the_published_one():
     page = performance.page({"tresnet_l_gpu": record("model", rate)}, {})
     assert "no GPU was at hand" not in page
     assert "1,000 (measured, above) | 0.9 h" in page
+
+
+def test_what_a_gpu_was_asked_is_shown_in_order_and_what_is_lacking_is_said():
+    environment = {**ENVIRONMENT, "device": "a GPU", "driver": "580.1", "cuda": "13.0", "cudnn": 91900}
+    found = {
+        "tests_gpu": {**record("tests", figure("tests passed", 7, note="failed: one")), "environment": environment}
+    }
+    found |= {name: record("model", figure("gap: training", 1.0)) for name in ("head_gpu", "table9_100_gpu")}
+    page = performance.page(found, {})
+    shown = [page.index(title) for title in ("### The tests marked", "### Table 9, TResNet-M", "### ML-Decoder alone")]
+    assert shown == sorted(shown)
+    assert "| tests passed | 7 x |  |  | failed: one |" in page
+    assert "2026-01-02, a GPU, 2 threads, driver 580.1, cuda 13.0, cudnn 91900, Python 3.12" in page
+    lacking = page[page.index("Not measured yet:") :]
+    assert "* `table9_1000`: " in lacking
+    assert "* `table9_100`: " not in lacking
+    assert "no GPU was at hand" not in page
+
+
+def test_committed_records_of_a_gpu_are_of_a_gpu():
+    for name, found in performance.read(performance.RECORDS).items():
+        if name.endswith("_gpu"):
+            assert found["environment"]["driver"], name
+            assert found["environment"]["commit"], name
 
 
 def test_growth_is_the_slope_between_the_two_largest_values():

@@ -175,6 +175,19 @@ def test_settings_that_do_not_fit():
         TransformerDecoderHead(8, 5, **SMALL, input_projection=False)
 
 
+@pytest.mark.parametrize("make", [MLDecoder, TransformerDecoderHead])
+def test_a_head_whose_weights_are_bfloat16_computes_in_it_on_the_cpu(make):
+    """`model.to(torch.bfloat16)`, without autocast: close to the float32 head, in training and in evaluation."""
+    torch.manual_seed(0)
+    head = make(8, 5, dropout=0.0, **SMALL)
+    values = torch.randn(3, 6, 8)
+    for mode in (True, False):
+        expected = head.float().train(mode)(Tokens(values, (2, 3)))
+        found = head.bfloat16()(Tokens(values.bfloat16(), (2, 3)))
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.05)
+
+
 def test_on_the_cpu_attention_is_computed_in_float32_under_bfloat16():
     """The products around it are bfloat16; the softmax and its sums equal a float32 attention of what they gave."""
     torch.manual_seed(0)

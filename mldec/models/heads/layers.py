@@ -37,6 +37,7 @@ class MultiHeadAttention(nn.Module):
         """(B, Q, D). A query of batch size 1 is shared by all pictures, and projected once."""
         query, key, value = self._project(query_BQD, key_BTD, value_BTD)
         query = query.expand(key.shape[0], -1, -1, -1)
+        given = query.dtype
         p = self.dropout if self.training else 0.0
         if query.device.type == "cpu":
             # In bfloat16 torch's fused kernel is 10 to 20 times slower than in float32 on processors without AMX.
@@ -47,7 +48,7 @@ class MultiHeadAttention(nn.Module):
                 heads = dropout(_softmax(query, key), p, training=True) @ value
             else:
                 heads = F.scaled_dot_product_attention(query, key, value, dropout_p=p)
-        return self.out_proj(heads.transpose(1, 2).flatten(2))
+        return self.out_proj(heads.transpose(1, 2).flatten(2).to(given))
 
     def weights(self, query_BQD: Tensor, key_BTD: Tensor) -> Tensor:
         """The softmax of eq. 1 by head: (B, num_heads, Q, T), each row a distribution over the T tokens."""
