@@ -32,7 +32,7 @@ OWN = ("run", "format", "output", "weights", "fold_batch_norm", "preprocessing",
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    arguments = compose.parse(argv, own=OWN)
+    arguments = compose.parse(argv, own=OWN, config_dir=False)
     if arguments.help:
         print(HELP)
         return 0

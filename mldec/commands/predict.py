@@ -66,7 +66,7 @@ class Choice(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code: 1 if some pictures could not be read."""
-    arguments = compose.parse(argv, own=OWN)
+    arguments = compose.parse(argv, own=OWN, repeatable=("input",), config_dir=False)
     if arguments.help:
         print(HELP)
         return 0

@@ -49,6 +49,8 @@ class DatasetConfig(ComponentConfig):
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    #: The settings that are paths of files and folders.
+    paths: ClassVar[tuple[str, ...]] = ("root", "exclude", "cache")
 
     root: str | None
     image_size: Count = 448
@@ -89,6 +91,8 @@ class FilesConfig(DatasetConfig):
             are of val.
         labels: a text file with the label names in order, one a line; null: the labels of `train`.
     """
+
+    paths: ClassVar[tuple[str, ...]] = (*DatasetConfig.paths, "train", "val", "test", "labels")
 
     root: str | None = None
     train: str

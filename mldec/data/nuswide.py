@@ -45,6 +45,7 @@ class NusWideConfig(DatasetConfig):
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    paths: ClassVar[tuple[str, ...]] = (*DatasetConfig.paths, "pictures")
 
     root: str = "data/nuswide"
     layout: Literal["auto", "release", "csv"] = "auto"
