@@ -373,8 +373,8 @@ def _parsed(override: str) -> Any:
         return OverridesParser.create().parse_override(override)
     except (HydraException, ValueError, RecursionError) as error:  # ValueError: an integer of more than 4,300 digits
         raise ConfigError(
-            f"{shortened(override)}: cannot be read as key=value ({shortened(_readable(error), 400)}); quote values with "
-            f"spaces or special signs: {shortened(key_of(override))}=\"'…'\""
+            f"{shortened(override)}: cannot be read as key=value ({shortened(_readable(error), 400)}); quote values "
+            f"with spaces or special signs: {shortened(key_of(override))}=\"'…'\""
         ) from None
 
 

@@ -115,9 +115,8 @@ def _verify(arguments: compose.Arguments) -> int:
         home = os.path.abspath(config.folder)
         unlisted = [p for p in unlisted_pictures(indexes.values()) if os.path.relpath(p, home) not in left_out]
         if unlisted:
-            display.say(
-                f"{len(unlisted):,} pictures beside them that no annotation mentions, such as {printable_name(unlisted[0])}"
-            )
+            first = printable_name(unlisted[0])
+            display.say(f"{len(unlisted):,} pictures beside them that no annotation mentions, such as {first}")
     if not problems:
         return 0
     write_list(problems, output)

@@ -60,9 +60,8 @@ def main(argv: Sequence[str]) -> int:
     display = Display()
     runs = [read_run(source) for source in sources]
     output = file_for_output(own, "output", _default_output(runs), "report.html")
-    refuse_overwriting(
-        "output", [output], [path for run in runs for path in run.folder.glob("**/*.*") if _is_part(path)]
-    )
+    parts = (path for run in runs for path in run.folder.glob("**/*.*") if _is_part(path))
+    refuse_overwriting("output", [output], parts)
     measured: list[Measured | str] = []
     for source, run in zip(sources, runs, strict=True):
         folder = run.folder if len(runs) == 1 else None  # a comparison shows no thresholds

@@ -90,23 +90,28 @@ def _refuse_file_in_the_way(name: str, path: Path, folders: Iterable[Path]) -> N
 
 
 def refuse_overwriting(name: str, outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
-    """Raise ConfigError if a file that would be written is one that is read, under whatever name (links included)."""
-    read = {identity: path for path in inputs for identity in _identities(path)}
-    for output in outputs:
-        for identity in _identities(output):
-            if identity in read:
-                raise ConfigError(
-                    f"{name}: {shortened(output)} would be overwritten, and it is read as {shortened(read[identity])}; "
-                    f"name another {name}"
-                )
+    """Raise ConfigError if a file that would be written is one that is read, under whatever name, links included.
+
+    Args:
+        name: the option by which the output is named.
+        outputs, inputs: files, or folders, that need not exist.
+    """
+    written = {identity: path for path in outputs if (identity := _identity(path)) is not None}
+    if not written:  # what does not exist is nobody's
+        return
+    for path in inputs:
+        identity = _identity(path)
+        if identity is not None and (output := written.get(identity)) is not None:
+            raise ConfigError(
+                f"{name}: {shortened(output)} would be overwritten, and it is read as {shortened(path)}; "
+                f"name another {name}"
+            )
 
 
-def _identities(path: str | Path) -> list[object]:
-    """What two names of one file have in common: its resolved path and, if it exists, its device and inode."""
-    text = os.path.expanduser(os.fspath(path))
-    found: list[object] = [os.path.realpath(text)]
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """What all names of a file have in common: its device and inode; None where there is no such file."""
     try:
-        status = os.stat(text)
+        status = os.stat(os.path.expanduser(os.fspath(path)))
     except (OSError, ValueError):
-        return found
-    return [*found, (status.st_dev, status.st_ino)]
+        return None
+    return status.st_dev, status.st_ino

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal
 
 from mldec.config import ComponentConfig, Count, Range
 from mldec.data.index import ImageIndex
-from mldec.errors import ConfigError, DataError
+from mldec.errors import ConfigError, DataError, printable_name
 from mldec.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ def missing_pictures(index: ImageIndex) -> list[int]:
 
 def name_some(names: Iterable[str], total: int, most: int = 3) -> str:
     """The first few of `total` names: `a, b, c, …`."""
-    shown = [name for _, name in zip(range(most), names, strict=False)]
+    shown = [printable_name(name) for _, name in zip(range(most), names, strict=False)]
     return ", ".join(shown) + (", …" if total > len(shown) else "")
 
 
@@ -249,7 +249,7 @@ def listing(root: str) -> str:
     if not os.path.isdir(root):
         return "no such folder"
     entries = (entry for entry in os.scandir(root) if not entry.name.startswith("."))
-    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
+    names = sorted(printable_name(entry.name) + ("/" if entry.is_dir() else "") for entry in entries)
     if not names:
         return "an empty folder"
     return ", ".join(names[:12]) + (f", and {len(names) - 12} more" if len(names) > 12 else "")

@@ -88,7 +88,7 @@ def test_split_refuses_what_it_cannot_do_and_overwrites_nothing(tmp_path, capsys
     write_table(tmp_path)
     for words, message in [
         (["table=all.csv", "train=0.5"], "at least two shares that sum to 1"),
-        (["table=all.csv", "train=x"], "train=x: expected a share"),
+        (["table=all.csv", "train=x"], "train=x: expected a number from 0 to 1"),
         (["table=none.csv"], "no such file"),
         (["train=0.5"], "say which table"),
         (["table=all.csv", "seed=-1"], "seed=-1: expected a whole number of at least 0"),
