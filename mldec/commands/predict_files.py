@@ -171,11 +171,8 @@ def _matches(pattern: str, passed: _PassedOver) -> Iterator[str]:
 
     for path in glob.iglob(pattern, recursive=True):
         parts = path.split(os.sep)
-        if (
-            not parts[-1].startswith("._")
-            and "__MACOSX" not in parts[len(fixed) :]
-            and not is_drawn("/".join(parts[:-1]))
-        ):
+        added_by_mac = parts[-1].startswith("._") or "__MACOSX" in parts[len(fixed) :]
+        if not added_by_mac and not is_drawn(os.path.dirname(path)):
             yield path
 
 
@@ -239,9 +236,10 @@ def check_place(place: Place, paths: Sequence[str], files: Sequence[str], *, dra
             continue
         inside = {path for path in map(os.path.dirname, paths) if _is_within(os.path.realpath(path or "."), folder)}
         if inside:
+            first = printable_name(sorted(inside)[0])
             raise ConfigError(
-                f"output={shortened(place.folder)}: {name}=… is drawn into {shortened(place.folder / name)}, which holds "
-                f"images that are read ({printable_name(sorted(inside)[0])}); name another output"
+                f"output={shortened(place.folder)}: {name}=… is drawn into its folder {name}, which holds images that "
+                f"are read ({first}); name another output"
             )
 
 
