@@ -264,10 +264,10 @@ def _extent(response: Any, part: str, have: int, noted: int | None) -> tuple[int
         return 0, total
     content_range = (response.headers.get("Content-Range") or "").strip()
     match = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", content_range)
-    if match is None or int(match[1]) != have or match[2] not in ("*", str(noted)):
+    if match is None or int(match[1]) != have or (noted is not None and match[2] not in ("*", str(noted))):
         remove(part)
         raise TransferError("the server sent another part of the file than was asked for")
-    return have, noted
+    return have, whole_number(match[2]) if noted is None else noted
 
 
 def _check_offer(url: str, headers: Message, total: int | None, size: int | None) -> None:
