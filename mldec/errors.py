@@ -12,6 +12,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all control characters
 # direction (Unicode TR9), line and paragraph separators, and surrogates, which stand for bytes that are no UTF-8.
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _DIGITS = re.compile("[0-9]{1,18}")  # ASCII alone: int() and str.isdigit() take other scripts' digits, and superscripts
+_LONG_WORD = re.compile(r"\S{400,}")
 LONGEST_SHOWN = 80  # characters of a wrong value that an error repeats
 
 
@@ -71,6 +72,11 @@ def shortened(value: object, most: int = LONGEST_SHOWN) -> str:
     except ValueError:  # of an integer with more digits than Python converts
         return "an integer of thousands of digits"
     return printable_name(text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)")
+
+
+def without_long_words(text: str) -> str:
+    """`text` with its longest words cut: a value of 5,000 digits, a name of as many letters."""
+    return _LONG_WORD.sub(lambda found: f"{found[0][:LONGEST_SHOWN]}… ({len(found[0]):,} characters)", text)
 
 
 def whole_number(text: str) -> int | None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import mldec
 from mldec.commands import compose
-from mldec.errors import ConfigError, MldecError, printable, shortened, suggest
+from mldec.errors import ConfigError, MldecError, printable, shortened, suggest, without_long_words
 
 #: Doors by name; each is the module `mldec.commands.<name>`, or the one that MODULES says, with `HELP` and
 #: `main(arguments) -> exit code`.
@@ -73,7 +73,7 @@ def run(argv: Sequence[str]) -> int:
             traceback.print_exc()
         # Of several processes each says which it is: all find the same mistake, or one alone has trouble.
         which = f"[process {rank}] " if (rank := os.environ.get("RANK", "0")) != "0" else ""
-        print(f"{which}error: {printable(str(error))}", file=sys.stderr)
+        print(f"{which}error: {without_long_words(printable(str(error)))}", file=sys.stderr)
         if isinstance(error, MldecError):
             return error.exit_code
         return 2 if error.errno in WRONG_PLACES else 1
