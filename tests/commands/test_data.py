@@ -385,7 +385,9 @@ def test_resuming_on_other_labels_is_said(tmp_path, capsys):
     assert run(["train", "dataset=table", f"dataset.train={table}", *words]) == 0
     capsys.readouterr()
     table.write_text(table.read_text().replace("pictures/1.jpg,dog", "pictures/1.jpg,cat"))
-    assert run(["train", "resume=run"]) == 0
+    assert run(["train", "resume=run"]) == 2
+    assert "the train images or labels are not those that run began with" in capsys.readouterr().err
+    assert run(["train", "resume=run", "allow_other_data=true"]) == 0
     assert (
         "warning: the train pictures or their labels are not those that this run began with" in capsys.readouterr().out
     )
