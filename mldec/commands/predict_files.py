@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mldec.commands.words import listed, refuse_overwriting
+from mldec.commands.words import check_writable_place, listed, refuse_overwriting
 from mldec.errors import ConfigError, DataError, printable_name, shortened
 
 ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif"}
@@ -199,9 +199,7 @@ def find_place(output: str | None, form: str | None) -> Place | None:
             raise ConfigError(f"format={form} needs a place: output=DIR, or a file: output=predictions.{form}")
         return None
     path = Path(output).expanduser()
-    for parent in path.parents:
-        if os.path.lexists(parent) and not parent.is_dir():
-            raise ConfigError(f"output={shortened(output)}: {shortened(parent)} is a file; name a folder that is none")
+    check_writable_place("output", path, path.parents)
     ending = path.suffix.lower().removeprefix(".")
     if ending in FORMATS and not path.is_dir():
         if form not in (None, ending):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,7 +70,7 @@ def listed(text: str) -> list[str]:
 def folder_for_output(own: Mapping[str, str], name: str, default: str | Path) -> Path:
     """The folder that an option names, which need not exist yet. Raises ConfigError where a file is in the way."""
     path = Path(own.get(name, default)).expanduser()
-    _refuse_file_in_the_way(name, path, [path, *path.parents])
+    check_writable_place(name, path, [path, *path.parents])
     return path
 
 
@@ -78,11 +79,17 @@ def file_for_output(own: Mapping[str, str], name: str, default: str | Path, exam
     path = Path(own.get(name, default)).expanduser()
     if path.is_dir():
         raise ConfigError(f"{name}={shortened(path)}: is a folder; name a file in it, such as {path / example}")
-    _refuse_file_in_the_way(name, path, path.parents)
+    check_writable_place(name, path, path.parents)
     return path
 
 
-def _refuse_file_in_the_way(name: str, path: Path, folders: Iterable[Path]) -> None:
+def check_writable_place(name: str, path: Path, folders: Iterable[Path]) -> None:
+    """Raise ConfigError if a file stands where a folder of `folders` should, or no system takes such a name."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
+            raise ConfigError(f"{name}={shortened(path)}: {error.strerror}; name another place") from None
     for folder in folders:
         if os.path.lexists(folder) and not folder.is_dir():
             shown = "is a file" if folder == path else f"{shortened(folder)} is a file"

@@ -78,7 +78,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str], *named: str) -
     assert code == 2, (shown, code, error)
     assert "".join(lines[:1]).startswith("error: "), (shown, error)
     assert "Traceback" not in error
-    assert len(error) < 2000, (shown, len(error))
+    assert len(error) < 4000, (shown, len(error))
     for name in named:
         assert name in error, (shown, error)
     return error
@@ -197,7 +197,7 @@ def test_consent_without_what_it_consents_to_is_an_error(place, capsys):
 
 
 def test_an_option_typed_twice_with_two_values_is_an_error(place, capsys):
-    assert "top_k=2: typed before as top_k=1" in refused(["predict", "run=x", "top_k=1", "top_k=2"], capsys)
+    assert "top_k=2: typed twice, before as top_k=1" in refused(["predict", "run=x", "top_k=1", "top_k=2"], capsys)
     parsed = compose.parse(["input=a", "input=b", "run=x", "run=x"], own=("input", "run"), repeatable=("input",))
     assert parsed.own == {"input": "b", "run": "x"}
 
@@ -227,6 +227,8 @@ def test_booleans_are_true_or_false(text):
         b"just text",
         b"name: 'never closed",
         b"seed: " + b"9" * 5000,
+        b"seed: 0x" + b"f" * 5000,
+        b"dataset: 0x" + b"f" * 5000,
         b"defaults: 3\n",
         b"defaults:\n  - {a: {b: c}}\n",
         b"? {a: 1}\n: 2\n",
@@ -271,7 +273,7 @@ def test_a_plugin_that_is_no_module_is_one_error_line(name, place, capsys):
 
 
 @given(st.text(max_size=30) | st.from_regex(r"[0-9]{1,30}", fullmatch=True))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_whole_number_is_ascii_digits_and_nothing_else(text):
     value = whole_number(text)
     expected = text.isascii() and text.isdigit() and len(text) <= 18
@@ -280,7 +282,7 @@ def test_a_whole_number_is_ascii_digits_and_nothing_else(text):
 
 
 @given(st.text(max_size=40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_number_is_what_python_reads_of_plain_ones_or_none(text):
     value = words.number(text)
     if value is not None:
@@ -289,7 +291,7 @@ def test_a_number_is_what_python_reads_of_plain_ones_or_none(text):
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=60))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_what_is_printed_of_a_name_can_be_encoded_and_moves_nothing(text):
     shown = printable_name(text)
     shown.encode()
@@ -379,7 +381,7 @@ def test_a_run_goes_on_with_other_images_only_if_that_is_asked_for(projects, cap
 def test_a_project_that_was_moved_is_named_and_found_again(projects, monkeypatch, capsys):
     (projects / "one").rename(projects / "moved")
     monkeypatch.chdir(projects / "moved")
-    refused(["evaluate", "run=run"], capsys, "train.csv")
+    refused(["evaluate", "run=run"], capsys, "val.csv: no such file")
     there = ["dataset.train=train.csv", "dataset.val=val.csv"]
     assert run(["evaluate", "run=run", *there, "output=found"]) == 0
     assert images(Path("found")) == 5
