@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from mldec.errors import ConfigError, brief, suggest
+from mldec.errors import ConfigError, brief, shortened, suggest
 from mldec.registry import REGISTRIES
 
 
@@ -193,6 +193,8 @@ def describe_type(annotation: Any) -> str:
     )
 
 
+LARGEST_INT = 2**64  # of settings: what numpy, torch and printing take
+
 _INVALID = object()
 SHOWN = 20  # settings that there are not, of one component
 _UNIONS = (typing.Union, types.UnionType)
@@ -200,7 +202,7 @@ _UNIONS = (typing.Union, types.UnionType)
 
 def _dataclass(value: Any, cls: type, path: str, problems: list[str], owner: str = "") -> Any:
     if not isinstance(value, Mapping):
-        problems.append(f"{path}={brief(value)}: expected settings (key: value), found {_kind(value)}")
+        problems.append(f"{path}={shortened(value, 400)}: expected settings (key: value), found {_kind(value)}")
         return _INVALID
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -229,7 +231,7 @@ def _dataclass(value: Any, cls: type, path: str, problems: list[str], owner: str
 def _component(value: Any, group: str, problems: list[str]) -> Any:
     registry = REGISTRIES[group]
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-        problems.append(f"{group}: needs `name`, one of {', '.join(registry.names())}; found {brief(value)}")
+        problems.append(f"{group}: needs `name`, one of {', '.join(registry.names())}; found {shortened(value, 400)}")
         return _INVALID
     try:
         component = registry[value["name"]]
@@ -248,7 +250,7 @@ def _convert(value: Any, annotation: Any, path: str, problems: list[str]) -> Any
         return None if value is None and optional else _dataclass(value, settings, path, problems)
     converted = _fit(value, annotation)
     if converted is _INVALID:
-        problems.append(f"{path}={brief(value)}: expected {describe_type(annotation)}, found {_kind(value)}")
+        problems.append(f"{path}={shortened(value, 400)}: expected {describe_type(annotation)}, found {_kind(value)}")
     return converted
 
 
@@ -295,7 +297,8 @@ def _fit(value: Any, annotation: Any) -> Any:
             return _INVALID
         return number if math.isfinite(number) else _INVALID
     if annotation is int:
-        return value if isinstance(value, int) and not isinstance(value, bool) else _INVALID
+        is_int = isinstance(value, int) and not isinstance(value, bool)
+        return value if is_int and abs(value) < LARGEST_INT else _INVALID
     if annotation in (str, bool):
         return value if isinstance(value, annotation) else _INVALID
     raise TypeError(f"config fields may not have the type {annotation}")
@@ -309,7 +312,7 @@ def _kind(value: Any) -> str:
     if isinstance(value, Mapping):
         return "nested settings"
     names = {int: "a whole number", float: "a number", str: "text", list: "a list", tuple: "a list"}
-    return f"{names.get(type(value), type(value).__name__)} ({brief(value)})"
+    return f"{names.get(type(value), type(value).__name__)} ({shortened(value, 400)})"
 
 
 def _join(path: str, key: str) -> str:

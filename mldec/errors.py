@@ -11,8 +11,13 @@ from typing import Any
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all control characters but tab and newline
 
 SURROGATE = re.compile(r"[\ud800-\udfff]")  # in text: a byte that is not UTF-8 (PEP 383), or half of a UTF-16 pair
-
 MAX_OPTIONS, MAX_COMPARED = 5000, 200  # that a word is compared with, and its letters: comparing takes long
+# What a terminal must not be given as it is: control characters but tab and newline, marks and overrides of the text
+# direction (Unicode TR9), line and paragraph separators, and surrogates, which stand for bytes that are no UTF-8.
+_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_DIGITS = re.compile("[0-9]{1,18}")  # ASCII alone: int() and str.isdigit() take other scripts' digits, and superscripts
+_LONG_WORD = re.compile(r"\S{400,}")
+LONGEST_SHOWN = 80  # characters of a wrong value that an error repeats
 
 
 class MldecError(Exception):
@@ -92,12 +97,16 @@ def suggest(word: str, options: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` for a terminal: control characters, which could move the cursor or hide what was said, as their codes.
+    """`text` for a terminal or a log: whatever could move the cursor, reorder or hide text, as its code (`\\x1b`).
 
-    So are bytes of a file name that are not UTF-8 and halves of characters, which no terminal can be sent.
+    Newlines and tabs stay, for messages of several lines; see `printable_name`.
     """
-    text = SURROGATE.sub(_code_of_surrogate, text)
-    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return _UNSAFE.sub(_code, text)
+
+
+def printable_name(name: object) -> str:
+    """A file name or label for a terminal or a log: as `printable`, and on one line."""
+    return printable(str(name).replace("\n", "\\n").replace("\t", "\\t"))
 
 
 def shown(value: object, most: int = 80) -> str:
@@ -109,6 +118,24 @@ def shown(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-def _code_of_surrogate(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+def shortened(value: object, most: int = LONGEST_SHOWN) -> str:
+    """A wrong value as an error repeats it: on one line, and not all of its 5,000 digits."""
+    text = value if isinstance(value, str) else brief(value, most)
+    return printable_name(text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)")
+
+
+def without_long_words(text: str) -> str:
+    """`text` with its longest words cut: a value of 5,000 digits, a name of as many letters."""
+    return _LONG_WORD.sub(lambda found: f"{found[0][:LONGEST_SHOWN]}… ({len(found[0]):,} characters)", text)
+
+
+def whole_number(text: str) -> int | None:
+    """The integer of at least 0 that `text` holds in at most 18 ASCII digits, and nothing else; None otherwise."""
+    return int(text) if _DIGITS.fullmatch(text) else None
+
+
+def _code(found: re.Match[str]) -> str:
+    value = ord(found[0])
+    if 0xDC80 <= value <= 0xDCFF:  # the byte that it stands for
+        value -= 0xDC00
+    return f"\\x{value:02x}" if value < 0x100 else f"\\u{value:04x}"

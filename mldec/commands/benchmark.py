@@ -7,11 +7,15 @@ import datetime
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mldec.commands import compose
 from mldec.commands.benchmark_subjects import REPORT_WORDS, SUBJECTS
-from mldec.errors import ConfigError, DataError, suggest
+from mldec.commands.words import file_for_output, refuse_overwriting
+from mldec.errors import ConfigError, DataError, shortened, suggest
+
+if TYPE_CHECKING:
+    from mldec.benchmarks.figure import Figure
 
 HELP = """usage: mldec benchmark SUBJECT [word=value …] [output=FILE] [page=FILE] [compare=FILE]
 
@@ -21,7 +25,7 @@ all
   output=FILE    write the figures, device and versions as JSON
   page=FILE      write them as a page of Markdown
   compare=FILE   show ratios to the figures of an earlier output
-all but model and startup
+all but ema, model and startup
   scale=0.01     a part of the size, to see that it runs; targets belong to scale=1
   repeats=3      rounds, in which all are measured in turn; the median counts
   seconds=1      about how long each rate is measured in a round
@@ -51,22 +55,23 @@ def main(argv: Sequence[str]) -> int:
         print(HELP.format(subjects="\n".join(f"{name:<8} {subject.what}" for name, subject in SUBJECTS.items())))
         return 0
     if argv[0] not in SUBJECTS:
-        raise ConfigError(f"{argv[0]}: no such subject; {suggest(argv[0], SUBJECTS)}")
+        raise ConfigError(f"{shortened(argv[0])}: no such subject; {suggest(argv[0][:80], SUBJECTS)}")
     subject = SUBJECTS[argv[0]]
-    arguments = compose.parse(argv[1:], own=(*subject.words, *REPORT_WORDS))
+    arguments = compose.parse(argv[1:], own=(*subject.words, *REPORT_WORDS), multirun=True)
     if arguments.help:
         return main([])
     if arguments.multirun:
         raise ConfigError("-m: a benchmark is one run; several values go into heads=a,b and labels=1,2")
     own = arguments.own
-    for key in ("output", "page"):
-        if key in own and Path(own[key]).is_dir():
-            raise ConfigError(f"{key}={own[key]}: is a directory; name a file in it")
-    from mldec.benchmarks.figure import Figure, as_grid, as_table
+    output = file_for_output(own, "output", "", "figures.json") if "output" in own else None
+    page = file_for_output(own, "page", "", "figures.md") if "page" in own else None
+    for name, path in (("output", output), ("page", page)):
+        refuse_overwriting(name, [path] if path else [], [own["compare"]] if "compare" in own else [])
+    from mldec.benchmarks.figure import as_grid, as_table
     from mldec.engine import tracking
     from mldec.engine.device import choose_device, choose_precision
 
-    earlier = [Figure(**figure) for figure in _read(Path(own["compare"]))["figures"]] if "compare" in own else []
+    earlier = _read(Path(own["compare"])) if "compare" in own else []
     figures, name, details, precision = subject.measure(arguments)
     table = as_grid(figures) if subject.grid else as_table(figures, earlier)
     if subject.grid and earlier:
@@ -80,24 +85,29 @@ def main(argv: Sequence[str]) -> int:
         **details,
         "figures": [dataclasses.asdict(figure) for figure in figures],
     }
-    if "output" in own:
-        tracking.write_json(Path(own["output"]), record)
-    if "page" in own:
-        tracking.write_text(Path(own["page"]), _page(argv, record, table))
+    if output is not None:
+        tracking.write_json(output, record)
+    if page is not None:
+        tracking.write_text(page, _page(argv, record, table))
     return 0
 
 
 # Records and pages ----------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> list[Figure]:
+    from mldec.benchmarks.figure import Figure
+
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(record.get("figures"), list):
             raise ValueError("no figures in it")
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"compare={path}: is no output of mldec benchmark: {error}") from None
-    return record
+        figures = [Figure(**figure) for figure in record["figures"]]
+        if not all(isinstance(f.name, str) and isinstance(f.value, (int, float, type(None))) for f in figures):
+            raise ValueError("a figure of it has no name, or no number as its value")
+        return figures
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"compare={shortened(path)}: is no output of mldec benchmark: {shortened(error)}") from None
 
 
 def _page(argv: Sequence[str], record: dict[str, Any], table: str) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mldec.commands import compose
+from mldec.commands.words import number, switch, whole
 from mldec.config import Config, build_config
-from mldec.errors import ConfigError, suggest
+from mldec.errors import ConfigError, shortened, suggest
 from mldec.registry import HEADS
 
 if TYPE_CHECKING:  # torch is only imported where something is measured
@@ -88,6 +89,7 @@ def _measure_augment(arguments: compose.Arguments) -> Measured:
 def _measure_ema(arguments: compose.Arguments) -> Measured:
     from mldec.benchmarks.ema import measure
 
+    _refuse_scale(arguments, "the networks of ema have one size")
     small = _runtime(arguments)
     _prepare(small)
     paper = ["experiment=coco_tresnet_l", "backbone.pretrained=false"]
@@ -115,6 +117,7 @@ def _measure_loader(arguments: compose.Arguments) -> Measured:
     if not any(word.startswith("experiment=") for word in arguments.overrides):
         _prepare(_runtime(arguments))
         return Measured(measure(scale=_number(own, "scale", 1.0), workers=workers, **words), "cpu", {})
+    _refuse_scale(arguments, "an experiment's images are as many as they are")
     config = _experiment(arguments, "digits")
     index = build.build_split(config, "train", quiet=True)
     augment = build.build_augment(config)
@@ -146,6 +149,11 @@ def _experiment(arguments: compose.Arguments, default: str) -> Config:
     words = arguments.overrides if named else (f"experiment={default}", *arguments.overrides)
     compose.load_components(arguments.plugins)
     return build_config(compose.compose(words, arguments.config_dir))
+
+
+def _refuse_scale(arguments: compose.Arguments, why: str) -> None:
+    if "scale" in arguments.own:
+        raise ConfigError(f"scale={shortened(arguments.own['scale'])}: has no effect here, {why}; leave it out")
 
 
 def _prepare(config: Config) -> tuple[torch.device, torch.dtype]:
@@ -185,13 +193,11 @@ def _measure_data(arguments: compose.Arguments) -> Measured:
 def _measure_model(arguments: compose.Arguments) -> Measured:
     own = arguments.own
     repeats, seconds = _whole("repeats", own.get("repeats", "3")), _number(own, "seconds", 2.0)
-    largest_batch = own.get("largest_batch", "true")
-    if largest_batch not in ("true", "false"):
-        raise ConfigError(f"largest_batch={largest_batch}: expected true or false")
+    largest_batch = switch(own, "largest_batch", True)
     cases = _cases(arguments)
     from mldec.benchmarks.model import measure
 
-    figures = measure(cases, repeats=repeats, seconds=seconds, largest_batch=largest_batch == "true")
+    figures = measure(cases, repeats=repeats, seconds=seconds, largest_batch=largest_batch)
     described = [
         {
             "title": case.title,
@@ -285,18 +291,13 @@ def _listed(own: Mapping[str, str], name: str) -> list[str]:
 
 
 def _whole(name: str, word: str) -> int:
-    if not word.isdecimal() or not 1 <= int(word) <= 10**6:
-        raise ConfigError(f"{name}={word}: expected a whole number of at least 1")
-    return int(word)
+    return whole(word, name, most=10**6)
 
 
 def _number(own: Mapping[str, str], name: str, default: float) -> float:
-    try:
-        value = float(own.get(name, default))
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 1000:
-        raise ConfigError(f"{name}={own[name]}: expected a number above 0")
+    value = default if name not in own else number(own[name])
+    if value is None or not 0 < value <= 1000:
+        raise ConfigError(f"{name}={shortened(own[name])}: expected a number above 0 and at most 1000")
     return value
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import mldec
 from mldec.config import from_stored
 from mldec.engine import settings_file
-from mldec.errors import ConfigError, suggest
+from mldec.errors import ConfigError, shortened, suggest
 from mldec.registry import REGISTRIES
 
 GROUPS = (*REGISTRIES, "runtime", "protocol")
@@ -43,44 +43,77 @@ class Arguments:
     help: bool = False
 
 
-def parse(argv: Sequence[str], own: Sequence[str] = (), flags: Sequence[str] = ()) -> Arguments:
+def parse(
+    argv: Sequence[str],
+    own: Sequence[str] = (),
+    flags: Sequence[str] = (),
+    *,
+    repeatable: Sequence[str] = (),
+    multirun: bool = False,
+    config_dir: bool = True,
+) -> Arguments:
     """Sort a command line into overrides and the command's `own` words (`word=value`).
 
     A flag such as --fix is an own word that is "true".
 
-    Raises ConfigError for an option that does not exist and for a word that is no `key=value`.
+    Args:
+        repeatable: own words that may be typed several times; the command reads them from `argv` itself.
+        multirun: whether -m means something to the command.
+        config_dir: whether --config-dir means something to the command.
+
+    Raises ConfigError for an option that does not exist or has no effect, for a word that is no `key=value`, and for
+    an own word that is empty or typed twice with different values.
     """
     overrides, words = [], {}
     plugins: tuple[str, ...] = ()
     options: dict[str, Any] = {}
     for position, argument in enumerate(argv):
         name, separator, value = argument.partition("=")
+        if "\0" in argument:
+            raise ConfigError(f"{shortened(argument)}: holds a zero byte, which no name or value may")
         if argument in ("-h", "--help"):
             options["help"] = True
         elif argument in ("-m", "--multirun"):
+            if not multirun:
+                raise ConfigError(f"{argument}: has no effect here; only mldec train runs several combinations")
             options["multirun"] = True
         elif name == "--config-dir" and separator:
-            if not Path(value).expanduser().is_dir():
-                raise ConfigError(f"{argument}: no such folder")
+            if not config_dir:
+                raise ConfigError(f"{shortened(argument)}: has no effect here; this command composes no experiment")
+            if not os.path.isdir(os.path.expanduser(value)):
+                raise ConfigError(f"{shortened(argument)}: no such folder")
             options["config_dir"] = value
         elif argument in flags:
             words[argument.lstrip("-")] = "true"
         elif argument.startswith("-"):
-            known = ("--help", "--multirun", "--config-dir=DIR", *flags)
-            raise ConfigError(f"{argument}: no such option; {suggest(argument, known)}")
+            known = ("--help", *(("--multirun",) if multirun else ()), "--config-dir=DIR", *flags)
+            raise ConfigError(f"{shortened(argument)}: no such option; {suggest(argument[:80], known)}")
         elif not separator and not argument.startswith("~"):
             raise ConfigError(
-                f"{argument} (word {position + 1}): expected key=value, as in schedule.epochs=10 or head=gap"
+                f"{shortened(argument)} (word {position + 1}): expected key=value, as in schedule.epochs=10 or head=gap"
             )
         elif _debug_switch(argument) is not None:
             continue  # for `wants_traceback`; any other value of debug is a choice of the group
         elif name == "plugins":
             plugins = tuple(module.strip() for module in value.strip("[]").split(",") if module.strip())
         elif name in own:
+            _check_own(name, value, None if name in repeatable else words.get(name))
             words[name] = value
         else:
             overrides.append(argument)
     return Arguments(tuple(overrides), words, plugins, **options)
+
+
+def _check_own(name: str, value: str, earlier: str | None) -> None:
+    """Raise ConfigError for a value that cannot be meant."""
+    if not value.strip():
+        raise ConfigError(f"{name}=: empty; type a value, or leave it out")
+    if earlier is not None and earlier != value:
+        raise ConfigError(
+            f"{name}={shortened(value)}: typed twice, before as {name}={shortened(earlier)}; leave one out"
+        )
+    if value.startswith("~") and os.path.expanduser(value) == value:
+        raise ConfigError(f"{name}={shortened(value)}: there is no user of that name; type the path in full, or ./~…")
 
 
 def wants_traceback(argv: Sequence[str]) -> bool:
@@ -91,18 +124,25 @@ def wants_traceback(argv: Sequence[str]) -> bool:
 def load_components(plugins: Sequence[str]) -> None:
     """Fill the registries: our own components, then the modules that the user named.
 
-    Raises ConfigError if a module is not there.
+    Raises ConfigError if a module is not there, or if importing it fails, however it fails.
     """
     importlib.import_module("mldec.engine.build")
     if plugins and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # python train.py finds modules beside it; the mldec script should too
     for module in plugins:
+        if not all(module.split(".")):  # relative, or with two dots
+            raise ConfigError(f"plugins={shortened(module)}: no name of a module; type it as in import: my_module")
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise ConfigError(
                 f"plugins={module}: {error}; is it on PYTHONPATH or in the folder you stand in?"
             ) from None
+        except (Exception, SystemExit) as error:  # code of the user's own, which may raise anything
+            raise ConfigError(
+                f"plugins={module}: importing it raised {type(error).__name__}: {_first_line(error)}{_where(error)}; "
+                "debug=true shows the traceback"
+            ) from error
 
 
 def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
@@ -127,8 +167,12 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str
         _refuse_hydra_settings(composed.hydra)
         experiment = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         mapping: dict[str, Any] = OmegaConf.to_container(experiment, resolve=True)  # type: ignore[assignment]
+    except ConfigError:
+        raise
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_readable(error)) from error
+    except Exception as error:  # the YAML of a folder of the user's own: binary, endless, of a wrong shape
+        raise _unreadable(error, config_dir) from error
     for forbidden in ("plugins", "resume"):
         if forbidden in mapping:
             raise ConfigError(f"{forbidden} may be set on the command line only, not in a config file")
@@ -360,16 +404,36 @@ def _parsed(override: str) -> Any:
 
     try:
         return OverridesParser.create().parse_override(override)
-    except HydraException as error:
+    except (HydraException, ValueError, RecursionError) as error:  # ValueError: an integer of more than 4,300 digits
         raise ConfigError(
-            f"{override}: cannot be read as key=value ({_readable(error)}); quote values with spaces or special signs: "
-            f"{key_of(override)}=\"'…'\""
+            f"{shortened(override)}: cannot be read as key=value ({shortened(_readable(error), 400)}); quote values "
+            f"with spaces or special signs: {shortened(key_of(override))}=\"'…'\""
         ) from None
 
 
 def key_of(override: str) -> str:
     """The key of an override: `dataset.root` of `+dataset.root=/data`."""
     return override.lstrip("+~").partition("=")[0]
+
+
+def _unreadable(error: Exception, config_dir: str | None) -> ConfigError:
+    """What to say of configs that Hydra or YAML stumble over."""
+    where = "the experiment cannot be composed" if config_dir is None else f"--config-dir={config_dir}: cannot be read"
+    if isinstance(error, RecursionError):
+        return ConfigError(f"{where}: a config file includes or refers to itself, or is nested too deeply")
+    return ConfigError(f"{where}: {type(error).__name__}: {_first_line(error)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return shortened(next(iter(str(error).splitlines()), "") or "no message", 200)
+
+
+def _where(error: BaseException) -> str:
+    """The file and line that raised `error`."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return "" if last is None else f" ({last.tb_frame.f_code.co_filename}:{last.tb_lineno})"
 
 
 def _value(override: str) -> str:

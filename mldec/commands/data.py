@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mldec.commands import compose
+from mldec.commands import compose, words
 from mldec.config import build_config
-from mldec.errors import ConfigError, DataError, RunError, suggest
+from mldec.errors import ConfigError, DataError, RunError, printable_name, suggest
 
 HELP = """usage: mldec data download dataset=NAME [root=DIR] [parallel=4]
        mldec data verify   dataset=NAME [root=DIR] [split=all] [--fix]
@@ -43,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if argv[0] not in works:
         raise ConfigError(f"{argv[0]}: mldec data cannot do that; {suggest(argv[0], works)}")
-    work, words = works[argv[0]], WORDS[argv[0]]
-    arguments = compose.parse(argv[1:], own=words, flags=("--fix",) if "fix" in words else ())
+    work, own = works[argv[0]], WORDS[argv[0]]
+    arguments = compose.parse(argv[1:], own=own, flags=("--fix",) if "fix" in own else ())
     if arguments.help:
         print(HELP)
         return 0
@@ -67,8 +67,9 @@ def _download(arguments: compose.Arguments) -> int:
     from mldec.data.sources import published
     from mldec.engine.display import Display
 
+    keep, parallel = words.switch(arguments.own, "keep"), _whole(arguments, "parallel", 4, most=100)
     config, display = _dataset(arguments), Display()
-    extra = tuple(part for part in arguments.own.get("extra", "").split(",") if part)
+    extra = tuple(words.listed(arguments.own.get("extra", "")))
     wanted = published(config.name, year=getattr(config, "year", None), extra=extra)
     if wanted.by_hand:
         display.say(wanted.by_hand)
@@ -78,8 +79,8 @@ def _download(arguments: compose.Arguments) -> int:
             done = fetch(
                 wanted.downloads,
                 config.folder,
-                parallel=_whole(arguments, "parallel", 4),
-                keep_archives=arguments.own.get("keep", "false").lower() == "true",
+                parallel=parallel,
+                keep_archives=keep,
                 on_bytes=on_bytes,
             )
         for line in done:
@@ -93,12 +94,16 @@ def _verify(arguments: compose.Arguments) -> int:
     from mldec.data.verify import unlisted_pictures, verify, write_exclusions, write_list
     from mldec.engine.display import Display
 
+    fix, workers = words.switch(arguments.own, "fix"), _workers(arguments)
     config, display = dataclasses.replace(_dataset(arguments), missing="ignore"), Display()
+    default = Path("outputs") / "data" / config.name / "problems.txt"
+    output = words.file_for_output(arguments.own, "output", default, "problems.txt")
+    words.refuse_overwriting("output", [output], _files(config))
     indexes = {split: _index(config, split) for split in _splits(arguments, config, "all")}
     problems = []
     for split, index in indexes.items():
         with display.bar(f"{config.name} {split}", len(index)) as bar:
-            found = verify(index, workers=_workers(arguments), on_done=bar.advance)
+            found = verify(index, workers=workers, on_done=bar.advance)
         problems += found
         display.say(f"{config.name} {split}: {len(index):,} pictures, {len(found):,} of them cannot be used")
         for problem in found[:SHOWN]:
@@ -110,13 +115,13 @@ def _verify(arguments: compose.Arguments) -> int:
         home = os.path.abspath(config.folder)
         unlisted = [p for p in unlisted_pictures(indexes.values()) if os.path.relpath(p, home) not in left_out]
         if unlisted:
-            display.say(f"{len(unlisted):,} pictures beside them that no annotation mentions, such as {unlisted[0]}")
+            first = printable_name(unlisted[0])
+            display.say(f"{len(unlisted):,} pictures beside them that no annotation mentions, such as {first}")
     if not problems:
         return 0
-    output = Path(arguments.own.get("output", Path("outputs") / "data" / config.name / "problems.txt"))
     write_list(problems, output)
     display.say(f"listed in {output}")
-    if arguments.own.get("fix") != "true":
+    if not fix:
         display.say("add --fix to leave them out of training (nothing is deleted)")
         return 1
     exclusions = Path(config.exclude or os.path.join(config.folder, EXCLUDED))
@@ -131,7 +136,7 @@ def _stats(arguments: compose.Arguments) -> int:
     from mldec.engine.tracking import write_json
 
     config, display = _dataset(arguments), Display()
-    folder = Path(arguments.own.get("output", Path("outputs") / "data" / config.name))
+    folder = words.folder_for_output(arguments.own, "output", Path("outputs") / "data" / config.name)
     for split in _splits(arguments, config, "train"):
         index = _index(config, split)
         with display.bar(f"{config.name} {split}", min(SAMPLE, len(index))) as bar:
@@ -157,14 +162,13 @@ def _split(arguments: compose.Arguments) -> int:
     if abs(sum(shares.values()) - 1) > 1e-6 or len(shares) < 2:
         shown = " ".join(f"{split}={share:g}" for split, share in shares.items())
         raise ConfigError(f"{shown}: at least two shares that sum to 1 are needed, as in train=0.8 val=0.1 test=0.1")
+    seed = _whole(arguments, "seed", 0, least=0)
     config = _dataset(arguments, choice="table", train=own["table"])
     index = read_table(config, "train")
-    parts = stratify(
-        index.positives, len(index.labels), list(shares.values()), seed=_whole(arguments, "seed", 0, least=0)
-    )
+    parts = stratify(index.positives, len(index.labels), list(shares.values()), seed=seed)
     table = open_table(config.file("train"))
     home = os.path.dirname(table.path) or "."
-    folder = Path(own.get("output", home))
+    folder = words.folder_for_output(own, "output", home)
     files = {split: folder / f"{split}{os.path.splitext(table.path)[1]}" for split in shares}
     taken = [str(file) for file in files.values() if file.exists()]
     if taken:
@@ -174,9 +178,9 @@ def _split(arguments: compose.Arguments) -> int:
         rows = (parts == number).nonzero()[0].tolist()
         write_table(table, rows, str(file))
         display.say(f"{split:<6} {len(rows):>9,} pictures   {file}")
-    words = " ".join(f"dataset.{split}={file}" for split, file in files.items())
+    settings = " ".join(f"dataset.{split}={file}" for split, file in files.items())
     root = "" if folder.resolve() == Path(home).resolve() and not config.root else f" dataset.root={config.folder}"
-    display.say(f"next: mldec train dataset=table {words}{root}{_typed(arguments, *files, 'root')}")
+    display.say(f"next: mldec train dataset=table {settings}{root}{_typed(arguments, *files, 'root')}")
     return 0
 
 
@@ -189,8 +193,9 @@ def _shrink(arguments: compose.Arguments) -> int:
     own = arguments.own
     if "output" not in own or "side" not in own:
         raise ConfigError("say how small and where to: side=256 output=FOLDER")
-    config, display, output = _dataset(arguments), Display(), Path(own["output"])
     side, quality = _whole(arguments, "side", 256), _whole(arguments, "quality", 90, most=100)
+    workers, output = _workers(arguments), words.folder_for_output(own, "output", "")
+    config, display = _dataset(arguments), Display()
     indexes = {split: _index(config, split) for split in config.splits}
     places = {split: os.path.relpath(index.root, os.path.abspath(config.folder)) for split, index in indexes.items()}
     outside = [split for split, place in places.items() if place.startswith("..")]
@@ -211,7 +216,7 @@ def _shrink(arguments: compose.Arguments) -> int:
                 problems += shrink(index, target, side=side, quality=quality, workers=workers, on_done=bar.advance)
         for place in plan.files:
             copy_regular(os.path.join(config.folder, place), output / place)
-        words = _adjust(config, output, places, plan.files)
+        settings = _adjust(config, output, places, plan.files)
     except OSError as error:
         raise RunError(
             f"output={output}: {error.strerror or error}; the files that are there are whole, and the same command "
@@ -223,9 +228,9 @@ def _shrink(arguments: compose.Arguments) -> int:
     total = sum(len(index) for index in indexes.values()) - len(problems)
     display.say(f"{total:,} pictures and {len(plan.files):,} other files in {output}")
     drop = " dataset.missing=drop" if problems else ""
-    new = [word.partition("=")[0].removeprefix("dataset.") for word in f"{words}{drop}".split()]
+    new = [word.partition("=")[0].removeprefix("dataset.") for word in f"{settings}{drop}".split()]
     typed = _typed(arguments, *new, "root", "cache")
-    display.say(f"next: mldec train dataset={config.name} dataset.root={output}{words}{typed}{drop}")
+    display.say(f"next: mldec train dataset={config.name} dataset.root={output}{settings}{typed}{drop}")
     if left_out:
         raise RunError(
             f"output={output}: all is there but {len(left_out):,} left out: {name_some(left_out, len(left_out))}"
@@ -260,7 +265,7 @@ def _adjust(config: Any, output: Path | None, places: dict[str, str], copied: Se
             if path.suffix == ".xml":
                 picture = str(path.parent.parent / "JPEGImages" / f"{path.stem}.jpg")
                 shrink_voc_xml(folder / path, new(picture), new(str(path)))
-    words = ""
+    settings = ""
     if isinstance(config, FilesConfig):
         taken = set(copied)
         for split, place in places.items():
@@ -271,11 +276,11 @@ def _adjust(config: Any, output: Path | None, places: dict[str, str], copied: Se
             taken.add(name)
             if isinstance(config, CocoJsonConfig):
                 shrink_coco_json(file, new(place), new(name))
-                words += f" dataset.{split}_pictures={new(place)}"
+                settings += f" dataset.{split}_pictures={new(place)}"
             elif output is not None:
                 copy_regular(file, output / name)
-            words += f" dataset.{split}={new(name)}"
-    return words
+            settings += f" dataset.{split}={new(name)}"
+    return settings
 
 
 # Words --------------------------------------------------------------------------------------------------------------
@@ -323,23 +328,19 @@ def _splits(arguments: compose.Arguments, config: Any, default: str) -> tuple[st
 
 
 def _workers(arguments: compose.Arguments) -> int:
-    return _whole(arguments, "workers", os.cpu_count() or 1)
+    return _whole(arguments, "workers", os.cpu_count() or 1, most=words.MOST_WORKERS)
 
 
 def _whole(arguments: compose.Arguments, name: str, default: int, *, least: int = 1, most: int = 10**9) -> int:
-    text = arguments.own.get(name, str(default))
-    if not text.isdigit() or not least <= int(text) <= most:
-        upper = "" if most == 10**9 else f" and at most {most}"
-        raise ConfigError(f"{name}={text}: expected a whole number of at least {least}{upper}")
-    return int(text)
+    return words.whole(arguments.own.get(name, str(default)), name, least=least, most=most)
+
+
+def _files(config: Any) -> list[str]:
+    """The files of a dataset that its settings name."""
+    named = (getattr(config, name, None) for name in ("train", "val", "test", "labels", "exclude"))
+    return [name for name in named if isinstance(name, str)]
 
 
 def _share(own: dict[str, str], name: str, default: float) -> float:
-    try:
-        # Naming one share names all: the others are 0 unless they are said, too.
-        value = float(own.get(name, 0.0 if {"train", "val", "test"} & set(own) else default))
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{name}={own[name]}: expected a share, 0 to 1")
-    return value
+    # Naming one share names all: the others are 0 unless they are said, too.
+    return words.share(own, name, 0.0 if {"train", "val", "test"} & set(own) else default)

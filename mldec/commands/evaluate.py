@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mldec.commands import compose
-from mldec.commands.words import one_of, switch
+from mldec.commands.words import folder_for_output, one_of, switch
 from mldec.config import Config, build_config, to_mapping
 from mldec.errors import ConfigError, DataError
 from mldec.labels import LabelSpace
@@ -33,7 +32,10 @@ HELP = """usage: mldec evaluate run=RUN [split=test] [weights=reported|ema|live]
   runtime.devices=4            as many processes, each with a device and a share of the pictures
   thresholds=true              with split=val: tune a threshold for each label on it and write RUN/thresholds.csv, as
                                training does at its best epoch
+  allow_other_data=true        measure although the images or labels are not those that the run recorded (data.json)
   output=DIR                   where metrics.json and per_class_ap.csv go; default RUN/evaluation/<dataset>_<split>"""
+
+OWN = ("run", "checkpoint", "split", "weights", "which", "thresholds", "allow_other_data", "output")
 
 #: How a dataset's pictures are shown to the network: a fact of the run.
 VIEW = ("image_size", "crop", "interpolation")
@@ -41,7 +43,7 @@ VIEW = ("image_size", "crop", "interpolation")
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    arguments = compose.parse(argv, own=("run", "checkpoint", "split", "weights", "which", "thresholds", "output"))
+    arguments = compose.parse(argv, own=OWN)
     if arguments.help:
         print(HELP)
         return 0
@@ -53,6 +55,9 @@ def main(argv: Sequence[str]) -> int:
     weights = one_of(own, "weights", ("reported", "ema", "live"), "reported")
     which = one_of(own, "which", ("best", "last"), "best")
     tunes = switch(own, "thresholds")
+    switch(own, "allow_other_data")
+    if "output" in own:
+        folder_for_output(own, "output", "")  # nothing is measured for a place where it cannot be written
     if tunes and split != "val":
         raise ConfigError(
             f"thresholds=true: they are tuned on val, and reported on others; type split=val, not {split}"
@@ -84,6 +89,7 @@ def _evaluate(
     from mldec.engine.device import choose_device, prepare_runtime
     from mldec.engine.display import Display
     from mldec.engine.evaluator import describe, write_per_class
+    from mldec.engine.same_data import check_same_data
     from mldec.engine.scoring import open_split, score_split
     from mldec.engine.thresholds import FILE, write_tuned
 
@@ -94,6 +100,9 @@ def _evaluate(
     prepare_runtime(config.runtime, device)
     display = Display(quiet=not team.leads)
     index, labels = open_split(restored, config, split)
+    typed, allowed = map(compose.key_of, arguments.overrides), switch(own, "allow_other_data")
+    if other := check_same_data(restored.path, split, index, overrides=typed, allowed=allowed):
+        display.say(f"note: {other}")
     if restored.classifier.words is not None:
         for sentence in _unused_words(config.head.words, restored.classifier, labels, arguments.overrides):
             display.say(f"warning: {sentence}")
@@ -102,7 +111,7 @@ def _evaluate(
     if not team.leads:
         return
     default = run_folder(restored.path) / "evaluation" / f"{config.dataset.name}_{split}"
-    folder = Path(own["output"]) if "output" in own else default
+    folder = folder_for_output(own, "output", default)
     record: dict[str, Any] = {
         "checkpoint": str(restored.path),
         "step": restored.step,

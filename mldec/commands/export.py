@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mldec.commands import compose
-from mldec.commands.words import one_of, switch
+from mldec.commands.words import folder_for_output, one_of, switch
 from mldec.errors import ConfigError
 
 HELP = """usage: mldec export run=RUN format=onnx|torch_export|safetensors [key=value …]
@@ -32,7 +32,7 @@ OWN = ("run", "format", "output", "weights", "fold_batch_norm", "preprocessing",
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    arguments = compose.parse(argv, own=OWN)
+    arguments = compose.parse(argv, own=OWN, config_dir=False)
     if arguments.help:
         print(HELP)
         return 0
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     weights: Any = one_of(own, "weights", ("reported", "ema", "live"), "reported")
     fold = switch(own, "fold_batch_norm")
     included = one_of(own, "preprocessing", ("described", "included"), "described") == "included"
-    output = Path(own["output"]).expanduser() if "output" in own else _default_folder(own["run"], formats)
+    output = folder_for_output(own, "output", "") if "output" in own else _default_folder(own["run"], formats)
     compose.load_components(arguments.plugins)
 
     from mldec.engine.display import Display

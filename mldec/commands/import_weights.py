@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mldec.commands import compose
+from mldec.commands.paths import with_absolute_paths
 from mldec.config import Config, build_config, to_mapping
 from mldec.errors import ConfigError, DataError, MldecError
 from mldec.labels import LabelSpace
@@ -61,6 +62,8 @@ def main(argv: Sequence[str]) -> int:
     found = read_published(Path(own["checkpoint"]).expanduser(), backbone=own.get("backbone"), key=own.get("key"))
     mapping, notes = compose_run(found, arguments)
     config = build_config(mapping)
+    if _names_data(arguments.overrides):
+        config = with_absolute_paths(config)
     build.check_config(config)
     labels, more = choose_labels(found, config, own.get("labels"), _names_data(arguments.overrides))
     classifier = build_within(lambda: build.build_bare_classifier(config, labels), found.tensors, found.source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -18,7 +19,9 @@ from mldec.errors import (
     describe_out_of_memory,
     is_out_of_memory,
     printable,
+    shortened,
     suggest,
+    without_long_words,
 )
 
 #: Doors by name; each is the module `mldec.commands.<name>`, or the one that MODULES says, with `HELP` and
@@ -37,6 +40,9 @@ COMMANDS = {
 }
 
 MODULES = {"import": "import_weights"}  # Python keeps the word for itself
+
+#: What the system says of a path that cannot be meant: bad input, while a full disk, say, is a failure.
+WRONG_PLACES = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.EINVAL}
 
 USAGE = """mldec {version}: multi-label image classification with ML-Decoder
 
@@ -65,20 +71,24 @@ def run(argv: Sequence[str]) -> int:
         print(mldec.__version__)
         return 0
     wants_traceback = compose.wants_traceback(argv) or os.environ.get("MLDEC_DEBUG") == "1"
-    logging.basicConfig(format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(handlers=[handler])
     # What takes long says what it is doing; of several processes (torchrun, runtime.devices) the first.
     logging.getLogger("mldec").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     try:
         with leave_on_signals():
             if argv[0] not in COMMANDS:
-                raise ConfigError(f"{argv[0]}: no such command; {suggest(argv[0], COMMANDS)}")
+                raise ConfigError(f"{shortened(argv[0])}: no such command; {suggest(argv[0][:80], COMMANDS)}")
             command = importlib.import_module(f"mldec.commands.{MODULES.get(argv[0], argv[0])}")
             return int(command.main(list(argv[1:])))
     except (MldecError, OSError) as error:  # OSError: a full disk, a folder that may not be written
         if wants_traceback:
             traceback.print_exc()
         _say(str(error))
-        return error.exit_code if isinstance(error, MldecError) else 1
+        if isinstance(error, MldecError):
+            return error.exit_code
+        return 2 if error.errno in WRONG_PLACES else 1
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -94,7 +104,14 @@ def run(argv: Sequence[str]) -> int:
 def _say(text: str) -> None:
     # Of several processes each says which it is: all find the same mistake, or one alone has trouble.
     which = f"[process {rank}] " if (rank := os.environ.get("RANK", "0")) != "0" else ""
-    print(f"{which}error: {printable(text)}", file=sys.stderr)
+    print(f"{which}error: {without_long_words(printable(text))}", file=sys.stderr)
+
+
+class _Printable(logging.Formatter):
+    """Warnings that name files and labels hold nothing that a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def usage() -> str:

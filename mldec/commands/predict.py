@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mldec.commands import compose
-from mldec.commands.predict_files import Place, find_inputs, find_place
-from mldec.commands.words import count, share, switch
+from mldec.commands.predict_files import MARKER, Place, check_place, find_inputs, find_place
+from mldec.commands.words import MOST_WORKERS, count, one_of, share, switch
 from mldec.config import build_config, to_mapping
-from mldec.errors import ConfigError, DataError
+from mldec.errors import ConfigError, DataError, printable_name, shortened
 
 HELP = """usage: mldec predict run=RUN input=PICTURE|FOLDER|PATTERN|@LIST|- [output=…] [key=value …]
        mldec predict run=RUN input=photos labels="zebra crossing,espresso"    # a zero-shot run
@@ -66,27 +68,31 @@ class Choice(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code: 1 if some pictures could not be read."""
-    arguments = compose.parse(argv, own=OWN)
+    arguments = compose.parse(argv, own=OWN, repeatable=("input",), config_dir=False)
     if arguments.help:
         print(HELP)
         return 0
     own = arguments.own
     for word in arguments.overrides:
         if not word.startswith(WORDS):
-            raise ConfigError(f"{word}: no such word of predict; it knows {', '.join(OWN)}, {WORDS}…")
+            raise ConfigError(f"{shortened(word)}: no such word of predict; it knows {', '.join(OWN)}, {WORDS}…")
     for needed in ("run", "input"):
         if needed not in own:
             raise ConfigError(f"{needed}=… is missing; mldec predict --help shows what is needed")
     choice = _choose(own)
     weights = own.get("weights", "reported" if own.get("thresholds") == "tuned" else "ema")
-    if weights not in ("ema", "live", "reported"):
-        raise ConfigError(f"weights={weights}: expected one of ema, live, reported")
+    one_of({"weights": weights}, "weights", ("ema", "live", "reported"), "")
     resume = switch(own, "resume") if "resume" in own else None
     place = find_place(own.get("output"), own.get("format"))
     for name, wanted in (("maps", choice.maps), ("pictures", choice.pictures)):
         if wanted and (place is None or place.folder is None):
             raise ConfigError(f"{name}={own[name]} needs a place for them: output=DIR")
-    paths = find_inputs([word.partition("=")[2] for word in argv if word.startswith("input=")])
+    sources = [word.partition("=")[2] for word in argv if word.startswith("input=")]
+    notes: list[str] = []
+    paths = find_inputs(sources, notes)
+    if place is not None:
+        drawings = [name for name, wanted in (("pictures", choice.pictures), ("maps", choice.maps)) if wanted]
+        check_place(place, paths, _files_read(own, sources), drawings=drawings)
     compose.load_components(arguments.plugins)
 
     from mldec.engine import lettering
@@ -106,6 +112,8 @@ def main(argv: Sequence[str]) -> int:
         more.append(f"pictures=true: the font lacks characters of {len(lost)} labels (first: {lost[0]}); font=FILE.ttf")
     for sentence in warnings + more + _unused(own, place, choice):
         display.say(f"warning: {sentence}")
+    for sentence in notes:
+        display.say(f"note: {sentence}")
     if choice.maps:
         predictor.check_maps(choice.maps)  # before a picture is scored
     display.say(f"{predictor.path}: {len(paths):,} pictures, {len(predictor.labels)} labels")
@@ -119,12 +127,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _choose(own: dict[str, str]) -> Choice:
     """What the words say, before anything is read."""
-    scores = own.get("scores", "listed")
-    if scores not in ("listed", "all"):
-        raise ConfigError(f"scores={scores}: expected listed or all")
-    workers = own.get("workers")
-    if workers is not None and not workers.isdecimal():
-        raise ConfigError(f"workers={workers}: expected a whole number, 0 for none")
+    scores = one_of(own, "scores", ("listed", "all"), "listed")
     return Choice(
         threshold=share(own, "threshold", 0.5),
         top_k=count(own, "top_k"),
@@ -132,7 +135,7 @@ def _choose(own: dict[str, str]) -> Choice:
         pictures=switch(own, "pictures"),
         maps=_maps(own.get("maps", "false")),
         batch_size=count(own, "batch_size") or 32,
-        workers=None if workers is None else int(workers),
+        workers=count(own, "workers", least=0, most=MOST_WORKERS),
     )
 
 
@@ -233,7 +236,7 @@ def _show(predictor: Any, paths: Sequence[str], choice: Choice, display: Any) ->
                     _say(path, predictor.name(scores, choice.threshold, choice.top_k), display)
             bar.advance(len(answers))
     for error in errors:
-        display.say(f"error: {_readable(error)}")
+        display.say(f"error: {printable_name(error)}")
     return len(errors)
 
 
@@ -246,16 +249,18 @@ def _write(
     settings: dict[str, Any],
     display: Any,
 ) -> int:
-    """Write what is found. Returns how many pictures could not be read."""
+    """Write what is found. Returns how many pictures could not be read or drawn."""
     from mldec.engine import predictions
 
-    journal_path = Path(f"{place.stem}.partial")
+    journal_path = place.journal
     journal = predictions.Journal(journal_path, settings, paths, resume)
-    if journal.done:
+    if journal.done or journal.changed:
         display.say(f"going on after {journal.done:,} pictures of a prediction that was interrupted")
-    finished = False
+    if journal.changed:
+        display.say(f"{journal.changed:,} images changed since they were scored and are scored again")
+    finished, undrawn = False, []
     try:
-        _fill(journal, predictor, paths, choice, place, display)
+        undrawn = _fill(journal, predictor, paths, choice, place, display)
         finished = True
     except BaseException:
         if journal.done:
@@ -271,7 +276,7 @@ def _write(
     for form, path in place.files.items():
         predictions.write(path, form, journal.records(), labels, all_scores=choice.all_scores)
         display.say(f"written to {path}")
-    broken_path = Path(f"{place.stem}.broken.csv")
+    broken_path = place.broken
     predictions.write_broken(broken_path, journal.records())
     for name, wanted in (("pictures", choice.pictures), ("maps", choice.maps)):
         if wanted and place.folder is not None:
@@ -280,19 +285,31 @@ def _write(
         display.say(f"{journal.broken:,} of {len(paths):,} pictures could not be read: {broken_path}")
         errors = (record["error"] for record in journal.records() if "error" in record)
         for _, error in zip(range(SHOWN_BROKEN), errors, strict=False):
-            display.say(f"error: {_readable(error)}")
+            display.say(f"error: {printable_name(error)}")
+    if undrawn:
+        display.say(f"{len(undrawn):,} of {len(paths):,} pictures could not be drawn; their scores are there")
+        for error in undrawn[:SHOWN_BROKEN]:
+            display.say(f"error: {printable_name(error)}")
     journal.close(finished=True)
-    return journal.broken
+    return journal.broken + len(undrawn)
 
 
-def _fill(journal: Any, predictor: Any, paths: Sequence[str], choice: Choice, place: Place, display: Any) -> None:
-    """Predict what the journal does not hold yet, and draw it."""
+def _fill(journal: Any, predictor: Any, paths: Sequence[str], choice: Choice, place: Place, display: Any) -> list[str]:
+    """Predict what the journal does not hold yet, and draw it. Returns why pictures could not be drawn."""
     from mldec.engine import predictions
 
     done, began = journal.done, time.monotonic()
     said, shown = began, 0
     common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    stream = predictor.stream(paths[done:], batch_size=choice.batch_size, workers=choice.workers)
+    stamps: deque[Any] = deque()
+    undrawn: list[str] = []
+
+    def stamped() -> Iterator[str]:
+        for number in list(journal.remaining):
+            stamps.append(predictions.stamp(paths[number]))  # before it is read: what is replaced later differs
+            yield paths[number]
+
+    stream = predictor.stream(stamped(), batch_size=choice.batch_size, workers=choice.workers)
     with display.bar("predicting", len(paths), done) as bar:
         for answers in stream:
             records = []
@@ -300,38 +317,60 @@ def _fill(journal: Any, predictor: Any, paths: Sequence[str], choice: Choice, pl
                 labels = {}
                 if answer.scores is not None:
                     labels = predictor.name(answer.scores, choice.threshold, choice.top_k)
-                    _draw(predictor, answer.picture, labels, choice, place, common)
+                    if reason := _draw(predictor, answer.picture, labels, choice, place, common):
+                        undrawn.append(reason)
                     shown += 1
                     if shown <= SHOWN:
                         _say(answer.picture, labels, display)
                     elif shown == SHOWN + 1:
                         display.say("…")
                 records.append(predictions.to_record(answer, labels, keep_scores=choice.all_scores))
-            journal.add(records)
+            journal.add(records, [stamps.popleft() for _ in records])
             rate = (journal.done - done) / max(time.monotonic() - began, 1e-9)
             bar.advance(len(answers), f"{rate:.0f} pictures/s")
             if time.monotonic() - said >= SECONDS:
                 said = time.monotonic()
                 display.line(f"{journal.done:,} of {len(paths):,} pictures, {rate:.0f} a second")
+    return undrawn
 
 
-def _draw(predictor: Any, path: str, labels: dict[str, float], choice: Choice, place: Place, common: str) -> None:
-    """The pictures that are wanted of `path`, in the folder of the output as it lies in the folder `common`."""
+def _draw(predictor: Any, path: str, labels: dict[str, float], choice: Choice, place: Place, common: str) -> str:
+    """The pictures that are wanted of `path`, in the folder of the output as it lies in the folder `common`.
+
+    Returns why that cannot be done, or nothing: one picture does not stop the prediction of all, a full disk does.
+    """
     if place.folder is None or not (choice.pictures or choice.maps):
-        return
+        return ""
+    try:
+        _draw_wanted(predictor, path, labels, choice, place.folder, common)
+    except (DataError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return f"{path}: cannot be drawn: {getattr(error, 'strerror', None) or error}"
+    return ""
+
+
+def _draw_wanted(
+    predictor: Any, path: str, labels: dict[str, float], choice: Choice, folder: Path, common: str
+) -> None:
     from mldec.data.image import decode
     from mldec.engine import pictures
 
     name, picture = os.path.relpath(os.path.abspath(path), common), decode(path)
+    for kind, wanted in (("pictures", choice.pictures), ("maps", choice.maps)):
+        if wanted and not (folder / kind / MARKER).exists():
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            (folder / kind / MARKER).touch()
     if choice.pictures:
-        pictures.save_picture(place.folder / "pictures" / f"{name}.jpg", pictures.annotated(picture, labels))
+        target = pictures.drawing_path(folder / "pictures", name, ".jpg")
+        pictures.save_picture(target, pictures.annotated(picture, labels))
     if choice.maps:
         columns = [predictor.labels.index(label) for label in labels]
         maps = predictor.maps([path], choice.maps)[0][columns]
         captions = [[(f"{label} {100 * score:.0f}%", pictures.WHITE)] for label, score in labels.items()]
         view = predictor.view(*picture.shape[:2])
         sheet = pictures.maps_sheet(picture, maps, captions, view)
-        pictures.save_picture(place.folder / "maps" / f"{name}.png", sheet)
+        pictures.save_picture(pictures.drawing_path(folder / "maps", name, ".png"), sheet)
 
 
 def _settings(predictor: Any, choice: Choice, own: dict[str, str], overrides: Sequence[str]) -> dict[str, Any]:
@@ -350,19 +389,20 @@ def _settings(predictor: Any, choice: Choice, own: dict[str, str], overrides: Se
 
 
 def _say(path: str, labels: dict[str, float], display: Any) -> None:
-    listed = ", ".join(f"{name} {100 * score:.0f}%" for name, score in labels.items())
-    display.say(f"{_readable(path)}: {listed or 'nothing found'}")
+    listed = ", ".join(f"{printable_name(name)} {100 * score:.0f}%" for name, score in labels.items())
+    display.say(f"{printable_name(path)}: {listed or 'nothing found'}")
 
 
-def _readable(text: str) -> str:
-    from mldec.engine.predictions import readable
-
-    return readable(text)
+def _files_read(own: dict[str, str], sources: Sequence[str]) -> list[str]:
+    """The files that are read beside the images."""
+    lists = ["/dev/stdin" if source == "-" else source[1:] for source in sources if source[:1] in ("@", "-")]
+    named = [own[word].removeprefix("@") for word in ("run", "labels", "thresholds", "font", "words") if word in own]
+    return [*lists, *named]
 
 
 def _maps(text: str) -> Literal["label", "attention"] | None:
     known: dict[str, Literal["label", "attention"] | None]
     known = {"true": "label", "label": "label", "attention": "attention", "false": None}
     if text.lower() not in known:
-        raise ConfigError(f"maps={text}: expected one of {', '.join(known)}")
+        raise ConfigError(f"maps={shortened(text)}: expected one of {', '.join(known)}")
     return known[text.lower()]

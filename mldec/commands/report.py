@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mldec.commands import compose
 from mldec.commands.evaluate import measured_config
-from mldec.commands.words import one_of
-from mldec.errors import CheckpointError, ConfigError, DataError
+from mldec.commands.words import file_for_output, one_of, refuse_overwriting, switch
+from mldec.config import Config
+from mldec.errors import CheckpointError, ConfigError, DataError, shortened, suggest
 
 if TYPE_CHECKING:
+    from mldec.data.index import ImageIndex
     from mldec.report.measure import Measured
     from mldec.report.run import Run
 
@@ -22,12 +25,13 @@ HELP = """usage: mldec report run=RUN[,RUN…] [output=FILE.html] [split=test] [
   split=train|val|test      whose pictures are measured; default test
   labels="a,b"              whose curves of precision and recall are drawn; default: the best, the median, the worst
   weights=reported|ema|live the weights whose metric the run reported (default), their average, or the live ones
+  allow_other_data=true     measure although the images or labels are not those that the run recorded
   dataset.root=…            where the pictures lie now; with protocol=… and runtime.device=… as in mldec evaluate
 
 The page is one file that needs nothing else: no network, no other files. What a run folder lacks, or pictures that are
 gone, are said in the place where they would stand."""
 
-OWN = ("run", "runs", "output", "split", "labels", "weights")
+OWN = ("run", "runs", "output", "split", "labels", "weights", "allow_other_data")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,6 +48,8 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"labels={own['labels']}: curves of labels are on the page of one run; leave labels out")
     names = [name.strip() for name in own["labels"].split(",") if name.strip()] if "labels" in own else None
     compose.load_components(arguments.plugins)
+    switch(own, "allow_other_data")
+    check_keys(arguments.overrides)
 
     from mldec.engine.display import Display
     from mldec.engine.tracking import write_text
@@ -53,9 +59,9 @@ def main(argv: Sequence[str]) -> int:
 
     display = Display()
     runs = [read_run(source) for source in sources]
-    output = Path(own["output"]).expanduser() if "output" in own else _default_output(runs)
-    if output.is_dir():
-        raise ConfigError(f"output={output}: is a folder; name a file in it, such as {output / 'report.html'}")
+    output = file_for_output(own, "output", _default_output(runs), "report.html")
+    parts = (path for run in runs for path in run.folder.glob("**/*.*") if _is_part(path))
+    refuse_overwriting("output", [output], parts)
     measured: list[Measured | str] = []
     for source, run in zip(sources, runs, strict=True):
         folder = run.folder if len(runs) == 1 else None  # a comparison shows no thresholds
@@ -89,6 +95,7 @@ def _measure(
     """What the weights of a run say of a split, or a sentence that says why they cannot be asked."""
     from mldec.engine.checkpoint import restore
     from mldec.engine.device import choose_device, prepare_runtime
+    from mldec.engine.same_data import check_same_data
     from mldec.report.measure import measure
 
     try:
@@ -103,10 +110,30 @@ def _measure(
         raise ConfigError(f"runtime.devices={config.runtime.devices}: a report is made by one process; leave it out")
     device = choose_device(config.runtime.device)
     prepare_runtime(config.runtime, device)
+    typed, allowed = [*map(compose.key_of, arguments.overrides)], switch(arguments.own, "allow_other_data")
+
+    def check(split: str, index: ImageIndex) -> None:
+        if other := check_same_data(restored.path, split, index, overrides=typed, allowed=allowed):
+            display.say(f"note: {other}")
+
     try:
-        return measure(restored, config, split, folder, device, display)
+        return measure(restored, config, split, folder, device, display, check)
     except (DataError, OSError) as error:
         return f"The pictures could not be read: {error}"
+
+
+def check_keys(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for a setting of nothing: a run whose weights are gone would not notice it."""
+    known = {field.name for field in dataclasses.fields(Config)}
+    for word in overrides:
+        name = compose.key_of(word).partition(".")[0]
+        if name not in known:
+            raise ConfigError(f"{shortened(word)}: no such word of report; {suggest(name[:80], {*known, *OWN})}")
+
+
+def _is_part(path: Path) -> bool:
+    """Whether a file of a run folder is what a run is made of, and no report."""
+    return path.suffix not in (".html", ".htm")
 
 
 def _default_output(runs: Sequence[Run]) -> Path:

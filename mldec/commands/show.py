@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mldec.commands import compose
+from mldec.commands.words import count
 from mldec.config import Config, build_config, to_mapping
+from mldec.errors import printable
 
 HELP = """usage: mldec show experiment=NAME [group=choice …] [key=value …]
        mldec show run=RUN
@@ -16,6 +18,7 @@ its pictures, steps and the curve of the learning rate. Trains nothing, writes n
 
   labels=N     how many labels to assume where the dataset is not at hand"""
 
+MOST_LABELS = 10**6  # beyond which a network is not built to be looked at
 ASSUMED_WIDTH = 300  # of word vectors that are not at hand: that of GloVe and fastText
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -26,24 +29,25 @@ def main(argv: Sequence[str]) -> int:
     if arguments.help:
         print(HELP)
         return 0
+    labels = count(arguments.own, "labels", most=MOST_LABELS)  # before anything is read
     compose.load_components(arguments.plugins)
     if "run" in arguments.own:
         stored = compose.read_yaml(Path(arguments.own["run"]).expanduser() / "config.yaml")
         config = build_config(compose.change(stored, arguments.overrides, arguments.config_dir))
     else:
         config = build_config(compose.compose(arguments.overrides, arguments.config_dir))
-    print(compose.to_yaml(to_mapping(config)))
-    show(config, arguments.own.get("labels"))
+    print(printable(compose.to_yaml(to_mapping(config))))
+    show(config, labels)
     return 0
 
 
-def show(config: Config, assumed_labels: str | None = None) -> None:
-    """Print the network's size and the schedule of `config`."""
+def show(config: Config, assumed_labels: int | None = None) -> None:
+    """Print the network's size and the schedule of `config`; `assumed_labels`: without looking at the dataset."""
     import torch
 
     from mldec.data.loader import steps_per_epoch
     from mldec.engine import build
-    from mldec.errors import ConfigError, DataError
+    from mldec.errors import DataError
     from mldec.labels import LabelSpace
     from mldec.models.complexity import count_macs, count_parameters
     from mldec.models.word_vectors import WordVectors
@@ -56,12 +60,10 @@ def show(config: Config, assumed_labels: str | None = None) -> None:
             labels, train = splits.labels, splits.train
             print(f"pictures     {len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test")
         except DataError as error:
-            print(f"dataset      {error}\n             add labels=N to see the network without it")
+            print(f"dataset      {printable(str(error))}\n             add labels=N to see the network without it")
             return
-    elif assumed_labels.isdigit() and int(assumed_labels) > 0:
-        labels = LabelSpace([f"label {number}" for number in range(int(assumed_labels))])
     else:
-        raise ConfigError(f"labels={assumed_labels}: expected a whole number of at least 1")
+        labels = LabelSpace([f"label {number}" for number in range(assumed_labels)])
 
     words = None
     if assumed_labels is not None and build.uses_words(config):

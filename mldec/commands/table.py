@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, cast
 from mldec.commands import compose
 from mldec.commands.table_plan import Request, benchmark_job, chosen_words, configs_of, final_jobs, search_jobs
 from mldec.commands.table_report import lines_of, report_table, write_page
-from mldec.errors import ConfigError, DataError, suggest
+from mldec.commands.words import MOST_WORKERS, file_for_output, folder_for_output, listed, switch, whole
+from mldec.errors import ConfigError, DataError, shortened, suggest
 
 if TYPE_CHECKING:
     from mldec.paper.report import Line
@@ -42,13 +43,14 @@ values side by side. What was cut off goes on when the command is typed again; w
 OWN = ("scale", "seeds", "choose_seed", "rows", "jobs", "gpus", "launcher", "run", "output", "records", "page", "table")
 SCALES = ("paper", "desk")
 SHORTENS = ("runtime.limit_", "runtime.overfit")  # settings of the runtime after which a result is another one
+MOST_SEED = 10**18 - 1
 LAUNCHERS = ("local", "print", "slurm")
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
     named = [word for word in argv if "=" not in word and not word.startswith("-")]
-    arguments = compose.parse([word for word in argv if word not in named], own=OWN)
+    arguments = compose.parse([word for word in argv if word not in named], own=OWN, multirun=True)
     if "table" in arguments.own:
         named.append(arguments.own["table"])
     if arguments.help or not named:
@@ -73,19 +75,16 @@ def make_request(name: str, arguments: compose.Arguments) -> Request:
     own = arguments.own
     scale = cast("Scale", _choice(own, "scale", SCALES))
     tables = load_tables(scale) if name == "all" else (find_table(name, scale),)
-    rows = tuple(_words(own.get("rows", "")))
+    rows = tuple(listed(own.get("rows", "")))
     if rows and len(tables) > 1:
         raise ConfigError(f"rows={own['rows']}: belongs to one table; name it instead of all")
     for key in rows:
         if tables[0].row(key).experiment is None:
             raise ConfigError(f"rows={key}: {tables[0].name} quotes it from the literature; there is nothing to run")
-    output = Path(own.get("output", Path("outputs") / "tables" / scale)).expanduser().absolute()
+    output = folder_for_output(own, "output", Path("outputs") / "tables" / scale).absolute()
     slots, runtime = _slots(own)
-    run = own.get("run", "true").lower()
-    if run not in ("true", "false"):
-        raise ConfigError(f"run={own['run']}: expected true or false")
     place = Place(
-        records=Path(own.get("records", output / "records")).expanduser().absolute(),
+        records=folder_for_output(own, "records", output / "records").absolute(),
         runs=output / "runs",
         slots=slots,
         runtime=(*runtime, *(word for word in arguments.overrides if _only_executes(word))),
@@ -99,7 +98,7 @@ def make_request(name: str, arguments: compose.Arguments) -> Request:
             )
     if "page" in own and Path(own["page"]).is_dir():
         raise ConfigError(f"page={own['page']}: is a directory; name a file in it")
-    seeds = tuple(_whole(word, "seeds", least=0) for word in _words(own.get("seeds", "")))
+    seeds = tuple(whole(word, "seeds", least=0, most=MOST_SEED) for word in listed(own.get("seeds", "")))
     if not seeds and "seeds" in own:
         raise ConfigError(f"seeds={own['seeds']}: none; type seeds=0,1,2")
     return Request(
@@ -107,12 +106,12 @@ def make_request(name: str, arguments: compose.Arguments) -> Request:
         tables=tables,
         scale=scale,
         seeds=seeds,
-        choose_seed=_whole(own["choose_seed"], "choose_seed", least=0) if "choose_seed" in own else None,
+        choose_seed=whole(own["choose_seed"], "choose_seed", least=0, most=MOST_SEED) if "choose_seed" in own else None,
         rows=rows,
         launcher=_choice(own, "launcher", LAUNCHERS),
-        run=run == "true",
+        run=switch(own, "run", True),
         output=output,
-        page=Path(own["page"]) if "page" in own else None,
+        page=file_for_output(own, "page", "", "tables.md") if "page" in own else None,
         place=place,
         typed_runtime=tuple(word for word in arguments.overrides if _only_executes(word)),
         overrides=tuple(word for word in arguments.overrides if not _only_executes(word)),
@@ -135,16 +134,16 @@ def _slots(own: dict[str, str]) -> tuple[tuple[dict[str, str], ...], tuple[str, 
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))  # of a job on a shared node, those that it was given
     there = torch.cuda.device_count()
-    gpus = _words(own["gpus"]) if "gpus" in own else [str(number) for number in range(there)]
+    gpus = listed(own["gpus"]) if "gpus" in own else [str(number) for number in range(there)]
     if "gpus" in own and not gpus:
         raise ConfigError("gpus=: none; type gpus=0,1, or runtime.device=cpu to use none")
     for gpu in gpus:
-        if _whole(gpu, "gpus", least=0) >= there:
+        if whole(gpu, "gpus", least=0) >= there:
             raise ConfigError(f"gpus={own['gpus']}: there are {there} GPUs here, counted from 0")
     # Where only some GPUs are to be used, numbers count within these.
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     gpus = [visible[int(gpu)] if len(visible) == there else gpu for gpu in gpus]
-    jobs = _whole(own["jobs"], "jobs", least=1) if "jobs" in own else len(gpus) or cores
+    jobs = whole(own["jobs"], "jobs", most=MOST_WORKERS) if "jobs" in own else len(gpus) or cores
     if gpus:
         return tuple({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(jobs)), ()
     # Without a GPU a process a core with one thread is the most that a machine can do.
@@ -277,7 +276,7 @@ def _list(scale: str) -> int:
 def _choice(own: dict[str, str], name: str, allowed: Sequence[str]) -> str:
     value = own.get(name, allowed[0])
     if value not in allowed:
-        raise ConfigError(f"{name}={value}: no such {name}; {suggest(value, allowed)}")
+        raise ConfigError(f"{name}={shortened(value)}: no such {name}; {suggest(value[:80], allowed)}")
     return value
 
 
@@ -295,13 +294,3 @@ def _refuse_own_words(arguments: compose.Arguments) -> None:
             raise ConfigError(f"{word}: every row has its own; type {instead[name]}")
     if arguments.multirun:
         raise ConfigError("-m: a table runs its rows and seeds anyway; type rows=… or seeds=…")
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.strip("[]").split(",") if word.strip()]
-
-
-def _whole(text: str, name: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise ConfigError(f"{name}={text}: expected whole numbers of at least {least}")
-    return int(text)

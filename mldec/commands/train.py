@@ -20,6 +20,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 from mldec.commands import compose
+from mldec.commands.paths import places_of_data, with_absolute_paths
+from mldec.commands.words import switch
 from mldec.config import Config, build_config, to_mapping
 from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
 from mldec.engine.launcher import IN_TEAM, is_asked_for, launch
@@ -34,7 +36,8 @@ HELP = """usage: mldec train experiment=NAME [group=choice …] [key=value …] 
   head=gap schedule.epochs=10  any group takes another choice, any setting another value
   seed=0,1,2 -m                several values: one run for each combination, one after another
   resume=RUN                   go on with an interrupted run; settings that would change its course are refused,
-                               unless allow_schedule_change=true
+                               unless allow_schedule_change=true; other images or labels than it began with are
+                               refused, too, unless allow_other_data=true
   init_from=RUN                start a new run from another one's weights; experiment:NAME trains that one first, once
   debug=fast|overfit|profile   two steps of everything; one batch to zero loss; a profiler trace
   debug=true                   show tracebacks
@@ -47,6 +50,8 @@ groups: """
 
 NEEDED = "experiment:"  # init_from=experiment:NAME is a run of that experiment, which is trained if it is not there
 SHARED = ("seed", "output", "dataset", "runtime")
+
+CONSENTS = ("allow_schedule_change", "allow_other_data")  # words by which resume accepts what it refuses by itself
 
 # What a resumed run may not change without being told to: with these, the rest of the schedule would be another one.
 COURSE = (
@@ -66,10 +71,14 @@ SHAPE = ("backbone", "head", "name")
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    arguments = compose.parse(argv, own=("resume", "allow_schedule_change"))
+    arguments = compose.parse(argv, own=("resume", *CONSENTS), multirun=True)
     if arguments.help:
         print(HELP + ", ".join(compose.GROUPS))
         return 0
+    for word in CONSENTS:
+        switch(arguments.own, word)
+        if word in arguments.own and "resume" not in arguments.own:
+            raise ConfigError(f"{word}={arguments.own[word]}: has no effect without resume=RUN; leave it out")
     if arguments.multirun:
         return sweep(argv, arguments)
     return resume(arguments, argv) if "resume" in arguments.own else start(arguments, argv)
@@ -160,16 +169,20 @@ def resume(arguments: compose.Arguments, words: Sequence[str]) -> int:
     compose.load_components(arguments.plugins)
     stored = build_config(compose.read_yaml(folder / "config.yaml"))
     config = build_config(compose.change(to_mapping(stored), arguments.overrides, arguments.config_dir))
+    stored, config = with_absolute_paths(stored), with_absolute_paths(config)
     changed = differences(to_mapping(stored), to_mapping(config))
     for line in changed.values():
         print(f"changed: {line}")
     refuse(changed, SHAPE, "the saved weights belong to the old value; start a new run with init_from=")
-    if arguments.own.get("allow_schedule_change", "false").lower() != "true":
-        refuse(changed, COURSE, "it would change the course of the run; add allow_schedule_change=true if you mean it")
+    if not switch(arguments.own, "allow_schedule_change"):
+        # Where the data lies may change: whether it is the same data is known once it is read.
+        course = {key: line for key, line in changed.items() if key not in places_of_data(config)}
+        refuse(course, COURSE, "it would change the course of the run; add allow_schedule_change=true if you mean it")
     from mldec.engine.consent import confine
 
     typed = set(map(compose.key_of, arguments.overrides))
-    return _begin(confine(config, typed, folder / "config.yaml"), folder, words)
+    confined = confine(config, typed, folder / "config.yaml")
+    return _begin(confined, folder, words, other_data=switch(arguments.own, "allow_other_data"))
 
 
 def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:
@@ -228,25 +241,30 @@ def refuse(changed: dict[str, str], prefixes: Sequence[str], why: str) -> None:
         raise ConfigError("\n".join(f"{line} cannot be changed on resume: {why}" for line in lines))
 
 
-def _begin(config: Config, folder: Path | None, words: Sequence[str]) -> int:
-    """Train in this process or, with `runtime.devices`, in several that get the same words."""
+def _begin(config: Config, folder: Path | None, words: Sequence[str], *, other_data: bool = False) -> int:
+    """Train in this process or, with `runtime.devices`, in several that get the same words.
+
+    `other_data`: a run that goes on may do so with other images than it began with.
+    """
     if is_asked_for(config.runtime.devices):
         return launch(["train", *words], config.runtime.devices, on_cpu=config.runtime.device == "cpu")
-    return _train(config, folder)
+    return _train(config, folder, other_data=other_data)
 
 
-def _train(config: Config, folder: Path | None) -> int:
+def _train(config: Config, folder: Path | None, *, other_data: bool = False) -> int:
     """Train in this process, which may be one of a team."""
     from mldec.engine.distributed import join_team
 
     with join_team() as team:
         if team.leads:
-            return _train_together(config, folder, team)
+            return _train_together(config, folder, team, other_data=other_data)
         with tempfile.TemporaryDirectory(prefix="mldec-") as elsewhere:
-            return _train_together(config, folder, team, Path(elsewhere))
+            return _train_together(config, folder, team, Path(elsewhere), other_data=other_data)
 
 
-def _train_together(config: Config, folder: Path | None, team: Team, elsewhere: Path | None = None) -> int:
+def _train_together(
+    config: Config, folder: Path | None, team: Team, elsewhere: Path | None = None, *, other_data: bool = False
+) -> int:
     """Build all, then make (or take) the run folder, then train: what is refused leaves nothing behind.
 
     The leader of the team writes there, the others `elsewhere`. It holds the lock of the folder: from before a
@@ -255,7 +273,7 @@ def _train_together(config: Config, folder: Path | None, team: Team, elsewhere: 
     with contextlib.ExitStack() as held:
         if folder is not None:
             _lock(folder, team, held)
-        return _train_locked(config, folder, team, held, elsewhere)
+        return _train_locked(config, folder, team, held, elsewhere, other_data=other_data)
 
 
 def _lock(folder: Path, team: Team, held: contextlib.ExitStack, *, fresh: bool = False) -> None:
@@ -278,7 +296,13 @@ def _lock(folder: Path, team: Team, held: contextlib.ExitStack, *, fresh: bool =
 
 
 def _train_locked(
-    config: Config, folder: Path | None, team: Team, held: contextlib.ExitStack, elsewhere: Path | None
+    config: Config,
+    folder: Path | None,
+    team: Team,
+    held: contextlib.ExitStack,
+    elsewhere: Path | None,
+    *,
+    other_data: bool,
 ) -> int:
     from mldec.data.suspicious import find_suspicious
     from mldec.engine import build, tracking
@@ -286,15 +310,24 @@ def _train_locked(
     from mldec.engine.display import Display
     from mldec.engine.ema import find_lag
     from mldec.engine.interrupt import Interrupted
+    from mldec.engine.same_data import FILE, OPTION, other_splits, read_recorded
     from mldec.engine.trainer import Trainer
 
     build.check_config(config)
+    config = with_absolute_paths(config)
     display = Display(quiet=not team.leads)
     for sentence in build.find_unused(config):
         display.say(f"warning: {sentence}")
     splits = build.build_splits(config)
     for sentence in find_suspicious(splits.train, {"val": splits.val, "test": splits.test}):
         display.say(f"warning: {sentence}")
+    data = build.describe_splits(splits)
+    others = [] if folder is None else other_splits(read_recorded(folder), data)
+    if others and not other_data:
+        raise ConfigError(
+            f"the {' and '.join(others)} images or labels are not those that {folder} began with; type dataset.root=… "
+            f"or dataset.{others[0]}=… with the run's data, or {OPTION} to go on with these"
+        )
     words = None if folder is None else stored_words(load_checkpoint(find_checkpoint(folder, "last")))
     trainer = Trainer(config, splits, display, fresh=folder is None, words=words, team=team)
     if lag := find_lag(trainer.ema, len(trainer.batches) * config.schedule.epochs):
@@ -315,10 +348,12 @@ def _train_locked(
     tracking.write_text(folder / "config.yaml", compose.to_yaml(to_mapping(config)))
     environment = tracking.environment(trainer.device, trainer.dtype) | {"processes": team.size}
     tracking.write_json(folder / "environment.json", environment)
-    data, earlier = build.describe_splits(splits), tracking.read_noted(folder / "data.json")
-    for split in (name for name in data if resumed and earlier.get(name, data[name]) != data[name]):
+    for split in others:
         display.say(f"warning: the {split} pictures or their labels are not those that this run began with")
-    tracking.write_json(folder / "data.json", data)
+    # What the run began with stays, as what it is compared with.
+    name = f"data_from_step_{trainer.progress.step}.json" if others else FILE
+    if others or not read_recorded(folder):
+        tracking.write_json(folder / name, data)
 
     sizes = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test pictures"
     where = f"{trainer.device}" if team.size == 1 else f"{team.size} devices, each a {trainer.device.type}"

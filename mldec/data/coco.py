@@ -75,6 +75,8 @@ class CocoJsonConfig(FilesConfig):
             else the folder of that file.
     """
 
+    paths: ClassVar[tuple[str, ...]] = (*FilesConfig.paths, "train_pictures", "val_pictures", "test_pictures")
+
     train_pictures: str | None = None
     val_pictures: str | None = None
     test_pictures: str | None = None

@@ -15,7 +15,7 @@ from mldec.config import ComponentConfig, Range
 from mldec.data.files import check_regular, open_text
 from mldec.data.image import Interpolation
 from mldec.data.index import ImageIndex
-from mldec.errors import ConfigError, DataError
+from mldec.errors import ConfigError, DataError, printable_name
 from mldec.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,8 @@ class DatasetConfig(ComponentConfig):
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    #: The settings that are paths of files and folders.
+    paths: ClassVar[tuple[str, ...]] = ("root", "exclude", "cache")
 
     root: str | None
     image_size: ImageSize = 448
@@ -98,6 +100,8 @@ class FilesConfig(DatasetConfig):
             are of val.
         labels: a text file with the label names in order, one a line; null: the labels of `train`.
     """
+
+    paths: ClassVar[tuple[str, ...]] = (*DatasetConfig.paths, "train", "val", "test", "labels")
 
     root: str | None = None
     train: str
@@ -248,7 +252,7 @@ def missing_pictures(index: ImageIndex) -> list[int]:
 
 def name_some(names: Iterable[str], total: int, most: int = 3) -> str:
     """The first few of `total` names: `a, b, c, …`."""
-    shown = [name for _, name in zip(range(most), names, strict=False)]
+    shown = [printable_name(name) for _, name in zip(range(most), names, strict=False)]
     return ", ".join(shown) + (", …" if total > len(shown) else "")
 
 
@@ -261,7 +265,7 @@ def listing(root: str) -> str:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         return f"a folder that cannot be listed: {error.strerror}"
-    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in visible)
+    names = sorted(printable_name(entry.name) + ("/" if entry.is_dir() else "") for entry in visible)
     if not names:
         return "an empty folder"
     return ", ".join(names[:12]) + (f", and {len(names) - 12} more" if len(names) > 12 else "")

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from mldec.data.files import read_bytes
-from mldec.errors import DataError
+from mldec.errors import DataError, printable_name
 
 Interpolation = Literal["bilinear", "bicubic"]
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -61,7 +61,9 @@ def decode(path: str, min_side: int | None = None) -> np.ndarray:
         image = _decode_common_jpeg(data, min_side)
         return _decode_any(data) if image is None else image
     except Exception as error:  # Pillow's plugins meet broken files with errors of a dozen types
-        raise DataError(f"cannot decode picture {path} ({data.size:,} bytes): {_reason(error, data)}") from None
+        raise DataError(
+            f"cannot decode picture {printable_name(path)} ({data.size:,} bytes): {_reason(error, data)}"
+        ) from None
 
 
 def from_pillow(picture: Image.Image) -> np.ndarray:
@@ -76,7 +78,9 @@ def from_pillow(picture: Image.Image) -> np.ndarray:
     except Exception as error:
         name = getattr(picture, "filename", "") or f"of mode {picture.mode}"
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"cannot read picture {name}, {picture.width} x {picture.height}: {reason}") from None
+        raise DataError(
+            f"cannot read picture {printable_name(name)}, {picture.width} x {picture.height}: {reason}"
+        ) from None
 
 
 def read_size(path: str) -> tuple[int, int]:
@@ -88,7 +92,7 @@ def read_size(path: str) -> tuple[int, int]:
             width, height = picture.size
             return (height, width) if _TURNS.get(_orientation(picture), (False, None))[0] else (width, height)
     except Exception as error:
-        raise DataError(f"cannot read the size of picture {path}: {_reason(error, data)}") from None
+        raise DataError(f"cannot read the size of picture {printable_name(path)}: {_reason(error, data)}") from None
 
 
 def resize(image: np.ndarray, size: int, interpolation: Interpolation = "bilinear") -> np.ndarray:
@@ -191,7 +195,7 @@ def _read(path: str) -> np.ndarray:
         reason = str(error).removeprefix(f"{path}: ")
     except (OSError, ValueError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-    raise DataError(f"cannot read picture {path}: {reason}")
+    raise DataError(f"cannot read picture {printable_name(path)}: {reason}")
 
 
 def _decode_common_jpeg(data: np.ndarray, min_side: int | None) -> np.ndarray | None:

@@ -46,6 +46,7 @@ class NusWideConfig(DatasetConfig):
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    paths: ClassVar[tuple[str, ...]] = (*DatasetConfig.paths, "pictures")
 
     root: str = "data/nuswide"
     layout: Literal["auto", "release", "csv"] = "auto"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import io
 import json
 import os
 import re
@@ -17,19 +18,30 @@ from email.message import Message
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from mldec.data.watch import Watch
+from mldec.errors import shortened, whole_number
+
 SCHEMES = ("http", "https")
 TIMEOUT = 60.0  # seconds without a byte
 LONGEST_PAUSE = 60.0  # seconds between two attempts
 CHUNK = 2**18  # bytes
 PASSING = (408, 425, 429)  # answers below 500 after which it is worth asking again
 
+LEAST_GAIN = 2**16  # bytes that an attempt must bring to count as progress, once few bytes came many times
+MOST_MEAGRE = 4  # times `attempts`: how many attempts in a row may bring less than that
+MOST_UNANNOUNCED = (
+    2**38
+)  # bytes (256 GiB) of a body whose length nobody announced; the largest published file has 50 GB
+MARGIN = 2**28  # bytes that stay free on the disk
+ROOM_EVERY = 2**24  # bytes after which the room on the disk is looked at again
+
 
 class TransferError(Exception):
-    """Why a url gave no complete file. `final`: asking it again will not help."""
+    """Why a url gave no complete file. `final`: asking it again will not help; `slow`: it brought too little."""
 
-    def __init__(self, reason: str, *, final: bool = False) -> None:
+    def __init__(self, reason: str, *, final: bool = False, slow: bool = False) -> None:
         super().__init__(reason)
-        self.final = final
+        self.final, self.slow = final, slow
 
 
 def receive(
@@ -50,7 +62,8 @@ def receive(
     Args:
         url: http or https; so must be everything that it redirects to.
         size: bytes, if known; a server that offers another number is not asked again.
-        attempts: in a row; one that brings the file further is counted as the first again.
+        attempts: in a row; one that brings the file further is counted as the first again, but not for ever if each
+            brings next to nothing.
         pause: seconds before the second of these; doubled each time.
         wait: sleeps for so many seconds.
         on_bytes: called with the bytes so far and the bytes in all, if known. What it or `wait` raises stops the work;
@@ -60,18 +73,21 @@ def receive(
         TransferError: the file did not come, or not to its end.
         OSError: `part` cannot be written.
     """
-    furthest, failures = bytes_in(part), 0
+    furthest, failures, meagre = bytes_in(part), 0, 0
     while True:
         try:
             return _attempt(url, part, size, on_bytes)
         except TransferError as error:
-            # As long as each brings something there is no end to them: large files over bad lines.
-            failures = 1 if bytes_in(part) > furthest else failures + 1
-            furthest = max(furthest, bytes_in(part))
+            # As long as each brings something worth having there is no end to them: large files over bad lines.
+            gain = bytes_in(part) - furthest
+            failures = 1 if gain > 0 and not error.slow else failures + 1
+            meagre = 0 if gain >= LEAST_GAIN else meagre + 1
+            furthest += max(0, gain)
             if error.final:
                 raise
-            if failures >= attempts:
-                raise TransferError(f"{error}; given up after {attempts} attempts") from None
+            if failures >= attempts or meagre >= MOST_MEAGRE * attempts:
+                made = attempts if failures >= attempts else meagre
+                raise TransferError(f"{error}; given up after {made} attempts") from None
         wait(min(pause * 2 ** (failures - 1), LONGEST_PAUSE))
 
 
@@ -96,28 +112,18 @@ def _attempt(url: str, part: str, size: int | None, on_bytes: Callable[[int, int
         return
     if validator is None:
         have = 0
-    response = _open(url, part, have, validator)
-    if response is None:
-        return
-    with response:
-        have, total = _extent(response, part, have, noted)
-        _check_offer(url, response.headers, total, size)
-        expected = size if total is None else total
-        free = shutil.disk_usage(os.path.dirname(part)).free
-        if expected is not None and expected - have > free:
-            raise OSError(errno.ENOSPC, f"{expected - have:,} bytes are to come, {free:,} are free", part)
-        with open(part, "ab" if have else "wb") as file:
-            if not have:  # only now that the file is empty: the note must never speak of other bytes than those there
-                _note(part, response.headers, total)
-            on_bytes(have, expected)
-            while chunk := _read(response):
-                have += len(chunk)
-                if expected is not None and have > expected:
-                    break
-                on_bytes(have, expected)  # may stop us, and after a stop nothing is written: another call may do so
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
+    with Watch() as watch:
+        try:
+            response = _open(url, part, have, validator, watch)
+        except TransferError as error:
+            raise _verdict(error, watch) from None
+        if response is None:
+            return
+        with response:
+            have, total = _extent(response, part, have, noted)
+            _check_offer(url, response.headers, total, size)
+            expected = size if total is None else total
+            have = _write_body(response, part, have, total, expected, on_bytes, watch)
     if expected is not None and have > expected:
         remove(part)
         raise TransferError(f"more than the {expected:,} bytes that were expected came", final=True)
@@ -125,27 +131,98 @@ def _attempt(url: str, part: str, size: int | None, on_bytes: Callable[[int, int
         raise TransferError(f"the connection ended after {have:,} of {expected:,} bytes")
 
 
+def _write_body(
+    response: Any,
+    part: str,
+    have: int,
+    total: int | None,
+    expected: int | None,
+    on_bytes: Callable[[int, int | None], None],
+    watch: Watch,
+) -> int:
+    """Append the body of a response to `part`, which has `have` bytes of the file. Returns how many it has then.
+
+    Stops after more than `expected` bytes. Raises OSError where the disk has no room for what is to come, and
+    TransferError where the connection breaks, is too slow, or brings more than MOST_UNANNOUNCED.
+    """
+    free = shutil.disk_usage(os.path.dirname(part)).free
+    if expected is not None and expected - have > free:
+        raise OSError(errno.ENOSPC, f"{expected - have:,} bytes are to come, {free:,} are free", part)
+    with open(part, "ab" if have else "wb") as file:
+        if not have:  # only now that the file is empty: the note must never speak of other bytes than those there
+            _note(part, response.headers, total)
+        on_bytes(have, expected)
+        looked = have
+        while chunk := _read(response, watch):
+            have += len(chunk)
+            if expected is not None and have > expected:
+                break
+            if expected is None and have > MOST_UNANNOUNCED:
+                remove(part)
+                raise TransferError(f"more than {MOST_UNANNOUNCED:,} bytes came, of a length not announced", final=True)
+            if have - looked >= ROOM_EVERY:
+                looked = have
+                _check_room(part, keep=expected is not None)
+            on_bytes(have, expected)  # may stop us, and after a stop nothing is written: another call may do so
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return have
+
+
+def _check_room(part: str, *, keep: bool) -> None:
+    """Raise OSError when the disk is nearly full; a part of which nobody knows the end is not kept then."""
+    free = shutil.disk_usage(os.path.dirname(part)).free
+    if free < MARGIN:
+        if not keep:
+            remove(part)
+        raise OSError(errno.ENOSPC, f"{free:,} bytes are left on the disk, {MARGIN:,} are to stay free", part)
+
+
 class _Redirects(urllib.request.HTTPRedirectHandler):
     def http_error_302(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any
     ) -> IO[bytes] | None:
         target = headers.get("Location") or headers.get("URI") or ""
-        scheme = urlsplit(target).scheme or req.type
+        fp.close()
+        try:
+            scheme = urlsplit(target).scheme or req.type
+        except ValueError:
+            scheme = ""
         if scheme not in SCHEMES or (req.type, scheme) == ("https", "http"):
-            fp.close()
-            raise TransferError(f"it redirects to {target}, which is refused", final=True)
-        return super().http_error_302(req, fp, code, msg, headers)
+            raise TransferError(f"it redirects to {shortened(target, 200)}, which is refused", final=True)
+        # The body of a redirect, which urllib would read to its end however long it is, is none of ours.
+        return super().http_error_302(req, io.BytesIO(), code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
-def _opener() -> urllib.request.OpenerDirector:
+def _opener(watch: Watch) -> urllib.request.OpenerDirector:
     """Handlers for http and https and none else: file:, ftp: and data: have nobody to open them."""
+
+    class Connection(http.client.HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            watch.follow(self.sock)
+
+    class SecureConnection(http.client.HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            watch.follow(self.sock)
+
+    class Handler(urllib.request.HTTPHandler):
+        def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(Connection, req)
+
+    class SecureHandler(urllib.request.HTTPSHandler):
+        def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(SecureConnection, req)
+
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
+        Handler(),
+        SecureHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         _Redirects(),
@@ -154,13 +231,13 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-def _open(url: str, part: str, have: int, validator: str | None) -> Any:
+def _open(url: str, part: str, have: int, validator: str | None, watch: Watch) -> Any:
     """The response; None if the server says that `part` is complete."""
     headers = {"User-Agent": "mldec", "Accept-Encoding": "identity"}
     if have and validator:
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
     try:
-        return _opener().open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+        return _opener(watch).open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and have:
@@ -179,14 +256,18 @@ def _open(url: str, part: str, have: int, validator: str | None) -> Any:
 
 def _extent(response: Any, part: str, have: int, noted: int | None) -> tuple[int, int | None]:
     """At which byte of the file the response begins, and how many the file has in all, if the server says so."""
-    length = response.headers.get("Content-Length") or ""
+    length = response.headers.get("Content-Length")
+    total = None if length is None else whole_number(length.strip())
+    if length is not None and total is None:
+        raise TransferError(f"the server announces a length of {shortened(length)} bytes, which is none", final=True)
     if response.status != 206:
-        return 0, int(length) if length.isdigit() else None
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", (response.headers.get("Content-Range") or "").strip())
-    if match is None or int(match[1]) != have or match[2] not in ("*", str(noted)):
+        return 0, total
+    content_range = (response.headers.get("Content-Range") or "").strip()
+    match = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", content_range)
+    if match is None or int(match[1]) != have or (noted is not None and match[2] not in ("*", str(noted))):
         remove(part)
         raise TransferError("the server sent another part of the file than was asked for")
-    return have, noted
+    return have, whole_number(match[2]) if noted is None else noted
 
 
 def _check_offer(url: str, headers: Message, total: int | None, size: int | None) -> None:
@@ -196,12 +277,20 @@ def _check_offer(url: str, headers: Message, total: int | None, size: int | None
         raise TransferError("a web page came in place of the file", final=True)
 
 
-def _read(response: Any) -> bytes:
+def _read(response: Any, watch: Watch) -> bytes:
     try:
         data: bytes = response.read1(CHUNK)  # what has come, so that little is lost when the connection breaks
-    except (OSError, http.client.HTTPException) as error:
-        raise TransferError(f"the connection broke: {_describe(error)}") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: of a chunk's size that is no number
+        raise _verdict(TransferError(f"the connection broke: {_describe(error)}"), watch) from None
+    if not data and watch.slow:  # which must not be taken for the end of the file
+        raise _verdict(TransferError("the connection ended"), watch)
+    watch.received += len(data)
     return data
+
+
+def _verdict(error: TransferError, watch: Watch) -> TransferError:
+    """`error`, or what it came of: that the watch ended the connection."""
+    return TransferError(watch.reason(), slow=True) if watch.slow else error
 
 
 def _note(part: str, headers: Message, total: int | None) -> None:
@@ -216,9 +305,12 @@ def _noted(part: str) -> tuple[str | None, int | None]:
     try:
         with open(part + ".json", encoding="utf-8") as file:
             noted = json.load(file)
-        return noted["validator"], noted["total"]
-    except (OSError, ValueError, KeyError, TypeError):
+        validator, total = noted["validator"], noted["total"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None, None
+    if not isinstance(validator, str | None) or not isinstance(total, int | None):
+        return None, None
+    return validator, total
 
 
 def _describe(error: object) -> str:

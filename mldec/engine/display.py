@@ -31,7 +31,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """One message, printed as it is: square brackets are no markup, and control characters are shown."""
-        self.console.print(printable(text), markup=False)
+        self.console.print(printable(text), markup=False, emoji=False)
 
     @contextmanager
     def bar(self, description: str, total: int, done: int = 0) -> Iterator[Bar]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,8 @@ PAPER, DIM = (24, 24, 27), (52, 52, 58)
 
 SIDE, SMALL = 800, 360  # sides of an annotated picture, px: at most, and to which a smaller one is enlarged
 PANEL, PERCENT, ROW, MARGIN = 320, 64, 36, 12  # width of the labels beside it and of their scores, px
+
+LONGEST_NAME = 240  # bytes: file systems take 255, and a drawing has a longer name while it is written
 
 Line = tuple[str, tuple[int, int, int]]
 
@@ -143,6 +147,16 @@ def upsampled(where: np.ndarray, height: int, width: int, view: View | None = No
     canvas = np.full((height, width), np.nan, np.float32)
     canvas[top:bottom, left:right] = seen
     return canvas
+
+
+def drawing_path(folder: Path, name: str, ending: str) -> Path:
+    """`folder`/`name``ending`; a name that is too long with it is cut and told apart by its digest."""
+    parent, base = os.path.split(name)
+    whole = os.fsencode(base)
+    if len(whole) + len(ending) > LONGEST_NAME:
+        digest = f"~{hashlib.sha256(whole).hexdigest()[:16]}"
+        base = whole[: LONGEST_NAME - len(digest) - len(ending)].decode("utf-8", "ignore") + digest
+    return folder / parent / f"{base}{ending}"
 
 
 def save_picture(path: Path, picture: np.ndarray) -> None:

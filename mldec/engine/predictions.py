@@ -5,7 +5,8 @@ csv       a label a row: path, label, score; a picture without labels has one ro
           with scores=all a picture a row, and a column with the score of each label
 parquet   as csv
 
-The journal is written batch by batch and outlives whatever ends the work early. The same work goes on from it.
+The journal is written batch by batch and outlives whatever ends the work early. The same work goes on from it, but for
+images that changed since they were scored: these are scored again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import io
 import itertools
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,10 +35,19 @@ ROWS = 20_000  # of Parquet that are held at a time
 DIGESTS = ("labels", "values of the thresholds", "changed")  # settings that tell people nothing but that they differ
 
 Record = dict[str, Any]  # path, and either labels and, if all are kept, scores (N,), or error
+Stamp = list[int] | None  # by which a changed file is known
 
 
 class Journal:
-    """Records a line each, after a line of settings; in the order of `paths`.
+    """Records a line each, after a line of settings: `{"image": its number, "stamp": …, "record": …}`.
+
+    Of several records of an image the last one counts. `records` gives them in the order of `paths`.
+
+    Attributes:
+        done: how many images have a record.
+        broken: how many of these could not be read.
+        changed: how many images of a file that was taken up are other files now.
+        remaining: numbers of the images without a record, in order; `add` takes them from the front.
 
     Args:
         path: the file.
@@ -52,7 +63,9 @@ class Journal:
     def __init__(
         self, path: Path, settings: Mapping[str, Any], paths: Sequence[str], resume: bool | None = None
     ) -> None:
-        self.path, self.done, self.broken = path, 0, 0
+        self.path, self._paths, self.changed = path, paths, 0
+        self._places: dict[int, int] = {}  # where the record of an image begins in the file, in bytes
+        self._broken: set[int] = set()
         path.parent.mkdir(parents=True, exist_ok=True)
         head = (json.dumps({"settings": settings}) + "\n").encode()
         self._file = path.open("a+b")  # which writes at the end and leaves what is there
@@ -66,18 +79,40 @@ class Journal:
         if not end:
             self._file.write(head)
             self._file.flush()
+            end = len(head)
+        self._end = end
+        self.remaining = deque(number for number in range(len(paths)) if number not in self._places)
 
-    def add(self, records: Sequence[Record]) -> None:
-        """Append what was found of the next pictures."""
-        self._file.write("".join(json.dumps(record) + "\n" for record in records).encode())
+    @property
+    def done(self) -> int:
+        return len(self._places)
+
+    @property
+    def broken(self) -> int:
+        return len(self._broken)
+
+    def add(self, records: Sequence[Record], stamps: Sequence[Stamp] | None = None) -> None:
+        """Append what was found of the next remaining images, with what `stamp` said of each before it was read."""
+        lines = []
+        for record, known in zip(records, stamps or [None] * len(records), strict=True):
+            number = self.remaining.popleft()
+            line = json.dumps({"image": number, "stamp": known, "record": record}).encode() + b"\n"
+            self._keep(number, record, self._end)
+            self._end += len(line)
+            lines.append(line)
+        self._file.write(b"".join(lines))
         self._file.flush()
-        self.done += len(records)
-        self.broken += sum("error" in record for record in records)
 
     def records(self) -> Iterator[Record]:
-        """All records, from the first."""
+        """All records, in the order of `paths`."""
         with self.path.open("rb") as file:
-            yield from map(json.loads, itertools.islice(file, 1, None))
+            for _, place in sorted(self._places.items()):
+                file.seek(place)
+                yield json.loads(file.readline())["record"]
+
+    def _keep(self, number: int, record: Record, place: int) -> None:
+        self._places[number] = place
+        (self._broken.add if "error" in record else self._broken.discard)(number)
 
     def close(self, *, finished: bool = False) -> None:
         """Close the file; when all is `finished`, it goes."""
@@ -93,16 +128,22 @@ class Journal:
             return 0  # cut off before anything was found, or new
         if first != head:
             raise ConfigError(self._refusal(f"with other settings ({_difference(first, head)})"))
-        end = len(first)
+        end, stamps = len(first), {}
         for line in self._file:
-            if not line.endswith(b"\n"):
+            entry = _entry(line)
+            if entry is None:  # cut off, or damaged: what follows is found anew
                 break
-            record = json.loads(line)
-            if self.done >= len(paths) or record["path"] != paths[self.done]:
+            number, known, record = entry
+            if number >= len(paths) or record["path"] != paths[number]:
                 raise ConfigError(self._refusal("of other pictures"))
-            self.done += 1
-            self.broken += "error" in record
+            stamps[number] = known
+            self._keep(number, record, end)
             end += len(line)
+        for number, known in stamps.items():
+            if known != stamp(paths[number]):
+                self.changed += 1
+                del self._places[number]
+                self._broken.discard(number)
         return end
 
     def _lock(self) -> None:
@@ -119,6 +160,31 @@ class Journal:
 
     def _refusal(self, why: str) -> str:
         return f"{self.path} holds a prediction {why} that was interrupted; resume=false throws it away and starts anew"
+
+
+def stamp(path: str) -> Stamp:
+    """What changes when a file is written or replaced: its size and times, in bytes and nanoseconds; None without one.
+
+    The time of the last change of its inode is among them, which no tool sets back, as it may the other one.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _entry(line: bytes) -> tuple[int, Stamp, Record] | None:
+    """The number of an image, its stamp and its record of a line of a journal; None if it is no whole line of one."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        content = json.loads(line)
+        number, known, record = content["image"], content["stamp"], content["record"]
+        sound = isinstance(record["path"], str) and isinstance(record.get("error", record.get("labels")), str | dict)
+        return (number, known, record) if sound and type(number) is int and number >= 0 else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
 
 
 def to_record(answer: Answer, labels: Mapping[str, float], *, keep_scores: bool) -> Record:
@@ -165,7 +231,7 @@ def check_form(form: str) -> None:
 
 
 def readable(text: str) -> str:
-    """A path as text: bytes that are no UTF-8, which a name may hold, as their codes."""
+    """A path as text for a file: bytes that are no UTF-8, which a name may hold, as their codes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from mldec.errors import DataError
+from mldec.errors import DataError, whole_number
 from mldec.models.tensor_files import read_torch_file
 
 ARRAYS = (".npy", ".pth", ".pt")
@@ -176,8 +176,9 @@ class TextTable(ListedWords):
         self._path = path
         with path.open("rb") as file:
             first = file.readline().split()
-            self._header = len(first) == 2 and all(field.isdigit() for field in first)
-            self._width = int(first[1]) if self._header else _numbers_at_end(first)
+            counts = [whole_number(field.decode("latin-1")) for field in first[:3]]
+            self._header = len(first) == 2 and None not in counts
+            self._width = (counts[1] or 0) if self._header else _numbers_at_end(first)
             line = file.readline() if self._header else b" ".join(first)
         if self._width < 1 or len(line.split()) <= 1:
             raise DataError(f"{path}: expected a word and its numbers in each line, found {line[:60]!r}")
@@ -237,12 +238,13 @@ class Word2VecBinary(ListedWords):
         self._path = path
         with path.open("rb") as file:
             fields = file.readline(64).split()
-        if len(fields) != 2 or not all(field.isdigit() for field in fields) or int(fields[1]) < 1:
+        counts = [whole_number(field.decode("latin-1")) or 0 for field in fields]
+        if len(fields) != 2 or counts[1] < 1 or whole_number(fields[0].decode("latin-1")) is None:
             raise DataError(
                 f"{path}: neither word2vec's binary format (which starts with two numbers) nor fastText's; a text file "
                 "should end in .txt or .vec"
             )
-        self._count, self._width = map(int, fields)
+        self._count, self._width = counts
 
     def vectors(self, wanted: Iterable[str]) -> dict[str, np.ndarray]:
         encoded = {word.encode() for word in wanted}

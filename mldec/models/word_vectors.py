@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mldec.config import Seed
-from mldec.errors import DataError
+from mldec.errors import DataError, shortened, whole_number
 from mldec.labels import LabelSpace
 from mldec.models import text_models, word_files
 from mldec.models.text_cache import file_digest, remembered
@@ -188,9 +188,12 @@ def _texts(config: WordsConfig, labels: Sequence[str]) -> list[str]:
 
 
 def _width(config: WordsConfig, text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 65536:
-        raise DataError(f"head.words.source={config.source}: a width is needed, as in random:300")
-    return int(text)
+    width = whole_number(text)
+    if width is None or not 1 <= width <= 65536:
+        raise DataError(
+            f"head.words.source={shortened(config.source)}: a width is needed, as in random:300 (1 to 65536)"
+        )
+    return width
 
 
 def _random(labels: Sequence[str], width: int, seed: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from mldec.errors import ConfigError, suggest
+from mldec.errors import ConfigError, shortened, suggest
 
 Scale = Literal["paper", "desk"]
 FILES: dict[str, str] = {"paper": "published.yaml", "desk": "desk.yaml"}
@@ -183,7 +183,7 @@ def find_table(name: str, scale: Scale) -> Table:
         return tables[wanted]
     if scale == "desk" and wanted in {table.id for table in load_tables("paper")}:
         raise ConfigError(f"table={name}: has no form for the desk; use scale=paper, or one of {', '.join(tables)}")
-    raise ConfigError(f"table={name}: no such table; {suggest(wanted, tables)}")
+    raise ConfigError(f"table={shortened(name)}: no such table; {suggest(wanted[:80], tables)}")
 
 
 def _table(entry: Mapping[str, Any]) -> Table:

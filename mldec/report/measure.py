@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,18 +66,21 @@ def measure(
     folder: Path | None,
     device: torch.device,
     display: Display,
+    check: Callable[[str, ImageIndex], None] = lambda split, index: None,
 ) -> Measured:
     """Score `split` and, where thresholds by label have to be chosen, val.
 
     Args:
         config: that of the run as it is to be measured.
         folder: the run folder, which may hold thresholds.csv; None: thresholds by label are not asked for.
+        check: called with each split and its index; raises DataError for data that is not to be measured.
 
     Raises DataError if pictures or annotations cannot be read.
     """
 
     def score(split: str) -> tuple[ImageIndex, LabelSpace, Scores, Result]:
         index, labels = open_split(restored, config, split)
+        check(split, index)
         what = f"{config.dataset.name} {split}"
         return index, labels, *score_split(restored, config, index, labels, what=what, device=device, display=display)
 

@@ -102,11 +102,13 @@ def headline(run: Run, measured: Measured | str) -> dict[str, Any]:
     recorded = run.tests[-1] if run.tests else None
     if isinstance(measured, str):
         last = run.evals[-1] if run.evals else {}
-        metrics = recorded or last.get(str(last.get("reported")), {})
+        reported = last.get(str(last.get("reported")))
+        metrics = recorded or (reported if isinstance(reported, dict) else {})
         where = "test, as the run recorded it" if recorded else "val, of the last epoch evaluated" if last else ""
         protocol = str(run.setting("protocol.name") or "")
         split, weights, step = "test" if recorded else "val", str((recorded or last).get("weights", "")), None
-        data = run.data.get(split, {})
+        described = run.data.get(split)
+        data = described if isinstance(described, dict) else {}
         definition = str(run.setting("protocol.average_precision") or "")
         dataset = str(run.setting("dataset.name") or "")
     else:
@@ -181,7 +183,7 @@ def _size(data: Mapping[str, Any]) -> str:
 def _epochs(run: Run) -> str:
     planned, done = (
         run.setting("schedule.epochs"),
-        max((int(number(r.get("epoch")) or 0) for r in run.evals), default=0),
+        max((int(epoch) for r in run.evals if math.isfinite(epoch := number(r.get("epoch")))), default=0),
     )
     return f"{done} of {planned} epochs" if planned and done else ""
 
@@ -216,7 +218,7 @@ def curves(run: Run) -> list[Panel] | str:
 
 def epochs_chart(lines: Sequence[Line], *, label: str, y: str, log: bool = False) -> Markup:
     """Lines over the epochs from the beginning on, so that all charts of a run have one axis."""
-    until = max((epoch for line in lines for epoch, _ in line.points), default=1.0)
+    until = max((epoch for line in lines for epoch, _ in line.points if epoch > 0), default=1.0)
     return chart(lines, label=label, x="epoch", y=y, log=log, x_range=(0.0, until))
 
 

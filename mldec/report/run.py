@@ -19,6 +19,8 @@ from mldec.labels import from_cell
 
 T = TypeVar("T")
 
+LARGEST = 1e100  # of what a run records; beyond it sums and squares overflow
+
 
 @dataclass(frozen=True)
 class Run:
@@ -112,8 +114,10 @@ def read_run(source: str | Path) -> Run:
 
 
 def number(value: Any) -> float:
-    """A recorded value as a number; nan for null and whatever else is none."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    """A recorded value as a finite number; nan for null and whatever else is none."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or abs(value) > LARGEST:
+        return math.nan
+    return float(value)
 
 
 def flat(settings: Mapping[str, Any], path: str = "") -> dict[str, str]:

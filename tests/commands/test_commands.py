@@ -70,7 +70,7 @@ def test_nothing_is_left_behind_by_an_experiment_that_is_refused(small_digits, t
 
 def test_a_folder_that_cannot_be_made_is_one_line(small_digits, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert run(["train", *small_digits, f"output={tmp_path / 'file'}"]) == 1
+    assert run(["train", *small_digits, f"output={tmp_path / 'file'}"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert str(tmp_path / "file") in error

@@ -88,7 +88,7 @@ def test_split_refuses_what_it_cannot_do_and_overwrites_nothing(tmp_path, capsys
     write_table(tmp_path)
     for words, message in [
         (["table=all.csv", "train=0.5"], "at least two shares that sum to 1"),
-        (["table=all.csv", "train=x"], "train=x: expected a share"),
+        (["table=all.csv", "train=x"], "train=x: expected a number from 0 to 1"),
         (["table=none.csv"], "no such file"),
         (["train=0.5"], "say which table"),
         (["table=all.csv", "seed=-1"], "seed=-1: expected a whole number of at least 0"),
@@ -385,7 +385,9 @@ def test_resuming_on_other_labels_is_said(tmp_path, capsys):
     assert run(["train", "dataset=table", f"dataset.train={table}", *words]) == 0
     capsys.readouterr()
     table.write_text(table.read_text().replace("pictures/1.jpg,dog", "pictures/1.jpg,cat"))
-    assert run(["train", "resume=run"]) == 0
+    assert run(["train", "resume=run"]) == 2
+    assert "the train images or labels are not those that run began with" in capsys.readouterr().err
+    assert run(["train", "resume=run", "allow_other_data=true"]) == 0
     assert (
         "warning: the train pictures or their labels are not those that this run began with" in capsys.readouterr().out
     )

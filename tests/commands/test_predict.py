@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -94,8 +95,8 @@ def test_inputs_are_pictures_folders_patterns_and_lists_each_picture_once(photos
         (["threshold=2"], "expected a number from 0 to 1"),
         (["top_k=0"], "expected a whole number of at least 1"),
         (["batch_size=0"], "expected a whole number of at least 1"),
-        (["workers=-1"], "workers=-1: expected a whole number, 0 for none"),
-        (["scores=some"], "expected listed or all"),
+        (["workers=-1"], "workers=-1: expected a whole number of at least 0 and at most 1024"),
+        (["scores=some"], "expected one of listed, all"),
         (["pictures=true"], "pictures=true needs a place for them: output=DIR"),
         (["maps=true", "output=x.csv"], "maps=true needs a place for them: output=DIR"),
         (["format=csv"], "format=csv needs a place: output=DIR, or a file: output=predictions.csv"),
@@ -462,3 +463,224 @@ def test_weights_that_are_not_finite_are_one_error(trained, photos):
 
 def _dejavu():
     return lettering._font(12).path
+
+
+# Inputs and outputs stay apart ----------------------------------------------------------------------------------------
+
+
+def _predict(trained, *words):
+    return run(["predict", f"run={trained}", "top_k=1", *words])
+
+
+@pytest.mark.parametrize("source", ["photos", "photos/**/*.*", "./photos/"])
+def test_what_was_drawn_into_the_input_is_no_input(trained, photos, capsys, source):
+    """Typed again, and with another output, predict reads the same images and not its own drawings."""
+    (photos / "notes.txt").unlink()
+    for output in ("photos/out", "photos/out", "photos/inside/two"):
+        assert _predict(trained, f"input={source}", f"output={output}", "pictures=true", "maps=true") == 0
+        assert [Path(line["path"]).name for line in lines_of(f"{output}/predictions.jsonl")] == [
+            f"{number}.png" for number in (0, 2, 4, 1, 3)
+        ]
+        for drawn in Path(output).glob("predictions*"):
+            drawn.rename(photos.parent / drawn.name)  # a pattern for all files names these, too
+    printed = capsys.readouterr().out
+    assert "photos/out/maps" in printed
+    assert "mldec predict drew what is in this folder" in printed
+    assert _predict(trained, "input=photos/out/pictures") == 0  # unless they are what was typed
+
+
+def test_images_are_not_drawn_among_those_that_are_read(trained, photos, capsys):
+    (photos / "inside").rename(photos / "pictures")
+    before = sorted(photos.rglob("*"))
+    assert _predict(trained, "input=photos", "output=photos", "pictures=true") == 2
+    assert "its folder pictures, which holds images that are read (photos/pictures)" in capsys.readouterr().err
+    assert sorted(photos.rglob("*")) == before
+
+
+@pytest.mark.parametrize("output", ["list.csv", "linked.csv", "hard.csv", "../{}/list.csv", "folder", "stem.csv"])
+def test_an_output_never_overwrites_what_is_read(trained, photos, capsys, output):
+    text = "photos/0.png\nphotos/2.png\n"
+    Path("list.csv").write_text(text)
+    Path("linked.csv").symlink_to("list.csv")
+    Path("hard.csv").hardlink_to("list.csv")
+    Path("folder").mkdir()
+    Path("folder/predictions.csv").symlink_to("../list.csv")
+    Path("stem.broken.csv").hardlink_to("list.csv")
+    more = ["format=csv"] if output == "folder" else []
+    assert _predict(trained, "input=@list.csv", f"output={output.format(Path.cwd().name)}", *more) == 2
+    error = capsys.readouterr().err
+    assert "would be overwritten, and it is read as list.csv; name another output" in error
+    assert Path("list.csv").read_text() == text
+    assert not list(Path.cwd().rglob("*.partial"))
+
+
+def test_thresholds_and_labels_are_not_overwritten_either(trained, photos, capsys):
+    shutil.copy(trained / "thresholds.csv", "t.csv")
+    before = Path("t.csv").read_bytes()
+    assert run(["predict", f"run={trained}", "input=photos", "thresholds=t.csv", "output=t.csv"]) == 2
+    assert Path("t.csv").read_bytes() == before
+
+
+def test_long_names_are_drawn_under_shorter_ones(trained, photos):
+    names = [f"{'a' * 250}{end}.jpg" for end in "bc"] + ["ü" * 125 + ".png"]
+    for name in names:
+        shutil.copy(photos / "0.png", photos / name)
+    assert _predict(trained, "input=photos", "output=out", "pictures=true", "maps=true") == 0
+    assert len(lines_of("out/predictions.jsonl")) == COUNT + 3
+    for folder, ending in (("pictures", ".jpg"), ("maps", ".png")):
+        drawn = [path.name for path in Path("out", folder).rglob(f"*{ending}")]
+        assert len(set(drawn)) == COUNT + 3
+        assert sum("~" in name for name in drawn) == 3
+        assert "0.png" + ending in drawn  # a name that fits is kept
+
+
+def test_an_image_that_cannot_be_drawn_stops_nothing_and_is_named(trained, photos, capsys, monkeypatch):
+    from mldec.engine import pictures
+
+    save = pictures.save_picture
+
+    def failing(path, picture):
+        if path.name.startswith("2.png"):
+            raise OSError(36, "File name too long")
+        save(path, picture)
+
+    monkeypatch.setattr(pictures, "save_picture", failing)
+    assert _predict(trained, "input=photos", "output=out", "pictures=true") == 1
+    assert "error: photos/2.png: cannot be drawn: File name too long" in capsys.readouterr().out
+    assert len(lines_of("out/predictions.jsonl")) == COUNT
+    assert len(list(Path("out/pictures").rglob("*.jpg"))) == COUNT - 1
+
+
+def test_a_resumed_prediction_scores_changed_images_again(trained, photos, capsys, monkeypatch):
+    """Also one of the same size and time, one that could not be read, and one that is gone."""
+    (photos / "0.png").write_bytes(b"broken")
+    Path("list.txt").write_text("".join(f"{path}\n" for path in find_pictures("photos")))
+    words = ["input=@list.txt", "batch_size=1", "scores=all", "workers=0"]
+    with monkeypatch.context() as patch:
+        stop_after(4, patch)
+        assert _predict(trained, *words, "output=out") != 0
+    assert cv2.imwrite(str(photos / "0.png"), np.full((48, 60, 3), 255, np.uint8))  # this can be read now
+    before, data = (photos / "2.png").stat(), (photos / "0.png").read_bytes()
+    (photos / "2.png").write_bytes(data.ljust(before.st_size, b"\0"))
+    os.utime(photos / "2.png", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (photos / "2.png").stat().st_size == before.st_size
+    (photos / "4.png").unlink()
+    capsys.readouterr()
+    assert _predict(trained, *words, "output=out") == 1
+    printed = capsys.readouterr().out
+    assert "going on after 1 pictures" in printed
+    assert "3 images changed since they were scored and are scored again" in printed
+    assert _predict(trained, *words, "output=fresh") == 1
+    assert len(lines_of("out/predictions.jsonl")) == COUNT - 1
+    assert lines_of("out/predictions.jsonl") == lines_of("fresh/predictions.jsonl")
+    assert rows_of("out/predictions.broken.csv") == rows_of("fresh/predictions.broken.csv")
+
+
+def stop_after(count, monkeypatch):
+    """Interrupt the prediction once so many images were scored."""
+    add, done = predictions.Journal.add, []
+
+    def interrupting(self, records, *more):
+        add(self, records, *more)
+        done.extend(records)
+        if len(done) >= count:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(predictions.Journal, "add", interrupting)
+
+
+def test_the_last_record_of_an_image_counts_and_damage_ends_a_journal(tmp_path):
+    images = [tmp_path / name for name in "abc"]
+    for image in images:
+        image.write_text("1")
+    paths, file = [str(image) for image in images], tmp_path / "x.partial"
+    journal = predictions.Journal(file, {}, paths)
+    journal.add([{"path": p, "labels": {"cat": 1.0}} for p in paths], [predictions.stamp(p) for p in paths])
+    journal.close()
+    images[1].write_text("22")
+    again = predictions.Journal(file, {}, paths)
+    assert (again.done, again.changed, list(again.remaining)) == (2, 1, [1])
+    again.add([{"path": paths[1], "error": "x"}], [predictions.stamp(paths[1])])
+    assert [record.get("error") for record in again.records()] == [None, "x", None]
+    assert (again.done, again.broken) == (3, 1)
+    again.close()
+    whole = file.read_bytes()
+    for damage in (
+        b"\0" * 20 + b"\n",
+        b'{"image": 0}\n',
+        b"[" * 99999 + b"\n",
+        b'{"image": -1, "stamp": 0, "record": 0}\n',
+    ):
+        file.write_bytes(whole + damage)
+        third = predictions.Journal(file, {}, paths)
+        assert (third.done, third.broken, list(third.remaining)) == (3, 1, [])
+        third.close()
+        assert file.read_bytes() == whole
+
+
+# What phones and other systems leave ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["photos", "photos/**/*.*p*g"])
+def test_what_macos_adds_is_no_image_and_formats_that_are_not_read_are_named(trained, photos, capsys, source):
+    double = b"\0\5\x16\7\0\2\0\0Mac OS X        "
+    for name in ("._0.png", "inside/._1.png", "__MACOSX/0.png"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(double)
+    for name in ("IMG_3.HEIC", "b.heif", "c.CR2"):
+        (photos / name).write_bytes(b"\0\0\0\x18ftypheic")
+    (photos / "inside" / "back").symlink_to(photos, target_is_directory=True)
+    assert _predict(trained, f"input={source}", "output=x.jsonl") == 0
+    printed = capsys.readouterr().out
+    assert [Path(line["path"]).name for line in lines_of("x.jsonl")][-2:] == ["1.png", "3.png"]
+    assert "._" not in printed
+    assert "MACOSX" not in printed
+    if source == "photos":
+        assert len(lines_of("x.jsonl")) == COUNT
+        assert (
+            "note: passed over photos/IMG_3.HEIC: images in HEIC are not read; convert them to JPEG or PNG" in printed
+        )
+        assert "images in HEIF" in printed
+        assert "images in CR2" in printed
+        assert "photos/inside/back: linked folders are not entered" in printed
+    Path("list.txt").write_text("photos/._0.png\nphotos/0.png\n")
+    assert _predict(trained, "input=@list.txt", "output=y.jsonl") == 0
+    assert [line["path"] for line in lines_of("y.jsonl")] == ["photos/0.png"]
+
+
+def test_a_folder_of_formats_that_are_not_read_says_so(photos):
+    Path("phone").mkdir()
+    Path("phone/IMG_1.HEIC").write_bytes(b"x")
+    with pytest.raises(
+        DataError, match=r"no pictures there .*passed over phone/IMG_1.HEIC: images in HEIC are not read"
+    ):
+        find_pictures("phone")
+
+
+# Names reach the terminal as text -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\nerror: b.png", "a\\nerror: b.png"),
+        ("a\x1b[2Jb.png", "a\\x1b[2Jb.png"),
+        ("a\u202egnp.b.png", "a\\u202egnp.b.png"),
+        ("a\u2066b.png", "a\\u2066b.png"),
+        ("a\x9b31mb.png", "a\\x9b31mb.png"),
+        ("[red]:smile:.png", "[red]:smile:.png"),
+    ],
+)
+def test_names_are_printed_on_one_line_without_what_terminals_obey(trained, photos, capsys, name, shown):
+    shutil.copy(photos / "0.png", name)
+    Path(name[:-4] + "broken.png").write_bytes(b"no picture")
+    inputs = [f"input={name}", f"input={name[:-4]}broken.png"]
+    for more in ([], ["output=x.csv"]):
+        assert _predict(trained, *inputs, *more) == 1
+        printed = capsys.readouterr().out
+        lines = printed.split("\n")
+        assert any(line.startswith(f"{shown}: ") for line in lines)
+        assert any(f"cannot decode picture {shown[:-4]}broken.png" in line for line in lines)
+        assert not any(line.startswith("error: b") for line in lines)
+        assert not any(sign in printed for sign in "\x1b\x9b\u202e\u2066")
+    assert rows_of("x.csv")[0]["path"] == name  # files hold the name itself

@@ -1,8 +1,11 @@
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mldec.data import download as room
-from mldec.data import transfer
+from mldec.data import transfer, watch
 from mldec.data.download import Download, fetch
 from mldec.data.unpack import UNFINISHED
 from mldec.errors import ConfigError, DataError
@@ -35,6 +38,8 @@ class Page:
     kind: str = "application/octet-stream"
     hold: tuple[int, threading.Event] | None = None  # send so many bytes, then wait
     gate: threading.Barrier | None = None
+    length: str | None = None  # the header Content-Length as it is; empty: none is sent
+    drip: str | None = None  # what comes a byte at a time: the "headers", a "chunk" size, or the "body"
 
 
 class Site:
@@ -68,6 +73,14 @@ class Site:
         """The ranges of all requests for a path."""
         return [span for path, span in self.requests if path == "/" + name]
 
+    @staticmethod
+    def drip(request: BaseHTTPRequestHandler) -> None:
+        """A byte now and then, until nobody listens."""
+        with contextlib.suppress(OSError):
+            for _ in range(200):
+                request.wfile.write(b"1")
+                time.sleep(0.05)
+
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         span = request.headers.get("Range")
         self.requests.append((request.path, span))
@@ -81,7 +94,8 @@ class Site:
         if page.location is not None:
             request.send_response(302)
             request.send_header("Location", page.location)
-            return request.end_headers()
+            request.end_headers()
+            return self.drip(request) if page.drip == "redirect" else None
         same = request.headers.get("If-Range") in (page.etag, page.modified)
         start = int(span.removeprefix("bytes=").removesuffix("-")) if span and page.ranges and same else None
         if start is not None and start >= len(page.content):
@@ -89,8 +103,15 @@ class Site:
             request.send_header("Content-Range", f"bytes */{len(page.content)}")
             return request.end_headers()
         body = page.content[start or 0 :]
+        if page.drip == "headers":
+            request.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+            return self.drip(request)
         request.send_response(200 if start is None else 206)
-        request.send_header("Content-Length", str(page.announced or len(body)))
+        length = page.length if page.length is not None else str(page.announced or len(body))
+        if length:
+            request.send_header("Content-Length", length)
+        if page.drip == "chunk":
+            request.send_header("Transfer-Encoding", "chunked")
         request.send_header("Content-Type", page.kind)
         if start is not None:
             end, total = len(page.content) - 1, len(page.content)
@@ -99,6 +120,8 @@ class Site:
             if value:
                 request.send_header(name, value)
         request.end_headers()
+        if page.drip is not None:
+            return self.drip(request)
         if page.hold is not None:
             amount, release = page.hold
             request.wfile.write(body[:amount])
@@ -303,6 +326,14 @@ def test_redirects_to_other_schemes_are_refused(site: Site, tmp_path: Path, targ
     assert below(tmp_path) == []
 
 
+def test_the_body_of_a_redirect_is_not_read(site: Site, tmp_path: Path) -> None:
+    site.add("target")
+    began = time.monotonic()
+    fetch(one(site.add("a", location="/target", drip="redirect")), str(tmp_path), pause=0)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+    assert time.monotonic() - began < 5  # its body takes 10 s, or for ever
+
+
 def test_redirects_are_followed_with_the_range(site: Site, tmp_path: Path) -> None:
     site.add("target", drops=[1000])
     fetch(one(site.add("a", location="/target")), str(tmp_path), pause=0)
@@ -339,6 +370,81 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     part = str(tmp_path / "part")
     with pytest.raises(transfer.TransferError, match="allowed: http, https"):
         transfer.receive("file:///x", part, size=None, attempts=1, pause=0, wait=print, on_bytes=print)
+
+
+# Servers that mean harm -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", ["²", "-5", "9" * 5000, "1.5", "0x10", "1_000", "10**9"])
+def test_a_length_that_is_none_is_refused(site: Site, tmp_path: Path, length: str) -> None:
+    """`²` and the digits of other scripts are digits to Python, and 5,000 of them are too many for it."""
+    with pytest.raises(DataError, match=r"the server announces a length of .* bytes, which is none") as caught:
+        fetch(one(site.add("a", length=length)), str(tmp_path))
+    assert len(str(caught.value)) < 500
+    assert below(tmp_path) == []
+
+
+def test_a_body_of_no_announced_length_is_taken_up_to_a_bound(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = site.add("a", length="")
+    fetch(one(url), str(tmp_path))
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+    monkeypatch.setattr(transfer, "MOST_UNANNOUNCED", len(CONTENT) - 1)
+    with pytest.raises(DataError, match="more than 299,999 bytes came, of a length not announced"):
+        fetch(one(url, file="b"), str(tmp_path))
+    assert below(tmp_path) == ["file.bin"]
+    fetch(one(url, file="c", size=len(CONTENT)), str(tmp_path))  # its length is known from elsewhere
+
+
+def test_the_room_on_the_disk_is_looked_at_while_bytes_come(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage, looks = shutil.disk_usage(tmp_path), []
+
+    def disk_usage(path: str) -> shutil._ntuple_diskusage:
+        looks.append(path)
+        return usage._replace(free=10**12 if len(looks) == 1 else 1000)
+
+    monkeypatch.setattr(transfer, "ROOM_EVERY", 1)
+    monkeypatch.setattr(transfer.shutil, "disk_usage", disk_usage)
+    with pytest.raises(DataError, match=r"1,000 bytes are left on the disk, .* make room"):
+        fetch(one(site.add("a", length="")), str(tmp_path))
+    assert below(tmp_path) == []  # nobody knows how much would still come
+
+
+@pytest.mark.parametrize("what", ["body", "headers", "chunk"])
+@pytest.mark.parametrize("length", [None, ""])
+def test_a_byte_now_and_then_does_not_keep_a_connection(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, length: str | None
+) -> None:
+    """Each byte comes long before a socket's timeout. Ended by us, a body is not taken for complete."""
+    monkeypatch.setattr(watch, "WINDOW", 0.3)
+    began = time.monotonic()
+    with pytest.raises(DataError, match=r"less than 1,024 bytes a second came .* given up after 2 attempts"):
+        fetch(one(site.add("a", drip=what, length=length)), str(tmp_path), attempts=2, pause=0)
+    assert time.monotonic() - began < 8
+    assert "file.bin" not in below(tmp_path)
+    assert len(site.asked("a")) == 2
+
+
+def test_a_byte_for_each_request_does_not_go_on_for_ever(site: Site, tmp_path: Path) -> None:
+    url = site.add("a", drops=[1] * 100)
+    with pytest.raises(DataError, match="given up after 8 attempts"):
+        fetch(one(url), str(tmp_path), attempts=2, pause=0)
+    assert len(site.asked("a")) == 8
+
+
+@pytest.mark.parametrize(
+    "note", ["[]", '{"validator": [1], "total": 1}', '{"validator": "1", "total": "x"}', "[" * 9999]
+)
+def test_a_strange_note_beside_a_part_means_nothing(site: Site, tmp_path: Path, note: str) -> None:
+    url = site.add("a")
+    (tmp_path / ".downloads").mkdir()
+    (tmp_path / ".downloads" / "file.bin.part").write_bytes(b"part")
+    (tmp_path / ".downloads" / "file.bin.part.json").write_text(note)
+    fetch(one(url), str(tmp_path), pause=0)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
 
 # By hand --------------------------------------------------------------------------------------------------------------

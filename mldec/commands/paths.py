@@ -1,0 +1,39 @@
+"""Paths in a run's config: absolute, so that the config means the same from whatever folder it is used."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+from mldec.config import Config
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """`config` with the paths of its dataset, and those of word vectors that are files, in full.
+
+    What a relative path meant is only known where it was typed. Sources of word vectors that are no files
+    (package:NAME, hub:OWNER/NAME) stay as they are.
+    """
+    dataset = config.dataset
+    full = {name: _absolute(value) for name in dataset.paths if (value := getattr(dataset, name)) is not None}
+    config = dataclasses.replace(config, dataset=dataclasses.replace(dataset, **full))
+    words = getattr(config.head, "words", None)
+    if words is None:
+        return config
+    full = {name: _absolute(value) for name in ("source", "names", "aliases") if _exists(value := getattr(words, name))}
+    words = dataclasses.replace(words, **full)
+    return dataclasses.replace(config, head=dataclasses.replace(config.head, words=words))
+
+
+def places_of_data(config: Config) -> set[str]:
+    """The settings that say where a dataset lies, by their full names."""
+    return {f"dataset.{name}" for name in config.dataset.paths}
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _exists(path: Any) -> bool:
+    return isinstance(path, str) and os.path.exists(os.path.expanduser(path))

@@ -1,0 +1,403 @@
+"""Property: whatever is typed for an option of any command ends in exit code 2 and one error line, without a traceback.
+
+The values are those that no option takes. What a command needs beside the option is there and sound.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mldec.commands import compose, data, evaluate, export, import_weights, predict, report, table, train, words
+from mldec.commands.benchmark_subjects import REPORT_WORDS, SUBJECTS
+from mldec.commands.main import COMMANDS, run
+from mldec.errors import ConfigError, printable, printable_name, shortened, whole_number
+from tests.curve import small_experiment
+
+LONG = "9" * 5000
+#: No number, no boolean, no choice, and no path that can be written or read.
+ODD = [
+    "²",
+    LONG,
+    "-1",
+    "1.5e999",
+    "nan",
+    "١٢",
+    "1_000",
+    "yes",
+    "file/inside",
+    "\udcff",
+    "~nobody-of-that-name/x",
+    "a\0b",
+]
+
+
+ODD_SETTINGS = ["²", LONG, "yes"]  # of settings, which tests/test_config_fuzz.py tries with more
+
+#: Names of options of a command itself, which are no settings of an experiment.
+OWN = {
+    *predict.OWN,
+    *evaluate.OWN,
+    *report.OWN,
+    *export.OWN,
+    *import_weights.OWN,
+    *table.OWN,
+    *train.CONSENTS,
+    "resume",
+}
+OWN |= {word for own in data.WORDS.values() for word in own} | {word for one in SUBJECTS.values() for word in one.words}
+OWN -= {"seed"}
+
+
+@pytest.fixture(scope="module")
+def trained(digits_root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert run(["train", *small_experiment(digits_root), "schedule.epochs=1", f"run_dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder to stand in, with a file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("text")
+    return tmp_path
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str], *named: str) -> str:
+    """Run `words`, which must end in one error line and exit code 2. Returns that line."""
+    capsys.readouterr()
+    code, error = run(words), capsys.readouterr().err
+    lines = [line for line in error.splitlines() if not line.startswith(("note:", "warning:"))]
+    shown = [word[:60] for word in words]
+    assert code == 2, (shown, code, error)
+    assert "".join(lines[:1]).startswith("error: "), (shown, error)
+    assert "Traceback" not in error
+    assert len(error) < 4000, (shown, len(error))
+    for name in named:
+        assert name in error, (shown, error)
+    return error
+
+
+#: Of each command: what is typed beside, and the options of which no value of ODD is a sound one.
+OPTIONS = {
+    "train": (["experiment=digits", "debug=fast"], ["seed", "schedule.epochs", "runtime.workers", "runtime.compile"]),
+    "train resume": (["resume=RUN"], ["allow_schedule_change", "allow_other_data", "schedule.epochs"]),
+    "show": (["experiment=digits"], ["labels", "schedule.epochs", "run"]),
+    "evaluate": (
+        ["run=RUN"],
+        ["split", "weights", "which", "thresholds", "allow_other_data", "protocol.threshold", "runtime.workers"],
+    ),
+    "predict": (
+        ["run=RUN", "input=file"],
+        [
+            *("threshold", "thresholds", "top_k", "scores", "pictures", "maps", "font", "resume", "weights"),
+            "batch_size",
+            "workers",
+            "device",
+            "format",
+        ],
+    ),
+    "import": (["checkpoint=file"], ["checkpoint", "key"]),
+    "report": (["run=RUN"], ["split", "weights", "allow_other_data", "run"]),
+    "export": (["run=RUN", "format=onnx"], ["format", "weights", "fold_batch_norm", "preprocessing", "run"]),
+    "data download": (["dataset=coco", "root=new"], ["keep", "parallel", "dataset.year"]),
+    "data verify": (["dataset=digits", "root=new", "dataset.train=2"], ["split", "workers", "fix"]),
+    "data stats": (["dataset=digits", "root=new"], ["split", "dataset.train"]),
+    "data split": (["table=file"], ["table", "train", "val", "test", "seed"]),
+    "data shrink": (["dataset=digits", "output=small", "side=9"], ["side", "quality", "workers"]),
+    "table": (
+        ["5", "run=false", "launcher=print"],
+        ["scale", "seeds", "choose_seed", "rows", "jobs", "gpus", "launcher"],
+    ),
+    "benchmark loss": ([], ["scale", "repeats", "seconds", "compare", "runtime.threads"]),
+    "benchmark startup": ([], ["repeats", "scale"]),
+    "benchmark data": ([], ["scale", "repeats", "folder"]),
+    "benchmark loader": ([], ["scale", "repeats", "workers"]),
+    "benchmark train": ([], ["steps", "repeats", "pictures", "labels"]),
+    "benchmark model": (["experiment=digits", "labels=5"], ["labels", "heads", "repeats", "seconds", "largest_batch"]),
+}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_odd_values_are_one_error_line_that_names_the_option(command, trained, place, capsys):
+    fixed, options = OPTIONS[command]
+    for option in options:
+        for value in ODD if option in OWN else ODD_SETTINGS:
+            beside = [word.replace("RUN", str(trained)) for word in fixed if not word.startswith(f"{option}=")]
+            before = sorted(place.iterdir())
+            refused([*command.split(), *beside, f"{option}={value}"], capsys)
+            assert sorted(place.iterdir()) == before, (option, value[:20])  # nothing was written, nothing begun
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["evaluate", "run=RUN"], "output"),
+        (["predict", "run=RUN", "input=file"], "output"),
+        (["report", "run=RUN"], "output"),
+        (["export", "run=RUN", "format=safetensors"], "output"),
+        (["data", "verify", "dataset=digits", "root=new"], "output"),
+        (["data", "stats", "dataset=digits", "root=new"], "output"),
+        (["data", "shrink", "dataset=digits", "side=9"], "output"),
+        (["table", "5", "run=false"], "output"),
+        (["table", "5", "run=false"], "records"),
+        (["table", "5", "run=false"], "page"),
+        (["benchmark", "startup"], "output"),
+        (["benchmark", "startup"], "page"),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else value,
+)
+def test_an_output_in_which_nothing_can_be_written_is_refused_first(command, option, trained, place, capsys):
+    """Before anything is read, drawn or measured."""
+    command = [word.replace("RUN", str(trained)) for word in command]
+    before = sorted(place.iterdir())
+    values = ["file/inside", "file/inside/deeper", "", " ", "~nobody-of-that-name/x", "a" * 5000, "a\0b"]
+    for value in values:
+        refused([*command, f"{option}={value}"], capsys, option if len(value) < 100 else "")
+    assert sorted(place.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("train", "table", "benchmark")])
+def test_m_is_refused_where_it_would_be_ignored(command, place, capsys):
+    more = ["stats"] if command == "data" else []
+    for option in ("-m", "--multirun"):
+        assert "has no effect here" in refused([command, *more, option], capsys)
+
+
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_a_config_folder_is_refused_where_nothing_is_composed(command, place, capsys):
+    assert "has no effect here" in refused([command, "run=x", "--config-dir=."], capsys)
+
+
+def test_words_that_nobody_reads_are_errors(trained, place, capsys):
+    for words_typed in (
+        ["report", f"run={trained}", "wieghts=ema"],
+        ["evaluate", f"run={trained}", "wieghts=ema"],
+        ["export", f"run={trained}", "format=onnx", "wieghts=ema"],
+        ["predict", f"run={trained}", "input=file", "wieghts=ema"],
+        ["show", f"run={trained}", "wieghts=ema"],
+        ["data", "stats", "dataset=digits", "wieghts=ema"],
+        ["table", "5", "run=false", "launcher=print", "wieghts=ema"],
+        ["benchmark", "loss", "wieghts=ema"],
+        ["benchmark", "ema", "scale=0.5"],
+        ["train", "experiment=digits", "wieghts=ema"],
+    ):
+        refused(words_typed, capsys, words_typed[-1].partition("=")[0])
+
+
+def test_consent_without_what_it_consents_to_is_an_error(place, capsys):
+    for word in ("allow_schedule_change=true", "allow_other_data=false"):
+        assert "has no effect without resume=RUN" in refused(["train", "experiment=digits", word], capsys)
+
+
+def test_an_option_typed_twice_with_two_values_is_an_error(place, capsys):
+    assert "top_k=2: typed twice, before as top_k=1" in refused(["predict", "run=x", "top_k=1", "top_k=2"], capsys)
+    parsed = compose.parse(["input=a", "input=b", "run=x", "run=x"], own=("input", "run"), repeatable=("input",))
+    assert parsed.own == {"input": "b", "run": "x"}
+
+
+@pytest.mark.parametrize("text", ["true", "True", "TRUE", "false", "False"])
+def test_booleans_are_true_or_false(text):
+    assert words.switch({"keep": text}, "keep") is (text.lower() == "true")
+    for other in ("yes", "no", "1", "0", "on", "t", "", "tru\u0435"):  # the last with a Cyrillic letter
+        with pytest.raises(ConfigError, match="expected true or false"):
+            words.switch({"keep": other}, "keep")
+
+
+# Configs of one's own -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe\0\x01binary",
+        b"\x80\x81",
+        b"defaults:\n  - odd\nname: x\n",
+        b"defaults:\n  - override /experiment: odd\n",
+        b"a: &a [*a]\n",
+        b"a: &a {b: *a}\n",
+        b"name: [" + b"[" * 3000,
+        b"- a list\n",
+        b"just text",
+        b"name: 'never closed",
+        b"seed: " + b"9" * 5000,
+        b"seed: 0x" + b"f" * 5000,
+        b"dataset: 0x" + b"f" * 5000,
+        b"defaults: 3\n",
+        b"defaults:\n  - {a: {b: c}}\n",
+        b"? {a: 1}\n: 2\n",
+        b"name: ${oc.env:NO_SUCH_VARIABLE}\n",
+        b"dataset: ${dataset}\n",
+    ],
+    ids=lambda content: content[:24].decode("latin-1"),
+)
+def test_yaml_that_is_none_or_contains_itself_is_one_error_line(content, place, capsys):
+    (place / "configs" / "experiment").mkdir(parents=True)
+    (place / "configs" / "experiment" / "odd.yaml").write_bytes(content)
+    refused(["show", "experiment=odd", "labels=3", "--config-dir=configs"], capsys)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "raise RuntimeError('no\\nway')",
+        "1/0",
+        "def f(:",
+        "import no_such_module_here",
+        "raise SystemExit(3)",
+        "raise OSError(2)",
+        "from mldec import nothing_of_that_name",
+        "import sys; sys.exit('bye')",
+        "raise BaseExceptionGroup('x', [ValueError()])",
+    ],
+)
+def test_a_plugin_that_raises_is_one_error_line_that_names_it(code, place, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(place))
+    (place / "odd_plugin.py").write_text(code)
+    monkeypatch.delitem(__import__("sys").modules, "odd_plugin", raising=False)
+    refused(["show", "experiment=digits", "labels=3", "plugins=[odd_plugin]"], capsys, "plugins=odd_plugin")
+
+
+@pytest.mark.parametrize("name", [".relative", "a..b", "²", LONG, "a/b", "..", "odd.plugin.that.is.not.there"])
+def test_a_plugin_that_is_no_module_is_one_error_line(name, place, capsys):
+    refused(["show", "experiment=digits", "labels=3", f"plugins={name}"], capsys, "plugins=")
+
+
+# Parsers --------------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=30) | st.from_regex(r"[0-9]{1,30}", fullmatch=True))
+@settings(max_examples=60, deadline=None)
+def test_a_whole_number_is_ascii_digits_and_nothing_else(text):
+    value = whole_number(text)
+    expected = text.isascii() and text.isdigit() and len(text) <= 18
+    assert (value is not None) == expected
+    assert value is None or str(value) == text.lstrip("0") or (value == 0 and not text.strip("0"))
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_a_number_is_what_python_reads_of_plain_ones_or_none(text):
+    value = words.number(text)
+    if value is not None:
+        assert value == float(text)
+        assert text.isascii()
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=60))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_what_is_printed_of_a_name_can_be_encoded_and_moves_nothing(text):
+    shown = printable_name(text)
+    shown.encode()
+    assert shown == printable(shown)  # nothing is left to escape
+    assert len(shown.splitlines()) <= 1
+    hidden = {*map(chr, range(32)), *map(chr, range(0x7F, 0xA0)), *"\u061c\u200e\u200f\u2028\u2029"}
+    hidden |= {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
+    assert not hidden & set(shown)
+    assert len(shortened(text * 50)) < 1200
+
+
+# Where a run is used --------------------------------------------------------------------------------------------------
+
+SMALL = ["backbone=resnet_digits", "dataset.image_size=32", "schedule.epochs=1", "schedule.batch_size=4"]
+SMALL += ["runtime=cpu", "runtime.workers=0", "runtime.threads=1", "runtime.tensorboard=false"]
+
+
+def project(folder: Path, turn: int) -> None:
+    """Eight images and their tables; in other turns the labels are others."""
+    import cv2
+    import numpy as np
+
+    folder.mkdir()
+    for number in range(8):
+        pixels = np.random.default_rng(number).integers(0, 255, (36, 36, 3), np.uint8)
+        assert cv2.imwrite(str(folder / f"p{number}.png"), pixels)
+    rows = [f"p{number}.png,{('cat', 'dog')[(number + turn) % 2]}\n" for number in range(8)]
+    (folder / "train.csv").write_text("path,labels\n" + "".join(rows))
+    (folder / "val.csv").write_text("path,labels\n" + "".join(rows[: 5 - turn]))
+
+
+@pytest.fixture
+def projects(tmp_path, monkeypatch):
+    """Two projects with tables of the same names, and a run of the first one."""
+    for turn, name in enumerate(("one", "two")):
+        project(tmp_path / name, turn)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    words_typed = ["dataset=table", "dataset.train=train.csv", "dataset.val=val.csv", *SMALL, "run_dir=run"]
+    assert run(["train", *words_typed]) == 0
+    return tmp_path
+
+
+def images(folder: Path) -> int:
+    return json.loads((folder / "metrics.json").read_text())["pictures"]
+
+
+def test_a_run_is_evaluated_and_resumed_on_its_own_data_from_every_folder(projects, monkeypatch, capsys):
+    for name in ("one", "two", "empty"):
+        monkeypatch.chdir(projects / name)
+        where = "run" if name == "one" else "../one/run"
+        assert run(["evaluate", f"run={where}", "output=../found"]) == 0
+        assert images(projects / "found") == 5
+    stored = (projects / "one" / "run" / "config.yaml").read_text()
+    assert f"train: {projects}/one/train.csv" in stored
+    before = (projects / "one" / "run" / "data.json").read_bytes()
+    assert run(["train", "resume=../one/run", "schedule.epochs=2", "allow_schedule_change=true"]) == 0
+    assert (projects / "one" / "run" / "data.json").read_bytes() == before
+
+
+def test_data_of_another_fingerprint_is_refused_unless_it_is_asked_for(projects, monkeypatch, capsys):
+    shutil.copy(projects / "two" / "val.csv", projects / "one" / "val.csv")
+    error = refused(["evaluate", "run=run", "output=found"], capsys, "fingerprint", "allow_other_data=true")
+    assert "4 images of 2 labels" in error
+    assert not Path("found").exists()
+    assert "typed" not in refused(["evaluate", "run=run", "dataset.root=.", "output=found"], capsys, "fingerprint")
+    assert run(["evaluate", "run=run", "allow_other_data=true", "output=found"]) == 0
+    assert images(Path("found")) == 4
+    assert "note: the test images or labels are not those of the run" in capsys.readouterr().out
+    assert run(["evaluate", "run=run", "dataset.val=../two/val.csv", "output=named"]) == 0  # who names data means it
+    assert run(["report", "run=run", "output=page.html"]) == 0
+    assert "are not those of the run" in Path("page.html").read_text()
+
+
+def test_a_run_goes_on_with_other_images_only_if_that_is_asked_for(projects, capsys):
+    first = Path("run/data.json").read_bytes()
+    shutil.copy(projects / "two" / "train.csv", "train.csv")
+    words_typed = ["train", "resume=run", "schedule.epochs=2", "allow_schedule_change=true"]
+    refused(words_typed, capsys, "the train images or labels are not those", "allow_other_data=true")
+    assert Path("run/data.json").read_bytes() == first
+    assert run([*words_typed, "allow_other_data=true"]) == 0
+    assert Path("run/data.json").read_bytes() == first
+    (later,) = Path("run").glob("data_from_step_*.json")
+    assert json.loads(later.read_text())["train"] != json.loads(first)["train"]
+
+
+def test_a_project_that_was_moved_is_named_and_found_again(projects, monkeypatch, capsys):
+    (projects / "one").rename(projects / "moved")
+    monkeypatch.chdir(projects / "moved")
+    refused(["evaluate", "run=run"], capsys, "val.csv: no such file")
+    there = ["dataset.train=train.csv", "dataset.val=val.csv"]
+    assert run(["evaluate", "run=run", *there, "output=found"]) == 0
+    assert images(Path("found")) == 5
+    assert run(["train", "resume=run", *there]) == 0  # the same data in another place is no other course
+
+
+def test_every_own_word_of_a_command_is_known_here():
+    """So that a new option is added to the tests above."""
+    assert set(evaluate.OWN) == {*OPTIONS["evaluate"][1][:5], "run", "checkpoint", "output"}
+    assert set(predict.OWN) - {*OPTIONS["predict"][1]} == {"run", "input", "labels", "words", "output"}
+    assert set(report.OWN) - {*OPTIONS["report"][1]} == {"runs", "output", "labels"}
+    assert set(export.OWN) - {*OPTIONS["export"][1]} == {"output", "device"}
+    assert set(import_weights.OWN) - {*OPTIONS["import"][1]} == {"backbone", "labels", "words", "image_size"}
+    assert set(table.OWN) - {*OPTIONS["table"][1]} == {"run", "output", "records", "page", "table"}
+    for name, own in data.WORDS.items():
+        assert set(own) - {*OPTIONS[f"data {name}"][1]} <= {"root", "output", "extra"}
+    known = {word for name, (_, options) in OPTIONS.items() if name.startswith("benchmark") for word in options}
+    assert {word for subject in SUBJECTS.values() for word in subject.words} <= known
+    assert set(REPORT_WORDS) == {"output", "page", "compare"}
