@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import mldec
+from mldec.commands.yaml_bounds import check_config_files
 from mldec.config import from_stored
 from mldec.engine import settings_file
 from mldec.errors import ConfigError, shortened, suggest
@@ -154,6 +155,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str
     folders = _folders(config_dir)
     words = [word for override in overrides for word in _for_hydra(override, folders)]
     if config_dir:
+        check_config_files(folders[1], CHOICES)
         words.append(f"hydra.searchpath=[file://{folders[1]}]")
     from hydra.errors import HydraException
     from omegaconf import OmegaConf

@@ -221,6 +221,7 @@ def test_booleans_are_true_or_false(text):
         b"defaults:\n  - odd\nname: x\n",
         b"defaults:\n  - override /experiment: odd\n",
         b"a: &a [*a]\n",
+        b"".join(b"%c: &%c [%s]\n" % (c, c, b"0" if c == 97 else b"*%c, " % (c - 1) * 9) for c in range(97, 115)),
         b"a: &a {b: *a}\n",
         b"name: [" + b"[" * 3000,
         b"- a list\n",
