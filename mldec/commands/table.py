@@ -28,7 +28,7 @@ values side by side. What was cut off goes on when the command is typed again; w
 
   TABLE                 1 to 14, figure5, figure6, all; list shows what is in each
   scale=desk            the form that runs on built-in digit scenes, in minutes to two hours on a laptop
-  seeds=0,1,2           the seeds; default 0,1,2, at desk scale 0,1,2,3,4 where a run takes minutes
+  seeds=0,1,2           the seeds; default 0,1,2; at desk scale 0,1,2,3,4 where a run takes under 3 minutes
   choose_seed=0         the seed with which settings are chosen, where a row does; default the first one
   rows=gap,ml_decoder   some rows alone; default all that are reproduced
   jobs=2                processes at a time; default one a GPU, or one a core

@@ -80,10 +80,13 @@ def candidates(row: Row) -> list[tuple[str, ...]]:
 
 
 def chosen_words(table: Table, row: Row, request: Request) -> tuple[str, ...] | None:
-    """The candidate that is best on val with the first seed; None while not all of the row's own are known.
+    """The candidate that is best on val with the first seed; None while not all of the row's own are known. A row that
+    takes over another one's choice has the candidate of that.
 
     Candidates beyond those of the row count once they are known: see `search_jobs`.
     """
+    if row.chosen_in is not None:
+        return chosen_words(table, table.row(row.chosen_in), request)
     if not row.choose:
         return ()
     found = _candidate_records(table, row, request)

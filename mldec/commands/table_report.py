@@ -84,7 +84,7 @@ def records_of_row(table: Table, row: Row, request: Request, found: Found) -> tu
     if words is None:
         return (), {}
     jobs = [job_of(table, row, seed, words, request) for seed in request.seeds_of(table, row)]
-    chosen = dict(zip(row.choose, (word.partition("=")[2] for word in words), strict=True))
+    chosen = dict(word.split("=", 1) for word in words)
     return tuple(found.by_key[job.key] for job in jobs if job.key in found.by_key), chosen
 
 

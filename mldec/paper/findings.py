@@ -103,7 +103,7 @@ class _Comparison(NamedTuple):
 
     differences: list[float]
     bar: float
-    p: float | None  # of the mean being the bar; None: not to be tested
+    p: float | None  # of the mean difference being the bar's; None: not to be tested
 
 
 def _compare(table: Table, finding: Finding, by_key: Mapping[str, Line]) -> _Comparison | None:
@@ -120,8 +120,11 @@ def _compare(table: Table, finding: Finding, by_key: Mapping[str, Line]) -> _Com
         return None
     seeds = sorted(samples[0].keys() & samples[1].keys())
     differences = [samples[0][seed] - samples[1][seed] for seed in seeds]
-    bar = _bar(finding, statistics.fmean(samples[1][seed] for seed in seeds) if seeds else 0.0)
-    return _Comparison(differences, bar, t_test(differences, bar) if len(differences) > 1 else None)
+    bars = [_bar(finding, samples[1][seed]) for seed in seeds]  # a percentage is one of each pair's own value
+    p = None
+    if len(seeds) > 1:
+        p = t_test([difference - bar for difference, bar in zip(differences, bars, strict=True)], 0.0)
+    return _Comparison(differences, statistics.fmean(bars) if bars else 0.0, p)
 
 
 def _bar(finding: Finding, worse: float) -> float:

@@ -72,6 +72,7 @@ class Row:
         note: a caveat in words.
         choose: a setting that is chosen on val with the first seed, and its candidates. Where all of them are numbers
             and the best is the smallest or the largest, more are tried beyond it.
+        chosen_in: another row, whose choice this one takes over.
         settings: what differs from the experiment, by name of the setting.
         seeds: how many of the table's seeds the row takes, the first ones; None: all of them.
     """
@@ -85,6 +86,7 @@ class Row:
     expect: Literal["out_of_memory"] | None = None
     note: str = ""
     choose: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    chosen_in: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     seeds: int | None = None
 
@@ -207,6 +209,8 @@ def _table(entry: Mapping[str, Any]) -> Table:
     if len(set(keys)) < len(keys):
         raise ValueError(f"{where}: two rows of one key among {keys}")
     for row in rows:
+        if row.chosen_in is not None and row.chosen_in not in keys:
+            raise ValueError(f"{where}, {row.key}: chosen_in names a row that is not there: {row.chosen_in}")
         for given, columns in ((row.cells, table.cells), (row.published, table.figures)):
             if unknown := set(given) - set(columns):
                 raise ValueError(f"{where}, {row.key}: {sorted(unknown)} are no columns of the table")

@@ -70,18 +70,36 @@ def test_nothing_is_chosen_before_all_candidates_are_known(tmp_path: Path) -> No
     assert len(search_jobs(one, row, asked)) == 3
 
 
-def test_a_table_has_its_own_number_of_seeds_and_some_rows_fewer(tmp_path: Path) -> None:
-    asked = request(tmp_path)
+def decided(folder: Path, best: float, *words: str):
+    """The request of a table whose average pooling was found to be best on val at the rate `best`."""
+    asked = request(folder, *words)
     (one,) = asked.tables
+    write(search_jobs(one, one.row("sigmoid_gap"), asked), folder, lambda rate: -abs(rate - best))
+    return one, asked
+
+
+def test_a_table_has_its_own_number_of_seeds_and_some_rows_fewer(tmp_path: Path) -> None:
+    one, asked = decided(tmp_path, 0.03)
     assert one.seeds == 5
-    for row, seeds in (("sigmoid_gap_12", (0, 1, 2, 3, 4)), ("sigmoid_gap_24", (0,))):
+    for row, seeds in (("sigmoid_gap_12", (0, 1, 2, 3, 4)), ("sigmoid_gap_24", (0, 1, 2))):
         assert tuple(job.seed for job in final_jobs(one, one.row(row), asked)) == seeds
-    typed = request(tmp_path, "seeds=7,8")
+    one, typed = decided(tmp_path, 0.03, "seeds=7,8")
     assert typed.search_seed == 7
     assert [job.seed for job in final_jobs(one, one.row("sigmoid_gap_12"), typed)] == [7, 8]
 
 
-def test_a_longer_row_is_the_same_experiment_with_more_epochs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("best", [0.01, 0.03])
+def test_longer_rows_take_over_what_the_short_one_chose(best: float, tmp_path: Path) -> None:
+    asked = request(tmp_path)
+    (one,) = asked.tables
+    assert final_jobs(one, one.row("sigmoid_gap_12"), asked) == []  # nothing is chosen yet
+    write(search_jobs(one, one.row("sigmoid_gap"), asked), tmp_path, lambda rate: -abs(rate - best))
+    for row, epochs in (("sigmoid_gap_12", 12), ("sigmoid_gap_24", 24)):
+        for job in final_jobs(one, one.row(row), asked):
+            assert job.overrides == (f"schedule.epochs={epochs}", f"schedule.max_lr={best:g}")
+
+
+def test_a_longer_row_is_the_same_experiment_with_more_epochs() -> None:
     for one in load_tables("desk"):
         for pair in one.plateau:
             row, doubled = one.row(pair.row), one.row(pair.doubled)
@@ -92,9 +110,6 @@ def test_a_longer_row_is_the_same_experiment_with_more_epochs(tmp_path: Path) ->
             assert epochs[1] == 2 * epochs[0] == 2 * row.cells["epochs"]
             assert doubled.cells["epochs"] == epochs[1]
             assert row.experiment == doubled.experiment
-    asked = request(tmp_path)
-    (job, *_) = final_jobs(asked.tables[0], asked.tables[0].row("sigmoid_gap_12"), asked)
-    assert job.overrides == ("schedule.epochs=12",)
 
 
 def test_random_groups_differ_from_seed_to_seed() -> None:
