@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import reprlib
 from collections.abc import Iterable
@@ -54,6 +55,8 @@ def brief(value: Any, most: int = 120) -> str:
         return f"a whole number of {value.bit_length():,} bits"
     if value is None or isinstance(value, (str, bool, int, float)):
         text = value[: most + 1] if isinstance(value, str) else str(value)
+    elif isinstance(value, (os.PathLike, Exception)):
+        text = str(value)[: most + 1]
     elif isinstance(value, (dict, list, tuple, set)):
         text = _SHORT.repr(value)
     else:

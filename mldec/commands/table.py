@@ -91,13 +91,6 @@ def make_request(name: str, arguments: compose.Arguments) -> Request:
         components=_components(arguments),
     )
     _refuse_own_words(arguments)
-    for key, found in (("output", output), ("records", place.records)):
-        if found.exists() and not found.is_dir():
-            raise ConfigError(
-                f"{key}={own.get(key, found)}: is a file; name a directory, or a path where nothing is yet"
-            )
-    if "page" in own and Path(own["page"]).is_dir():
-        raise ConfigError(f"page={own['page']}: is a directory; name a file in it")
     seeds = tuple(whole(word, "seeds", least=0, most=MOST_SEED) for word in listed(own.get("seeds", "")))
     if not seeds and "seeds" in own:
         raise ConfigError(f"seeds={own['seeds']}: none; type seeds=0,1,2")

@@ -280,7 +280,8 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     for path, reason in {**reasons, tmp_path / "absent.jpg": "No such file", "a\0b": "null"}.items():
         with pytest.raises(DataError, match=reason) as caught:
             decode(str(path))
-        assert str(caught.value).startswith(f"cannot read picture {path}: ")
+        shown = str(path).replace("\0", "\\x00")
+        assert str(caught.value).startswith(f"cannot read picture {shown}: ")
 
 
 def jpeg_of_claimed_size(height: int, width: int) -> bytes:
