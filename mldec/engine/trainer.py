@@ -152,14 +152,15 @@ class Trainer:
                 profiler.step()
                 ends = progress.step == (epoch + 1) * steps
                 recorded = ends or progress.step % runtime.log_every == 0
-                self.stop.requested = self.team.any(self.stop.requested)
-                saved = self.stop.requested or progress.step % (runtime.checkpoint_every or math.inf) == 0
+                stops = self._stops()
+                saved = stops or progress.step % (runtime.checkpoint_every or math.inf) == 0
                 if recorded or saved or self.device.type == "cpu":  # elsewhere reading the loss waits for the device
                     self._read_losses()
                 if recorded:
                     self._record_window(epoch + 1)
+                if stops:
+                    raise Interrupted
                 if saved:
-                    self.stop.check()
                     self.save("last")
                 bar.advance()
 
@@ -201,8 +202,8 @@ class Trainer:
     def finish_epoch(self) -> None:
         """Evaluate, if it is due; remember the best; save."""
         progress, epoch = self.progress, self.progress.epochs + 1
-        self.stop.requested = self.team.any(self.stop.requested)
-        self.stop.check()
+        if self._stops():
+            raise Interrupted
         if progress.updates == 0:
             self.display.say("warning: no step has changed the weights: live and EMA are still what they began with")
         metrics: dict[str, dict[str, float]] = {}
@@ -317,6 +318,16 @@ class Trainer:
                 f"schedule.max_lr than {self.config.schedule.max_lr:g}"
             )
 
+    def _stops(self) -> bool:
+        """Whether one of the processes was asked to stop; all must ask, and all get the same answer. A request that
+        comes while they do is left for the next time."""
+        if not self.team.any(self.stop.requested):
+            return False
+        self.stop.requested = True
+        if self.team.any(self.stop.preempted):
+            self.stop.preempted = True
+        return True
+
     @contextlib.contextmanager
     def _saved(self) -> Iterator[None]:
         """Save where the run is asked to stop, and where it loses a loader process: both are found out between two
@@ -399,9 +410,8 @@ class Trainer:
 
             def on_batch(pictures: int) -> None:
                 bar.advance()
-                if next(rounds) <= batches.common:  # all processes must stop at the same place
-                    self.stop.requested = self.team.any(self.stop.requested)
-                    self.stop.check()
+                if next(rounds) <= batches.common and self._stops():
+                    raise Interrupted
 
             return compute_scores(
                 network,

@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
+from mldec.engine.distributed import Team
 from mldec.engine.interrupt import PREEMPTIONS, Interrupted, pass_on, stop_on_interrupt
+from mldec.engine.trainer import Trainer
 
 
 def test_the_first_asks_and_the_second_insists():
@@ -63,3 +66,20 @@ def test_what_the_system_asks_reaches_children_that_live(signum):
         assert lives.wait(timeout=30) == -signum
         assert (stop.requested, stop.exit_code) == (True, 75)
     assert signal.getsignal(signum) == signal.SIG_DFL
+
+
+class Slow(Team):
+    """Two processes whose vote takes so long that a request comes meanwhile."""
+
+    def any(self, flag: bool) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return flag
+
+
+def test_a_request_during_a_vote_is_neither_lost_nor_acted_upon_alone() -> None:
+    trainer = SimpleNamespace(team=Slow(size=2))
+    with stop_on_interrupt() as trainer.stop:
+        assert not Trainer._stops(trainer)  # type: ignore[arg-type]  # the other process has the same answer
+        assert trainer.stop.requested
+        assert Trainer._stops(trainer)  # type: ignore[arg-type]
+        assert trainer.stop.exit_code == 75

@@ -127,11 +127,11 @@ def test_preempted_with_all_its_processes_it_is_saved_and_ends_the_same(
 ) -> None:
     """Schedulers send SIGTERM to every process of a job, and again where that takes its time."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    experiment = [*small_digits, "schedule.epochs=8"]
+    experiment = [*small_digits, "schedule.epochs=8", "runtime.workers=2"]
     finish(words_for(whole, experiment))
     last = parts / "checkpoints" / "last.pt"
     for begun in (0, 4):
-        process = begin([*words_for(parts, experiment), "runtime.workers=2"])
+        process = begin(words_for(parts, experiment))
         await_step(last, process, begun)
         for _ in range(5):
             for pid in (*children(process.pid), process.pid):
@@ -149,10 +149,10 @@ def test_a_killed_loader_process_is_one_error_and_the_run_ends_the_same(
     small_digits: list[str], tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    experiment = [*small_digits, "schedule.epochs=8"]
+    experiment = [*small_digits, "schedule.epochs=8", "runtime.workers=2"]
     finish(words_for(whole, experiment))
     said = tmp_path / "said"
-    process = begin([*words_for(parts, experiment), "runtime.workers=2"], said=str(said))
+    process = begin(words_for(parts, experiment), said=str(said))
     await_step(parts / "checkpoints" / "last.pt", process, 0)
     victim = min(children(process.pid))
     os.kill(victim, signal.SIGKILL)
