@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 import mldec
-from mldec.errors import printable
+from mldec.errors import CONTROL
 
 NOTHING = "\u2013"  # what stands where there is no number
 
@@ -41,10 +41,14 @@ def render(template: str, **values: Any) -> str:
 
 
 def shown(value: Any) -> Any:
-    """A value as text that any file can hold: control characters and halves of characters as their codes."""
+    """A value as text that any file can hold: control characters and halves of characters as their codes.
+
+    Marks of the text direction stay, which names in Arabic or Hebrew need: the style sheet isolates names.
+    """
     if isinstance(value, Markup):
         return value
-    return printable(str(value)).encode("utf-8", "backslashreplace").decode()
+    plain = CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(value))
+    return plain.encode("utf-8", "backslashreplace").decode()
 
 
 def text(value: Any) -> Markup:

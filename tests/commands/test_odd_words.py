@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mldec.commands import compose, data, evaluate, export, import_weights, predict, report, table, train, words
@@ -273,6 +273,9 @@ def test_a_plugin_that_is_no_module_is_one_error_line(name, place, capsys):
 # Parsers --------------------------------------------------------------------------------------------------------------
 
 
+@example("²")
+@example("٣")
+@example(LONG)
 @given(st.text(max_size=30) | st.from_regex(r"[0-9]{1,30}", fullmatch=True))
 @settings(max_examples=60, deadline=None)
 def test_a_whole_number_is_ascii_digits_and_nothing_else(text):
@@ -291,6 +294,7 @@ def test_a_number_is_what_python_reads_of_plain_ones_or_none(text):
         assert text.isascii()
 
 
+@example("".join(map(chr, [*range(0x2028, 0x202F), *range(0x2066, 0x206A), 0x61C, 0x200E, 0x200F, 27, 0x9B, 0xDCFF])))
 @given(st.text(st.characters(exclude_categories=()), max_size=60))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_what_is_printed_of_a_name_can_be_encoded_and_moves_nothing(text):
