@@ -1,33 +1,39 @@
-"""Writing files so that they are whole or not there, and nothing stays of what was not finished."""
+"""Writing files so that they are whole or not there, and nothing stays of what was not finished.
+
+A directory to write into may come from a stranger, with symbolic links where mldec writes. None of them is followed.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import errno
 import os
+import stat
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from mldec.errors import ConfigError
 
-LONG = 200  # bytes of a name, of the 255 that file systems take
 PARTIAL = ".partial"  # in the name of every hidden file that is not finished
+LONGEST_ENDING = 100  # bytes of a suffix that is kept, so that the name of a partial file fits into 255
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A hidden path beside `path` to write to: renamed to `path` when the block ends, removed where it fails.
+    """A new, empty, hidden file beside `path` to write to: renamed to `path` when the block ends, removed if it fails.
 
-    It keeps the ending of `path`, by which some libraries choose a format. Raises OSError that names the file,
-    and ConfigError where `path` is a directory.
+    It keeps the ending of `path`, by which some libraries choose a format. Its name cannot be guessed, so neither a
+    symbolic link in a directory of unknown origin nor another process can stand in its place. Raises OSError that
+    names the file, and ConfigError where `path` is a directory.
     """
     path = Path(path)
     if path.is_dir():
         raise ConfigError(f"{path} is a directory; name a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = path.name if len(os.fsencode(path.name)) < LONG else hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]
-    partial = path.with_name(f".{name}{PARTIAL}{path.suffix}")
+    partial = partial_path(path)
     try:
+        _create(partial, path)
         yield partial
         os.replace(partial, path)
     except BaseException as error:
@@ -38,9 +44,43 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def partial_path(path: Path) -> Path:
+    """A hidden path beside `path`, with its ending, that nobody can guess and `remove_partial` finds."""
+    ending = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_ENDING else ""
+    return path.with_name(f".{uuid.uuid4().hex}{PARTIAL}{ending}")
+
+
+def _create(partial: Path, path: Path) -> None:
+    """Create the empty file `partial`; an error names `path`."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        os.close(os.open(partial, flags, 0o666))
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
+
+
+def without_links(path: str | os.PathLike[str], flags: int) -> int:
+    """Open `path` and return its descriptor; an `opener` for `open`, for files that stay where they are.
+
+    Raises ConfigError where `path` is a symbolic link, a directory, a pipe or a device; OSError as `os.open` does.
+    """
+    special = f"{os.fspath(path)} is not a regular file (a symbolic link, pipe or device?); remove it and try again"
+    more = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe without a reader would block
+    try:
+        descriptor = os.open(path, flags | more, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR) or os.path.islink(path):
+            raise ConfigError(special) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ConfigError(special)
+    return descriptor
+
+
 def remove_partial(*folders: Path) -> None:
     """Remove what a killed process left unfinished in folders that nobody else writes to; not below them."""
     for folder in folders:
         for partial in folder.glob(f".*{PARTIAL}*"):
-            if partial.is_file() and not partial.is_symlink():
+            if partial.is_symlink() or partial.is_file():  # of a link itself, never of its target
                 partial.unlink(missing_ok=True)

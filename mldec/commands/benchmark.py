@@ -97,9 +97,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _read(path: Path) -> list[Figure]:
     from mldec.benchmarks.figure import Figure
+    from mldec.data.files import read_bytes
+    from mldec.engine.tracking import MOST_JSON
 
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(read_bytes(path, most=MOST_JSON).decode("utf-8"))
         if not isinstance(record.get("figures"), list):
             raise ValueError("no figures in it")
         figures = [Figure(**figure) for figure in record["figures"]]

@@ -26,6 +26,7 @@ from mldec.config import Config, build_config, to_mapping
 from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
 from mldec.engine.launcher import IN_TEAM, is_asked_for, launch
 from mldec.errors import ConfigError
+from mldec.files import without_links
 
 if TYPE_CHECKING:  # torch is imported where something is trained
     from mldec.engine.distributed import Team
@@ -149,7 +150,7 @@ def _alone(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    with (folder / ".lock").open("w") as lock:
+    with open(folder / ".lock", "w", opener=without_links) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # given up when this process ends, however it ends
         yield
 

@@ -24,7 +24,7 @@ from mldec.data.index import ImageIndex
 from mldec.data.verify import Problem, for_each_picture
 from mldec.data.voc import read_xml
 from mldec.errors import DataError, shown
-from mldec.files import replacing
+from mldec.files import PARTIAL, replacing
 
 MARKER = ".shrunk.json"  # in the new folder: with which settings its pictures were made
 
@@ -47,7 +47,7 @@ def prepare(source: str, target: Path, *, side: int, quality: int) -> None:
             raise DataError(
                 f"output={target}: was begun with {shown(begun, 300)}, now it is {settings}; take another folder"
             )
-        for partial in target.rglob(".*.partial"):  # of a call that was killed
+        for partial in target.rglob(f".*{PARTIAL}*"):  # of a call that was killed
             partial.unlink(missing_ok=True)
     elif target.exists() and any(target.iterdir()):
         raise DataError(f"output={target}: is not empty; take another folder")
@@ -79,9 +79,7 @@ def shrink_picture(source: str, target: Path, *, side: int, quality: int) -> Non
 
     Raises DataError if it cannot be decoded.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
+    with replacing(target) as partial:
         width, height = read_size(source)
         if min(width, height) <= side:
             decode(source)  # a broken picture should not get through for being small
@@ -92,9 +90,6 @@ def shrink_picture(source: str, target: Path, *, side: int, quality: int) -> Non
             picture = Image.fromarray(decode(source)).resize(size, Image.Resampling.LANCZOS, reducing_gap=3)
             known = Image.registered_extensions().get(target.suffix.lower(), "JPEG")
             picture.save(partial, known if known in Image.SAVE else "JPEG", quality=quality)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def copy_regular(source: str | os.PathLike[str], target: Path) -> None:

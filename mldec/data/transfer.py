@@ -18,8 +18,10 @@ from email.message import Message
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from mldec.data.files import read_bytes
 from mldec.data.watch import Watch
-from mldec.errors import shortened, whole_number
+from mldec.errors import DataError, shortened, whole_number
+from mldec.files import replacing, without_links
 
 SCHEMES = ("http", "https")
 TIMEOUT = 60.0  # seconds without a byte
@@ -29,9 +31,8 @@ PASSING = (408, 425, 429)  # answers below 500 after which it is worth asking ag
 
 LEAST_GAIN = 2**16  # bytes that an attempt must bring to count as progress, once few bytes came many times
 MOST_MEAGRE = 4  # times `attempts`: how many attempts in a row may bring less than that
-MOST_UNANNOUNCED = (
-    2**38
-)  # bytes (256 GiB) of a body whose length nobody announced; the largest published file has 50 GB
+MOST_UNANNOUNCED = 2**38  # bytes (256 GiB) of a body of unknown length; the largest published file has 50 GB
+MOST_NOTED = 2**16  # bytes of a note about a part
 MARGIN = 2**28  # bytes that stay free on the disk
 ROOM_EVERY = 2**24  # bytes after which the room on the disk is looked at again
 
@@ -148,7 +149,7 @@ def _write_body(
     free = shutil.disk_usage(os.path.dirname(part)).free
     if expected is not None and expected - have > free:
         raise OSError(errno.ENOSPC, f"{expected - have:,} bytes are to come, {free:,} are free", part)
-    with open(part, "ab" if have else "wb") as file:
+    with open(part, "ab" if have else "wb", opener=without_links) as file:
         if not have:  # only now that the file is empty: the note must never speak of other bytes than those there
             _note(part, response.headers, total)
         on_bytes(have, expected)
@@ -259,7 +260,9 @@ def _extent(response: Any, part: str, have: int, noted: int | None) -> tuple[int
     length = response.headers.get("Content-Length")
     total = None if length is None else whole_number(length.strip())
     if length is not None and total is None:
-        raise TransferError(f"the server announces a length of {shortened(length)} bytes, which is none", final=True)
+        raise TransferError(
+            f"the server announces Content-Length {shortened(length)}, expected a whole number of bytes", final=True
+        )
     if response.status != 206:
         return 0, total
     content_range = (response.headers.get("Content-Range") or "").strip()
@@ -297,16 +300,15 @@ def _note(part: str, headers: Message, total: int | None) -> None:
     """Write down by what the same file is known again: an ETag, unless weak, or else the date of the last change."""
     etag = headers.get("ETag")
     validator = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
-    with open(part + ".json", "w", encoding="utf-8") as file:
+    with replacing(part + ".json") as partial, partial.open("w", encoding="utf-8") as file:
         json.dump({"validator": validator, "total": total}, file)
 
 
 def _noted(part: str) -> tuple[str | None, int | None]:
     try:
-        with open(part + ".json", encoding="utf-8") as file:
-            noted = json.load(file)
+        noted = json.loads(read_bytes(part + ".json", most=MOST_NOTED))
         validator, total = noted["validator"], noted["total"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (DataError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None, None
     if not isinstance(validator, str | None) or not isinstance(total, int | None):
         return None, None

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -73,9 +74,9 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     Raises RunError if it cannot be written, on a full disk say; `path` is then what it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
             torch.save(dict(content), file)
             file.flush()
             os.fsync(file.fileno())

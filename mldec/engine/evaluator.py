@@ -18,6 +18,7 @@ from mldec.data.loader import Batch
 from mldec.engine.device import autocast
 from mldec.engine.distributed import ALONE, Team
 from mldec.errors import RunError
+from mldec.files import replacing
 from mldec.labels import LabelSpace, to_cell
 from mldec.metrics import average_precision, f1_at_k, f1_at_threshold, top_k_accuracy, zero_shot_metrics
 
@@ -170,9 +171,8 @@ def write_per_class(path: Path, result: Result, scores: Scores, labels: LabelSpa
 
     A name that a spreadsheet would take for a formula stands behind an apostrophe.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     counts = [np.count_nonzero(scores.targets == state, axis=0).tolist() for state in (1, 0, -1)]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["label", "average_precision", "positives", "negatives", "unknown"])
         for name, ap, *states in zip(labels.names, result.per_class, *counts, strict=True):

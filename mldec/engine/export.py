@@ -28,6 +28,7 @@ from mldec.engine.display import Display
 from mldec.engine.model_card import model_card
 from mldec.engine.predictor import load
 from mldec.errors import ConfigError, RunError
+from mldec.files import partial_path
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
 from mldec.models.folding import fold_batch_norm
@@ -289,7 +290,7 @@ def _whole_folder(target: Path) -> Iterator[Path]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"output={target} is there already; remove it or name another folder")
     made = [parent for parent in target.parents if not parent.exists()]
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = partial_path(target)
     try:
         partial.mkdir(parents=True)
         yield partial

@@ -17,6 +17,7 @@ except ImportError:  # Windows: no lock
     fcntl = None  # type: ignore[assignment]
 
 from mldec.errors import ConfigError
+from mldec.files import without_links
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +31,13 @@ _held: set[int] = set()
 def lock_run(folder: Path) -> Iterator[None]:
     """Hold the lock of a run directory within the block. Reading there is free to everybody.
 
-    Raises ConfigError that names the process and host which hold it, if somebody does.
+    Raises ConfigError that names the process and host which hold it, if somebody does, and where the file of the lock
+    is a symbolic link or anything else but a regular file.
     """
     if fcntl is None:
         yield
         return
-    descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = without_links(folder / FILE, os.O_RDWR | os.O_CREAT)
     _held.add(descriptor)
     try:
         try:

@@ -21,12 +21,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mldec.data.files import check_regular, read_bytes
 from mldec.engine import tracking
 from mldec.errors import CheckpointError, DataError
 from mldec.labels import LabelSpace
 from mldec.models.tensor_files import check_names
 
 FORMAT = 1
+MOST_DESCRIPTION = 2**28  # bytes of mldec.json: a million labels with their thresholds fit
 WEIGHTS, DESCRIPTION, VECTORS = "model.safetensors", "mldec.json", "label_vectors.safetensors"
 GRAPHS = {"model.onnx": "ONNX Runtime", "model.pt2": "torch.export.load"}  # files that mldec does not read
 
@@ -108,7 +110,9 @@ def read_portable(weights: Path) -> dict[str, Any]:
 def _read_description(path: Path) -> dict[str, Any]:
     """mldec.json, its values checked one by one; the config itself is checked where it is built."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path, most=MOST_DESCRIPTION).decode("utf-8"))
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict):
@@ -195,6 +199,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise CheckpointError(f"no {path.name} beside the other files in {path.parent}")
     try:
+        check_regular(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             check_names(file.keys(), str(path))
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118

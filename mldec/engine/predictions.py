@@ -26,7 +26,7 @@ import numpy as np
 from mldec.data.table_file import import_pyarrow
 from mldec.engine.predictor import Answer
 from mldec.errors import ConfigError, DataError, RunError
-from mldec.files import replacing
+from mldec.files import replacing, without_links
 from mldec.labels import LabelSpace, to_cell
 
 FORMATS = ("jsonl", "csv", "parquet")
@@ -68,7 +68,7 @@ class Journal:
         self._broken: set[int] = set()
         path.parent.mkdir(parents=True, exist_ok=True)
         head = (json.dumps({"settings": settings}) + "\n").encode()
-        self._file = path.open("a+b")  # which writes at the end and leaves what is there
+        self._file = open(path, "a+b", opener=without_links)  # noqa: SIM115 (writes at the end, keeps what is there)
         try:
             self._lock()
             end = 0 if resume is False else self._take_up(head, paths)
@@ -199,13 +199,8 @@ def write(path: Path, form: str, records: Iterable[Record], labels: LabelSpace, 
     """Write the records without an error in one of FORMATS, whole or not at all, a record at a time."""
     writer: Callable[..., None] = {"jsonl": _write_jsonl, "csv": _write_csv, "parquet": _write_parquet}[form]
     sound = (record | {"path": readable(record["path"])} for record in records if "error" not in record)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         writer(partial, sound, labels, all_scores)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_broken(path: Path, records: Iterable[Record]) -> None:

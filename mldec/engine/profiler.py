@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import profiler
 
+from mldec.files import replacing
+
 
 class Stepping(Protocol):
     def step(self) -> None:
@@ -34,9 +36,11 @@ def profile_steps(folder: Path, *, enabled: bool) -> Iterator[Stepping]:
     target.mkdir(parents=True, exist_ok=True)
 
     def write(trace: profiler.profile) -> None:
-        trace.export_chrome_trace(str(target / "trace.json"))
+        with replacing(target / "trace.json") as partial:
+            trace.export_chrome_trace(str(partial))
         table = trace.key_averages().table(sort_by="self_cpu_time_total", row_limit=30)
-        (target / "summary.txt").write_text(table, encoding="utf-8")
+        with replacing(target / "summary.txt") as partial:
+            partial.write_text(table, encoding="utf-8")
 
     with profiler.profile(
         activities=activities,

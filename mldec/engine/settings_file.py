@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from mldec.errors import ConfigError
+from mldec.data.files import read_bytes
+from mldec.errors import ConfigError, DataError
 
 MOST_BYTES = 2**20
 DEPTH = 20  # of settings within one another; an experiment has 4
@@ -38,17 +39,15 @@ def write_settings(settings: Mapping[str, Any]) -> str:
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings of a config.yaml as nested plain values. Raises ConfigError if it is missing, damaged or unsafe."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise ConfigError(f"{path}: larger than the {MOST_BYTES:,} bytes of any experiment; it is not read")
-        loader = _Loader(content.decode("utf-8"))
+        loader = _Loader(read_bytes(path, most=MOST_BYTES).decode("utf-8"))
         try:
             settings = loader.get_single_data()
         finally:
             loader.dispose()
     except FileNotFoundError:
         raise ConfigError(f"no {path}: is {path.parent} a run folder?") from None
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     except (OSError, ValueError, RecursionError, OverflowError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {_reason(error)}") from error
     if not isinstance(settings, dict):
@@ -64,7 +63,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values without anchors; a setting that is there twice is an error."""
+    """Plain values without anchors; a setting that appears twice is an error."""
 
     depth = 0
 
@@ -84,7 +83,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         mapping = super().construct_mapping(node, deep=deep)
         if len(mapping) < len(node.value):
-            raise yaml.constructor.ConstructorError(None, None, "a setting is there twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, "a setting appears twice", node.start_mark)
         return mapping
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mldec.data.files import open_text
 from mldec.engine.tracking import write_text
 from mldec.errors import DataError, suggest
 from mldec.labels import LabelSpace, from_cell, to_cell
@@ -94,7 +95,7 @@ def read_thresholds(path: Path, labels: LabelSpace | None = None, default: float
     DataError if the file is missing or broken, or knows none of `labels`.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with open_text(path, newline="") as file:
             rows = csv.DictReader(file, strict=True)
             if not {"label", "threshold"} <= set(rows.fieldnames or ()):
                 raise DataError(f"{path}: expected the columns label,threshold; found {rows.fieldnames or 'none'}")

@@ -32,14 +32,18 @@ import numpy as np
 import torch
 
 import mldec
+from mldec.data.files import read_bytes
 from mldec.engine.board import Board
-from mldec.errors import RunError
+from mldec.errors import DataError, RunError
 from mldec.files import replacing
 
 logger = logging.getLogger(__name__)
 
 #: Record fields that measure time, hence differ between a run and its repetition.
 TIMES = frozenset({"images_per_second", "data_wait", "seconds"})
+
+MOST_JSON = 2**24  # bytes of environment.json, data.json, cost.json; each has a few thousand
+MOST_RECORDS = 2**30  # bytes of metrics.jsonl: millions of records
 
 
 def make_run_folder(output: str, name: str, run_dir: str | None = None) -> Path:
@@ -124,8 +128,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote; nothing if there is no such file."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """What `write_json` wrote; nothing if there is no such file.
+
+    Raises DataError unless it is a regular file of at most MOST_JSON bytes, and ValueError for what is not JSON.
+    """
+    if not path.exists():
+        return {}
+    content: dict[str, Any] = json.loads(read_bytes(path, most=MOST_JSON).decode("utf-8"))
     return content
 
 
@@ -139,7 +148,7 @@ def read_noted(path: Path) -> dict[str, Any]:
         if isinstance(content, dict):
             return content
         reason = "it holds no object"
-    except (OSError, ValueError, RecursionError) as error:  # an empty file, say, which a power cut left
+    except (DataError, OSError, ValueError, RecursionError) as error:  # an empty file, say, which a power cut left
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     logger.warning("warning: %s is damaged (%s); going on without what it noted", path, reason)
     return {}
@@ -176,11 +185,11 @@ def scan_records(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """The sound records of a metrics.jsonl, and the numbers of its damaged lines.
 
     A last line without an end, which a crash cut short, is no damage. A record is an object with `kind` and `step`, and
-    for an evaluation with its `epoch`.
+    for an evaluation with its `epoch`. Raises DataError unless the file is regular and has at most MOST_RECORDS bytes.
     """
     if not path.exists():
         return [], []
-    lines = path.read_bytes().split(b"\n")
+    lines = read_bytes(path, most=MOST_RECORDS).split(b"\n")
     records, damaged = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from mldec.config import Config, to_mapping
 from mldec.engine.tracking import read_json, read_noted, read_records, write_json
+from mldec.errors import DataError
 
 VERSION = 1
 
@@ -147,9 +148,8 @@ def find_records(folder: Path) -> Found:
     found = Found({}, {})
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            record = _record(content)
-        except (OSError, ValueError, TypeError) as error:
+            record = _record(read_json(path))
+        except (DataError, OSError, ValueError, TypeError, RecursionError) as error:
             found.others[path] = str(error)
         else:
             found.by_key[record.key] = record

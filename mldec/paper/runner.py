@@ -28,6 +28,7 @@ except ImportError:  # Windows: one runner at a time
 from mldec.engine.display import Bar, Display
 from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
 from mldec.engine.tracking import is_complete
+from mldec.files import without_links
 from mldec.paper.records import (
     BENCHMARK,
     Record,
@@ -235,7 +236,7 @@ def _run(
     code, began = 0, log.stat().st_size if log.exists() else 0
     if not _is_finished(job, folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as file:
+        with open(log, "a", encoding="utf-8", opener=without_links) as file:
             process = subprocess.Popen(
                 command(job, place),
                 stdin=subprocess.DEVNULL,
@@ -274,7 +275,7 @@ def _claim(place: Place, job: Job, *, patient: bool, stop: threading.Event) -> I
         locks: list[IO[str]] = []
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-            locks.append(stack.enter_context((folder / f"{job.key}.lock").open("w")))
+            locks.append(stack.enter_context(open(folder / f"{job.key}.lock", "w", opener=without_links)))
         while not _lock_all(locks):
             if not patient or stop.is_set():
                 yield None

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mldec.data.files import open_text, read_bytes
 from mldec.engine.checkpoint import run_folder
 from mldec.engine.settings_file import MOST_BYTES, read_settings
 from mldec.engine.tracking import describe_damaged, read_json, scan_records
-from mldec.errors import CheckpointError, ConfigError
+from mldec.errors import CheckpointError, ConfigError, DataError
 from mldec.labels import from_cell
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ def read_run(source: str | Path) -> Run:
     def read(name: str, reader: Callable[[Path], T], nothing: T) -> T:
         try:
             return reader(folder / name) if (folder / name).is_file() else nothing
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (DataError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             first_line = (str(error).splitlines() or [type(error).__name__])[0]
             problems[name] = f"{name} is damaged: {first_line}"
             return nothing
@@ -132,8 +133,7 @@ def flat(settings: Mapping[str, Any], path: str = "") -> dict[str, str]:
 
 
 def _text(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(MOST_BYTES).decode("utf-8", "replace")
+    return read_bytes(path, most=MOST_BYTES).decode("utf-8", "replace")
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 def _per_class(path: Path) -> dict[str, tuple[float, int]]:
     found = {}
-    with path.open(newline="", encoding="utf-8") as file:
+    with open_text(path, encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             text = row["average_precision"]
             found[from_cell(row["label"])] = (float(text) / 100 if text else math.nan, int(row["positives"]))

@@ -25,6 +25,11 @@ def hold(folder: Path, held: multiprocessing.synchronize.Event) -> None:
         time.sleep(100)
 
 
+def sleep(begun: multiprocessing.synchronize.Event) -> None:
+    begun.set()
+    time.sleep(100)
+
+
 def test_the_second_is_refused_and_told_who_was_first(tmp_path: Path) -> None:
     who = rf"process {os.getpid()} on {socket.gethostname()}, since \d{{4}}-"
     with (
@@ -56,8 +61,10 @@ def test_a_killed_process_gives_the_lock_up(tmp_path: Path) -> None:
 def test_a_loader_process_does_not_keep_the_lock_of_its_main_process(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     with lock_run(tmp_path):
-        process = context.Process(target=time.sleep, args=(100,))
+        begun = context.Event()
+        process = context.Process(target=sleep, args=(begun,))
         process.start()
+        assert begun.wait(30)  # the copies are closed as the first thing that it does
     try:
         with lock_run(tmp_path):
             pass
@@ -104,3 +111,17 @@ def test_a_file_where_the_run_directory_should_be_is_one_error(
             f"error: {name}={place}: {file} is a file; name a directory, or a path where nothing is yet\n"
         )
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_the_file_of_the_lock_is_never_a_link(kind: str, tmp_path: Path) -> None:
+    mine, run = tmp_path / "mine.txt", tmp_path / "run"
+    mine.write_text("mine")
+    run.mkdir()
+    if kind == "link":
+        (run / FILE).symlink_to(mine)
+    else:
+        os.mkfifo(run / FILE)
+    with pytest.raises(ConfigError, match=rf"{FILE} is not a regular file .*; remove it"), lock_run(run):
+        pass
+    assert mine.read_text() == "mine"

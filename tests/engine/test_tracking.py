@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import sys
 
 import numpy as np
 import pytest
 
-from mldec.engine.tracking import Tracker, make_run_folder, read_records, write_text
+from mldec.engine.portable import DESCRIPTION, MOST_DESCRIPTION, WEIGHTS, read_portable
+from mldec.engine.settings_file import MOST_BYTES, read_settings
+from mldec.engine.thresholds import read_thresholds
+from mldec.engine.tracking import (
+    MOST_JSON,
+    MOST_RECORDS,
+    Tracker,
+    make_run_folder,
+    read_json,
+    read_noted,
+    read_records,
+    write_text,
+)
+from mldec.errors import CheckpointError, ConfigError, DataError
+from mldec.report.run import read_run
 
 
 def test_two_runs_of_one_second_get_two_folders(tmp_path):
@@ -105,3 +121,46 @@ def test_tensorboard_shows_scalars_pictures_and_curves(tmp_path):
     assert tags["images"] == ["sheet"]
     assert "labels" in tags["histograms"]
     assert "curve" in tags["tensors"]
+
+
+READERS = [
+    (read_json, "data.json", MOST_JSON, DataError),
+    (read_records, "metrics.jsonl", MOST_RECORDS, DataError),
+    (read_settings, "config.yaml", MOST_BYTES, ConfigError),
+    (lambda path: read_portable(path.parent / WEIGHTS), DESCRIPTION, MOST_DESCRIPTION, CheckpointError),
+]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="devices and sparse files")
+@pytest.mark.parametrize(("read", "name", "most", "error"), READERS, ids=[name for _, name, _, _ in READERS])
+def test_a_file_of_a_run_directory_is_read_only_if_it_is_regular_and_bounded(read, name, most, error, tmp_path):
+    path = tmp_path / name
+    path.symlink_to("/dev/null")
+    with pytest.raises(error, match=rf"{name}: is not a regular file but a device"):
+        read(path)
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(most + 1)  # takes no room on the disk
+    with pytest.raises(error, match=rf"{name}: {most + 1:,} bytes; at most {most:,} are read"):
+        read(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="devices and sparse files")
+def test_a_note_that_cannot_be_read_is_a_warning(tmp_path, caplog):
+    os.mkfifo(tmp_path / "cost.json")
+    with caplog.at_level(logging.WARNING):
+        assert read_noted(tmp_path / "cost.json") == {}
+    assert "a device, a pipe or a socket" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="devices and sparse files")
+def test_tables_of_a_run_directory_that_hold_no_text_are_refused(tmp_path):
+    (tmp_path / "config.yaml").write_text("name: a")
+    for name in ("thresholds.csv", "per_class_ap.csv", "environment.json"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(2**26)
+    with pytest.raises(DataError, match="NUL bytes"):
+        read_thresholds(tmp_path / "thresholds.csv")
+    problems = read_run(tmp_path).problems
+    assert "NUL bytes" in problems["per_class_ap.csv"]
+    assert "at most" in problems["environment.json"]

@@ -220,7 +220,7 @@ def test_no_command_puts_the_environment_in(run, tmp_path, monkeypatch, capfd):
         ("a: 1\na: 2", "twice"),
         ("a: !!python/object:os.system x", "could not determine a constructor"),
         ("a: " + "9" * 5000, "4300 digits"),
-        ("a: " + "x" * 2**21, "larger than"),
+        ("a: " + "x" * 2**21, "at most 1,048,576 are read"),
         ("", "holds no settings"),
         ("\x00", "cannot be read"),
         ("- 1", "holds no settings"),
