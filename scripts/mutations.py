@@ -520,6 +520,48 @@ FAULTS = [
         "if True:",
         "commands/test_table_plan.py -k widened",
     ),
+    Fault(
+        "a number is what Python calls digits",
+        "errors.py",
+        "return int(text) if _DIGITS.fullmatch(text) else None",
+        "return int(text) if text.isdigit() else None",
+        "commands/test_odd_words.py -k ascii_digits",
+    ),
+    Fault(
+        "an unknown word of a boolean is false",
+        "commands/words.py",
+        "    if text.lower() not in BOOLEANS:\n",
+        "    if not text:\n",
+        "commands/test_odd_words.py -k booleans",
+    ),
+    Fault(
+        "a slow connection is kept",
+        "data/watch.py",
+        "if now - before < LEAST_SPEED * WINDOW:",
+        "if now < before:",
+        "data/test_download.py -k now_and_then",
+    ),
+    Fault(
+        "a changed image keeps its scores",
+        "engine/predictions.py",
+        "if known != stamp(paths[number]):",
+        "if known is None:",
+        "commands/test_predict.py -k last_record",
+    ),
+    Fault(
+        "marks of direction reach the terminal",
+        "errors.py",
+        "\\u2028-\\u202e\\u2066-\\u2069",
+        "\\u2028-\\u2029",
+        "commands/test_odd_words.py -k printed_of_a_name",
+    ),
+    Fault(
+        "data of another fingerprint is evaluated",
+        "engine/same_data.py",
+        'and fingerprint != what["fingerprint"]',
+        'and fingerprint == ""',
+        "commands/test_odd_words.py -k another_fingerprint",
+    ),
 ]
 
 

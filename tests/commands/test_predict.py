@@ -192,7 +192,7 @@ def test_names_that_are_no_utf_8_and_labels_in_other_scripts_are_written(trained
         pytest.skip("this file system takes UTF-8 alone")
     assert run(["predict", f"run={trained}", "input=b\udcff.png", "output=x", "format=csv,jsonl,parquet"]) == 0
     assert rows_of("x/predictions.csv")[0]["path"] == "b\\udcff.png"
-    assert "b\\udcff.png: " in capsys.readouterr().out
+    assert "b\\xff.png: " in capsys.readouterr().out
 
 
 def test_broken_pictures_are_listed_with_their_reason_and_stop_nothing(trained, predictor, photos, capsys):

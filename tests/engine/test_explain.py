@@ -138,7 +138,7 @@ def test_the_command_draws_maps_and_refuses_before_it_scores(run, tmp_path, caps
     folder, test = run
     words = ["predict", f"run={folder}", f"input={test.path(0)}", "top_k=2", f"output={tmp_path / 'out'}"]
     assert main.run([*words, "maps=true"]) == 0
-    (sheet,) = (tmp_path / "out" / "maps").iterdir()
+    (sheet,) = (tmp_path / "out" / "maps").glob("[!.]*")
     assert cv2.imread(str(sheet)).shape[1] == 3 * (pictures.TILE + 12) + 8
     assert main.run([*words, f"output={tmp_path / 'none'}", "maps=attention"]) == 2
     assert "no attention that could be shown" in capsys.readouterr().err
