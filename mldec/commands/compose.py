@@ -30,6 +30,8 @@ from mldec.registry import REGISTRIES
 GROUPS = (*REGISTRIES, "runtime", "protocol")
 CHOICES = (*GROUPS, "experiment", "debug")
 WORDS_SOURCE = "head.words.source"
+_LONG_NUMBER = "set_int_max_str_digits"  # in Python's error for an integer of more than 4,300 digits
+_RANGE = f"whole numbers from {-(2**63):,} to {2**63 - 1:,} are allowed; type a smaller one"
 
 
 @dataclass(frozen=True)
@@ -406,11 +408,18 @@ def _parsed(override: str) -> Any:
 
     try:
         return OverridesParser.create().parse_override(override)
-    except (HydraException, ValueError, RecursionError) as error:  # ValueError: an integer of more than 4,300 digits
+    except (HydraException, ValueError, RecursionError) as error:
+        if _LONG_NUMBER in str(error):
+            raise ConfigError(_too_long(override)) from None
         raise ConfigError(
             f"{shortened(override)}: cannot be read as key=value ({shortened(_readable(error), 400)}); quote values "
             f"with spaces or special signs: {shortened(key_of(override))}=\"'…'\""
         ) from None
+
+
+def _too_long(override: str) -> str:
+    digits = sum(map(str.isdigit, _value(override)))
+    return f"{shortened(override, 100)}: a whole number of {digits:,} digits; {_RANGE}"
 
 
 def key_of(override: str) -> str:
@@ -444,6 +453,8 @@ def _value(override: str) -> str:
 
 def _readable(error: Exception) -> str:
     """The lines of a Hydra message that speak of the user's input."""
+    if _LONG_NUMBER in str(error):
+        return f"a whole number has too many digits; {_RANGE}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(
         line for line in lines if not line.startswith(("See https://", "full_key:", "object_type="))

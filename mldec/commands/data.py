@@ -206,7 +206,6 @@ def _shrink(arguments: compose.Arguments) -> int:
     # All that can be wrong with annotations, files and disk is found before the first of what may be hours of images.
     plan = survey(config.folder, output, indexes.values(), side=side)
     _adjust(config, None, places, plan.files)
-    workers = _workers(arguments)
     prepare(config.folder, output, side=side, quality=quality)
     problems = []
     try:

@@ -323,7 +323,8 @@ def _train_locked(
     for sentence in find_suspicious(splits.train, {"val": splits.val, "test": splits.test}):
         display.say(f"warning: {sentence}")
     data = build.describe_splits(splits)
-    others = [] if folder is None else other_splits(read_recorded(folder), data)
+    recorded = {} if folder is None else read_recorded(folder)
+    others = other_splits(recorded, data)
     if others and not other_data:
         raise ConfigError(
             f"the {' and '.join(others)} images or labels are not those that {folder} began with; type dataset.root=… "
@@ -353,7 +354,7 @@ def _train_locked(
         display.say(f"warning: the {split} pictures or their labels are not those that this run began with")
     # What the run began with stays, as what it is compared with.
     name = f"data_from_step_{trainer.progress.step}.json" if others else FILE
-    if others or not read_recorded(folder):
+    if others or not recorded:
         tracking.write_json(folder / name, data)
 
     sizes = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test pictures"

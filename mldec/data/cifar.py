@@ -59,7 +59,7 @@ def build_cifar(config: CifarConfig, *, split: str) -> ImageIndex:
         DataError: the batches are missing, cut short, or hold what they should not.
     """
     check_split(config, split)
-    form = BINARY if os.path.isdir(os.path.join(config.folder, BINARY)) else PICKLED
+    form = _form(config.folder)
     advice = (
         f"{BINARY}/ with {', '.join(FILES[BINARY])} will do, too. "
         f"Get them with: mldec data download dataset=cifar100 root={config.folder}"
@@ -74,10 +74,7 @@ def prepare_pictures(root: str, form: str) -> str:
 
     Returns the folder, named by the size and time of change of the batches.
     """
-    sources = [os.path.join(root, form, name) for name in FILES[form]]
-    status = [os.stat(source) for source in sources]
-    key = hashlib.sha256(repr([(s.st_size, s.st_mtime_ns) for s in status]).encode()).hexdigest()[:12]
-    folder = os.path.join(root, f"pictures-{key}")
+    folder, sources = _target(root, form), _sources(root, form)
     if os.path.isdir(folder):
         return folder
     logger.info("writing the pictures of CIFAR-100 to %s (once)", folder)
@@ -91,6 +88,29 @@ def prepare_pictures(root: str, form: str) -> str:
                 encoded = cv2.imencode(".png", image[..., ::-1])[1]
                 encoded.tofile(os.path.join(draft, split, names.names[label], f"{number:05d}.png"))
     return folder
+
+
+def is_prepared(root: str) -> bool:
+    """Whether reading the dataset in `root` writes no images: they are there already, or the batches are missing."""
+    try:
+        return os.path.isdir(_target(root, _form(root)))
+    except OSError:  # reading says what is missing
+        return True
+
+
+def _form(root: str) -> str:
+    return BINARY if os.path.isdir(os.path.join(root, BINARY)) else PICKLED
+
+
+def _sources(root: str, form: str) -> list[str]:
+    return [os.path.join(root, form, name) for name in FILES[form]]
+
+
+def _target(root: str, form: str) -> str:
+    """The folder of the images. Raises OSError where a batch is missing."""
+    status = [os.stat(source) for source in _sources(root, form)]
+    key = hashlib.sha256(repr([(s.st_size, s.st_mtime_ns) for s in status]).encode()).hexdigest()[:12]
+    return os.path.join(root, f"pictures-{key}")
 
 
 def _fine_names(path: str) -> LabelSpace:

@@ -40,7 +40,7 @@ def prepare(source: str, target: Path, *, side: int, quality: int) -> None:
     settings = {"side": side, "quality": quality, "source": str(old)}
     marker = target / MARKER
     if target.exists() and not target.is_dir():
-        raise DataError(f"output={target}: is no folder; take another name")
+        raise DataError(f"output={target}: is not a directory; choose another name")
     if marker.exists():
         begun = read_json(marker, most=MAX_SMALL)
         if begun != settings:
@@ -158,7 +158,7 @@ def _scale_coco(content: Any, pictures: Path | None) -> None:
             _scale_annotation(annotation, *ratios[annotation["image_id"]])
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise DataError(
-                f"annotation {shown(annotation.get('id'))} has a box, area or outline that is none: {error}"
+                f"annotation {shown(annotation.get('id'))} has an invalid box, area or outline: {error}"
             ) from None
 
 

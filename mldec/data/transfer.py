@@ -160,7 +160,10 @@ def _write_body(
                 break
             if expected is None and have > MOST_UNANNOUNCED:
                 remove(part)
-                raise TransferError(f"more than {MOST_UNANNOUNCED:,} bytes came, of a length not announced", final=True)
+                raise TransferError(
+                    f"more than {MOST_UNANNOUNCED:,} bytes came, and the server announces no size",
+                    final=True,
+                )
             if have - looked >= ROOM_EVERY:
                 looked = have
                 _check_room(part, keep=expected is not None)

@@ -20,7 +20,7 @@ def check_fields(content: Mapping[str, Any], source: str) -> None:
             raise CheckpointError(f"{source}: {name}={brief(content[name])}: expected {expected}")
     labels, seen = content["labels"], content.get("seen")
     if len(set(labels)) < len(labels):
-        raise CheckpointError(f"{source}: labels: {len(labels) - len(set(labels))} names are there more than once")
+        raise CheckpointError(f"{source}: labels: {len(labels) - len(set(labels))} names appear more than once")
     if seen is not None and len(seen) != len(labels):
         raise CheckpointError(f"{source}: seen has {len(seen)} entries for {len(labels)} labels")
     if "resume" in content:
@@ -94,13 +94,16 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "step": ("a whole number at least 0", is_count),
 }
 
-_PROGRESS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("step", "updates", "epochs", "best_epoch", "broken"), is_count),
-    "best": lambda value: isinstance(value, float),
-    **dict.fromkeys(
-        ("window", "epoch_losses"),
-        lambda value: isinstance(value, list) and all(isinstance(loss, float) for loss in value),
-    ),
+
+def _are_losses(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(loss, float) for loss in value)
+
+
+_COUNT = (f"a whole number from 0 to {MOST_COUNT - 1:,}", is_count)
+_PROGRESS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("step", "updates", "epochs", "best_epoch", "broken"), _COUNT),
+    "best": ("a floating-point number", lambda value: isinstance(value, float)),
+    **dict.fromkeys(("window", "epoch_losses"), ("a list of floating-point numbers", _are_losses)),
 }
 
 
@@ -116,6 +119,9 @@ def _check_resume(state: Any, source: str) -> None:
     for name in progress:
         if name not in _PROGRESS:
             raise CheckpointError(f"{source}: resume.progress.{brief(name)}: no such entry; upgrade mldec")
-    for name, holds in _PROGRESS.items():
+    for name, (expected, holds) in _PROGRESS.items():
         if not holds(progress.get(name)):
-            raise CheckpointError(f"{source}: resume.progress.{name}={brief(progress.get(name))}: not what it can be")
+            raise CheckpointError(
+                f"{source}: resume.progress.{name}={brief(progress.get(name))}: expected {expected}; the file is "
+                "damaged, use another checkpoint"
+            )

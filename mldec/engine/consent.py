@@ -12,13 +12,14 @@ import os
 from collections.abc import Collection
 
 from mldec.config import Config
+from mldec.data import cifar
 from mldec.data.digits import ScenesConfig, fingerprint
 from mldec.engine import build
 from mldec.errors import ConfigError, DataError, brief
 
 logger = logging.getLogger(__name__)
 
-MOST_SCENES, MOST_SCENE_SIDE = 50_000, 512  # that are drawn without being typed; digits has 12,000 of 64 pixels
+MOST_SCENES, MOST_SCENE_SIDE = 50_000, 512  # that a stored config may ask for; digits has 12,000 of 64 pixels
 MOST_BATCH_BYTES = 2**31  # of the pixels of a batch
 MOST_WORKERS = 4  # for each core, and at least 32
 
@@ -31,9 +32,10 @@ def confine(config: Config, typed: Collection[str], source: object) -> Config:
         typed: keys of the command line; a typed `dataset` or `runtime` confirms all of it.
 
     Raises:
-        ConfigError: it asks for more memory or processes than goes without saying.
-        DataError: it asks for images to be drawn that are not there.
+        ConfigError: it asks for more memory or processes than a stored config may.
+        DataError: images would be drawn or unpacked into a directory that was not typed, or more than may be.
     """
+    typed = frozenset(typed)
 
     def confirmed(key: str) -> bool:
         return key in typed or key.partition(".")[0] in typed
@@ -47,6 +49,8 @@ def confine(config: Config, typed: Collection[str], source: object) -> Config:
         config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, cache=None))
     if isinstance(config.dataset, ScenesConfig) and "dataset" not in typed:
         _refuse_drawing(config.dataset, typed, source)
+    if isinstance(config.dataset, cifar.CifarConfig) and not typed & {"dataset", "dataset.root"}:
+        _refuse_unpacking(config.dataset, source)
     most = max(32, MOST_WORKERS * (os.cpu_count() or 1))
     workers = config.runtime.workers
     if workers is not None and workers > most and not confirmed("runtime.workers"):
@@ -68,7 +72,7 @@ def confine(config: Config, typed: Collection[str], source: object) -> Config:
     return config
 
 
-def _refuse_drawing(dataset: ScenesConfig, typed: Collection[str], source: object) -> None:
+def _refuse_drawing(dataset: ScenesConfig, typed: frozenset[str], source: object) -> None:
     folder = os.path.join(dataset.folder, fingerprint(dataset))
     if os.path.isdir(folder):
         return
@@ -83,6 +87,15 @@ def _refuse_drawing(dataset: ScenesConfig, typed: Collection[str], source: objec
     for key, most in limits.items():
         if getattr(dataset, key) > most and f"dataset.{key}" not in typed:
             raise DataError(
-                f"{source} asks for more scenes, or larger ones, than are drawn without being typed; type "
-                f"dataset.{key}={getattr(dataset, key)} if you mean it (up to {most:,} goes without saying)"
+                f"{source} asks for dataset.{key}={getattr(dataset, key)}; stored settings may ask for at most "
+                f"{most:,} {'pixels a side' if key == 'image_size' else 'images'}; set "
+                f"dataset.{key}={getattr(dataset, key)} on the command line to confirm"
             )
+
+
+def _refuse_unpacking(dataset: cifar.CifarConfig, source: object) -> None:
+    if not cifar.is_prepared(dataset.folder):
+        raise DataError(
+            f"the images of {source} would be written as PNG files into {dataset.folder}; a directory that a stored "
+            f"config names is not written to unless you type it: dataset.root={dataset.folder} or another directory"
+        )

@@ -70,14 +70,14 @@ def at_most(state: Mapping[str, Tensor], source: str) -> Iterator[None]:
             if count > most:
                 raise CheckpointError(
                     f"{source}: its settings describe a network of more than {most:,} {what}, but it holds "
-                    f"{len(state):,} tensors with {numbers:,} numbers; the settings are not of these weights"
+                    f"{len(state):,} tensors with {numbers:,} parameters; the settings do not belong to these weights"
                 )
 
         return add
 
     tensors = limit("tensors", 3 * len(state) + MORE_PARTS)
-    parameters = limit("numbers", 2 * numbers + MORE_NUMBERS)
-    positions = limit("numbers in tables", 2 * numbers + MORE_POSITIONS)
+    parameters = limit("parameters", 2 * numbers + MORE_NUMBERS)
+    positions = limit("buffer values", 2 * numbers + MORE_POSITIONS)
     modules = limit("modules", 10 * len(state) + MORE_MODULES)
 
     def on_parameter(module: nn.Module, name: str, value: Any) -> None:

@@ -83,7 +83,7 @@ def _take_one(stream: BinaryIO) -> bytes:
             raise Refused(f"it holds the pickle operation {operation.name}, which files of tensors do not need")
         # A memo with one huge index would take memory for all below it.
         if operation.name.endswith("BINPUT") and cast(int, argument) > count:
-            raise Refused(f"it numbers its {count} values up to {argument}")
+            raise Refused(f"it uses memo index {argument:,} after {count:,} operations; at most {count:,} is allowed")
         if count > MOST_OPERATIONS or (place or 0) - begin > MOST_BYTES:
             raise Refused(f"what describes its tensors has more than {MOST_OPERATIONS:,} steps or {MOST_BYTES:,} bytes")
     end = stream.tell()
@@ -158,7 +158,7 @@ class _Rehearsal(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage" or (len(pid) > 5 and pid[5]):
-            raise Refused("it refers to something outside of it that is no storage of numbers")
+            raise Refused("it refers to external data other than tensor storages, which are all that is allowed")
         _, kind, key, _, count = pid[:5]
         if not isinstance(kind, _Kind) or not isinstance(key, str) or not _is_size(count):
             raise Refused("a storage of it has no kind, key or size")
@@ -233,7 +233,7 @@ def _weigh(content: Any, most: int) -> None:
         parts = [weigh(child, depth + 1) for child in children()]
         found = (1 + sum(steps for steps, _ in parts), 1 + max((levels for _, levels in parts), default=0))
         if found[0] > most or found[1] > DEPTH:
-            raise Refused("its containers hold one another too often")
+            raise Refused(f"its nested lists and dicts expand to more than {most:,} values or {DEPTH} levels")
         known[id(value)] = found
         return found
 

@@ -160,6 +160,7 @@ def test_what_the_experiment_said_of_a_replaced_component_is_left_out_aloud(caps
         (["experiment=digits", "+seed=1"], "no '+' or '~' is needed"),
         (["experiment=digits", "hydra.run.dir=x"], "run_dir="),
         (["experiment=digits", "name=a b(c"], "cannot be read as key=value"),
+        (["experiment=digits", "seed=" + "9" * 5000], "a whole number of 5,000 digits; whole numbers from -9,223,"),
         ([], "no dataset chosen; type experiment="),
     ],
 )

@@ -391,7 +391,7 @@ def test_a_body_of_no_announced_length_is_taken_up_to_a_bound(
     fetch(one(url), str(tmp_path))
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
     monkeypatch.setattr(transfer, "MOST_UNANNOUNCED", len(CONTENT) - 1)
-    with pytest.raises(DataError, match="more than 299,999 bytes came, of a length not announced"):
+    with pytest.raises(DataError, match="more than 299,999 bytes came, and the server announces no size"):
         fetch(one(url, file="b"), str(tmp_path))
     assert below(tmp_path) == ["file.bin"]
     fetch(one(url, file="c", size=len(CONTENT)), str(tmp_path))  # its length is known from elsewhere

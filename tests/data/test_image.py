@@ -13,7 +13,16 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from mldec.data.image import MAX_PIXELS, REDUCED_MARGIN, Normalization, cut_center, decode, resize, scaled_side
+from mldec.data.image import (
+    MAX_PIXELS,
+    REDUCED_MARGIN,
+    Interpolation,
+    Normalization,
+    cut_center,
+    decode,
+    resize,
+    scaled_side,
+)
 from mldec.data.loader import Resize
 from mldec.errors import DataError
 
@@ -463,6 +472,21 @@ def test_without_a_crop_the_resize_is_bilinear_as_published_unless_said_otherwis
     for interpolation, used in ((None, Image.BILINEAR), ("bilinear", Image.BILINEAR), ("bicubic", Image.BICUBIC)):
         wanted = np.array(Image.fromarray(image).resize((48, 48), used))
         assert np.array_equal(Resize(48, None, interpolation)(image), wanted)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(("width", "height"), [(200, 6000), (6000, 200), (211, 5999), (64, 4001)])
+@pytest.mark.parametrize(("size", "crop"), [(128, 0.5), (96, 0.875), (300, 1.0)])
+def test_the_center_of_a_long_image_is_the_same_whether_all_of_it_is_resized_or_a_part(
+    size: int, crop: float, width: int, height: int, interpolation: Interpolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    plain = cut_center(picture, size, crop, interpolation)
+    monkeypatch.setattr("mldec.data.image.MAX_PIXELS", 10_000)
+    part = cut_center(picture, size, crop, interpolation)
+    assert part.shape == plain.shape
+    assert np.abs(part.astype(int) - plain).max() <= 1
+    assert np.mean(part != plain) < 0.01
 
 
 def test_nothing_is_lost_with_a_crop_of_one():

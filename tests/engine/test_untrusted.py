@@ -261,10 +261,23 @@ def test_images_are_drawn_only_where_somebody_typed(run, tmp_path, capsys):
 
 def test_how_many_are_drawn_and_how_large_is_typed_too(tmp_path):
     config = make(["experiment=digits", "dataset.train=1000000", f"dataset.root={tmp_path / 'x'}"])
-    with pytest.raises(DataError, match=r"type dataset\.train=1000000 if you mean it"):
+    with pytest.raises(DataError, match=r"at most 50,000 images; set dataset\.train=1000000 on the command line"):
         confine(config, {"dataset.root"}, "a.pt")
     assert confine(config, {"dataset.root", "dataset.train"}, "a.pt") == config
     assert confine(config, {"dataset"}, "a.pt") == config
+
+
+def test_cifar_is_unpacked_only_where_somebody_typed(tmp_path):
+    root = tmp_path / "cifar"
+    config = make(["experiment=digits", "dataset=cifar100", "loss=ce", f"dataset.root={root}"])
+    assert confine(config, set(), "a.pt") == config  # nothing can be written; reading says what is missing
+    (root / "cifar-100-binary").mkdir(parents=True)
+    for name in ("train.bin", "test.bin", "fine_label_names.txt"):
+        (root / "cifar-100-binary" / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=rf"unless you type it: dataset\.root={root}"):
+        confine(config, {"dataset.image_size"}, "a.pt")
+    for typed in ({"dataset.root"}, {"dataset"}):
+        assert confine(config, typed, "a.pt") == config
 
 
 def test_a_stored_place_of_the_cache_is_not_used(tmp_path, caplog):
