@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from mldec.data.image import MAX_PIXELS, REDUCED_MARGIN, Normalization, cut_center, decode, resize
-from mldec.errors import DataError
+from mldec.errors import DataError, printable_name
 
 
 def picture(height: int = 60, width: int = 90) -> np.ndarray:
@@ -278,7 +278,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     for path, reason in {**reasons, tmp_path / "absent.jpg": "No such file", "a\0b": "null"}.items():
         with pytest.raises(DataError, match=reason) as caught:
             decode(str(path))
-        assert str(caught.value).startswith(f"cannot read picture {path}: ")
+        assert str(caught.value).startswith(f"cannot read picture {printable_name(path)}: ")
 
 
 def jpeg_of_claimed_size(height: int, width: int) -> bytes:
