@@ -176,7 +176,7 @@ def _difference(finding: Finding, entry: _Comparison, p: float | None, like: flo
     if p is not None:
         text += f", {_p(p)} after Holm's correction"
         if entry.bar != 0 and (itself := t_test(differences, 0.0)) < LEVEL:
-            text += f"; small as it may be, the difference itself is significant ({_p(itself)}, not corrected)"
+            text += f"; the difference itself is significant ({_p(itself)}, not corrected)"
     return text
 
 

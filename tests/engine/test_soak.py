@@ -86,7 +86,7 @@ def test_no_worker_stays(signum: int, code: int, small_digits: list[str], tmp_pa
         workers = children(process.pid)
         assert len(workers) >= 2
         os.kill(process.pid, signum)
-        process.join(60)
+        process.join(120)
         assert process.exitcode == code
     finally:
         process.kill()
