@@ -115,9 +115,7 @@ def test_an_absent_dataset_is_said_once_and_nothing_is_run(tmp_path, capsys):
     assert text.count("coco cannot be used") == 1
     assert "mldec data download dataset=coco" in text
     assert "dataset absent" in text
-    assert re.search(
-        r"GAP: coco; weights .*; protocol paper; one GPU of 24 GiB, about [\d.]+ hours on an RTX 3090", text
-    )
+    assert re.search(r"GAP: coco; start .*; protocol paper; one GPU of 24 GiB, about [\d.]+ hours on an RTX 3090", text)
     assert not (tmp_path / "out" / "runs").exists()
 
 

@@ -140,7 +140,7 @@ def test_the_command_draws_maps_and_refuses_before_it_scores(run, tmp_path, caps
     assert main.run([*words, "maps=true"]) == 0
     (sheet,) = (tmp_path / "out" / "maps").glob("[!.]*")
     assert cv2.imread(str(sheet)).shape[1] == 3 * (pictures.TILE + 12) + 8
-    assert main.run([*words, f"output={tmp_path / 'none'}", "maps=attention"]) == 2
+    assert main.run([*words[:-1], f"output={tmp_path / 'none'}", "maps=attention"]) == 2
     assert "no attention that could be shown" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
