@@ -18,6 +18,7 @@ import datetime
 import json
 import logging
 import math
+import operator
 import os
 import platform
 import subprocess
@@ -173,7 +174,7 @@ class Tracker:
             ) from error
         if self._board is not None:
             for name, value in _scalars(kind, values):
-                self._board.write(lambda writer, name=name, value=value: writer.add_scalar(name, value, step))
+                self._board.write(operator.methodcaller("add_scalar", name, value, step))
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
         """Show an RGB picture (H,W,3) uint8."""
