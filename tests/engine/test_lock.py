@@ -56,8 +56,10 @@ def test_a_killed_process_gives_the_lock_up(tmp_path: Path) -> None:
 def test_a_loader_process_does_not_keep_the_lock_of_its_main_process(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     with lock_run(tmp_path):
-        process = context.Process(target=time.sleep, args=(100,))
+        began = context.Event()
+        process = context.Process(target=lambda: (began.set(), time.sleep(100)))
         process.start()
+        assert began.wait(30)
     try:
         with lock_run(tmp_path):
             pass
