@@ -192,7 +192,7 @@ def leave_undone(patch: pytest.MonkeyPatch) -> None:
     from mldec.commands import data, show, table, train
     from mldec.engine import build
 
-    def checked(config: object, *rest: object) -> int:
+    def checked(config: object, *rest: object, **more: object) -> int:
         build.check_config(config)  # type: ignore[arg-type]
         return 0
 
