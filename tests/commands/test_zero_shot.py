@@ -273,9 +273,9 @@ def test_the_experiments_of_nus_wide_run_on_its_real_labels_and_vectors(tmp_path
         (root / name).write_bytes((SAMPLE / name).read_bytes())
     torch.save(torch.from_numpy(np.load(SAMPLE / "nus_wordvec_array.npy")), root / "wordvec_array.pth")
     rows = ["a,b,c", '0.jpg,"[zebra, abandoned]",train', '1.jpg,"[zoo, sky]",train', '2.jpg,"[actor]",train']
-    rows += ['3.jpg,"[zebra, zoo]",val', '4.jpg,"[sky, abandoned]",val']
+    rows += ['3.jpg,"[zebra, zoo]",val', '4.jpg,"[sky, abandoned]",val', '5.jpg,"[actor]",val', "6.jpg,[],val"]
     (root / "data.csv").write_text("\n".join(rows))
-    for number in range(5):
+    for number in range(7):
         cv2.imwrite(str(root / f"{number}.jpg"), np.full((32, 32, 3), 40 * number, np.uint8))
     small = [
         "dataset.image_size=32",
@@ -290,7 +290,10 @@ def test_the_experiments_of_nus_wide_run_on_its_real_labels_and_vectors(tmp_path
     assert f"{experiment}: 1006 labels, 3 train" in capsys.readouterr().out
     record = read_records(tmp_path / "run" / "metrics.jsonl")[-1]
     assert {"zsl_mAP", "zsl_F1@3", "zsl_F1@5", "gzsl_mAP", "gzsl_F1@3", "gzsl_F1@5"} <= set(record)
-    assert record["zsl_mAP"] == record["zsl_mAP_with_unseen"]  # the published test split has no other pictures
+    # ZSL counts the test images with an unseen label, GZSL those with any label; that without a label counts nowhere.
+    assert (record["zsl_images"], record["gzsl_images"]) == (2, 3)
+    assert record["zsl_mAP"] == record["zsl_mAP_with_unseen"]
+    assert record["gzsl_mAP"] == record["gzsl_mAP_with_any"]
     content = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
     assert content["words"]["vectors"].shape == (1006, 300)
     assert sum(content["seen"]) == 925
