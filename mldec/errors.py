@@ -87,6 +87,12 @@ def describe_out_of_memory(error: BaseException) -> str:
     )
 
 
+def first_lines(error: BaseException, most: int = 1) -> str:
+    """The first lines of what an error says, on one line; the name of its type where it says nothing."""
+    lines = [line.strip() for line in str(error).strip().splitlines()[:most]]
+    return "; ".join(lines) or type(error).__name__
+
+
 def suggest(word: str, options: Iterable[str]) -> str:
     """`did you mean …? (allowed: …)` for a word that is none of `options`."""
     names = sorted(options)

@@ -44,6 +44,30 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def write_text(path: str | Path, text: str, *, sync: bool = False) -> None:
+    """Write a text file in UTF-8, whole or not at all; with `sync` it is on the disk before it takes its name.
+
+    Line ends are written as they are. Raises as `replacing`.
+    """
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    if sync:
+        sync_folder(Path(path).parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new and renamed files of a folder last through a power cut; Windows knows no such thing for folders."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def partial_path(path: Path) -> Path:
     """A hidden path beside `path`, with its ending, that nobody can guess and `remove_partial` finds."""
     ending = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_ENDING else ""

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from mldec import errors
+
 SHARE = 0.9  # of the free memory: the rest is for what else the machine does meanwhile
 
 
@@ -50,10 +52,9 @@ def release(device: torch.device) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch or Python means that memory ran out, on any device."""
-    signs = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
-    )
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, (MemoryError, RuntimeError)) and errors.is_out_of_memory(error)
 
 
 @contextlib.contextmanager

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
+from mldec.engine.settings_file import MOST_BYTES
 from mldec.errors import ConfigError, shortened
 
-MOST_BYTES = 2**20  # of a config file
 MOST_VALUES = 100_000  # that its aliases (*name) may stand for in all
 
 

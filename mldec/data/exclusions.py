@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mldec.data.files import open_text
 from mldec.errors import DataError
-from mldec.files import replacing
+from mldec.files import write_text
 
 EXCLUDED = "excluded.txt"
 HEADER = (
@@ -58,7 +58,7 @@ def add_exclusions(names: Iterable[str], path: Path) -> int:
             text = file.read()
     text = text or HEADER
     text += "" if text.endswith("\n") else "\n"
-    write_whole(path, text + "".join(f"{quoted(Path(name).as_posix())}\n" for name in new))
+    write_text(path, text + "".join(f"{quoted(Path(name).as_posix())}\n" for name in new))
     return len(known) + len(new)
 
 
@@ -66,12 +66,6 @@ def quoted(name: str) -> str:
     """`name` as one line of text: as it is, or as a JSON string where a reader of lines would take it for another."""
     plain = name.isprintable() and name == name.strip() and not name.startswith(("#", '"'))
     return name if plain else json.dumps(name)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file by way of a temporary one, so that it is never half there."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _unquoted(name: str, where: str) -> str:

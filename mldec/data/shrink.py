@@ -24,7 +24,7 @@ from mldec.data.index import ImageIndex
 from mldec.data.verify import Problem, for_each_picture
 from mldec.data.voc import read_xml
 from mldec.errors import DataError, shown
-from mldec.files import PARTIAL, replacing
+from mldec.files import PARTIAL, replacing, write_text
 
 MARKER = ".shrunk.json"  # in the new folder: with which settings its pictures were made
 
@@ -53,7 +53,7 @@ def prepare(source: str, target: Path, *, side: int, quality: int) -> None:
         raise DataError(f"output={target}: is not empty; take another folder")
     target.mkdir(parents=True, exist_ok=True)
     if not marker.exists():
-        _replace(marker, json.dumps(settings))
+        write_text(marker, json.dumps(settings))
 
 
 def shrink(
@@ -134,7 +134,7 @@ def shrink_coco_json(path: Path, pictures: Path | None, target: Path | None = No
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: is not COCO JSON: {type(error).__name__}: {error}") from None
     if pictures is not None:
-        _replace(path if target is None else target, json.dumps(content))
+        write_text(path if target is None else target, json.dumps(content))
 
 
 def _scale_coco(content: Any, pictures: Path | None) -> None:
@@ -180,7 +180,7 @@ def shrink_voc_xml(path: Path, picture: Path | None, target: Path | None = None)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: holds a size or corner that is no number: {error}") from None
     if picture is not None:
-        _replace(path if target is None else target, ElementTree.tostring(root, encoding="unicode"))
+        write_text(path if target is None else target, ElementTree.tostring(root, encoding="unicode"))
 
 
 def _scale_voc(root: ElementTree.Element, picture: Path | None) -> None:
@@ -279,8 +279,3 @@ def _runs(counts: str) -> int:
             if runs[-1] < 0:
                 raise ValueError("runs of less than nothing")
     return sum(runs)
-
-
-def _replace(path: Path, text: str) -> None:
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8", newline="\n")

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import cv2
 
-from mldec.data.exclusions import add_exclusions, quoted, write_whole
+from mldec.data.exclusions import add_exclusions, quoted
 from mldec.data.folder import SUFFIXES
 from mldec.data.image import decode
 from mldec.data.index import ImageIndex
 from mldec.data.workers import held_back, start_pool_worker
 from mldec.errors import DataError, printable
+from mldec.files import write_text
 
 CHUNK = 64  # pictures that a process takes at a time
 
@@ -89,7 +90,7 @@ def unlisted_pictures(indexes: Iterable[ImageIndex]) -> list[str]:
 def write_list(problems: Sequence[Problem], path: Path) -> None:
     """Write a line for each problem: path, as a list of exclusions has it, tab, reason."""
     lines = (f"{quoted(problem.path)}\t{printable(' '.join(problem.reason.split()))}\n" for problem in problems)
-    write_whole(path, "".join(lines))
+    write_text(path, "".join(lines))
 
 
 def write_exclusions(problems: Sequence[Problem], folder: str, path: Path) -> int:

@@ -21,8 +21,8 @@ from mldec.data.image import Normalization
 from mldec.engine import portable
 from mldec.engine.build import build_bare_classifier, build_normalization, uses_words
 from mldec.engine.checkpoint_fields import check_fields
-from mldec.engine.tracking import sync_folder
-from mldec.errors import CheckpointError, ConfigError, MldecError, RunError
+from mldec.errors import CheckpointError, ConfigError, MldecError, RunError, first_lines
+from mldec.files import sync_folder
 from mldec.labels import LabelSpace
 from mldec.models.bounded import build_with
 from mldec.models.classifier import Classifier
@@ -251,10 +251,10 @@ def restore(run: str | Path, weights: Weights = "reported", which: Literal["best
         try:
             classifier = build_with(lambda: build_bare_classifier(config, labels, words), state, str(path))
         except RuntimeError as error:
-            reason = "; ".join(line.strip() for line in str(error).splitlines()[:SHOWN_LINES])
+            reason = first_lines(error, SHOWN_LINES)
             raise CheckpointError(f"{path} does not fit the network that its own config describes: {reason}") from error
         except (ValueError, TypeError, OverflowError, MemoryError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_lines(error)
             raise CheckpointError(f"{path}: the network that its config describes cannot be built: {reason}") from error
     return Restored(
         config=config,

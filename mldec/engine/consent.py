@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 MOST_SCENES, MOST_SCENE_SIDE = 50_000, 512  # that a stored config may ask for; digits has 12,000 of 64 pixels
 MOST_BATCH_BYTES = 2**31  # of the pixels of a batch
-MOST_WORKERS = 4  # for each core, and at least 32
+WORKERS_PER_CORE = 4  # for each core, and at least 32
 
 
 def confine(config: Config, typed: Collection[str], source: object) -> Config:
@@ -51,7 +51,7 @@ def confine(config: Config, typed: Collection[str], source: object) -> Config:
         _refuse_drawing(config.dataset, typed, source)
     if isinstance(config.dataset, cifar.CifarConfig) and not typed & {"dataset", "dataset.root"}:
         _refuse_unpacking(config.dataset, source)
-    most = max(32, MOST_WORKERS * (os.cpu_count() or 1))
+    most = max(32, WORKERS_PER_CORE * (os.cpu_count() or 1))
     workers = config.runtime.workers
     if workers is not None and workers > most and not confirmed("runtime.workers"):
         raise ConfigError(

@@ -192,12 +192,12 @@ def describe(metrics: Mapping[str, Any], single_label: bool) -> str:
 TASKS = {"seen": "seen labels", "zsl": "unseen labels (ZSL)", "gzsl": "all labels (GZSL)"}
 
 #: Endings of zero-shot figures, and which images they count.
-COUNTED = {"": "", "_with_unseen": "   over images with an unseen label", "_with_any": "   over images with any label"}
+IMAGES = {"": "", "_with_unseen": "   over images with an unseen label", "_with_any": "   over images with any label"}
 
 
 def _describe_task(metrics: Mapping[str, Any], task: str) -> str:
     lines: list[str] = []
-    for ending, over in COUNTED.items():
+    for ending, over in IMAGES.items():
         if f"{task}_mAP{ending}" not in metrics:
             continue
         chance, images, with_label = (metrics[f"{task}_{name}{ending}"] for name in ("chance", "images", "F1_images"))

@@ -15,7 +15,7 @@ from mldec.engine.checkpoint import (
     stored_words,
     warn_of_lost_best,
 )
-from mldec.errors import CheckpointError
+from mldec.errors import CheckpointError, first_lines
 from mldec.models.classifier import Classifier
 from mldec.models.weights import load_weights
 
@@ -103,7 +103,7 @@ def take_up(trainer: Trainer, run: str | Path) -> None:
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.scaler.load_state_dict(state["scaler"])
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = "; ".join(line.strip() for line in str(error).splitlines()[:SHOWN_LINES])
+        reason = first_lines(error, SHOWN_LINES)
         raise CheckpointError(
             f"{path}: what resuming needs is damaged, or of another network or optimizer ({type(error).__name__}: "
             f"{reason}); start a new run with init_from={run}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mldec.data.cache import NEUTRAL  # settings that say where a dataset lies and how it is shown
 from mldec.data.index import ImageIndex
 from mldec.engine import build
 from mldec.engine.checkpoint import run_folder
@@ -14,9 +15,6 @@ from mldec.errors import DataError, printable_name
 
 FILE = "data.json"
 OPTION = "allow_other_data=true"
-
-#: Settings of a dataset that say where it lies and how its images are shown, not which images are meant.
-NEUTRAL = ("root", "cache", "image_size", "crop", "scaled_decoding", "on_error")
 
 
 def read_recorded(folder: Path) -> dict[str, Any]:

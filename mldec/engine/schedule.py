@@ -69,7 +69,7 @@ class CosineWithWarmup:
         """Raises ValueError for a step outside 0..total_steps - 1."""
         _check_step(step, self.total_steps)
         if step < self.warmup_steps:
-            return Point(self.warmup_lr + (self.max_lr - self.warmup_lr) * step / self.warmup_steps)
+            return Point(_rise(self.warmup_lr, self.max_lr, step, self.warmup_steps))
         return Point(_cosine(self.max_lr, self.min_lr, _share(step, self.warmup_steps, self.total_steps - 1)))
 
 
@@ -95,7 +95,7 @@ class TimmCosine:
         _check_step(step, self.total_steps)
         epoch = step // self.steps_per_epoch
         if epoch < self.warmup_epochs:
-            return Point(self.warmup_lr + (self.max_lr - self.warmup_lr) * epoch / self.warmup_epochs)
+            return Point(_rise(self.warmup_lr, self.max_lr, epoch, self.warmup_epochs))
         return Point(_cosine(self.max_lr, self.min_lr, min(epoch / self.cosine_epochs, 1.0)))
 
 
@@ -221,6 +221,11 @@ def _check_rates(config: ScheduleConfig, *names: str) -> None:
         value = getattr(config, name)
         if value > config.max_lr:
             raise ValueError(f"{name}={value:g}: exceeds schedule.max_lr={config.max_lr:g}; use at most that")
+
+
+def _rise(first: float, last: float, place: int, end: int) -> float:
+    """The value at `place` of a straight line from `first` at 0 to `last` at `end`."""
+    return first + (last - first) * place / end
 
 
 def _cosine(start: float, end: float, share: float) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from mldec.data.files import read_bytes
-from mldec.errors import ConfigError, DataError
+from mldec.errors import ConfigError, DataError, first_lines
 
 MOST_BYTES = 2**20
 DEPTH = 20  # of settings within one another; an experiment has 4
@@ -59,7 +59,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem is not None:
         mark = error.problem_mark
         return f"{error.problem}" + (f" (line {mark.line + 1})" if mark is not None else "")
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return first_lines(error)[:300]
 
 
 class _Loader(yaml.SafeLoader):

@@ -32,10 +32,11 @@ import numpy as np
 import torch
 
 import mldec
+from mldec import files
 from mldec.data.files import read_bytes
 from mldec.engine.board import Board
-from mldec.errors import DataError, RunError
-from mldec.files import replacing
+from mldec.errors import DataError, RunError, first_lines
+from mldec.files import sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -149,28 +150,14 @@ def read_noted(path: Path) -> dict[str, Any]:
             return content
         reason = "it holds no object"
     except (DataError, OSError, ValueError, RecursionError) as error:  # an empty file, say, which a power cut left
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_lines(error)
     logger.warning("warning: %s is damaged (%s); going on without what it noted", path, reason)
     return {}
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file by way of a temporary one that is on the disk before it takes the name: never half there."""
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new and renamed files of a folder last through a power cut; Windows knows no such thing for folders."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    files.write_text(path, text, sync=True)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

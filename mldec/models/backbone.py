@@ -19,7 +19,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from mldec.config import ComponentConfig, Share
-from mldec.errors import CheckpointError, ConfigError
+from mldec.errors import CheckpointError, ConfigError, first_lines
 from mldec.models.feature_layout import drop_unused, features_of, misfit, read_layout
 from mldec.models.hub import hub_name
 from mldec.models.tokens import Tokens
@@ -243,7 +243,7 @@ def _hub_weights(name: str, image_size: int) -> dict[str, Tensor]:
         donor = create_timm(name, image_size=image_size, num_classes=published.num_classes, pretrained=True)
         return donor.state_dict()
     except Exception as error:  # the hub's clients raise their own kinds, none of which is a promise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_lines(error)
         raise CheckpointError(
             f"backbone.pretrained=true: the weights {name} could not be had from timm's hub ({reason}); "
             "use backbone.checkpoint=FILE with a downloaded file, or backbone.pretrained=false for random weights"

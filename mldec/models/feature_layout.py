@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from mldec.errors import ConfigError
+from mldec.errors import ConfigError, first_lines
 from mldec.models.final_norm import FinalNorm, find_final_norm
 from mldec.models.tracing import shapes_only
 
@@ -75,7 +75,7 @@ def features_of(model: Any, images: Tensor) -> Any:
 
 def misfit(name: str, image_size: int, error: Exception) -> str:
     """What to say where images of a size do not fit a network."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = first_lines(error)
     return f"dataset.image_size={image_size} does not suit the backbone {name}: {reason}"
 
 

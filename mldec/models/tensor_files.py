@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mldec.errors import CheckpointError
+from mldec.errors import CheckpointError, first_lines
 from mldec.models.pickles import MOST_BYTES, Refused, read_plain, rehearse
 
 MOST_RECORDS = 500_000  # of an archive: a storage each
@@ -45,7 +45,7 @@ def read_torch_file(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return _plain(torch.load(path, map_location="cpu", weights_only=True), {})
     except Exception as error:  # damaged files fail with errors of a dozen types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_lines(error)
         raise CheckpointError(reason[:300]) from error
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mldec.errors import DataError
+from mldec.errors import DataError, first_lines
 from mldec.models.text_cache import file_digest, remembered
 
 #: The parts that a sentence-transformers model may be made of; a folder could name any other class to be imported.
@@ -66,7 +66,7 @@ def _folder(kind: str, model: str) -> Path:
         patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
         return Path(snapshot_download(model, allow_patterns=patterns))
     except Exception as error:  # no network, no such model, no permission: each with a class of its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_lines(error)
         raise DataError(
             f"head.words.source=hub:{model}: cannot be fetched ({reason}); with a copy at hand, name its folder"
         ) from None
@@ -108,7 +108,7 @@ def _encode(folder: Path, texts: Sequence[str]) -> np.ndarray:
         )
         vectors = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_lines(error)
         raise DataError(f"{folder}: cannot be loaded as a sentence-transformers model: {reason}") from error
     return np.asarray(vectors, np.float32)
 
@@ -161,7 +161,7 @@ def _encode_clip(model: str, texts: Sequence[str]) -> np.ndarray:
         tower, *_ = open_clip.create_model_and_transforms(name, pretrained=weights, device="cpu")
         tokenize = open_clip.get_tokenizer(name)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_lines(error)
         raise DataError(f"head.words.source=open_clip:{model}: cannot be loaded: {reason}") from error
     tower.eval()
     with torch.inference_mode():

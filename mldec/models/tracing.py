@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-from mldec.errors import ConfigError
+from mldec.errors import ConfigError, first_lines
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def _copy_without_tensors(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # modules may hold anything, and each thing that cannot be copied has its own error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_lines(error)
         raise ConfigError(
             f"{type(model).__name__} cannot be copied, which is needed to read its shapes ({reason}); remove from it "
             "what copy.deepcopy refuses, such as generators, locks or open files"

@@ -12,7 +12,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from mldec.errors import CheckpointError, suggest
+from mldec.errors import CheckpointError, first_lines, suggest
 from mldec.models.tensor_files import check_names, read_torch_file
 
 #: Module names under which classifiers go in timm, torchvision and the published checkpoints.
@@ -83,7 +83,7 @@ def read_file(path: str | Path) -> Any:
             return safetensors.torch.load_file(path)
         return read_torch_file(path)
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, CheckpointError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_lines(error)
         raise CheckpointError(f"{path} is not a readable file of plain tensors ({reason})") from error
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from mldec.errors import DataError, whole_number
+from mldec.errors import DataError, first_lines, whole_number
 from mldec.models.tensor_files import read_torch_file
 
 ARRAYS = (".npy", ".pth", ".pt")
@@ -92,7 +92,7 @@ def read_array(path: Path) -> np.ndarray:
             else:
                 array = tensor
     except Exception as error:  # damaged files fail with errors of a dozen types
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_lines(error)
         raise DataError(f"{path}: cannot be read as an array: {reason}") from None
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
         found = f"shape {array.shape}, {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__

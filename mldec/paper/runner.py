@@ -28,6 +28,7 @@ except ImportError:  # Windows: one runner at a time
 from mldec.engine.display import Bar, Display
 from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
 from mldec.engine.tracking import is_complete
+from mldec.errors import OUT_OF_MEMORY
 from mldec.files import without_links
 from mldec.paper.records import (
     BENCHMARK,
@@ -44,7 +45,6 @@ LOG = "log.txt"  # in the run folder: what the process printed
 LAST_LINES = 15  # of the log of what failed
 KILLED = (-9, 137)  # what Linux does to a process where memory of the host runs out
 HEADLINES = ("zsl_mAP", "top1", "mAP")  # the first that a record has is shown when its run ends
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "MemoryError")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +254,8 @@ def _run(
         write_record(place.records, collect(folder, job))
         return None
     text = log.read_bytes()[began:].decode("utf-8", "replace")
-    if job.expect == "out_of_memory" and (code in KILLED or any(sign in text for sign in OUT_OF_MEMORY)):
+    exhausted = code in KILLED or any(sign in text for sign in (*OUT_OF_MEMORY, "MemoryError"))
+    if job.expect == "out_of_memory" and exhausted:
         write_record(place.records, record_without_memory(folder, job))
         return None
     return Failure(job, code, log, tuple(text.splitlines()[-LAST_LINES:]))

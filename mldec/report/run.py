@@ -15,7 +15,7 @@ from mldec.data.files import open_text, read_bytes
 from mldec.engine.checkpoint import run_folder
 from mldec.engine.settings_file import MOST_BYTES, read_settings
 from mldec.engine.tracking import describe_damaged, read_json, scan_records
-from mldec.errors import CheckpointError, ConfigError, DataError
+from mldec.errors import CheckpointError, ConfigError, DataError, first_lines
 from mldec.labels import from_cell
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ def read_run(source: str | Path) -> Run:
         try:
             return reader(folder / name) if (folder / name).is_file() else nothing
         except (DataError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            first_line = first_lines(error)
             problems[name] = f"{name} is damaged: {first_line}"
             return nothing
 

@@ -110,11 +110,7 @@ def test_preempted_it_is_saved_leaves_with_a_code_of_its_own_and_ends_the_same(
     for signum in (signal.SIGTERM, signal.SIGUSR1):
         begun = load_checkpoint(last)["step"] if last.exists() else -1
         process = begin(words_for(parts, experiment))
-        deadline = time.monotonic() + 60
-        while process.is_alive() and time.monotonic() < deadline:
-            if last.exists() and load_checkpoint(last)["step"] > begun:
-                break
-            time.sleep(0.01)
+        await_step(last, process, begun)
         os.kill(process.pid, signum)
         process.join()
         assert process.exitcode == 75

@@ -16,6 +16,7 @@ from mldec.engine.export import export
 from mldec.errors import CheckpointError, ConfigError, MldecError
 from tests.curve import small_experiment
 from tests.engine.test_export import SMALL, zero_shot
+from tests.nested import put
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +35,7 @@ def change(folder, **values):
     path = folder / portable.DESCRIPTION
     content = json.loads(path.read_text())
     for name, value in values.items():
-        *parents, last = name.split("__")
-        place = content
-        for parent in parents:
-            place = place[parent]
-        if value is ...:
-            del place[last]
-        else:
-            place[last] = value
+        put(content, name.split("__"), value)
     path.write_text(json.dumps(content))
 
 

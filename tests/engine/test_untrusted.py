@@ -24,6 +24,7 @@ from mldec.engine.tracking import read_noted, read_records, scan_records
 from mldec.errors import CheckpointError, ConfigError, DataError, MldecError, brief
 from tests.curve import make, small_experiment
 from tests.engine.test_export import SMALL, untrained
+from tests.nested import put
 
 SECONDS = 30  # on a busy machine; each takes about one
 
@@ -48,14 +49,7 @@ def run(trained, tmp_path):
 def changed(content, path, value):
     """A copy with one value set by its dotted path; ... takes it out."""
     made = copy.deepcopy(content)
-    *parents, last = path.split(".")
-    place = made
-    for parent in parents:
-        place = place[parent]
-    if value is ...:
-        del place[last]
-    else:
-        place[last] = value
+    put(made, path.split("."), value)
     return made
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mldec.errors import ConfigError
 from mldec.models.heads.dropout import Dropout, dropout
 from mldec.models.label_words import GroupedWords
 
@@ -123,6 +124,15 @@ class EncoderLayer(nn.Module):
         tokens = self.norm1(tokens_BTD + self.dropout(self.self_attn(placed, placed, tokens_BTD)))
         hidden = self.dropout(relu_of(self.linear1, tokens))
         return self.norm2(tokens + self.dropout(self.linear2(hidden)))
+
+
+def check_width(dim: int, in_features: int, *, projected: bool) -> None:
+    """Raise ConfigError for a decoder that reads a backbone's features as they are, and has another width."""
+    if not projected and dim != in_features:
+        raise ConfigError(
+            f"head.dim={dim}: with input_projection=false it must equal the backbone's {in_features} features; "
+            f"use head.dim={in_features} or head.input_projection=true"
+        )
 
 
 class GroupFullyConnected(nn.Module):

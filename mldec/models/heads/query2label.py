@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from mldec.config import ComponentConfig, Count, Natural, Share
-from mldec.errors import CheckpointError, ConfigError
+from mldec.errors import CheckpointError
 from mldec.labels import LabelSpace
 from mldec.models.heads.dropout import Dropout
 from mldec.models.heads.layers import (
     EncoderLayer,
     GroupFullyConnected,
     MultiHeadAttention,
+    check_width,
     relu_of,
     share_queries,
     with_position,
@@ -239,11 +240,7 @@ class Query2LabelConfig(ComponentConfig):
 
 @HEADS.register("query2label", Query2LabelConfig)
 def build_query2label(config: Query2LabelConfig, *, in_features: int, labels: LabelSpace) -> Query2Label:
-    if not config.input_projection and config.dim != in_features:
-        raise ConfigError(
-            f"head.dim={config.dim}: with input_projection=false it must equal the backbone's {in_features} features; "
-            f"use head.dim={in_features} or head.input_projection=true"
-        )
+    check_width(config.dim, in_features, projected=config.input_projection)
     return Query2Label(
         in_features,
         len(labels),

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mldec.config import ComponentConfig, Count, Natural, Share
-from mldec.errors import ConfigError
 from mldec.labels import LabelSpace
-from mldec.models.heads.layers import DecoderLayer, EncoderLayer, GroupFullyConnected, share_queries
+from mldec.models.heads.layers import DecoderLayer, EncoderLayer, GroupFullyConnected, check_width, share_queries
 from mldec.models.heads.maps import Weighting, layer_maps
 from mldec.models.heads.positions import grid_of, sine_position
 from mldec.models.queries import EmbeddingQueries
@@ -138,11 +137,7 @@ class TransformerDecoderConfig(ComponentConfig):
 def build_transformer_decoder(
     config: TransformerDecoderConfig, *, in_features: int, labels: LabelSpace
 ) -> TransformerDecoderHead:
-    if not config.input_projection and config.dim != in_features:
-        raise ConfigError(
-            f"head.dim={config.dim}: with input_projection=false it must equal the backbone's {in_features} features; "
-            f"use head.dim={in_features} or head.input_projection=true"
-        )
+    check_width(config.dim, in_features, projected=config.input_projection)
     return TransformerDecoderHead(
         in_features,
         len(labels),
