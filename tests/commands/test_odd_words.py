@@ -363,6 +363,8 @@ def test_data_of_another_fingerprint_is_refused_unless_it_is_asked_for(projects,
     assert "4 images of 2 labels" in error
     assert not Path("found").exists()
     assert "typed" not in refused(["evaluate", "run=run", "dataset.root=.", "output=found"], capsys, "fingerprint")
+    # How images are shown says nothing of which images are meant.
+    refused(["evaluate", "run=run", "dataset.interpolation=bicubic", "output=found"], capsys, "fingerprint")
     assert run(["evaluate", "run=run", "allow_other_data=true", "output=found"]) == 0
     assert images(Path("found")) == 4
     assert "note: the test images or labels are not those of the run" in capsys.readouterr().out
