@@ -93,7 +93,7 @@ class RuntimeConfig:
     limit_eval_batches: Count | None = None  # batches of each evaluation; null: all
     overfit: bool = False  # train on the first batch alone, unaugmented
     profile: bool = False  # write a torch profiler trace of a few steps
-    tensorboard: bool = True  # write curves and pictures to `tensorboard/` in the run folder
+    tensorboard: bool = True  # write curves and images to `tensorboard/` in the run folder
 
 
 @dataclass(frozen=True, kw_only=True)

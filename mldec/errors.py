@@ -34,7 +34,7 @@ class ConfigError(MldecError):
 
 
 class DataError(MldecError):
-    """Pictures or annotations are missing, broken or inconsistent."""
+    """Images or annotations are missing, broken or inconsistent."""
 
     exit_code = 2
 

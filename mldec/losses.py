@@ -270,9 +270,9 @@ class CrossEntropy(ThreeStateLoss):
 class LossConfig(ComponentConfig):
     """Settings that every loss has."""
 
-    single_label: ClassVar[bool] = False  # True: wants data with exactly one class a picture
+    single_label: ClassVar[bool] = False  # True: wants data with exactly one class an image
 
-    reduction: Reduction = "mean"  # over labels and pictures (over pictures for ce)
+    reduction: Reduction = "mean"  # over labels and images (over images for ce)
     unknown_weight: NonNegative = 0.0  # weight of an unknown label, which counts as absent
 
 

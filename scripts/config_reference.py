@@ -49,7 +49,7 @@ TITLES = {
     "backbone": "The network under the head: [backbones.md](backbones.md). The name of any timm model is a choice too.",
     "head": "What turns tokens into logits: [heads-how-to.md](heads-how-to.md).",
     "loss": "What is minimised: [losses.md](losses.md).",
-    "augment": "What becomes of a training picture.",
+    "augment": "What becomes of a training image.",
     "optimizer": "How weights follow their gradients.",
     "schedule": "How long, in what portions and how fast a run learns.",
     "ema": "The moving average of the weights.",

@@ -190,7 +190,7 @@ FAULTS = [
         "engine/test_trainer.py",
     ),
     Fault(
-        "pictures counted by two processes",
+        "images counted by two processes",
         "data/loader.py",
         "range(rank, size, processes)",
         "range(0, size, processes)",

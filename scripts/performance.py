@@ -26,7 +26,7 @@ from mldec.commands.main import run
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS, PAGE = ROOT / "docs" / "benchmarks", ROOT / "docs" / "performance.md"
 BEFORE = RECORDS / "before"  # of the same names, from before the changes below
-PICTURE = "images/growth.png"
+IMAGE = "images/growth.png"
 
 #: What is measured on the CPU, by name of the record.
 RUNS: dict[str, list[str]] = {
@@ -57,7 +57,7 @@ SAID = {
     "loss": "Whole targets take value and slope of the asymmetric loss together, in parts that stay in the cache.",
     "ema": "The average of the weights moves after every step.",
     "metric": "Mean AP is exact, never binned. An evaluation keeps scores in float16 from 2^29 on.",
-    "augment": "What happens to a picture between its file and the batch, in one thread.",
+    "augment": "What happens to an image between its file and the batch, in one thread.",
     "loader": "From files to batches with the paper's augmentation, over decoding and resizing alone.",
     "train": "Loading, logging, schedule and average, over forward, backward and optimizer alone.",
     "startup": "Until a command has begun: heavy imports come late.",
@@ -96,7 +96,7 @@ CHANGES = [
     ),
 ]
 
-#: Training runs of the paper: pictures of train, epochs. 30 epochs of Open Images are ours.
+#: Training runs of the paper: images of train, epochs. 30 epochs of Open Images are ours.
 WHOLE_RUNS = {"MS-COCO, TResNet-L, 448 px": (82_081, 40), "Open Images, TResNet-M, 224 px": (9_011_219, 30)}
 #: Images a second in training of one RTX 3090, according to timm's published benchmarks, contiguous, mixed precision.
 PUBLISHED = {"MS-COCO, TResNet-L, 448 px": 103.0, "Open Images, TResNet-M, 224 px": 793.0}
@@ -121,7 +121,7 @@ def main(argv: Sequence[str]) -> int:
             return 1
     records = read(RECORDS)
     if "growth_cpu" in records:
-        growth.draw(records["growth_cpu"]["points"], ROOT / "docs" / PICTURE)
+        growth.draw(records["growth_cpu"]["points"], ROOT / "docs" / IMAGE)
     PAGE.write_text(page(records, read(BEFORE)), encoding="utf-8")
     print(f"written to {PAGE}")
     return 0
@@ -147,8 +147,8 @@ def page(records: Mapping[str, Mapping[str, Any]], before: Mapping[str, Mapping[
         sections += [f"### `mldec benchmark {' '.join(RUNS[name])}`", SAID[name], *_body(records[f"{name}_cpu"])]
     sections += ["## What made it faster", *_changes(records, before)]
     if "growth_cpu" in records:
-        picture = f"![time and memory of the heads]({PICTURE})"
-        sections += ["## How cost grows", picture, *_growth(records["growth_cpu"])]
+        image = f"![time and memory of the heads]({IMAGE})"
+        sections += ["## How cost grows", image, *_growth(records["growth_cpu"])]
     sections += ["## On a GPU", *_gpu(records), "## Where one machine ends", *_fleet(records)]
     return "\n\n".join(sections) + "\n"
 
@@ -206,10 +206,10 @@ def _machine(record: Mapping[str, Any]) -> str:
 
 #: Why the head's cost grows as it does along each axis, in multiply-accumulates.
 REASONS = {
-    "classes": "only the group fully-connected layer knows of classes: 768 a class and picture",
+    "classes": "only the group fully-connected layer knows of classes: 768 a class and image",
     "queries": "each query is projected and fed forward, 4.3 million; keys and values are made once for all of them",
     "tokens": "each token is projected three times, 2.8 million, and meets each query in 1,536 more",
-    "pictures": "all but the projection of the queries is done for each",
+    "images": "all but the projection of the queries is done for each",
 }
 
 
@@ -227,7 +227,7 @@ def _growth(record: Mapping[str, Any]) -> list[str]:
         cells = [doubled("ML-Decoder", axis, quantity) for quantity in ("milliseconds", "mebibytes")]
         rows.append(f"| {axis} | {' | '.join(cells)} | {REASONS[axis]} |")
     return [
-        f"One of classes, queries, tokens and pictures varies, the others are {growth.BASE}; forward and backward in\n"
+        f"One of classes, queries, tokens and images varies, the others are {growth.BASE}; forward and backward in\n"
         f"training at dropout {growth.DROPOUT}. Between the two largest values of each:",
         "\n".join(rows),
         "A transformer decoder has a query for each class, and they attend to one another: doubling the classes there\n"
@@ -239,18 +239,18 @@ def _growth(record: Mapping[str, Any]) -> list[str]:
 def _fleet(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rows = [["run", "images/s of one GPU", *(f"{count} GPU{'s' * (count > 1)}" for count in FLEET)]]
     rows.append(["---"] * len(rows[0]))
-    for name, (pictures, epochs) in WHOLE_RUNS.items():
+    for name, (images, epochs) in WHOLE_RUNS.items():
         record, figure = MEASURED[name]
         values = {f["name"]: f["value"] for f in records.get(f"{record}_gpu", {"figures": ()})["figures"]}
         rate, source = values.get(figure), "measured, above"
         if rate is None:
             rate, source = PUBLISHED[name], "published for an RTX 3090"
-        hours = [f"{pictures * epochs / rate / count / 3600:,.1f} h" for count in FLEET]
-        rows.append([f"{name}: {epochs} epochs of {pictures:,}", f"{rate:,.0f} ({source})", *hours])
+        hours = [f"{images * epochs / rate / count / 3600:,.1f} h" for count in FLEET]
+        rows.append([f"{name}: {epochs} epochs of {images:,}", f"{rate:,.0f} ({source})", *hours])
     return [
-        "How long a whole run of the paper would take: pictures times epochs over the rate, divided by the number of\n"
+        "How long a whole run of the paper would take: images times epochs over the rate, divided by the number of\n"
         "GPUs as if these did not wait for one another. In truth they exchange gradients after each step, 220 MB for\n"
-        "TResNet-L: 20 ms over a link of 100 Gbit/s, against half a second of computing for 56 pictures on the GPU of\n"
+        "TResNet-L: 20 ms over a link of 100 Gbit/s, against half a second of computing for 56 images on the GPU of\n"
         "the table. The loader has to keep up with all GPUs of a machine; how many cores that takes, `mldec benchmark\n"
         "loader` says.",
         "\n".join("| " + " | ".join(row) + " |" for row in rows),

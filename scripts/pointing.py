@@ -39,7 +39,7 @@ RUNTIME = (
     *("runtime=cpu", "runtime.workers=0", "runtime.precision=bf16", "runtime.channels_last=true"),
     *("runtime.tensorboard=false", "runtime.eval_every=1000"),
 )
-SIDE = 256  # of a scene in the pictures, px
+SIDE = 256  # of a scene in the images, px
 
 
 @dataclass(frozen=True)
@@ -138,14 +138,14 @@ def measure(row: Row, seed: int, made: Job, place: Place) -> None:
     display.say(f"written to {path}")
 
 
-# Pictures -------------------------------------------------------------------------------------------------------------
+# Images -------------------------------------------------------------------------------------------------------------
 
 
 def draw(runs: dict[Row, Path], scenes: int = 3) -> None:
     """The first test scenes of four digits or more whose first label all heads found; and scenes with two labels of one
     group, for its one query."""
     from mldec.data.image import decode
-    from mldec.engine import build, pictures
+    from mldec.engine import build, image_sheets
     from mldec.engine.pointing import boxes_of
     from mldec.engine.predictor import Predictor, load
 
@@ -154,65 +154,65 @@ def draw(runs: dict[Row, Path], scenes: int = 3) -> None:
     test, boxes = build.build_split(config, "test"), boxes_of(config, "test")
     names = test.labels.names
 
-    def tile(predictor: Predictor, picture: np.ndarray, row: int, name: str, weighting: Any) -> np.ndarray:
-        where = predictor.maps([picture], weighting)[0, names.index(name)]
-        return framed(pictures.overlay(enlarged(picture), where, predictor.view(SIDE, SIDE)), boxes[row][name])
+    def tile(predictor: Predictor, image: np.ndarray, row: int, name: str, weighting: Any) -> np.ndarray:
+        where = predictor.maps([image], weighting)[0, names.index(name)]
+        return framed(image_sheets.overlay(enlarged(image), where, predictor.view(SIDE, SIDE)), boxes[row][name])
 
-    def found(predictor: Predictor, picture: np.ndarray, labels: Sequence[str]) -> bool:
-        return bool((predictor.scores([picture])[0, [names.index(name) for name in labels]] > 0.5).all())
+    def found(predictor: Predictor, image: np.ndarray, labels: Sequence[str]) -> bool:
+        return bool((predictor.scores([image])[0, [names.index(name) for name in labels]] > 0.5).all())
 
-    images: list[np.ndarray] = []
+    tiles: list[np.ndarray] = []
     captions: list[list[tuple[str, tuple[int, int, int]]]] = []
     columns = 1 + sum(len(row.weightings) for row in runs)
     for row in range(len(test)):
-        picture, name = decode(test.path(row)), next(iter(boxes[row]))
-        if len(boxes[row]) < 4 or not all(found(p, picture, [name]) for p in predictors.values()):
+        image, name = decode(test.path(row)), next(iter(boxes[row]))
+        if len(boxes[row]) < 4 or not all(found(p, image, [name]) for p in predictors.values()):
             continue
-        images.append(framed(enlarged(picture), boxes[row][name]))
-        captions.append([(name, pictures.WHITE)])
+        tiles.append(framed(enlarged(image), boxes[row][name]))
+        captions.append([(name, image_sheets.WHITE)])
         for head, predictor in predictors.items():
             for weighting in head.weightings:
-                images.append(tile(predictor, picture, row, name, weighting))
-                captions.append([(head.key, pictures.WHITE), (weighting, pictures.GREY)])
-        if len(images) == scenes * columns:
+                tiles.append(tile(predictor, image, row, name, weighting))
+                captions.append([(head.key, image_sheets.WHITE), (weighting, image_sheets.GREY)])
+        if len(tiles) == scenes * columns:
             break
-    save(IMAGES / "explain-heads.jpg", pictures.sheet(images, captions, columns=columns), width=1400)
+    save(IMAGES / "explain-heads.jpg", image_sheets.sheet(tiles, captions, columns=columns), width=1400)
 
     grouped = predictors[ROWS[-1]]
     group = grouped.model.head.query_of_labels().tolist()  # type: ignore[operator]
-    images, captions = [], []
+    tiles, captions = [], []
     for row in range(len(test)):
-        picture = decode(test.path(row))
+        image = decode(test.path(row))
         of_one = [[n for n in boxes[row] if group[names.index(n)] == g] for g in sorted(set(group))]
         pair = next((labels[:2] for labels in of_one if len(labels) > 1), None)
-        if pair is None or not found(grouped, picture, pair):
+        if pair is None or not found(grouped, image, pair):
             continue
-        images += [enlarged(picture), tile(grouped, picture, row, pair[0], "attention")]
-        captions += [[(" and ".join(pair), pictures.WHITE)], [("attention of their query", pictures.GREY)]]
-        images[-1] = framed(images[-1], boxes[row][pair[1]])
-        images += [tile(grouped, picture, row, name, "label") for name in pair]
-        captions += [[(name, pictures.WHITE)] for name in pair]
-        if len(images) == 4 * 3:
+        tiles += [enlarged(image), tile(grouped, image, row, pair[0], "attention")]
+        captions += [[(" and ".join(pair), image_sheets.WHITE)], [("attention of their query", image_sheets.GREY)]]
+        tiles[-1] = framed(tiles[-1], boxes[row][pair[1]])
+        tiles += [tile(grouped, image, row, name, "label") for name in pair]
+        captions += [[(name, image_sheets.WHITE)] for name in pair]
+        if len(tiles) == 4 * 3:
             break
-    save(IMAGES / "explain-group.jpg", pictures.sheet(images, captions, columns=4), width=960)
+    save(IMAGES / "explain-group.jpg", image_sheets.sheet(tiles, captions, columns=4), width=960)
 
 
-def enlarged(picture: np.ndarray) -> np.ndarray:
-    return cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+def enlarged(image: np.ndarray) -> np.ndarray:
+    return cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
 
 
-def framed(picture: np.ndarray, boxes: Sequence[tuple[int, int, int, int]], canvas: int = 64) -> np.ndarray:
+def framed(image: np.ndarray, boxes: Sequence[tuple[int, int, int, int]], canvas: int = 64) -> np.ndarray:
     """A scene of side SIDE with thin frames around boxes that are in pixels of the `canvas`."""
     scale = SIDE // canvas
     for x, y, width, height in boxes:
         corner = (scale * (x + width), scale * (y + height))
-        cv2.rectangle(picture, (scale * x - 1, scale * y - 1), corner, (255, 255, 255), 1)
-    return picture
+        cv2.rectangle(image, (scale * x - 1, scale * y - 1), corner, (255, 255, 255), 1)
+    return image
 
 
-def save(path: Path, picture: np.ndarray, width: int) -> None:
-    height = round(picture.shape[0] * width / picture.shape[1])
-    Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS).save(path, quality=80)
+def save(path: Path, image: np.ndarray, width: int) -> None:
+    height = round(image.shape[0] * width / image.shape[1])
+    Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS).save(path, quality=80)
 
 
 # The page -------------------------------------------------------------------------------------------------------------
@@ -286,10 +286,10 @@ def figures(measured: dict[Row, list[dict[str, Any]]]) -> str:
 {counted(seeds)}. The trainings are those that Table 1 at desk scale makes
 or tries (average pooling: at 0.03). Of the {present:,} labels in the 2,000 test scenes
 those count that have a score above 0.5 ("found"): nearly all, since the loss favours what is present. "Inside": the
-highest point of the map is in a box of that label. Chance is a point drawn anywhere in the picture.
+highest point of the map is in a box of that label. Chance is a point drawn anywhere in the image.
 
 {findings}
-* The map of this backbone lies {min(shifts):.2f} to {max(shifts):.2f} cells further to the top left than a picture of
+* The map of this backbone lies {min(shifts):.2f} to {max(shifts):.2f} cells further to the top left than an image of
   its size would (measured in each run; by its strides 0.44). The last column is without regard to that.
 
 ![One scene a row with one of its labels, which is framed: the maps of the heads](images/explain-heads.jpg)

@@ -198,24 +198,24 @@ def choose(records: Mapping[str, Record]) -> dict[str, tuple[str, ...]]:
 def draw(run: Path, path: Path, scenes: int = 6) -> None:
     """The first test scenes with an unseen label, and beside each where the query of that label looks."""
     from mldec.data.image import decode
-    from mldec.engine import build, pictures
+    from mldec.engine import build, image_sheets
     from mldec.engine.predictor import load
 
     predictor = load(run, device="cpu")
     test = build.build_split(predictor.config, "test")
     predictor.set_labels(test.labels.names)
     unseen = [column for column, seen in enumerate(test.labels.seen or ()) if not seen]
-    images: list[Any] = []
+    tiles: list[Any] = []
     captions: list[Any] = []
     for row in range(len(test)):
         found = [column for column in unseen if test.targets([row])[0, column] == 1]
-        if found and len(images) < 2 * scenes:
-            picture, name = decode(test.path(row)), test.labels.names[found[0]]
-            score = predictor.scores([picture])[0, found[0]]
-            attention = predictor.maps([picture], "attention")[0, found[0]]
-            images += [picture, pictures.overlay(picture, attention, predictor.view(*picture.shape[:2]))]
-            captions += [[("", pictures.WHITE)], [(f"{name} {100 * score:.0f}%", pictures.WHITE)]]
-    Image.fromarray(pictures.sheet(images, captions, columns=4)).save(path, quality=90)
+        if found and len(tiles) < 2 * scenes:
+            image, name = decode(test.path(row)), test.labels.names[found[0]]
+            score = predictor.scores([image])[0, found[0]]
+            attention = predictor.maps([image], "attention")[0, found[0]]
+            tiles += [image, image_sheets.overlay(image, attention, predictor.view(*image.shape[:2]))]
+            captions += [[("", image_sheets.WHITE)], [(f"{name} {100 * score:.0f}%", image_sheets.WHITE)]]
+    Image.fromarray(image_sheets.sheet(tiles, captions, columns=4)).save(path, quality=90)
 
 
 # The page -------------------------------------------------------------------------------------------------------------

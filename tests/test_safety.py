@@ -46,11 +46,11 @@ def test_a_label_that_would_command_a_terminal_is_refused() -> None:
 
 def test_control_characters_are_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
     assert printable("a\x1b[31mb\tc\n") == "a\\x1b[31mb\tc\n"
-    Display().say("picture \x1b]0;title\x07.jpg [bold]")
+    Display().say("image \x1b]0;title\x07.jpg [bold]")
     assert run(["evaluate", "run=no\x1b[2Jwhere"]) == 2
     found = capsys.readouterr()
     assert "\x1b" not in found.out + found.err
-    assert "picture \\x1b]0;title\\x07.jpg [bold]" in found.out
+    assert "image \\x1b]0;title\\x07.jpg [bold]" in found.out
     assert "no\\x1b[2Jwhere" in found.err
 
 

@@ -1,6 +1,6 @@
 """The index: how long it takes to build and to open, and what it costs in memory, at the sizes of COCO and Open Images.
 
-Annotation files of those sizes are generated, in the published formats, with labels at random. Pictures are empty files
+Annotation files of those sizes are generated, in the published formats, with labels at random. Images are empty files
 (COCO) or not looked for (Open Images).
 """
 
@@ -24,8 +24,8 @@ from mldec.data.coco import CocoConfig, build_coco
 from mldec.data.index import ImageIndex
 from mldec.data.openimages import OpenImagesConfig, build_openimages
 
-COCO_PICTURES, COCO_BOXES = 82_783, 604_907
-OPEN_IMAGES_PICTURES, OPEN_IMAGES_ROWS, OPEN_IMAGES_LABELS = 9_000_000, 60_000_000, 9_605
+COCO_IMAGES, COCO_BOXES = 82_783, 604_907
+OPEN_IMAGES_IMAGES, OPEN_IMAGES_ROWS, OPEN_IMAGES_LABELS = 9_000_000, 60_000_000, 9_605
 WORKERS = 8
 
 _kept: tuple[ImageIndex, Any]  # of a worker: what it touches, and where it waits for the others
@@ -41,8 +41,8 @@ def measure(folder: Path, *, scale: float = 1.0, repeats: int = 3) -> list[Figur
 
 
 def _coco(root: Path, scale: float, repeats: int) -> list[Figure]:
-    pictures, boxes = round(COCO_PICTURES * scale), round(COCO_BOXES * scale)
-    file = write_coco(root, pictures, boxes)
+    images, boxes = round(COCO_IMAGES * scale), round(COCO_BOXES * scale)
+    file = write_coco(root, images, boxes)
     config = CocoConfig(name="coco", root=str(root), cache=str(root / "cache"))
 
     def load() -> None:
@@ -61,7 +61,7 @@ def _coco(root: Path, scale: float, repeats: int) -> list[Figure]:
         opening = seconds(lambda: build_coco(config, split="train"), max(repeats, 5))
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    size = f"{pictures:,} pictures, {boxes:,} boxes"
+    size = f"{images:,} images, {boxes:,} boxes"
     built, loaded = float(np.median(building)), float(np.median(loading))
     return [
         Figure("COCO: json.load of the annotations", loaded, "s", None, size),
@@ -78,11 +78,11 @@ def _coco(root: Path, scale: float, repeats: int) -> list[Figure]:
 
 
 def _open_images(root: Path, scale: float) -> list[Figure]:
-    pictures, rows = round(OPEN_IMAGES_PICTURES * scale), round(OPEN_IMAGES_ROWS * scale)
-    labels = min(OPEN_IMAGES_LABELS, max(2, pictures // 10))
-    size = f"{pictures:,} pictures, {rows:,} label rows, {labels:,} labels"
+    images, rows = round(OPEN_IMAGES_IMAGES * scale), round(OPEN_IMAGES_ROWS * scale)
+    labels = min(OPEN_IMAGES_LABELS, max(2, images // 10))
+    size = f"{images:,} images, {rows:,} label rows, {labels:,} labels"
     try:
-        write_open_images(root, pictures, rows, labels)
+        write_open_images(root, images, rows, labels)
         config = OpenImagesConfig(name="openimages", root=str(root), missing="ignore", cache=str(root / "cache"))
         began = _in_process(_build_and_peak, config)
         opening = seconds(lambda: build_openimages(config, split="train"), 5)
@@ -151,19 +151,19 @@ def _private_dirty() -> float:
 # Files of the published formats, at any size --------------------------------------------------------------------------
 
 
-def write_coco(root: Path, pictures: int, boxes: int) -> Path:
-    """Write annotations/instances_train2014.json with polygons of the usual length, and empty pictures."""
+def write_coco(root: Path, num_images: int, boxes: int) -> Path:
+    """Write annotations/instances_train2014.json with polygons of the usual length, and empty num_images."""
     rng = np.random.default_rng(0)
     for entry in ("train2014", "val2014", "annotations"):
         (root / entry).mkdir(parents=True)
-    names = [f"COCO_train2014_{number:012d}.jpg" for number in range(1, pictures + 1)]
+    names = [f"COCO_train2014_{number:012d}.jpg" for number in range(1, num_images + 1)]
     for name in names:
         (root / "train2014" / name).touch()
-    images = [
+    entries = [
         {"license": 1, "file_name": name, "height": 480, "width": 640, "date_captured": "2013-11-14", "id": number}
         for number, name in enumerate(names, start=1)
     ]
-    drawn = rng.integers((1, 1, 8), (pictures + 1, 81, 40), (boxes, 3)).tolist()
+    drawn = rng.integers((1, 1, 8), (num_images + 1, 81, 40), (boxes, 3)).tolist()
     annotations = [
         {
             "segmentation": [np.round(rng.uniform(0, 640, 2 * corners), 2).tolist()],
@@ -177,30 +177,30 @@ def write_coco(root: Path, pictures: int, boxes: int) -> Path:
         for number, (image, category, corners) in enumerate(drawn, start=1)
     ]
     categories = [{"supercategory": "thing", "id": number, "name": f"thing {number}"} for number in range(1, 81)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
+    content = {"images": entries, "annotations": annotations, "categories": categories}
     path = root / "annotations" / "instances_train2014.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 
-def write_open_images(root: Path, pictures: int, rows: int, labels: int) -> None:
-    """Write the class lists and the human labels of train, grouped by picture in random order of labels."""
+def write_open_images(root: Path, num_images: int, rows: int, labels: int) -> None:
+    """Write the class lists and the human labels of train, grouped by image in random order of labels."""
     (root / "train").mkdir(parents=True)
     rng = np.random.default_rng(0)
     names = [f"/m/{number:05x}" for number in range(labels)]
     (root / "oidv6-classes-trainable.txt").write_text("\n".join(names) + "\n")
     descriptions = [f"{name},Thing {number}" for number, name in enumerate(names)]
     (root / "oidv6-class-descriptions.csv").write_text("\n".join(["LabelName,DisplayName", *descriptions]) + "\n")
-    per_picture = -(-rows // pictures)
+    per_image = -(-rows // num_images)
     with open(root / "oidv6-train-annotations-human-imagelabels.csv", "w", encoding="ascii") as file:
         file.write("ImageID,Source,LabelName,Confidence\n")
         for first in range(0, rows, 2**20):
             count = min(2**20, rows - first)
-            images = np.arange(first, first + count) // per_picture * 2**20 + 7
+            ids = np.arange(first, first + count) // per_image * 2**20 + 7
             columns, present = rng.integers(0, labels, count).tolist(), rng.integers(0, 2, count).tolist()
             file.writelines(
                 f"{image:016x},verification,{names[column]},{state}\n"
-                for image, column, state in zip(images.tolist(), columns, present, strict=True)
+                for image, column, state in zip(ids.tolist(), columns, present, strict=True)
             )
 
 

@@ -48,7 +48,7 @@ RUNS: dict[str, Measurement] = {
     ),
     "loop": Measurement(
         "the training loop of TResNet-L at 448 px on JPEG files",
-        ["train", *PAPER, "pictures=2048", "labels=80", "steps=25", "repeats=2", "schedule.batch_size=64"],
+        ["train", *PAPER, "images=2048", "labels=80", "steps=25", "repeats=2", "schedule.batch_size=64"],
         60,
     ),
     "resnet50_channels_last": Measurement(
@@ -75,7 +75,7 @@ TINY = {
     "schedule.batch_size": "4",
     "runtime.compile": "false",  # a C++ compiler would take half a minute
     "labels": "8",
-    "pictures": "8",
+    "images": "8",
     "steps": "1",
     "seconds": "0.01",
     "repeats": "1",

@@ -1,4 +1,4 @@
-"""How time and memory of a head grow with classes, queries, tokens and pictures, one of them at a time."""
+"""How time and memory of a head grow with classes, queries, tokens and images, one of them at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mldec.benchmarks.memory import PeakMemory
 from mldec.benchmarks.rate import Rate
 from mldec.models.heads import GlobalAveragePool, TransformerDecoderHead
 
-BASE = Shape(classes=5000, queries=100, tokens=49, pictures=16)
+BASE = Shape(classes=5000, queries=100, tokens=49, images=16)
 DROPOUT = 0.1
 MOST_QUERIES = 1250  # of a transformer decoder, one a class: time and memory grow with the square
 
@@ -24,7 +24,7 @@ AXES: dict[str, tuple[int, ...]] = {
     "classes": (80, 320, 1250, 5000, 20_000),
     "queries": (12, 25, 50, 100, 200, 400),
     "tokens": (49, 98, 196, 400, 784),
-    "pictures": (4, 8, 16, 32, 64),
+    "images": (4, 8, 16, 32, 64),
 }
 COLOURS = {"ML-Decoder": "#0072b2", "transformer decoder": "#d55e00", "average pooling": "#009e73"}
 

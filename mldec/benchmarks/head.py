@@ -20,15 +20,15 @@ FEATURES, DIM, FFN_DIM = 2048, 768, 2048
 
 
 class Shape(NamedTuple):
-    """N classes, K queries, T tokens, B pictures."""
+    """N classes, K queries, T tokens, B images."""
 
     classes: int
     queries: int
     tokens: int
-    pictures: int
+    images: int
 
     def __str__(self) -> str:
-        return f"{self.classes} classes, {self.queries} queries, {self.tokens} tokens, {self.pictures} pictures"
+        return f"{self.classes} classes, {self.queries} queries, {self.tokens} tokens, {self.images} images"
 
 
 #: COCO at 448 px; Open Images with 5,000 and with all classes at 224 px.
@@ -63,7 +63,7 @@ def measure(
 
 
 def macs(shape: Shape, *, shared: bool) -> int:
-    """Multiply-accumulates of a forward pass in training; `shared`: no dropout tells the pictures' queries apart."""
+    """Multiply-accumulates of a forward pass in training; `shared`: no dropout tells the images' queries apart."""
     n, k, t, b = shape
     group = -(-n // k)
     projected = (1 if shared else b) * k * DIM * DIM  # queries
@@ -97,5 +97,5 @@ def ml_decoder(shape: Shape, dropout: float, device: torch.device, dtype: torch.
 
 
 def scaled(shape: Shape, scale: float) -> Shape:
-    """With a part of the pictures, at least one."""
-    return shape._replace(pictures=max(1, round(shape.pictures * scale)))
+    """With a part of the images, at least one."""
+    return shape._replace(images=max(1, round(shape.images * scale)))

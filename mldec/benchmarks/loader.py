@@ -1,4 +1,4 @@
-"""The loader: pictures a second from files to batches, against what decoding and resizing alone allow."""
+"""The loader: images/s from files to batches, against what decoding and resizing alone allow."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from time import perf_counter
 import cv2
 
 from mldec.benchmarks.figure import Figure
-from mldec.benchmarks.pictures import HEIGHT, WIDTH, write_index
+from mldec.benchmarks.generated_images import HEIGHT, WIDTH, write_index
 from mldec.data.augment import PaperAugment
 from mldec.data.image import decode, resize
 from mldec.data.index import ImageIndex
 from mldec.data.loader import Augment, TrainLoader, train_loader
 
-SIZE, PICTURES, BATCH = 448, 512, 32
+SIZE, IMAGES, BATCH = 448, 512, 32
 SHARE = 60.0  # target: % of the bare rate with one worker
 AHEAD = 2  # batches that a worker may have made before time is taken
 
 
 def measure(*, scale: float = 1.0, repeats: int = 3, workers: Sequence[int] = (1,)) -> list[Figure]:
-    """The paper's augmentation on generated pictures. `scale` shrinks their number; targets belong to 1."""
-    count = max(4 * BATCH, round(PICTURES * scale))
+    """The paper's augmentation on generated images. `scale` shrinks their number; targets belong to 1."""
+    count = max(4 * BATCH, round(IMAGES * scale))
     with tempfile.TemporaryDirectory(prefix="mldec-") as folder:
         index = write_index(Path(folder), count, num_labels=2)
         size = f"{WIDTH} x {HEIGHT} to {SIZE}"
@@ -34,7 +34,7 @@ def measure(*, scale: float = 1.0, repeats: int = 3, workers: Sequence[int] = (1
 def measure_dataset(
     index: ImageIndex, augment: Augment, size: str, *, repeats: int = 3, workers: Sequence[int] = (1,)
 ) -> list[Figure]:
-    """The same of somebody's own pictures and augmentation."""
+    """The same of somebody's own images and augmentation."""
     return _measure(index, augment, size, repeats, workers, None)
 
 
@@ -44,7 +44,7 @@ def _measure(
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)  # as in a worker
     batch = min(BATCH, max(1, len(index) // (AHEAD + 2)))
-    limit = min(len(index), PICTURES) // batch
+    limit = min(len(index), IMAGES) // batch
     loaders = {
         count: train_loader(index, augment, batch_size=batch, seed=0, workers=count, limit=limit) for count in workers
     }
@@ -74,11 +74,11 @@ def _bare_rate(index: ImageIndex, augment: Augment, count: int) -> float:
 
 
 def _loader_rate(loader: TrainLoader, epoch: int) -> float:
-    """Pictures a second once what was made beforehand is used up."""
-    pictures, began = 0, 0.0
+    """Images a second once what was made beforehand is used up."""
+    images, began = 0, 0.0
     for number, batch in enumerate(loader.batches(epoch)):
         if number == AHEAD:
             began = perf_counter()
         elif number > AHEAD:
-            pictures += len(batch.ids)
-    return pictures / (perf_counter() - began)
+            images += len(batch.ids)
+    return images / (perf_counter() - began)

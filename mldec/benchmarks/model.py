@@ -1,7 +1,7 @@
 """Speed and memory of networks in training and inference, as in the paper's Table 9.
 
 What is timed is the step of `Trainer`, with every part that the experiment configures, and the network in evaluation;
-both on random pictures that lie on the device already, so that loading them does not count. Configurations are measured
+both on random images that lie on the device already, so that loading them does not count. Configurations are measured
 in rounds, each of them once a round: what else happens on a shared machine hits all alike.
 """
 
@@ -72,7 +72,7 @@ def measure(
         figures += [*subject.figures(first), *_size_figures(subject, cost, median(products))]
     if device.type != "cuda":
         note = f"only searched for on CUDA, this is {device.type}"
-        figures.append(Figure("largest training batch", None, "pictures", note=note, better="higher"))
+        figures.append(Figure("largest training batch", None, "images", note=note, better="higher"))
     return [*figures, matrix_figure(products, device, dtype)]
 
 
@@ -101,7 +101,7 @@ class _Subject:
             return
         network, self.training, self.peak = begun
         self.network, size = network, round(self.training.amount)
-        logger.info("%s: a step of %d pictures takes %.3g s", case.title, size, self.training.duration)
+        logger.info("%s: a step of %d images takes %.3g s", case.title, size, self.training.duration)
         self.inference = _halved_until_it_fits(
             lambda size: Rate(lambda: network.infer(size), size, device, seconds), inference_batch(case.config), device
         )
@@ -140,10 +140,10 @@ class _Subject:
                 found.append(Figure(name, median(ratios), "x", better="higher", samples=ratios))
         if self.training is None:
             return found
-        found.append(Figure(f"{title}: training batch", self.training.amount, "pictures", better="higher"))
+        found.append(Figure(f"{title}: training batch", self.training.amount, "images", better="higher"))
         if self.largest is not None:
             value, note = self.largest
-            found.append(Figure(f"{title}: largest training batch", value, "pictures", note=note, better="higher"))
+            found.append(Figure(f"{title}: largest training batch", value, "images", note=note, better="higher"))
         note = "allocated by torch" if self.device.type == "cuda" else "growth of the process's peak resident memory"
         note = "not measured: needs CUDA or Linux" if self.peak is None else note
         found.append(Figure(f"{title}: peak memory of training", self.peak, "MiB", note=note))
@@ -186,10 +186,10 @@ def _rate_figure(name: str, rate: Rate | None, wanted: int) -> Figure:
 
 
 def _size_figures(subject: _Subject, cost: Cost, product: float) -> list[Figure]:
-    """What a picture costs, and how much of the device's rate of a matrix product inference comes to."""
+    """What an image costs, and how much of the device's rate of a matrix product inference comes to."""
     title = subject.case.title
     found = [
-        Figure(f"{title}: multiply-accumulates", cost.macs / 1e9, "G", note="of a picture by itself"),
+        Figure(f"{title}: multiply-accumulates", cost.macs / 1e9, "G", note="of an image by itself"),
         Figure(f"{title}: parameters", cost.parameters / 1e6, "M"),
     ]
     if subject.inference and subject.inference.samples:

@@ -1,4 +1,4 @@
-"""A network with all that trains it, on random pictures: what `mldec benchmark model` times."""
+"""A network with all that trains it, on random images: what `mldec benchmark model` times."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from mldec.labels import LabelSpace
 from mldec.models.complexity import count_macs, count_parameters
 from mldec.models.word_vectors import WordVectors
 
-POSITIVES = 3  # labels of a random picture
+POSITIVES = 3  # labels of a random image
 WORD_WIDTH = 300  # of random word vectors, where the head needs some: that of GloVe and fastText
-LARGEST = 2**20  # pictures, where the search for the largest batch ends
+LARGEST = 2**20  # images, where the search for the largest batch ends
 
 
 class Network:
-    """The trainer of an experiment with `num_labels` labels, on random pictures that lie on its device.
+    """The trainer of an experiment with `num_labels` labels, on random images that lie on its device.
 
     Neither the dataset nor pretrained weights are read. Where memory runs out, torch's error comes through.
     """
@@ -36,21 +36,21 @@ class Network:
         self.num_labels = num_labels
         samples: list[tuple[str, list[int], list[int], list[int]]]
         samples = [(str(number), [0], [], []) for number in range(config.schedule.batch_size)]
-        pictures = ImageIndex.build(samples, root=".", labels=_labels(num_labels))  # never opened
-        splits = build.Splits(pictures, pictures, pictures)
+        index = ImageIndex.build(samples, root=".", labels=_labels(num_labels))  # never opened
+        splits = build.Splits(index, index, index)
         words = _words(config, num_labels)
         self.trainer = Trainer(config, splits, Display(quiet=True), fresh=False, words=words)
         self.batch: Batch | None = None
 
     def train(self, size: int) -> None:
-        """One update from a batch of `size` pictures."""
+        """One update from a batch of `size` images."""
         trainer = self.trainer
         trainer.network.train()
         trainer.progress.updates = 0  # the schedule ends, this does not
         trainer.train_step(self._batch(size))
 
     def infer(self, size: int) -> None:
-        """The logits of `size` pictures, in evaluation."""
+        """The logits of `size` images, in evaluation."""
         trainer, batch = self.trainer, self._batch(size)
         trainer.network.eval()
         with torch.inference_mode():
@@ -92,7 +92,7 @@ class Network:
 
 
 class Cost(NamedTuple):
-    """Multiply-accumulates of a picture alone and of a batch in inference, and parameters."""
+    """Multiply-accumulates of an image alone and of a batch in inference, and parameters."""
 
     macs: int
     batch_macs: int
@@ -109,12 +109,12 @@ def count_cost(config: Config, num_labels: int) -> Cost:
 
 
 def inference_batch(config: Config) -> int:
-    """Pictures of a batch in evaluation."""
+    """Images of a batch in evaluation."""
     return int(config.runtime.eval_batch_size or config.schedule.batch_size)
 
 
 def search_largest_batch(network: Network, start: int, seconds: float) -> tuple[int, str]:
-    """The most pictures that can be trained at once, and a note on the search; `start` is known to fit.
+    """The most images that can be trained at once, and a note on the search; `start` is known to fit.
 
     After about `seconds` the largest batch that was found until then counts.
     """

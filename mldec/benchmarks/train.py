@@ -9,7 +9,7 @@ from statistics import median
 from time import perf_counter
 
 from mldec.benchmarks.figure import Figure
-from mldec.benchmarks.pictures import write_index
+from mldec.benchmarks.generated_images import write_index
 from mldec.benchmarks.rate import synchronize
 from mldec.config import Config
 from mldec.data.loader import Batch
@@ -22,11 +22,11 @@ SHARE = 90.0  # target: % of the bare loop's speed
 
 
 def measure(
-    config: Config, *, steps: int = 40, repeats: int = 3, pictures: int | None = None, num_labels: int = 80
+    config: Config, *, steps: int = 40, repeats: int = 3, images: int | None = None, num_labels: int = 80
 ) -> list[Figure]:
-    """Epochs of `steps` steps of the experiment on its own pictures, in turn with as many of a bare loop.
+    """Epochs of `steps` steps of the experiment on its own images, in turn with as many of a bare loop.
 
-    With `pictures` these are that many generated JPEG files with `num_labels` labels, and the dataset is not read.
+    With `images` these are that many generated JPEG files with `num_labels` labels, and the dataset is not read.
 
     The bare loop has the same network, loss, optimizer and precision, and one batch that lies on the device as floats.
     """
@@ -36,7 +36,7 @@ def measure(
         runtime=dataclasses.replace(config.runtime, limit_train_batches=steps, limit_eval_batches=1, eval_every=10**6),
     )
     with tempfile.TemporaryDirectory(prefix="mldec-") as folder:
-        splits = build.build_splits(config) if pictures is None else _generated(Path(folder), pictures, num_labels)
+        splits = build.build_splits(config) if images is None else _generated(Path(folder), images, num_labels)
         trainer = _Timed(config, splits, Display(quiet=True))
         trainer.fit(Path(folder) / "run")
     ours, bare = trainer.loop[1:], trainer.bare[1:]  # workers start in the first epoch
@@ -49,8 +49,8 @@ def measure(
     ]
 
 
-def _generated(folder: Path, pictures: int, num_labels: int) -> build.Splits:
-    index = write_index(folder / "pictures", pictures, num_labels)
+def _generated(folder: Path, images: int, num_labels: int) -> build.Splits:
+    index = write_index(folder / "images", images, num_labels)
     return build.Splits(index, index, index)
 
 

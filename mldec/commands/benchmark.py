@@ -33,12 +33,12 @@ all but ema, model and startup
 data
   folder=DIR     where generated files lie while it runs; default: the system's temporary folder
 loader
-  experiment=NAME [key=value …]   its pictures and augmentation; default: generated pictures, the paper's augmentation
+  experiment=NAME [key=value …]   its images and augmentation; default: generated images, the paper's augmentation
   workers=1,2,4                   numbers of workers
 train
   experiment=NAME [key=value …]   default: digits
   steps=40                        of a round
-  pictures=512 labels=80          generated JPEG files of 640 x 427 with that many labels; the dataset is not read
+  images=512 labels=80          generated JPEG files of 640 x 427 with that many labels; the dataset is not read
 model experiment=NAME labels=N[,N…] [key=value …]
   labels=100,1000        how many labels; the dataset itself is not read
   heads=gap,ml_decoder   heads to compare, at each number of labels; the first is what others are compared with. What is

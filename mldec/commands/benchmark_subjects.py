@@ -130,7 +130,7 @@ def _measure_train(arguments: compose.Arguments) -> Measured:
 
     own, config = arguments.own, _experiment(arguments, "digits")
     words: dict[str, Any]
-    words = {name: _whole(name, own[name]) for name in ("steps", "repeats", "pictures") if name in own}
+    words = {name: _whole(name, own[name]) for name in ("steps", "repeats", "images") if name in own}
     if "labels" in own:
         words["num_labels"] = _whole("labels", own["labels"])
     return Measured(measure(config, **words), config.runtime.device, {}, config.runtime.precision)
@@ -304,7 +304,7 @@ def _number(own: Mapping[str, str], name: str, default: float) -> float:
 SUBJECTS = {
     "head": Subject("ML-Decoder alone, against the rate of a matrix product (2 minutes)", COMMON_WORDS, _measure_head),
     "growth": Subject(
-        "How a head's time and memory grow with classes, queries, tokens, pictures (2 minutes)",
+        "How a head's time and memory grow with classes, queries, tokens, images (2 minutes)",
         COMMON_WORDS,
         _measure_growth,
         grid=True,
@@ -312,13 +312,13 @@ SUBJECTS = {
     "loss": Subject("The asymmetric loss, against the plain chain of operations", COMMON_WORDS, _measure_loss),
     "ema": Subject("The average of the weights, against a copy and a training step", COMMON_WORDS, _measure_ema),
     "metric": Subject("Mean AP, at the sizes of COCO and Open Images (3 minutes, 6 GB)", COMMON_WORDS, _measure_metric),
-    "augment": Subject("Each augmentation of a picture, beside decoding and resizing", COMMON_WORDS, _measure_augment),
+    "augment": Subject("Each augmentation of an image, beside decoding and resizing", COMMON_WORDS, _measure_augment),
     "loader": Subject(
         "From files to batches, against decoding and resizing alone", ("scale", "repeats", "workers"), _measure_loader
     ),
     "train": Subject(
         "The training loop, against a bare loop over a batch in memory",
-        ("repeats", "steps", "pictures", "labels"),
+        ("repeats", "steps", "images", "labels"),
         _measure_train,
     ),
     "startup": Subject(

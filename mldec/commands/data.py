@@ -1,4 +1,4 @@
-"""`mldec data`: what is done with pictures and annotations before training."""
+"""`mldec data`: what is done with images and annotations before training."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ HELP = """usage: mldec data download dataset=NAME [root=DIR] [parallel=4]
        mldec data shrink   dataset=NAME [root=DIR] side=256 output=DIR
 
   download   fetch the published files, unpack them, check what can be checked; type it again to go on after a stop
-  verify     open and decode every picture, and compare the folder with the annotations; --fix adds what is broken to
+  verify     open and decode every image, and compare the folder with the annotations; --fix adds what is broken to
              excluded.txt in the dataset's folder, which training honours. Nothing is deleted
-  stats      pictures, labels a picture, classes, labels that come together, sizes: as text, JSON and a picture
+  stats      images, labels per image, classes, labels that come together, sizes: as text, JSON and an image
   split      divide a table into train, val and test so that each has its share of every label
-  shrink     write the dataset once more with pictures of `side` pixels on the shorter side, annotations adjusted
+  shrink     write the dataset once more with images of `side` pixels on the shorter side, annotations adjusted
 
   root=DIR       short for dataset.root=DIR; all other settings of the dataset work too: dataset.year=2017
   split=…        train, val, test or all, as published
   workers=N      processes (verify, stats, shrink); default: one a core
   output=…       verify: the list of problems; stats and split: a folder; shrink: the new dataset's folder
   quality=90     shrink: of JPEG files
-  extra=a,b      download: optional parts (openimages: machine, validation-pictures, test-pictures, train-pictures)
+  extra=a,b      download: optional parts (openimages: machine, validation-images, test-images, train-images)
   keep=true      download: keep archives after unpacking"""
 
 
@@ -91,7 +91,7 @@ def _download(arguments: compose.Arguments) -> int:
 def _verify(arguments: compose.Arguments) -> int:
     from mldec.data.cache import exclusion_file
     from mldec.data.exclusions import EXCLUDED, read_exclusions
-    from mldec.data.verify import unlisted_pictures, verify, write_exclusions, write_list
+    from mldec.data.verify import unlisted_images, verify, write_exclusions, write_list
     from mldec.engine.display import Display
 
     fix, workers = words.switch(arguments.own, "fix"), _workers(arguments)
@@ -105,7 +105,7 @@ def _verify(arguments: compose.Arguments) -> int:
         with display.bar(f"{config.name} {split}", len(index)) as bar:
             found = verify(index, workers=workers, on_done=bar.advance)
         problems += found
-        display.say(f"{config.name} {split}: {len(index):,} pictures, {len(found):,} of them cannot be used")
+        display.say(f"{config.name} {split}: {len(index):,} images, {len(found):,} of them cannot be used")
         for problem in found[:SHOWN]:
             display.say(f"  {problem.reason}")
         if len(found) > SHOWN:
@@ -113,10 +113,10 @@ def _verify(arguments: compose.Arguments) -> int:
     if set(indexes) == set(config.splits):  # otherwise those of the other splits would be among them
         left_out = read_exclusions(listed) if (listed := exclusion_file(config)) else set()
         home = os.path.abspath(config.folder)
-        unlisted = [p for p in unlisted_pictures(indexes.values()) if os.path.relpath(p, home) not in left_out]
+        unlisted = [p for p in unlisted_images(indexes.values()) if os.path.relpath(p, home) not in left_out]
         if unlisted:
             first = printable_name(unlisted[0])
-            display.say(f"{len(unlisted):,} pictures beside them that no annotation mentions, such as {first}")
+            display.say(f"{len(unlisted):,} images beside them that no annotation mentions, such as {first}")
     if not problems:
         return 0
     write_list(problems, output)
@@ -126,7 +126,7 @@ def _verify(arguments: compose.Arguments) -> int:
         return 1
     exclusions = Path(config.exclude or os.path.join(config.folder, EXCLUDED))
     count = write_exclusions(problems, config.folder, exclusions)
-    display.say(f"{exclusions} now lists {count:,} pictures, which training leaves out")
+    display.say(f"{exclusions} now lists {count:,} images, which training leaves out")
     return 0
 
 
@@ -177,7 +177,7 @@ def _split(arguments: compose.Arguments) -> int:
     for number, (split, file) in enumerate(files.items()):
         rows = (parts == number).nonzero()[0].tolist()
         write_table(table, rows, str(file))
-        display.say(f"{split:<6} {len(rows):>9,} pictures   {file}")
+        display.say(f"{split:<6} {len(rows):>9,} images   {file}")
     settings = " ".join(f"dataset.{split}={file}" for split, file in files.items())
     root = "" if folder.resolve() == Path(home).resolve() and not config.root else f" dataset.root={config.folder}"
     display.say(f"next: mldec train dataset=table {settings}{root}{_typed(arguments, *files, 'root')}")
@@ -200,9 +200,7 @@ def _shrink(arguments: compose.Arguments) -> int:
     places = {split: os.path.relpath(index.root, os.path.abspath(config.folder)) for split, index in indexes.items()}
     outside = [split for split, place in places.items() if place.startswith("..")]
     if outside:
-        raise ConfigError(
-            f"the pictures of {outside[0]} lie outside of {config.folder}; type root=FOLDER that holds all"
-        )
+        raise ConfigError(f"the images of {outside[0]} lie outside of {config.folder}; type root=FOLDER that holds all")
     # All that can be wrong with annotations, files and disk is found before the first of what may be hours of images.
     plan = survey(config.folder, output, indexes.values(), side=side)
     _adjust(config, None, places, plan.files)
@@ -225,7 +223,7 @@ def _shrink(arguments: compose.Arguments) -> int:
     for reason in left_out:
         display.say(f"left out: {reason}")
     total = sum(len(index) for index in indexes.values()) - len(problems)
-    display.say(f"{total:,} pictures and {len(plan.files):,} other files in {output}")
+    display.say(f"{total:,} images and {len(plan.files):,} other files in {output}")
     drop = " dataset.missing=drop" if problems else ""
     new = [word.partition("=")[0].removeprefix("dataset.") for word in f"{settings}{drop}".split()]
     typed = _typed(arguments, *new, "root", "cache")
@@ -262,8 +260,8 @@ def _adjust(config: Any, output: Path | None, places: dict[str, str], copied: Se
     if isinstance(config, VocConfig):
         for path in (Path(name) for name in copied if Path(name).parent.name == "Annotations"):
             if path.suffix == ".xml":
-                picture = str(path.parent.parent / "JPEGImages" / f"{path.stem}.jpg")
-                shrink_voc_xml(folder / path, new(picture), new(str(path)))
+                image = str(path.parent.parent / "JPEGImages" / f"{path.stem}.jpg")
+                shrink_voc_xml(folder / path, new(image), new(str(path)))
     settings = ""
     if isinstance(config, FilesConfig):
         taken = set(copied)
@@ -275,7 +273,7 @@ def _adjust(config: Any, output: Path | None, places: dict[str, str], copied: Se
             taken.add(name)
             if isinstance(config, CocoJsonConfig):
                 shrink_coco_json(file, new(place), new(name))
-                settings += f" dataset.{split}_pictures={new(place)}"
+                settings += f" dataset.{split}_images={new(place)}"
             elif output is not None:
                 copy_regular(file, output / name)
             settings += f" dataset.{split}={new(name)}"

@@ -21,7 +21,7 @@ HELP = """usage: mldec evaluate run=RUN [split=test] [weights=reported|ema|live]
        mldec evaluate checkpoint=FILE dataset=coco dataset.root=…
 
   run=RUN or checkpoint=FILE   what to evaluate: a run folder (its best epoch) or a checkpoint of one
-  split=train|val|test         which pictures; default test
+  split=train|val|test         which images; default test
   weights=…                    the weights whose metric the run reported (default), their average, or the live ones
   which=best|last              which checkpoint of a run folder; default best
   dataset=… dataset.root=…     another dataset, or the same one elsewhere
@@ -29,7 +29,7 @@ HELP = """usage: mldec evaluate run=RUN [split=test] [weights=reported|ema|live]
   protocol=paper|standard      and protocol.average_precision=exact|voc07|partial|paper, protocol.threshold=0.5,
                                protocol.top_k=[3,5]: how it is measured
   head.words.source=SOURCE     where vectors of labels come from that the run does not know; default: where its own did
-  runtime.devices=4            as many processes, each with a device and a share of the pictures
+  runtime.devices=4            as many processes, each with a device and a share of the images
   thresholds=true              with split=val: tune a threshold for each label on it and write RUN/thresholds.csv, as
                                training does at its best epoch
   allow_other_data=true        measure although the images or labels are not those that the run recorded (data.json)
@@ -37,7 +37,7 @@ HELP = """usage: mldec evaluate run=RUN [split=test] [weights=reported|ema|live]
 
 OWN = ("run", "checkpoint", "split", "weights", "which", "thresholds", "allow_other_data", "output")
 
-#: How a dataset's pictures are shown to the network: a fact of the run.
+#: How a dataset's images are shown to the network: a fact of the run.
 VIEW = ("image_size", "crop", "interpolation")
 
 
@@ -94,7 +94,7 @@ def _evaluate(
     from mldec.engine.thresholds import FILE, write_tuned
 
     if tunes and build.is_single_label(config):
-        raise ConfigError(f"thresholds=true: pictures of {config.dataset.name} have one label each: the best is given")
+        raise ConfigError(f"thresholds=true: images of {config.dataset.name} have one label each: the best is given")
     own = arguments.own
     device = choose_device(config.runtime.device, team.local_rank if team.size > 1 else None)
     prepare_runtime(config.runtime, device)
@@ -118,7 +118,7 @@ def _evaluate(
         "weights": restored.weights,
         "dataset": to_mapping(config.dataset),
         "split": split,
-        "pictures": len(scores.ids),
+        "images": len(scores.ids),
         "data": build.describe_index(index),
         "protocol": to_mapping(config.protocol),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -135,12 +135,12 @@ def _evaluate(
 
     display.say(
         f"{restored.path}, {restored.weights} weights of step {restored.step}\n"
-        f"{config.dataset.name} {split}: {len(scores.ids):,} pictures, {len(labels)} labels, "
+        f"{config.dataset.name} {split}: {len(scores.ids):,} images, {len(labels)} labels, "
         f"{config.protocol.name} protocol, AP definition {config.protocol.average_precision}"
     )
     display.say(describe(result.metrics, build.is_single_label(config)))
     if "tuned" in record:
-        same = ", which are these pictures: it flatters" if _is_val(config, split) else ""
+        same = ", which are these images: it flatters" if _is_val(config, split) else ""
         figures = "   ".join(f"{name} {value:.2f}" for name, value in record["tuned"].items())
         display.say(f"{figures}   at the thresholds of {FILE}, tuned on val{same}")
     display.say(f"written to {folder}")
@@ -151,9 +151,9 @@ def _evaluate(
 
 
 def measured_config(trained: Config, arguments: compose.Arguments, source: object = "the run") -> Config:
-    """A run's config as it is measured: with what was typed, and on all pictures unless a limit is typed.
+    """A run's config as it is measured: with what was typed, and on all images unless a limit is typed.
 
-    Another dataset's pictures are shown to the network as those that it was trained on were, not as the other's own
+    Another dataset's images are shown to the network as those that it was trained on were, not as the other's own
     networks see them, unless that is typed. Where files go and what is made there is typed, too, or not done.
     """
     from mldec.engine.consent import confine
@@ -164,7 +164,7 @@ def measured_config(trained: Config, arguments: compose.Arguments, source: objec
     typed = set(map(compose.key_of, arguments.overrides))
     changed["dataset"] |= {key: stored["dataset"][key] for key in VIEW if f"dataset.{key}" not in typed}
     config = confine(build_config(changed), typed, source)
-    # Which pictures were held out of training is a fact of the run; another share would score what it was trained on.
+    # Which images were held out of training is a fact of the run; another share would score what it was trained on.
     return dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, holdout=trained.protocol.holdout))
 
 
@@ -184,7 +184,7 @@ def _read_tuned(restored: Any, config: Any, labels: LabelSpace, display: Any) ->
 
 
 def _is_val(config: Any, split: str) -> bool:
-    """Whether a split's pictures are those of val, for want of a split of their own."""
+    """Whether a split's images are those of val, for want of a split of their own."""
     published = config.dataset.splits
     no_val = "val" not in published and config.protocol.holdout == 0
     return split == "val" or (split == "test" and (no_val or "test" not in published))

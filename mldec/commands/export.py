@@ -20,7 +20,7 @@ HELP = """usage: mldec export run=RUN format=onnx|torch_export|safetensors [key=
   output=DIR                         a new folder; default RUN/export/<format>
   weights=reported|ema|live          default: the weights whose metric the run reported
   fold_batch_norm=true               fold batch norm into convolutions (onnx, torch_export)
-  preprocessing=described|included   included: pictures go in as uint8 and the graph normalises them; to decode and to
+  preprocessing=described|included   included: images go in as uint8 and the graph normalises them; to decode and to
                                      resize stays outside (onnx, torch_export). default described: both in words
   device=cpu|cuda:N                  where a torch_export program will run; default cpu
 
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
         compared = "equal to the network" if not scores and not logits else f"differs from the network by {logits:.1e}"
         detail = "" if not scores and not logits else f" in logits, {scores:.1e} in scores"
         display.say(f"{name:<18} {size / 2**20:6.1f} MiB   {compared}{detail}")
-    display.say(f"compared in batches of {', '.join(map(str, sorted(BATCHES)))} pictures\nwritten to {found.folder}")
+    display.say(f"compared in batches of {', '.join(map(str, sorted(BATCHES)))} images\nwritten to {found.folder}")
     return 0
 
 

@@ -31,7 +31,7 @@ labels are read off the file; a tensor without a place, or a place without a ten
   labels=FILE|a,b        names of the labels, in the order of the outputs: one a line, or JSON
                          default: `idx_to_class` of the file, else those of the dataset
   words=SOURCE           of a zero-shot head: where vectors of labels come from; files of weights do not hold them
-  image_size=448         side of the pictures in pixels, which no file tells; default: the experiment's, or 448
+  image_size=448         side of the images in pixels, which no file tells; default: the experiment's, or 448
   backbone.normalize=…   unit: pixels within 0..1 (TResNets, and what else the authors trained); backbone: the
                          statistics of ImageNet (ResNets of timm and torchvision); default: by the backbone
   run_dir=DIR output=DIR name=NAME
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     display.say(f"\nrun folder   {folder}")
     data = "" if _has_data(config) else " dataset=… dataset.root=…"
     display.say(f"evaluate     mldec evaluate run={folder}{data}")
-    display.say(f"predict      mldec predict run={folder} input=PICTURES")
+    display.say(f"predict      mldec predict run={folder} input=IMAGES")
     return 0
 
 
@@ -298,7 +298,7 @@ def _summary(found: Any, config: Config, labels: LabelSpace, classifier: Any) ->
         f"backbone     {body}",
         f"head         {head['name']}: {answer}{width}",
         f"labels       {len(labels)}: {shown}",
-        f"pictures     {config.dataset.image_size} px, pixels {scale}",
+        f"images     {config.dataset.image_size} px, pixels {scale}",
     ]
     if found.others:
         lines.append(f"not taken    {', '.join(found.others)}; key={found.others[0]} would")

@@ -30,11 +30,11 @@ COMMANDS = {
     "train": "compose an experiment, check it, train it; resume=RUN continues one, -m runs several",
     "show": "the resolved experiment, its size, cost, steps and schedule; trains nothing",
     "evaluate": "metrics and per-class table of a run, on its own dataset or another",
-    "predict": "labels and scores of pictures; a zero-shot run can be asked for any labels",
+    "predict": "labels and scores of images; a zero-shot run can be asked for any labels",
     "import": "a run folder from published weights: the authors' files, timm's ML-Decoder, average pooling",
     "report": "a run, or several beside one another, as one HTML page for the browser",
     "export": "a network for use elsewhere: ONNX, torch.export or safetensors, with a model card",
-    "data": "download, verify, stats, split, shrink: pictures and annotations before training",
+    "data": "download, verify, stats, split, shrink: images and annotations before training",
     "table": "a table of the paper: its rows over their seeds, published values beside obtained ones",
     "benchmark": "the figures of speed and memory that docs quote",
 }

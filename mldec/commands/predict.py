@@ -1,4 +1,4 @@
-"""`mldec predict`: what a trained network says of pictures."""
+"""`mldec predict`: what a trained network says of images."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mldec.commands.words import MOST_WORKERS, count, one_of, share, switch
 from mldec.config import build_config, to_mapping
 from mldec.errors import ConfigError, DataError, printable_name, shortened
 
-HELP = """usage: mldec predict run=RUN input=PICTURE|FOLDER|PATTERN|@LIST|- [output=…] [key=value …]
+HELP = """usage: mldec predict run=RUN input=IMAGE|FOLDER|PATTERN|@LIST|- [output=…] [key=value …]
        mldec predict run=RUN input=photos labels="zebra crossing,espresso"    # a zero-shot run
 
   run=RUN                      a run folder (its best epoch), a checkpoint, or what mldec export wrote
-  input=…                      a picture, a folder with its subfolders, or a pattern in quotes such as "photos/*.jpg";
+  input=…                      an image, a folder with its subfolders, or a pattern in quotes such as "photos/*.jpg";
                                @FILE: a list of paths, one a line; -: such a list on standard input. Paths of a list
                                are relative to the folder you stand in. Several: input=a.jpg input=photos
   labels="a,b c"               what to ask a zero-shot network for, trained or not; a file of labels, one a line: @FILE
@@ -35,39 +35,39 @@ HELP = """usage: mldec predict run=RUN input=PICTURE|FOLDER|PATTERN|@LIST|- [out
   output=FILE.jsonl|.csv|.parquet   write that file; any other output=DIR: into that folder
   format=jsonl,csv,parquet     which files DIR gets: predictions.jsonl (default), predictions.csv, predictions.parquet
   scores=listed|all            scores of the listed labels (default), or of all: in tables a column for each label
-  pictures=true                into DIR: each picture with its labels and scores beside it
-  maps=true|label|attention    into DIR: a picture with a map of each listed label: what each place contributes to it
+  images=true                into DIR: each image with its labels and scores beside it
+  maps=true|label|attention    into DIR: an image with a map of each listed label: what each place contributes to it
                                (true, label), or where the attention of its query goes
-  font=FILE.ttf                for labels on pictures in scripts that DejaVu Sans lacks, such as Chinese
+  font=FILE.ttf                for labels on images in scripts that DejaVu Sans lacks, such as Chinese
   resume=false                 do not go on with an interrupted prediction that the output holds
   weights=ema|live|reported    default ema; with thresholds=tuned those that they were tuned for: reported
-  batch_size=32 workers=N      pictures that are scored at a time, and threads that read them
+  batch_size=32 workers=N      images that are scored at a time, and threads that read them
   device=auto|cpu|cuda:N"""
 
 OWN = (
     *("run", "input", "labels", "words", "threshold", "thresholds", "top_k", "output", "format", "scores"),
-    *("pictures", "maps", "font", "resume", "weights", "batch_size", "workers", "device"),
+    *("images", "maps", "font", "resume", "weights", "batch_size", "workers", "device"),
 )
 WORDS = "head.words."  # settings of where vectors come from, as in training
-SHOWN = 10  # pictures whose labels are printed where there is a file of all
+SHOWN = 10  # images whose labels are printed where there is a file of all
 SHOWN_BROKEN = 20
 SECONDS = 15.0  # between two lines of progress where no bar can be drawn
 
 
 class Choice(NamedTuple):
-    """Which labels of a picture are listed, and what is made of them."""
+    """Which labels of an image are listed, and what is made of them."""
 
     threshold: Any  # a number, or one a label
     top_k: int | None
     all_scores: bool
-    pictures: bool
+    images: bool
     maps: Literal["label", "attention"] | None
     batch_size: int
     workers: int | None
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; returns its exit code: 1 if some pictures could not be read."""
+    """Run the command; returns its exit code: 1 if some images could not be read."""
     arguments = compose.parse(argv, own=OWN, repeatable=("input",), config_dir=False)
     if arguments.help:
         print(HELP)
@@ -84,14 +84,14 @@ def main(argv: Sequence[str]) -> int:
     one_of({"weights": weights}, "weights", ("ema", "live", "reported"), "")
     resume = switch(own, "resume") if "resume" in own else None
     place = find_place(own.get("output"), own.get("format"))
-    for name, wanted in (("maps", choice.maps), ("pictures", choice.pictures)):
+    for name, wanted in (("maps", choice.maps), ("images", choice.images)):
         if wanted and (place is None or place.folder is None):
             raise ConfigError(f"{name}={own[name]} needs a place for them: output=DIR")
     sources = [word.partition("=")[2] for word in argv if word.startswith("input=")]
     notes: list[str] = []
     paths = find_inputs(sources, notes)
     if place is not None:
-        drawings = [name for name, wanted in (("pictures", choice.pictures), ("maps", choice.maps)) if wanted]
+        drawings = [name for name, wanted in (("images", choice.images), ("maps", choice.maps)) if wanted]
         check_place(place, paths, _files_read(own, sources), drawings=drawings)
     compose.load_components(arguments.plugins)
 
@@ -108,15 +108,15 @@ def main(argv: Sequence[str]) -> int:
     if names is not None:
         predictor.set_labels(names)
     choice, more = _choose_thresholds(predictor, choice, own)
-    if choice.pictures and (lost := lettering.unreadable(predictor.labels.names)):
-        more.append(f"pictures=true: the font lacks characters of {len(lost)} labels (first: {lost[0]}); font=FILE.ttf")
+    if choice.images and (lost := lettering.unreadable(predictor.labels.names)):
+        more.append(f"images=true: the font lacks characters of {len(lost)} labels (first: {lost[0]}); font=FILE.ttf")
     for sentence in warnings + more + _unused(own, place, choice):
         display.say(f"warning: {sentence}")
     for sentence in notes:
         display.say(f"note: {sentence}")
     if choice.maps:
-        predictor.check_maps(choice.maps)  # before a picture is scored
-    display.say(f"{predictor.path}: {len(paths):,} pictures, {len(predictor.labels)} labels")
+        predictor.check_maps(choice.maps)  # before an image is scored
+    display.say(f"{predictor.path}: {len(paths):,} images, {len(predictor.labels)} labels")
     if place is None:
         broken = _show(predictor, paths, choice, display)
     else:
@@ -132,7 +132,7 @@ def _choose(own: dict[str, str]) -> Choice:
         threshold=share(own, "threshold", 0.5),
         top_k=count(own, "top_k"),
         all_scores=scores == "all",
-        pictures=switch(own, "pictures"),
+        images=switch(own, "images"),
         maps=_maps(own.get("maps", "false")),
         batch_size=count(own, "batch_size") or 32,
         workers=count(own, "workers", least=0, most=MOST_WORKERS),
@@ -175,8 +175,8 @@ def _unused(own: dict[str, str], place: Place | None, choice: Choice) -> list[st
         found += [
             f"{word}={own[word]}: without output=… nothing is written" for word in ("scores", "resume") if word in own
         ]
-    if "font" in own and not (choice.pictures or choice.maps):
-        found.append(f"font={own['font']}: there are no pictures to write on: pictures=true")
+    if "font" in own and not (choice.images or choice.maps):
+        found.append(f"font={own['font']}: there are no images to write on: images=true")
     return found
 
 
@@ -225,7 +225,7 @@ def read_labels(text: str) -> list[str]:
 
 
 def _show(predictor: Any, paths: Sequence[str], choice: Choice, display: Any) -> int:
-    """Print what is found, as it comes. Returns how many pictures could not be read."""
+    """Print what is found, as it comes. Returns how many images could not be read."""
     errors = []
     with display.bar("predicting", len(paths)) as bar:
         for answers in predictor.stream(paths, batch_size=choice.batch_size, workers=choice.workers):
@@ -249,13 +249,13 @@ def _write(
     settings: dict[str, Any],
     display: Any,
 ) -> int:
-    """Write what is found. Returns how many pictures could not be read or drawn."""
+    """Write what is found. Returns how many images could not be read or drawn."""
     from mldec.engine import predictions
 
     journal_path = place.journal
     journal = predictions.Journal(journal_path, settings, paths, resume)
     if journal.done or journal.changed:
-        display.say(f"going on after {journal.done:,} pictures of a prediction that was interrupted")
+        display.say(f"going on after {journal.done:,} images of a prediction that was interrupted")
     if journal.changed:
         display.say(f"{journal.changed:,} images changed since they were scored and are scored again")
     finished, undrawn = False, []
@@ -265,7 +265,7 @@ def _write(
     except BaseException:
         if journal.done:
             display.say(
-                f"{journal.done:,} of {len(paths):,} pictures are kept in {journal_path}; "
+                f"{journal.done:,} of {len(paths):,} images are kept in {journal_path}; "
                 "the same command goes on from there"
             )
         raise
@@ -278,16 +278,16 @@ def _write(
         display.say(f"written to {path}")
     broken_path = place.broken
     predictions.write_broken(broken_path, journal.records())
-    for name, wanted in (("pictures", choice.pictures), ("maps", choice.maps)):
+    for name, wanted in (("images", choice.images), ("maps", choice.maps)):
         if wanted and place.folder is not None:
             display.say(f"{name} in {place.folder / name}")
     if journal.broken:
-        display.say(f"{journal.broken:,} of {len(paths):,} pictures could not be read: {broken_path}")
+        display.say(f"{journal.broken:,} of {len(paths):,} images could not be read: {broken_path}")
         errors = (record["error"] for record in journal.records() if "error" in record)
         for _, error in zip(range(SHOWN_BROKEN), errors, strict=False):
             display.say(f"error: {printable_name(error)}")
     if undrawn:
-        display.say(f"{len(undrawn):,} of {len(paths):,} pictures could not be drawn; their scores are there")
+        display.say(f"{len(undrawn):,} of {len(paths):,} images could not be drawn; their scores are there")
         for error in undrawn[:SHOWN_BROKEN]:
             display.say(f"error: {printable_name(error)}")
     journal.close(finished=True)
@@ -295,7 +295,7 @@ def _write(
 
 
 def _fill(journal: Any, predictor: Any, paths: Sequence[str], choice: Choice, place: Place, display: Any) -> list[str]:
-    """Predict what the journal does not hold yet, and draw it. Returns why pictures could not be drawn."""
+    """Predict what the journal does not hold yet, and draw it. Returns why images could not be drawn."""
     from mldec.engine import predictions
 
     done, began = journal.done, time.monotonic()
@@ -317,29 +317,29 @@ def _fill(journal: Any, predictor: Any, paths: Sequence[str], choice: Choice, pl
                 labels = {}
                 if answer.scores is not None:
                     labels = predictor.name(answer.scores, choice.threshold, choice.top_k)
-                    if reason := _draw(predictor, answer.picture, labels, choice, place, common):
+                    if reason := _draw(predictor, answer.image, labels, choice, place, common):
                         undrawn.append(reason)
                     shown += 1
                     if shown <= SHOWN:
-                        _say(answer.picture, labels, display)
+                        _say(answer.image, labels, display)
                     elif shown == SHOWN + 1:
                         display.say("…")
                 records.append(predictions.to_record(answer, labels, keep_scores=choice.all_scores))
             journal.add(records, [stamps.popleft() for _ in records])
             rate = (journal.done - done) / max(time.monotonic() - began, 1e-9)
-            bar.advance(len(answers), f"{rate:.0f} pictures/s")
+            bar.advance(len(answers), f"{rate:.0f} images/s")
             if time.monotonic() - said >= SECONDS:
                 said = time.monotonic()
-                display.line(f"{journal.done:,} of {len(paths):,} pictures, {rate:.0f} a second")
+                display.line(f"{journal.done:,} of {len(paths):,} images, {rate:.0f} a second")
     return undrawn
 
 
 def _draw(predictor: Any, path: str, labels: dict[str, float], choice: Choice, place: Place, common: str) -> str:
-    """The pictures that are wanted of `path`, in the folder of the output as it lies in the folder `common`.
+    """The images that are wanted of `path`, in the folder of the output as it lies in the folder `common`.
 
-    Returns why that cannot be done, or nothing: one picture does not stop the prediction of all, a full disk does.
+    Returns why that cannot be done, or nothing: one image does not stop the prediction of all, a full disk does.
     """
-    if place.folder is None or not (choice.pictures or choice.maps):
+    if place.folder is None or not (choice.images or choice.maps):
         return ""
     try:
         _draw_wanted(predictor, path, labels, choice, place.folder, common)
@@ -354,34 +354,34 @@ def _draw_wanted(
     predictor: Any, path: str, labels: dict[str, float], choice: Choice, folder: Path, common: str
 ) -> None:
     from mldec.data.image import decode
-    from mldec.engine import pictures
+    from mldec.engine import image_sheets
 
-    name, picture = os.path.relpath(os.path.abspath(path), common), decode(path)
-    for kind, wanted in (("pictures", choice.pictures), ("maps", choice.maps)):
+    name, image = os.path.relpath(os.path.abspath(path), common), decode(path)
+    for kind, wanted in (("images", choice.images), ("maps", choice.maps)):
         if wanted and not (folder / kind / MARKER).exists():
             (folder / kind).mkdir(parents=True, exist_ok=True)
             (folder / kind / MARKER).touch()
-    if choice.pictures:
-        target = pictures.drawing_path(folder / "pictures", name, ".jpg")
-        pictures.save_picture(target, pictures.annotated(picture, labels))
+    if choice.images:
+        target = image_sheets.drawing_path(folder / "images", name, ".jpg")
+        image_sheets.save_image(target, image_sheets.annotated(image, labels))
     if choice.maps:
         columns = [predictor.labels.index(label) for label in labels]
         maps = predictor.maps([path], choice.maps)[0][columns]
-        captions = [[(f"{label} {100 * score:.0f}%", pictures.WHITE)] for label, score in labels.items()]
-        view = predictor.view(*picture.shape[:2])
-        sheet = pictures.maps_sheet(picture, maps, captions, view)
-        pictures.save_picture(pictures.drawing_path(folder / "maps", name, ".png"), sheet)
+        captions = [[(f"{label} {100 * score:.0f}%", image_sheets.WHITE)] for label, score in labels.items()]
+        view = predictor.view(*image.shape[:2])
+        sheet = image_sheets.maps_sheet(image, maps, captions, view)
+        image_sheets.save_image(image_sheets.drawing_path(folder / "maps", name, ".png"), sheet)
 
 
 def _settings(predictor: Any, choice: Choice, own: dict[str, str], overrides: Sequence[str]) -> dict[str, Any]:
-    """What predictions depend on beside the pictures: only with the same does an interrupted command go on."""
+    """What predictions depend on beside the images: only with the same does an interrupted command go on."""
     import numpy as np
 
     checkpoint = Path(predictor.path).resolve()
     labels = "\n".join(predictor.labels.names).encode("utf-8", "backslashreplace")
     thresholds = np.asarray(choice.threshold, np.float64).tobytes()
     settings: dict[str, Any] = {"run": str(checkpoint), "changed": checkpoint.stat().st_mtime}
-    for word in ("weights", "words", "threshold", "thresholds", "top_k", "scores", "pictures", "maps"):
+    for word in ("weights", "words", "threshold", "thresholds", "top_k", "scores", "images", "maps"):
         settings[word] = own.get(word)
     digests = {"labels": labels, "values of the thresholds": thresholds}
     settings |= {name: hashlib.sha256(content).hexdigest()[:12] for name, content in digests.items()}

@@ -26,7 +26,7 @@ MARKER = ".mldec-predict"
 
 
 class Place(NamedTuple):
-    """Where the output goes: `files` by format, and for pictures `folder`, if there is one."""
+    """Where the output goes: `files` by format, and for images `folder`, if there is one."""
 
     files: dict[str, Path]
     folder: Path | None
@@ -52,21 +52,21 @@ class Place(NamedTuple):
 
 
 def find_inputs(sources: Sequence[str], notes: list[str] | None = None) -> list[str]:
-    """Paths of pictures that the `input=` words name, each once.
+    """Paths of images that the `input=` words name, each once.
 
     What was passed over is said in a sentence each, added to `notes`. Raises DataError for a word that names none.
     """
     paths: dict[str, None] = {}
     for source in sources:
         is_list = source == "-" or source.startswith("@")
-        paths |= dict.fromkeys(read_list(source) if is_list else find_pictures(source, notes))
+        paths |= dict.fromkeys(read_list(source) if is_list else find_images(source, notes))
     return list(paths)
 
 
 def read_list(source: str) -> list[str]:
     """The lines of `@FILE`, or of standard input for `-`, as they are; or what stands between zero bytes in it.
 
-    Whether there are such pictures is not looked at; but AppleDouble files, which hold none, are left out. Raises
+    Whether there are such images is not looked at; but AppleDouble files, which hold none, are left out. Raises
     DataError for a file that cannot be read, or without lines.
     """
     try:
@@ -77,30 +77,30 @@ def read_list(source: str) -> list[str]:
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\0" if b"\0" in data else b"\n")
     paths = [os.fsdecode(line.removesuffix(b"\r")) for line in lines if line.strip()]
     if not paths:
-        raise DataError(f"input={shortened(source)}: lists no picture; it takes a path a line")
+        raise DataError(f"input={shortened(source)}: lists no image; it takes a path a line")
     return [path for path in paths if not (os.path.basename(path).startswith("._") and _is_apple_double(path))]
 
 
-def find_pictures(source: str, notes: list[str] | None = None) -> list[str]:
-    """Paths of pictures that `source` names: a picture, a folder, or a pattern.
+def find_images(source: str, notes: list[str] | None = None) -> list[str]:
+    """Paths of images that `source` names: an image, a folder, or a pattern.
 
     In folders and patterns the files that macOS adds (._x.jpg, __MACOSX) are left out, and what `mldec predict` drew.
-    What else is passed over is said in a sentence each, added to `notes`. Raises DataError if there is no picture.
+    What else is passed over is said in a sentence each, added to `notes`. Raises DataError if there is no image.
     """
     path = os.path.expanduser(source)
     passed = _PassedOver()
     if os.path.isdir(path):
-        paths = sorted(_pictures_below(path, passed))
+        paths = sorted(_images_below(path, passed))
         if not paths:
             found = "".join(f"; {sentence}" for sentence in passed.sentences())
-            raise DataError(f"input={shortened(source)}: no pictures there ({', '.join(sorted(ENDINGS))}){found}")
+            raise DataError(f"input={shortened(source)}: no images there ({', '.join(sorted(ENDINGS))}){found}")
     elif os.path.isfile(path):
         return [path]
     else:
         paths = sorted(name for name in _matches(path, passed) if os.path.isfile(name))
         if not paths:
             found = "".join(f"; {sentence}" for sentence in passed.sentences())
-            raise DataError(f"input={shortened(source)}: no such picture or folder, and no file of that pattern{found}")
+            raise DataError(f"input={shortened(source)}: no such image or folder, and no file of that pattern{found}")
     if notes is not None:
         notes += passed.sentences()
     return paths
@@ -123,7 +123,7 @@ class _PassedOver:
         ]
 
 
-def _pictures_below(folder: str, passed: _PassedOver) -> Iterator[str]:
+def _images_below(folder: str, passed: _PassedOver) -> Iterator[str]:
     """Files with an ending of ENDINGS in a folder and its subfolders."""
     waiting = [folder]
     while waiting:

@@ -22,13 +22,13 @@ HELP = """usage: mldec report run=RUN[,RUN…] [output=FILE.html] [split=test] [
 
   run=RUN                   a run folder (its best epoch) or a checkpoint; several: a comparison with the first
   output=FILE.html          default RUN/report.html; of several runs comparison.html in the folder you stand in
-  split=train|val|test      whose pictures are measured; default test
+  split=train|val|test      whose images are measured; default test
   labels="a,b"              whose curves of precision and recall are drawn; default: the best, the median, the worst
   weights=reported|ema|live the weights whose metric the run reported (default), their average, or the live ones
   allow_other_data=true     measure although the images or labels are not those that the run recorded
-  dataset.root=…            where the pictures lie now; with protocol=… and runtime.device=… as in mldec evaluate
+  dataset.root=…            where the images lie now; with protocol=… and runtime.device=… as in mldec evaluate
 
-The page is one file that needs nothing else: no network, no other files. What a run folder lacks, or pictures that are
+The page is one file that needs nothing else: no network, no other files. What a run folder lacks, or images that are
 gone, are said in the place where they would stand."""
 
 OWN = ("run", "runs", "output", "split", "labels", "weights", "allow_other_data")
@@ -105,7 +105,7 @@ def _measure(
     try:
         config = measured_config(restored.config, arguments, restored.path)
     except DataError as error:
-        return f"The pictures could not be read: {error}"
+        return f"The images could not be read: {error}"
     if config.runtime.devices > 1:
         raise ConfigError(f"runtime.devices={config.runtime.devices}: a report is made by one process; leave it out")
     device = choose_device(config.runtime.device)
@@ -119,7 +119,7 @@ def _measure(
     try:
         return measure(restored, config, split, folder, device, display, check)
     except (DataError, OSError) as error:
-        return f"The pictures could not be read: {error}"
+        return f"The images could not be read: {error}"
 
 
 def check_keys(overrides: Sequence[str]) -> None:

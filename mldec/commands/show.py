@@ -14,7 +14,7 @@ HELP = """usage: mldec show experiment=NAME [group=choice …] [key=value …]
        mldec show run=RUN
 
 Prints the resolved experiment, the network's parameters and multiply-accumulates, and, where the dataset is at hand,
-its pictures, steps and the curve of the learning rate. Trains nothing, writes no run folder.
+its images, steps and the curve of the learning rate. Trains nothing, writes no run folder.
 
   labels=N     how many labels to assume where the dataset is not at hand"""
 
@@ -58,7 +58,7 @@ def show(config: Config, assumed_labels: int | None = None) -> None:
         try:
             splits = build.build_splits(config)
             labels, train = splits.labels, splits.train
-            print(f"pictures     {len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test")
+            print(f"images     {len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test")
         except DataError as error:
             print(f"dataset      {printable(str(error))}\n             add labels=N to see the network without it")
             return
@@ -75,14 +75,14 @@ def show(config: Config, assumed_labels: int | None = None) -> None:
         print(f"{name:<12} {total:,} parameters, {trainable:,} trained")
     macs = count_macs(classifier, build.image_size(config))
     cost = f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.1f} M"
-    print(f"cost         {cost} multiply-accumulates a picture of {build.image_size(config)} px")
+    print(f"cost         {cost} multiply-accumulates an image of {build.image_size(config)} px")
     print(f"labels       {len(labels)}")
-    steps = 1000  # where pictures are not at hand, enough for the curve's shape
+    steps = 1000  # where images are not at hand, enough for the curve's shape
     batch_size, epochs = config.schedule.batch_size, config.schedule.epochs
     if train is not None:
         runtime = config.runtime
         steps = steps_per_epoch(len(train), batch_size, limit=runtime.limit_train_batches, overfit=runtime.overfit)
-        print(f"steps        {steps * epochs:,} = {epochs} epochs of {steps:,} steps of {batch_size} pictures")
+        print(f"steps        {steps * epochs:,} = {epochs} epochs of {steps:,} steps of {batch_size} images")
     schedule, last = build.build_schedule(config, steps), steps * epochs - 1
     points = [schedule(round(place * last / 59)).lr for place in range(60)]
     print(f"rate         {curve(points)}  {points[0]:.2g} to {max(points):.2g} to {points[-1]:.2g}")

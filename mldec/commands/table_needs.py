@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from mldec.config import Config
     from mldec.paper.tables import Row
 
-#: Multiply-accumulates a second in training of one RTX 3090: TResNet-L at 448 px, 103 pictures/s at 43.59 G each,
+#: Multiply-accumulates a second in training of one RTX 3090: TResNet-L at 448 px, 103 images/s at 43.59 G each,
 #: according to timm's published benchmarks; the backward pass counts as two.
 RATE = 103 * 43.59e9 * 3
 GPU = "an RTX 3090"
@@ -40,7 +40,7 @@ def hardware(config: Config, row: Row) -> str:
         return gpu
     hours = estimated_hours(config, row)
     if hours is None:
-        return f"{gpu}; hours not estimated, since the number of pictures is not known"
+        return f"{gpu}; hours not estimated, since the number of images is not known"
     shown = (
         "less than an hour" if hours < 1 else f"about {hours:,.1f} hours" if hours < 10 else f"about {hours:,.0f} hours"
     )
@@ -48,11 +48,11 @@ def hardware(config: Config, row: Row) -> str:
 
 
 def estimated_hours(config: Config, row: Row) -> float | None:
-    """Of one run: three times the multiply-accumulates of a picture, for all pictures of all epochs, at `RATE`."""
+    """Of one run: three times the multiply-accumulates of an image, for all images of all epochs, at `RATE`."""
     from mldec.benchmarks.network import count_cost
 
-    pictures = row.needs.pictures or config.dataset.expected("train").pictures
-    if pictures is None:
+    images = row.needs.images or config.dataset.expected("train").images
+    if images is None:
         return None
     macs = count_cost(config, row.needs.labels).macs
-    return float(3 * macs * pictures * config.schedule.epochs / RATE / 3600)
+    return float(3 * macs * images * config.schedule.epochs / RATE / 3600)

@@ -146,11 +146,9 @@ def write_page(request: Request, lines: dict[str, list[Line]]) -> None:
     assert request.page is not None
     parts = []
     for table in request.tables:
-        picture = request.page.parent / "images" / f"{request.scale}-{table.id}.png"
-        drawn = plots.draw(table, lines[table.id], request.scale, picture)
-        parts.append(
-            report.Part(table, lines[table.id], request.scale, plot=f"images/{picture.name}" if drawn else None)
-        )
+        image = request.page.parent / "images" / f"{request.scale}-{table.id}.png"
+        drawn = plots.draw(table, lines[table.id], request.scale, image)
+        parts.append(report.Part(table, lines[table.id], request.scale, plot=f"images/{image.name}" if drawn else None))
     places = f"records={_from_here(request.place.records)} page={_from_here(request.page)}"
     text = report.page(
         parts,

@@ -287,7 +287,7 @@ def _lock(folder: Path, team: Team, held: contextlib.ExitStack, *, fresh: bool =
     if team.leads:
         try:
             held.enter_context(lock_run(folder))
-            remove_partial(folder, folder / "checkpoints", folder / "pictures")
+            remove_partial(folder, folder / "checkpoints", folder / "images")
             if fresh and any((folder / "checkpoints").glob("*.pt")):
                 problem = f"run_dir={folder}: holds a run already; type resume={folder} to go on with it"
         except ConfigError as error:
@@ -351,13 +351,13 @@ def _train_locked(
     environment = tracking.environment(trainer.device, trainer.dtype) | {"processes": team.size}
     tracking.write_json(folder / "environment.json", environment)
     for split in others:
-        display.say(f"warning: the {split} pictures or their labels are not those that this run began with")
+        display.say(f"warning: the {split} images or their labels are not those that this run began with")
     # What the run began with stays, as what it is compared with.
     name = f"data_from_step_{trainer.progress.step}.json" if others else FILE
     if others or not recorded:
         tracking.write_json(folder / name, data)
 
-    sizes = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test pictures"
+    sizes = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test images"
     where = f"{trainer.device}" if team.size == 1 else f"{team.size} devices, each a {trainer.device.type}"
     display.say(f"{config.name}: {len(splits.labels)} labels, {sizes}, on {where} in {str(trainer.dtype)[6:]}")
     display.say(f"run folder: {folder}" + (f", resumed at step {trainer.progress.step}" if resumed else ""))
@@ -377,7 +377,7 @@ def _conclude(display: Any, record: dict[str, Any], folder: Path, single_label: 
     display.say(f"\ntest ({record['protocol']} protocol, {record['weights']} weights of epoch {record['epoch']})")
     display.say(describe(record, single_label))
     display.say(f"\nrun folder   {folder}")
-    display.say(f"pictures     {folder / 'pictures' / 'predictions.png'}")
+    display.say(f"images     {folder / 'images' / 'predictions.png'}")
     display.say(f"per class    {folder / 'per_class_ap.csv'}")
     display.say(f"curves       tensorboard --logdir {folder}")
     display.say(f"evaluate     mldec evaluate run={folder}")

@@ -1,4 +1,4 @@
-"""Pictures and labels: datasets become an `ImageIndex`, a loader turns its rows into batches.
+"""Images and labels: datasets become an `ImageIndex`, a loader turns its rows into batches.
 
     what it is       index (flat arrays), cache (the same on disk), image (a file to pixels), loader (batches)
     what all share   dataset (settings, missing files), progress

@@ -1,7 +1,7 @@
-"""Augmentations: what becomes of a training picture between its file and the batch.
+"""Augmentations: what becomes of a training image between its file and the batch.
 
 Each is a callable `(image, rng) -> image` from (H,W,3) uint8 of any size to (size,size,3) uint8, and a function of its
-two arguments alone: all chance comes from `rng`, so that a resumed run sees the same pictures.
+two arguments alone: all chance comes from `rng`, so that a resumed run sees the same images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class AugmentConfig(ComponentConfig):
     Attributes:
         mixup: alpha of the Beta distribution; 0: off.
         cutmix: alpha of the Beta distribution; 0: off.
-        repeats: how often a picture appears in an epoch, each time augmented anew; the epoch stays as long as the set.
+        repeats: how often an image appears in an epoch, each time augmented anew; the epoch stays as long as the set.
     """
 
     mixup: NonNegative = 0.0
@@ -48,7 +48,7 @@ class PaperConfig(AugmentConfig):
     """The published recipe for MS-COCO: resize, cutout, RandAugment; no flip and no crop.
 
     Attributes:
-        cutout: side of the painted rectangle as a fraction of the picture's; 0: off.
+        cutout: side of the painted rectangle as a fraction of the image's; 0: off.
         randaugment: two random operations after it.
     """
 
@@ -91,7 +91,7 @@ def build_paper(config: PaperConfig, *, image_size: int) -> PaperAugment:
 def paint_rectangle(image: np.ndarray, fraction: float, rng: np.random.Generator) -> None:
     """Paint one random colour over a rectangle with sides of `fraction` of `image`'s, in place.
 
-    Its centre is anywhere in the picture, so that up to three quarters of it may lie outside; as published, the last
+    Its centre is anywhere in the image, so that up to three quarters of it may lie outside; as published, the last
     row and column are painted too.
     """
     height, width = image.shape[:2]
@@ -110,7 +110,7 @@ class DigitsAugmentConfig(AugmentConfig):
         scale: greatest change of size.
         rotate: greatest rotation in degrees, either way.
         brightness: greatest change of brightness.
-        cutout: side of a painted square as a fraction of the picture's; 0: off.
+        cutout: side of a painted square as a fraction of the image's; 0: off.
     """
 
     shift: Share = 0.04
@@ -215,13 +215,13 @@ class TimmAugment:
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         box = crop_box(image.shape[0], image.shape[1], self.scale, self.ratio, rng)
         size = (self.image_size, self.image_size)
-        picture = Image.fromarray(image).resize(size, self.resample, box=box)
+        pil_image = Image.fromarray(image).resize(size, self.resample, box=box)
         if rng.random() < self.flip:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            pil_image = pil_image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self._auto_augment is not None:
             with _GlobalChance(int(rng.integers(2**32))):
-                picture = self._auto_augment(picture)
-        return np.array(picture)
+                pil_image = self._auto_augment(pil_image)
+        return np.array(pil_image)
 
 
 @AUGMENTS.register("timm", TimmConfig)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mldec.data.dataset import DatasetConfig, missing_pictures, name_some
+from mldec.data.dataset import DatasetConfig, missing_images, name_some
 from mldec.data.exclusions import EXCLUDED, read_exclusions
 from mldec.data.files import check_regular
 from mldec.data.index import ImageIndex
@@ -43,7 +43,7 @@ def cached(
 ) -> ImageIndex:
     """The index of a split, from its cache file or else from `read()`, memory-mapped.
 
-    What is common to all datasets happens here, before the file is written: excluded pictures are left out
+    What is common to all datasets happens here, before the file is written: excluded images are left out
     (`config.exclude`), those that do not exist found (`config.missing`), those without a label dropped
     (`config.unannotated`).
 
@@ -55,12 +55,12 @@ def cached(
             not believed.
 
     Raises:
-        DataError: from `read`, for missing pictures, or if no picture is left.
+        DataError: from `read`, for missing images, or if no image is left.
     """
     exclusions = exclusion_file(config)
     if exclusions:
         check_regular(exclusions)
-        logger.info("leaving out the pictures that %s lists", exclusions)
+        logger.info("leaving out the images that %s lists", exclusions)
     watched = [*sources, *([exclusions] if exclusions else [])]
     name = f"{config.name}-{split}-{_key(config, split, watched)}.index"
     folders = cache_folders(config)
@@ -71,7 +71,7 @@ def cached(
     index, gaps = _without_missing(_without_excluded(_read(read, sources), config.folder, exclusions), config)
     if config.unannotated == "drop":
         if not index.positives.counts.any():
-            raise DataError(f"{index.root}: no picture with a label; dataset.unannotated=keep keeps those without")
+            raise DataError(f"{index.root}: no image with a label; dataset.unannotated=keep keeps those without")
         index = index.drop_unannotated()
     problem: Exception | str = "the user has no cache folder"
     for folder in folders:
@@ -112,7 +112,7 @@ def user_cache_folders() -> list[str]:
 
 
 def exclusion_file(config: DatasetConfig) -> str | None:
-    """The list of pictures to leave out, if there is one. Raises DataError if one is named and missing."""
+    """The list of images to leave out, if there is one. Raises DataError if one is named and missing."""
     if config.exclude is not None:
         path = os.path.expanduser(config.exclude)
         if not os.path.isfile(path):
@@ -155,7 +155,7 @@ def _open_sound(path: str, base: str, root: str | None) -> ImageIndex | None:
         return None
     if gaps is not None:
         if gaps.filled(index.root):
-            logger.info("looking once more for the %s pictures that %s lacked", f"{gaps.missing:,}", index.root)
+            logger.info("looking once more for the %s images that %s lacked", f"{gaps.missing:,}", index.root)
             return None
         _warn_of_gaps(gaps, index.root)
     return index
@@ -164,17 +164,17 @@ def _open_sound(path: str, base: str, root: str | None) -> ImageIndex | None:
 def _without_missing(index: ImageIndex, config: DatasetConfig) -> tuple[ImageIndex, Gaps | None]:
     if config.missing == "ignore":
         return index, None
-    missing = missing_pictures(index)
+    missing = missing_images(index)
     if not missing:
         return index, None
     found = (
-        f"{index.root}: {len(missing):,} of the {len(index):,} pictures that the annotations list are missing "
+        f"{index.root}: {len(missing):,} of the {len(index):,} images that the annotations list are missing "
         f"({name_some(map(index.name, missing), len(missing))})"
     )
     if len(missing) == len(index):
         raise DataError(f"{found}; type dataset.root=FOLDER with the one that their paths are relative to")
     if config.missing == "error":
-        raise DataError(f"{found}; unpack the archive of pictures again, or go on without them: dataset.missing=drop")
+        raise DataError(f"{found}; unpack the archive of images again, or go on without them: dataset.missing=drop")
     places = sorted({os.path.dirname(index.name(row)) for row in missing})
     gaps = Gaps(len(missing), len(index), {place: changed(os.path.join(index.root, place)) for place in places})
     _warn_of_gaps(gaps, index.root)
@@ -185,7 +185,7 @@ def _without_missing(index: ImageIndex, config: DatasetConfig) -> tuple[ImageInd
 
 def _warn_of_gaps(gaps: Gaps, root: str) -> None:
     logger.warning(
-        "warning: %s: %s of the %s pictures that the annotations list are missing; going on without them",
+        "warning: %s: %s of the %s images that the annotations list are missing; going on without them",
         root,
         f"{gaps.missing:,}",
         f"{gaps.listed:,}",
@@ -201,5 +201,5 @@ def _without_excluded(index: ImageIndex, root: str, exclusions: str | None) -> I
         row for row, name in enumerate(index.names()) if os.path.normpath(os.path.join(below, name)) not in excluded
     ]
     if not kept:
-        raise DataError(f"{exclusions}: leaves no picture of {index.root}; delete lines, or type dataset.exclude=FILE")
+        raise DataError(f"{exclusions}: leaves no image of {index.root}; delete lines, or type dataset.exclude=FILE")
     return index if len(kept) == len(index) else index.subset(kept)

@@ -33,7 +33,7 @@ ADVICE = (
 
 @dataclass(frozen=True, kw_only=True)
 class CarsConfig(DatasetConfig):
-    """Stanford Cars: 8,144 and 8,041 pictures, one of 196 models each; the paper trains at 384 px."""
+    """Stanford Cars: 8,144 and 8,041 images, one of 196 models each; the paper trains at 384 px."""
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
 
@@ -70,19 +70,19 @@ def build_cars(config: CarsConfig, *, split: str) -> ImageIndex:
         annotations = os.path.join(kit, f"cars_{'train_annos' if split == 'train' else 'test_annos_withlabels'}.mat")
         beside = os.path.join(root, os.path.basename(annotations))  # the labels of test were published by themselves
         annotations = beside if os.path.isfile(beside) and not os.path.isfile(annotations) else annotations
-        meta, pictures = os.path.join(kit, "cars_meta.mat"), os.path.join(root, f"cars_{split}")
+        meta, images = os.path.join(kit, "cars_meta.mat"), os.path.join(root, f"cars_{split}")
         needed = [TREE[0], os.path.relpath(annotations, root), f"cars_{split}/"]
         require(root, needed, ADVICE, tree=TREE)
-        sources, read = [meta, annotations, pictures], lambda: _read_kit(meta, annotations, pictures)
+        sources, read = [meta, annotations, images], lambda: _read_kit(meta, annotations, images)
     return cached(config, split, sources, read)
 
 
-def _read_kit(meta: str, annotations: str, pictures: str) -> ImageIndex:
+def _read_kit(meta: str, annotations: str, images: str) -> ImageIndex:
     labels = _class_names(meta, _load(meta))
     entries = _entries(annotations, _load(annotations), ("fname", "class"))
     samples = ((_text(entry["fname"]), _column(annotations, entry["class"], labels)) for entry in entries)
     with naming(annotations):
-        return ImageIndex.build(((name, [column], (), ()) for name, column in samples), root=pictures, labels=labels)
+        return ImageIndex.build(((name, [column], (), ()) for name, column in samples), root=images, labels=labels)
 
 
 def _read_whole(path: str, root: str, split: str) -> ImageIndex:

@@ -25,7 +25,7 @@ from mldec.registry import DATASETS
 logger = logging.getLogger(__name__)
 
 SIDE, CLASSES = 32, 100
-RECORD = 2 + 3 * SIDE * SIDE  # bytes of a picture in a .bin file: coarse label, fine label, red, green and blue plane
+RECORD = 2 + 3 * SIDE * SIDE  # bytes of an image in a .bin file: coarse label, fine label, red, green and blue plane
 MAX_BATCH = 2**29  # bytes of a file; the published ones have 155 MB
 BINARY, PICKLED = "cifar-100-binary", "cifar-100-python"
 FILES = {
@@ -36,7 +36,7 @@ FILES = {
 
 @dataclass(frozen=True, kw_only=True)
 class CifarConfig(DatasetConfig):
-    """CIFAR-100: 50,000 and 10,000 pictures of 32 pixels, one of 100 fine labels each."""
+    """CIFAR-100: 50,000 and 10,000 images of 32 pixels, one of 100 fine labels each."""
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
 
@@ -53,7 +53,7 @@ class CifarConfig(DatasetConfig):
 
 @DATASETS.register("cifar100", CifarConfig)
 def build_cifar(config: CifarConfig, *, split: str) -> ImageIndex:
-    """The index of a split; writes the pictures as PNG in class folders first, if they are not there yet.
+    """The index of a split; writes the images as PNG in class folders first, if they are not there yet.
 
     Raises:
         DataError: the batches are missing, cut short, or hold what they should not.
@@ -65,19 +65,19 @@ def build_cifar(config: CifarConfig, *, split: str) -> ImageIndex:
         f"Get them with: mldec data download dataset=cifar100 root={config.folder}"
     )
     require(config.folder, [f"{form}/{name}" for name in FILES[form]], advice)
-    folder = os.path.join(prepare_pictures(config.folder, form), split)
+    folder = os.path.join(prepare_images(config.folder, form), split)
     return cached(config, split, class_folders(folder), lambda: read_class_folders(folder))
 
 
-def prepare_pictures(root: str, form: str) -> str:
-    """Write all pictures as <folder>/<split>/<class>/<number>.png, all at once, unless they are there already.
+def prepare_images(root: str, form: str) -> str:
+    """Write all images as <folder>/<split>/<class>/<number>.png, all at once, unless they are there already.
 
     Returns the folder, named by the size and time of change of the batches.
     """
     folder, sources = _target(root, form), _sources(root, form)
     if os.path.isdir(folder):
         return folder
-    logger.info("writing the pictures of CIFAR-100 to %s (once)", folder)
+    logger.info("writing the images of CIFAR-100 to %s (once)", folder)
     names = _fine_names(sources[2])
     with appearing_at_once(folder) as draft:
         for split, source in zip(("train", "test"), sources, strict=False):
@@ -110,7 +110,7 @@ def _target(root: str, form: str) -> str:
     """The folder of the images. Raises OSError where a batch is missing."""
     status = [os.stat(source) for source in _sources(root, form)]
     key = hashlib.sha256(repr([(s.st_size, s.st_mtime_ns) for s in status]).encode()).hexdigest()[:12]
-    return os.path.join(root, f"pictures-{key}")
+    return os.path.join(root, f"images-{key}")
 
 
 def _fine_names(path: str) -> LabelSpace:
@@ -128,26 +128,26 @@ def _fine_names(path: str) -> LabelSpace:
 
 
 def _read_binary(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (S,32,32,3) uint8 RGB and fine labels (S,)."""
+    """Images (S,32,32,3) uint8 RGB and fine labels (S,)."""
     data = np.frombuffer(read_bytes(path, most=MAX_BATCH), np.uint8)
     if len(data) == 0 or len(data) % RECORD:
-        raise DataError(f"{path}: {len(data):,} bytes are no whole number of pictures of {RECORD:,}; cut short?")
+        raise DataError(f"{path}: {len(data):,} bytes are no whole number of images of {RECORD:,}; cut short?")
     records = data.reshape(-1, RECORD)
-    return _pictures(records[:, 2:]), _checked(path, records[:, 1])
+    return _images(records[:, 2:]), _checked(path, records[:, 1])
 
 
 def _read_pickled(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (S,32,32,3) uint8 RGB and fine labels (S,)."""
+    """Images (S,32,32,3) uint8 RGB and fine labels (S,)."""
     batch = _unpickle(path)
     data, labels = _field(path, batch, "data", np.ndarray), _field(path, batch, "fine_labels", list)
     if data.dtype != np.uint8 or data.shape != (len(labels), RECORD - 2) or not len(labels):
         raise DataError(
             f"{path}: {data.dtype} data of shape {data.shape} for {len(labels)} labels; expected uint8 (S,3072)"
         )
-    return _pictures(data), _checked(path, np.array(labels))
+    return _images(data), _checked(path, np.array(labels))
 
 
-def _pictures(planes: np.ndarray) -> np.ndarray:
+def _images(planes: np.ndarray) -> np.ndarray:
     return planes.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
 
 

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 class CocoConfig(DatasetConfig):
     """MS-COCO. The paper trains on train2014 and tests on val2014, so val<year> is the test split.
 
-    It counts annotated pictures only (`unannotated: drop`): 82,081 of 82,783 for training, 40,137 of 40,504 for test.
+    It counts annotated images only (`unannotated: drop`): 82,081 of 82,783 for training, 40,137 of 40,504 for test.
 
     Attributes:
         year: of the release, whose folders and files carry it in their names.
@@ -42,27 +42,27 @@ class CocoConfig(DatasetConfig):
     year: Literal[2014, 2017] = 2014
 
     def expected(self, split: str) -> Statistics:
-        pictures = {
+        images = {
             (2014, "keep"): {"train": 82_783, "test": 40_504},
             (2014, "drop"): {"train": 82_081, "test": 40_137},
             (2017, "keep"): {"train": 118_287, "test": 5_000},
             (2017, "drop"): {"train": 117_266, "test": 4_952},
         }
-        return Statistics(pictures[self.year, self.unannotated][split], labels=80)
+        return Statistics(images[self.year, self.unannotated][split], labels=80)
 
 
 @DATASETS.register("coco", CocoConfig)
 def build_coco(config: CocoConfig, *, split: str) -> ImageIndex:
-    """The index of a split: 80 labels by ascending category id, pictures by ascending image id.
+    """The index of a split: 80 labels by ascending category id, images by ascending image id.
 
     Raises:
         DataError: something is missing or broken; says what, and where to get it.
     """
     check_split(config, split)
-    pictures = f"{'train' if split == 'train' else 'val'}{config.year}"
-    annotations = f"annotations/instances_{pictures}.json"
-    require(config.folder, [f"{pictures}/", annotations], _advice(config), tree=_tree(config.year))
-    folder, file = os.path.join(config.folder, pictures), os.path.join(config.folder, annotations)
+    images = f"{'train' if split == 'train' else 'val'}{config.year}"
+    annotations = f"annotations/instances_{images}.json"
+    require(config.folder, [f"{images}/", annotations], _advice(config), tree=_tree(config.year))
+    folder, file = os.path.join(config.folder, images), os.path.join(config.folder, annotations)
     return cached(config, split, [folder, file], lambda: read_coco_json(file, folder))
 
 
@@ -71,15 +71,15 @@ class CocoJsonConfig(FilesConfig):
     """Annotation files in COCO's format, one a split.
 
     Attributes:
-        train_pictures, val_pictures, test_pictures: the folder that a file's names are relative to; null: `root`, or
+        train_images, val_images, test_images: the folder that a file's names are relative to; null: `root`, or
             else the folder of that file.
     """
 
-    paths: ClassVar[tuple[str, ...]] = (*FilesConfig.paths, "train_pictures", "val_pictures", "test_pictures")
+    paths: ClassVar[tuple[str, ...]] = (*FilesConfig.paths, "train_images", "val_images", "test_images")
 
-    train_pictures: str | None = None
-    val_pictures: str | None = None
-    test_pictures: str | None = None
+    train_images: str | None = None
+    val_images: str | None = None
+    test_images: str | None = None
 
 
 @DATASETS.register("coco_json", CocoJsonConfig)
@@ -91,7 +91,7 @@ def build_coco_json(config: CocoJsonConfig, *, split: str) -> ImageIndex:
     """
     check_split(config, split)
     file, train = config.file(split), config.file("train")
-    folder = getattr(config, f"{split}_pictures") or config.root or os.path.dirname(os.path.abspath(file))
+    folder = getattr(config, f"{split}_images") or config.root or os.path.dirname(os.path.abspath(file))
     folder = os.path.expanduser(folder)
 
     def read() -> ImageIndex:
@@ -104,7 +104,7 @@ def build_coco_json(config: CocoJsonConfig, *, split: str) -> ImageIndex:
 
 
 def read_coco_json(annotation_file: str, image_folder: str, *, labels: LabelSpace | None = None) -> ImageIndex:
-    """Read instance annotations: a label is present where the picture has at least one box of it, crowds included.
+    """Read instance annotations: a label is present where the image has at least one box of it, crowds included.
 
     Args:
         annotation_file: JSON in COCO's format.
@@ -112,7 +112,7 @@ def read_coco_json(annotation_file: str, image_folder: str, *, labels: LabelSpac
         labels: the columns, to which categories belong by name; None: the file's own, by ascending category id.
 
     Raises:
-        DataError: the file is not COCO JSON, or names unknown pictures or categories.
+        DataError: the file is not COCO JSON, or names unknown images or categories.
     """
     logger.info("reading %s", annotation_file)
     with _no_collection():
@@ -164,7 +164,7 @@ def _check(coco: COCO) -> None:
     if not coco.imgs or not coco.cats:
         raise DataError(f"{len(coco.imgs)} images and {len(coco.cats)} categories; both are needed")
     if "annotations" not in coco.dataset:
-        raise DataError("no `annotations`, so nothing is known of its pictures; take the file that has them")
+        raise DataError("no `annotations`, so nothing is known of its images; take the file that has them")
     for name, known in (("images", coco.imgs), ("categories", coco.cats)):
         ids = [entry["id"] for entry in coco.dataset[name]]
         if len(ids) > len(known):
@@ -172,7 +172,7 @@ def _check(coco: COCO) -> None:
         if len(kinds := sorted({type(number).__name__ for number in ids})) > 1:
             raise DataError(f"`{name}` holds ids of the types {' and '.join(kinds)}; they must be of one")
     for what, name, used, known in (
-        ("picture", "images", coco.imgToAnns, coco.imgs),
+        ("image", "images", coco.imgToAnns, coco.imgs),
         ("category", "categories", coco.catToImgs, coco.cats),
     ):
         unknown = min(set(used) - set(known), key=repr, default=None)

@@ -33,7 +33,7 @@ Crop = Annotated[float, Range(low=0.1, high=1)]
 class Statistics:
     """What a published split should have; None where that is not known."""
 
-    pictures: int | None = None
+    images: int | None = None
     labels: int | None = None
 
 
@@ -42,15 +42,15 @@ class DatasetConfig(ComponentConfig):
     """Settings of every dataset. A factory takes such a config and `split`, and gives an ImageIndex.
 
     Attributes:
-        root: the folder that holds pictures and annotations.
+        root: the folder that holds images and annotations.
         image_size: side in pixels of the square that the network sees.
-        crop: evaluation sees the centre of a picture, this share of its shorter side; null: all of it, squeezed.
+        crop: evaluation sees the centre of an image, this share of its shorter side; null: all of it, squeezed.
         interpolation: of the resize in evaluation; null: bicubic with `crop`, bilinear without.
-        unannotated: what becomes of pictures without any positive label.
-        missing: what becomes of pictures that the annotations list and the folder lacks; "ignore" does not look.
-        on_error: what training does with a picture that cannot be decoded: stop, or take another one and count it.
+        unannotated: what becomes of images without any positive label.
+        missing: what becomes of images that the annotations list and the folder lacks; "ignore" does not look.
+        on_error: what training does with an image that cannot be decoded: stop, or take another one and count it.
             In evaluation it is always an error.
-        exclude: a file with paths relative to `root`, one a line, of pictures to leave out, unusual names as JSON
+        exclude: a file with paths relative to `root`, one a line, of images to leave out, unusual names as JSON
             strings; null: `root`/excluded.txt, which `mldec data verify --fix` writes, where there is one.
         scaled_decoding: read large JPEGs at half, a quarter or an eighth of their size, where that is still enough.
         cache: folder of the index; null: that of MLDEC_CACHE, else the user's own cache folder.
@@ -73,7 +73,7 @@ class DatasetConfig(ComponentConfig):
 
     @property
     def single_label(self) -> bool:
-        """Whether each picture has exactly one positive label, as softmax assumes."""
+        """Whether each image has exactly one positive label, as softmax assumes."""
         return False
 
     @property
@@ -95,7 +95,7 @@ class FilesConfig(DatasetConfig):
     """A dataset whose splits are files that the user names.
 
     Attributes:
-        root: the folder that pictures are relative to; null: the folder of the train file.
+        root: the folder that images are relative to; null: the folder of the train file.
         train, val, test: the file of the split. Without `val` it is `protocol.holdout` of train; without `test` results
             are of val.
         labels: a text file with the label names in order, one a line; null: the labels of `train`.
@@ -171,7 +171,7 @@ def warn_of_differences(config: DatasetConfig, split: str, index: ImageIndex) ->
     """Log a warning, with both figures, where `index` is not what `config` says that the split should be."""
     expected = config.expected(split)
     for what, found, published in (
-        ("pictures", len(index), expected.pictures),
+        ("images", len(index), expected.images),
         ("labels", len(index.labels), expected.labels),
     ):
         if published is not None and found != published:
@@ -227,10 +227,10 @@ def require(root: str, paths: Sequence[str], advice: str, tree: Sequence[str] | 
     )
 
 
-def missing_pictures(index: ImageIndex) -> list[int]:
-    """Rows of the pictures that do not exist.
+def missing_images(index: ImageIndex) -> list[int]:
+    """Rows of the images that do not exist.
 
-    Each folder is listed once, which is much cheaper than one `stat` per picture on network disks.
+    Each folder is listed once, which is much cheaper than one `stat` per image on network disks.
     """
     present: dict[str, set[str]] = {}
 

@@ -2,7 +2,7 @@
 
 Each scene shows one to five of scikit-learn's handwritten digits in bright colours on a dark, noisy ground. A class is
 a colour and a digit ("red seven"), so that a network has to bind both at one place, as with the classes of photographs.
-Scenes are written once as JPEG pictures and COCO annotations, and then read like COCO.
+Scenes are written once as JPEG images and COCO annotations, and then read like COCO.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ScenesConfig(DatasetConfig):
     Attributes:
         image_size: side in pixels of the canvas that scenes are drawn on, and of what the network sees.
         train, val, test: the number of scenes in the split.
-        max_digits: a scene has from one to this many digits; 1 makes it a task of one label a picture.
+        max_digits: a scene has from one to this many digits; 1 makes it a task of one label per image.
         colours: how many colours the digits have; each colour and digit is a class.
         seed: of the drawing; it does not follow the run's, so that runs are compared on the same scenes.
         jpeg_quality: of the files.
@@ -75,7 +75,7 @@ class ScenesConfig(DatasetConfig):
 
     @property
     def single_label(self) -> bool:
-        """A single digit makes it a task of one label a picture."""
+        """A single digit makes it a task of one label per image."""
         return self.max_digits == 1
 
 
@@ -104,14 +104,14 @@ class DigitsConfig(ScenesConfig):
 @DATASETS.register("digits", DigitsConfig)
 def build_digits(config: DigitsConfig, *, split: str) -> ImageIndex:
     """The index of a split; draws all scenes first if `config.folder` does not have them yet."""
-    annotations, pictures = scene_files(config, split)
+    annotations, images = scene_files(config, split)
     drawn = replace(config, zero_shot="none")
-    index = cached(drawn, split, [annotations, pictures], lambda: read_coco_json(annotations, pictures))
+    index = cached(drawn, split, [annotations, images], lambda: read_coco_json(annotations, images))
     return index if config.zero_shot == "none" else _with_unseen(index, config, split)
 
 
 def scene_files(config: ScenesConfig, split: str) -> tuple[str, str]:
-    """The annotations and the folder of pictures of a split; draws all scenes first if they are not there."""
+    """The annotations and the folder of images of a split; draws all scenes first if they are not there."""
     check_split(config, split)
     folder = prepare_digits(config)
     return os.path.join(folder, "annotations", f"instances_{split}.json"), os.path.join(folder, split)
@@ -245,7 +245,7 @@ def _write_split(
 ) -> int:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    # Colour at full resolution: the usual halving would blur thin strokes of 64-pixel pictures.
+    # Colour at full resolution: the usual halving would blur thin strokes of 64-pixel images.
     jpeg = [cv2.IMWRITE_JPEG_QUALITY, config.jpeg_quality]
     jpeg += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     for scene in range(1, getattr(config, split) + 1):

@@ -1,6 +1,6 @@
 """The digit scenes with 720 classes, to study decoding with far fewer queries than classes.
 
-A class is a colour, a digit and the ninth of the picture that its centre lies in: "red seven top left". The scenes are
+A class is a colour, a digit and the ninth of the image that its centre lies in: "red seven top left". The scenes are
 those of `digits`; only what is read from their annotations differs.
 """
 
@@ -44,8 +44,8 @@ def build_digits_many(config: DigitsManyConfig, *, split: str) -> ImageIndex:
     Labels are in order of colour, then digit, then place, so that contiguous groups hold what is alike: with one group
     for every nine classes, the places of one coloured digit.
     """
-    annotations, pictures = scene_files(config, split)
-    return cached(config, split, [annotations, pictures], lambda: _read(annotations, pictures))
+    annotations, images = scene_files(config, split)
+    return cached(config, split, [annotations, images], lambda: _read(annotations, images))
 
 
 def placed_boxes(config: DigitsManyConfig, split: str) -> list[dict[str, list[Box]]]:
@@ -69,16 +69,16 @@ def place(bbox: tuple[int, int, int, int], size: int) -> int:
     return 3 * row + column
 
 
-def _read(annotations: str, pictures: str) -> ImageIndex:
+def _read(annotations: str, images: str) -> ImageIndex:
     logger.info("reading %s", annotations)
     try:
-        return _read_scenes(read_json(annotations), pictures)
+        return _read_scenes(read_json(annotations), images)
     except (DataError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        scenes = os.path.dirname(pictures)
+        scenes = os.path.dirname(images)
         raise DataError(f"{annotations} cannot be read: {error}; delete {scenes} to have it drawn again") from None
 
 
-def _read_scenes(content: Any, pictures: str) -> ImageIndex:
+def _read_scenes(content: Any, images: str) -> ImageIndex:
     classes = [category["name"] for category in content["categories"]]
     labels = LabelSpace([f"{name} {where}" for name in classes for where in PLACES])
     sizes = {image["id"]: image["width"] for image in content["images"]}
@@ -87,4 +87,4 @@ def _read_scenes(content: Any, pictures: str) -> ImageIndex:
         image, coloured_digit = annotation["image_id"], annotation["category_id"] - 1
         present[image].add(len(PLACES) * coloured_digit + place(annotation["bbox"], sizes[image]))
     samples = ((image["file_name"], sorted(present[image["id"]]), (), ()) for image in content["images"])
-    return ImageIndex.build(samples, root=pictures, labels=labels)
+    return ImageIndex.build(samples, root=images, labels=labels)

@@ -36,7 +36,7 @@ def read_exclusions(path: str | os.PathLike[str]) -> set[str]:
                 if name and not name.startswith("#"):
                     found.add(os.path.normpath(_unquoted(name, f"{os.fspath(path)} line {number}")))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{os.fspath(path)}: cannot be read as a list of pictures, one a line: {error}") from None
+        raise DataError(f"{os.fspath(path)}: cannot be read as a list of images, one a line: {error}") from None
     return found
 
 

@@ -1,4 +1,4 @@
-"""Pictures of one's own in a folder for each class, and what other datasets in such folders share."""
+"""Images of one's own in a folder for each class, and what other datasets in such folders share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mldec.registry import DATASETS
 
 logger = logging.getLogger(__name__)
 
-#: Endings of files that are taken for pictures; what they hold is found out when they are read.
+#: Endings of files that are taken for images; what they hold is found out when they are read.
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .png .webp .gif .bmp .tif .tiff .ppm .pgm .pnm .jp2 .avif .ico".split()  # noqa: SIM905
 )
@@ -49,7 +49,7 @@ def build_folder(config: FolderConfig, *, split: str) -> ImageIndex:
     """The index of a split: labels are the names of train's class folders, sorted.
 
     Raises:
-        DataError: no folder, no class folder, no picture, or a class that train lacks.
+        DataError: no folder, no class folder, no image, or a class that train lacks.
     """
     check_split(config, split)
     if not os.path.isdir(config.folder):
@@ -73,16 +73,16 @@ def split_folder(root: str, split: str) -> str | None:
 
 
 def read_class_folders(folder: str, labels: LabelSpace | None = None) -> ImageIndex:
-    """The pictures in `folder/<class>/`, at any depth, each with the label of its class.
+    """The images in `folder/<class>/`, at any depth, each with the label of its class.
 
-    Hidden files and folders are passed over, files that do not end like pictures counted and left out. Links to folders
+    Hidden files and folders are passed over, files that do not end like images counted and left out. Links to folders
     are not followed: what they point to may lie anywhere.
 
     Args:
         labels: the columns; None: the names of the class folders, sorted.
 
     Raises:
-        DataError: no class folder, no picture, or a class that is none of `labels`.
+        DataError: no class folder, no image, or a class that is none of `labels`.
     """
     classes = _class_names(folder)
     labels = labels or _label_space(folder)
@@ -109,9 +109,9 @@ def read_class_folders(folder: str, labels: LabelSpace | None = None) -> ImageIn
         index = ImageIndex.build(samples(), root=folder, labels=labels)
     if others:
         shown = name_some(others, len(others))
-        logger.info("%s: left out %d files that are no pictures by their ending (%s)", folder, len(others), shown)
+        logger.info("%s: left out %d files that are no images by their ending (%s)", folder, len(others), shown)
     if empty:
-        logger.warning("warning: %s: no picture in %d folders (%s)", folder, len(empty), name_some(empty, len(empty)))
+        logger.warning("warning: %s: no image in %d folders (%s)", folder, len(empty), name_some(empty, len(empty)))
     return index
 
 

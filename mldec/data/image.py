@@ -22,7 +22,7 @@ from mldec.errors import DataError, printable_name
 Interpolation = Literal["bilinear", "bicubic"]
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
-MAX_PIXELS = 178_956_970  # where Pillow, too, refuses a picture as a decompression bomb
+MAX_PIXELS = 178_956_970  # where Pillow, too, refuses an image as a decompression bomb
 MAX_BYTES = 3 * MAX_PIXELS + 2**20  # of a file: that many pixels of 8 bits without compression
 # Each scan of a JPEG is a pass over all its coefficients, and takes a few bytes. Encoders write 1 to 20 of them; more
 # than 100 are refused by libtiff, too. Of large images fewer are allowed: none takes longer than 20 of MAX_PIXELS.
@@ -30,19 +30,19 @@ MAX_SCANS = 100
 MAX_SCANNED_PIXELS = 20 * MAX_PIXELS
 SLACK = 4096  # pixels of the resized image that are made beyond what is kept of it
 
-# The shorter side of a JPEG decoded at reduced scale is at least this many times `min_side`. Measured on 215 pictures
+# The shorter side of a JPEG decoded at reduced scale is at least this many times `min_side`. Measured on 215 images
 # of COCO, VOC, Open Images and NUS-WIDE, resized to 48..112 pixels, against decoding in full: at 2.0 they differ by 0.6
 # to 0.9 of 255 levels in the mean and 67 at most, like one more compression at quality 90 (0.6 to 1.1; 51); at 1.5 by
 # 1.1 to 1.4 and 81; at 1.0 by 1.5 to 2.3 and 146, since the resize then no longer smooths what the scaled transform
 # lets alias. Decoding and resizing together take a third less time at 1/2 and 43 % less at 1/4 (640x427).
 REDUCED_MARGIN = 2.0
 
-# What Pillow may open: the formats of pictures. Other plugins of its start programs (EPS: Ghostscript).
+# What Pillow may open: the formats of images. Other plugins of its start programs (EPS: Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 
 
 def decode(path: str, min_side: int | None = None) -> np.ndarray:
-    """Read a picture as (H,W,3) uint8 RGB, upright, whatever it is stored as.
+    """Read an image as (H,W,3) uint8 RGB, upright, whatever it is stored as.
 
     Grey, palette and CMYK become RGB, 16 bits become 8 by scaling, transparency is laid over white, an animation gives
     its first frame. ICC profiles are not applied. The orientation noted in EXIF is applied, which the published code,
@@ -50,12 +50,12 @@ def decode(path: str, min_side: int | None = None) -> np.ndarray:
 
     Args:
         path: a regular file, in one of FORMATS by its content; the name's ending does not matter.
-        min_side: the side to which the picture will be resized. A JPEG may then come at 1/2, 1/4 or 1/8 of its size, as
+        min_side: the side to which the image will be resized. A JPEG may then come at 1/2, 1/4 or 1/8 of its size, as
             long as its shorter side stays at least REDUCED_MARGIN * min_side. None: always in full.
 
     Raises:
         DataError: naming the file and the reason, in one line: it is missing, no regular file, truncated, larger than
-            MAX_PIXELS, of floating point or 32-bit pixels, or no picture that can be read.
+            MAX_PIXELS, of floating point or 32-bit pixels, or no image that can be read.
     """
     data = _read(path)
     try:
@@ -63,37 +63,35 @@ def decode(path: str, min_side: int | None = None) -> np.ndarray:
         return _decode_any(data) if image is None else image
     except Exception as error:  # Pillow's plugins meet broken files with errors of a dozen types
         raise DataError(
-            f"cannot decode picture {printable_name(path)} ({data.size:,} bytes): {_reason(error, data)}"
+            f"cannot decode image {printable_name(path)} ({data.size:,} bytes): {_reason(error, data)}"
         ) from None
 
 
-def from_pillow(picture: Image.Image) -> np.ndarray:
-    """A picture of Pillow as (H,W,3) uint8 RGB, made of its pixels and EXIF as `decode` makes it of a file's.
+def from_pillow(image: Image.Image) -> np.ndarray:
+    """An image of Pillow as (H,W,3) uint8 RGB, made of its pixels and EXIF as `decode` makes it of a file's.
 
     A note of orientation that Pillow still carries is applied; `ImageOps.exif_transpose` applies and removes it. Raises
-    DataError for pixels that `decode` refuses, and for a picture that turns out broken as it is loaded.
+    DataError for pixels that `decode` refuses, and for an image that turns out broken as it is loaded.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
-            return _from_open(picture)
+            return _from_open(image)
     except Exception as error:
-        name = getattr(picture, "filename", "") or f"of mode {picture.mode}"
+        name = getattr(image, "filename", "") or f"of mode {image.mode}"
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"cannot read picture {printable_name(name)}, {picture.width} x {picture.height}: {reason}"
-        ) from None
+        raise DataError(f"cannot read image {printable_name(name)}, {image.width} x {image.height}: {reason}") from None
 
 
 def read_size(path: str) -> tuple[int, int]:
-    """(width, height) of a picture as `decode` gives it, from its header alone. Raises DataError as `decode` does."""
+    """(width, height) of an image as `decode` gives it, from its header alone. Raises DataError as `decode` does."""
     data = _read(path)
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data.data), formats=_formats()) as picture:
-            _refuse_bomb(*picture.size)
-            width, height = picture.size
-            return (height, width) if _TURNS.get(_orientation(picture), (False, None))[0] else (width, height)
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data.data), formats=_formats()) as image:
+            _refuse_bomb(*image.size)
+            width, height = image.size
+            return (height, width) if _TURNS.get(_orientation(image), (False, None))[0] else (width, height)
     except Exception as error:
-        raise DataError(f"cannot read the size of picture {printable_name(path)}: {_reason(error, data)}") from None
+        raise DataError(f"cannot read the size of image {printable_name(path)}: {_reason(error, data)}") from None
 
 
 def resize(image: np.ndarray, size: int, interpolation: Interpolation = "bilinear") -> np.ndarray:
@@ -117,18 +115,22 @@ def cut_center(image: np.ndarray, size: int, crop: float, interpolation: Interpo
     resized, left, top = _center(height, width, size, crop)
     if resized[0] * resized[1] > MAX_PIXELS:  # of an image a thousand times as long as wide; most of it is cut off
         return _cut_part(image, size, resized, left, top, interpolation)
-    picture = Image.fromarray(image).resize(resized, _FILTERS[interpolation])
-    return np.array(picture.crop((left, top, left + size, top + size)))
+    pil_image = Image.fromarray(image).resize(resized, _FILTERS[interpolation])
+    return np.array(pil_image.crop((left, top, left + size, top + size)))
 
 
 def _cut_part(
     image: np.ndarray, size: int, resized: tuple[int, int], left: int, top: int, interpolation: Interpolation
 ) -> np.ndarray:
     """What `cut_center` gives, resizing only a part of the long side around what is kept, at the scale of the whole."""
-    picture = Image.fromarray(image)
-    begin, end, box = [left, top], [left + size, top + size], [0.0, 0.0, float(picture.width), float(picture.height)]
+    pil_image = Image.fromarray(image)
+    begin, end, box = (
+        [left, top],
+        [left + size, top + size],
+        [0.0, 0.0, float(pil_image.width), float(pil_image.height)],
+    )
     along = 0 if resized[0] > resized[1] else 1
-    whole, new = picture.size[along], resized[along]
+    whole, new = pil_image.size[along], resized[along]
     # Pillow rounds the box to float32. Edges that are whole pixels of both images are exact, so a few more pixels are
     # made where such edges lie nearby.
     step = new // math.gcd(whole, new)
@@ -138,14 +140,14 @@ def _cut_part(
     across = 1 - along
     begin[across], end[across] = 0, resized[across]
     shape, region = (end[0] - begin[0], end[1] - begin[1]), (box[0], box[1], box[2], box[3])
-    if min(resized) >= min(picture.size):
+    if min(resized) >= min(pil_image.size):
         # Pillow enlarges across first, then down, but with a small part of a tall image the other way round.
-        first, last = (0, picture.height) if along == 0 else _rows(region, picture.height)
-        picture = picture.crop((0, first, picture.width, last)).resize(
+        first, last = (0, pil_image.height) if along == 0 else _rows(region, pil_image.height)
+        pil_image = pil_image.crop((0, first, pil_image.width, last)).resize(
             (shape[0], last - first), _FILTERS[interpolation], box=(region[0], 0, region[2], last - first)
         )
         region = (0, region[1] - first, shape[0], region[3] - first)
-    part = picture.resize(shape, _FILTERS[interpolation], box=region)
+    part = pil_image.resize(shape, _FILTERS[interpolation], box=region)
     left, top = left - begin[0], top - begin[1]
     return np.array(part.crop((left, top, left + size, top + size)))
 
@@ -162,14 +164,14 @@ def scaled_side(size: int, crop: float) -> int:
 
 
 def center_box(height: int, width: int, size: int, crop: float) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of what `cut_center` keeps of a picture, in its own pixels, rounded."""
+    """Left, top, right and bottom of what `cut_center` keeps of an image, in its own pixels, rounded."""
     (new_width, new_height), left, top = _center(height, width, size, crop)
     across, down = width / new_width, height / new_height
     return round(left * across), round(top * down), round((left + size) * across), round((top + size) * down)
 
 
 def _center(height: int, width: int, size: int, crop: float) -> tuple[tuple[int, int], int, int]:
-    """(width, height) to which a picture is resized, and the left and the top edge of the square that is cut of it."""
+    """(width, height) to which an image is resized, and the left and the top edge of the square that is cut of it."""
     side, shorter = scaled_side(size, crop), min(height, width)
     resized = (side * width // shorter, side * height // shorter)
     return resized, round((resized[0] - size) / 2), round((resized[1] - size) / 2)
@@ -222,7 +224,7 @@ def _read(path: str) -> np.ndarray:
         reason = str(error).removeprefix(f"{path}: ")
     except (OSError, ValueError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-    raise DataError(f"cannot read picture {printable_name(path)}: {reason}")
+    raise DataError(f"cannot read image {printable_name(path)}: {reason}")
 
 
 def _decode_common_jpeg(data: np.ndarray, min_side: int | None) -> np.ndarray | None:
@@ -247,16 +249,16 @@ def _decode_any(data: np.ndarray) -> np.ndarray:
         raise ValueError("the file is empty")
     source = io.BytesIO(data.data)
     # Pillow's warnings are kept back: what is wrong is an error.
-    with warnings.catch_warnings(action="ignore"), Image.open(source, formats=_formats()) as picture:
-        _refuse_scans(data, picture.width * picture.height)
-        return _from_open(picture)
+    with warnings.catch_warnings(action="ignore"), Image.open(source, formats=_formats()) as image:
+        _refuse_scans(data, image.width * image.height)
+        return _from_open(image)
 
 
-def _from_open(picture: Image.Image) -> np.ndarray:
-    _refuse_bomb(*picture.size)
-    picture.load()
-    image = _to_rgb(picture)
-    return _upright(image, _orientation(picture))  # asked for late: loading turns a TIFF and finds PNG's late EXIF
+def _from_open(pil_image: Image.Image) -> np.ndarray:
+    _refuse_bomb(*pil_image.size)
+    pil_image.load()
+    image = _to_rgb(pil_image)
+    return _upright(image, _orientation(pil_image))  # asked for late: loading turns a TIFF and finds PNG's late EXIF
 
 
 @functools.cache
@@ -265,29 +267,29 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _to_rgb(picture: Image.Image) -> np.ndarray:
-    mode = picture.mode
-    if mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM")):  # 16 bits in either case
-        values = np.asarray(picture).astype(np.uint16)
-        tags = getattr(picture, "tag_v2", {})  # TIFF's: Pillow does not look at these for such pictures
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    mode = image.mode
+    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):  # 16 bits in either case
+        values = np.asarray(image).astype(np.uint16)
+        tags = getattr(image, "tag_v2", {})  # TIFF's: Pillow does not look at these for such images
         if tags.get(262) == 0:  # white is zero
             values = ~values
         bits = tags.get(258, (16,))[0]
         return np.repeat((values >> (bits - 8)).astype(np.uint8)[..., None], 3, axis=2)
     if mode in ("I", "F"):
         raise ValueError(f"pixels of 32 bits (mode {mode}) have no set range; convert it to 8 or 16 bits")
-    if picture.has_transparency_data:
+    if image.has_transparency_data:
         # Transparent pixels hold arbitrary colours, often noise or black; white is what most viewers show.
-        layer = picture.convert("RGBA")
+        layer = image.convert("RGBA")
         white = Image.new("RGB", layer.size, "white")
         white.paste(layer, mask=layer)
         return np.array(white)
     # CMYK in JPEG is taken as inverted, with Adobe's mark or without, as browsers do.
-    return np.array(picture.convert("RGB"))
+    return np.array(image.convert("RGB"))
 
 
 def _orientation(source: Image.Image | bytes) -> int:
-    """Of a picture or of EXIF's bytes, as EXIF counts it; 1 where it says nothing."""
+    """Of an image or of EXIF's bytes, as EXIF counts it; 1 where it says nothing."""
     try:
         with warnings.catch_warnings(action="ignore"):
             if isinstance(source, Image.Image):
@@ -376,6 +378,6 @@ def _kind(data: np.ndarray) -> str:
     """What a file that Pillow cannot open seems to be."""
     match = _SIGNATURES.match(data[:2000].tobytes())
     if match is None:
-        return "not a picture"
+        return "not an image"
     name = (match.lastgroup or "").replace("_", " ")
     return f"{name}, broken or of a kind that is not read; read are {', '.join(_formats())}"

@@ -24,7 +24,7 @@ ADVICE = (
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNetConfig(DatasetConfig):
-    """ILSVRC 2012: 1,281,167 pictures of 1,000 classes; the 50,000 of val, whose labels are public, are for test."""
+    """ILSVRC 2012: 1,281,167 images of 1,000 classes; the 50,000 of val, whose labels are public, are for test."""
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
 
@@ -56,7 +56,7 @@ def build_imagenet(config: ImageNetConfig, *, split: str) -> ImageIndex:
     classes = class_folders(folder)
     if not classes:
         raise DataError(
-            f"{folder}: no class folders; sort its pictures into {name}/<wnid>/ by the labels of the development kit "
+            f"{folder}: no class folders; sort its images into {name}/<wnid>/ by the labels of the development kit "
             "(`mldec data download dataset=imagenet` says how)"
         )
     return cached(config, split, [folder, *classes], lambda: read_class_folders(folder))

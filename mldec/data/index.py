@@ -1,6 +1,6 @@
-"""The index: which pictures there are and what is known of each, in flat arrays.
+"""The index: which images there are and what is known of each, in flat arrays.
 
-Nine million pictures with their labels fit in a few hundred megabytes this way, and worker processes share them: a
+Nine million images with their labels fit in a few hundred megabytes this way, and worker processes share them: a
 forked worker never touches a reference count in them, a spawned one opens memory-mapped arrays again without a copy.
 """
 
@@ -24,7 +24,7 @@ from mldec.errors import DataError, shown
 from mldec.labels import LabelSpace
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
-CHUNK_ROWS = 2**15  # that are counted at a time: sorting the labels of millions of pictures at once takes far longer
+CHUNK_ROWS = 2**15  # that are counted at a time: sorting the labels of millions of images at once takes far longer
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ class Ragged:
 
 @dataclass(frozen=True, eq=False)
 class ImageIndex:
-    """Pictures and their labels. A picture's sample id is its row.
+    """Images and their labels. An image's sample id is its row.
 
     Attributes:
         root: absolute folder that the paths are relative to.
@@ -110,10 +110,10 @@ class ImageIndex:
         default: int = ABSENT,
         confidence: np.ndarray | None = None,
     ) -> ImageIndex:
-        """Collect (path relative to `root`, positives, negatives, unknown) per picture, in order.
+        """Collect (path relative to `root`, positives, negatives, unknown) per image, in order.
 
         Raises:
-            DataError: no picture, one listed twice, a path that leaves `root`, a column outside the label space, or a
+            DataError: no image, one listed twice, a path that leaves `root`, a column outside the label space, or a
                 `confidence` of another length than all positives together.
         """
         blob, listed = bytearray(), set()
@@ -123,9 +123,7 @@ class ImageIndex:
         for path, *groups in samples:
             name = check_path(path)
             if name in listed:
-                raise DataError(
-                    f"{root}: picture {shown(name, 300)} is listed twice; keep one entry with all its labels"
-                )
+                raise DataError(f"{root}: image {shown(name, 300)} is listed twice; keep one entry with all its labels")
             listed.add(name)
             blob += name.encode()
             ends.append(len(blob))
@@ -133,7 +131,7 @@ class ImageIndex:
                 values.extend(group)
                 offsets.append(len(values))
         if len(ends) == 1:
-            raise DataError(f"{root}: no picture")
+            raise DataError(f"{root}: no image")
         positives, negatives, unknown = (
             Ragged(np.array(offsets, np.int64), np.array(values, np.int32)) if values else Ragged.empty(len(ends) - 1)
             for offsets, values in zip(column_ends, columns, strict=True)
@@ -147,7 +145,7 @@ class ImageIndex:
         for name in ("positives", "negatives", "unknown"):
             values, rows = getattr(self, name).values, len(getattr(self, name))
             if rows != len(self):
-                raise DataError(f"{self.root}: `{name}` has {rows} rows for {len(self)} pictures")
+                raise DataError(f"{self.root}: `{name}` has {rows} rows for {len(self)} images")
             if len(values) and (values.min() < 0 or values.max() >= len(self.labels)):
                 found = f"{values.min()} to {values.max()}"
                 raise DataError(f"{self.root}: `{name}` has columns {found}; there are {len(self.labels)} labels")
@@ -158,11 +156,11 @@ class ImageIndex:
         return len(self.paths)
 
     def name(self, row: int) -> str:
-        """The path of a picture relative to `root`."""
+        """The path of an image relative to `root`."""
         return self.paths[row].tobytes().decode()
 
     def path(self, row: int) -> str:
-        """The absolute path of a picture."""
+        """The absolute path of an image."""
         return os.path.join(self.root, self.name(row))
 
     def names(self) -> Iterator[str]:
@@ -187,10 +185,10 @@ class ImageIndex:
         return targets_BN
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> ImageIndex:
-        """An index of these pictures in this order; row i of it is `rows[i]` here."""
+        """An index of these images in this order; row i of it is `rows[i]` here."""
         rows = np.asarray(rows, np.int64)
         if len(rows) == 0:
-            raise DataError(f"{self.root}: no picture left")
+            raise DataError(f"{self.root}: no image left")
 
         def gather(lists: Ragged) -> tuple[Ragged, np.ndarray]:
             positions, counts = lists.take(rows)
@@ -205,7 +203,7 @@ class ImageIndex:
         )
 
     def with_labels(self, labels: LabelSpace) -> ImageIndex:
-        """The same pictures, of which nothing is said but `labels`: some of those here, in any order.
+        """The same images, of which nothing is said but `labels`: some of those here, in any order.
 
         Raises DataError for a label that is not here.
         """
@@ -226,7 +224,7 @@ class ImageIndex:
         )
 
     def with_unknown(self, names: Sequence[str]) -> ImageIndex:
-        """The same pictures, of which it is not known whether they have any of these labels."""
+        """The same images, of which it is not known whether they have any of these labels."""
         columns, chosen = np.array([self.labels.index(name) for name in names], np.int32), set(names)
         known = self.with_labels(LabelSpace([name for name in self.labels.names if name not in chosen]))
         back = np.delete(np.arange(len(self.labels), dtype=np.int32), columns)  # the columns of what stays known
@@ -247,11 +245,11 @@ class ImageIndex:
         )
 
     def drop_unannotated(self) -> ImageIndex:
-        """Only the pictures with a positive label."""
+        """Only the images with a positive label."""
         return self.subset(np.flatnonzero(self.positives.counts))
 
     def positives_per_class(self) -> np.ndarray:
-        """(N,) int64: in how many pictures each label is present."""
+        """(N,) int64: in how many images each label is present."""
         total = np.zeros(len(self.labels), np.int64)
         for _, columns in self.present_pairs():
             total += np.bincount(columns, minlength=len(total))
@@ -263,7 +261,7 @@ class ImageIndex:
             yield np.divmod(self._pairs(self.positives, rows), len(self.labels))
 
     def states_per_class(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(N,) int64 each: in how many pictures a label is present, absent and unknown, as `targets` would say."""
+        """(N,) int64 each: in how many images per label is present, absent and unknown, as `targets` would say."""
         present, absent, unknown = np.zeros((3, len(self.labels)), np.int64)
         for rows in self._chunks():
             known = [self._pairs(lists, rows) for lists in (self.positives, self.unknown, self.negatives)]
@@ -314,16 +312,16 @@ def check_path(path: Any) -> str:
         DataError: it is no text, leaves the dataset's folder, or cannot be the name of a file in UTF-8.
     """
     if not isinstance(path, str) or not path.strip():
-        raise DataError(f"picture path {shown(path)}: expected text such as folder/name.jpg")
+        raise DataError(f"image path {shown(path)}: expected text such as folder/name.jpg")
     if os.path.isabs(path) or re.match(r"[/\\]|[A-Za-z]:", path) or ".." in re.split(r"[/\\]", path):
-        raise DataError(f"picture path {shown(path)} leaves the dataset's folder; it must be relative and free of '..'")
+        raise DataError(f"image path {shown(path)} leaves the dataset's folder; it must be relative and free of '..'")
     if "\0" in path:
-        raise DataError(f"picture path {shown(path)} holds a NUL character, which no file name has")
+        raise DataError(f"image path {shown(path)} holds a NUL character, which no file name has")
     try:
         path.encode()
     except UnicodeEncodeError:
         raise DataError(
-            f"picture path {shown(path)} is not valid UTF-8 (a byte or half a character that stands for no letter); "
+            f"image path {shown(path)} is not valid UTF-8 (a byte or half a character that stands for no letter); "
             "rename the file, or correct where it is listed"
         ) from None
     return posixpath.normpath(path) if "./" in path or "//" in path else path

@@ -44,12 +44,12 @@ FIELDS = {"version", "root", "labels", "seen", "default", "gaps", "arrays", "che
 
 @dataclasses.dataclass(frozen=True)
 class Gaps:
-    """Pictures that an index goes on without, since they were missing when it was built (dataset.missing=drop).
+    """Images that an index goes on without, since they were missing when it was built (dataset.missing=drop).
 
     Attributes:
         missing, listed: how many were missing, of how many.
         folders: by their place below the index's root, when the folders that lacked some had last changed, in
-            nanoseconds; None: there was no such folder. Another time means that more pictures may have come.
+            nanoseconds; None: there was no such folder. Another time means that more images may have come.
     """
 
     missing: int

@@ -1,4 +1,4 @@
-"""Label files of many million rows, read once into flat arrays: picture id, label, confidence."""
+"""Label files of many million rows, read once into flat arrays: image id, label, confidence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OTHER = np.iinfo(np.uint16).max  # the column of a label that is none of ours
 
 @dataclass
 class LabelRows:
-    """The rows of a label file, as parallel arrays: picture id, column (or OTHER), confidence."""
+    """The rows of a label file, as parallel arrays: image id, column (or OTHER), confidence."""
 
     images: np.ndarray  # (R,) uint64
     columns: np.ndarray  # (R,) uint16
@@ -38,7 +38,7 @@ def read_label_rows(path: str, codes: dict[str, int], *, machine: bool) -> Label
     last, image, line, others = "", 0, 1, 0
     try:
         for line, (name, code, text) in csv_rows(path, ("ImageID", "LabelName", "Confidence")):  # noqa: B007
-            if name != last:  # rows of a picture mostly stand together
+            if name != last:  # rows of an image mostly stand together
                 if re.fullmatch("[0-9a-f]{16}", name) is None:
                     raise ValueError(f"ImageID {name!r} is not of 16 digits or letters a to f")
                 last, image = name, int(name, 16)

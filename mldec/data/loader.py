@@ -1,7 +1,7 @@
-"""From an index to batches: which pictures, in which order, with which chances, by which processes.
+"""From an index to batches: which images, in which order, with which chances, by which processes.
 
 Everything in a batch is a function of (seed, epoch, position): the order is a permutation drawn from (seed, epoch), and
-a picture's augmentation draws from (seed, epoch, sample id, repeat). So batches do not depend on how many workers there
+an image's augmentation draws from (seed, epoch, sample id, repeat). So batches do not depend on how many workers there
 are or how they were started, and a run that continues within an epoch sees exactly the batches that it had not seen.
 """
 
@@ -23,22 +23,22 @@ from mldec.errors import DataError
 
 __all__ = ["Augment", "Batch", "EvalLoader", "Resize", "TrainLoader", "WorkerDied", "eval_loader", "train_loader"]
 
-SUBSTITUTES = 10  # pictures that are tried in place of a broken one, before a run stops: then more is wrong
+SUBSTITUTES = 10  # images that are tried in place of a broken one, before a run stops: then more is wrong
 
 
 class Batch(NamedTuple):
-    """Pictures and what is known of them."""
+    """Images and what is known of them."""
 
     images: torch.Tensor  # (B,3,H,W) uint8 RGB
     targets: torch.Tensor  # (B,N) int8: 1 present, 0 absent, -1 unknown
     ids: torch.Tensor  # (B,) int64 rows of the index
-    broken: tuple[str, ...] = ()  # one message for each picture that another one stands in for
+    broken: tuple[str, ...] = ()  # one message for each image that another one stands in for
 
 
 class Augment(Protocol):
     """(H,W,3) uint8 of any size to (image_size, image_size, 3) uint8; all chance comes from `rng`.
 
-    `min_side` is the shorter side in pixels that pictures must keep when large ones are read at a part of their size;
+    `min_side` is the shorter side in pixels that images must keep when large ones are read at a part of their size;
     None, or no such attribute: they must be whole.
     """
 
@@ -74,7 +74,7 @@ class Resize:
         return cut_center(image, self.image_size, self.crop, self.filter)
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom, in pixels, of what is kept of a picture of that size."""
+        """Left, top, right and bottom, in pixels, of what is kept of an image of that size."""
         if self.crop is None:
             return 0, 0, width, height
         return center_box(height, width, self.image_size, self.crop)
@@ -97,19 +97,19 @@ class TrainLoader:
         """The batches of `epoch` (from 0), without the first `start`. One epoch at a time.
 
         Raises:
-            DataError: a picture is missing or broken; names it.
+            DataError: an image is missing or broken; names it.
             WorkerDied: a loader process was killed.
         """
         self._order.epoch, self._order.start = epoch, start
         yield from _sound_batches(self._loader)
 
-    def pictures(self, step: int) -> tuple[int, int]:
-        """How many pictures batch `step` of an epoch has, and how many of them are this process's."""
+    def num_images_of(self, step: int) -> tuple[int, int]:
+        """How many images batch `step` of an epoch has, and how many of them are this process's."""
         total = len(self._order.places(step))
         return total, len(range(self._order.rank, total, self._order.processes))
 
     def first(self) -> Batch:
-        """The first batch of the first epoch, made in this process: what training pictures look like."""
+        """The first batch of the first epoch, made in this process: what training images look like."""
         self._order.epoch = self._order.start = 0
         return _sound(self._loader.dataset[next(iter(self._order))])
 
@@ -124,7 +124,7 @@ class EvalLoader:
         return len(self._order)
 
     @property
-    def pictures(self) -> int:
+    def num_images(self) -> int:
         """How many all batches hold together."""
         return len(self._order.rows)
 
@@ -134,7 +134,7 @@ class EvalLoader:
         return self._order.common
 
     def __iter__(self) -> Iterator[Batch]:
-        """Raises DataError naming the picture, if one is missing or broken, and WorkerDied."""
+        """Raises DataError naming the image, if one is missing or broken, and WorkerDied."""
         return _sound_batches(self._loader)
 
 
@@ -160,18 +160,18 @@ def train_loader(
     Args:
         augment: see Augment.
         workers: processes that decode; 0: the calling one.
-        repeats: each picture is drawn this often in a row, augmented anew each time, while the epoch stays as long as
-            the set, so that it shows only one in `repeats` pictures (repeated augmentation, as in timm).
+        repeats: each image is drawn this often in a row, augmented anew each time, while the epoch stays as long as
+            the set, so that it shows only one in `repeats` images (repeated augmentation, as in timm).
         limit: at most this many batches an epoch.
         overfit: always the first `batch_size` samples, only resized; an epoch is `limit` steps, or one.
         scaled_decoding: read large JPEGs at a part of their size where that is enough for `augment`.
-        on_error: what a picture that cannot be decoded does: "error" stops, "skip" puts another one in its place,
+        on_error: what an image that cannot be decoded does: "error" stops, "skip" puts another one in its place,
             drawn from the same seed, epoch and sample, and adds a message to `Batch.broken`.
         start_method: of the workers: fork, spawn or forkserver; None: Python's choice.
         rank, processes: of several processes that share every batch, which one this is and how many; a batch of fewer
-            pictures than processes gives those without one its first.
+            images than processes gives those without one its first.
 
-    The last batch of an epoch may be smaller and is kept, as published: 82,081 pictures by 56 are 1,466 steps.
+    The last batch of an epoch may be smaller and is kept, as published: 82,081 images by 56 are 1,466 steps.
     """
     order: _TrainOrder
     if overfit:
@@ -202,18 +202,18 @@ def eval_loader(
     """All of `index` in row order, only resized. Arguments as of train_loader and `Resize`; `limit` keeps the first
     batches.
 
-    A picture that cannot be decoded is always an error here: without it the figures would be those of another set.
+    An image that cannot be decoded is always an error here: without it the figures would be those of another set.
     """
     order = _EvalOrder(len(index), batch_size, limit, rank, processes)
     samples = _Samples(index, Resize(image_size, crop, interpolation), 0, scaled_decoding, "error")
     return EvalLoader(order, _data_loader(samples, order, workers, pin_memory, start_method))
 
 
-def steps_per_epoch(pictures: int, batch_size: int, *, limit: int | None = None, overfit: bool = False) -> int:
+def steps_per_epoch(num_images: int, batch_size: int, *, limit: int | None = None, overfit: bool = False) -> int:
     """How many batches an epoch of a `train_loader` with these arguments has."""
     if overfit:
         return 1 if limit is None else limit
-    steps = -(-pictures // batch_size)
+    steps = -(-num_images // batch_size)
     return steps if limit is None else min(steps, limit)
 
 
@@ -257,7 +257,7 @@ class _TrainOrder:
         return range(step * self.batch_size, min((step + 1) * self.batch_size, self.size))
 
     def share(self, places: range) -> range:
-        """What this process takes of a batch, at least one picture."""
+        """What this process takes of a batch, at least one image."""
         return places[self.rank :: self.processes] or places[:1]
 
     def rows(self, epoch: int) -> np.ndarray:
@@ -320,7 +320,7 @@ class _Samples(Dataset):
         return Batch(torch.from_numpy(images_BCHW), targets, torch.from_numpy(rows), tuple(broken))
 
     def _decode(self, key: _Key, broken: list[str]) -> tuple[int, np.ndarray]:
-        """The row and pixels of `key`, or of the first sound picture among some that its seed draws."""
+        """The row and pixels of `key`, or of the first sound image among some that its seed draws."""
         row = key.row
         for attempt in range(SUBSTITUTES + 1):
             try:
@@ -330,14 +330,14 @@ class _Samples(Dataset):
                     raise
                 broken.append(str(error))
                 row = int(_rng(_SUBSTITUTE, self.seed, *key, attempt).integers(len(self.index)))
-        raise DataError(f"{SUBSTITUTES + 1} pictures in a row cannot be decoded, the last one:\n{broken[-1]}")
+        raise DataError(f"{SUBSTITUTES + 1} images in a row cannot be decoded, the last one:\n{broken[-1]}")
 
 
 def _store(image: np.ndarray, planes: np.ndarray) -> None:
     """(H,W,3) uint8 into (3,H,W): OpenCV takes a quarter of numpy's time, but checks nothing."""
     if image.dtype != np.uint8 or image.shape != (*planes.shape[1:], 3):
         raise ValueError(
-            f"the augmentation made {image.dtype} {image.shape} of a picture; it must be uint8 {(*planes.shape[1:], 3)}"
+            f"the augmentation made {image.dtype} {image.shape} of an image; it must be uint8 {(*planes.shape[1:], 3)}"
         )
     cv2.split(image, list(planes))
 

@@ -1,4 +1,4 @@
-"""NUS-WIDE: 81 concepts of Flickr pictures, from the original release or from a data.csv."""
+"""NUS-WIDE: 81 concepts of Flickr images, from the original release or from a data.csv."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FOLDERS = (
     "Concepts",
     "NUS_WID_Tags",
 )
-PICTURES = ("Flickr", "images", "Images", "")
+IMAGES = ("Flickr", "images", "Images", "")
 ADVICE = (
     "The original release is described at "
     "https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswide/NUS-WIDE.html; "
@@ -42,15 +42,15 @@ class NusWideConfig(DatasetConfig):
 
     Attributes:
         layout: the original release (ImageList, TrainTestLabels, Concepts81) or data.csv; auto: that if it exists.
-        pictures: the folder that paths are relative to; null: Flickr, images or Images in the root, or the root.
+        images: the folder that paths are relative to; null: Flickr, images or Images in the root, or the root.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
-    paths: ClassVar[tuple[str, ...]] = (*DatasetConfig.paths, "pictures")
+    paths: ClassVar[tuple[str, ...]] = (*DatasetConfig.paths, "images")
 
     root: str = "data/nuswide"
     layout: Literal["auto", "release", "csv"] = "auto"
-    pictures: str | None = None
+    images: str | None = None
 
     def expected(self, split: str) -> Statistics:
         return Statistics({"train": 161_789, "test": 107_859}[split], labels=81)
@@ -58,29 +58,29 @@ class NusWideConfig(DatasetConfig):
 
 @DATASETS.register("nuswide", NusWideConfig)
 def build_nuswide(config: NusWideConfig, *, split: str) -> ImageIndex:
-    """The index of a split: the concepts by name, pictures in the order of their list.
+    """The index of a split: the concepts by name, images in the order of their list.
 
     Raises:
         DataError: something is missing or broken; names the file.
     """
     check_split(config, split)
-    root = picture_folder(config)
-    config = replace(config, pictures=root)  # where it was found shapes the index
+    root = image_folder(config)
+    config = replace(config, images=root)  # where it was found shapes the index
     if uses_csv(config):
         return cached(config, split, [csv_file(config)], lambda: _from_csv(csv_file(config), split, root), root=root)
-    find = finder(config, [picture_list(split), "Concepts81.txt"])
+    find = finder(config, [image_list(split), "Concepts81.txt"])
     concepts = read_names(find("Concepts81.txt"))
     with naming(find("Concepts81.txt")):
         labels = LabelSpace(concepts)
     columns = [find(label_file(concept, split)) for concept in concepts]
 
     def read() -> ImageIndex:
-        names = read_picture_list(find(picture_list(split)))
+        names = read_image_list(find(image_list(split)))
         present_SN = np.stack([read_column(path, len(names)) for path in columns], axis=1)
-        with naming(find(picture_list(split))):
+        with naming(find(image_list(split))):
             return index_of(names, present_SN, labels, root)
 
-    return cached(config, split, [find(picture_list(split)), find("Concepts81.txt"), *columns], read, root=root)
+    return cached(config, split, [find(image_list(split)), find("Concepts81.txt"), *columns], read, root=root)
 
 
 def _from_csv(path: str, split: str, root: str) -> ImageIndex:
@@ -108,23 +108,23 @@ def csv_file(config: NusWideConfig) -> str:
     return os.path.join(config.folder, "data.csv")
 
 
-def picture_folder(config: NusWideConfig) -> str:
-    """What paths of pictures are relative to."""
-    if config.pictures is not None:
-        return os.path.expanduser(config.pictures)
-    places = [os.path.join(config.folder, name) for name in PICTURES]
+def image_folder(config: NusWideConfig) -> str:
+    """What paths of images are relative to."""
+    if config.images is not None:
+        return os.path.expanduser(config.images)
+    places = [os.path.join(config.folder, name) for name in IMAGES]
     if uses_csv(config):
         return config.folder
     return next(place for place in places if os.path.isdir(place) or place == places[-1])
 
 
-def picture_list(split: str) -> str:
-    """The original release's list of a split's pictures."""
+def image_list(split: str) -> str:
+    """The original release's list of a split's images."""
     return f"{split.capitalize()}Imagelist.txt"
 
 
 def label_file(concept: str, split: str) -> str:
-    """The original release's file with 0 or 1 for each picture of a split."""
+    """The original release's file with 0 or 1 for each image of a split."""
     return f"Labels_{concept}_{split.capitalize()}.txt"
 
 
@@ -156,8 +156,8 @@ def read_names(path: str) -> list[str]:
     return _lines(path)
 
 
-def read_picture_list(path: str) -> list[str]:
-    """The paths in a list of pictures, which was written on Windows."""
+def read_image_list(path: str) -> list[str]:
+    """The paths in a list of images, which was written on Windows."""
     return [line.replace("\\", "/") for line in _lines(path)]
 
 
@@ -165,7 +165,7 @@ def read_column(path: str, count: int) -> np.ndarray:
     """The `count` values of a label file, as (count,) bool. Raises DataError for other values or another number."""
     lines = _lines(path)
     if len(lines) != count:
-        raise DataError(f"{path}: {len(lines):,} lines for {count:,} pictures")
+        raise DataError(f"{path}: {len(lines):,} lines for {count:,} images")
     odd = next((number for number, line in enumerate(lines, start=1) if line not in ("0", "1")), None)
     if odd is not None:
         raise DataError(f"{path} line {odd}: {lines[odd - 1][:40]!r}; allowed are 1 present and 0 absent")
@@ -175,7 +175,7 @@ def read_column(path: str, count: int) -> np.ndarray:
 def index_of(
     names: Sequence[str], present_SN: np.ndarray, labels: LabelSpace, root: str, unknown_columns: Sequence[int] = ()
 ) -> ImageIndex:
-    """An index of pictures with a matrix of what is present (S,N); `unknown_columns` are unknown in all of them."""
+    """An index of images with a matrix of what is present (S,N); `unknown_columns` are unknown in all of them."""
     unknown = list(unknown_columns)
     samples = ((name, np.flatnonzero(row).tolist(), (), unknown) for name, row in zip(names, present_SN, strict=True))
     return ImageIndex.build(samples, root=root, labels=labels)
@@ -194,7 +194,7 @@ def read_csv(path: str) -> list[tuple[str, list[str], str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from None
     if not rows:
-        raise DataError(f"{path}: holds no picture")
+        raise DataError(f"{path}: holds no image")
     return rows
 
 

@@ -17,14 +17,14 @@ from mldec.data.nuswide import (
     NusWideConfig,
     csv_file,
     finder,
+    image_folder,
+    image_list,
     index_of,
     label_file,
-    picture_folder,
-    picture_list,
     read_column,
     read_csv,
+    read_image_list,
     read_names,
-    read_picture_list,
     uses_csv,
 )
 from mldec.errors import DataError
@@ -64,26 +64,26 @@ def build_nuswide_zsl(config: NusWideZslConfig, *, split: str) -> ImageIndex:
     sources, seen, unseen = _label_lists(config)
     names = sorted([*seen, *unseen])
     labels = LabelSpace(names, seen=[name in seen for name in names])
-    root = picture_folder(config)
-    config = replace(config, pictures=root)  # where it was found shapes the index
+    root = image_folder(config)
+    config = replace(config, images=root)  # where it was found shapes the index
     columns_of_unseen = [labels.index(name) for name in names if name in unseen]
 
-    def index(path: str, pictures: list[str], present_SN: np.ndarray) -> ImageIndex:
+    def index(path: str, images: list[str], present_SN: np.ndarray) -> ImageIndex:
         flags = np.array(labels.seen)
         if split == "train":
             present_SN = present_SN & flags
             kept = np.asarray(present_SN.any(axis=1))
             present_SN = present_SN[kept]
-            pictures = [name for name, keep in zip(pictures, kept.tolist(), strict=True) if keep]
+            images = [name for name, keep in zip(images, kept.tolist(), strict=True) if keep]
         with naming(path):
-            return index_of(pictures, present_SN, labels, root, columns_of_unseen if split == "train" else ())
+            return index_of(images, present_SN, labels, root, columns_of_unseen if split == "train" else ())
 
     if uses_csv(config):
         table = csv_file(config)
         return cached(config, split, [table, *sources], lambda: index(table, *_csv(config, labels, split)), root=root)
     tags = f"{split.capitalize()}_Tags1k.dat"
-    find = finder(config, [picture_list(split), tags, "TagList1k.txt"])
-    needed = [find(name) for name in (picture_list(split), tags, "TagList1k.txt")]
+    find = finder(config, [image_list(split), tags, "TagList1k.txt"])
+    needed = [find(name) for name in (image_list(split), tags, "TagList1k.txt")]
     needed += [find(label_file(concept, split)) for concept in sorted(unseen)]
     return cached(
         config,
@@ -148,7 +148,7 @@ def _texts(path: str, value: Any, key: str = "") -> set[str]:
 
 
 def _csv(config: NusWideZslConfig, labels: LabelSpace, split: str) -> tuple[list[str], np.ndarray]:
-    """Pictures of a split, and which labels each has (S,N)."""
+    """Images of a split, and which labels each has (S,N)."""
     rows = [row for row in read_csv(csv_file(config)) if row[2] == split]
     present_SN = np.zeros((len(rows), len(labels)), bool)
     for place, (name, listed, _) in enumerate(rows):
@@ -160,12 +160,12 @@ def _csv(config: NusWideZslConfig, labels: LabelSpace, split: str) -> tuple[list
 
 
 def _release(files: list[str], labels: LabelSpace, concepts: list[str]) -> tuple[list[str], np.ndarray]:
-    """The same from the picture list, tag matrix, tag names, and one label file for each concept.
+    """The same from the image list, tag matrix, tag names, and one label file for each concept.
 
     A tag that is a concept, too, counts as the concept: people checked that.
     """
-    pictures, tags = read_picture_list(files[0]), read_names(files[2])
-    present_SN = np.zeros((len(pictures), len(labels)), bool)
+    images, tags = read_image_list(files[0]), read_names(files[2])
+    present_SN = np.zeros((len(images), len(labels)), bool)
     known = {name: column for column, name in enumerate(labels.names) if labels.seen is None or labels.seen[column]}
     missing = sorted(set(known) - set(tags))
     if missing:
@@ -176,13 +176,13 @@ def _release(files: list[str], labels: LabelSpace, concepts: list[str]) -> tuple
         row = -1
         for row, line in enumerate(line for line in file if line.strip()):
             values = line.split()
-            if len(values) != len(tags) or row >= len(pictures):
+            if len(values) != len(tags) or row >= len(images):
                 raise DataError(
-                    f"{files[1]} line {row + 1}: {len(values)} values for {len(tags)} tags, {len(pictures):,} pictures"
+                    f"{files[1]} line {row + 1}: {len(values)} values for {len(tags)} tags, {len(images):,} images"
                 )
             present_SN[row, list(known.values())] = [values[place] == "1" for place in places]
-    if row + 1 != len(pictures):
-        raise DataError(f"{files[1]}: {row + 1:,} lines for {len(pictures):,} pictures")
+    if row + 1 != len(images):
+        raise DataError(f"{files[1]}: {row + 1:,} lines for {len(images):,} images")
     for concept, path in zip(concepts, files[3:], strict=True):
-        present_SN[:, labels.index(concept)] = read_column(path, len(pictures))
-    return pictures, present_SN
+        present_SN[:, labels.index(concept)] = read_column(path, len(images))
+    return images, present_SN

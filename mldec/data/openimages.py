@@ -1,7 +1,7 @@
-"""Open Images V6: nine million pictures, each with a few verified labels among thousands.
+"""Open Images V6: nine million images, each with a few verified labels among thousands.
 
 What a person verified as present or absent is known, everything else is not: the index's default is "unknown". From the
-files to the index everything is arrays; pictures and labels never exist as Python objects all at once.
+files to the index everything is arrays; images and labels never exist as Python objects all at once.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class OpenImagesConfig(DatasetConfig):
         return []
 
     def expected(self, split: str) -> Statistics:
-        pictures = {"train": None, "val": 41_620, "test": 125_436}[split]
-        return Statistics(pictures, labels=9_605 if self.classes == "trainable" else None)
+        images = {"train": None, "val": 41_620, "test": 125_436}[split]
+        return Statistics(images, labels=9_605 if self.classes == "trainable" else None)
 
 
 @DATASETS.register("openimages", OpenImagesConfig)
 def build_openimages(config: OpenImagesConfig, *, split: str) -> ImageIndex:
-    """The index of a split: all pictures that its label files name, by ascending id; classes in the published order.
+    """The index of a split: all images that its label files name, by ascending id; classes in the published order.
 
     Raises:
         DataError: a file is missing, or broken: names file and line.
@@ -74,12 +74,12 @@ def build_openimages(config: OpenImagesConfig, *, split: str) -> ImageIndex:
     wanted += [HIERARCHY] if config.expand_hierarchy else []
     found = {name: _find(config.folder, (name,)) for name in wanted}
     found |= {options[0]: _find(config.folder, options) for options in names.values()}
-    pictures = PUBLISHED[split]
+    images = PUBLISHED[split]
     advice = f"Get them with: mldec data download dataset=openimages root={config.folder}"
     if not all(found.values()):
         require(config.folder, [name for name, path in found.items() if path is None], advice, tree=wanted)
     if config.missing != "ignore":
-        require(config.folder, [f"{pictures}/"], advice, tree=[*wanted, f"{pictures}/"])
+        require(config.folder, [f"{images}/"], advice, tree=[*wanted, f"{images}/"])
     paths = {name: str(path) for name, path in found.items()}
 
     def read() -> ImageIndex:
@@ -87,7 +87,7 @@ def build_openimages(config: OpenImagesConfig, *, split: str) -> ImageIndex:
         labels = _label_space(codes, paths[DESCRIPTIONS])
         hierarchy = _Hierarchy(paths[HIERARCHY], codes) if config.expand_hierarchy else None
         rows = [read_label_rows(paths[names[kind][0]], codes, machine=kind == "machine") for kind in kinds]
-        return _index(config, os.path.join(config.folder, pictures), labels, rows, hierarchy)
+        return _index(config, os.path.join(config.folder, images), labels, rows, hierarchy)
 
     return cached(config, split, [paths[name] for name in wanted], read)
 
@@ -192,7 +192,7 @@ class _Entries:
 def _index(
     config: OpenImagesConfig, root: str, labels: LabelSpace, parts: list[LabelRows], hierarchy: _Hierarchy | None
 ) -> ImageIndex:
-    images, entries = _by_picture(parts)
+    images, entries = _by_image(parts)
     entries = entries.where(entries.columns != OTHER)
     threshold = np.where(entries.machine, np.float32(config.min_confidence), np.float32(1))
     present = entries.where(entries.confidence >= threshold)
@@ -214,8 +214,8 @@ def _index(
     )
 
 
-def _by_picture(parts: list[LabelRows]) -> tuple[np.ndarray, _Entries]:
-    """The ids of all pictures, ascending, and all rows in that order."""
+def _by_image(parts: list[LabelRows]) -> tuple[np.ndarray, _Entries]:
+    """The ids of all images, ascending, and all rows in that order."""
     machine = np.repeat([part.machine for part in parts], [len(part.images) for part in parts])
     images, columns, confidence = (
         np.concatenate([getattr(part, name) for part in parts]) if len(parts) > 1 else getattr(parts[0], name)

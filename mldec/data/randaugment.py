@@ -19,8 +19,8 @@ import numpy as np
 from albumentations.augmentations.pixel import functional as pixel
 from PIL import Image
 
-GREY = (128, 128, 128)  # what geometry moves into the picture
-ROWS = 32  # of a picture that are sheared at a time
+GREY = (128, 128, 128)  # what geometry moves into the image
+ROWS = 32  # of an image that are sheared at a time
 CUTOUT_RGB = (125, 122, 113)  # what the cutout operation paints
 
 
@@ -71,7 +71,7 @@ def color(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.n
 
 
 def sharpness(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
-    """Away from (or towards) a 3x3 blur, whose outermost pixels are the picture's own."""
+    """Away from (or towards) a 3x3 blur, whose outermost pixels are the image's own."""
     blurred = cv2.filter2D(image, -1, np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13)
     blurred[[0, -1]], blurred[:, [0, -1]] = image[[0, -1]], image[:, [0, -1]]
     return cv2.addWeighted(image, 1 + magnitude, blurred, -magnitude, 0)
@@ -180,8 +180,8 @@ def _flattening(histogram: np.ndarray) -> np.ndarray:
 
 
 def _affine(image: np.ndarray, matrix: tuple[float, ...], resample: Image.Resampling) -> np.ndarray:
-    picture = Image.fromarray(image)
-    return np.array(picture.transform(picture.size, Image.Transform.AFFINE, matrix, resample, fillcolor=GREY))
+    pil_image = Image.fromarray(image)
+    return np.array(pil_image.transform(pil_image.size, Image.Transform.AFFINE, matrix, resample, fillcolor=GREY))
 
 
 def _levels(low: float, high: float, whole: bool = False) -> tuple[float, ...]:

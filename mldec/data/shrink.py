@@ -1,6 +1,6 @@
-"""A dataset once more with smaller pictures, which are read faster; its annotations adjusted to them.
+"""A dataset once more with smaller images, which are read faster; its annotations adjusted to them.
 
-Open Images is trained from pictures of 256 pixels on the shorter side, for one (paper §2.6).
+Open Images is trained from images of 256 pixels on the shorter side, for one (paper §2.6).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mldec.data.dataset import naming
 from mldec.data.files import CHUNK, MAX_SMALL, open_regular, read_bytes, read_json
 from mldec.data.image import MAX_BYTES, MAX_PIXELS, decode, read_size
 from mldec.data.index import ImageIndex
-from mldec.data.verify import Problem, for_each_picture
+from mldec.data.verify import Problem, for_each_image
 from mldec.data.voc import read_xml
 from mldec.errors import DataError, shown
 from mldec.files import PARTIAL, replacing, write_text
 
-MARKER = ".shrunk.json"  # in the new folder: with which settings its pictures were made
+MARKER = ".shrunk.json"  # in the new folder: with which settings its images were made
 
 
 def prepare(source: str, target: Path, *, side: int, quality: int) -> None:
@@ -65,31 +65,31 @@ def shrink(
     workers: int,
     on_done: Callable[[int], None] = lambda count: None,
 ) -> list[Problem]:
-    """Write the pictures of `index` below `target`, under the same relative paths; returns those that are broken.
+    """Write the images of `index` below `target`, under the same relative paths; returns those that are broken.
 
-    A picture that is there already is passed over: each appears whole or not at all, so a stopped call is simply
-    repeated. Pictures whose shorter side is at most `side` are copied as they are.
+    An image that is there already is passed over: each appears whole or not at all, so a stopped call is simply
+    repeated. Images whose shorter side is at most `side` are copied as they are.
     """
     work = functools.partial(_shrink_row, target=target, side=side, quality=quality)
-    return for_each_picture(index, work, workers=workers, on_done=on_done)
+    return for_each_image(index, work, workers=workers, on_done=on_done)
 
 
-def shrink_picture(source: str, target: Path, *, side: int, quality: int) -> None:
-    """Write one picture with a shorter side of at most `side` pixels, upright, in the format that its ending says.
+def shrink_image(source: str, target: Path, *, side: int, quality: int) -> None:
+    """Write one image with a shorter side of at most `side` pixels, upright, in the format that its ending says.
 
     Raises DataError if it cannot be decoded.
     """
     with replacing(target) as partial:
         width, height = read_size(source)
         if min(width, height) <= side:
-            decode(source)  # a broken picture should not get through for being small
+            decode(source)  # a broken image should not get through for being small
             partial.write_bytes(read_bytes(source, most=MAX_BYTES))
         else:
             scale = side / min(width, height)
             size = (max(side, round(width * scale)), max(side, round(height * scale)))
-            picture = Image.fromarray(decode(source)).resize(size, Image.Resampling.LANCZOS, reducing_gap=3)
+            image = Image.fromarray(decode(source)).resize(size, Image.Resampling.LANCZOS, reducing_gap=3)
             known = Image.registered_extensions().get(target.suffix.lower(), "JPEG")
-            picture.save(partial, known if known in Image.SAVE else "JPEG", quality=quality)
+            image.save(partial, known if known in Image.SAVE else "JPEG", quality=quality)
 
 
 def copy_regular(source: str | os.PathLike[str], target: Path) -> None:
@@ -116,11 +116,11 @@ def copy_regular(source: str | os.PathLike[str], target: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def shrink_coco_json(path: Path, pictures: Path | None, target: Path | None = None) -> None:
-    """Adjust sizes, boxes, areas and outlines of a file in COCO's format to the pictures.
+def shrink_coco_json(path: Path, images: Path | None, target: Path | None = None) -> None:
+    """Adjust sizes, boxes, areas and outlines of a file in COCO's format to the images.
 
     Args:
-        pictures: the folder of the new pictures, one that is not there keeps its figures; None: only find out whether
+        images: the folder of the new images, one that is not there keeps its figures; None: only find out whether
             all can be adjusted, and write nothing.
         target: where to write the new file; None: in its place.
 
@@ -130,14 +130,14 @@ def shrink_coco_json(path: Path, pictures: Path | None, target: Path | None = No
     content = read_json(path)
     try:
         with naming(str(path)):
-            _scale_coco(content, pictures)
+            _scale_coco(content, images)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: is not COCO JSON: {type(error).__name__}: {error}") from None
-    if pictures is not None:
+    if images is not None:
         write_text(path if target is None else target, json.dumps(content))
 
 
-def _scale_coco(content: Any, pictures: Path | None) -> None:
+def _scale_coco(content: Any, images: Path | None) -> None:
     ratios: dict[Any, tuple[float, float]] = {}
     for image in content["images"]:
         if "width" not in image or "height" not in image:
@@ -145,9 +145,9 @@ def _scale_coco(content: Any, pictures: Path | None) -> None:
         width, height = image["width"], image["height"]
         if not all(isinstance(side, (int, float)) and 0 < side < 2**31 for side in (width, height)):
             raise DataError(f"image {shown(image.get('id'))} is of {shown(width)} x {shown(height)} pixels")
-        if pictures is None:
+        if images is None:
             ratios[image["id"]] = 1.0, 1.0
-        elif (file := pictures / image["file_name"]).is_file():
+        elif (file := images / image["file_name"]).is_file():
             size = read_size(str(file))
             ratios[image["id"]] = _ratio((width, height), size)
             image["width"], image["height"] = size
@@ -162,33 +162,33 @@ def _scale_coco(content: Any, pictures: Path | None) -> None:
             ) from None
 
 
-def shrink_voc_xml(path: Path, picture: Path | None, target: Path | None = None) -> None:
-    """Adjust size and boxes of a VOC annotation to the new picture.
+def shrink_voc_xml(path: Path, image: Path | None, target: Path | None = None) -> None:
+    """Adjust size and boxes of a VOC annotation to the new image.
 
     Args:
-        picture: the new picture; None: only find out whether all can be adjusted, and write nothing.
+        image: the new image; None: only find out whether all can be adjusted, and write nothing.
         target: where to write the new file; None: in its place.
 
     Raises:
         DataError: it is no such file, or a size or corner in it is no number.
     """
-    if picture is not None and not picture.is_file():
+    if image is not None and not image.is_file():
         return
     root = read_xml(str(path))
     try:
-        _scale_voc(root, picture)
+        _scale_voc(root, image)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: holds a size or corner that is no number: {error}") from None
-    if picture is not None:
+    if image is not None:
         write_text(path if target is None else target, ElementTree.tostring(root, encoding="unicode"))
 
 
-def _scale_voc(root: ElementTree.Element, picture: Path | None) -> None:
+def _scale_voc(root: ElementTree.Element, image: Path | None) -> None:
     size = root.find("size")
     width, height = (int(float(root.findtext(f"size/{name}") or "0")) for name in ("width", "height"))
     if size is None or width <= 0 or height <= 0:
         return
-    new = (width, height) if picture is None else read_size(str(picture))
+    new = (width, height) if image is None else read_size(str(image))
     x, y = _ratio((width, height), new)
     for name, value in zip(("width", "height"), new, strict=True):
         size.find(name).text = str(value)  # type: ignore[union-attr]
@@ -204,7 +204,7 @@ def _shrink_row(index: ImageIndex, row: int, *, target: Path, side: int, quality
     if place.exists():
         return None
     try:
-        shrink_picture(index.path(row), place, side=side, quality=quality)
+        shrink_image(index.path(row), place, side=side, quality=quality)
     except DataError as error:
         return Problem(index.path(row), str(error))
     except (OSError, ValueError) as error:
@@ -215,7 +215,7 @@ def _shrink_row(index: ImageIndex, row: int, *, target: Path, side: int, quality
 
 
 def _ratio(old: tuple[int, int], new: tuple[int, int]) -> tuple[float, float]:
-    """By what x and y shrank. Where a picture was turned upright, its annotations stay as they were turned."""
+    """By what x and y shrank. Where an image was turned upright, its annotations stay as they were turned."""
     straight = new[0] / old[0], new[1] / old[1]
     turned = new[1] / old[0], new[0] / old[1]
     return min(straight, turned, key=lambda ratio: abs(ratio[0] - ratio[1]))

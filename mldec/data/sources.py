@@ -27,7 +27,7 @@ def published(dataset: str, *, year: int | None = None, extra: Sequence[str] = (
     Args:
         dataset: its name, as in `dataset=NAME`.
         year: of coco, 2014 (default) or 2017; of VOC, the one in its name.
-        extra: optional parts. openimages: machine, validation-pictures, test-pictures, train-pictures; cifar100:
+        extra: optional parts. openimages: machine, validation-images, test-images, train-images; cifar100:
             binary, in place of the pickles. The others have none.
 
     Raises:
@@ -79,8 +79,8 @@ def _coco(year: int, extra: frozenset[str]) -> Published:
         )
 
     instances = [f"annotations/instances_{split}{year}.json" for split in ("train", "val")]
-    pictures = [archive(f"{split}{year}", "zips", [f"{split}{year}/"]) for split in ("train", "val")]
-    return Published(downloads=(archive(f"annotations_trainval{year}", "annotations", instances), *pictures))
+    images = [archive(f"{split}{year}", "zips", [f"{split}{year}/"]) for split in ("train", "val")]
+    return Published(downloads=(archive(f"annotations_trainval{year}", "annotations", instances), *images))
 
 
 # Pascal VOC -------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def _voc(year: int, extra: frozenset[str]) -> Published:
 
 # Open Images V6 ---------------------------------------------------------------------------------------------------
 
-#: Size and SHA-256: tensorflow/datasets, url_checksums/open_images_v4.txt; V6 has the pictures of V4.
+#: Size and SHA-256: tensorflow/datasets, url_checksums/open_images_v4.txt; V6 has the images of V4.
 OPEN_IMAGES = {
     "validation": (12_844_530_798, "515fefdf310e17e204cfe84bb3d05e53d8a6b5465ef3b9a3164383082b506df3"),
     "test": (38_750_827_781, "346814b1820eae6543f862cf1d8f48c16ee81202eceb79ed4d484a1520e96695"),
@@ -151,9 +151,9 @@ def _open_images(year: int, extra: frozenset[str]) -> Published:
         file = path.rsplit("/", 1)[1]
         return Download(file=file, urls=(f"https://storage.googleapis.com/openimages/{path}",), provides=(file,))
 
-    def pictures(name: str) -> Download:
+    def images(name: str) -> Download:
         size, sha256 = OPEN_IMAGES[name]
-        folder, _, start = name.partition("_")  # train is cut up by the first digit of the pictures' ids
+        folder, _, start = name.partition("_")  # train is cut up by the first digit of the images' ids
         return Download(
             file=f"{name}.tar.gz",
             urls=(f"https://open-images-dataset.s3.amazonaws.com/tar/{name}.tar.gz",),
@@ -175,13 +175,13 @@ def _open_images(year: int, extra: frozenset[str]) -> Published:
     ]
     if "machine" in extra:
         files += [f"v5/{split}-annotations-machine-imagelabels.csv" for split in ("train", "validation", "test")]
-    wanted = [name for name in OPEN_IMAGES if f"{name.split('_')[0]}-pictures" in extra]
+    wanted = [name for name in OPEN_IMAGES if f"{name.split('_')[0]}-images" in extra]
     return Published(
-        downloads=(*map(plain, files), *map(pictures, wanted)),
+        downloads=(*map(plain, files), *map(images, wanted)),
         by_hand=(
-            "Pictures are fetched only if asked for: extra=validation-pictures (13 GB), test-pictures (39 GB), "
-            "train-pictures (549 GB: the 1,743,042 with boxes).\n"
-            "All of the about 9 million training pictures (18 TB) are to be had from their owners only: "
+            "Images are fetched only if asked for: extra=validation-images (13 GB), test-images (39 GB), "
+            "train-images (549 GB: the 1,743,042 with boxes).\n"
+            "All of the about 9 million training images (18 TB) are to be had from their owners only: "
             "https://github.com/cvdfoundation/open-images-dataset lists the urls. Put them at train/<ImageID>.jpg; "
             "dataset.missing=drop goes on without those that are not there."
         ),
@@ -231,8 +231,8 @@ NUSWIDE = f"""The labels of NUS-WIDE are on {NUSWIDE_PAGE}
   ImageList/TrainImagelist.txt, TestImagelist.txt                from ImageList.zip
   Groundtruth/TrainTestLabels/Labels_<concept>_Train.txt, …      from Groundtruth.zip
   ConceptsList/Concepts81.txt                                    from ConceptsList.zip
-The pictures are sent on request only: fill in the agreement on that page and mail it. Put them at
-  Flickr/<folder>/<picture>.jpg
+The images are sent on request only: fill in the agreement on that page and mail it. Put them at
+  Flickr/<folder>/<image>.jpg
 Many are on Flickr still; NUS-WIDE-urls.rar lists their urls. dataset.missing=drop goes on without the others.
 """
 # 1,000 tags less the 75 that are concepts, too: 925 seen labels; the 81 concepts are the unseen ones.
@@ -263,7 +263,7 @@ or
   cars_annos.mat   car_ims/*.jpg (16,185)
 or a folder a class: train/<class>/*.jpg   test/<class>/*.jpg
 cars_test_annos.mat, which most copies of the devkit hold, lacks the classes and will not do. Some copies rename the
-pictures: `mldec data verify dataset=stanford_cars` finds those that the annotations miss.
+images: `mldec data verify dataset=stanford_cars` finds those that the annotations miss.
 """
 
 
@@ -276,7 +276,7 @@ SOURCES: dict[str, tuple[tuple[int, ...], tuple[str, ...], Callable[[int, frozen
     "coco": ((2014, 2017), (), _coco),
     "voc2007": ((2007,), (), _voc),
     "voc2012": ((2012,), (), _voc),
-    "openimages": ((), ("machine", "validation-pictures", "test-pictures", "train-pictures"), _open_images),
+    "openimages": ((), ("machine", "validation-images", "test-images", "train-images"), _open_images),
     "cifar100": ((), ("binary",), _cifar100),
     "nuswide": ((), (), _by_hand(NUSWIDE)),
     "nuswide_zsl": ((), (), _by_hand(NUSWIDE_ZSL)),
@@ -288,7 +288,7 @@ SOURCES: dict[str, tuple[tuple[int, ...], tuple[str, ...], Callable[[int, frozen
 NOTHING = {
     "digits": "it is drawn on first use",
     "digits_many": "it is drawn on first use",
-    "table": "its pictures are your own",
-    "folder": "its pictures are your own",
-    "coco_json": "its pictures are your own",
+    "table": "its images are your own",
+    "folder": "its images are your own",
+    "coco_json": "its images are your own",
 }

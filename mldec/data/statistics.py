@@ -1,4 +1,4 @@
-"""What a split consists of: labels a picture, pictures a label, labels that come together, sizes of pictures."""
+"""What a split consists of: labels per image, images per label, labels that come together, sizes of images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mldec.data.image import read_size
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 
-SAMPLE = 1000  # pictures whose size is read
+SAMPLE = 1000  # images whose size is read
 SHOWN = 10  # labels at either end, and pairs, in the text
-PANEL = 25  # labels in the picture's table of co-occurrence
+PANEL = 25  # labels in the image's table of co-occurrence
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,21 @@ class Summary:
 
     Attributes:
         names: (N,) labels.
-        pictures: S.
-        present, absent, unknown: (N,) in how many pictures each label is.
-        labels_a_picture: (most + 1,) number of pictures with 0, 1, 2, … labels.
-        together: (M,M) in how many pictures two of the `frequent` labels both are; the diagonal holds each one's own.
-        frequent: (M,) columns of the labels with most pictures, most frequent first.
-        sizes: (P,2) width and height of pictures drawn at random, or of all.
+        images: S.
+        present, absent, unknown: (N,) in how many images each label is.
+        labels_per_image: (most + 1,) number of images with 0, 1, 2, … labels.
+        together: (M,M) in how many images two of the `frequent` labels both are; the diagonal holds each one's own.
+        frequent: (M,) columns of the labels with most images, most frequent first.
+        sizes: (P,2) width and height of images drawn at random, or of all.
         unreadable: how many of those drawn have none.
     """
 
     names: tuple[str, ...]
-    pictures: int
+    images: int
     present: np.ndarray
     absent: np.ndarray
     unknown: np.ndarray
-    labels_a_picture: np.ndarray
+    labels_per_image: np.ndarray
     frequent: np.ndarray
     together: np.ndarray
     sizes: np.ndarray
@@ -49,11 +49,11 @@ class Summary:
 
     @property
     def mean_labels(self) -> float:
-        """Mean number of labels a picture."""
-        return float(np.arange(len(self.labels_a_picture)) @ self.labels_a_picture / self.pictures)
+        """Mean number of labels per image."""
+        return float(np.arange(len(self.labels_per_image)) @ self.labels_per_image / self.images)
 
     def pairs(self, most: int = SHOWN) -> list[tuple[int, int, int]]:
-        """(column, other column, pictures) of the labels that come together most."""
+        """(column, other column, images) of the labels that come together most."""
         upper = np.triu(self.together, 1)
         order = np.argsort(-upper, axis=None, kind="stable")[:most]
         places = zip(*np.unravel_index(order, upper.shape), strict=True)
@@ -64,25 +64,25 @@ class Summary:
         none = int((self.present == 0).sum())
         known = self.present + self.absent
         lines = [
-            f"pictures        {self.pictures:,}",
-            f"labels          {len(self.names):,}" + (f", {none:,} of them in no picture" if none else ""),
-            f"labels/picture  mean {self.mean_labels:.2f}, most {len(self.labels_a_picture) - 1}, "
-            f"none in {self.labels_a_picture[0]:,} pictures",
+            f"images        {self.images:,}",
+            f"labels          {len(self.names):,}" + (f", {none:,} of them in no image" if none else ""),
+            f"labels/image  mean {self.mean_labels:.2f}, most {len(self.labels_per_image) - 1}, "
+            f"none in {self.labels_per_image[0]:,} images",
         ]
         if self.unknown.any():
             share = self.unknown.sum() / (known + self.unknown).sum()
-            lines.append(f"unknown         {share:.1%} of all (picture, label) pairs")
+            lines.append(f"unknown         {share:.1%} of all (image, label) pairs")
         if len(self.sizes):
             width, height = np.median(self.sizes, axis=0)
             least, most = self.sizes.min(axis=1).min(), self.sizes.max()
             broken = f"; {self.unreadable} cannot be read" if self.unreadable else ""
             lines.append(
                 f"sizes           median {width:.0f} x {height:.0f}, shortest side {least}, longest {most} "
-                f"({len(self.sizes):,} pictures looked at{broken})"
+                f"({len(self.sizes):,} images looked at{broken})"
             )
         order = np.argsort(-self.present, kind="stable")
         rows = [
-            (self.names[c], f"{self.present[c]:>10,}  {self.present[c] / self.pictures:7.2%}")
+            (self.names[c], f"{self.present[c]:>10,}  {self.present[c] / self.images:7.2%}")
             for c in order
             if self.present[c]
         ]
@@ -91,10 +91,10 @@ class Summary:
             lines += ["", "rarest", *_table(rows[SHOWN:][-SHOWN:])]
         if none:
             absent = [self.names[c] for c in np.flatnonzero(self.present == 0)]
-            lines += ["", f"in no picture: {name_some(absent, none, SHOWN)}"]
+            lines += ["", f"in no image: {name_some(absent, none, SHOWN)}"]
         pairs = []
         for a, b, count in self.pairs():
-            lift = count * self.pictures / (self.present[a] * self.present[b])
+            lift = count * self.images / (self.present[a] * self.present[b])
             figures = f"{count:>10,}  {lift:7.1f} x as often as by chance"
             pairs.append((f"{self.names[a]} + {self.names[b]}", figures))
         return "\n".join([*lines, *(["", "together", *_table(pairs)] if pairs else [])])
@@ -102,9 +102,9 @@ class Summary:
     def to_mapping(self) -> dict[str, Any]:
         """The figures as plain values."""
         return {
-            "pictures": self.pictures,
-            "labels_a_picture": self.labels_a_picture.tolist(),
-            "mean_labels_a_picture": self.mean_labels,
+            "images": self.images,
+            "labels_per_image": self.labels_per_image.tolist(),
+            "mean_labels_per_image": self.mean_labels,
             "labels": [
                 {"label": name, "present": int(present), "absent": int(absent), "unknown": int(unknown)}
                 for name, present, absent, unknown in zip(
@@ -112,14 +112,14 @@ class Summary:
                 )
             ],
             "together": [
-                {"labels": [self.names[a], self.names[b]], "pictures": count} for a, b, count in self.pairs(100)
+                {"labels": [self.names[a], self.names[b]], "images": count} for a, b, count in self.pairs(100)
             ],
             "sizes": {"looked_at": len(self.sizes), "unreadable": self.unreadable, "width_height": self.sizes.tolist()},
         }
 
 
 def summarize(index: ImageIndex, *, on_done: Callable[[int], None] = lambda count: None) -> Summary:
-    """Count an index; `on_done` is called with the number of pictures whose size was read since its last call."""
+    """Count an index; `on_done` is called with the number of images whose size was read since its last call."""
     size = len(index)
     rows, columns = (np.concatenate(parts) for parts in zip(*index.present_pairs(), strict=True))
     present, absent, unknown = index.states_per_class()
@@ -127,11 +127,11 @@ def summarize(index: ImageIndex, *, on_done: Callable[[int], None] = lambda coun
     sizes, unreadable = _sizes(index, on_done)
     return Summary(
         names=index.labels.names,
-        pictures=size,
+        images=size,
         present=present,
         absent=absent,
         unknown=unknown,
-        labels_a_picture=np.bincount(np.bincount(rows, minlength=size)),
+        labels_per_image=np.bincount(np.bincount(rows, minlength=size)),
         frequent=frequent,
         together=_together(rows, columns, frequent, size),
         sizes=sizes,
@@ -140,21 +140,21 @@ def summarize(index: ImageIndex, *, on_done: Callable[[int], None] = lambda coun
 
 
 def draw(summary: Summary, path: Path, *, title: str) -> None:
-    """Write a picture of four panels: pictures a label, labels a picture, labels together, sizes."""
+    """Write an image of four panels: images per label, labels per image, labels together, sizes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     figure = Figure(figsize=(15, 11), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{title}: {summary.pictures:,} pictures, {len(summary.names):,} labels", fontsize=15)
+    figure.suptitle(f"{title}: {summary.images:,} images, {len(summary.names):,} labels", fontsize=15)
     panels = figure.subplots(2, 2)
     _draw_frequencies(panels[0, 0], summary)
-    _bars(panels[0, 1], summary.labels_a_picture)
-    panels[0, 1].set(title=f"Labels a picture (mean {summary.mean_labels:.2f})", xlabel="labels", ylabel="pictures")
+    _bars(panels[0, 1], summary.labels_per_image)
+    panels[0, 1].set(title=f"Labels per image (mean {summary.mean_labels:.2f})", xlabel="labels", ylabel="images")
     panels[0, 1].xaxis.get_major_locator().set_params(integer=True)
     _draw_together(panels[1, 0], summary, figure)
-    panels[1, 1].set(title=f"Sizes of {len(summary.sizes):,} pictures", xlabel="width in pixels", ylabel="height")
+    panels[1, 1].set(title=f"Sizes of {len(summary.sizes):,} images", xlabel="width in pixels", ylabel="height")
     if len(summary.sizes):
         panels[1, 1].scatter(*summary.sizes.T, s=12, alpha=0.35, color=COLOUR, linewidths=0)
         top = 1.05 * summary.sizes.max()
@@ -186,7 +186,7 @@ def _bars(panel: Any, counts: np.ndarray) -> None:
 def _draw_frequencies(panel: Any, summary: Summary) -> None:
     order = np.argsort(-summary.present, kind="stable")
     counts = summary.present[order]
-    panel.set(title="Pictures a label", ylabel="pictures")
+    panel.set(title="Images per label", ylabel="images")
     _bars(panel, counts)
     panel.margins(x=0.01)
     if counts[0] > 50 * max(counts[-1], 1):

@@ -10,10 +10,10 @@ from mldec.data.index import Ragged
 
 
 def stratify(positives: Ragged, num_labels: int, shares: Sequence[float], *, seed: int) -> np.ndarray:
-    """Which part each picture goes to, by iterative stratification.
+    """Which part each image goes to, by iterative stratification.
 
-    The label with the fewest pictures left is dealt out first, each of its pictures to the part that lacks that label
-    most; so rare labels, which chance would spread worst, are spread best. Pictures without a label fill up the parts.
+    The label with the fewest images left is dealt out first, each of its images to the part that lacks that label
+    most; so rare labels, which chance would spread worst, are spread best. Images without a label fill up the parts.
 
     Args:
         positives: (S,) lists of columns.
@@ -22,20 +22,20 @@ def stratify(positives: Ragged, num_labels: int, shares: Sequence[float], *, see
         seed: decides what the counts do not.
 
     Returns:
-        (S,) int64 part of each picture.
+        (S,) int64 part of each image.
     """
     rng = np.random.default_rng(seed)
-    num_pictures = len(positives)
-    lists = [np.unique(positives[row]) for row in range(num_pictures)]
-    rows = np.repeat(np.arange(num_pictures), [len(columns) for columns in lists])
+    num_images = len(positives)
+    lists = [np.unique(positives[row]) for row in range(num_images)]
+    rows = np.repeat(np.arange(num_images), [len(columns) for columns in lists])
     columns = np.concatenate([*lists, np.empty(0, np.int64)]).astype(np.int64)
     left = np.bincount(columns, minlength=num_labels)
     lacking = np.outer(shares, left)  # (parts, labels)
-    room = np.array(shares) * num_pictures  # (parts,)
+    room = np.array(shares) * num_images  # (parts,)
     by_label = np.argsort(columns, kind="stable")
     starts = np.concatenate([[0], np.cumsum(left)])
 
-    parts = np.full(num_pictures, -1, np.int64)
+    parts = np.full(num_images, -1, np.int64)
     left = left.astype(float)
     while (waiting := left > 0).any():
         label = int(np.where(waiting, left, np.inf).argmin())

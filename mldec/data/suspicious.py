@@ -1,4 +1,4 @@
-"""What is probably a mistake in the pictures or labels of a run, found before it begins."""
+"""What is probably a mistake in the images or labels of a run, found before it begins."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mldec.errors import DataError
 
 
 def find_suspicious(train: ImageIndex, held_out: Mapping[str, ImageIndex]) -> list[str]:
-    """A sentence for labels that no picture of `train` has, and for pictures that a held-out split shares with it.
+    """A sentence for labels that no image of `train` has, and for images that a held-out split shares with it.
 
-    Raises DataError if no picture of `train` has any label.
+    Raises DataError if no image of `train` has any label.
     """
     positives = train.positives_per_class()
     if not positives.any():
         raise DataError(
-            f"no picture of train has a label, of {len(train):,} pictures and {len(positives):,} labels: nothing could "
+            f"no image of train has a label, of {len(train):,} images and {len(positives):,} labels: nothing could "
             "be learned; `mldec data stats` shows what is read from the annotations"
         )
     found = []
@@ -27,13 +27,13 @@ def find_suspicious(train: ImageIndex, held_out: Mapping[str, ImageIndex]) -> li
     absent = np.flatnonzero((positives == 0) & trained)
     if len(absent):
         names = name_some((train.labels.names[column] for column in absent), len(absent))
-        found.append(f"{len(absent):,} of {trained.sum():,} labels have no picture in train: {names}")
+        found.append(f"{len(absent):,} of {trained.sum():,} labels have no image in train: {names}")
     for name, index in held_out.items():
-        own = {(index.root, picture) for picture in index.names()}
-        shared = [picture for picture in train.names() if (train.root, picture) in own]
+        own = {(index.root, image) for image in index.names()}
+        shared = [image for image in train.names() if (train.root, image) in own]
         if shared:
             found.append(
-                f"{len(shared):,} of {len(index):,} pictures of {name} are in train too, so its figures flatter: "
+                f"{len(shared):,} of {len(index):,} images of {name} are in train too, so its figures flatter: "
                 f"{name_some(shared, len(shared))}"
             )
     return found

@@ -1,6 +1,6 @@
-"""Pictures of one's own, listed in a table: CSV, TSV, JSONL or Parquet, one row a picture.
+"""Images of one's own, listed in a table: CSV, TSV, JSONL or Parquet, one row per image.
 
-A row names its picture in one column and its labels either in another (`cat;dog`, or a list as JSON) or in a column for
+A row names its image in one column and its labels either in another (`cat;dog`, or a list as JSON) or in a column for
 each class with 1 present, 0 absent, -1 or nothing unknown. Which column is which is found by its name, or said.
 """
 
@@ -47,13 +47,13 @@ class TableConfig(FilesConfig):
     """A table a split.
 
     Attributes:
-        path_column: the column with the pictures' paths; null: the one named path, image, file, filename, …
+        path_column: the column with the images' paths; null: the one named path, image, file, filename, …
         label_column: the column with the labels; null: the one named labels, label, tags, classes, …, or if there is
             none, every other column is a class.
         separator: between the labels of a cell that is no JSON list.
         ignore: columns that are no classes.
         unlisted: what a label is that a cell of labels does not name: absent, or unknown.
-        single_label: every picture has exactly one label, as softmax and top-1 assume.
+        single_label: every image has exactly one label, as softmax and top-1 assume.
     """
 
     path_column: str | None = None
@@ -70,7 +70,7 @@ class TableConfig(FilesConfig):
 
 @DATASETS.register("table", TableConfig)
 def build_table(config: TableConfig, *, split: str) -> ImageIndex:
-    """The index of a split, pictures in the order of its rows.
+    """The index of a split, images in the order of its rows.
 
     The labels are `config.labels`, or those of the train table: sorted by name where cells list them, in the order of
     the columns where each has its own.
@@ -84,7 +84,7 @@ def build_table(config: TableConfig, *, split: str) -> ImageIndex:
 
 
 def read_table(config: TableConfig, split: str) -> ImageIndex:
-    """The same without a cache, with all pictures that the table lists: row by row, those that do not exist too."""
+    """The same without a cache, with all images that the table lists: row by row, those that do not exist too."""
     labels = config.named_labels()
     if labels is None:
         labels = _labels(_Layout.of(open_table(config.file("train")), config), config)
@@ -185,14 +185,14 @@ def _read(layout: _Layout, labels: LabelSpace, config: TableConfig) -> ImageInde
 
 def _relative(value: Any, root: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: no path of a picture")
+        raise DataError(f"{where}: no path of an image")
     name = value.strip()
     if "/" not in name and not os.path.isabs(name):
         name = name.replace("\\", "/")  # written on Windows
     if os.path.isabs(name):
         if not os.path.normpath(name).startswith(os.path.join(root, "")):
             raise DataError(
-                f"{where}: {name} lies outside of {root}; type dataset.root=FOLDER with one that holds all pictures"
+                f"{where}: {name} lies outside of {root}; type dataset.root=FOLDER with one that holds all images"
             )
         name = os.path.relpath(name, root)
     if ".." in name.split("/"):
@@ -204,9 +204,9 @@ def _listed(layout: _Layout, line: int, row: dict[str, Any], separator: str) -> 
     """The labels that a row's cell names."""
     assert layout.labels is not None
     where = f"{layout.table.path} line {line}"
-    if layout.labels not in row:  # a slip of the pen in JSONL must not become a picture of nothing
+    if layout.labels not in row:  # a slip of the pen in JSONL must not become an image of nothing
         raise DataError(
-            f"{where}: no {layout.labels} among {', '.join(row)}; a picture without labels has an empty list"
+            f"{where}: no {layout.labels} among {', '.join(row)}; an image without labels has an empty list"
         )
     value = row[layout.labels]
     if isinstance(value, str) and value.lstrip().startswith("["):

@@ -22,7 +22,7 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".gz")
 UNFINISHED = ".unpacking"  # a folder of this suffix beside an archive: its unpacking was cut short
 
 CHUNK = 2**20  # bytes
-MOST_TIMES = 300  # an archive may unpack to so many times its size; pictures have 1, sparse tables of text up to 100
+MOST_TIMES = 300  # an archive may unpack to so many times its size; images have 1, sparse tables of text up to 100
 SLACK = 2**20  # bytes that even the smallest archive may unpack to
 MEMBER_COST = 512  # bytes that a member counts for even if empty: a million empty files are a bomb, too
 MARGIN = 2**28  # bytes that stay free on the disk

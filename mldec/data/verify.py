@@ -1,4 +1,4 @@
-"""Whether every picture can be used: opened and decoded whole, ahead of a training that would stop at it."""
+"""Whether every image can be used: opened and decoded whole, ahead of a training that would stop at it."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from mldec.data.workers import held_back, start_pool_worker
 from mldec.errors import DataError, printable
 from mldec.files import write_text
 
-CHUNK = 64  # pictures that a process takes at a time
+CHUNK = 64  # images that a process takes at a time
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A picture that cannot be used, by its absolute path, and why."""
+    """An image that cannot be used, by its absolute path, and why."""
 
     path: str
     reason: str
 
 
-def for_each_picture(
+def for_each_image(
     index: ImageIndex,
     work: Callable[[ImageIndex, int], Problem | None],
     *,
     workers: int,
     on_done: Callable[[int], None],
 ) -> list[Problem]:
-    """Call `work(index, row)` for every picture in `workers` processes and collect what it returns, in order of rows.
+    """Call `work(index, row)` for every image in `workers` processes and collect what it returns, in order of rows.
 
     Args:
         work: a function that can be pickled.
-        on_done: called with the number of pictures finished since its last call.
+        on_done: called with the number of images finished since its last call.
 
     Raises:
-        DataError: a process died, which a picture can bring about; says near which.
+        DataError: a process died, which an image can bring about; says near which.
     """
     problems: list[Problem] = []
     chunks = [range(first, min(first + CHUNK, len(index))) for first in range(0, len(index), CHUNK)]
@@ -58,8 +58,8 @@ def for_each_picture(
             on_done(len(chunk))
     except BrokenProcessPool:
         raise DataError(
-            f"a process died on one of the pictures {index.name(chunk[0])} to {index.name(chunk[-1])}, or on one soon "
-            "after: a picture crashes the decoder, or memory ran out; type workers=1 to come closer"
+            f"a process died on one of the images {index.name(chunk[0])} to {index.name(chunk[-1])}, or on one soon "
+            "after: an image crashes the decoder, or memory ran out; type workers=1 to come closer"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -67,12 +67,12 @@ def for_each_picture(
 
 
 def verify(index: ImageIndex, *, workers: int, on_done: Callable[[int], None] = lambda count: None) -> list[Problem]:
-    """Decode every picture, in parallel. Returns those that are missing or broken, in order of rows."""
-    return for_each_picture(index, _check, workers=workers, on_done=on_done)
+    """Decode every image, in parallel. Returns those that are missing or broken, in order of rows."""
+    return for_each_image(index, _check, workers=workers, on_done=on_done)
 
 
-def unlisted_pictures(indexes: Iterable[ImageIndex]) -> list[str]:
-    """Absolute paths, sorted, of pictures that lie in a folder with listed ones and are in none of `indexes`."""
+def unlisted_images(indexes: Iterable[ImageIndex]) -> list[str]:
+    """Absolute paths, sorted, of images that lie in a folder with listed ones and are in none of `indexes`."""
     listed: dict[str, set[str]] = {}
     for index in indexes:
         for name in index.names():
@@ -94,7 +94,7 @@ def write_list(problems: Sequence[Problem], path: Path) -> None:
 
 
 def write_exclusions(problems: Sequence[Problem], folder: str, path: Path) -> int:
-    """Add the problems to the list of pictures that training leaves out; returns how many it holds then.
+    """Add the problems to the list of images that training leaves out; returns how many it holds then.
 
     Args:
         folder: the dataset's, which paths in the list are relative to.

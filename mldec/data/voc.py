@@ -31,7 +31,7 @@ class VocConfig(DatasetConfig):
     """Pascal VOC. `root` holds VOCdevkit; VOCdevkit itself, or the year's folder in it, will do too.
 
     Attributes:
-        difficult: what a class is of which a picture has only objects marked difficult. The development kit measures
+        difficult: what a class is of which an image has only objects marked difficult. The development kit measures
             neither for nor against them ("unknown"); the paper does not say what it did.
     """
 
@@ -56,7 +56,7 @@ class Voc2007Config(VocConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Voc2012Config(VocConfig):
-    """The labels of its test pictures are not public: trained on train, tested on val."""
+    """The labels of its test images are not public: trained on train, tested on val."""
 
     year: ClassVar[int] = 2012
     sets: ClassVar[dict[str, str]] = {"train": "train", "test": "val"}
@@ -68,7 +68,7 @@ class Voc2012Config(VocConfig):
 @DATASETS.register("voc2007", Voc2007Config)
 @DATASETS.register("voc2012", Voc2012Config)
 def build_voc(config: VocConfig, *, split: str) -> ImageIndex:
-    """The index of a split, pictures in the order of its image set.
+    """The index of a split, images in the order of its image set.
 
     Raises:
         DataError: something is missing or broken; names the file.
@@ -107,17 +107,17 @@ def _read(folder: str, image_set: str, difficult: str) -> ImageIndex:
 
 
 def _names(image_set: str) -> list[str]:
-    """The picture ids of an image set: the first word of each line."""
+    """The image ids of an image set: the first word of each line."""
     try:
         with open_text(image_set, encoding="ascii") as file:
             names = [line.split()[0] for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{image_set}: cannot be read: {error}") from None
     if not names:
-        raise DataError(f"{image_set}: names no picture")
+        raise DataError(f"{image_set}: names no image")
     odd = next((name for name in names if not re.fullmatch(r"\w+", name)), None)
     if odd is not None:
-        raise DataError(f"{image_set}: {odd!r} is no picture id; expected one such as 000005 or 2008_000008 a line")
+        raise DataError(f"{image_set}: {odd!r} is no image id; expected one such as 000005 or 2008_000008 a line")
     return names
 
 

@@ -1,8 +1,8 @@
-"""Where the cells of a backbone's map lie in the picture.
+"""Where the cells of a backbone's map lie in the image.
 
-A map is not simply a coarse picture: a 3x3 convolution of stride 2 with one pixel of padding puts its outputs on pixels
+A map is not simply a coarse image: a 3x3 convolution of stride 2 with one pixel of padding puts its outputs on pixels
 0, 2, 4, …, not between 0 and 1, 2 and 3, …; after n of them the map lies (2^n - 1) / 2 pixels further to the top left
-than a picture of its size would, up to half a cell. Networks of patches have no such shift. Which it is, is measured:
+than an image of its size would, up to half a cell. Networks of patches have no such shift. Which it is, is measured:
 the middle of the map is most sensitive to what lies under it.
 """
 
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 from mldec.models.tokens import Tokens
 
-NOISE = 8  # pictures of noise that the measurement averages over
+NOISE = 8  # images of noise that the measurement averages over
 
 
 def measure_shift(backbone: nn.Module, normalize: Callable[[Tensor], Tensor], image_size: int) -> tuple[float, float]:
-    """How far down and to the right the map lies of where a picture of its size would lie, in cells, -0.5..0.5.
+    """How far down and to the right the map lies of where an image of its size would lie, in cells, -0.5..0.5.
 
     It is the centre of the squared gradient of the middle cell (of the middle two or four, where there is no single
-    one) by the pixels of pictures of noise, less the middle of the picture. The noise is always the same.
+    one) by the pixels of images of noise, less the middle of the image. The noise is always the same.
 
     Args:
         normalize: pixels (B,3,H,W) uint8 to what the backbone takes.
-        image_size: side of the pictures, in pixels.
+        image_size: side of the images, in pixels.
     """
     parameter = next(backbone.parameters())
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""TensorBoard's curves and pictures of a run, written in such a way that they can fail without the run.
+"""TensorBoard's curves and images of a run, written in such a way that they can fail without the run.
 
 The writer that comes with TensorBoard writes in a thread of its own. Where the disk is full that prints a traceback,
 and the exception comes out of whatever is recorded next, also of the end of the run. Here events are written at once:

@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 class Splits(NamedTuple):
-    """The pictures that train, those on which choices are made, and those on which the result is reported."""
+    """The images that train, those on which choices are made, and those on which the result is reported."""
 
     train: ImageIndex
     val: ImageIndex
@@ -70,13 +70,13 @@ def check_config(config: Config) -> None:
     dataset, loss = config.dataset, config.loss
     if uses_softmax(config) and not is_single_label(config):
         raise ConfigError(
-            f"loss={loss.name} trains exactly one label a picture, but {dataset.name} has several; "
+            f"loss={loss.name} trains exactly one label per image, but {dataset.name} has several; "
             "use loss=asl or loss=bce"
         )
     if uses_softmax(config) and getattr(config.head, "random_queries", False):
         raise ConfigError(
             f"head.random_queries={config.head.random_queries}: their answer is one more present label, but "
-            f"loss={loss.name} has exactly one a picture; use loss=bce or 0"
+            f"loss={loss.name} has exactly one an image; use loss=bce or 0"
         )
     repeats, size = config.augment.repeats, config.schedule.batch_size
     if repeats > size:
@@ -136,7 +136,7 @@ def _given(settings: Any, name: str) -> bool:
 
 
 def is_single_label(config: Config) -> bool:
-    """Whether each picture has exactly one label: then top-1 is what counts, else mAP."""
+    """Whether each image has exactly one label: then top-1 is what counts, else mAP."""
     return bool(config.dataset.single_label)
 
 
@@ -151,10 +151,10 @@ def uses_words(config: Config) -> bool:
 
 
 def build_split(config: Config, split: str, *, quiet: bool = False) -> ImageIndex:
-    """The pictures that a run uses as "train", "val" or "test".
+    """The images that a run uses as "train", "val" or "test".
 
-    Where a dataset has no val split, `protocol.holdout` of its train pictures are val. The draw does not depend on the
-    run's seed, so that seeds are compared on the same pictures. With `holdout=0` choices are made on the test split, as
+    Where a dataset has no val split, `protocol.holdout` of its train images are val. The draw does not depend on the
+    run's seed, so that seeds are compared on the same images. With `holdout=0` choices are made on the test split, as
     the published code does. Where there is no test split, val is reported. What differs from the published figures is
     said of the split itself, not of one that is made from it, nor if `quiet`.
 
@@ -169,7 +169,7 @@ def build_split(config: Config, split: str, *, quiet: bool = False) -> ImageInde
         other = "val" if split == "test" else "test"
         if other not in published and config.protocol.holdout == 0:
             raise ConfigError(
-                f"{config.dataset.name} has a train split only; give it another one (dataset.val=…) or hold pictures "
+                f"{config.dataset.name} has a train split only; give it another one (dataset.val=…) or hold images "
                 "out of training: protocol.holdout=0.05"
             )
         return build_split(config, other, quiet=True)
@@ -179,9 +179,7 @@ def build_split(config: Config, split: str, *, quiet: bool = False) -> ImageInde
     order = np.random.default_rng(0).permutation(len(train))
     held = max(1, round(len(train) * config.protocol.holdout))
     if held >= len(train):
-        raise ConfigError(
-            f"protocol.holdout={config.protocol.holdout} leaves none of {len(train)} pictures to train on"
-        )
+        raise ConfigError(f"protocol.holdout={config.protocol.holdout} leaves none of {len(train)} images to train on")
     return train.subset(np.sort(order[held:] if split == "train" else order[:held]))
 
 
@@ -208,7 +206,7 @@ def build_splits(config: Config) -> Splits:
 
 
 def check_choice(config: Config, val: ImageIndex) -> None:
-    """Raise ConfigError if epochs are compared by unseen labels of which val has no picture."""
+    """Raise ConfigError if epochs are compared by unseen labels of which val has no image."""
     if config.protocol.zero_shot == "seen" or not val.labels.has_unseen or not uses_words(config):
         return
     seen = val.labels.seen or ()
@@ -229,13 +227,13 @@ def known_to_head(config: Config, index: ImageIndex, split: str) -> ImageIndex:
 
 
 def describe_splits(splits: Splits) -> dict[str, dict[str, Any]]:
-    """What a result belongs to: of each split the number of pictures and labels, and a fingerprint of both."""
+    """What a result belongs to: of each split the number of images and labels, and a fingerprint of both."""
     return {split: describe_index(index) for split, index in zip(Splits._fields, splits, strict=True)}
 
 
 def describe_index(index: ImageIndex) -> dict[str, Any]:
-    """Number of pictures and labels, and the fingerprint, which does not depend on where the pictures lie."""
-    return {"pictures": len(index), "labels": len(index.labels), "fingerprint": index.fingerprint()}
+    """Number of images and labels, and the fingerprint, which does not depend on where the images lie."""
+    return {"images": len(index), "labels": len(index.labels), "fingerprint": index.fingerprint()}
 
 
 def _published_split(config: Config, split: str, quiet: bool) -> ImageIndex:
@@ -246,7 +244,7 @@ def _published_split(config: Config, split: str, quiet: bool) -> ImageIndex:
         other = np.flatnonzero(index.positives.counts != 1)
         if len(other):
             raise DataError(
-                f"{config.dataset.name} {split}: {len(other):,} of {len(index):,} pictures have not exactly one label "
+                f"{config.dataset.name} {split}: {len(other):,} of {len(index):,} images have not exactly one label "
                 f"(first: {index.name(other[0])} with {index.positives.counts[other[0]]}), but the dataset says that "
                 "all have"
             )
@@ -308,7 +306,7 @@ def ask_for(classifier: Classifier, names: Sequence[str], source: WordsConfig | 
 
 
 def build_normalization(classifier: Classifier) -> Normalization:
-    """What turns uint8 pictures into the numbers that this network expects."""
+    """What turns uint8 images into the numbers that this network expects."""
     statistics: Any = classifier.backbone.normalization
     return Normalization(*statistics)
 
@@ -352,7 +350,7 @@ def build_ema(config: Config, classifier: nn.Module) -> Ema | None:
 
 
 def build_augment(config: Config) -> Augment:
-    """What becomes of a training picture."""
+    """What becomes of a training image."""
     augment: Augment = AUGMENTS[config.augment.name].build(config.augment, image_size=image_size(config))
     return augment
 
@@ -378,7 +376,7 @@ def build_train_loader(config: Config, index: ImageIndex, device: torch.device, 
 
 
 def build_eval_loader(config: Config, index: ImageIndex, device: torch.device, team: Team = ALONE) -> EvalLoader:
-    """Every picture once, in order, resized and nothing else. `team` shares the pictures."""
+    """Every image once, in order, resized and nothing else. `team` shares the images."""
     return eval_loader(
         index,
         image_size(config),
@@ -400,6 +398,6 @@ def build_resize(config: Config) -> Resize:
 
 
 def image_size(config: Config) -> int:
-    """Side in pixels of the square pictures that the network sees."""
+    """Side in pixels of the square images that the network sees."""
     size: int = config.dataset.image_size
     return size

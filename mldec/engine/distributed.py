@@ -24,7 +24,7 @@ from mldec.errors import ConfigError, RunError
 
 T = TypeVar("T")
 
-#: After that long without a word a process is taken for dead. Evaluation of many pictures by the slowest counts too.
+#: After that long without a word a process is taken for dead. Evaluation of many images by the slowest counts too.
 PATIENCE = datetime.timedelta(minutes=30)
 
 #: What gloo says where a process at the other end has ended.

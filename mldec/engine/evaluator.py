@@ -1,4 +1,4 @@
-"""Scores of every picture by its id, and the metrics of those scores."""
+"""Scores of every image by its id, and the metrics of those scores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HALF_FROM = 2**29  # scores that are kept in float16, since they would take 2 Gi
 
 
 class Scores(NamedTuple):
-    """What a network said of S pictures: ids (S,) int64 ascending, scores (S,N) in 0..1, targets (S,N) int8.
+    """What a network said of S images: ids (S,) int64 ascending, scores (S,N) in 0..1, targets (S,N) int8.
 
     Scores are float32; float16 where there are `HALF_FROM` of them or more.
     """
@@ -57,15 +57,15 @@ def compute_scores(
     dtype: torch.dtype = torch.float32,
     softmax: bool = False,
     memory_format: torch.memory_format = torch.contiguous_format,
-    pictures: int = 0,
-    on_batch: Callable[[int], None] = lambda pictures: None,
+    num_images: int = 0,
+    on_batch: Callable[[int], None] = lambda count: None,
     team: Team = ALONE,
 ) -> Scores:
     """Run `model` in eval mode over `batches` and sort what comes back by sample id.
 
-    Scores are sigmoids of the logits, or their softmax where the loss makes them so. `pictures`: how many there will be
-    at most, by which the precision of the scores is chosen. Raises RunError on scores that are not finite, naming the
-    first such picture.
+    Scores are sigmoids of the logits, or their softmax where the loss makes them so. `num_images`: how many there will
+    be at most, by which the precision of the scores is chosen. Raises RunError on scores that are not finite, naming the
+    first such image.
 
     Each process of `team` runs over batches of its own; the leader gets the scores of all, the others none.
     """
@@ -79,7 +79,7 @@ def compute_scores(
         logits = logits.float()
         ids.append(batch.ids)
         targets.append(batch.targets)
-        kept = torch.float16 if pictures * logits.shape[1] >= HALF_FROM else torch.float32
+        kept = torch.float16 if num_images * logits.shape[1] >= HALF_FROM else torch.float32
         scores.append((logits.softmax(-1) if softmax else logits.sigmoid()).to("cpu", kept))
         on_batch(len(batch.ids))
     model.train(was_training)
@@ -90,18 +90,18 @@ def compute_scores(
             return Scores(np.empty(0, np.int64), nothing, nothing.astype(np.int8))
         ids, scores, targets = ([part for parts in found for part in parts] for found in zip(*everyone, strict=True))
     if not ids:
-        raise RunError("there is no picture to evaluate: the split is empty")
+        raise RunError("there is no image to evaluate: the split is empty")
     return _sorted(torch.cat(ids), scores, targets)
 
 
 def _sorted(ids: Tensor, scores: list[Tensor], targets: list[Tensor]) -> Scores:
     ids, order = ids.sort()
     if (ids.diff() == 0).any():
-        raise RunError("a picture was scored twice: sample ids of an evaluation must differ")
+        raise RunError("an image was scored twice: sample ids of an evaluation must differ")
     broken = torch.cat([~part.isfinite().all(dim=1) for part in scores])[order]
     if broken.any():
         raise RunError(
-            f"{int(broken.sum())} of {len(ids)} pictures have scores that are not finite "
+            f"{int(broken.sum())} of {len(ids)} images have scores that are not finite "
             f"(first: sample {int(ids[broken][0])}); the weights are damaged: lower schedule.max_lr, or use "
             "runtime.precision=fp32"
         )

@@ -46,7 +46,7 @@ UNKNOWN = "label of a trial "
 
 
 class Difference(NamedTuple):
-    """The largest differences from the network itself, over all pictures that were tried."""
+    """The largest differences from the network itself, over all images that were tried."""
 
     scores: float
     logits: float
@@ -75,13 +75,13 @@ def export(
 ) -> Exported:
     """Write the network of `run` into the new folder `output`: a file for each format, mldec.json and a model card.
 
-    Each file is read back and compared with the network on pictures in batches of 1, 2 and 5; of a zero-shot network
+    Each file is read back and compared with the network on images in batches of 1, 2 and 5; of a zero-shot network
     also with labels that it does not know. If one differs, nothing is left.
 
     Args:
         run: a run folder, a checkpoint, or an exported folder.
         fold: fold batch norm into convolutions (onnx, torch_export).
-        included: pictures go in as uint8, and the graph normalises them (onnx, torch_export).
+        included: images go in as uint8, and the graph normalises them (onnx, torch_export).
         device: where a torch_export program will run, whose constants lie there.
 
     Raises:
@@ -124,7 +124,7 @@ def export(
 
 
 def preprocessing(restored: Restored, included: bool) -> dict[str, Any]:
-    """What happens to a picture before the network sees it: what remains to be done outside of a graph, and what is
+    """What happens to an image before the network sees it: what remains to be done outside of a graph, and what is
     done inside of it."""
     resize = build.build_resize(restored.config)
     size, crop, interpolation = resize.image_size, resize.crop, resize.filter
@@ -163,7 +163,7 @@ def _check(formats: Sequence[str], fold: bool, included: bool, device: str) -> N
     if set(formats) == {"safetensors"}:
         for is_set, word, why in (
             (fold, "fold_batch_norm=true", "these weights are for the network as it was trained"),
-            (included, "preprocessing=included", "mldec.load normalises pictures itself"),
+            (included, "preprocessing=included", "mldec.load normalises images itself"),
         ):
             if is_set:
                 raise ConfigError(f"{word}: without effect on format=safetensors, {why}; leave it out")
@@ -333,7 +333,7 @@ def _write(
 
 
 class _Trial(NamedTuple):
-    """Pictures (B,3,H,W) uint8, vectors (N,width) of labels to ask for, and the network's scores and logits (B,N)."""
+    """Images (B,3,H,W) uint8, vectors (N,width) of labels to ask for, and the network's scores and logits (B,N)."""
 
     images: Tensor
     vectors: Tensor | None
@@ -344,11 +344,11 @@ Again = Callable[[_Trial], list[Tensor]]
 
 
 def _make_trials(restored: Restored, asks: bool) -> list[_Trial]:
-    """Batches of 2, 1 and 5 pictures, with labels that the network does not know, and all that it knows."""
+    """Batches of 2, 1 and 5 images, with labels that the network does not know, and all that it knows."""
     words, random = restored.classifier.words, torch.Generator().manual_seed(0)
     trials = []
     for size, labels in zip(BATCHES, (3, 1, None), strict=True):
-        images = _pictures(size, build.image_size(restored.config), random).to(_device(restored))
+        images = _images(size, build.image_size(restored.config), random).to(_device(restored))
         vectors = None
         if asks and words is not None:
             known = words.known.vectors
@@ -378,7 +378,7 @@ def _compare(name: Format, again: Again, trials: Sequence[_Trial]) -> Difference
         found = again(trial)
         shapes = [tuple(tensor.shape) for tensor in found]
         if shapes != [tuple(tensor.shape) for tensor in trial.expected]:
-            raise RunError(f"format={name}: {len(trial.images)} pictures give {shapes}; nothing was written")
+            raise RunError(f"format={name}: {len(trial.images)} images give {shapes}; nothing was written")
         pairs = zip(found, trial.expected, strict=True)
         scores, logits = (float((a.cpu() - b.cpu()).abs().max()) for a, b in pairs)
         allowed = TOLERANCE * max(1.0, float(trial.expected[1].abs().max()))
@@ -389,7 +389,7 @@ def _compare(name: Format, again: Again, trials: Sequence[_Trial]) -> Difference
         if refused:
             raise RunError(
                 f"format={name}: what was written differs from the network by {scores:.2g} in scores and {logits:.2g} "
-                f"in logits for {len(trial.images)} pictures "
+                f"in logits for {len(trial.images)} images "
                 f"({'none' if name == 'safetensors' else f'{TOLERANCE:g} and {allowed:.2g}'} allowed); "
                 "nothing was written"
             )
@@ -397,7 +397,7 @@ def _compare(name: Format, again: Again, trials: Sequence[_Trial]) -> Difference
     return largest
 
 
-def _pictures(count: int, size: int, random: torch.Generator) -> Tensor:
+def _images(count: int, size: int, random: torch.Generator) -> Tensor:
     """(count,3,size,size) uint8: patches of colour with smooth borders and some grain, as photographs have them."""
     coarse = torch.rand(count, 3, 8, 8, generator=random)
     smooth = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)

@@ -29,12 +29,12 @@ Run = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
 class Scorer(nn.Module):
-    """Pictures to scores and logits.
+    """Images to scores and logits.
 
     Args:
         classifier: in evaluation.
         softmax: scores are the softmax of the logits; else each is a sigmoid.
-        normalization: applied to uint8 pictures; None where pictures come normalised, floating point.
+        normalization: applied to uint8 images; None where images come normalised, floating point.
     """
 
     def __init__(self, classifier: Classifier, softmax: bool, normalization: Normalization | None = None) -> None:

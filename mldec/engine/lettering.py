@@ -1,4 +1,4 @@
-"""Text on pictures, in any script that the font has: OpenCV's fonts know ASCII alone.
+"""Text on images, in any script that the font has: OpenCV's fonts know ASCII alone.
 
 The font is DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic and more, but not Chinese, Japanese
 or Korean. `use_font` takes another. Scripts from right to left are in their right order where Pillow has libraqm.
@@ -49,10 +49,10 @@ def write(
     shown = fit(text, size, width)
     top, high = max(0, baseline - size - 4), size * 2 + 8
     patch = canvas[top : top + high, left : left + width]
-    picture = Image.fromarray(np.ascontiguousarray(patch))
+    image = Image.fromarray(np.ascontiguousarray(patch))
     start = (patch.shape[1], "rs") if right else (0, "ls")
-    ImageDraw.Draw(picture).text((start[0], baseline - top), shown, fill=colour, font=font, anchor=start[1])
-    patch[:] = np.asarray(picture)
+    ImageDraw.Draw(image).text((start[0], baseline - top), shown, fill=colour, font=font, anchor=start[1])
+    patch[:] = np.asarray(image)
 
 
 def fit(text: str, size: int, width: int) -> str:

@@ -1,4 +1,4 @@
-"""How fast training goes, and whether the network waits for its pictures."""
+"""How fast training goes, and whether the network waits for its images."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from mldec.data.loader import Batch
 
 
 class Meter:
-    """Pictures a second and the share of time spent waiting for data, since the last reading."""
+    """Images a second and the share of time spent waiting for data, since the last reading."""
 
     def __init__(self) -> None:
         self._reset()
 
     def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Pass `batches` on, counting their pictures and timing how long each was waited for."""
+        """Pass `batches` on, counting their images and timing how long each was waited for."""
         self._reset()
         while True:
             began = time.perf_counter()
@@ -23,15 +23,15 @@ class Meter:
             self._waited += time.perf_counter() - began
             if batch is None:
                 return
-            self._pictures += len(batch.ids)
+            self._images += len(batch.ids)
             yield batch
 
     def read(self) -> tuple[float, float]:
-        """(pictures a second, waiting share) and start anew."""
+        """(images/s, waiting share) and start anew."""
         elapsed = max(time.perf_counter() - self._began, 1e-9)
-        reading = self._pictures / elapsed, self._waited / elapsed
+        reading = self._images / elapsed, self._waited / elapsed
         self._reset()
         return reading
 
     def _reset(self) -> None:
-        self._began, self._waited, self._pictures = time.perf_counter(), 0.0, 0
+        self._began, self._waited, self._images = time.perf_counter(), 0.0, 0

@@ -1,6 +1,6 @@
 """mixup and cutmix of a batch on its device, for single-label and multi-label targets.
 
-Both mix every picture of a batch with a partner. Pictures are mixed after normalisation, in float: mixing is linear, so
+Both mix every image of a batch with a partner. Images are mixed after normalisation, in float: mixing is linear, so
 the order changes nothing but the rounding. Targets become fractions, lam * own + (1 - lam) * partner's, and an entry
 counts as known only where it is known in both.
 """
@@ -28,7 +28,7 @@ class Mixed(NamedTuple):
 
 
 class Box(NamedTuple):
-    """Rows top..bottom and columns left..right of a picture, ends excluded."""
+    """Rows top..bottom and columns left..right of an image, ends excluded."""
 
     top: int
     bottom: int
@@ -78,14 +78,14 @@ def mix(images: Tensor, targets: Tensor, *, mixup: float, cutmix: float, generat
 
 
 def mix_whole(batch: Mixed, partners: Tensor, lam: float) -> Mixed:
-    """mixup: lam of each picture and 1 - lam of its partner; `partners` are indices (B,). lam = 1 changes nothing."""
+    """mixup: lam of each image and 1 - lam of its partner; `partners` are indices (B,). lam = 1 changes nothing."""
     if lam == 1:
         return batch
     return Mixed(batch.images[partners].lerp(batch.images, lam), *_mix_targets(batch, partners, lam))
 
 
 def mix_box(batch: Mixed, partners: Tensor, box: Box) -> Mixed:
-    """cutmix: `box` of each picture is its partner's; lam is the share that stays. An empty box changes nothing."""
+    """cutmix: `box` of each image is its partner's; lam is the share that stays. An empty box changes nothing."""
     height, width = batch.images.shape[2:]
     area = (box.bottom - box.top) * (box.right - box.left)
     if area == 0:

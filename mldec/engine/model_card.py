@@ -19,8 +19,8 @@ SHOWN_LABELS = 200
 # Metrics in the order of the card: what the Hub calls them, and what they are.
 METRICS = {
     "mAP": ("mean_average_precision", "mean average precision over the labels, %"),
-    "top1": ("accuracy", "pictures whose best label is right, %"),
-    "top5": ("top_5_accuracy", "pictures whose label is among the best five, %"),
+    "top1": ("accuracy", "images whose best label is right, %"),
+    "top5": ("top_5_accuracy", "images whose label is among the best five, %"),
     "CF1": ("f1", "F1 at the protocol's threshold, mean over labels, %"),
     "OF1": ("f1", "F1 at the protocol's threshold, over all decisions, %"),
     "seen_mAP": ("mean_average_precision", "mAP of the labels that were trained, asked for alone, %"),
@@ -69,22 +69,22 @@ def escape(text: Any) -> str:
 _SIGNS = re.compile(r"[^\w ,.;:()'%+=-]|:(?=/)|(?<=www)\.|(?<![^\W_])_|_(?![^\W_])", re.IGNORECASE)
 
 
-def open_picture(steps: Mapping[str, Any]) -> list[str]:
+def open_image(steps: Mapping[str, Any]) -> list[str]:
     """Lines of Python that make `images` of photo.jpg."""
     size, crop = steps["image_size"], steps["crop"]
     interpolation = f"Image.Resampling.{steps['resize'].upper()}"
     if crop is None:
-        lines = [f'picture = Image.open("photo.jpg").convert("RGB").resize(({size}, {size}), {interpolation})']
+        lines = [f'image = Image.open("photo.jpg").convert("RGB").resize(({size}, {size}), {interpolation})']
     else:
         side = scaled_side(size, crop)
         lines = [
-            'picture = Image.open("photo.jpg").convert("RGB")',
-            f"width, height = ({side} * length // min(picture.size) for length in picture.size)",
-            f"picture = picture.resize((width, height), {interpolation})",
+            'image = Image.open("photo.jpg").convert("RGB")',
+            f"width, height = ({side} * length // min(image.size) for length in image.size)",
+            f"image = image.resize((width, height), {interpolation})",
             f"left, top = round((width - {size}) / 2), round((height - {size}) / 2)",
-            f"picture = picture.crop((left, top, left + {size}, top + {size}))",
+            f"image = image.crop((left, top, left + {size}, top + {size}))",
         ]
-    lines.append("images = np.asarray(picture).transpose(2, 0, 1)[None]")
+    lines.append("images = np.asarray(image).transpose(2, 0, 1)[None]")
     if not steps["normalization_included"]:
         lines.append("images = images.astype(np.float32) / 255")
         if steps["mean"] != [0, 0, 0] or steps["std"] != [1, 1, 1]:
@@ -102,7 +102,7 @@ def _header(description: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
     split, figures = _figures(description)
     header: dict[str, Any] = {"library_name": "mldec", "pipeline_tag": "image-classification", "tags": tags}
     if figures:
-        one = description["activation"] == "softmax"  # label a picture
+        one = description["activation"] == "softmax"  # label per image
         result = {
             "task": {
                 "type": "image-classification",
@@ -129,11 +129,11 @@ def _summary(description: Mapping[str, Any]) -> str:
     backbone = config["backbone"].get("model") or config["backbone"]["name"]
     version = description["environment"].get("mldec", description["mldec"])
     return (
-        f"Which of {len(description['labels']):,} labels a picture shows: backbone {escape(backbone)}, head "
-        f"{escape(config['head']['name'])}, pictures of {description['preprocessing']['image_size']} pixels. "
+        f"Which of {len(description['labels']):,} labels per image shows: backbone {escape(backbone)}, head "
+        f"{escape(config['head']['name'])}, images of {description['preprocessing']['image_size']} pixels. "
         f"Trained with mldec {escape(version)} on {escape(config['dataset']['name'])}.\n\n"
         "No license is given here. Whoever publishes this model adds one (`license:` in the header), which the "
-        "pictures and the weights that it started from allow."
+        "images and the weights that it started from allow."
     )
 
 
@@ -147,12 +147,12 @@ def _results(description: Mapping[str, Any]) -> str:
     chosen = (
         ""
         if split == "test"
-        else "\n\nThe epoch was chosen on these pictures, so that the figures flatter; no test split was scored with "
+        else "\n\nThe epoch was chosen on these images, so that the figures flatter; no test split was scored with "
         "these weights."
     )
     return (
         f"On the {split} split of {escape(description['config']['dataset']['name'])}"
-        + (f", {where['pictures']:,} pictures" if "pictures" in where else "")
+        + (f", {where['images']:,} images" if "images" in where else "")
         + f", with the {escape(description['weights'])} weights of step {description['step']:,}. Protocol "
         f"{escape(protocol['name'])}: average precision {escape(protocol['average_precision'])}, threshold "
         f"{protocol['threshold']} for F1.\n\n| metric | value | meaning |\n|---|---|---|\n" + "\n".join(rows) + chosen
@@ -226,7 +226,7 @@ def _use_onnx(description: Mapping[str, Any]) -> str:
         *(["from safetensors.numpy import load_file"] if by_vectors else []),
         "",
         'session = onnxruntime.InferenceSession("model.onnx")',
-        *open_picture(description["preprocessing"]),
+        *open_image(description["preprocessing"]),
     ]
     if by_vectors:
         lines += [
@@ -254,7 +254,7 @@ def _use_program(description: Mapping[str, Any]) -> str:
         "",
         'extra = {"labels": ""}',
         'module = torch.export.load("model.pt2", extra_files=extra).module()',
-        *open_picture(description["preprocessing"]),
+        *open_image(description["preprocessing"]),
         "inputs = [torch.from_numpy(images.copy())]",
         *(['inputs.append(load_file("label_vectors.safetensors")["vectors"])'] if by_vectors else []),
         "scores, logits = module(*inputs)",
@@ -294,25 +294,25 @@ def _training(description: Mapping[str, Any]) -> str:
     data = description.get("data", {})
     if data:
         splits = [
-            f"| {escape(split)} | {found['pictures']:,} | {found['labels']:,} | `{found['fingerprint'][:16]}` |"
+            f"| {escape(split)} | {found['images']:,} | {found['labels']:,} | `{found['fingerprint'][:16]}` |"
             for split, found in data.items()
         ]
         text += (
-            "\n\nThe fingerprint is of names and labels of the pictures, its first 16 digits.\n\n"
-            "| split | pictures | labels | fingerprint |\n|---|---|---|---|\n" + "\n".join(splits)
+            "\n\nThe fingerprint is of names and labels of the images, its first 16 digits.\n\n"
+            "| split | images | labels | fingerprint |\n|---|---|---|---|\n" + "\n".join(splits)
         )
     return text + "\n\nAll settings are in mldec.json, under `config`."
 
 
 def _limits(description: Mapping[str, Any]) -> str:
     lines = [
-        "Scores rank pictures and labels; they are no calibrated probabilities.",
-        "It knows its labels and no others, and says nothing of what else a picture shows."
+        "Scores rank images and labels; they are no calibrated probabilities.",
+        "It knows its labels and no others, and says nothing of what else an image shows."
         if description["words"] is None
         else "Labels that were never trained are recognised worse than those that were; see the results.",
-        f"Pictures are seen at {description['preprocessing']['image_size']} pixels: what is smaller there than a few "
+        f"Images are seen at {description['preprocessing']['image_size']} pixels: what is smaller there than a few "
         "pixels cannot be found.",
-        "The figures are of pictures like those it was trained on. Other pictures, and differences between groups of "
+        "The figures are of images like those it was trained on. Other images, and differences between groups of "
         "people, were not examined.",
     ]
     return "\n".join(f"* {line}" for line in lines)

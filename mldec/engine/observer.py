@@ -1,4 +1,4 @@
-"""What a run tells: records, curves and pictures in its folder, progress and a table of epochs on the terminal."""
+"""What a run tells: records, curves and images in its folder, progress and a table of epochs on the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from mldec.config import Config
 from mldec.data.index import ImageIndex
 from mldec.data.loader import Batch
-from mldec.engine import build, pictures, thresholds
+from mldec.engine import build, image_sheets, thresholds
 from mldec.engine.display import Bar, Display
 from mldec.engine.evaluator import Result, Scores, write_per_class
 from mldec.engine.meter import Meter
@@ -63,9 +63,9 @@ class Observer:
     def data(self, train: ImageIndex, first: Batch) -> None:
         """Before the first step: how often each label occurs, and what the network will see."""
         self.tracker.label_histogram("labels/train", train.positives_per_class())
-        sheet = pictures.batch_sheet(first, train.labels)
-        pictures.save_picture(self.folder / "pictures" / "training.png", sheet)
-        self.tracker.picture("train/augmented", sheet, 0)
+        sheet = image_sheets.batch_sheet(first, train.labels)
+        image_sheets.save_image(self.folder / "images" / "training.png", sheet)
+        self.tracker.image("train/augmented", sheet, 0)
 
     @contextmanager
     def progress(self, what: str, total: int, done: int = 0) -> Iterator[Bar]:
@@ -74,13 +74,13 @@ class Observer:
             yield self.bar
 
     def broken(self, messages: Sequence[str]) -> None:
-        """Say which pictures could not be decoded: the first few of a run; the records count them all."""
+        """Say which images could not be decoded: the first few of a run; the records count them all."""
         for message in messages:
             self.broken_shown += 1
             if self.broken_shown <= SHOWN_BROKEN:
-                self.display.say(f"warning: {message}; another picture stands in for it")
+                self.display.say(f"warning: {message}; another image stands in for it")
             elif self.broken_shown == SHOWN_BROKEN + 1:
-                self.display.say("warning: more pictures cannot be decoded; `mldec data verify` lists them all")
+                self.display.say("warning: more images cannot be decoded; `mldec data verify` lists them all")
 
     def window(self, step: int, epoch: int, loss: float, lr: float, extra: Mapping[str, float]) -> None:
         """The steps since the last record, of which `loss` is the mean."""
@@ -122,7 +122,7 @@ class Observer:
         )
 
     def predictions(self, step: int, index: ImageIndex, scores: Scores) -> None:
-        """Curves of the most frequent labels and pictures with what was found in them, for TensorBoard."""
+        """Curves of the most frequent labels and images with what was found in them, for TensorBoard."""
         if not self.config.runtime.tensorboard:
             return
         self.tracker.precision_recall("val/all_labels", scores.scores, scores.targets, step)
@@ -130,14 +130,14 @@ class Observer:
         for column in np.argsort(-support, kind="stable")[:5]:
             label = index.labels.names[column]
             self.tracker.precision_recall(f"val/{label}", scores.scores[:, column], scores.targets[:, column], step)
-        self.tracker.picture("val/predictions", pictures.predictions_sheet(index, scores, self.size), step)
+        self.tracker.image("val/predictions", image_sheets.predictions_sheet(index, scores, self.size), step)
 
     @contextmanager
     def thresholds(self, scores: Scores | None, labels: LabelSpace) -> Iterator[None]:
         """Around the saving of the best weights so far, whose scores of val these are: thresholds tuned on them.
 
         Those of earlier weights go first, so that none ever lie beside weights that they do not belong to. Nothing is
-        written of pictures with one label each, nor where there are no scores: on all but the leader of a team.
+        written of images with one label each, nor where there are no scores: on all but the leader of a team.
         """
         path = self.folder / thresholds.FILE
         path.unlink(missing_ok=True)
@@ -149,8 +149,8 @@ class Observer:
         """The end of a run: the figures on the test split, by class, and a sheet of predictions."""
         self.tracker.record("test", step, record)
         write_per_class(self.folder / "per_class_ap.csv", result, scores, index.labels)
-        sheet = pictures.predictions_sheet(index, scores, self.size)
-        pictures.save_picture(self.folder / "pictures" / "predictions.png", sheet)
+        sheet = image_sheets.predictions_sheet(index, scores, self.size)
+        image_sheets.save_image(self.folder / "images" / "predictions.png", sheet)
 
 
 def _clock(seconds: float) -> str:

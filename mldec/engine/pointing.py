@@ -1,7 +1,7 @@
 """The pointing score: how often the map of a label that was found peaks on an object of that label.
 
-Of every label that a picture has and the network found, the map is laid over the picture, and its highest point is
-inside one of the label's boxes or not. What chance gives stands beside it, the share of the picture that those boxes
+Of every label that an image has and the network found, the map is laid over the image, and its highest point is
+inside one of the label's boxes or not. What chance gives stands beside it, the share of the image that those boxes
 cover: a number without it says nothing. So does how often the point is on an object of another label, which is what a
 network does that finds objects and does not tell them apart.
 """
@@ -18,8 +18,8 @@ from mldec.data.digits import Box, DigitsConfig, scene_boxes
 from mldec.data.digits_many import DigitsManyConfig, placed_boxes
 from mldec.data.image import decode
 from mldec.data.index import ImageIndex
-from mldec.engine import pictures
-from mldec.engine.pictures import View
+from mldec.engine import image_sheets
+from mldec.engine.image_sheets import View
 from mldec.engine.predictor import BATCH, Predictor
 from mldec.errors import DataError
 from mldec.models.heads.maps import Weighting
@@ -30,10 +30,10 @@ class Pointing:
     """Shares in percent of the labels that are present and found.
 
     Attributes:
-        labels: how many these are: pairs of a picture and a label; `present` of them are there.
+        labels: how many these are: pairs of an image and a label; `present` of them are there.
         inside: their maps peak inside a box of their own.
-        another: inside a box of another label of the picture.
-        chance: what a point that is drawn anywhere in the picture gives for `inside`.
+        another: inside a box of another label of the image.
+        chance: what a point that is drawn anywhere in the image gives for `inside`.
         chance_another: and for `another`.
     """
 
@@ -65,15 +65,15 @@ def score_pointing(
     *,
     threshold: float = 0.5,
     shifted: bool = True,
-    on_batch: Callable[[int], None] = lambda pictures: None,
+    on_batch: Callable[[int], None] = lambda count: None,
 ) -> Pointing:
-    """How well the maps of `weighting` point, over all pictures of `index`.
+    """How well the maps of `weighting` point, over all images of `index`.
 
     Args:
         boxes: of each row, by label.
         threshold: labels with a score above it are found.
-        shifted: lay maps where their cells lie; False: as if a map were a coarse picture, see `measure_shift`.
-        on_batch: called with the number of pictures after each batch.
+        shifted: lay maps where their cells lie; False: as if a map were a coarse image, see `measure_shift`.
+        on_batch: called with the number of images after each batch.
 
     Raises:
         DataError: as of `Predictor.maps`; or no label was found, so that there is nothing to score.
@@ -96,7 +96,7 @@ def score_pointing(
                     continue
                 view = predictor.view(height, width)
                 view = view if shifted else View(view.box)
-                where = pictures.upsampled(row_maps[column], height, width, view)
+                where = image_sheets.upsampled(row_maps[column], height, width, view)
                 outcomes.append(_point(where, boxes[row], name))
         on_batch(len(rows))
     if not outcomes:
@@ -113,7 +113,7 @@ def score_pointing(
 
 
 def _point(where: np.ndarray, boxes: Mapping[str, Sequence[Box]], name: str) -> tuple[float, float, float, float]:
-    """Whether the peak is in a box of `name` and of another label, and the shares of the picture that these cover."""
+    """Whether the peak is in a box of `name` and of another label, and the shares of the image that these cover."""
     own = _covered(where.shape, boxes[name])
     other = _covered(where.shape, [box for label in boxes if label != name for box in boxes[label]]) & ~own
     peak = np.unravel_index(np.nanargmax(where), where.shape)

@@ -160,7 +160,7 @@ def _problems(content: Mapping[str, Any], labels: LabelSpace) -> list[str]:
     if not all(isinstance(figures, dict) for figures in content["metrics"].values()):
         found.append("metrics: expected figures by weights")
     if not isinstance(content.get("test"), (dict, type(None))) or not is_data(content.get("data", {})):
-        found.append("test, data: expected figures, and pictures, labels and fingerprint by split")
+        found.append("test, data: expected figures, and images, labels and fingerprint by split")
     environment = content.get("environment", {})
     if not isinstance(environment, dict) or not isinstance(environment.get("packages", {}), dict):
         found.append("environment: expected versions by name")
@@ -171,8 +171,8 @@ def _problems(content: Mapping[str, Any], labels: LabelSpace) -> list[str]:
 
 
 def is_data(data: Any) -> bool:
-    """Whether it is what data.json says: pictures, labels and fingerprint by split."""
-    kinds = {"pictures": int, "labels": int, "fingerprint": str}
+    """Whether it is what data.json says: images, labels and fingerprint by split."""
+    kinds = {"images": int, "labels": int, "fingerprint": str}
     return isinstance(data, dict) and all(
         isinstance(split, dict) and all(_is(split.get(key), kind) for key, kind in kinds.items())
         for split in data.values()

@@ -1,8 +1,8 @@
 """Predictions on disk: as they come in a journal, at the end in the forms that were asked for.
 
-jsonl     a picture a line: {"path": …, "labels": {label: score}}, the best first; with scores=all also "scores"
-csv       a label a row: path, label, score; a picture without labels has one row, with both empty.
-          with scores=all a picture a row, and a column with the score of each label
+jsonl     an image a line: {"path": …, "labels": {label: score}}, the best first; with scores=all also "scores"
+csv       a label a row: path, label, score; an image without labels has one row, with both empty.
+          with scores=all an image a row, and a column with the score of each label
 parquet   as csv
 
 The journal is written batch by batch and outlives whatever ends the work early. The same work goes on from it, but for
@@ -51,12 +51,12 @@ class Journal:
 
     Args:
         path: the file.
-        settings: what the records depend on beside the pictures.
-        paths: the pictures, in order.
-        resume: whether to go on with a file that is there. None: if it has the same settings and pictures.
+        settings: what the records depend on beside the images.
+        paths: the images, in order.
+        resume: whether to go on with a file that is there. None: if it has the same settings and images.
 
     Raises:
-        ConfigError: the file that is there is of other settings or pictures.
+        ConfigError: the file that is there is of other settings or images.
         RunError: another process is writing it.
     """
 
@@ -135,7 +135,7 @@ class Journal:
                 break
             number, known, record = entry
             if number >= len(paths) or record["path"] != paths[number]:
-                raise ConfigError(self._refusal("of other pictures"))
+                raise ConfigError(self._refusal("of other images"))
             stamps[number] = known
             self._keep(number, record, end)
             end += len(line)
@@ -190,8 +190,8 @@ def _entry(line: bytes) -> tuple[int, Stamp, Record] | None:
 def to_record(answer: Answer, labels: Mapping[str, float], *, keep_scores: bool) -> Record:
     """What is kept of an answer about a path."""
     if answer.scores is None:
-        return {"path": str(answer.picture), "error": answer.error}
-    record: Record = {"path": str(answer.picture), "labels": {name: _short(score) for name, score in labels.items()}}
+        return {"path": str(answer.image), "error": answer.error}
+    record: Record = {"path": str(answer.image), "labels": {name: _short(score) for name, score in labels.items()}}
     return record | {"scores": [_short(score) for score in answer.scores]} if keep_scores else record
 
 
@@ -251,7 +251,7 @@ def _write_parquet(path: Path, records: Iterable[Record], labels: LabelSpace, al
     text, number = arrow.string(), arrow.float32()
     if all_scores:
         if "path" in labels.names:
-            raise DataError("format=parquet scores=all: a label is called path, as the column of the pictures is")
+            raise DataError("format=parquet scores=all: a label is called path, as the column of the images is")
         columns = [("path", text), *((name, number) for name in labels.names)]
     else:
         columns = [("path", text), ("label", text), ("score", number)]

@@ -1,4 +1,4 @@
-"""What a trained network says of pictures: scores by label, and where it looked."""
+"""What a trained network says of images: scores by label, and where it looked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mldec.engine import build, portable
 from mldec.engine.alignment import measure_shift
 from mldec.engine.checkpoint import Restored, choose_weights, find_checkpoint, load_checkpoint, restore, run_folder
 from mldec.engine.device import autocast, choose_device, choose_precision
-from mldec.engine.pictures import View
+from mldec.engine.image_sheets import View
 from mldec.engine.thresholds import FILE, Thresholds, read_thresholds
 from mldec.errors import ConfigError, DataError, RunError
 from mldec.labels import LabelSpace
@@ -31,23 +31,23 @@ from mldec.models.heads.maps import Weighting
 from mldec.models.tokens import Tokens
 from mldec.models.word_vectors import WordsConfig
 
-BATCH = 32  # pictures that are scored at a time
+BATCH = 32  # images that are scored at a time
 AHEAD = 2  # batches that are decoded while one is scored
-MAPS_BATCH = 8  # pictures whose maps are made at a time: on the way there are features for each picture and label
+MAPS_BATCH = 8  # images whose maps are made at a time: on the way there are features for each image and label
 
-Picture = Any  # a path, a PIL picture, or uint8: (H,W,3) RGB or (H,W) grey
+ImageInput = Any  # a path, a PIL image, or uint8: (H,W,3) RGB or (H,W) grey
 
 
 class Answer(NamedTuple):
-    """What the network says of a picture: scores (N,) float32 in 0..1; or None, and why it could not be read."""
+    """What the network says of an image: scores (N,) float32 in 0..1; or None, and why it could not be read."""
 
-    picture: Picture
+    image: ImageInput
     scores: np.ndarray | None
     error: str = ""
 
 
 def load(path: str | Path, weights: Literal["ema", "live", "reported"] = "ema", device: str = "auto") -> Predictor:
-    """The network of a run folder, a checkpoint or an exported folder, ready for pictures.
+    """The network of a run folder, a checkpoint or an exported folder, ready for images.
 
     Args:
         weights: their moving average, which is what most runs report; a run that kept none has its live ones. Or
@@ -124,44 +124,44 @@ class Predictor:
         values = content["thresholds"]
         return None if values is None else Thresholds(LabelSpace(content["labels"]), np.array(values, np.float64))
 
-    def scores(self, pictures: Sequence[Picture], batch_size: int = BATCH) -> np.ndarray:
+    def scores(self, images: Sequence[ImageInput], batch_size: int = BATCH) -> np.ndarray:
         """(S,N) float32 scores in 0..1 in the order of `labels`.
 
-        Raises DataError for a picture that cannot be read.
+        Raises DataError for an image that cannot be read.
         """
-        if isinstance(pictures, (str, Path, Image.Image)):
-            raise DataError(f"expected a list of pictures, found one; put it in brackets: [{pictures!r}]")
+        if isinstance(images, (str, Path, Image.Image)):
+            raise DataError(f"expected a list of images, found one; put it in brackets: [{images!r}]")
         rows = []
-        for answer in itertools.chain.from_iterable(self.stream(pictures, batch_size=batch_size)):
+        for answer in itertools.chain.from_iterable(self.stream(images, batch_size=batch_size)):
             if answer.scores is None:
                 raise DataError(answer.error)
             rows.append(answer.scores)
         return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
 
     def stream(
-        self, pictures: Iterable[Picture], *, batch_size: int = BATCH, workers: int | None = None
+        self, images: Iterable[ImageInput], *, batch_size: int = BATCH, workers: int | None = None
     ) -> Iterator[list[Answer]]:
-        """Answers for any number of pictures, a batch at a time, in order. A picture that cannot be read stops nothing.
+        """Answers for any number of images, a batch at a time, in order. An image that cannot be read stops nothing.
 
         Args:
-            workers: threads that read pictures while the network computes; 0: none, None: one, or on another device
+            workers: threads that read images while the network computes; 0: none, None: one, or on another device
                 than the CPU one a core, at most 8.
 
         Raises RunError if scores are not finite, or if a batch does not fit the device's memory.
         """
         if workers is None:
             workers = 1 if self.device.type == "cpu" else min(8, os.cpu_count() or 1)
-        remaining = iter(pictures)
+        remaining = iter(images)
         batches = iter(lambda: list(itertools.islice(remaining, batch_size)), [])
         if workers == 0:
             for batch in batches:
-                yield self._answer(batch, [self._try(picture) for picture in batch])
+                yield self._answer(batch, [self._try(image) for image in batch])
             return
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        waiting: deque[tuple[list[Picture], list[Future]]] = deque()
+        waiting: deque[tuple[list[ImageInput], list[Future]]] = deque()
         try:
             for batch in batches:
-                waiting.append((batch, [pool.submit(self._try, picture) for picture in batch]))
+                waiting.append((batch, [pool.submit(self._try, image) for image in batch]))
                 if len(waiting) > AHEAD:
                     first, arrays = waiting.popleft()
                     yield self._answer(first, [array.result() for array in arrays])
@@ -172,22 +172,22 @@ class Predictor:
 
     def predict(
         self,
-        pictures: Sequence[Picture],
+        images: Sequence[ImageInput],
         threshold: float | Literal["tuned"] | np.ndarray = 0.5,
         top_k: int | None = None,
     ) -> list[dict[str, float]]:
-        """For each picture its labels with their scores, the best first.
+        """For each image its labels with their scores, the best first.
 
         Args:
-            pictures: paths, Pillow's pictures, or arrays of uint8: (H,W,3) RGB or (H,W) grey.
+            images: paths, Pillow's images, or arrays of uint8: (H,W,3) RGB or (H,W) grey.
             threshold: labels with a score above it are given; "tuned": above what was tuned on val for each, and above
                 0.5 for labels that were not there; or an array (N,).
             top_k: give the best k labels instead.
 
-        Raises DataError for a picture that cannot be read, and where nothing was tuned.
+        Raises DataError for an image that cannot be read, and where nothing was tuned.
         """
         cuts = self.tuned() if isinstance(threshold, str) and threshold == "tuned" else threshold
-        return [self.name(row, cuts, top_k) for row in self.scores(pictures)]
+        return [self.name(row, cuts, top_k) for row in self.scores(images)]
 
     def tuned(self, default: float = 0.5) -> np.ndarray:
         """(N,) thresholds of `labels` that were tuned on val; labels that were not there get `default`.
@@ -208,10 +208,10 @@ class Predictor:
         given = np.ones(len(scores), bool) if top_k is not None else scores > threshold
         return {self.labels.names[i]: float(scores[i]) for i in order if given[i]}
 
-    def maps(self, pictures: Sequence[Picture], weighting: Weighting = "label") -> np.ndarray:
-        """(S,N,H,W) float32: where in the pictures the network found what it says of each label.
+    def maps(self, images: Sequence[ImageInput], weighting: Weighting = "label") -> np.ndarray:
+        """(S,N,H,W) float32: where in the images the network found what it says of each label.
 
-        H and W are those of the backbone's last map; `view` says where in the picture that lies.
+        H and W are those of the backbone's last map; `view` says where in the image that lies.
 
         Args:
             weighting: "label": what each place contributes to the label's logit, positive or negative, in logits; for
@@ -220,11 +220,11 @@ class Predictor:
 
         Raises:
             ConfigError: no such weighting.
-            DataError: the head has no such maps, or the backbone's tokens are no map; or a picture cannot be read.
+            DataError: the head has no such maps, or the backbone's tokens are no map; or an image cannot be read.
         """
         if weighting not in get_args(Weighting):
             raise ConfigError(f"weighting={weighting}: no such weighting; use {' or '.join(get_args(Weighting))}")
-        parts = [self._maps(pictures[at : at + MAPS_BATCH], weighting) for at in range(0, len(pictures), MAPS_BATCH)]
+        parts = [self._maps(images[at : at + MAPS_BATCH], weighting) for at in range(0, len(images), MAPS_BATCH)]
         return np.concatenate(parts) if parts else np.empty((0, *self.check_maps(weighting)), np.float32)
 
     def check_maps(self, weighting: Weighting = "label") -> tuple[int, int, int]:
@@ -233,30 +233,30 @@ class Predictor:
         return tuple(shape)
 
     def view(self, height: int, width: int) -> View:
-        """Where in a picture of that size, in pixels, its maps lie."""
+        """Where in an image of that size, in pixels, its maps lie."""
         if self._shift is None:
             self._shift = measure_shift(self.model.backbone, self.normalization, self._fit.image_size)
         return View(self._fit.box(height, width), self._shift)
 
-    def _maps(self, pictures: Sequence[Picture], weighting: Weighting) -> np.ndarray:
+    def _maps(self, images: Sequence[ImageInput], weighting: Weighting) -> np.ndarray:
         head = self.model.head
         if not hasattr(head, "maps"):
             raise DataError(f"head={self.config.head.name} has no maps: it cannot say where it found a label")
         with torch.inference_mode():
-            tokens: Tokens = self.model.backbone(self._images(pictures))
+            tokens: Tokens = self.model.backbone(self._images(images))
             if tokens.grid is None:
                 raise DataError(f"backbone={self.config.backbone.name}: its tokens are no map")
             maps_BNT: Tensor = head.maps(tokens, weighting)  # type: ignore[operator]
             maps: np.ndarray = maps_BNT.unflatten(2, tokens.grid).float().cpu().numpy()
         return maps
 
-    def _answer(self, pictures: Sequence[Picture], arrays: Sequence[np.ndarray | DataError]) -> list[Answer]:
-        """Answers for pictures of which some could be read."""
+    def _answer(self, images: Sequence[ImageInput], arrays: Sequence[np.ndarray | DataError]) -> list[Answer]:
+        """Answers for images of which some could be read."""
         sound = [array for array in arrays if not isinstance(array, DataError)]
         rows = iter(self._scores(self._normalized(sound)) if sound else ())
         return [
-            Answer(picture, None, str(array)) if isinstance(array, DataError) else Answer(picture, next(rows))
-            for picture, array in zip(pictures, arrays, strict=True)
+            Answer(image, None, str(array)) if isinstance(array, DataError) else Answer(image, next(rows))
+            for image, array in zip(images, arrays, strict=True)
         ]
 
     def _scores(self, images: Tensor) -> np.ndarray:
@@ -265,47 +265,47 @@ class Predictor:
                 logits = self.model(images).float()
         except torch.OutOfMemoryError:
             raise RunError(
-                f"out of memory on {self.device} with {len(images)} pictures at a time; lower batch_size"
+                f"out of memory on {self.device} with {len(images)} images at a time; lower batch_size"
             ) from None
         scores: np.ndarray = (logits.softmax(-1) if self.softmax else logits.sigmoid()).detach().cpu().numpy()
         if not np.isfinite(scores).all():
             raise RunError(f"{self.path}: scores are not finite; the weights are damaged")
         return scores
 
-    def _images(self, pictures: Sequence[Picture]) -> Tensor:
-        return self._normalized([self._read(picture) for picture in pictures])
+    def _images(self, images: Sequence[ImageInput]) -> Tensor:
+        return self._normalized([self._read(image) for image in images])
 
     def _normalized(self, arrays: Sequence[np.ndarray]) -> Tensor:
         # In the order of memory that evaluation has: convolutions of another one differ in the last bit.
         images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
         return self.normalization(images.to(self.device))
 
-    def _read(self, picture: Picture) -> np.ndarray:
-        """(S,S,3) uint8: a picture as evaluation sees it."""
-        return self._fit(read(picture, self._fit.min_side if self.config.dataset.scaled_decoding else None))
+    def _read(self, image: ImageInput) -> np.ndarray:
+        """(S,S,3) uint8: an image as evaluation sees it."""
+        return self._fit(read(image, self._fit.min_side if self.config.dataset.scaled_decoding else None))
 
-    def _try(self, picture: Picture) -> np.ndarray | DataError:
+    def _try(self, image: ImageInput) -> np.ndarray | DataError:
         try:
-            return self._read(picture)
+            return self._read(image)
         except DataError as error:
             return error
 
 
-def read(picture: Picture, min_side: int | None = None) -> np.ndarray:
-    """(H,W,3) uint8 RGB of a path, a picture of Pillow, or an array (H,W,3) RGB or (H,W) grey, uint8.
+def read(image: ImageInput, min_side: int | None = None) -> np.ndarray:
+    """(H,W,3) uint8 RGB of a path, an image of Pillow, or an array (H,W,3) RGB or (H,W) grey, uint8.
 
     Raises DataError for anything else, and for what `decode` refuses.
     """
-    if isinstance(picture, (str, Path)):
-        return decode(str(picture), min_side)
-    if isinstance(picture, Image.Image):
-        return from_pillow(picture)
-    array = np.asarray(picture)
+    if isinstance(image, (str, Path)):
+        return decode(str(image), min_side)
+    if isinstance(image, Image.Image):
+        return from_pillow(image)
+    array = np.asarray(image)
     grey = array.ndim == 2
     if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] == 3)) or 0 in array.shape:
         raise DataError(
-            f"a picture is a path, a picture of Pillow, or uint8 (H,W,3) RGB or (H,W) grey; found "
-            f"{type(picture).__name__} of {array.dtype} {array.shape}; "
+            f"an image is a path, an image of Pillow, or uint8 (H,W,3) RGB or (H,W) grey; found "
+            f"{type(image).__name__} of {array.dtype} {array.shape}; "
             "for other forms: PIL.Image.fromarray(array), or scale it to 0..255"
         )
     return np.repeat(array[..., None], 3, axis=2) if grey else np.ascontiguousarray(array)

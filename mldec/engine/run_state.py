@@ -34,7 +34,7 @@ class Progress:
     epochs: int = 0  # epochs trained and, if due, evaluated
     best: float = -math.inf
     best_epoch: int = 0
-    broken: int = 0  # pictures that could not be decoded and were replaced (dataset.on_error=skip)
+    broken: int = 0  # images that could not be decoded and were replaced (dataset.on_error=skip)
     window: list[float] = dataclasses.field(default_factory=list)  # losses since the last record
     epoch_losses: list[float] = dataclasses.field(default_factory=list)  # losses of this epoch before that
 
@@ -94,7 +94,7 @@ def take_up(trainer: Trainer, run: str | Path) -> None:
     if not progress.epochs * steps <= progress.step <= (progress.epochs + 1) * steps:
         raise CheckpointError(
             f"{path} stands at step {progress.step} in epoch {progress.epochs + 1}, but an epoch now has {steps} "
-            f"steps: the pictures or schedule.batch_size changed; start a new run with init_from={run}"
+            f"steps: the images or schedule.batch_size changed; start a new run with init_from={run}"
         )
     try:
         trainer.classifier.load_state_dict(content["model"])

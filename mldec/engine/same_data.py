@@ -66,7 +66,5 @@ def _fingerprint(described: Any) -> str | None:
 
 
 def _size(described: Mapping[str, Any]) -> str:
-    pictures, labels = described.get("pictures"), described.get("labels")
-    return (
-        f"{pictures:,} images of {labels:,} labels" if isinstance(pictures, int) and isinstance(labels, int) else "data"
-    )
+    images, labels = described.get("images"), described.get("labels")
+    return f"{images:,} images of {labels:,} labels" if isinstance(images, int) and isinstance(labels, int) else "data"

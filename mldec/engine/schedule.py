@@ -103,8 +103,8 @@ class TimmCosine:
 class ScheduleConfig(ComponentConfig):
     """How long, in what portions and how fast a run learns."""
 
-    epochs: Count = 40  # passes over the training pictures
-    batch_size: Count = 56  # pictures an optimizer step, over all devices and micro-batches
+    epochs: Count = 40  # passes over the training images
+    batch_size: Count = 56  # images an optimizer step, over all devices and micro-batches
     accumulate: Count = 1  # micro-batches a step
     max_lr: Positive = 1e-4  # the highest learning rate
     cycle_momentum: bool = False  # move momentum (beta1 of Adam) against the learning rate

@@ -1,4 +1,4 @@
-"""A split of pictures scored by what was trained: what `mldec evaluate` measures and `mldec report` shows."""
+"""A split of images scored by what was trained: what `mldec evaluate` measures and `mldec report` shows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mldec.labels import LabelSpace
 
 
 def open_split(restored: Restored, config: Config, split: str) -> tuple[ImageIndex, LabelSpace]:
-    """The pictures of a split, and their labels with which of them were trained.
+    """The images of a split, and their labels with which of them were trained.
 
     Raises DataError if they cannot be read, or if their labels are not those of a network that knows no others.
     """
@@ -46,9 +46,9 @@ def score_split(
     display: Display,
     team: Team = ALONE,
 ) -> tuple[Scores, Result]:
-    """Scores of every picture of `index` for `labels`, and their metrics. `what` stands before the progress bar.
+    """Scores of every image of `index` for `labels`, and their metrics. `what` stands before the progress bar.
 
-    The processes of a `team` share the pictures; all but its leader get empty ones of both.
+    The processes of a `team` share the images; all but its leader get empty ones of both.
     """
     if restored.classifier.words is not None:
         build.ask_for(restored.classifier, labels.names, config.head.words)
@@ -61,8 +61,8 @@ def score_split(
             device=device,
             dtype=choose_precision(config.runtime.precision, device),
             softmax=build.uses_softmax(config),
-            pictures=loader.pictures,
-            on_batch=lambda pictures: bar.advance(),
+            num_images=loader.num_images,
+            on_batch=lambda images: bar.advance(),
             team=team,
         )
     if not team.leads:

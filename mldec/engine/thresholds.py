@@ -46,7 +46,7 @@ def tune_thresholds(scores: Any, targets: Any, default: float = 0.5) -> np.ndarr
     """For each label the threshold that maximises its F1.
 
     All thresholds that the scores can tell apart are tried; the chosen one lies halfway between the two neighbouring
-    scores. Of equal F1 the highest wins: the fewest pictures get the label. A label without a known positive, or whose
+    scores. Of equal F1 the highest wins: the fewest images get the label. A label without a known positive, or whose
     positives all have score 0, says nothing of where to cut; it gets the one threshold that maximises F1 of all labels
     pooled, and if there is no positive at all, `default`.
 

@@ -2,12 +2,12 @@
 
 config.yaml        the resolved experiment (written by the command, which knows YAML)
 environment.json   versions, commit, device, command line
-data.json          pictures, labels and fingerprint of each split
+data.json          images, labels and fingerprint of each split
 cost.json          seconds and peak memory
 metrics.jsonl      a record a line: `train` each few steps, `eval` each epoch, `test` at the end
 tensorboard/       the same for eyes
 thresholds.csv     the score from which on each label is given, tuned on val
-pictures/          sheets of training pictures and of predictions
+images/          sheets of training images and of predictions
 checkpoints/       last.pt, best.pt
 """
 
@@ -232,8 +232,8 @@ class Tracker:
             scalars = _scalars(kind, values)
             self._board.write(lambda writer: [writer.add_scalar(name, value, step) for name, value in scalars])
 
-    def picture(self, name: str, image: np.ndarray, step: int) -> None:
-        """Show an RGB picture (H,W,3) uint8."""
+    def image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Show an RGB image (H,W,3) uint8."""
         if self._board is not None:
             self._board.write(lambda writer: writer.add_image(name, image, step, dataformats="HWC"))
 

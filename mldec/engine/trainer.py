@@ -45,14 +45,14 @@ class Trainer:
 
     Args:
         config: the experiment, validated.
-        splits: its pictures.
+        splits: its images.
         display: where progress is shown.
         fresh: take the weights that the config starts from; False for a run that `load` continues.
         words: vectors of the labels, where the head uses any; None: from where the config says.
         team: the processes that share the run; all make a Trainer and call the same methods.
 
     Raises:
-        ConfigError: what the config asks for does not fit the labels, the pictures or this machine.
+        ConfigError: what the config asks for does not fit the labels, the images or this machine.
         CheckpointError: weights to start from cannot be loaded.
     """
 
@@ -212,7 +212,7 @@ class Trainer:
             results, scores = self._evaluate()
             metrics = self.team.tell({name: result.metrics for name, result in results.items()})
             reported = self._reported(metrics)
-            value = metrics[reported].get(self.headline, math.nan)  # a few pictures may say nothing of it
+            value = metrics[reported].get(self.headline, math.nan)  # a few images may say nothing of it
             if progress.best_epoch == 0 or value > progress.best or math.isnan(progress.best):
                 progress.best, progress.best_epoch = value, epoch
                 with self.observer.thresholds(scores.get(reported), self.splits.labels):
@@ -288,12 +288,14 @@ class Trainer:
     # Parts of a step --------------------------------------------------------------------------------------------------
 
     def _parts(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, float, contextlib.AbstractContextManager[object]]]:
-        """Pictures and targets of each part on the device, what its loss counts, and the context for its gradients: the
+        """Images and targets of each part on the device, what its loss counts, and the context for its gradients: the
         team exchanges them after the last part."""
         parts, alone = self.config.schedule.accumulate, self.team.size == 1
         images, targets = batch.images.chunk(parts), batch.targets.chunk(parts)
-        # Where there are fewer pictures than processes, some have none of their own, and count for nothing.
-        total, own = (len(batch.ids),) * 2 if alone else self.batches.pictures(self.progress.step % len(self.batches))
+        # Where there are fewer images than processes, some have none of their own, and count for nothing.
+        total, own = (
+            (len(batch.ids),) * 2 if alone else self.batches.num_images_of(self.progress.step % len(self.batches))
+        )
         for number, (some, labels) in enumerate(zip(images, targets, strict=True), start=1):
             weight = len(some) / total if self.config.loss.reduction == "mean" else 1.0
             waits = not alone and number < len(images)
@@ -408,7 +410,7 @@ class Trainer:
         with self.observer.progress(what, len(batches)) as bar, network.asked_for(self.splits.labels.names):
             rounds = itertools.count(1)
 
-            def on_batch(pictures: int) -> None:
+            def on_batch(count: int) -> None:
                 bar.advance()
                 if next(rounds) <= batches.common and self._stops():
                     raise Interrupted
@@ -421,7 +423,7 @@ class Trainer:
                 dtype=self.dtype,
                 softmax=build.uses_softmax(self.config),
                 memory_format=self.memory_format,
-                pictures=batches.pictures,
+                num_images=batches.num_images,
                 on_batch=on_batch,
                 team=self.team,
             )

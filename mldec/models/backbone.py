@@ -87,8 +87,8 @@ class Backbone(nn.Module):
 
     Args:
         model: taken over, not copied.
-        image_size: side of the square pictures that it will see, for finding out the layout; nothing is computed.
-        normalization: (mean, std) of the pictures it expects.
+        image_size: side of the square images that it will see, for finding out the layout; nothing is computed.
+        normalization: (mean, std) of the images it expects.
         final_norm: keep the norm that the network's own classifier begins with, if there is one, and apply it to each
             token (`final_norm.py`). Weights that were trained with it need it; random ones do not.
 
@@ -100,7 +100,7 @@ class Backbone(nn.Module):
         loaded: the LoadReport of the weights, None for random ones.
 
     Raises:
-        ConfigError: pictures of that size do not fit the model, or its features are not one map or sequence.
+        ConfigError: images of that size do not fit the model, or its features are not one map or sequence.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Backbone(nn.Module):
                 self._stride = image_size // side
 
     def forward(self, images: Tensor) -> Tokens:
-        """Tokens of pictures (B, 3, H, W), floating point, normalised by `normalization`."""
+        """Tokens of images (B, 3, H, W), floating point, normalised by `normalization`."""
         features = features_of(self.model, images)
         if features.dim() == 4:
             map_BHWC = features if self._channels_last else features.permute(0, 2, 3, 1)
@@ -162,7 +162,7 @@ class Backbone(nn.Module):
 
 
 def create_timm(name: str, *, image_size: int, drop_path: float = 0.0, **more: Any) -> nn.Module:
-    """timm's model `name`, told the size of the pictures if it asks. Raises ConfigError for what does not fit."""
+    """timm's model `name`, told the size of the images if it asks. Raises ConfigError for what does not fit."""
     options: dict[str, Any] = {"num_classes": 0, **more, "img_size": image_size, "drop_path_rate": drop_path or None}
     while True:
         try:
@@ -191,7 +191,7 @@ def finish(
     Args:
         model: built with random weights.
         config: its common settings.
-        image_size: side of the pictures.
+        image_size: side of the images.
         statistics: the mean and std that its weights are used with; None if it has none of its own.
         hub_name: what its weights are called in timm's hub; None if there are none.
 

@@ -86,12 +86,12 @@ def attach_ml_decoder(
         timm_model: any model with timm's `forward_features`, on any device.
         num_classes: N.
         num_groups: K, the number of queries; None for one a class.
-        image_size: side of the square pictures it will see; None for the size that the model was made for.
+        image_size: side of the square images it will see; None for the size that the model was made for.
         final_norm: keep the norm that the model's own classifier begins with, if there is one, for each token: weights
             that were trained with it need it.
 
     Raises:
-        ConfigError: the features of the model can't be read as tokens, or pictures of that size do not fit it.
+        ConfigError: the features of the model can't be read as tokens, or images of that size do not fit it.
         ValueError: `num_groups` exceeds `num_classes`.
     """
     backbone = Backbone(timm_model, image_size=image_size or _native_size(timm_model), final_norm=final_norm)

@@ -1,4 +1,4 @@
-"""How large a model is: multiply-accumulates of one picture, and parameters."""
+"""How large a model is: multiply-accumulates of one image, and parameters."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from mldec.models.tracing import shapes_only
 
 
-def count_macs(model: nn.Module, image_size: int, pictures: int = 1) -> int:
-    """Multiply-accumulates of one picture of `image_size` x `image_size` pixels in evaluation (the paper's "Flops").
+def count_macs(model: nn.Module, image_size: int, images: int = 1) -> int:
+    """Multiply-accumulates of one image of `image_size` x `image_size` pixels in evaluation (the paper's "Flops").
 
-    Of a batch of `pictures` they can be fewer than of as many single ones: work on queries alone is done once a batch.
+    Of a batch of `images` they can be fewer than of as many single ones: work on queries alone is done once a batch.
 
     Convolutions and matrix products are counted, those of attention included; element-wise work is not. Nothing is
     computed and no memory is taken: only shapes go through the model.
@@ -24,7 +24,7 @@ def count_macs(model: nn.Module, image_size: int, pictures: int = 1) -> int:
         sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False) as counter,
     ):
-        traced(torch.zeros(pictures, 3, image_size, image_size, device=device))
+        traced(torch.zeros(images, 3, image_size, image_size, device=device))
     return int(counter.get_total_flops()) // 2
 
 

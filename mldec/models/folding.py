@@ -30,8 +30,8 @@ def fold_batch_norm(network: nn.Module, image_size: int) -> Folded:
     within its batch norms stays. A batch norm before a convolution, behind a sum or used twice is kept as it is.
 
     Args:
-        network: in evaluation; called with pictures (1, 3, image_size, image_size), of which only shapes are computed.
-        image_size: side of the pictures.
+        network: in evaluation; called with images (1, 3, image_size, image_size), of which only shapes are computed.
+        image_size: side of the images.
 
     Raises:
         ValueError: the network is in training, where a batch norm is no fixed map.

@@ -102,7 +102,7 @@ class Published:
         if backbone.prefix_tokens:
             raise CheckpointError(
                 f"{self.source}: published heads also read the class token of {_in_words(self.backbone)}, which is no "
-                "place of the picture; such files cannot be taken over"
+                "place of the image; such files cannot be taken over"
             )
         if classifier.words is not None and classifier.words.known.width != self.word_width:
             raise CheckpointError(
@@ -164,13 +164,13 @@ def load_published(
             `state_dict`.
         num_classes: N, if the file is to be refused unless it has so many.
         backbone: the name of the backbone, ours or timm's, where the file's names do not tell.
-        image_size: side of the pictures that it will see.
+        image_size: side of the images that it will see.
         words: for a head that knows labels as words, the vectors of the labels to ask for; no file holds them.
         key: the entry of the file that holds the state dict; None: `model` or `state_dict`.
 
     Raises:
         CheckpointError: the file is not there or no such file, or a tensor is missing, left over or of another shape.
-        ConfigError: there is no such backbone, or pictures of that size do not fit it.
+        ConfigError: there is no such backbone, or images of that size do not fit it.
     """
     published = read_published(source, num_classes, backbone=backbone, key=key)
     if published.num_classes is None and words is None:

@@ -1,4 +1,4 @@
-"""A residual network for pictures of 64 pixels: small enough to learn the bundled digits on a CPU in a few minutes."""
+"""A residual network for images of 64 pixels: small enough to learn the bundled digits on a CPU in a few minutes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mldec.registry import BACKBONES
 class SmallResNet(nn.Module):
     """A 3x3 stem of stride 2, then stages of pre-defined width; all but the last stage halve the map (64 px: 8x8).
 
-    `forward_features` takes pictures (B, 3, H, W) and gives a map (B, widths[-1], H / 2^S, W / 2^S) for S stages.
+    `forward_features` takes images (B, 3, H, W) and gives a map (B, widths[-1], H / 2^S, W / 2^S) for S stages.
     """
 
     def __init__(self, widths: Sequence[int] = (32, 64, 128), blocks: Sequence[int] = (1, 1, 1)) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Tokens(NamedTuple):
-    """Features of a batch of pictures, one row a place.
+    """Features of a batch of images, one row a place.
 
     Attributes:
         values: (B, T, C) floating point.

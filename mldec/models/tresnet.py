@@ -33,7 +33,7 @@ VARIANTS = {
 
 
 def build_tresnet(config: BackboneConfig, *, image_size: int) -> Backbone:
-    """The TResNet that `config.name` names, for pictures whose side is a multiple of 4."""
+    """The TResNet that `config.name` names, for images whose side is a multiple of 4."""
     if image_size % 4:
         raise ConfigError(
             f"dataset.image_size={image_size}: {config.name} needs a multiple of 4; use {image_size // 4 * 4 or 4}"

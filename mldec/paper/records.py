@@ -126,7 +126,7 @@ def config_key(*configs: Config) -> str:
         root = settings["dataset"].pop("root", None)
         settings["dataset"].pop("cache", None)
         words = settings["head"].get("words") or {}
-        if root and words.get("source", "").startswith(f"{root}/"):  # the published vectors lie with the pictures
+        if root and words.get("source", "").startswith(f"{root}/"):  # the published vectors lie with the images
             words["source"] = words["source"].removeprefix(f"{root}/")
         for (group, name), before in ADDED.items():
             if settings[group].get(name) == before:

@@ -47,7 +47,7 @@ class Needs:
         weights: what the backbone of our experiment starts from, by its full name in timm's hub, or "none".
         published_start: what the published run started from, in words, where that is not the same.
         memory: of the GPU in GiB, for the batch of the experiment.
-        pictures: of the train split, where the dataset does not say so itself.
+        images: of the train split, where the dataset does not say so itself.
     """
 
     dataset: str | None = None
@@ -55,7 +55,7 @@ class Needs:
     weights: str = "none"
     published_start: str = ""
     memory: int | None = None
-    pictures: int | None = None
+    images: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

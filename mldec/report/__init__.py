@@ -4,7 +4,7 @@ run.py        what a run folder holds
 measure.py    the chosen weights scored on a split again, as `mldec evaluate` does
 analysis.py   what scores and targets say: curves, errors, thresholds
 charts.py     lines as SVG, in the colours of the page
-gallery.py    the pictures that went best and worst, with maps
+gallery.py    the images that went best and worst, with maps
 page.py       the page of one run; comparison.py that of several
 html.py       from values to text, with everything escaped
 """

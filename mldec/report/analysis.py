@@ -10,7 +10,7 @@ from scipy import sparse
 from mldec.metrics import count_decisions
 from mldec.metrics.inputs import row_blocks
 
-MOST_WRONG = 20  # labels wrongly given to a picture that are counted, the most confident ones
+MOST_WRONG = 20  # labels wrongly given to an image that are counted, the most confident ones
 HALVES = 0x3C00 + 1  # bit patterns of float16 from 0 to 1, which ascend as the numbers do
 
 
@@ -45,14 +45,14 @@ class Counts(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Labels that are wrongly given with labels that are present in the same pictures, the most frequent errors first.
+    """Labels that are wrongly given with labels that are present in the same images, the most frequent errors first.
 
-    All (P,): columns of both, in how many pictures, and in how many of these the present one is missed.
+    All (P,): columns of both, in how many images, and in how many of these the present one is missed.
     """
 
     given: np.ndarray
     present: np.ndarray
-    pictures: np.ndarray
+    images: np.ndarray
     missed: np.ndarray
 
 
@@ -88,8 +88,8 @@ def count_at(scores: np.ndarray, targets: np.ndarray, thresholds: np.ndarray | f
     return Counts(*count_decisions(scores, targets, thresholds))
 
 
-def picture_losses(scores: np.ndarray, targets: np.ndarray, *, softmax: bool = False) -> np.ndarray:
-    """(S,) cross entropy of each picture, summed over its known labels; `softmax`: of the labels that are present."""
+def image_losses(scores: np.ndarray, targets: np.ndarray, *, softmax: bool = False) -> np.ndarray:
+    """(S,) cross entropy of each image, summed over its known labels; `softmax`: of the labels that are present."""
     losses = np.empty(len(scores))
     for rows in row_blocks(scores):
         values = np.clip(scores[rows].astype(np.float64), 1e-7, 1 - 1e-7)
@@ -104,11 +104,11 @@ def picture_losses(scores: np.ndarray, targets: np.ndarray, *, softmax: bool = F
 def wrong_pairs(scores: np.ndarray, targets: np.ndarray, threshold: float, *, single_label: bool) -> Pairs:
     """Which label is wrongly given where which is present, those that stand in for missed ones first.
 
-    Given are labels above `threshold`, of a `single_label` picture the best one. Of a picture with more than
+    Given are labels above `threshold`, of a `single_label` image the best one. Of an image with more than
     `MOST_WRONG` wrong ones the most confident count.
     """
     shape = (scores.shape[1],) * 2
-    pictures, missed = sparse.csr_array(shape, dtype=np.int64), sparse.csr_array(shape, dtype=np.int64)
+    images, missed = sparse.csr_array(shape, dtype=np.int64), sparse.csr_array(shape, dtype=np.int64)
     for rows in row_blocks(scores):
         given = _best(scores[rows]) if single_label else scores[rows] > threshold
         wrong, present = given & (targets[rows] == 0), targets[rows] == 1
@@ -116,9 +116,9 @@ def wrong_pairs(scores: np.ndarray, targets: np.ndarray, threshold: float, *, si
             wrong_scores = np.where(wrong, scores[rows], -1).astype(np.float32)
             wrong &= wrong_scores >= np.partition(wrong_scores, -MOST_WRONG, axis=1)[:, [-MOST_WRONG]]
         wrong_NS = sparse.csr_array(wrong.T.astype(np.int64))
-        pictures = pictures + wrong_NS @ sparse.csr_array(present.astype(np.int64))
+        images = images + wrong_NS @ sparse.csr_array(present.astype(np.int64))
         missed = missed + wrong_NS @ sparse.csr_array((present & ~given).astype(np.int64))
-    keys, counts = _entries(pictures)
+    keys, counts = _entries(images)
     missed_counts = np.zeros_like(counts)
     missed_keys, some = _entries(missed)
     missed_counts[np.searchsorted(keys, missed_keys)] = some  # where one is missed it is present

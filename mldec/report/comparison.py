@@ -115,10 +115,10 @@ def _warnings(runs: Sequence[Run], measured: Sequence[Measured | str]) -> list[s
         found.append(f"The protocols differ: {' / '.join(sorted(protocols))}. Their figures cannot be compared.")
     data = {_fingerprint(run, one) for run, one in zip(runs, measured, strict=True)} - {""}
     if len(data) > 1:
-        found.append("The pictures or labels that were measured differ (other fingerprints of the data).")
+        found.append("The images or labels that were measured differ (other fingerprints of the data).")
     trained = {str(run.data["train"].get("fingerprint")) for run in runs if isinstance(run.data.get("train"), dict)}
     if len(trained) > 1:
-        found.append("The runs were trained on different pictures or labels.")
+        found.append("The runs were trained on different images or labels.")
     if len({isinstance(one, str) for one in measured}) > 1:
         found.append("Some runs were measured again, others stand as they were recorded.")
     return found

@@ -1,4 +1,4 @@
-"""The pictures of a split that went best and worst: small, with their labels and where the network looked."""
+"""The images of a split that went best and worst: small, with their labels and where the network looked."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 
 from mldec.data.image import decode
 from mldec.engine import build
-from mldec.engine.pictures import View, overlay
+from mldec.engine.image_sheets import View, overlay
 from mldec.errors import DataError
-from mldec.report.analysis import picture_losses
+from mldec.report.analysis import image_losses
 from mldec.report.measure import Measured
 
-SIDE = 192  # of an embedded picture, px
+SIDE = 192  # of an embedded image, px
 QUALITY = 82  # of its JPEG
-BEST, WORST = 4, 8  # pictures that are shown
-MOST_LABELS = 6  # listed with a picture
-MAPS = 2  # labels of a picture whose maps are shown
+BEST, WORST = 4, 8  # images that are shown
+MOST_LABELS = 6  # listed with an image
+MAPS = 2  # labels of an image whose maps are shown
 
 
 class Label(NamedTuple):
-    """A label of a picture; `kind` is found, wrong, missed or unknown."""
+    """A label of an image; `kind` is found, wrong, missed or unknown."""
 
     name: str
     score: float
@@ -32,7 +32,7 @@ class Label(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A picture as a data URI, what it shows in words, and what is written under it."""
+    """An image as a data URI, what it shows in words, and what is written under it."""
 
     source: str
     text: str
@@ -40,7 +40,7 @@ class Tile(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A picture of the split: file, loss, labels (and how many more there are), itself and its maps."""
+    """An image of the split: file, loss, labels (and how many more there are), itself and its maps."""
 
     name: str
     loss: float
@@ -50,7 +50,7 @@ class Shown(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """Pictures with the lowest and the highest loss, and a sentence if there are no maps."""
+    """Images with the lowest and the highest loss, and a sentence if there are no maps."""
 
     best: list[Shown]
     worst: list[Shown]
@@ -58,10 +58,10 @@ class Gallery(NamedTuple):
 
 
 def gallery(measured: Measured) -> Gallery:
-    """The best and worst pictures. Raises DataError if one of them cannot be read any more."""
+    """The best and worst images. Raises DataError if one of them cannot be read any more."""
     scores, targets = measured.scores.scores, measured.scores.targets
     softmax = build.uses_softmax(measured.config)
-    losses = picture_losses(scores, targets, softmax=softmax)
+    losses = image_losses(scores, targets, softmax=softmax)
     order = np.argsort(losses, kind="stable")
     labelled = order[(targets[order] == 1).any(axis=1)]  # nothing found where nothing is says little
     best = [int(row) for row in labelled[:BEST]]
@@ -84,26 +84,26 @@ def _show(measured: Measured, row: int, loss: float, *, maps: bool) -> Shown:
     name, path = measured.index.name(sample), measured.index.path(sample)
     columns = _interesting(measured, row)
     labels = [_label(measured, row, column) for column in columns[:MOST_LABELS]]
-    picture = decode(path)
-    view = measured.predictor.view(*picture.shape[:2])
-    tiles = [Tile(_jpeg(_fit(picture, view)), f"Picture {name}")]
+    image = decode(path)
+    view = measured.predictor.view(*image.shape[:2])
+    tiles = [Tile(_jpeg(_fit(image, view)), f"Image {name}")]
     if maps and labels:
         maps_NHW = measured.predictor.maps([path])[0]
         for label in labels[:MAPS]:
             looked = f"Where the network looked for {label.name}, which it {_verb(label.kind)}, in {name}"
             place = measured.predictor.labels.index(label.name)
-            shown = _fit(overlay(picture, maps_NHW[place], view), view)
+            shown = _fit(overlay(image, maps_NHW[place], view), view)
             tiles.append(Tile(_jpeg(shown), looked, label.name))
     return Shown(name, loss, labels, max(0, len(columns) - MOST_LABELS), tiles)
 
 
-def _fit(picture: np.ndarray, view: View) -> np.ndarray:
-    """The part of a picture that the network saw, in its own shape, with longer side SIDE."""
+def _fit(image: np.ndarray, view: View) -> np.ndarray:
+    """The part of an image that the network saw, in its own shape, with longer side SIDE."""
     left, top, right, bottom = view.box
-    picture = picture[top:bottom, left:right]
-    factor = SIDE / max(picture.shape[:2])
-    size = tuple(max(1, round(side * factor)) for side in picture.shape[1::-1])
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    image = image[top:bottom, left:right]
+    factor = SIDE / max(image.shape[:2])
+    size = tuple(max(1, round(side * factor)) for side in image.shape[1::-1])
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
 
 
 def _interesting(measured: Measured, row: int) -> list[int]:
@@ -135,6 +135,6 @@ def _verb(kind: str) -> str:
     return {"found": "found", "missed": "missed", "wrong": "gave wrongly", "unknown": "gave"}[kind]
 
 
-def _jpeg(picture: np.ndarray) -> str:
-    encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+def _jpeg(image: np.ndarray) -> str:
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"

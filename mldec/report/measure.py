@@ -37,7 +37,7 @@ class Measured:
     Attributes:
         config: as it was measured, with what was typed.
         weights, step: which ones, and of which step.
-        index, labels, scores, result: the pictures and what became of them.
+        index, labels, scores, result: the images and what became of them.
         thresholds: those tuned by label, or a sentence that says why there are none.
         predictor: the network, for maps.
     """
@@ -55,7 +55,7 @@ class Measured:
 
     @property
     def single_label(self) -> bool:
-        """Whether each picture has one label, of which the best is given."""
+        """Whether each image has one label, of which the best is given."""
         return build.is_single_label(self.config)
 
 
@@ -75,7 +75,7 @@ def measure(
         folder: the run folder, which may hold thresholds.csv; None: thresholds by label are not asked for.
         check: called with each split and its index; raises DataError for data that is not to be measured.
 
-    Raises DataError if pictures or annotations cannot be read.
+    Raises DataError if images or annotations cannot be read.
     """
 
     def score(split: str) -> tuple[ImageIndex, LabelSpace, Scores, Result]:
@@ -87,7 +87,7 @@ def measure(
     index, labels, scores, result = score(split)
     cuts: Thresholds | str
     if build.is_single_label(config):
-        cuts = "Each picture has exactly one label, and the best one is given: there are no thresholds."
+        cuts = "Each image has exactly one label, and the best one is given: there are no thresholds."
     elif folder is None:
         cuts = "Thresholds by label were not asked for."
     elif (folder / thresholds.FILE).is_file():
@@ -99,9 +99,9 @@ def measure(
             if val_labels.names != labels.names:
                 raise DataError(f"val has other labels than {split}")
             values = thresholds.tune_thresholds(val.scores, val.targets, config.protocol.threshold)
-            origin = f"the {len(val_index):,} pictures of val, where the F1 of each label is highest"
+            origin = f"the {len(val_index):,} images of val, where the F1 of each label is highest"
             if val_index.fingerprint() == index.fingerprint():
-                origin += ". These are the pictures on which it is shown too, which flatters"
+                origin += ". These are the images on which it is shown too, which flatters"
             cuts = Thresholds(values, origin)
         except MldecError as error:
             cuts = f"Thresholds by label are chosen on val, which could not be scored: {error}"

@@ -86,7 +86,7 @@ def report(run: Run, measured: Measured | str, labels: Sequence[str] | None = No
         training=curves(run),
         classes=classes(run, measured),
         precision=measured if isinstance(measured, str) else _precision(measured, labels),
-        pictures=measured if isinstance(measured, str) else _pictures(measured),
+        images=measured if isinstance(measured, str) else _example_images(measured),
         errors=measured if isinstance(measured, str) else _errors(measured),
         thresholds=measured if isinstance(measured, str) else _thresholds(measured),
         environment=_environment(run),
@@ -116,7 +116,7 @@ def headline(run: Run, measured: Measured | str) -> dict[str, Any]:
         where, protocol = split, measured.config.protocol.name
         definition, dataset = measured.config.protocol.average_precision, measured.config.dataset.name
         data = {
-            "pictures": len(measured.scores.ids),
+            "images": len(measured.scores.ids),
             "labels": len(measured.labels),
             "fingerprint": measured.index.fingerprint(),
         }
@@ -144,12 +144,12 @@ def metric_values(metrics: Mapping[str, Any], *, single_label: bool) -> list[Val
     rest = sorted(name for name in metrics if name.startswith(("CF1@", "OF1@")))
     names = {"top1": "top-1", "top5": "top-5"}
     return [
-        Value(names.get(name, name), percent(number(metrics[name])), _images(metrics, name))
+        Value(names.get(name, name), percent(number(metrics[name])), _image_count(metrics, name))
         for name in [*first, *tasks, *rest]
     ]
 
 
-def _images(metrics: Mapping[str, Any], name: str) -> str:
+def _image_count(metrics: Mapping[str, Any], name: str) -> str:
     """How many images a zero-shot figure counts; records of earlier versions do not say it."""
     counted = re.sub(r"_mAP|_F1@\d+", lambda kind: "_images" if kind[0] == "_mAP" else "_F1_images", name)
     found = number(metrics.get(counted))
@@ -175,9 +175,9 @@ def _notes(run: Run, measured: Measured | str, recorded: Mapping[str, Any] | Non
 
 
 def _size(data: Mapping[str, Any]) -> str:
-    if not all(isinstance(data.get(name), int) for name in ("pictures", "labels")):
+    if not all(isinstance(data.get(name), int) for name in ("images", "labels")):
         return ""
-    return f"{data['pictures']:,} pictures, {data['labels']:,} labels, fingerprint {str(data.get('fingerprint'))[:12]}"
+    return f"{data['images']:,} images, {data['labels']:,} labels, fingerprint {str(data.get('fingerprint'))[:12]}"
 
 
 def _epochs(run: Run) -> str:
@@ -298,7 +298,7 @@ def _precision(measured: Measured, labels: Sequence[str] | None) -> dict[str, An
     scores, targets = measured.scores.scores, measured.scores.targets
     chosen = _chosen(measured, labels)
     if not chosen:
-        return "No label has a picture in this split, so there is no precision to show."
+        return "No label has an image in this split, so there is no precision to show."
     at_common = count_at(scores, targets, measured.config.protocol.threshold)
     own = measured.thresholds if isinstance(measured.thresholds, Thresholds) else None
     at_own = count_at(scores, targets, own.values) if own else None
@@ -352,46 +352,46 @@ def _panel(title: str, note: str, curve: Any, places: list[tuple[float, float]],
     return Panel(title, drawing, [], note)
 
 
-def _pictures(measured: Measured) -> Gallery | str:
+def _example_images(measured: Measured) -> Gallery | str:
     try:
         return gallery(measured)
     except MldecError as error:
-        return f"The pictures cannot be shown: {error}."
+        return f"The images cannot be shown: {error}."
 
 
 def _errors(measured: Measured) -> dict[str, Any] | str:
     threshold, single = measured.config.protocol.threshold, measured.single_label
     pairs = wrong_pairs(measured.scores.scores, measured.scores.targets, threshold, single_label=single)
     if not len(pairs.given):
-        return "No label is wrongly given in a picture that has another one."
+        return "No label is wrongly given in an image that has another one."
     names, present = measured.labels.names, (measured.scores.targets == 1).sum(axis=0)
     listed = [
-        (names[given], names[other], int(pictures), int(missed), missed / present[other])
-        for given, other, pictures, missed in zip(*(part[:PAIRS] for part in pairs), strict=True)
+        (names[given], names[other], int(images), int(missed), missed / present[other])
+        for given, other, images, missed in zip(*(part[:PAIRS] for part in pairs), strict=True)
     ]
     return {"pairs": listed, "more": max(0, len(pairs.given) - PAIRS), "heat": _heat(pairs, names)}
 
 
 def _heat(pairs: Pairs, names: Sequence[str]) -> dict[str, Any] | None:
     """Labels that are missed against labels that are given in their place: the most frequent ones of both."""
-    given, missed, pictures = (part[pairs.missed > 0] for part in (pairs.given, pairs.present, pairs.missed))
+    given, missed, images = (part[pairs.missed > 0] for part in (pairs.given, pairs.present, pairs.missed))
     if not len(given):
         return None
-    columns = _most(given, pictures)
+    columns = _most(given, images)
     kept = np.isin(given, columns)
-    rows = _most(missed[kept], pictures[kept])
+    rows = _most(missed[kept], images[kept])
     kept &= np.isin(missed, rows)
     columns = np.intersect1d(columns, given[kept])
     counts = np.zeros((len(rows), len(columns)), np.int64)
-    counts[np.searchsorted(rows, missed[kept]), np.searchsorted(columns, given[kept])] = pictures[kept]
+    counts[np.searchsorted(rows, missed[kept]), np.searchsorted(columns, given[kept])] = images[kept]
     shades = np.ceil(9 * counts / counts.max()).astype(np.int64)
     cells = [list(zip(*both, strict=True)) for both in zip(counts.tolist(), shades.tolist(), strict=True)]
     return {"columns": [names[c] for c in columns], "rows": list(zip((names[r] for r in rows), cells, strict=True))}
 
 
-def _most(columns: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-    """The HEAT columns that have most pictures, ascending."""
-    totals = np.bincount(columns, weights=pictures)
+def _most(columns: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """The HEAT columns that have most images, ascending."""
+    totals = np.bincount(columns, weights=images)
     order = np.argsort(-totals, kind="stable")[:HEAT]
     return np.sort(order[totals[order] > 0])
 
@@ -458,6 +458,6 @@ def _splits(run: Run) -> list[tuple[str, str, str, str]]:
     found = []
     for split, facts in run.data.items():
         if isinstance(facts, dict):
-            sizes = [count(facts[n]) if isinstance(facts.get(n), int) else NOTHING for n in ("pictures", "labels")]
+            sizes = [count(facts[n]) if isinstance(facts.get(n), int) else NOTHING for n in ("images", "labels")]
             found.append((split, sizes[0], sizes[1], str(facts.get("fingerprint", NOTHING))))
     return found

@@ -39,7 +39,7 @@ def small_and_patient(monkeypatch):
 
 
 def fail_above(monkeypatch, size, labels=None):
-    """Training on more than `size` pictures at once runs out of memory, if there are that many labels."""
+    """Training on more than `size` images at once runs out of memory, if there are that many labels."""
     real = Trainer.train_step
 
     def train_step(trainer, batch):
@@ -67,7 +67,7 @@ def test_every_head_and_number_of_labels_has_all_figures(tmp_path, capsys):
     quantities = {
         "training": "img/s",
         "inference": "img/s",
-        "training batch": "pictures",
+        "training batch": "images",
         "peak memory of training": "MiB",
         "multiply-accumulates": "G",
         "parameters": "M",
@@ -79,7 +79,7 @@ def test_every_head_and_number_of_labels_has_all_figures(tmp_path, capsys):
         for title in titles
         for quantity, unit in (quantities | ({} if title.startswith("gap") else ratios)).items()
     }
-    expected |= {"matrix product": "G/s", "largest training batch": "pictures"}
+    expected |= {"matrix product": "G/s", "largest training batch": "images"}
     assert {name: figure["unit"] for name, figure in figures.items()} == expected
     assert figures.pop("largest training batch")["value"] is None
     for name, figure in figures.items():
@@ -105,7 +105,7 @@ def test_counts_are_those_of_the_network():
     assert figures["net: parameters"] * 1e6 == count_parameters(classifier)[0]
 
 
-def test_a_batch_in_evaluation_costs_no_more_than_its_pictures():
+def test_a_batch_in_evaluation_costs_no_more_than_its_images():
     classifier = build.build_bare_classifier(make([*WORDS, "head=transformer_decoder"]), LabelSpace(list("abcdef")))
     one, four = count_macs(classifier, 48), count_macs(classifier, 48, 4)
     assert one < four < 4 * one  # self-attention among queries is done once

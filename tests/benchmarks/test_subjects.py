@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from mldec.benchmarks import growth, head, rate, startup
+from mldec.benchmarks.generated_images import HEIGHT, WIDTH, write_images
 from mldec.benchmarks.head import Shape, macs
-from mldec.benchmarks.pictures import HEIGHT, WIDTH, write_pictures
 from mldec.commands.main import run
 from mldec.data.image import decode
 from mldec.models.heads import MLDecoder
@@ -50,7 +50,7 @@ def test_the_work_of_the_head_is_counted_as_torch_counts_it(dropout):
     shape = Shape(90, 20, 9, 2)
     module = MLDecoder(head.FEATURES, shape.classes, shape.queries, dim=head.DIM, ffn_dim=head.FFN_DIM, dropout=dropout)
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        module(torch.zeros(shape.pictures, shape.tokens, head.FEATURES))
+        module(torch.zeros(shape.images, shape.tokens, head.FEATURES))
     assert macs(shape, shared=dropout == 0) == pytest.approx(counter.get_total_flops() / 2, rel=1e-6)
 
 
@@ -64,16 +64,14 @@ def test_the_loss_is_measured_against_its_plain_chain(tmp_path):
 
 def test_growth_is_measured_along_each_axis_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "BASE", Shape(40, 10, 9, 2))
-    monkeypatch.setattr(
-        growth, "AXES", {"classes": (10, 40), "queries": (5, 10), "tokens": (9, 16), "pictures": (1, 2)}
-    )
+    monkeypatch.setattr(growth, "AXES", {"classes": (10, 40), "queries": (5, 10), "tokens": (9, 16), "images": (1, 2)})
     figures = figures_of(tmp_path, "growth", *FAST)
     assert {"ML-Decoder, 10 classes: forward and backward", "average pooling, 40 classes: peak memory"} <= set(figures)
     points = json.loads((tmp_path / "out.json").read_text())["points"]
     assert sum(point["head"] == "ML-Decoder" for point in points) == 8
     growth.draw(points, tmp_path / "growth.png")
-    with Image.open(tmp_path / "growth.png") as picture:
-        assert picture.size == (1440, 660)
+    with Image.open(tmp_path / "growth.png") as image:
+        assert image.size == (1440, 660)
 
 
 @pytest.mark.slow  # builds TResNet-L
@@ -97,13 +95,13 @@ def test_every_augmentation_is_measured(tmp_path):
     assert figures["paper, resizing to 448 included, over decoding and resizing"]["unit"] == "x"
 
 
-def test_the_loader_is_measured_on_generated_pictures(tmp_path):
+def test_the_loader_is_measured_on_generated_images(tmp_path):
     figures = figures_of(tmp_path, "loader", "scale=0.1", "repeats=1", "workers=1,2")
     assert figures["loader with 1 worker, of that"]["target"] == 60
     assert figures["loader with 2 workers, of that"]["target"] is None
 
 
-def test_the_loader_and_the_loop_are_measured_on_ones_own_pictures(tmp_path):
+def test_the_loader_and_the_loop_are_measured_on_ones_own_images(tmp_path):
     small = ["experiment=digits", f"dataset.root={tmp_path / 'digits'}", "dataset.train=160", "dataset.val=8"]
     small += ["dataset.test=8", "runtime.threads=1", "schedule.batch_size=8"]
     figures = figures_of(tmp_path, "loader", *small, "repeats=1")
@@ -114,7 +112,7 @@ def test_the_loader_and_the_loop_are_measured_on_ones_own_pictures(tmp_path):
     assert share["value"] == pytest.approx(100 * figures["training loop"]["value"] / figures["bare loop"]["value"])
 
 
-def test_the_loop_is_measured_on_generated_pictures_without_a_dataset(tmp_path):
+def test_the_loop_is_measured_on_generated_images_without_a_dataset(tmp_path):
     small = [
         "experiment=digits",
         "dataset.root=/nowhere",
@@ -122,16 +120,16 @@ def test_the_loop_is_measured_on_generated_pictures_without_a_dataset(tmp_path):
         "augment=paper",
         "runtime.threads=1",
     ]
-    words = ["schedule.batch_size=4", "repeats=1", "steps=2", "pictures=12", "labels=7"]
+    words = ["schedule.batch_size=4", "repeats=1", "steps=2", "images=12", "labels=7"]
     figures = figures_of(tmp_path, "train", *small, *words)
     assert figures["training loop"]["value"] > 0
 
 
-def test_generated_pictures_are_as_large_as_photographs(tmp_path):
-    paths = write_pictures(tmp_path, 3)
-    pictures = [decode(path) for path in paths]
-    assert {picture.shape for picture in pictures} == {(HEIGHT, WIDTH, 3)}
-    assert len({picture.tobytes() for picture in pictures}) == 3
+def test_generated_images_are_as_large_as_photographs(tmp_path):
+    paths = write_images(tmp_path, 3)
+    images = [decode(path) for path in paths]
+    assert {image.shape for image in images} == {(HEIGHT, WIDTH, 3)}
+    assert len({image.tobytes() for image in images}) == 3
     sizes = [os.path.getsize(path) for path in paths]
     assert 60_000 < min(sizes) < max(sizes) < 160_000
 

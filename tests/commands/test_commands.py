@@ -114,7 +114,7 @@ def test_val_is_what_the_run_held_out_and_limits_are_lifted(small_digits, tmp_pa
     assert run(words) == 0
     record = json.loads((tmp_path / "there" / "metrics.json").read_text())
     assert record["protocol"]["holdout"] == 0.3
-    assert record["pictures"] == 24
+    assert record["images"] == 24
 
 
 def test_a_resumed_run_does_not_look_for_its_first_weights_again(small_digits, tmp_path, capsys):
@@ -213,7 +213,7 @@ def test_show_prints_size_cost_and_schedule_and_writes_nothing(small_digits, tmp
     monkeypatch.chdir(tmp_path)
     assert run(["show", *small_digits]) == 0
     text = capsys.readouterr().out
-    assert "6 = 2 epochs of 3 steps of 32 pictures" in text
+    assert "6 = 2 epochs of 3 steps of 32 images" in text
     assert "multiply-accumulates" in text
     assert run(["show", "experiment=coco_tresnet_l", "labels=80"]) == 0
     text = capsys.readouterr().out

@@ -42,7 +42,7 @@ def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def picture(path: Path, seed: int = 0) -> None:
+def make_image(path: Path, seed: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (60, 80, 3), np.uint8)).save(path)
 
@@ -50,8 +50,8 @@ def picture(path: Path, seed: int = 0) -> None:
 def write_table(folder: Path, rows: int = 12) -> Path:
     lines = ["path,labels"]
     for number in range(rows):
-        picture(folder / f"pictures/{number}.jpg", number)
-        lines.append(f"pictures/{number}.jpg,{('cat', 'dog', 'cat;dog', '')[number % 4]}")
+        make_image(folder / f"images/{number}.jpg", number)
+        lines.append(f"images/{number}.jpg,{('cat', 'dog', 'cat;dog', '')[number % 4]}")
     (folder / "all.csv").write_text("\n".join(lines) + "\n")
     return folder / "all.csv"
 
@@ -81,7 +81,7 @@ def test_what_was_typed_to_split_is_part_of_what_comes_next(tmp_path, capsys):
     assert run(["data", "split", *words]) == 0
     following = shlex.split(capsys.readouterr().out.rpartition("next: mldec train ")[2])
     assert run(["data", "verify", *following, "workers=1"]) == 0
-    assert "table val: 6 pictures, 0 of them cannot be used" in capsys.readouterr().out
+    assert "table val: 6 images, 0 of them cannot be used" in capsys.readouterr().out
 
 
 def test_split_refuses_what_it_cannot_do_and_overwrites_nothing(tmp_path, capsys):
@@ -96,7 +96,7 @@ def test_split_refuses_what_it_cannot_do_and_overwrites_nothing(tmp_path, capsys
     ]:
         assert run(["data", "split", *words]) == 2
         assert message in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.csv", "pictures"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.csv", "images"]
     (tmp_path / "val.csv").write_text("mine")
     assert run(["data", "split", "table=all.csv"]) == 2
     assert "val.csv: there already" in capsys.readouterr().err
@@ -106,48 +106,48 @@ def test_split_refuses_what_it_cannot_do_and_overwrites_nothing(tmp_path, capsys
 
 def test_verify_finds_lists_and_mends(tmp_path, capsys):
     table = write_table(tmp_path)
-    (tmp_path / "pictures" / "3.jpg").write_bytes(b"broken")
-    (tmp_path / "pictures" / "5.jpg").unlink()
-    picture(tmp_path / "pictures" / "unlisted.png")
+    (tmp_path / "images" / "3.jpg").write_bytes(b"broken")
+    (tmp_path / "images" / "5.jpg").unlink()
+    make_image(tmp_path / "images" / "unlisted.png")
     words = ["dataset=table", f"dataset.train={table}"]
     assert run(["data", "verify", *words, "workers=1"]) == 1
     text = capsys.readouterr().out
-    assert "table train: 12 pictures, 2 of them cannot be used" in text
-    assert "1 pictures beside them that no annotation mentions, such as" in text
+    assert "table train: 12 images, 2 of them cannot be used" in text
+    assert "1 images beside them that no annotation mentions, such as" in text
     assert "add --fix" in text
     assert len((tmp_path / "outputs" / "data" / "table" / "problems.txt").read_text().splitlines()) == 2
     training = [*words, *SMALL, "protocol.holdout=0.2", "schedule.epochs=1"]
-    assert run(["train", *training, "run_dir=a"]) == 2  # a picture is missing
+    assert run(["train", *training, "run_dir=a"]) == 2  # an image is missing
     assert run(["data", "verify", *words, "workers=2", "--fix"]) == 0
     assert run(["data", "verify", *words, "workers=1"]) == 0
     text = capsys.readouterr().out
-    assert "10 pictures, 0 of them" in text.rpartition("lists 2 pictures")[2]
-    assert "1 pictures beside them" in text.rpartition("lists 2 pictures")[2]  # not the one that was left out
+    assert "10 images, 0 of them" in text.rpartition("lists 2 images")[2]
+    assert "1 images beside them" in text.rpartition("lists 2 images")[2]  # not the one that was left out
     assert run(["train", *training, "run_dir=b"]) == 0
-    assert (tmp_path / "pictures" / "3.jpg").exists()
+    assert (tmp_path / "images" / "3.jpg").exists()
 
 
-def test_a_broken_picture_is_skipped_and_counted_in_training_but_stops_evaluation(tmp_path, capsys):
+def test_a_broken_image_is_skipped_and_counted_in_training_but_stops_evaluation(tmp_path, capsys):
     table = write_table(tmp_path)
-    (tmp_path / "pictures" / "3.jpg").write_bytes(b"broken")
-    (tmp_path / "val.csv").write_text("path,labels\npictures/0.jpg,cat\npictures/1.jpg,dog\n")
+    (tmp_path / "images" / "3.jpg").write_bytes(b"broken")
+    (tmp_path / "val.csv").write_text("path,labels\nimages/0.jpg,cat\nimages/1.jpg,dog\n")
     words = ["train", "dataset=table", f"dataset.train={table}", "dataset.val=val.csv", *SMALL, "runtime.log_every=1"]
     assert run([*words, "run_dir=a"]) == 2
-    assert "cannot decode picture" in capsys.readouterr().err
+    assert "cannot decode image" in capsys.readouterr().err
     assert run([*words, "dataset.on_error=skip", "schedule.epochs=2", "run_dir=b"]) == 0
-    assert "3.jpg (6 bytes): not a picture; another picture stands in for it" in capsys.readouterr().out
+    assert "3.jpg (6 bytes): not an image; another image stands in for it" in capsys.readouterr().out
     records = [record for record in read_records(tmp_path / "b" / "metrics.jsonl") if record["kind"] == "train"]
     assert records[-1]["broken"] == 2  # once in each epoch
-    (tmp_path / "val.csv").write_text("path,labels\npictures/0.jpg,cat\npictures/3.jpg,dog\n")
+    (tmp_path / "val.csv").write_text("path,labels\nimages/0.jpg,cat\nimages/3.jpg,dog\n")
     assert run([*words, "dataset.on_error=skip", "run_dir=c"]) == 2
-    assert "cannot decode picture" in capsys.readouterr().err
+    assert "cannot decode image" in capsys.readouterr().err
 
 
-def test_stats_writes_text_json_and_a_picture(tmp_path, capsys):
+def test_stats_writes_text_json_and_a_image(tmp_path, capsys):
     table = write_table(tmp_path)
     assert run(["data", "stats", "dataset=table", f"dataset.train={table}"]) == 0
     text = capsys.readouterr().out
-    assert "pictures        12" in text
+    assert "images        12" in text
     folder = tmp_path / "outputs" / "data" / "table"
     assert json.loads((folder / "train.json").read_text())["labels"][0] == {
         "label": "cat",
@@ -187,7 +187,7 @@ def test_a_shrunk_table_trains(tmp_path, capsys):
     words = ["dataset=table", f"dataset.train={table}", "side=30", "output=small", "workers=1"]
     assert run(["data", "shrink", *words]) == 0
     words = capsys.readouterr().out.rpartition("next: mldec train ")[2].split()
-    assert Image.open(tmp_path / "small" / "pictures" / "1.jpg").size == (40, 30)
+    assert Image.open(tmp_path / "small" / "images" / "1.jpg").size == (40, 30)
     assert run(["train", *words, *SMALL, "protocol.holdout=0.2", "run_dir=run"]) == 0
     assert run(["data", "shrink", "dataset=table", f"dataset.train={table}", "side=99", "output=small"]) == 2
     assert "was begun with" in capsys.readouterr().err
@@ -212,7 +212,7 @@ def test_a_downloaded_dataset_is_ready_to_train(tmp_path, capsys, monkeypatch):
     made = tmp_path / "made"
     for split in ("train2014", "val2014"):
         for number in range(6):
-            picture(made / split / f"{number}.jpg", number)
+            make_image(made / split / f"{number}.jpg", number)
         content = {
             "images": [{"id": number, "file_name": f"{number}.jpg"} for number in range(6)],
             "annotations": [{"id": n, "image_id": n, "category_id": 1 + n % 2} for n in range(6)],
@@ -276,7 +276,7 @@ def test_the_benchmark_of_the_index_runs_and_compares(tmp_path, capsys):
 def make_folder(root: Path) -> list[str]:
     for split in ("train", "val"):
         for number in range(6):
-            picture(root / split / ("cat", "dog")[number % 2] / f"{number}.jpg", number)
+            make_image(root / split / ("cat", "dog")[number % 2] / f"{number}.jpg", number)
     return ["dataset=folder", f"dataset.root={root}", "loss=ce"]
 
 
@@ -307,7 +307,7 @@ def make_coco_json(root: Path) -> list[str]:
     for split in ("train", "val"):
         images = [{"id": number, "file_name": f"{number}.jpg"} for number in range(6)]
         for image in images:
-            picture(root / split / image["file_name"], image["id"])
+            make_image(root / split / image["file_name"], image["id"])
         annotations = [{"id": n, "image_id": n, "category_id": 1 + n % 2} for n in range(6)]
         content = {"images": images, "annotations": annotations}
         content["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
@@ -324,7 +324,7 @@ def make_open_images(root: Path) -> list[str]:
         lines = ["ImageID,Source,LabelName,Confidence"]
         for number in range(4):
             image = f"{16 * place + number:016x}"
-            picture(root / split / f"{image}.jpg", number)
+            make_image(root / split / f"{image}.jpg", number)
             lines += [f"{image},verification,/m/0a,{number % 2}", f"{image},verification,/m/0b,{number // 2}"]
         (root / f"{name}-annotations-human-imagelabels.csv").write_text("\n".join(lines) + "\n")
     return ["dataset=openimages", f"dataset.root={root}", "loss.unknown_weight=0.1", "protocol=paper"]
@@ -333,7 +333,7 @@ def make_open_images(root: Path) -> list[str]:
 def make_nuswide(root: Path, name: str = "nuswide") -> list[str]:
     rows = ["path,labels,split"]
     for number in range(8):
-        picture(root / f"{number}.jpg", number)
+        make_image(root / f"{number}.jpg", number)
         labels = ("sky", "cat, sky", "zoo", "zoo, cat")[number % 4]
         rows.append(f'{number}.jpg,"[{labels}]",{"train" if number < 4 else "val"}')
     (root / "data.csv").write_text("\n".join(rows) + "\n")
@@ -384,10 +384,8 @@ def test_resuming_on_other_labels_is_said(tmp_path, capsys):
     words = [*SMALL, "protocol.holdout=0.2", "schedule.epochs=2", "run_dir=run"]
     assert run(["train", "dataset=table", f"dataset.train={table}", *words]) == 0
     capsys.readouterr()
-    table.write_text(table.read_text().replace("pictures/1.jpg,dog", "pictures/1.jpg,cat"))
+    table.write_text(table.read_text().replace("images/1.jpg,dog", "images/1.jpg,cat"))
     assert run(["train", "resume=run"]) == 2
     assert "the train images or labels are not those that run began with" in capsys.readouterr().err
     assert run(["train", "resume=run", "allow_other_data=true"]) == 0
-    assert (
-        "warning: the train pictures or their labels are not those that this run began with" in capsys.readouterr().out
-    )
+    assert "warning: the train images or their labels are not those that this run began with" in capsys.readouterr().out

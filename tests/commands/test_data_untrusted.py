@@ -24,14 +24,14 @@ def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def picture(path: Path | str, side: int = 40) -> None:
+def image(path: Path | str, side: int = 40) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side + 8, 3), np.uint8)).save(path, "JPEG")
 
 
 def folder_dataset(root: str = "ds") -> list[str]:
     for name in ("cat/0.jpg", "cat/1.jpg", "dog/2.jpg"):
-        picture(f"{root}/{name}")
+        image(f"{root}/{name}")
     return ["dataset=folder", f"dataset.root={root}"]
 
 
@@ -50,7 +50,7 @@ def present(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, int]:
 def test_fix_leaves_out_what_is_broken_whatever_it_is_called(capsys):
     sound, broken = ["p0.jpg", "7.jpg", "a.jpg"], ["#7.jpg", "x\np0.jpg", '"a.jpg"']
     for name in sound:
-        picture(name)
+        image(name)
     for name in broken:
         Path(name).write_bytes(b"broken")
     rows = [json.dumps({"path": name, "labels": [f"l{number}"]}) for number, name in enumerate(sound + broken)]
@@ -118,7 +118,7 @@ COCO = {
     ],
 )
 def test_malformed_annotations_come_before_the_first_image(capsys, annotation):
-    picture("ds/0.jpg")
+    image("ds/0.jpg")
     content = COCO | {"annotations": [COCO["annotations"][0] | annotation]}
     Path("ds/a.json").write_text(json.dumps(content))
     words = ["dataset=coco_json", "dataset.train=ds/a.json", "side=20", "output=out", "workers=1"]
@@ -128,7 +128,7 @@ def test_malformed_annotations_come_before_the_first_image(capsys, annotation):
 
 
 def test_sizes_that_are_none_come_before_the_first_image(capsys):
-    picture("ds/0.jpg")
+    image("ds/0.jpg")
     Path("ds/a.json").write_text(json.dumps(COCO | {"images": [COCO["images"][0] | {"width": 0}]}))
     assert run(["data", "shrink", "dataset=coco_json", "dataset.train=ds/a.json", "side=20", "output=out"]) == 2
     assert "a.json: image 1 is of 0 x 40 pixels" in error(capsys)
@@ -140,7 +140,7 @@ def test_a_number_in_xml_that_is_none_comes_before_the_first_image(capsys):
         Path("voc/VOC2007", folder).mkdir(parents=True)
     for split, name in (("trainval", "000001"), ("test", "000002")):
         Path(f"voc/VOC2007/ImageSets/Main/{split}.txt").write_text(f"{name}\n")
-        picture(f"voc/VOC2007/JPEGImages/{name}.jpg")
+        image(f"voc/VOC2007/JPEGImages/{name}.jpg")
         box = "<bndbox><xmin>1</xmin><ymin>many</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
         Path(f"voc/VOC2007/Annotations/{name}.xml").write_text(
             f"<annotation><size><width>48</width><height>40</height></size><object><name>cat</name>{box}</object></annotation>"
@@ -152,7 +152,7 @@ def test_a_number_in_xml_that_is_none_comes_before_the_first_image(capsys):
 
 def test_two_tables_of_one_name_stay_two(capsys):
     for place, label in (("one", "cat"), ("two", "dog")):
-        picture(f"ds/{place}.jpg")
+        image(f"ds/{place}.jpg")
         Path(place).mkdir()
         Path(place, "list.csv").write_text(f"path,labels\n{place}.jpg,{label}\n")
     Path("labels.txt").write_text("cat\ndog\n")
@@ -198,10 +198,10 @@ def test_holes_stay_holes_and_bytes_bytes(tmp_path):
 
 
 def test_an_image_too_long_to_be_written_is_left_out_and_no_stop(capsys):
-    picture("ds/cat/0.jpg")
+    image("ds/cat/0.jpg")
     Image.new("L", (30, 80_000)).save("ds/cat/1.png")
     os.rename("ds/cat/1.png", "ds/cat/1.jpg")  # JPEG has no room for its longer side
-    picture("ds/dog/2.jpg")
+    image("ds/dog/2.jpg")
     words = ["dataset=folder", "dataset.root=ds", "side=25", "output=out", "workers=1"]
     assert run(["data", "shrink", *words]) == 1
     assert "1.jpg: cannot be written smaller" in capsys.readouterr().out

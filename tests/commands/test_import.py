@@ -26,26 +26,26 @@ from mldec.registry import BACKBONES
 from tests.published_files import authors_file, stir
 
 LABELS = ("person", "traffic light", "dog", "toothbrush", "wine glass")
-SIDE, PICTURES = 64, 12
+SIDE, IMAGES = 64, 12
 IMAGENET = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 3, 1, 1)
 SMALL = {"dim": 16, "ffn_dim": 24}
 
 
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """COCO's tree with a few pictures of the size that the network sees, so that nothing is resized."""
+    """COCO's tree with a few images of the size that the network sees, so that nothing is resized."""
     root, rng = tmp_path_factory.mktemp("coco"), np.random.default_rng(0)
     (root / "annotations").mkdir()
     for split in ("train2014", "val2014"):
         (root / split).mkdir()
         boxes = []
-        for image in range(PICTURES):
+        for image in range(IMAGES):
             Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(root / split / f"{image}.png")
             for category in {image % 5, int(rng.integers(5))}:
                 box = {"image_id": image, "category_id": category, "iscrowd": 0, "bbox": [0, 0, 1, 1], "area": 1}
                 boxes.append({"id": len(boxes), **box})
         content = {
-            "images": [{"id": image, "file_name": f"{image}.png"} for image in range(PICTURES)],
+            "images": [{"id": image, "file_name": f"{image}.png"} for image in range(IMAGES)],
             "categories": [{"id": number, "name": name} for number, name in enumerate(LABELS)],
             "annotations": boxes,
         }
@@ -108,9 +108,9 @@ def test_import_evaluate_and_predict_say_what_the_published_network_says(publish
     scores = scores_of(classifier, paths)
     assert run(["evaluate", f"run={folder}", "runtime=cpu", "runtime.workers=0"]) == 0
     record = json.loads((folder / "evaluation" / "coco_test" / "metrics.json").read_text())
-    assert (record["weights"], record["protocol"]["name"], record["pictures"]) == ("live", "paper", PICTURES)
+    assert (record["weights"], record["protocol"]["name"], record["images"]) == ("live", "paper", IMAGES)
     boxes = json.loads((coco / "annotations" / "instances_val2014.json").read_text())["annotations"]
-    targets = np.zeros((PICTURES, len(LABELS)), np.int8)
+    targets = np.zeros((IMAGES, len(LABELS)), np.int8)
     for box in boxes:
         targets[box["image_id"], box["category_id"]] = 1
     assert record["metrics"]["mAP"] == pytest.approx(mean_average_precision(scores, targets, "paper"), abs=1e-6)

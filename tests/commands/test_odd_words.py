@@ -96,7 +96,7 @@ OPTIONS = {
     "predict": (
         ["run=RUN", "input=file"],
         [
-            *("threshold", "thresholds", "top_k", "scores", "pictures", "maps", "font", "resume", "weights"),
+            *("threshold", "thresholds", "top_k", "scores", "images", "maps", "font", "resume", "weights"),
             "batch_size",
             "workers",
             "device",
@@ -119,7 +119,7 @@ OPTIONS = {
     "benchmark startup": ([], ["repeats", "scale"]),
     "benchmark data": ([], ["scale", "repeats", "folder"]),
     "benchmark loader": ([], ["scale", "repeats", "workers"]),
-    "benchmark train": ([], ["steps", "repeats", "pictures", "labels"]),
+    "benchmark train": ([], ["steps", "repeats", "images", "labels"]),
     "benchmark model": (["experiment=digits", "labels=5"], ["labels", "heads", "repeats", "seconds", "largest_batch"]),
 }
 
@@ -341,7 +341,7 @@ def projects(tmp_path, monkeypatch):
 
 
 def images(folder: Path) -> int:
-    return json.loads((folder / "metrics.json").read_text())["pictures"]
+    return json.loads((folder / "metrics.json").read_text())["images"]
 
 
 def test_a_run_is_evaluated_and_resumed_on_its_own_data_from_every_folder(projects, monkeypatch, capsys):

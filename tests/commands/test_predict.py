@@ -18,7 +18,7 @@ from PIL import Image
 import mldec
 import mldec.labels
 from mldec.commands.main import run
-from mldec.commands.predict_files import find_inputs, find_pictures
+from mldec.commands.predict_files import find_images, find_inputs
 from mldec.engine import build, lettering, predictions
 from mldec.engine.checkpoint import restore
 from mldec.engine.evaluator import compute_scores
@@ -45,14 +45,14 @@ def predictor(trained):
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """A folder with pictures, the folder in which the test stands."""
+    """A folder with images, the folder in which the test stands."""
     monkeypatch.chdir(tmp_path)
     for number in range(COUNT):
         path = tmp_path / "photos" / ("inside" if number % 2 else ".") / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 255, (48, 60, 3), np.uint8)
         assert cv2.imwrite(str(path), pixels)
-    (tmp_path / "photos" / "notes.txt").write_text("no picture")
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
     return tmp_path / "photos"
 
 
@@ -68,9 +68,9 @@ def lines_of(path):
 # What is read ---------------------------------------------------------------------------------------------------------
 
 
-def test_inputs_are_pictures_folders_patterns_and_lists_each_picture_once(photos, monkeypatch):
+def test_inputs_are_images_folders_patterns_and_lists_each_image_once(photos, monkeypatch):
     everything = ["photos/0.png", "photos/2.png", "photos/4.png", "photos/inside/1.png", "photos/inside/3.png"]
-    assert find_pictures("photos") == everything
+    assert find_images("photos") == everything
     assert find_inputs(["photos/*.png", "photos"]) == everything
     (photos.parent / "list.txt").write_bytes(b"\xef\xbb\xbfphotos/4.png\r\n\nphotos/[x] y.png\n")
     assert find_inputs(["@list.txt", "photos/4.png"]) == ["photos/4.png", "photos/[x] y.png"]  # as they are
@@ -78,10 +78,10 @@ def test_inputs_are_pictures_folders_patterns_and_lists_each_picture_once(photos
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         assert find_inputs(["-"]) == ["photos/4.png", "photos/0.png"]
     for source, message in {
-        "absent": "no such picture or folder",
-        "empty": "no pictures there",
+        "absent": "no such image or folder",
+        "empty": "no images there",
         "@absent.txt": "input=@absent.txt: cannot be read: No such file",
-        "@list.empty": "lists no picture",
+        "@list.empty": "lists no image",
     }.items():
         (photos.parent / "empty").mkdir(exist_ok=True)
         (photos.parent / "list.empty").write_text("\n \n")
@@ -97,7 +97,7 @@ def test_inputs_are_pictures_folders_patterns_and_lists_each_picture_once(photos
         (["batch_size=0"], "expected a whole number of at least 1"),
         (["workers=-1"], "workers=-1: expected a whole number of at least 0 and at most 1024"),
         (["scores=some"], "expected one of listed, all"),
-        (["pictures=true"], "pictures=true needs a place for them: output=DIR"),
+        (["images=true"], "images=true needs a place for them: output=DIR"),
         (["maps=true", "output=x.csv"], "maps=true needs a place for them: output=DIR"),
         (["format=csv"], "format=csv needs a place: output=DIR, or a file: output=predictions.csv"),
         (["format=csv", "output=x.jsonl"], "output=x.jsonl is one file; name a folder to get csv there"),
@@ -138,7 +138,7 @@ def test_parquet_without_pyarrow_is_said_before_anything_is_predicted(trained, p
 def test_all_formats_say_the_same(trained, predictor, photos, capsys):
     words = ["predict", f"run={trained}", "input=photos", "output=out", "format=jsonl,csv,parquet"]
     assert run([*words, "threshold=0.3", "batch_size=2"]) == 0
-    paths = find_pictures("photos")
+    paths = find_images("photos")
     lines = lines_of("out/predictions.jsonl")
     assert [line["path"] for line in lines] == paths
     for line, row in zip(lines, predictor.scores(paths, batch_size=2), strict=True):
@@ -166,7 +166,7 @@ def test_all_formats_say_the_same(trained, predictor, photos, capsys):
 def test_all_scores_are_a_column_each(trained, predictor, photos):
     words = ["predict", f"run={trained}", "input=photos", "output=out", "format=csv,parquet,jsonl", "scores=all"]
     assert run([*words, "threshold=1"]) == 0
-    scores = predictor.scores(find_pictures("photos"))
+    scores = predictor.scores(find_images("photos"))
     import pyarrow.parquet
 
     for rows in (rows_of("out/predictions.csv"), pyarrow.parquet.read_table("out/predictions.parquet").to_pylist()):
@@ -177,7 +177,7 @@ def test_all_scores_are_a_column_each(trained, predictor, photos):
         assert np.array_equal(np.array(list(line["scores"].values()), np.float32), row)
 
 
-def test_a_picture_without_labels_has_a_row_and_formulas_are_harmless(trained, photos):
+def test_a_image_without_labels_has_a_row_and_formulas_are_harmless(trained, photos):
     shutil.copy(photos / "0.png", "=1+1.png")
     assert (
         run(["predict", f"run={trained}", "input==1+1.png", "input=photos/2.png", "threshold=1", "output=x.csv"]) == 0
@@ -195,8 +195,8 @@ def test_names_that_are_no_utf_8_and_labels_in_other_scripts_are_written(trained
     assert "b\\xff.png: " in capsys.readouterr().out
 
 
-def test_broken_pictures_are_listed_with_their_reason_and_stop_nothing(trained, predictor, photos, capsys):
-    (photos / "2.png").write_bytes(b"no picture")
+def test_broken_images_are_listed_with_their_reason_and_stop_nothing(trained, predictor, photos, capsys):
+    (photos / "2.png").write_bytes(b"no image")
     (photos.parent / "list.txt").write_text("photos/0.png\nphotos/2.png\nabsent.png\nphotos/4.png\n")
     for more in ([], ["workers=0"], ["batch_size=1"], ["workers=3", "batch_size=3"]):
         assert run(["predict", f"run={trained}", "input=@list.txt", "output=out", "scores=all", *more]) == 1
@@ -208,7 +208,7 @@ def test_broken_pictures_are_listed_with_their_reason_and_stop_nothing(trained, 
         broken = rows_of("out/predictions.broken.csv")
         assert [row["path"] for row in broken] == ["photos/2.png", "absent.png"]
         printed = capsys.readouterr().out.splitlines()
-        assert "cannot decode picture photos/2.png" in printed[-2]
+        assert "cannot decode image photos/2.png" in printed[-2]
         assert printed[-1] == f"error: {broken[1]['reason']}"
     assert run(["predict", f"run={trained}", "input=photos/0.png", "output=out"]) == 0
     assert not Path("out/predictions.broken.csv").exists()  # an earlier command's
@@ -219,8 +219,8 @@ def test_broken_pictures_are_listed_with_their_reason_and_stop_nothing(trained, 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), RunError("the device is gone")])
 def test_an_interrupted_prediction_goes_on_where_it_stopped(trained, photos, capsys, monkeypatch, end):
-    words = ["predict", f"run={trained}", "input=photos", "batch_size=2", "format=csv,jsonl", "pictures=true"]
-    (photos / "0.png").write_bytes(b"no picture")
+    words = ["predict", f"run={trained}", "input=photos", "batch_size=2", "format=csv,jsonl", "images=true"]
+    (photos / "0.png").write_bytes(b"no image")
     assert run([*words, "output=whole"]) == 1
     score, batches = Predictor._scores, []
 
@@ -232,7 +232,7 @@ def test_an_interrupted_prediction_goes_on_where_it_stopped(trained, photos, cap
 
     monkeypatch.setattr(Predictor, "_scores", failing)
     assert run([*words, "output=out"]) != 0
-    assert "2 of 5 pictures are kept in out/predictions.partial" in capsys.readouterr().out
+    assert "2 of 5 images are kept in out/predictions.partial" in capsys.readouterr().out
     assert not Path("out/predictions.csv").exists()
     with Path("out/predictions.partial").open("a") as file:  # as a crash leaves it
         file.write('{"path": "photos/4.p')
@@ -241,10 +241,10 @@ def test_an_interrupted_prediction_goes_on_where_it_stopped(trained, photos, cap
     assert run([*words, "output=out", "threshold=0.6"]) == 2
     assert "with other settings (threshold=default, now 0.6) that was interrupted" in capsys.readouterr().err
     assert run(["predict", f"run={trained}", "input=photos/2.png", *words[3:], "output=out"]) == 2
-    assert "of other pictures that was interrupted; resume=false throws it away" in capsys.readouterr().err
+    assert "of other images that was interrupted; resume=false throws it away" in capsys.readouterr().err
     assert run([*words, "output=out"]) == 1
-    assert "going on after 2 pictures" in capsys.readouterr().out
-    assert batches == [0, 0, 2, 1]  # the first two pictures were not scored again
+    assert "going on after 2 images" in capsys.readouterr().out
+    assert batches == [0, 0, 2, 1]  # the first two images were not scored again
     files = sorted(path.relative_to("out") for path in Path("out").rglob("*") if path.is_file())
     assert files == sorted(path.relative_to("whole") for path in Path("whole").rglob("*") if path.is_file())
     for file in files:
@@ -285,7 +285,7 @@ def test_a_label_called_path_is_refused_where_it_would_be_a_column_twice(tmp_pat
 def test_each_label_has_the_threshold_that_was_tuned_for_it(trained, photos, capsys):
     tuned = read_thresholds(trained / "thresholds.csv")
     predictor = mldec.load(trained, weights="reported", device="cpu")
-    paths = find_pictures("photos")
+    paths = find_images("photos")
     scores = predictor.scores(paths)
     expected = [{n for n, s, t in zip(tuned.labels.names, row, tuned.values, strict=True) if s > t} for row in scores]
     assert any(expected)
@@ -347,17 +347,15 @@ def test_a_run_without_thresholds_gets_them_from_an_evaluation_of_val(trained, t
     assert f"OF1 {record['tuned']['OF1']:.2f}   at the thresholds of thresholds.csv, tuned on val\n" in printed
 
 
-# Annotated pictures ---------------------------------------------------------------------------------------------------
+# Annotated images ---------------------------------------------------------------------------------------------------
 
 
-def test_annotated_pictures_show_picture_and_labels(trained, photos):
-    assert (
-        run(["predict", f"run={trained}", "input=photos", "output=out", "pictures=true", "maps=true", "top_k=2"]) == 0
-    )
+def test_annotated_images_show_image_and_labels(trained, photos):
+    assert run(["predict", f"run={trained}", "input=photos", "output=out", "images=true", "maps=true", "top_k=2"]) == 0
     for name in ("0.png", "inside/1.png"):
-        shown = cv2.imread(f"out/pictures/{name}.jpg")
-        picture = cv2.resize(cv2.imread(f"photos/{name}"), (360, 288), interpolation=cv2.INTER_CUBIC)
-        assert np.abs(shown[:288, :360].astype(int) - picture).mean() < 8  # but for JPEG
+        shown = cv2.imread(f"out/images/{name}.jpg")
+        image = cv2.resize(cv2.imread(f"photos/{name}"), (360, 288), interpolation=cv2.INTER_CUBIC)
+        assert np.abs(shown[:288, :360].astype(int) - image).mean() < 8  # but for JPEG
         assert (shown[:, 360:].max(axis=(1, 2)) > 200).any()  # there is text
         assert cv2.imread(f"out/maps/{name}.png") is not None
 
@@ -389,7 +387,7 @@ def test_text_stays_where_it_belongs():
 
 
 def test_predictions_are_the_scores_of_the_evaluation_bit_for_bit(trained, predictor, digits_root):
-    """Of paths, of Pillow's pictures and of arrays, in batches as evaluation makes them."""
+    """Of paths, of Pillow's images and of arrays, in batches as evaluation makes them."""
     config = predictor.config
     index = build.build_split(config, "test")
     loader = build.build_eval_loader(config, index, predictor.device)
@@ -397,33 +395,33 @@ def test_predictions_are_the_scores_of_the_evaluation_bit_for_bit(trained, predi
     paths = [index.path(row) for row in range(len(index))]
     opened = [Image.open(path) for path in paths]
     arrays = [cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB) for path in paths]
-    for pictures in (paths, [Path(path) for path in paths], opened, arrays, np.stack(arrays)):
-        assert np.array_equal(predictor.scores(pictures, batch_size=config.schedule.batch_size), expected)
+    for images in (paths, [Path(path) for path in paths], opened, arrays, np.stack(arrays)):
+        assert np.array_equal(predictor.scores(images, batch_size=config.schedule.batch_size), expected)
     for workers in (0, 1, 3):
         answers = [a for batch in predictor.stream(iter(paths), batch_size=32, workers=workers) for a in batch]
-        assert [answer.picture for answer in answers] == paths
+        assert [answer.image for answer in answers] == paths
         assert np.array_equal([answer.scores for answer in answers], expected)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "PA", "CMYK", "1", "I;16", "YCbCr"])
-def test_pictures_of_pillow_in_every_mode_are_what_their_files_are(predictor, tmp_path, mode):
+def test_images_of_pillow_in_every_mode_are_what_their_files_are(predictor, tmp_path, mode):
     pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 4), np.uint8)
     pixels[..., 3] = 255 * (pixels[..., 3] > 99)
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     if mode == "I;16":
-        picture = Image.fromarray(np.random.default_rng(0).integers(0, 65535, (40, 50)).astype(np.uint16))
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 65535, (40, 50)).astype(np.uint16))
     elif mode != "RGBA":
-        picture = picture.convert("RGBA" if mode in ("LA", "PA") else "RGB").convert(mode)
-    assert picture.mode == mode
+        image = image.convert("RGBA" if mode in ("LA", "PA") else "RGB").convert(mode)
+    assert image.mode == mode
     file = tmp_path / f"a.{'tif' if mode in ('CMYK', 'YCbCr', 'PA') else 'png'}"
     try:
-        picture.save(file)
+        image.save(file)
     except OSError:
         pytest.skip(f"no format that Pillow writes keeps {mode}")
-    assert np.array_equal(predictor.scores([picture]), predictor.scores([file]))
+    assert np.array_equal(predictor.scores([image]), predictor.scores([file]))
 
 
-def test_the_orientation_that_a_picture_notes_is_applied_however_it_comes(predictor, tmp_path):
+def test_the_orientation_that_a_image_notes_is_applied_however_it_comes(predictor, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -435,7 +433,7 @@ def test_the_orientation_that_a_picture_notes_is_applied_however_it_comes(predic
     assert not np.array_equal(predictor.scores([pixels]), expected)
 
 
-def test_grey_arrays_are_grey_pictures_and_other_arrays_are_refused(predictor):
+def test_grey_arrays_are_grey_images_and_other_arrays_are_refused(predictor):
     grey = np.random.default_rng(0).integers(0, 255, (40, 60), np.uint8)
     assert np.array_equal(predictor.scores([grey]), predictor.scores([Image.fromarray(grey)]))
     for wrong in (
@@ -477,7 +475,7 @@ def test_what_was_drawn_into_the_input_is_no_input(trained, photos, capsys, sour
     """Typed again, and with another output, predict reads the same images and not its own drawings."""
     (photos / "notes.txt").unlink()
     for output in ("photos/out", "photos/out", "photos/inside/two"):
-        assert _predict(trained, f"input={source}", f"output={output}", "pictures=true", "maps=true") == 0
+        assert _predict(trained, f"input={source}", f"output={output}", "images=true", "maps=true") == 0
         assert [Path(line["path"]).name for line in lines_of(f"{output}/predictions.jsonl")] == [
             f"{number}.png" for number in (0, 2, 4, 1, 3)
         ]
@@ -486,14 +484,14 @@ def test_what_was_drawn_into_the_input_is_no_input(trained, photos, capsys, sour
     printed = capsys.readouterr().out
     assert "photos/out/maps" in printed
     assert "mldec predict drew what is in this folder" in printed
-    assert _predict(trained, "input=photos/out/pictures") == 0  # unless they are what was typed
+    assert _predict(trained, "input=photos/out/images") == 0  # unless they are what was typed
 
 
 def test_images_are_not_drawn_among_those_that_are_read(trained, photos, capsys):
-    (photos / "inside").rename(photos / "pictures")
+    (photos / "inside").rename(photos / "images")
     before = sorted(photos.rglob("*"))
-    assert _predict(trained, "input=photos", "output=photos", "pictures=true") == 2
-    assert "its folder pictures, which holds images that are read (photos/pictures)" in capsys.readouterr().err
+    assert _predict(trained, "input=photos", "output=photos", "images=true") == 2
+    assert "its folder images, which holds images that are read (photos/images)" in capsys.readouterr().err
     assert sorted(photos.rglob("*")) == before
 
 
@@ -525,9 +523,9 @@ def test_long_names_are_drawn_under_shorter_ones(trained, photos):
     names = [f"{'a' * 250}{end}.jpg" for end in "bc"] + ["ü" * 125 + ".png"]
     for name in names:
         shutil.copy(photos / "0.png", photos / name)
-    assert _predict(trained, "input=photos", "output=out", "pictures=true", "maps=true") == 0
+    assert _predict(trained, "input=photos", "output=out", "images=true", "maps=true") == 0
     assert len(lines_of("out/predictions.jsonl")) == COUNT + 3
-    for folder, ending in (("pictures", ".jpg"), ("maps", ".png")):
+    for folder, ending in (("images", ".jpg"), ("maps", ".png")):
         drawn = [path.name for path in Path("out", folder).rglob(f"*{ending}")]
         assert len(set(drawn)) == COUNT + 3
         assert sum("~" in name for name in drawn) == 3
@@ -535,26 +533,26 @@ def test_long_names_are_drawn_under_shorter_ones(trained, photos):
 
 
 def test_an_image_that_cannot_be_drawn_stops_nothing_and_is_named(trained, photos, capsys, monkeypatch):
-    from mldec.engine import pictures
+    from mldec.engine import image_sheets
 
-    save = pictures.save_picture
+    save = image_sheets.save_image
 
-    def failing(path, picture):
+    def failing(path, image):
         if path.name.startswith("2.png"):
             raise OSError(36, "File name too long")
-        save(path, picture)
+        save(path, image)
 
-    monkeypatch.setattr(pictures, "save_picture", failing)
-    assert _predict(trained, "input=photos", "output=out", "pictures=true") == 1
+    monkeypatch.setattr(image_sheets, "save_image", failing)
+    assert _predict(trained, "input=photos", "output=out", "images=true") == 1
     assert "error: photos/2.png: cannot be drawn: File name too long" in capsys.readouterr().out
     assert len(lines_of("out/predictions.jsonl")) == COUNT
-    assert len(list(Path("out/pictures").rglob("*.jpg"))) == COUNT - 1
+    assert len(list(Path("out/images").rglob("*.jpg"))) == COUNT - 1
 
 
 def test_a_resumed_prediction_scores_changed_images_again(trained, photos, capsys, monkeypatch):
     """Also one of the same size and time, one that could not be read, and one that is gone."""
     (photos / "0.png").write_bytes(b"broken")
-    Path("list.txt").write_text("".join(f"{path}\n" for path in find_pictures("photos")))
+    Path("list.txt").write_text("".join(f"{path}\n" for path in find_images("photos")))
     words = ["input=@list.txt", "batch_size=1", "scores=all", "workers=0"]
     with monkeypatch.context() as patch:
         stop_after(4, patch)
@@ -568,7 +566,7 @@ def test_a_resumed_prediction_scores_changed_images_again(trained, photos, capsy
     capsys.readouterr()
     assert _predict(trained, *words, "output=out") == 1
     printed = capsys.readouterr().out
-    assert "going on after 1 pictures" in printed
+    assert "going on after 1 images" in printed
     assert "3 images changed since they were scored and are scored again" in printed
     assert _predict(trained, *words, "output=fresh") == 1
     assert len(lines_of("out/predictions.jsonl")) == COUNT - 1
@@ -651,10 +649,8 @@ def test_what_macos_adds_is_no_image_and_formats_that_are_not_read_are_named(tra
 def test_a_folder_of_formats_that_are_not_read_says_so(photos):
     Path("phone").mkdir()
     Path("phone/IMG_1.HEIC").write_bytes(b"x")
-    with pytest.raises(
-        DataError, match=r"no pictures there .*passed over phone/IMG_1.HEIC: images in HEIC are not read"
-    ):
-        find_pictures("phone")
+    with pytest.raises(DataError, match=r"no images there .*passed over phone/IMG_1.HEIC: images in HEIC are not read"):
+        find_images("phone")
 
 
 # Names reach the terminal as text -------------------------------------------------------------------------------------
@@ -673,14 +669,14 @@ def test_a_folder_of_formats_that_are_not_read_says_so(photos):
 )
 def test_names_are_printed_on_one_line_without_what_terminals_obey(trained, photos, capsys, name, shown):
     shutil.copy(photos / "0.png", name)
-    Path(name[:-4] + "broken.png").write_bytes(b"no picture")
+    Path(name[:-4] + "broken.png").write_bytes(b"no image")
     inputs = [f"input={name}", f"input={name[:-4]}broken.png"]
     for more in ([], ["output=x.csv"]):
         assert _predict(trained, *inputs, *more) == 1
         printed = capsys.readouterr().out
         lines = printed.split("\n")
         assert any(line.startswith(f"{shown}: ") for line in lines)
-        assert any(f"cannot decode picture {shown[:-4]}broken.png" in line for line in lines)
+        assert any(f"cannot decode image {shown[:-4]}broken.png" in line for line in lines)
         assert not any(line.startswith("error: b") for line in lines)
         assert not any(sign in printed for sign in "\x1b\x9b\u202e\u2066")
     assert rows_of("x.csv")[0]["path"] == name  # files hold the name itself

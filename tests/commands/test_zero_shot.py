@@ -1,4 +1,4 @@
-"""Zero-shot as a user types it: a start that is trained once, any labels of pictures, the labels of other datasets."""
+"""Zero-shot as a user types it: a start that is trained once, any labels of images, the labels of other datasets."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def trained(trained_once, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def picture(tmp_path):
-    folder = tmp_path / "pictures" / "inside"
+def image(tmp_path):
+    folder = tmp_path / "images" / "inside"
     folder.mkdir(parents=True)
     for number in range(3):
         cv2.imwrite(
             str(folder / f"{number}.jpg"), np.random.default_rng(number).integers(0, 255, (64, 80, 3), np.uint8)
         )
-    (folder.parent / "notes.txt").write_text("no picture")
+    (folder.parent / "notes.txt").write_text("no image")
     return folder / "0.jpg"
 
 
@@ -126,16 +126,16 @@ def test_evaluating_a_zero_shot_run_gives_its_own_figures(trained, capsys):
     assert "unseen labels (ZSL)" in capsys.readouterr().out
 
 
-def test_evaluating_on_labels_of_another_dataset(trained, picture, tmp_path, capsys):
+def test_evaluating_on_labels_of_another_dataset(trained, image, tmp_path, capsys):
     rows = [
         ["path", "labels"],
         ["inside/0.jpg", "red seven;zebra"],
         ["inside/1.jpg", "zebra"],
         ["inside/2.jpg", "blue one"],
     ]
-    with (tmp_path / "pictures" / "test.csv").open("w", newline="") as file:
+    with (tmp_path / "images" / "test.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-    table = tmp_path / "pictures" / "test.csv"
+    table = tmp_path / "images" / "test.csv"
     words = ["dataset=table", f"dataset.train={table}", f"dataset.test={table}", "dataset.image_size=64"]
     assert run(["evaluate", f"run={trained}", *words, f"output={tmp_path / 'there'}"]) == 0
     metrics = json.loads((tmp_path / "there" / "metrics.json").read_text())["metrics"]
@@ -143,8 +143,8 @@ def test_evaluating_on_labels_of_another_dataset(trained, picture, tmp_path, cap
     assert metrics["classes_counted"] == 3
 
 
-def test_any_words_can_be_asked_of_pictures(trained, picture, tmp_path, capsys):
-    words = ["predict", f"run={trained}", f"input={tmp_path / 'pictures'}", "labels=zebra crossing, espresso,red seven"]
+def test_any_words_can_be_asked_of_images(trained, image, tmp_path, capsys):
+    words = ["predict", f"run={trained}", f"input={tmp_path / 'images'}", "labels=zebra crossing, espresso,red seven"]
     assert run([*words, "top_k=2", f"output={tmp_path / 'out'}", "maps=true"]) == 0
     lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
     assert [Path(line["path"]).name for line in lines] == ["0.jpg", "1.jpg", "2.jpg"]
@@ -153,13 +153,13 @@ def test_any_words_can_be_asked_of_pictures(trained, picture, tmp_path, capsys):
         assert set(line["labels"]) <= {"zebra crossing", "espresso", "red seven"}
     assert cv2.imread(str(tmp_path / "out" / "maps" / "0.jpg.png")) is not None
     printed = capsys.readouterr().out
-    assert "3 pictures, 3 labels" in printed
+    assert "3 images, 3 labels" in printed
     assert "0.jpg: " in printed
 
     listed = tmp_path / "labels.txt"
     listed.write_text("zebra crossing\n\nespresso\n")
-    assert run(["predict", f"run={trained}", f"input={picture}", f"labels=@{listed}", "threshold=0"]) == 0
-    assert "1 pictures, 2 labels" in capsys.readouterr().out
+    assert run(["predict", f"run={trained}", f"input={image}", f"labels=@{listed}", "threshold=0"]) == 0
+    assert "1 images, 2 labels" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -179,23 +179,23 @@ def test_any_words_can_be_asked_of_pictures(trained, picture, tmp_path, capsys):
         (["labels=zebra crossing", "words=short.txt"], "'zebra crossing' (no 'crossing'): nearest known: crossings"),
     ],
 )
-def test_bad_words_are_one_clear_error(trained, picture, tmp_path, capsys, words, message):
+def test_bad_words_are_one_clear_error(trained, image, tmp_path, capsys, words, message):
     (tmp_path / "other.txt").write_text("zebra 1 2\n")
     (tmp_path / "twice.txt").write_text("zebra\nzebra\n")
     np.save(tmp_path / "rows.npy", np.ones((1, 12), np.float32))
     (tmp_path / "short.txt").write_text(f"zebra {' 1' * 12}\ncrossings {' 2' * 12}\n".replace("  ", " "))
     capsys.readouterr()
-    assert run(["predict", f"run={trained}", f"input={picture}", *words]) == 2
+    assert run(["predict", f"run={trained}", f"input={image}", *words]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
 
 
-def test_new_labels_are_looked_up_as_their_aliases_say(trained, picture, tmp_path, capsys):
+def test_new_labels_are_looked_up_as_their_aliases_say(trained, image, tmp_path, capsys):
     (tmp_path / "more.txt").write_text(f"crossing {' '.join('12' * 6)}\n")
     (tmp_path / "aliases.txt").write_text("zebra crossing\tcrossing\n")
     words = ["labels=zebra crossing", "words=more.txt", "head.words.aliases=aliases.txt", "top_k=1"]
-    assert run(["predict", f"run={trained}", f"input={picture}", *words]) == 0
+    assert run(["predict", f"run={trained}", f"input={image}", *words]) == 0
     assert "zebra crossing" in capsys.readouterr().out
 
 
@@ -210,14 +210,14 @@ def test_new_labels_are_looked_up_as_their_aliases_say(trained, picture, tmp_pat
         ),
     ],
 )
-def test_settings_of_words_that_have_no_effect_are_said(trained, picture, capsys, words, message):
-    assert run(["predict", f"run={trained}", f"input={picture}", *words]) == 0
+def test_settings_of_words_that_have_no_effect_are_said(trained, image, capsys, words, message):
+    assert run(["predict", f"run={trained}", f"input={image}", *words]) == 0
     assert f"warning: {message}" in capsys.readouterr().out
 
 
-def test_tuned_thresholds_are_of_the_labels_of_the_dataset_alone(trained, picture, tmp_path, capsys):
+def test_tuned_thresholds_are_of_the_labels_of_the_dataset_alone(trained, image, tmp_path, capsys):
     """Also of those that were not trained; of any other there are none."""
-    words = ["predict", f"run={trained}", f"input={picture}", "thresholds=tuned", "threshold=0", "output=x.jsonl"]
+    words = ["predict", f"run={trained}", f"input={image}", "thresholds=tuned", "threshold=0", "output=x.jsonl"]
     assert run([*words, "labels=zebra,red seven,purple eleven"]) == 0
     warning = "thresholds=tuned: 2 of 3 labels are not there and have threshold=0: zebra, purple eleven"
     assert f"warning: {warning}" in capsys.readouterr().out
@@ -246,11 +246,11 @@ def test_epochs_cannot_be_compared_by_labels_that_val_does_not_know(zero_shot, t
     assert "protocol.zero_shot=seen or dataset.zero_shot=choose" in capsys.readouterr().err
 
 
-def test_a_checkpoint_without_words_asked_for_new_labels(small_digits, picture, tmp_path, capsys):
+def test_a_checkpoint_without_words_asked_for_new_labels(small_digits, image, tmp_path, capsys):
     assert run(["train", *small_digits, "schedule.epochs=1", f"run_dir={tmp_path / 'plain'}"]) == 0
-    assert run(["predict", f"run={tmp_path / 'plain'}", f"input={picture}", "top_k=1", "words=x.txt"]) == 0
+    assert run(["predict", f"run={tmp_path / 'plain'}", f"input={image}", "top_k=1", "words=x.txt"]) == 0
     assert "warning: words=x.txt: this network does not know labels as words" in capsys.readouterr().out
-    assert run(["predict", f"run={tmp_path / 'plain'}", f"input={picture}", "labels=zebra"]) == 2
+    assert run(["predict", f"run={tmp_path / 'plain'}", f"input={image}", "labels=zebra"]) == 2
     assert "trained without word vectors. Train one with head=zero_shot head.words.source=" in capsys.readouterr().err
 
 
@@ -265,7 +265,7 @@ def test_missing_words_stop_before_anything_is_written(zero_shot, tmp_path, caps
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of NUS-WIDE is not here")
 @pytest.mark.parametrize("experiment", ["nuswide_zsl", "nuswide_zsl_code"])
 def test_the_experiments_of_nus_wide_run_on_its_real_labels_and_vectors(tmp_path, monkeypatch, experiment, capsys):
-    """Miniature pictures, everything else as published: 1,006 labels, 925 of them trained, vectors of 300 numbers."""
+    """Miniature images, everything else as published: 1,006 labels, 925 of them trained, vectors of 300 numbers."""
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "nuswide"
     root.mkdir()

@@ -20,7 +20,7 @@ def digits_index(digits_config: DigitsConfig) -> ImageIndex:
 
 @pytest.fixture(scope="session")
 def tiny_coco() -> Path:
-    """50 + 50 pictures of COCO 2017 beside the repository; tests that need them are skipped without."""
+    """50 + 50 images of COCO 2017 beside the repository; tests that need them are skipped without."""
     folder = Path(__file__).parents[3] / "shared" / "data" / "tiny_coco"
     if not folder.is_dir():
         pytest.skip("the tiny_coco sample is not here")

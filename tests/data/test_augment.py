@@ -27,13 +27,13 @@ def build(name: str, image_size: int = 48, **settings: Any) -> Any:
     return AUGMENTS[name].build(CONFIGS[name](name=name, **settings), image_size=image_size)
 
 
-def picture() -> np.ndarray:
+def make_image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_an_augmentation_is_a_function_of_picture_and_generator(name: str) -> None:
-    augment, image = build(name), picture()
+def test_an_augmentation_is_a_function_of_image_and_generator(name: str) -> None:
+    augment, image = build(name), make_image()
     assert augment.image_size == 48
     random.seed(1)
     np.random.seed(1)
@@ -47,7 +47,7 @@ def test_an_augmentation_is_a_function_of_picture_and_generator(name: str) -> No
         assert one.dtype == np.uint8
         np.testing.assert_array_equal(one, two)
     assert len({one.tobytes() for one in first}) == (1 if name == "none" else 12)
-    np.testing.assert_array_equal(image, picture())
+    np.testing.assert_array_equal(image, make_image())
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -58,12 +58,12 @@ def test_global_generators_are_left_alone(name: str) -> None:
     expected = random.random(), np.random.random()
     random.seed(3)
     np.random.seed(3)
-    augment(picture(), np.random.default_rng(0))
+    augment(make_image(), np.random.default_rng(0))
     assert (random.random(), np.random.random()) == expected
 
 
 def test_all_off_is_a_resize() -> None:
-    image, rng = picture(), np.random.default_rng(0)
+    image, rng = make_image(), np.random.default_rng(0)
     expected = resize(image, 48)
     np.testing.assert_array_equal(build("none")(image, rng), expected)
     np.testing.assert_array_equal(build("paper", cutout=0.0, randaugment=False)(image, rng), expected)
@@ -104,7 +104,7 @@ def test_digits_keep_their_colour_and_place() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_digits_move_as_by_albumentations(seed: int) -> None:
-    """The same picture as `Affine` and `ColorJitter` make of the same draws."""
+    """The same image as `Affine` and `ColorJitter` make of the same draws."""
     image = cv2.blur(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8), (5, 5))
     found = build("digits", image_size=64)(image, np.random.default_rng(seed))
     rng = np.random.default_rng(seed)
@@ -127,7 +127,7 @@ def test_digits_move_as_by_albumentations(seed: int) -> None:
 
 @pytest.mark.parametrize("policy", ["rand-m9-n3-mstd0.5", "original-mstd0.5", "v0", "3a", "augmix-m5-w4-d2", None])
 def test_timm_policies(policy: str | None) -> None:
-    found = build("timm", policy=policy)(picture(), np.random.default_rng(0))
+    found = build("timm", policy=policy)(make_image(), np.random.default_rng(0))
     assert found.shape == (48, 48, 3)
 
 
@@ -138,7 +138,7 @@ def test_an_unknown_policy_is_refused(policy: str) -> None:
 
 
 def test_the_timm_crop_without_more_is_a_crop() -> None:
-    image = picture()
+    image = make_image()
     whole = build("timm", policy=None, scale=(1.0, 1.0), ratio=(80 / 60, 80 / 60), flip=0.0, interpolation="bilinear")
     np.testing.assert_array_equal(whole(image, np.random.default_rng(0)), resize(image, 48))
     flipped = build("timm", policy=None, scale=(1.0, 1.0), ratio=(80 / 60, 80 / 60), flip=1.0, interpolation="bilinear")

@@ -30,14 +30,14 @@ SAMPLES = [("a.jpg", [0, 2], [1], []), ("sub/ü.jpg", [], [], []), ("c.jpg", [1]
 
 def make(root: Path, **arguments) -> ImageIndex:
     labels = LabelSpace(["cat", "dog", "ein Vögelchen"], seen=[True, False, True])
-    return ImageIndex.build(SAMPLES, root=str(root / "pictures"), labels=labels, default=-1, **arguments)
+    return ImageIndex.build(SAMPLES, root=str(root / "images"), labels=labels, default=-1, **arguments)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     for name, *_ in SAMPLES:
-        (tmp_path / "data" / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "data" / "pictures" / name).touch()
+        (tmp_path / "data" / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / "images" / name).touch()
     (tmp_path / "data" / "labels.txt").write_text("one")
     return tmp_path / "data"
 
@@ -77,7 +77,7 @@ def test_a_moved_dataset_takes_its_cache_along(root: Path, tmp_path: Path) -> No
     save_index(make(root), str(root / "x.index"), str(root))
     root.rename(tmp_path / "elsewhere")
     moved, _ = open_index(str(tmp_path / "elsewhere" / "x.index"), str(tmp_path / "elsewhere"))
-    assert moved.root == str(tmp_path / "elsewhere" / "pictures")
+    assert moved.root == str(tmp_path / "elsewhere" / "images")
 
 
 def test_empty_lists_take_no_room(tmp_path: Path) -> None:
@@ -166,9 +166,9 @@ def test_places_are_tried_in_their_order(root: Path, tmp_path: Path, monkeypatch
     assert not (root / ".mldec").exists()
 
 
-def test_missing_pictures_stop_unless_told_otherwise(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (root / "pictures" / "sub" / "ü.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 of the 3 pictures .* are missing \(sub/ü.jpg\).*dataset.missing=drop"):
+def test_missing_images_stop_unless_told_otherwise(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (root / "images" / "sub" / "ü.jpg").unlink()
+    with pytest.raises(DataError, match=r"1 of the 3 images .* are missing \(sub/ü.jpg\).*dataset.missing=drop"):
         get(root, lambda: make(root))
     assert not (root / "cache").exists()
     assert list(get(root, lambda: make(root), missing="drop").names()) == ["a.jpg", "c.jpg"]
@@ -176,48 +176,48 @@ def test_missing_pictures_stop_unless_told_otherwise(root: Path, caplog: pytest.
     assert len(get(root, lambda: make(root), missing="ignore")) == 3
 
 
-def test_pictures_that_come_later_are_found(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """dataset.missing=drop while pictures are still being fetched, some into folders that are yet to be made."""
+def test_images_that_come_later_are_found(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """dataset.missing=drop while images are still being fetched, some into folders that are yet to be made."""
     read = Reader(root)
-    (root / "pictures" / "sub" / "ü.jpg").unlink()
-    (root / "pictures" / "sub").rmdir()
-    (root / "pictures" / "c.jpg").unlink()
+    (root / "images" / "sub" / "ü.jpg").unlink()
+    (root / "images" / "sub").rmdir()
+    (root / "images" / "c.jpg").unlink()
     for _ in range(2):  # from the cache, too, it is said that some are missing
         caplog.clear()
         assert list(get(root, read, missing="drop").names()) == ["a.jpg"]
-        assert "2 of the 3 pictures that the annotations list are missing; going on without them" in caplog.text
+        assert "2 of the 3 images that the annotations list are missing; going on without them" in caplog.text
     assert read.calls == 1
-    (root / "pictures" / "sub").mkdir()
-    (root / "pictures" / "sub" / "ü.jpg").touch()
+    (root / "images" / "sub").mkdir()
+    (root / "images" / "sub" / "ü.jpg").touch()
     assert list(get(root, read, missing="drop").names()) == ["a.jpg", "sub/ü.jpg"]
-    (root / "pictures" / "c.jpg").touch()
+    (root / "images" / "c.jpg").touch()
     caplog.clear()
     assert len(get(root, read, missing="drop")) == len(get(root, read, missing="drop")) == 3
     assert read.calls == 3
     assert "missing" not in caplog.text
 
 
-def test_when_no_picture_is_left_it_is_said_why(root: Path) -> None:
-    with pytest.raises(DataError, match=r"no picture with a label; dataset.unannotated=keep"):
+def test_when_no_image_is_left_it_is_said_why(root: Path) -> None:
+    with pytest.raises(DataError, match=r"no image with a label; dataset.unannotated=keep"):
         get(root, lambda: make(root).subset([1]), unannotated="drop")
     for name, *_ in SAMPLES:
-        (root / "pictures" / name).unlink()
+        (root / "images" / name).unlink()
     for missing in ("error", "drop"):
-        with pytest.raises(DataError, match=r"3 of the 3 pictures .* are missing .*; type dataset.root=FOLDER"):
+        with pytest.raises(DataError, match=r"3 of the 3 images .* are missing .*; type dataset.root=FOLDER"):
             get(root, lambda: make(root), missing=missing)
 
 
-def test_excluded_and_unannotated_pictures_are_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_excluded_and_unannotated_images_are_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "mldec")
     assert list(get(root, lambda: make(root), unannotated="drop").names()) == ["a.jpg", "c.jpg"]
-    (root / "excluded.txt").write_text("# said by hand\n./pictures/a.jpg\n\nother/c.jpg\n")
+    (root / "excluded.txt").write_text("# said by hand\n./images/a.jpg\n\nother/c.jpg\n")
     assert list(get(root, lambda: make(root)).names()) == ["sub/ü.jpg", "c.jpg"]
     assert "excluded.txt" in caplog.text
-    (root / "mine.txt").write_text("pictures/c.jpg\npictures/sub/ü.jpg\npictures/a.jpg")
-    with pytest.raises(DataError, match=r"mine.txt: leaves no picture of .*; delete lines"):
+    (root / "mine.txt").write_text("images/c.jpg\nimages/sub/ü.jpg\nimages/a.jpg")
+    with pytest.raises(DataError, match=r"mine.txt: leaves no image of .*; delete lines"):
         get(root, lambda: make(root), exclude=str(root / "mine.txt"))
     (root / "mine.txt").write_bytes(b"\xff")
-    with pytest.raises(DataError, match=r"mine.txt: cannot be read as a list of pictures"):
+    with pytest.raises(DataError, match=r"mine.txt: cannot be read as a list of images"):
         get(root, lambda: make(root), exclude=str(root / "mine.txt"))
     with pytest.raises(DataError, match=r"dataset.exclude=.*nothing.txt: no such file"):
         get(root, lambda: make(root), exclude=str(root / "nothing.txt"))

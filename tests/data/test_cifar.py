@@ -1,4 +1,4 @@
-"""Properties: both published forms give the same pictures, to the pixel; no pickle runs code."""
+"""Properties: both published forms give the same images, to the pixel; no pickle runs code."""
 
 import os
 import pickle
@@ -47,7 +47,7 @@ def config(root: Path) -> CifarConfig:
 
 
 @pytest.mark.parametrize("write", [write_binary, write_pickled])
-def test_pictures_and_labels_are_those_of_the_batches(tmp_path: Path, write) -> None:
+def test_images_and_labels_are_those_of_the_batches(tmp_path: Path, write) -> None:
     write(tmp_path)
     for split, count in COUNTS.items():
         index = build_cifar(config(tmp_path), split=split)
@@ -58,7 +58,7 @@ def test_pictures_and_labels_are_those_of_the_batches(tmp_path: Path, write) -> 
             number = int(Path(index.path(row)).stem)
             np.testing.assert_array_equal(decode(index.path(row)).transpose(2, 0, 1).ravel(), planes[number])
             assert index.positives[row].tolist() == [labels[number]]
-    assert len([name for name in os.listdir(tmp_path) if name.startswith("pictures-")]) == 1
+    assert len([name for name in os.listdir(tmp_path) if name.startswith("images-")]) == 1
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".draft")]
 
 
@@ -88,7 +88,7 @@ def test_damaged_batches_are_named_and_leave_nothing(tmp_path: Path) -> None:
     path = tmp_path / "cifar-100-binary" / "test.bin"
     whole = path.read_bytes()
     for content, message in [
-        (whole[:-1], "no whole number of pictures of 3,074; cut short"),
+        (whole[:-1], "no whole number of images of 3,074; cut short"),
         (b"", "cut short"),
         (whole[:1] + b"\x64" + whole[2:], "label 100 is out of range; fine labels are 0 to 99"),
     ]:

@@ -12,12 +12,12 @@ CATEGORIES = [{"id": 7, "name": "train"}, {"id": 2, "name": "bicycle"}, {"id": 9
 
 
 def write(folder: Path, annotations: list[tuple[int, int, int]], names: dict[int, str], **changes) -> str:
-    """COCO JSON with (picture, category, iscrowd) boxes, and its pictures."""
-    pictures = folder / "pictures"
+    """COCO JSON with (image, category, iscrowd) boxes, and its images."""
+    images = folder / "images"
     for name in names.values():
         if ".." not in name and not name.startswith("/"):
-            (pictures / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8)).save(pictures / name)
+            (images / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(images / name)
     content = {
         "images": [{"id": image, "file_name": name} for image, name in names.items()],
         "annotations": [
@@ -34,36 +34,36 @@ def write(folder: Path, annotations: list[tuple[int, int, int]], names: dict[int
 def test_labels_follow_category_ids_and_crowds_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     boxes = [(30, 7, 0), (30, 7, 0), (30, 90, 1), (4, 2, 0)]
     path = write(tmp_path, boxes, {30: "c.jpg", 4: "sub/a.jpg", 11: "b.jpg"})
-    index = read_coco_json(path, str(tmp_path / "pictures"))
+    index = read_coco_json(path, str(tmp_path / "images"))
     assert index.labels.names == ("bicycle", "train", "toothbrush")
     assert [Path(index.path(row)).name for row in range(3)] == ["a.jpg", "b.jpg", "c.jpg"]
     assert index.targets([0, 1, 2]).tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 1]]
     assert capsys.readouterr().out == ""
 
 
-def test_a_picture_listed_twice_is_refused(tmp_path: Path) -> None:
+def test_a_image_listed_twice_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, [(1, 2, 0)], {1: "a.jpg", 2: "a.jpg"})
     with pytest.raises(DataError, match=r"instances.json: .*'a.jpg' is listed twice"):
-        read_coco_json(path, str(tmp_path / "pictures"))
+        read_coco_json(path, str(tmp_path / "images"))
 
 
 @pytest.mark.parametrize("name", ["/abs.jpg", "../up.jpg", "a/../../b.jpg"])
 def test_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     path = write(tmp_path, [(1, 2, 0)], {1: name})
     with pytest.raises(DataError, match="leaves the dataset's folder"):
-        read_coco_json(path, str(tmp_path / "pictures"))
+        read_coco_json(path, str(tmp_path / "images"))
 
 
 def config(folder: Path, **settings) -> CocoJsonConfig:
-    defaults = {"train": str(folder / "instances.json"), "train_pictures": str(folder / "pictures")}
+    defaults = {"train": str(folder / "instances.json"), "train_images": str(folder / "images")}
     return CocoJsonConfig(name="coco_json", **defaults | settings)
 
 
-def test_missing_pictures_are_counted_and_named(tmp_path: Path) -> None:
+def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     write(tmp_path, [(1, 2, 0)], {i: f"{i}.jpg" for i in range(1, 8)})
     for gone in range(2, 7):
-        (tmp_path / "pictures" / f"{gone}.jpg").unlink()
-    with pytest.raises(DataError, match=r"5 of the 7 pictures that .* list are missing \(2\.jpg, 3\.jpg, 4"):
+        (tmp_path / "images" / f"{gone}.jpg").unlink()
+    with pytest.raises(DataError, match=r"5 of the 7 images that .* list are missing \(2\.jpg, 3\.jpg, 4"):
         build_coco_json(config(tmp_path), split="train")
     some = build_coco_json(config(tmp_path, missing="drop"), split="train")
     assert list(some.names()) == ["1.jpg", "7.jpg"]
@@ -76,7 +76,7 @@ def test_categories_of_another_file_belong_to_labels_by_name(tmp_path: Path) -> 
     (tmp_path / "val").mkdir()
     other = [{"id": 1, "name": "toothbrush"}, {"id": 2, "name": "train"}]
     val = write(tmp_path / "val", [(1, 1, 0), (2, 2, 0)], {1: "c.jpg", 2: "d.jpg"}, categories=other)
-    settings = {"val": val, "val_pictures": str(tmp_path / "val" / "pictures")}
+    settings = {"val": val, "val_images": str(tmp_path / "val" / "images")}
     index = build_coco_json(config(tmp_path, **settings), split="val")
     assert index.labels.names == ("bicycle", "train", "toothbrush")
     assert index.targets([0, 1]).tolist() == [[0, 0, 1], [0, 1, 0]]
@@ -105,11 +105,11 @@ def test_broken_annotations_are_named(tmp_path: Path) -> None:
         (whole[:50], "cut short"),
         ("[]", "not COCO JSON"),
         (whole.replace('"train"', '"bicycle"'), "label names must differ; found more than once: bicycle"),
-        (whole.replace('"image_id": 1', '"image_id": 5'), r"picture id 5, which is not among `images` \(allowed: 1\)"),
+        (whole.replace('"image_id": 1', '"image_id": 5'), r"image id 5, which is not among `images` \(allowed: 1\)"),
         (whole.replace('"category_id": 2', '"category_id": 3'), r"category id 3, which is not among .* \(allowed: .*2"),
         (whole.replace('"category_id"', '"category"'), "no 'category_id'"),
         (whole.replace("file_name", "file"), "no 'file_name'"),
-        (whole.replace('"a.jpg"', "3"), "picture path 3: expected text"),
+        (whole.replace('"a.jpg"', "3"), "image path 3: expected text"),
         (whole.replace('"annotations"', '"labels"'), "no `annotations`"),
         (twice(whole, "images", file_name="b.jpg"), "`images` holds the id 1 more than once"),
         (twice(whole, "images", file_name="b.jpg", id="x"), "`images` holds ids of the types int and str"),
@@ -120,10 +120,10 @@ def test_broken_annotations_are_named(tmp_path: Path) -> None:
     ]:
         path.write_text(content)
         with pytest.raises(DataError, match=message) as caught:
-            read_coco_json(str(path), str(tmp_path / "pictures"))
+            read_coco_json(str(path), str(tmp_path / "images"))
         assert "instances.json" in str(caught.value)
     with pytest.raises(DataError, match=r"absent.json: cannot be read: No such file"):
-        read_coco_json(str(tmp_path / "absent.json"), str(tmp_path / "pictures"))
+        read_coco_json(str(tmp_path / "absent.json"), str(tmp_path / "images"))
 
 
 @pytest.mark.parametrize("year", [2014, 2017])

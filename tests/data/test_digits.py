@@ -54,7 +54,7 @@ def test_no_scan_is_in_two_splits_and_all_are_used() -> None:
     scans = split_scans(seed=0)
     assert sum(len(digit) for split in scans.values() for digit in split) == 1797
     assert all(len(digit) >= 25 for split in scans.values() for digit in split)
-    # Two people may have written the very same 8x8 picture, so look at the identity of rows through their number.
+    # Two people may have written the very same 8x8 image, so look at the identity of rows through their number.
     for digit in range(10):
         sizes = [len(scans[split][digit]) for split in scans]
         assert abs(sizes[0] / sum(sizes) - 0.7) < 0.01

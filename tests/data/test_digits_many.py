@@ -81,7 +81,7 @@ def test_all_places_are_cells_of_one_size(size: int) -> None:
 
 
 def test_without_the_place_it_is_digits(config: DigitsManyConfig, digits_config: DigitsConfig) -> None:
-    """The same folder, the same pictures; and neither index is opened in the other's place, also from the cache."""
+    """The same folder, the same images; and neither index is opened in the other's place, also from the cache."""
     assert prepare_digits(config) == prepare_digits(digits_config)
     for _ in range(2):
         many, plain = build_digits_many(config, split="train"), build_digits(digits_config, split="train")
@@ -116,8 +116,8 @@ def test_more_scenes_begin_with_those_of_fewer(config: DigitsManyConfig, tmp_pat
     """So digits_many has the 12,000 training scenes of digits among its 24,000."""
     few, many = (Path(prepare_digits(replace(config, root=str(tmp_path), train=train))) for train in (3, 5))
     for number in (1, 2, 3):
-        picture = Path("train") / f"{number:06d}.jpg"
-        assert (few / picture).read_bytes() == (many / picture).read_bytes()
+        image = Path("train") / f"{number:06d}.jpg"
+        assert (few / image).read_bytes() == (many / image).read_bytes()
 
 
 def test_fewer_colours_are_fewer_classes_and_one_digit_is_one_label(tmp_path: Path) -> None:

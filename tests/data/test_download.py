@@ -178,17 +178,17 @@ def test_the_bytes_arrive_and_are_reported(site: Site, tmp_path: Path) -> None:
 
 
 def test_what_is_there_is_not_asked_for(site: Site, tmp_path: Path) -> None:
-    wanted = one(site.url("never"), provides=("pictures/", "list.txt", "train/0*.jpg"))
-    (tmp_path / "pictures").mkdir()
+    wanted = one(site.url("never"), provides=("images/", "list.txt", "train/0*.jpg"))
+    (tmp_path / "images").mkdir()
     (tmp_path / "train").mkdir()
     (tmp_path / "list.txt").touch()
     (tmp_path / "train" / "01.jpg").touch()
     with pytest.raises(DataError, match="404"):  # an empty folder is nothing
         fetch(wanted, str(tmp_path))
-    (tmp_path / "pictures" / "1.jpg").touch()
+    (tmp_path / "images" / "1.jpg").touch()
     site.requests.clear()
     assert fetch(wanted, str(tmp_path))[0].action == "there"
-    assert str(fetch(wanted, str(tmp_path))[0]) == f"file.bin: there already, in {tmp_path}/pictures/"
+    assert str(fetch(wanted, str(tmp_path))[0]) == f"file.bin: there already, in {tmp_path}/images/"
     (tmp_path / "train" / "01.jpg").rename(tmp_path / "train" / "11.jpg")
     assert site.requests == []
     with pytest.raises(DataError, match="404"):

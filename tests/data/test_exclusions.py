@@ -46,7 +46,7 @@ def test_a_line_that_could_mean_two_names_is_refused(tmp_path: Path, line: str) 
 
 def test_broken_images_of_any_name_are_listed_one_a_line(tmp_path: Path) -> None:
     names = ["#7.jpg", "x\np03.jpg", "tab\t.jpg", "plain.jpg"]
-    problems = [Problem(str(tmp_path / name), f"cannot read picture {tmp_path / name}: no") for name in names]
+    problems = [Problem(str(tmp_path / name), f"cannot read image {tmp_path / name}: no") for name in names]
     write_list(problems, tmp_path / "out" / "problems.txt")
     lines = (tmp_path / "out" / "problems.txt").read_text().split("\n")
     assert len(lines) == len(names) + 1

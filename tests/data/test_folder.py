@@ -1,4 +1,4 @@
-"""Properties: a picture has the label of its folder; the disk decides which splits there are."""
+"""Properties: an image has the label of its folder; the disk decides which splits there are."""
 
 import os
 from pathlib import Path
@@ -43,15 +43,15 @@ def test_splits_are_folders(tmp_path: Path, val: str) -> None:
         build_folder(mine, split="val")
 
 
-def test_what_is_no_picture_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_image_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "mldec")
     touch(tmp_path, "a/1.jpg", "a/notes.txt", "b/Thumbs.db")
     assert len(build_folder(config(tmp_path), split="train")) == 1
-    assert "left out 2 files that are no pictures by their ending (a/notes.txt, b/Thumbs.db)" in caplog.text
-    assert "no picture in 1 folders (b)" in caplog.text
+    assert "left out 2 files that are no images by their ending (a/notes.txt, b/Thumbs.db)" in caplog.text
+    assert "no image in 1 folders (b)" in caplog.text
 
 
-def test_added_pictures_are_seen_at_any_depth(tmp_path: Path) -> None:
+def test_added_images_are_seen_at_any_depth(tmp_path: Path) -> None:
     touch(tmp_path, "a/deep/1.jpg")
     assert len(build_folder(config(tmp_path), split="train")) == 1
     touch(tmp_path, "a/deep/2.jpg")
@@ -89,7 +89,7 @@ def test_nothing_to_read_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no folder in it; each class needs one. Found there: a.jpg"):
         build_folder(config(tmp_path), split="train")
     touch(tmp_path, "cat/a.txt")
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="no image"):
         build_folder(config(tmp_path), split="train")
 
 
@@ -102,7 +102,7 @@ def test_imagenet(tmp_path: Path, prefix: str) -> None:
     assert train.labels.names == test.labels.names == ("n01", "n02")
     assert list(train.names()) == ["n01/n01_7.JPEG", "n02/n02_1.JPEG"]
     assert test.targets([0, 1]).tolist() == [[1, 0], [0, 1]]
-    assert mine.expected("train").pictures == 1_281_167
+    assert mine.expected("train").images == 1_281_167
 
 
 def test_imagenet_as_unpacked_is_explained(tmp_path: Path) -> None:
@@ -110,5 +110,5 @@ def test_imagenet_as_unpacked_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train/   <- missing(.|\n)*Register at https://image-net.org/download"):
         build_imagenet(mine, split="train")
     touch(tmp_path, "train/n01/1.JPEG", "val/ILSVRC2012_val_00000001.JPEG")
-    with pytest.raises(DataError, match=r"val: no class folders; sort its pictures into val/<wnid>/"):
+    with pytest.raises(DataError, match=r"val: no class folders; sort its images into val/<wnid>/"):
         build_imagenet(mine, split="test")

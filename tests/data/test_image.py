@@ -27,7 +27,7 @@ from mldec.data.loader import Resize
 from mldec.errors import DataError
 
 
-def picture(height: int = 60, width: int = 90) -> np.ndarray:
+def make_image(height: int = 60, width: int = 90) -> np.ndarray:
     """Smooth colours with grain, so that compression stays close."""
     y, x = np.mgrid[:height, :width]
     smooth = np.stack([x * 255 / width, y * 255 / height, 255 - x * 128 / width], -1)
@@ -45,8 +45,8 @@ def decoded(tmp_path: Path) -> Callable[..., np.ndarray]:
     """Bytes to pixels, by way of a file whose name says nothing about what is in it."""
 
     def decode_bytes(data: bytes, min_side: int | None = None) -> np.ndarray:
-        (tmp_path / "picture").write_bytes(data)
-        image = decode(str(tmp_path / "picture"), min_side)
+        (tmp_path / "image").write_bytes(data)
+        image = decode(str(tmp_path / "image"), min_side)
         assert image.dtype == np.uint8
         assert image.ndim == 3
         assert image.shape[2] == 3
@@ -62,14 +62,14 @@ Decoded = Callable[..., np.ndarray]
 @pytest.mark.parametrize("progressive", [False, True])
 def test_jpegs_decode_as_pillow_does(tmp_path: Path, mode: str, progressive: bool) -> None:
     path = tmp_path / "bild ü.jpg"
-    Image.fromarray(picture()).convert(mode).save(path, progressive=progressive)
+    Image.fromarray(make_image()).convert(mode).save(path, progressive=progressive)
     np.testing.assert_array_equal(decode(str(path)), np.array(Image.open(path).convert("RGB")))
 
 
 def test_common_jpegs_are_not_opened_with_pillow(decoded: Decoded, monkeypatch: pytest.MonkeyPatch) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
-    plain, turned = stored(picture(), "JPEG"), stored(picture(), "JPEG", exif=exif, comment="behind EXIF")
+    plain, turned = stored(make_image(), "JPEG"), stored(make_image(), "JPEG", exif=exif, comment="behind EXIF")
     expected = decoded(plain)
     monkeypatch.setattr(Image, "open", None)
     np.testing.assert_array_equal(decoded(plain), expected)
@@ -116,20 +116,20 @@ LOSSLESS = {
 
 @pytest.mark.parametrize(("kind", "mode"), [(kind, mode) for kind, modes in LOSSLESS.items() for mode in modes])
 def test_lossless_formats_decode_as_pillow_does(decoded: Decoded, kind: str, mode: str) -> None:
-    data = stored(Image.fromarray(picture()).convert(mode), kind, **({"lossless": True} if kind == "WEBP" else {}))
+    data = stored(Image.fromarray(make_image()).convert(mode), kind, **({"lossless": True} if kind == "WEBP" else {}))
     np.testing.assert_array_equal(decoded(data), np.array(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 def test_webp_and_avif_decode_as_pillow_does(decoded: Decoded) -> None:
     Image.init()
     for kind in {"WEBP", "AVIF"} & Image.SAVE.keys():
-        data = stored(picture(), kind)
+        data = stored(make_image(), kind)
         np.testing.assert_array_equal(decoded(data), np.array(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF", "MPO"])
 def test_animations_give_their_first_frame(decoded: Decoded, kind: str) -> None:
-    first, second = (Image.fromarray(image) for image in (picture(), 255 - picture()))
+    first, second = (Image.fromarray(image) for image in (make_image(), 255 - make_image()))
     if kind == "GIF":
         first, second = first.quantize(64), second.quantize(64)
     settings = {"WEBP": {"lossless": True}, "MPO": {"quality": 95}}.get(kind, {})
@@ -140,14 +140,14 @@ def test_animations_give_their_first_frame(decoded: Decoded, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 def test_alpha_is_laid_over_white(decoded: Decoded, kind: str) -> None:
     alpha = np.tile(np.linspace(0, 255, 90).round(), (60, 1)).astype(np.uint8)
-    layered = np.dstack([picture(), alpha])
+    layered = np.dstack([make_image(), alpha])
     settings = {"WEBP": {"lossless": True, "exact": True}}.get(kind, {})
-    expected = 255 + (picture().astype(float) - 255) * alpha[..., None] / 255
+    expected = 255 + (make_image().astype(float) - 255) * alpha[..., None] / 255
     assert np.abs(decoded(stored(layered, kind, **settings)) - expected).max() <= 1
 
 
 def test_grey_with_alpha_is_laid_over_white(decoded: Decoded) -> None:
-    grey, alpha = picture()[..., 0], picture()[..., 1]
+    grey, alpha = make_image()[..., 0], make_image()[..., 1]
     expected = 255 + (grey.astype(float) - 255) * alpha / 255
     found = decoded(stored(Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)]), "PNG"))
     assert np.abs(found - expected[..., None]).max() <= 1
@@ -155,7 +155,7 @@ def test_grey_with_alpha_is_laid_over_white(decoded: Decoded) -> None:
 
 @pytest.mark.parametrize(("kind", "transparency"), [("PNG", 3), ("GIF", 3), ("PNG", bytes(range(0, 160, 10)))])
 def test_transparent_entries_of_a_palette_are_white(decoded: Decoded, kind: str, transparency: int | bytes) -> None:
-    image = Image.fromarray(picture()).quantize(16)
+    image = Image.fromarray(make_image()).quantize(16)
     entries, colours = np.asarray(image), np.asarray(image.convert("RGB"))
     alphas = np.full(16, 255.0)
     if isinstance(transparency, int):
@@ -201,7 +201,7 @@ def test_deep_tiffs_of_other_conventions(decoded: Decoded) -> None:
 @pytest.mark.parametrize("mode", ["F", "I"])
 def test_pixels_without_a_range_are_refused(decoded: Decoded, mode: str) -> None:
     with pytest.raises(DataError, match=rf"pixels of 32 bits \(mode {mode}\)"):
-        decoded(stored(Image.fromarray(picture()).convert(mode), "TIFF"))
+        decoded(stored(Image.fromarray(make_image()).convert(mode), "TIFF"))
 
 
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -222,7 +222,7 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 def test_exif_orientation_is_applied(decoded: Decoded, kind: str, orientation: int, min_side: int | None) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image = Image.fromarray(picture(100, 150))
+    image = Image.fromarray(make_image(100, 150))
     if kind == "CMYK JPEG":
         image = image.convert("CMYK")
     settings = {"WEBP": {"lossless": True}}.get(kind, {})
@@ -234,13 +234,13 @@ def test_exif_orientation_is_applied(decoded: Decoded, kind: str, orientation: i
 @pytest.mark.parametrize("exif", [b"", b"broken", b"II*\0\xff\xff\0\0", b"MM\0*\0\0\0\x08\xff"])
 def test_broken_exif_turns_nothing(decoded: Decoded, exif: bytes) -> None:
     for kind in ("JPEG", "PNG", "WEBP"):
-        found = decoded(stored(picture(), kind, exif=b"Exif\0\0" + exif))
-        np.testing.assert_array_equal(found, decoded(stored(picture(), kind)))
+        found = decoded(stored(make_image(), kind, exif=b"Exif\0\0" + exif))
+        np.testing.assert_array_equal(found, decoded(stored(make_image(), kind)))
 
 
 @pytest.mark.parametrize(("height", "width"), [(160, 240), (163, 241), (479, 330)])
 def test_scaled_jpegs_are_close_and_large_enough(decoded: Decoded, height: int, width: int) -> None:
-    data = stored(picture(height, width), "JPEG", quality=90)
+    data = stored(make_image(height, width), "JPEG", quality=90)
     full = decoded(data)
     assert full.shape == (height, width, 3)
     for min_side in (8, 10, 20, 40, 41, 80, 200):
@@ -254,15 +254,15 @@ def test_scaled_jpegs_are_close_and_large_enough(decoded: Decoded, height: int, 
 
 def test_only_jpegs_are_scaled(decoded: Decoded) -> None:
     for kind in ("PNG", "WEBP", "TIFF"):
-        assert decoded(stored(picture(160, 240), kind), 10).shape == (160, 240, 3)
+        assert decoded(stored(make_image(160, 240), kind), 10).shape == (160, 240, 3)
 
 
-def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
-    whole = stored(picture(), "JPEG")
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
+    whole = stored(make_image(), "JPEG")
     contents = {
         "cut.jpg": (whole[:-100], "image file is truncated"),
         "empty.jpg": (b"", "the file is empty"),
-        "text.jpg": (b"broken", "not a picture"),
+        "text.jpg": (b"broken", "not an image"),
         "head.jpg": (whole[:30], "Truncated File Read"),
         "head.png": (b"\x89PNG\r\n\x1a\nbroken", "PNG, broken"),
         "a.pdf": (b"%PDF-1.7 ...", "PDF, "),
@@ -278,7 +278,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(DataError) as caught:
             decode(str(path))
-        assert str(caught.value).startswith(f"cannot decode picture {path} ({len(content):,} bytes): {reason}")
+        assert str(caught.value).startswith(f"cannot decode image {path} ({len(content):,} bytes): {reason}")
         assert "\n" not in str(caught.value)
 
 
@@ -290,11 +290,11 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=reason) as caught:
             decode(str(path))
         shown = str(path).replace("\0", "\\x00")
-        assert str(caught.value).startswith(f"cannot read picture {shown}: ")
+        assert str(caught.value).startswith(f"cannot read image {shown}: ")
 
 
 def jpeg_of_claimed_size(height: int, width: int) -> bytes:
-    data = bytearray(stored(picture(), "JPEG"))
+    data = bytearray(stored(make_image(), "JPEG"))
     struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, height, width)
     return bytes(data)
 
@@ -310,7 +310,7 @@ def png_of_claimed_size(height: int, width: int) -> bytes:
 
 @pytest.mark.parametrize("unlimited", [False, True])
 def test_decompression_bombs_are_refused(decoded: Decoded, monkeypatch: pytest.MonkeyPatch, unlimited: bool) -> None:
-    if unlimited:  # as many a script sets it, to open large pictures
+    if unlimited:  # as many a script sets it, to open large images
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     monkeypatch.setattr(cv2, "imdecode", None)  # the header must be enough
     for data in (jpeg_of_claimed_size(60000, 60000), png_of_claimed_size(60000, 60000)):
@@ -321,20 +321,20 @@ def test_decompression_bombs_are_refused(decoded: Decoded, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "CMYK"])
-def test_nothing_warns_of_pictures_below_the_limit(
+def test_nothing_warns_of_images_below_the_limit(
     decoded: Decoded, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder, kind: str
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 90 - 1)  # Pillow warns above it, and refuses at twice as much
     exif = Image.Exif()
     exif[0x0112] = 1
-    image = Image.fromarray(picture()).convert("CMYK" if kind == "CMYK" else "RGB")
+    image = Image.fromarray(make_image()).convert("CMYK" if kind == "CMYK" else "RGB")
     decoded(stored(image, "JPEG" if kind == "CMYK" else kind, exif=exif))
     assert not recwarn.list
 
 
 def test_junk_behind_the_end_does_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
-    Image.fromarray(picture()).save(path)
+    Image.fromarray(make_image()).save(path)
     expected = decode(str(path))
     for junk in (b"\0" * 100, b"\xff\xda" + b"x" * 50):
         (tmp_path / "b.jpg").write_bytes(path.read_bytes() + junk)
@@ -343,7 +343,7 @@ def test_junk_behind_the_end_does_no_harm(tmp_path: Path) -> None:
 
 def samples() -> dict[str, bytes]:
     """Small files of each format."""
-    image = picture(24, 36)
+    image = make_image(24, 36)
     exif = Image.Exif()
     exif[0x0112] = 6
     return {
@@ -367,7 +367,7 @@ def samples() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", samples())
 def test_a_cut_file_is_an_error_or_whole(decoded: Decoded, name: str) -> None:
-    """Never a picture with a part made up; what is cut from the end may be no pixels, such as PNG's last chunk."""
+    """Never an image with a part made up; what is cut from the end may be no pixels, such as PNG's last chunk."""
     data = samples()[name]
     expected = decoded(data)
     errors = 0
@@ -421,7 +421,7 @@ def test_resize_is_a_triangle_filter(size: int) -> None:
 
 
 def test_resize_never_hands_out_its_input() -> None:
-    image = picture(32, 32)
+    image = make_image(32, 32)
     found = resize(image, 32)
     np.testing.assert_array_equal(found, image)
     assert not np.shares_memory(found, image)
@@ -480,15 +480,15 @@ def test_without_a_crop_the_resize_is_bilinear_as_published_unless_said_otherwis
 def test_the_center_of_a_long_image_is_the_same_whether_all_of_it_is_resized_or_a_part(
     size: int, crop: float, width: int, height: int, interpolation: Interpolation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    plain = cut_center(picture, size, crop, interpolation)
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    plain = cut_center(image, size, crop, interpolation)
     monkeypatch.setattr("mldec.data.image.MAX_PIXELS", 10_000)
-    part = cut_center(picture, size, crop, interpolation)
+    part = cut_center(image, size, crop, interpolation)
     assert part.shape == plain.shape
     assert np.abs(part.astype(int) - plain).max() <= 1
     assert np.mean(part != plain) < 0.01
 
 
 def test_nothing_is_lost_with_a_crop_of_one():
-    picture = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
-    assert np.array_equal(cut_center(picture, 48, 1.0), picture)
+    image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    assert np.array_equal(cut_center(image, 48, 1.0), image)

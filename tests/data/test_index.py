@@ -47,12 +47,12 @@ def test_a_subset_keeps_paths_and_targets_in_the_order_asked_for() -> None:
     np.testing.assert_array_equal(part.confidence, np.array([0.3, 0.1, 0.2], np.float32))
 
 
-def test_dropping_the_unannotated_keeps_pictures_with_a_positive() -> None:
+def test_dropping_the_unannotated_keeps_images_with_a_positive() -> None:
     part = build().drop_unannotated()
     assert [part.path(row) for row in range(len(part))] == ["/data/a.jpg", "/data/c.jpg", "/data/d.jpg"]
 
 
-def test_positives_per_class_counts_pictures_not_entries() -> None:
+def test_positives_per_class_counts_images_not_entries() -> None:
     index = ImageIndex.build([("a", [1, 1], [], []), ("b", [1, 3], [], [])], root="/", labels=LABELS)
     assert index.positives_per_class().tolist() == [0, 2, 0, 1]
 
@@ -119,7 +119,7 @@ def test_what_is_no_path_is_refused(path: object) -> None:
         ImageIndex.build([(path, [], [], [])], root="/data", labels=LABELS)  # type: ignore[list-item]
 
 
-def test_a_picture_is_one_however_its_path_is_spelled() -> None:
+def test_a_image_is_one_however_its_path_is_spelled() -> None:
     assert list(ImageIndex.build([("./a//b.jpg", [], [], [])], root="/data", labels=LABELS).names()) == ["a/b.jpg"]
     with pytest.raises(DataError, match=r"'a/b.jpg' is listed twice"):
         ImageIndex.build([("a/b.jpg", [], [], []), ("a/./b.jpg", [], [], [])], root="/data", labels=LABELS)
@@ -128,7 +128,7 @@ def test_a_picture_is_one_however_its_path_is_spelled() -> None:
 def test_inconsistent_content_is_refused() -> None:
     with pytest.raises(DataError, match="columns 4 to 4; there are 4 labels"):
         ImageIndex.build([("a", [4], [], [])], root="/", labels=LABELS)
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="no image"):
         ImageIndex.build([], root="/", labels=LABELS)
     with pytest.raises(DataError, match="2 confidences for 4 positive labels"):
         build(confidence=np.ones(2, np.float32))

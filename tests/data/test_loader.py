@@ -94,7 +94,7 @@ def test_loading_takes_nothing_from_the_global_stream(digits_index: ImageIndex) 
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_repeats_show_fewer_pictures_more_often(digits_index: ImageIndex) -> None:
+def test_repeats_show_fewer_images_more_often(digits_index: ImageIndex) -> None:
     loader = train(digits_index, repeats=3)
     batches = list(loader.batches(0))
     assert len(batches) == 4
@@ -138,20 +138,20 @@ def test_evaluation_sees_every_sample_once_in_order(digits_index: ImageIndex, wo
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_is_one_clear_line(digits_index: ImageIndex, tmp_path: Path, workers: int) -> None:
-    shutil.copytree(digits_index.root, tmp_path / "pictures")
-    index = replace(digits_index, root=str(tmp_path / "pictures"))
+def test_a_broken_image_is_one_clear_line(digits_index: ImageIndex, tmp_path: Path, workers: int) -> None:
+    shutil.copytree(digits_index.root, tmp_path / "images")
+    index = replace(digits_index, root=str(tmp_path / "images"))
     Path(index.path(17)).write_bytes(b"broken")
     for batches in (train(index, workers=workers).batches(0), eval_loader(index, 64, batch_size=8, workers=workers)):
         with pytest.raises(DataError) as caught:
             list(batches)
-        assert str(caught.value) == f"cannot decode picture {index.path(17)} (6 bytes): not a picture"
+        assert str(caught.value) == f"cannot decode image {index.path(17)} (6 bytes): not an image"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_picture_may_be_replaced_in_training(digits_index: ImageIndex, tmp_path: Path, workers: int) -> None:
-    shutil.copytree(digits_index.root, tmp_path / "pictures")
-    index = replace(digits_index, root=str(tmp_path / "pictures"))
+def test_a_broken_image_may_be_replaced_in_training(digits_index: ImageIndex, tmp_path: Path, workers: int) -> None:
+    shutil.copytree(digits_index.root, tmp_path / "images")
+    index = replace(digits_index, root=str(tmp_path / "images"))
     for row in (3, 17):
         Path(index.path(row)).write_bytes(b"broken")
     batches = list(train(index, workers=workers, on_error="skip").batches(2))
@@ -167,9 +167,9 @@ def test_a_broken_picture_may_be_replaced_in_training(digits_index: ImageIndex, 
     assert equal(batches, train(index, workers=0, on_error="skip").batches(2))  # by seed, not by accident
 
 
-def test_a_folder_of_broken_pictures_stops_all_the_same(digits_index: ImageIndex, tmp_path: Path) -> None:
+def test_a_folder_of_broken_images_stops_all_the_same(digits_index: ImageIndex, tmp_path: Path) -> None:
     index = replace(digits_index, root=str(tmp_path))
-    with pytest.raises(DataError, match=r"11 pictures in a row cannot be decoded, the last one:\ncannot read"):
+    with pytest.raises(DataError, match=r"11 images in a row cannot be decoded, the last one:\ncannot read"):
         next(train(index, on_error="skip").batches(0))
 
 
@@ -207,7 +207,7 @@ def test_order_augmentation_and_substitutes_draw_from_streams_of_their_own(digit
 
 
 def test_no_two_augmentations_are_alike_in_workers_and_epochs(digits_index: ImageIndex) -> None:
-    """Each row is the same picture: what differs is chance alone, which workers must not share."""
+    """Each row is the same image: what differs is chance alone, which workers must not share."""
     index = digits_index.subset([5] * 24)
     loader = train(index, batch_size=4, workers=3, augment=PAPER)
     seen = [image.numpy().tobytes() for epoch in (0, 1) for batch in loader.batches(epoch) for image in batch.images]
@@ -227,17 +227,17 @@ def test_an_augmentation_of_another_shape_is_named(digits_index) -> None:
             return image[:32]
 
     loader = train(digits_index, augment=Wrong())
-    with pytest.raises(ValueError, match=r"the augmentation made uint8 \(32, 64, 3\) of a picture"):
+    with pytest.raises(ValueError, match=r"the augmentation made uint8 \(32, 64, 3\) of an image"):
         loader.first()
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
-def test_processes_share_every_batch_and_every_picture(processes: int, digits_index: ImageIndex) -> None:
-    """40 pictures in batches of 12 leave 4 for the last, fewer than five processes."""
+def test_processes_share_every_batch_and_every_image(processes: int, digits_index: ImageIndex) -> None:
+    """40 images in batches of 12 leave 4 for the last, fewer than five processes."""
     whole = list(train(digits_index).batches(0))
     loaders = [train(digits_index, rank=rank, processes=processes) for rank in range(processes)]
     for step, parts in enumerate(zip(*(loader.batches(0) for loader in loaders), strict=True)):
-        counts = [loader.pictures(step) for loader in loaders]
+        counts = [loader.num_images_of(step) for loader in loaders]
         own = [part.ids[:count].tolist() for part, (_, count) in zip(parts, counts, strict=True)]
         assert sorted(row for rows in own for row in rows) == sorted(whole[step].ids.tolist())
         assert {total for total, _ in counts} == {len(whole[step].ids)}
@@ -246,11 +246,11 @@ def test_processes_share_every_batch_and_every_picture(processes: int, digits_in
             for place, row in enumerate(part.ids.tolist()):
                 assert torch.equal(part.images[place], whole[step].images[whole[step].ids.tolist().index(row)])
     overfit = [train(digits_index, rank=rank, processes=processes, overfit=True, limit=3) for rank in range(processes)]
-    assert [sum(loader.pictures(step)[1] for loader in overfit) for step in range(3)] == [12, 12, 12]
+    assert [sum(loader.num_images_of(step)[1] for loader in overfit) for step in range(3)] == [12, 12, 12]
     shares = [
         eval_loader(digits_index, 32, batch_size=7, workers=0, rank=rank, processes=processes, limit=4)
         for rank in range(processes)
     ]
     rows = [row for share in shares for batch in share for row in batch.ids.tolist()]
     assert sorted(rows) == list(range(28))
-    assert sum(share.pictures for share in shares) == 28
+    assert sum(share.num_images for share in shares) == 28

@@ -1,4 +1,4 @@
-"""Properties: both layouts of the same pictures give the same labels; the real lists and vectors load exactly."""
+"""Properties: both layouts of the same images give the same labels; the real lists and vectors load exactly."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "nuswide"
 
 CONCEPTS = ["bear", "sky", "cat"]  # not sorted, as in some copies
 TAGS = ["blue", "cat", "zoo", "nice"]
-PICTURES = {
+IMAGES = {
     "train": {"actor\\0001_1.jpg": ["sky", "blue"], "actor\\0002_2.jpg": ["bear"], "b\\0003_3.jpg": ["zoo", "cat"]},
     "test": {"b\\0004_4.jpg": ["bear", "sky", "nice"], "b\\0005_5.jpg": ["zoo"], "b\\0006_6.jpg": []},
 }
@@ -25,20 +25,20 @@ def write_release(root: Path) -> None:
         (root / folder).mkdir(parents=True)
     (root / "ConceptsList" / "Concepts81.txt").write_text("\r\n".join(CONCEPTS) + "\r\n")
     (root / "NUS_WID_Tags" / "TagList1k.txt").write_text("\n".join(TAGS) + "\n")
-    for split, pictures in PICTURES.items():
+    for split, images in IMAGES.items():
         part = split.capitalize()
-        (root / "ImageList" / f"{part}Imagelist.txt").write_bytes("\r\n".join([*pictures, ""]).encode())
+        (root / "ImageList" / f"{part}Imagelist.txt").write_bytes("\r\n".join([*images, ""]).encode())
         for concept in CONCEPTS:
-            lines = [str(int(concept in labels)) for labels in pictures.values()]
+            lines = [str(int(concept in labels)) for labels in images.values()]
             (root / "Groundtruth/TrainTestLabels" / f"Labels_{concept}_{part}.txt").write_text("\n".join(lines) + "\n")
-        rows = ["\t".join(str(int(tag in labels)) for tag in TAGS) + "\t" for labels in pictures.values()]
+        rows = ["\t".join(str(int(tag in labels)) for tag in TAGS) + "\t" for labels in images.values()]
         (root / "NUS_WID_Tags" / f"{part}_Tags1k.dat").write_text("\n".join(rows) + "\n")
 
 
 def write_csv(root: Path, concepts_only: bool) -> None:
     lines = ["filepath,label,split_name"]
-    for split, pictures in PICTURES.items():
-        for name, labels in pictures.items():
+    for split, images in IMAGES.items():
+        for name, labels in images.items():
             listed = [label for label in labels if label in CONCEPTS or not concepts_only]
             lines.append(
                 f'{name.replace(chr(92), "/")},"[{", ".join(listed)}]",{"train" if split == "train" else "val"}'
@@ -70,7 +70,7 @@ def test_the_original_release(tmp_path: Path) -> None:
     assert test.targets([0, 1, 2]).tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
     (tmp_path / "Flickr").mkdir()
     assert build(tmp_path).root == str(tmp_path / "Flickr")
-    assert build(tmp_path, pictures="/elsewhere").root == "/elsewhere"
+    assert build(tmp_path, images="/elsewhere").root == "/elsewhere"
 
 
 def test_the_csv_says_the_same(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_without_lists_the_tags_less_the_concepts_are_seen(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("Groundtruth/TrainTestLabels/Labels_sky_Train.txt", "1\n0\n", "2 lines for 3 pictures"),
+        ("Groundtruth/TrainTestLabels/Labels_sky_Train.txt", "1\n0\n", "2 lines for 3 images"),
         ("Groundtruth/TrainTestLabels/Labels_sky_Train.txt", "1\n0\n2\n", "line 3: '2'; allowed are 1 present and 0"),
         ("ImageList/TrainImagelist.txt", "a.jpg\na.jpg\nb.jpg\n", "'a.jpg' is listed twice"),
         ("ImageList/TrainImagelist.txt", "..\\a.jpg\nc.jpg\nb.jpg\n", "leaves the dataset's folder"),
@@ -132,8 +132,8 @@ def test_broken_files_of_the_release_are_named(tmp_path: Path, file: str, conten
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "holds no picture"),
-        ("a,b\n", "holds no picture"),
+        ("", "holds no image"),
+        ("a,b\n", "holds no image"),
         ("a,b\nx.jpg,[dog]\n", "line 2: 2 columns; expected a path, a list of labels, and train or val"),
         ("a,b,c\nx.jpg,dog,train\n", r"line 2: 'dog' is no list of labels such as \[dog, cat\]"),
         ("a,b,c\nx.jpg,[dog],dev\n", "line 2: split 'dev'; allowed are train and val"),
@@ -176,7 +176,7 @@ def test_broken_zero_shot_files_are_named(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=message):
             zsl(tmp_path)
     write_lists(tmp_path)
-    for content, message in [("1\t0\t1\n", "line 1: 3 values for 4 tags"), ("1\t0\t1\t0\n", "1 lines for 3 pictures")]:
+    for content, message in [("1\t0\t1\n", "line 1: 3 values for 4 tags"), ("1\t0\t1\t0\n", "1 lines for 3 images")]:
         (tmp_path / "NUS_WID_Tags" / "Train_Tags1k.dat").write_text(content)
         with pytest.raises(DataError, match=message):
             zsl(tmp_path)

@@ -57,10 +57,10 @@ def random_rows(rng: np.random.Generator, count: int, confidences: list[str]) ->
 
 
 def slow(human: list[Row], machine: list[Row], least: float, expand: bool) -> tuple[list[str], np.ndarray, dict]:
-    """The plain loop: {(picture, column): state} and the confidence of what is present."""
+    """The plain loop: {(image, column): state} and the confidence of what is present."""
     up = {1: [0], 2: [0]} if expand else {}
     down = {0: [1, 2]} if expand else {}
-    pictures = sorted({row[0] for row in [*human, *machine]})
+    images = sorted({row[0] for row in [*human, *machine]})
     said: dict = {}
     sure: dict = {}
     for name, code, confidence in human:
@@ -78,10 +78,10 @@ def slow(human: list[Row], machine: list[Row], least: float, expand: bool) -> tu
                 if (name, column) not in denied:
                     said[name, column] = 1
                     sure[name, column] = max(sure.get((name, column), 0), float(confidence))
-    targets = np.full((len(pictures), len(CODES)), -1, np.int8)
+    targets = np.full((len(images), len(CODES)), -1, np.int8)
     for (name, column), state in said.items():
-        targets[pictures.index(name), column] = state
-    return pictures, targets, sure
+        targets[images.index(name), column] = state
+    return images, targets, sure
 
 
 @pytest.mark.parametrize("expand", [False, True])
@@ -94,13 +94,13 @@ def test_known_labels_equal_a_plain_loop(tmp_path: Path, annotations: str, expan
     write(tmp_path, human, machine)
     least = [0.5, 0.0, 0.7, 1.0][seed]
     index = build(tmp_path, annotations=annotations, min_confidence=least, expand_hierarchy=expand)
-    pictures, targets, sure = slow(human, machine, least, expand)
-    assert list(index.names()) == [f"{name}.jpg" for name in pictures]
+    images, targets, sure = slow(human, machine, least, expand)
+    assert list(index.names()) == [f"{name}.jpg" for name in images]
     np.testing.assert_array_equal(index.targets(range(len(index))), targets)
     rows = np.repeat(np.arange(len(index)), index.positives.counts)
     found: dict = {}
     for row, column, confidence in zip(rows, index.positives.values, index.confidence, strict=True):
-        key = (pictures[row], int(column))
+        key = (images[row], int(column))
         found[key] = max(found.get(key, 0), float(confidence))
     assert found == pytest.approx(sure)
 
@@ -134,7 +134,7 @@ def test_splits_have_the_published_names_in_any_of_some_folders(tmp_path: Path) 
     assert build(tmp_path, "test", missing="error").path(0) == str(tmp_path / "test" / f"{image(2)}.jpg")
     (tmp_path / "test" / f"{image(2)}.jpg").unlink()
     (tmp_path / "test" / "x.jpg").touch()
-    with pytest.raises(DataError, match="1 of the 1 pictures"):
+    with pytest.raises(DataError, match="1 of the 1 images"):
         build(tmp_path, "test", missing="error", on_error="skip", unannotated="drop")
 
 

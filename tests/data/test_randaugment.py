@@ -11,34 +11,34 @@ from mldec.data.randaugment import OPERATIONS, randaugment
 GREY = (128, 128, 128)
 
 
-def affine(picture: Image.Image, matrix: tuple[float, ...], resample: Image.Resampling) -> Image.Image:
-    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, resample, fillcolor=GREY)
+def affine(image: Image.Image, matrix: tuple[float, ...], resample: Image.Resampling) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample, fillcolor=GREY)
 
 
-def rotate(picture: Image.Image, degrees: float) -> Image.Image:
-    turned = picture.convert("RGBA").rotate(degrees)
+def rotate(image: Image.Image, degrees: float) -> Image.Image:
+    turned = image.convert("RGBA").rotate(degrees)
     return Image.composite(turned, Image.new("RGBA", turned.size, (128,) * 4), turned).convert("RGB")
 
 
 ORACLES: dict[str, Callable[[Image.Image, float], Image.Image]] = {
-    "invert": lambda picture, m: ImageOps.invert(picture),
-    "sharpness": lambda picture, m: ImageEnhance.Sharpness(picture).enhance(1 + m),
-    "auto_contrast": lambda picture, m: ImageOps.autocontrast(picture),
-    "posterize": lambda picture, m: ImageOps.posterize(picture, int(m)),
-    "shear_x": lambda picture, m: affine(picture, (1, m, 0, 0, 1, 0), Image.Resampling.BICUBIC),
-    "shear_y": lambda picture, m: affine(picture, (1, 0, 0, m, 1, 0), Image.Resampling.BICUBIC),
-    "translate_x": lambda picture, m: affine(picture, (1, 0, m * picture.width, 0, 1, 0), Image.Resampling.NEAREST),
-    "translate_y": lambda picture, m: affine(picture, (1, 0, 0, 0, 1, m * picture.height), Image.Resampling.NEAREST),
+    "invert": lambda image, m: ImageOps.invert(image),
+    "sharpness": lambda image, m: ImageEnhance.Sharpness(image).enhance(1 + m),
+    "auto_contrast": lambda image, m: ImageOps.autocontrast(image),
+    "posterize": lambda image, m: ImageOps.posterize(image, int(m)),
+    "shear_x": lambda image, m: affine(image, (1, m, 0, 0, 1, 0), Image.Resampling.BICUBIC),
+    "shear_y": lambda image, m: affine(image, (1, 0, 0, m, 1, 0), Image.Resampling.BICUBIC),
+    "translate_x": lambda image, m: affine(image, (1, 0, m * image.width, 0, 1, 0), Image.Resampling.NEAREST),
+    "translate_y": lambda image, m: affine(image, (1, 0, 0, 0, 1, m * image.height), Image.Resampling.NEAREST),
     "rotate": rotate,
-    "equalize": lambda picture, m: ImageOps.equalize(picture),
-    "contrast": lambda picture, m: ImageEnhance.Contrast(picture).enhance(1 + m),
-    "color": lambda picture, m: ImageEnhance.Color(picture).enhance(1 + m),
-    "solarize": lambda picture, m: ImageOps.solarize(picture, m),
-    "brightness": lambda picture, m: ImageEnhance.Brightness(picture).enhance(1 + m),
+    "equalize": lambda image, m: ImageOps.equalize(image),
+    "contrast": lambda image, m: ImageEnhance.Contrast(image).enhance(1 + m),
+    "color": lambda image, m: ImageEnhance.Color(image).enhance(1 + m),
+    "solarize": lambda image, m: ImageOps.solarize(image, m),
+    "brightness": lambda image, m: ImageEnhance.Brightness(image).enhance(1 + m),
 }
 
 
-def pictures() -> list[np.ndarray]:
+def make_images() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:60, :80]
     smooth = np.stack([x * 3, y * 4, x + y], -1).astype(np.uint8)
@@ -51,7 +51,7 @@ def test_operations_equal_pillow(name: str) -> None:
     operation = OPERATIONS[name]
     off_by_one = ("sharpness", "auto_contrast", "contrast", "brightness", "shear_x", "shear_y")
     tolerance = {"color": 2} | dict.fromkeys(off_by_one, 1)
-    for image in pictures():
+    for image in make_images():
         before = image.copy()
         for magnitude in operation.magnitudes:
             for sign in (-1, 1) if operation.signed else (1,):
@@ -69,17 +69,17 @@ def test_shear_equals_pillow_nearly_everywhere(name: str, size: tuple[int, int])
     image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
     different = total = 0
     for magnitude in (-2.5, -0.3, -0.1, 0.0, 0.07, 0.3, 2.5):
-        for picture in (image, np.full_like(image, 77)):
-            found = OPERATIONS[name].apply(picture, magnitude, np.random.default_rng(0))
-            expected = np.array(ORACLES[name](Image.fromarray(picture), magnitude))
+        for pil_image in (image, np.full_like(image, 77)):
+            found = OPERATIONS[name].apply(pil_image, magnitude, np.random.default_rng(0))
+            expected = np.array(ORACLES[name](Image.fromarray(pil_image), magnitude))
             assert np.abs(found.astype(int) - expected).max() <= 1
-            different += int((found != expected).sum()) if picture is image else 0
+            different += int((found != expected).sum()) if pil_image is image else 0
             total += image.size
-            assert picture is image or np.array_equal(found, expected)
+            assert pil_image is image or np.array_equal(found, expected)
     assert different <= max(2, total * 2e-3)
 
 
-def test_cutout_paints_one_square_inside_the_picture() -> None:
+def test_cutout_paints_one_square_inside_the_image() -> None:
     image = np.zeros((60, 80, 3), np.uint8)
     areas = set()
     for seed in range(200):
@@ -104,8 +104,8 @@ def test_there_are_fifteen_operations_with_the_published_magnitudes() -> None:
     assert OPERATIONS["solarize"].magnitudes[0] == 256
 
 
-def test_a_quarter_of_the_pictures_stays_and_chance_is_the_generators() -> None:
-    image = pictures()[2]
+def test_a_quarter_of_the_images_stays_and_chance_is_the_generators() -> None:
+    image = make_images()[2]
     unchanged = [np.array_equal(randaugment(image, np.random.default_rng(seed)), image) for seed in range(800)]
     # 1/4 draw no operation at all; a few more draw one that does nothing, such as auto-contrast on a full range.
     assert 0.22 < np.mean(unchanged) < 0.36

@@ -1,4 +1,4 @@
-"""Properties: pictures keep their names and proportions, boxes stay on their objects, a stopped call is repeated."""
+"""Properties: images keep their names and proportions, boxes stay on their objects, a stopped call is repeated."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from mldec.data.shrink import (
     prepare,
     shrink,
     shrink_coco_json,
-    shrink_picture,
+    shrink_image,
     shrink_voc_xml,
 )
 from mldec.errors import DataError
@@ -35,21 +35,21 @@ def scene(width: int, height: int, box: tuple[int, int, int, int]) -> Image.Imag
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     folder = tmp_path / "source"
-    (folder / "pictures" / "sub").mkdir(parents=True)
-    scene(400, 200, (40, 20, 100, 60)).save(folder / "pictures" / "a.jpg", quality=95)
-    scene(90, 300, (9, 30, 30, 90)).save(folder / "pictures" / "sub" / "b.png")
-    scene(100, 80, (1, 1, 9, 9)).save(folder / "pictures" / "small.jpg")
+    (folder / "images" / "sub").mkdir(parents=True)
+    scene(400, 200, (40, 20, 100, 60)).save(folder / "images" / "a.jpg", quality=95)
+    scene(90, 300, (9, 30, 30, 90)).save(folder / "images" / "sub" / "b.png")
+    scene(100, 80, (1, 1, 9, 9)).save(folder / "images" / "small.jpg")
     exif = Image.Exif()
     exif[0x0112] = 6
-    scene(400, 200, (0, 0, 200, 200)).save(folder / "pictures" / "turned.jpg", exif=exif)
-    (folder / "pictures" / "broken.jpg").write_bytes(b"no")
+    scene(400, 200, (0, 0, 200, 200)).save(folder / "images" / "turned.jpg", exif=exif)
+    (folder / "images" / "broken.jpg").write_bytes(b"no")
     return folder
 
 
 def make(source: Path) -> ImageIndex:
     names = ["a.jpg", "sub/b.png", "small.jpg", "turned.jpg", "broken.jpg"]
     samples = [(name, [0], [], []) for name in names]
-    return ImageIndex.build(samples, root=str(source / "pictures"), labels=LabelSpace(["x"]))
+    return ImageIndex.build(samples, root=str(source / "images"), labels=LabelSpace(["x"]))
 
 
 def test_the_shorter_side_shrinks_and_proportions_stay(source: Path, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_the_shorter_side_shrinks_and_proportions_stay(source: Path, tmp_path: P
     assert sum(done) == 5
     sizes = {name: read_size(str(target / name)) for name in ("a.jpg", "sub/b.png", "small.jpg", "turned.jpg")}
     assert sizes == {"a.jpg": (160, 80), "sub/b.png": (80, 267), "small.jpg": (100, 80), "turned.jpg": (80, 160)}
-    assert (target / "small.jpg").read_bytes() == (source / "pictures" / "small.jpg").read_bytes()
+    assert (target / "small.jpg").read_bytes() == (source / "images" / "small.jpg").read_bytes()
     assert Image.open(target / "sub" / "b.png").format == "PNG"
     assert decode(str(target / "turned.jpg"))[:70].mean() > 250  # upright: the white half is on top
     assert {path: path.read_bytes() for path in source.rglob("*.*")} == before
@@ -93,7 +93,7 @@ def test_folders_that_do_not_fit_are_refused(source: Path, tmp_path: Path) -> No
 
 
 def white_box(path: Path) -> np.ndarray:
-    """(x, y, width, height) of what is white in a picture."""
+    """(x, y, width, height) of what is white in an image."""
     ys, xs = np.nonzero(decode(str(path)).min(axis=2) > 160)
     return np.array([xs.min(), ys.min(), xs.max() + 1 - xs.min(), ys.max() + 1 - ys.min()])
 
@@ -167,13 +167,13 @@ def test_a_stop_leaves_nothing_half(source: Path, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("mldec.data.shrink.os.replace", stop)
     with pytest.raises(KeyboardInterrupt):
-        shrink_picture(str(source / "pictures" / "a.jpg"), tmp_path / "new" / "a.jpg", side=80, quality=90)
+        shrink_image(str(source / "images" / "a.jpg"), tmp_path / "new" / "a.jpg", side=80, quality=90)
     assert list((tmp_path / "new").iterdir()) == []
     shutil.rmtree(tmp_path / "new")
 
 
 def test_x_and_y_are_not_confused() -> None:
-    """Proportions stay, so whole pictures would not show it."""
+    """Proportions stay, so whole images would not show it."""
     annotation = {"bbox": [8, 8, 8, 8], "area": 64, "segmentation": [[8, 8, 16, 16]]}
     _scale_annotation(annotation, 0.5, 0.25)
     assert annotation == {"bbox": [4, 2, 4, 2], "area": 8, "segmentation": [[4, 2, 8, 4]]}

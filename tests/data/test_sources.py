@@ -62,16 +62,16 @@ def test_what_readers_want_is_what_is_fetched(tmp_path: Path, config: DatasetCon
         assert "missing" not in str(caught.value)
 
 
-def test_open_images_pictures_are_asked_for() -> None:
+def test_open_images_images_are_asked_for() -> None:
     plain = {item.file for item in published("openimages").downloads}
     assert "oidv6-train-annotations-human-imagelabels.csv" in plain
     assert not any(name.endswith(".tar.gz") or "machine" in name for name in plain)
-    more = {item.file for item in published("openimages", extra=["machine", "validation-pictures"]).downloads} - plain
+    more = {item.file for item in published("openimages", extra=["machine", "validation-images"]).downloads} - plain
     assert more == {
         "validation.tar.gz",
         *(f"{split}-annotations-machine-imagelabels.csv" for split in ("train", "validation", "test")),
     }
-    shards = published("openimages", extra=["train-pictures"]).downloads[len(plain) :]
+    shards = published("openimages", extra=["train-images"]).downloads[len(plain) :]
     assert [item.provides for item in shards] == [(f"train/{digit}*.jpg",) for digit in "0123456789abcdef"]
     assert {(item.unpack, item.top) for item in shards} == {("train", f"train_{digit}") for digit in "0123456789abcdef"}
 
@@ -87,7 +87,7 @@ def test_what_cannot_be_fetched_is_explained() -> None:
         ("nuswide_zsl", "lms.comp.nus.edu.sg", "NUS_WID_Tags.zip", "nus_seen_925.txt"),
         ("imagenet", "https://image-net.org/download", "ILSVRC2012_img_val.tar", "val/<wnid>/"),
         ("stanford_cars", "cars_test_annos_withlabels.mat", "cars_train/", "car_ims/"),
-        ("openimages", "train-pictures", "train/<ImageID>.jpg"),
+        ("openimages", "train-images", "train/<ImageID>.jpg"),
     ]:
         assert all(word in published(dataset).by_hand for word in words)
 

@@ -35,7 +35,7 @@ def test_figures_equal_counts_over_the_targets(tmp_path: Path, default: int) -> 
     for name, state in (("present", 1), ("absent", 0), ("unknown", -1)):
         np.testing.assert_array_equal(getattr(summary, name), (targets == state).sum(axis=0))
     present = (targets == 1).astype(int)
-    np.testing.assert_array_equal(summary.labels_a_picture, np.bincount(present.sum(axis=1)))
+    np.testing.assert_array_equal(summary.labels_per_image, np.bincount(present.sum(axis=1)))
     assert summary.mean_labels == pytest.approx(present.sum(axis=1).mean())
     ordered = present[:, summary.frequent]
     assert (np.diff(ordered.sum(axis=0)) <= 0).all()
@@ -47,7 +47,7 @@ def test_figures_equal_counts_over_the_targets(tmp_path: Path, default: int) -> 
     mapping = json.loads(json.dumps(summary.to_mapping()))
     assert mapping["labels"][2]["present"] == present[:, 2].sum()
     text = summary.describe()
-    assert "pictures        60" in text
+    assert "images        60" in text
     assert ("unknown" in text) == (targets == -1).any()
 
 
@@ -58,7 +58,7 @@ def test_thousands_of_labels_take_no_square_table(tmp_path: Path) -> None:
     summary = summarize(index)
     assert summary.together.shape == (200, 200)
     assert summary.unreadable == 1000
-    assert "of them in no picture" in summary.describe()
+    assert "of them in no image" in summary.describe()
 
 
 @pytest.mark.parametrize("labels", [["a"], ["$x^", "猫", "<b>", "a" * 90, "_"], [f"l{i}" for i in range(300)]])
@@ -73,7 +73,7 @@ def test_any_labels_can_be_drawn(tmp_path: Path, labels: list[str], capfd: pytes
 
 
 def test_axes_of_counts_say_where_their_marks_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a picture is no count: a mark at 2.5 must not be called 2."""
+    """Half an image is no count: a mark at 2.5 must not be called 2."""
     figures = []
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path: figures.append(figure))
     samples = [(f"{i}.jpg", [0] if i < 19 else [1, 2], [], []) for i in range(26)]

@@ -1,4 +1,4 @@
-"""Properties: each picture in one part, parts as large as asked, labels spread far better than by chance."""
+"""Properties: each image in one part, parts as large as asked, labels spread far better than by chance."""
 
 import numpy as np
 import pytest
@@ -9,17 +9,17 @@ from mldec.data.stratify import stratify
 SHARES = (0.7, 0.2, 0.1)
 
 
-def skewed(num_pictures: int, num_labels: int, seed: int = 0) -> tuple[Ragged, np.ndarray]:
-    """Labels from frequent to rare, some pictures without any."""
+def skewed(num_images: int, num_labels: int, seed: int = 0) -> tuple[Ragged, np.ndarray]:
+    """Labels from frequent to rare, some images without any."""
     rng = np.random.default_rng(seed)
     rates = 0.4 * 0.93 ** np.arange(num_labels)
-    matrix = rng.random((num_pictures, num_labels)) < rates
+    matrix = rng.random((num_images, num_labels)) < rates
     rows, columns = np.nonzero(matrix)
-    return Ragged.from_rows(rows, columns.astype(np.int32), num_pictures), matrix
+    return Ragged.from_rows(rows, columns.astype(np.int32), num_images), matrix
 
 
 def imbalance(matrix: np.ndarray, parts: np.ndarray) -> float:
-    """Mean distance of the shares of each label's pictures from the wanted ones."""
+    """Mean distance of the shares of each label's images from the wanted ones."""
     counts = np.stack([matrix[parts == part].sum(axis=0) for part in range(len(SHARES))])
     return float(np.abs(counts / counts.sum(axis=0) - np.array(SHARES)[:, None]).mean())
 
@@ -44,12 +44,12 @@ def test_the_seed_decides_and_nothing_else_does() -> None:
     assert (first != stratify(positives, 20, SHARES, seed=4)).any()
 
 
-def test_pictures_without_labels_fill_up() -> None:
+def test_images_without_labels_fill_up() -> None:
     parts = stratify(Ragged.empty(100), 5, (0.75, 0.25), seed=0)
     assert np.bincount(parts).tolist() == [75, 25]
 
 
-def test_a_hundred_thousand_pictures() -> None:
+def test_a_hundred_thousand_images() -> None:
     rng = np.random.default_rng(0)
     rows = np.repeat(np.arange(100_000), 3)
     columns = (1000 * rng.random(300_000) ** 3).astype(np.int32)

@@ -117,11 +117,11 @@ def test_other_splits_have_the_labels_of_train(folder: Path) -> None:
         build(folder, "val.csv", "path,dog,cat,dogs\na.jpg,1,0,1\n", split="val", **settings)
 
 
-def test_root_is_where_pictures_lie(folder: Path, tmp_path: Path) -> None:
-    touch(tmp_path, "pictures/x.jpg")
-    content = f"path,labels\n{tmp_path}/pictures/x.jpg,cat\n"
-    index = build(folder, "t.csv", content, root=str(tmp_path / "pictures"))
-    assert index.path(0) == str(tmp_path / "pictures" / "x.jpg")
+def test_root_is_where_images_lie(folder: Path, tmp_path: Path) -> None:
+    touch(tmp_path, "images/x.jpg")
+    content = f"path,labels\n{tmp_path}/images/x.jpg,cat\n"
+    index = build(folder, "t.csv", content, root=str(tmp_path / "images"))
+    assert index.path(0) == str(tmp_path / "images" / "x.jpg")
     assert list(index.names()) == ["x.jpg"]
     with pytest.raises(DataError, match=r"line 2: /etc/passwd lies outside of .*dataset.root=FOLDER"):
         build(folder, "t.csv", "path,labels\n/etc/passwd,cat\n")
@@ -133,7 +133,7 @@ def test_root_is_where_pictures_lie(folder: Path, tmp_path: Path) -> None:
         ("t.xlsx", "x", r"tables end in .csv, .tsv, .jsonl, .ndjson, .parquet; found .xlsx"),
         ("t.csv", "", "is empty; the first line must name the columns"),
         ("t.csv", "path,labels\n", "no label"),
-        ("t.csv", "path,cat\n", "no picture"),
+        ("t.csv", "path,cat\n", "no image"),
         ("t.csv", "path,cat,cat\na.jpg,1,1\n", "found more than once: cat"),
         ("t.csv", "who,what\na.jpg,cat\n", r"no column of paths among who, what;.*dataset.path_column=NAME"),
         ("t.csv", "path\na.jpg\n", "no column of labels beside path"),
@@ -149,7 +149,7 @@ def test_root_is_where_pictures_lie(folder: Path, tmp_path: Path) -> None:
         ("t.csv", "path,labels\na.jpg,cat|dog\nsub/b ü.jpg,dog|bird\n", r"dataset.separator='\"\|\"'"),
         ("t.csv", b"path,labels\na.jpg,\xff\xfe\n", "cannot be read as CSV in UTF-8"),
         ("t.csv", 'path,labels\n"a.jpg,cat\n', "cannot be read as CSV"),
-        ("t.csv", "path,labels\nabsent.jpg,cat\n", "1 of the 1 pictures that the annotations list are missing"),
+        ("t.csv", "path,labels\nabsent.jpg,cat\n", "1 of the 1 images that the annotations list are missing"),
         ("t.jsonl", '{"path": "a.jpg"\n', "line 1: cannot be read as JSON"),
         ("t.jsonl", '{"path": "a.jpg", "labels": []}\n[1]\n', "line 2: cannot be read as JSON: expected an object"),
         ("t.jsonl", '{"path": 3, "labels": ["cat"]}\n', "line 1: no path"),
@@ -164,7 +164,7 @@ def test_mistakes_are_one_line_that_names_the_place(
     with pytest.raises(DataError, match=message) as caught:
         build(folder, name, content)
     assert "\n" not in str(caught.value)
-    assert name in str(caught.value) or "pictures" in str(caught.value)
+    assert name in str(caught.value) or "images" in str(caught.value)
 
 
 def test_settings_that_name_nothing(folder: Path) -> None:

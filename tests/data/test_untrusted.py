@@ -345,7 +345,7 @@ def test_a_cached_table_is_read_like_a_fresh_one(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "a.json").write_text(json.dumps(content))
     for _ in range(2):
-        coco = CocoJsonConfig(name="coco_json", train=str(tmp_path / "lists" / "a.json"), train_pictures=str(tmp_path))
+        coco = CocoJsonConfig(name="coco_json", train=str(tmp_path / "lists" / "a.json"), train_images=str(tmp_path))
         index = build_coco_json(coco, split="train")
         assert index.root == str(tmp_path)
         assert isinstance(index.paths.values, np.memmap)

@@ -22,7 +22,7 @@ def xml(*objects: tuple[str, int]) -> str:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three pictures in trainval.txt, one in test.txt."""
+    """Three images in trainval.txt, one in test.txt."""
     folder = tmp_path / "VOCdevkit" / "VOC2007"
     for name in ("ImageSets/Main", "Annotations", "JPEGImages"):
         (folder / name).mkdir(parents=True)
@@ -87,8 +87,8 @@ def test_2012_is_tested_on_val(root: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("ImageSets/Main/trainval.txt", "\n", "trainval.txt: names no picture"),
-        ("ImageSets/Main/trainval.txt", "../x\n", r"trainval.txt: '../x' is no picture id"),
+        ("ImageSets/Main/trainval.txt", "\n", "trainval.txt: names no image"),
+        ("ImageSets/Main/trainval.txt", "../x\n", r"trainval.txt: '../x' is no image id"),
         ("ImageSets/Main/trainval.txt", "000005\n000005\n", "'000005.jpg' is listed twice"),
         ("ImageSets/Main/trainval.txt", "000008\n", r"000008.xml: cannot be read: No such file"),
         ("Annotations/000005.xml", "<annotation><object>", r"000005.xml: is not XML, or was cut short"),
@@ -107,9 +107,9 @@ def test_broken_files_are_named(root: Path, file: str, content: str, message: st
         build(root)
 
 
-def test_a_missing_picture_is_named(root: Path) -> None:
+def test_a_missing_image_is_named(root: Path) -> None:
     (root / "VOCdevkit" / "VOC2007" / "JPEGImages" / "000009.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 of the 3 pictures .* missing \(000009.jpg\)"):
+    with pytest.raises(DataError, match=r"1 of the 3 images .* missing \(000009.jpg\)"):
         build(root)
 
 

@@ -116,7 +116,7 @@ def commands(block: Block) -> Iterator[Command]:
 
 
 def links(page: Path) -> Iterator[tuple[str, str]]:
-    """File and anchor of every relative link and picture of a page, as they are written."""
+    """File and anchor of every relative link and image of a page, as they are written."""
     text = re.sub(r"^ *```.*?^ *```$", "", _visible(page.read_text(encoding="utf-8")), flags=re.S | re.M)
     text = re.sub(r"`[^`\n]*`", lambda code: "`" * len(code[0]), text)
     for target in re.findall(r"\]\(([^()\s]+)\)", text):

@@ -64,7 +64,7 @@ def test_every_page_is_in_the_nav_of_the_site_and_in_the_index():
 
 @pytest.mark.slow
 def test_the_site_is_built_and_fetches_nothing(tmp_path):
-    """As `make docs` does; a dead link, anchor or picture, or a page outside the nav, is an error."""
+    """As `make docs` does; a dead link, anchor or image, or a page outside the nav, is an error."""
     config = pytest.importorskip("mkdocs.config")
     pytest.importorskip("material")
     pytest.importorskip("mkdocstrings_handlers.python")
@@ -127,7 +127,7 @@ def test_what_needs_nothing_runs(name, tmp_path, monkeypatch, registries, traine
     monkeypatch.syspath_prepend(tmp_path)
     blocks = pages.blocks(ROOT / name)
     splits = any(command.words[1:3] == ("data", "split") for block in blocks for command in pages.commands(block))
-    own_pictures(tmp_path, divided=not splits)
+    own_images(tmp_path, divided=not splits)
     namespace: dict[str, object] = {}
     for block in blocks:
         if block.title:
@@ -238,7 +238,7 @@ def refuse_foreign(program: str, words: Sequence[str]) -> tuple[int, str]:
 
 
 def shortened(words: list[str]) -> list[str]:
-    """The same command, but with a few pictures, two steps and no GPU."""
+    """The same command, but with a few images, two steps and no GPU."""
     door = words[0]
     if door not in ("train", "show") or any(word.startswith(("resume=", "run=")) for word in words):
         return words
@@ -249,7 +249,7 @@ def shortened(words: list[str]) -> list[str]:
     return [*words, *more]
 
 
-def own_pictures(folder: Path, divided: bool) -> None:
+def own_images(folder: Path, divided: bool) -> None:
     """What the pages take for granted: `photos/001.jpg` and so on, listed in `all.csv`, or in a table a split."""
     chance, noise = random.Random(0), np.random.default_rng(0)
     (folder / "photos").mkdir()
@@ -264,7 +264,7 @@ def own_pictures(folder: Path, divided: bool) -> None:
 
 
 def write(block: Block) -> None:
-    """The file that a block shows; `data/lists` and the like get the pictures too."""
+    """The file that a block shows; `data/lists` and the like get the images too."""
     path = Path(block.title or "")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(block.text, encoding="utf-8")

@@ -36,7 +36,7 @@ def test_a_full_disk_is_one_warning_and_the_records_go_on(
         tracker = Tracker(tmp_path, tensorboard=True)
         for step in range(1, 30):
             tracker.record("train", step, {"loss": 1.0, "lr": 0.1})
-        tracker.picture("x", np.zeros((4, 4, 3), np.uint8), 3)
+        tracker.image("x", np.zeros((4, 4, 3), np.uint8), 3)
         tracker.label_histogram("x", np.array([1, 2, 3]))
         tracker.precision_recall("x", np.array([0.1, 0.9]), np.array([0, 1]), 3)
         tracker.close()

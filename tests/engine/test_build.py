@@ -17,7 +17,7 @@ from tests.curve import make
 
 @pytest.fixture
 def small_coco(tmp_path):
-    """A COCO folder of 40 + 6 tiny pictures with two categories; every tenth picture has no label."""
+    """A COCO folder of 40 + 6 tiny images with two categories; every tenth image has no label."""
     (tmp_path / "annotations").mkdir()
     for split, count, first in (("train2014", 40, 0), ("val2014", 6, 1000)):
         (tmp_path / split).mkdir()
@@ -56,7 +56,7 @@ def test_the_papers_protocol_chooses_on_test_and_drops_what_has_no_label(small_c
 
 @pytest.fixture
 def tables(tmp_path):
-    """Forty tiny pictures of two labels in train.csv, eight more in val.csv."""
+    """Forty tiny images of two labels in train.csv, eight more in val.csv."""
     for split, count in (("train", 40), ("val", 8)):
         lines = ["path,labels"]
         for number in range(count):
@@ -79,15 +79,15 @@ def test_without_a_test_split_val_is_reported_and_that_is_said(tables, caplog):
         build.build_splits(make([*words, "protocol.holdout=0"]))
 
 
-def test_what_is_said_to_have_one_label_a_picture_must_have_it(tables):
+def test_what_is_said_to_have_one_label_a_image_must_have_it(tables):
     words, _ = tables
-    with pytest.raises(DataError, match=r"table train: 13 of 40 pictures have not exactly one .*train2.png with 2"):
+    with pytest.raises(DataError, match=r"table train: 13 of 40 images have not exactly one .*train2.png with 2"):
         build.build_split(make([*words, "dataset.single_label=true"]), "train")
 
 
 def test_counts_that_differ_from_the_published_ones_are_a_warning(small_coco, caplog):
     build.build_split(make(small_coco), "train")
-    assert "coco train has 40 pictures, as published it has 82,783" in caplog.text
+    assert "coco train has 40 images, as published it has 82,783" in caplog.text
     assert "coco train has 2 labels, as published it has 80" in caplog.text
 
 
@@ -95,7 +95,7 @@ def test_counts_that_differ_from_the_published_ones_are_a_warning(small_coco, ca
 def test_they_are_said_once_also_where_val_is_made_from_another_split(small_coco, caplog, protocol):
     build.build_splits(make([*small_coco, f"protocol={protocol}"]))
     for split in ("train", "test"):
-        assert caplog.text.count(f"coco {split} has") == 2  # pictures and labels
+        assert caplog.text.count(f"coco {split} has") == 2  # images and labels
 
 
 def test_splits_with_other_labels_are_refused(tables, monkeypatch):
@@ -123,7 +123,7 @@ def test_a_dataset_says_which_of_its_settings_have_no_effect():
     assert build.find_unused(make([*words, "dataset.annotations=both"])) == []
 
 
-def test_softmax_on_pictures_of_several_labels_is_refused(small_digits):
+def test_softmax_on_images_of_several_labels_is_refused(small_digits):
     with pytest.raises(ConfigError, match="use loss=asl or loss=bce"):
         build.check_config(make([*small_digits, "loss=ce"]))
 

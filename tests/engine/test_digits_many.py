@@ -1,4 +1,4 @@
-"""Property: 720 classes train by any number of queries, on pictures in which each label stays true."""
+"""Property: 720 classes train by any number of queries, on images in which each label stays true."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def test_it_learns_with_few_queries(small_many: list[str], num_groups: int) -> N
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_its_pictures_are_not_moved(small_many: list[str]) -> None:
+def test_its_images_are_not_moved(small_many: list[str]) -> None:
     """A digit that moves may leave the cell that its label names."""
     config = make([*small_many, "augment.brightness=0.0"])
     index = build.build_splits(config).train
     augment = AUGMENTS[config.augment.name].build(config.augment, image_size=64)
     for row in range(10):
-        picture = decode(index.path(row))
-        np.testing.assert_array_equal(augment(picture, np.random.default_rng(row)), picture)
+        image = decode(index.path(row))
+        np.testing.assert_array_equal(augment(image, np.random.default_rng(row)), image)
 
 
 @pytest.mark.parametrize(

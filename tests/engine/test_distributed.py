@@ -1,4 +1,4 @@
-"""Property: several processes train and evaluate as one, count each picture once, and end together."""
+"""Property: several processes train and evaluate as one, count each image once, and end together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.same import timeless
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked from a server")
 
-#: Without batch norm and dropout a picture's gradient does not depend on its neighbours. No split divides by 2 or 3.
+#: Without batch norm and dropout an image's gradient does not depend on its neighbours. No split divides by 2 or 3.
 PLAIN = (
     "backbone=timm",
     "backbone.model=vit_tiny_patch16_224",
@@ -68,7 +68,7 @@ def losses(folder: Path) -> list[float]:
     ],
 )
 def test_two_processes_train_as_one(variant: Sequence[str], small_digits: list[str], tmp_path: Path) -> None:
-    """The last batch has 31 pictures, so that the two have unequal shares of it."""
+    """The last batch has 31 images, so that the two have unequal shares of it."""
     for processes in (1, 2):
         train(tmp_path / str(processes), [*small_digits, *PLAIN, *variant], processes)
     one, two = (losses(tmp_path / name) for name in ("1", "2"))
@@ -80,7 +80,7 @@ def test_two_processes_train_as_one(variant: Sequence[str], small_digits: list[s
 
 
 def test_evaluation_is_exact_in_any_number_of_processes(small_digits: list[str], tmp_path: Path) -> None:
-    """Weights stay what they are at this rate, so all score the same network. One picture is less than three."""
+    """Weights stay what they are at this rate, so all score the same network. One image is less than three."""
     words = [*small_digits, *PLAIN, "schedule.epochs=1", "schedule.max_lr=1e-30", "runtime.eval_batch_size=4"]
     for processes in (1, 3):
         train(tmp_path / str(processes), words, processes)

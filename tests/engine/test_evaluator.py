@@ -1,4 +1,4 @@
-"""Properties: every picture counts once whatever the batches, and metrics are those of the metric functions."""
+"""Properties: every image counts once whatever the batches, and metrics are those of the metric functions."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def test_very_many_scores_are_kept_in_half_precision(monkeypatch):
     """What float16 rounds away, relative 2^-11, is all that changes."""
     monkeypatch.setattr(evaluator, "HALF_FROM", 50)
     whole = score([10], list(range(10)))
-    half = score([3, 3, 4], [7, 2, 9, 0, 4, 1, 8, 6, 3, 5], pictures=10)
+    half = score([3, 3, 4], [7, 2, 9, 0, 4, 1, 8, 6, 3, 5], num_images=10)
     assert (whole.scores.dtype, half.scores.dtype) == (np.float32, np.float16)
     np.testing.assert_allclose(half.scores, whole.scores, rtol=2**-11)
     assert np.array_equal(half.targets, whole.targets)
-    assert score([10], list(range(10)), pictures=9).scores.dtype == np.float32
+    assert score([10], list(range(10)), num_images=9).scores.dtype == np.float32
 
 
 def test_dropout_is_off_and_the_mode_comes_back():
@@ -77,18 +77,18 @@ def test_dropout_is_off_and_the_mode_comes_back():
     assert model.training
 
 
-def test_softmax_scores_sum_to_one_where_a_picture_has_one_label():
+def test_softmax_scores_sum_to_one_where_a_image_has_one_label():
     assert score([10], list(range(10)), softmax=True).scores.sum(axis=1) == pytest.approx(np.ones(10), abs=1e-6)
 
 
-def test_a_picture_scored_twice_or_not_finite_is_an_error():
+def test_a_image_scored_twice_or_not_finite_is_an_error():
     with pytest.raises(RunError, match="scored twice"):
         score([2], [3, 3])
     model = Linear()
     model.fc.weight.data.fill_(float("nan"))
     with pytest.raises(RunError, match="not finite"):
         compute_scores(model, batches([10], list(range(10))), Normalization.unit(), device=torch.device("cpu"))
-    with pytest.raises(RunError, match="no picture"):
+    with pytest.raises(RunError, match="no image"):
         score([], [])
 
 

@@ -1,4 +1,4 @@
-"""Properties of maps over pictures: they lie where the network looked, and the pointing score counts what it says."""
+"""Properties of maps over images: they lie where the network looked, and the pointing score counts what it says."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mldec.commands import main
 from mldec.data.digits import scene_boxes
 from mldec.data.digits_many import placed_boxes
 from mldec.data.image import decode
-from mldec.engine import build, pictures
+from mldec.engine import build, image_sheets
 from mldec.engine.alignment import measure_shift
-from mldec.engine.pictures import View
+from mldec.engine.image_sheets import View
 from mldec.engine.pointing import boxes_of, score_pointing
 from mldec.engine.predictor import load
 from mldec.errors import ConfigError, DataError
@@ -29,7 +29,7 @@ from tests.curve import make, make_trainer, small_experiment
 
 @pytest.fixture(scope="module")
 def run(digits_root, tmp_path_factory):
-    """A run of a few steps whose evaluation sees the middle of pictures alone."""
+    """A run of a few steps whose evaluation sees the middle of images alone."""
     folder = tmp_path_factory.mktemp("explain") / "run"
     words = [word for word in small_experiment(digits_root) if not word.startswith("head.")]
     trainer = make_trainer(make([*words, "head=gap", "schedule.epochs=1", "dataset.crop=0.5"]))
@@ -38,7 +38,7 @@ def run(digits_root, tmp_path_factory):
 
 
 class Brightness(nn.Module):
-    """A backbone whose map is the picture itself, coarse, and a head that reads it: a label a colour."""
+    """A backbone whose map is the image itself, coarse, and a head that reads it: a label a colour."""
 
     def forward(self, images: torch.Tensor) -> Tokens:
         cells = nn.functional.avg_pool2d(images, images.shape[2] // 8)
@@ -50,12 +50,12 @@ class Brightness(nn.Module):
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (90, 160), (200, 70), (31, 47)])
 @pytest.mark.parametrize("crop", [None, 0.875, 0.5])
-def test_a_map_peaks_where_the_bright_spot_of_the_picture_is(run, height, width, crop):
+def test_a_map_peaks_where_the_bright_spot_of_the_image_is(run, height, width, crop):
     predictor = load(run[0], device="cpu")
     predictor._fit = type(predictor._fit)(64, crop)
     predictor._shift = (0.0, 0.0)
     predictor.model.backbone = predictor.model.head = Brightness()
-    picture = np.zeros((height, width, 3), np.uint8)
+    image = np.zeros((height, width, 3), np.uint8)
     left, top, right, bottom = predictor.view(height, width).box
     if crop is None:
         assert (left, top, right, bottom) == (0, 0, width, height)
@@ -65,9 +65,9 @@ def test_a_map_peaks_where_the_bright_spot_of_the_picture_is(run, height, width,
             assert first + last == pytest.approx(length, abs=2)
     y, x = top + (bottom - top) * 11 // 16, left + (right - left) * 5 // 16  # the middle of a cell
     size = (bottom - top) // 16 + 1, (right - left) // 16 + 1
-    picture[y - size[0] : y + size[0], x - size[1] : x + size[1], 1] = 255
-    found = predictor.maps([picture])[0, 1]
-    heat = pictures.upsampled(found, height, width, predictor.view(height, width))
+    image[y - size[0] : y + size[0], x - size[1] : x + size[1], 1] = 255
+    found = predictor.maps([image])[0, 1]
+    heat = image_sheets.upsampled(found, height, width, predictor.view(height, width))
     peak = np.unravel_index(np.nanargmax(heat), heat.shape)
     assert abs(peak[0] - y) <= max(2, (bottom - top) / 16)
     assert abs(peak[1] - x) <= max(2, (right - left) / 16)
@@ -77,19 +77,19 @@ def test_a_map_peaks_where_the_bright_spot_of_the_picture_is(run, height, width,
 def test_without_a_shift_upsampling_is_that_of_opencv():
     where = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
     expected = cv2.resize(where, (128, 60), interpolation=cv2.INTER_CUBIC)
-    np.testing.assert_allclose(pictures.upsampled(where, 60, 128), expected, atol=0.05)
+    np.testing.assert_allclose(image_sheets.upsampled(where, 60, 128), expected, atol=0.05)
 
 
 def test_a_shift_moves_the_map_by_its_cells():
     where = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
-    plain = pictures.upsampled(where, 64, 64)
-    moved = pictures.upsampled(where, 64, 64, View((0, 0, 64, 64), (-0.5, 0.25)))
+    plain = image_sheets.upsampled(where, 64, 64)
+    moved = image_sheets.upsampled(where, 64, 64, View((0, 0, 64, 64), (-0.5, 0.25)))
     np.testing.assert_allclose(moved[:-4, 2:], plain[4:, :-2], atol=1e-5)
 
 
 def test_what_the_network_did_not_see_is_dark_and_what_speaks_against_is_not_warm():
-    picture = np.full((40, 60, 3), 200, np.uint8)
-    shown = pictures.overlay(picture, np.array([[1.0, -5.0]]), View((10, 0, 50, 40)))
+    image = np.full((40, 60, 3), 200, np.uint8)
+    shown = image_sheets.overlay(image, np.array([[1.0, -5.0]]), View((10, 0, 50, 40)))
     assert (shown[:, :10] < 60).all()
     assert shown[20, 12].astype(int).sum() > shown[20, 48].astype(int).sum()
     assert abs(shown[:, 48].astype(int) - 150).max() <= 1
@@ -139,7 +139,7 @@ def test_the_command_draws_maps_and_refuses_before_it_scores(run, tmp_path, caps
     words = ["predict", f"run={folder}", f"input={test.path(0)}", "top_k=2", f"output={tmp_path / 'out'}"]
     assert main.run([*words, "maps=true"]) == 0
     (sheet,) = (tmp_path / "out" / "maps").glob("[!.]*")
-    assert cv2.imread(str(sheet)).shape[1] == 3 * (pictures.TILE + 12) + 8
+    assert cv2.imread(str(sheet)).shape[1] == 3 * (image_sheets.TILE + 12) + 8
     assert main.run([*words[:-1], f"output={tmp_path / 'none'}", "maps=attention"]) == 2
     assert "no attention that could be shown" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()

@@ -25,7 +25,7 @@ from mldec.data.image import Normalization
 from mldec.engine import build, graph, portable
 from mldec.engine.checkpoint import FORMAT, pack_words, restore, save_checkpoint
 from mldec.engine.export import export, preprocessing
-from mldec.engine.model_card import open_picture
+from mldec.engine.model_card import open_image
 from mldec.engine.thresholds import read_thresholds
 from mldec.engine.tracking import read_json, read_records
 from mldec.errors import CheckpointError, ConfigError, RunError
@@ -72,27 +72,27 @@ def exported(run):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def inputs():
     return list(np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), np.uint8))
 
 
-def test_mldec_loads_the_folder_and_gives_equal_scores(run, exported, pictures, tmp_path):
+def test_mldec_loads_the_folder_and_gives_equal_scores(run, exported, inputs, tmp_path):
     moved = shutil.copytree(exported.folder, tmp_path / "elsewhere")
     before, after = mldec.load(run, device="cpu"), mldec.load(moved, device="cpu")
-    assert np.array_equal(after.scores(pictures), before.scores(pictures))
+    assert np.array_equal(after.scores(inputs), before.scores(inputs))
     assert after.labels.names == before.labels.names
     assert exported.differences["model.safetensors"] == (0, 0)
     assert restore(moved).config.backbone == restore(run).config.backbone
 
 
-def test_onnx_gives_the_scores_of_the_network_in_any_batch(run, exported, pictures):
+def test_onnx_gives_the_scores_of_the_network_in_any_batch(run, exported, inputs):
     session = onnxruntime.InferenceSession(exported.folder / "model.onnx")
     network = mldec.load(run, device="cpu")
     assert [(i.name, i.shape[1:], i.type) for i in session.get_inputs()] == [("images", [3, 64, 64], "tensor(float)")]
     for batch in (1, 4, 7):
-        images = network.normalization(torch.from_numpy(np.stack(pictures[:batch])).permute(0, 3, 1, 2))
+        images = network.normalization(torch.from_numpy(np.stack(inputs[:batch])).permute(0, 3, 1, 2))
         scores, logits = session.run(["scores", "logits"], {"images": images.numpy()})
-        np.testing.assert_allclose(scores, network.scores(pictures[:batch]), atol=1e-4, rtol=0)
+        np.testing.assert_allclose(scores, network.scores(inputs[:batch]), atol=1e-4, rtol=0)
         np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), atol=1e-6)
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["labels"]) == list(network.labels.names)
@@ -100,13 +100,13 @@ def test_onnx_gives_the_scores_of_the_network_in_any_batch(run, exported, pictur
     assert json.loads(metadata["preprocessing"])["image_size"] == 64
 
 
-def test_torch_export_gives_the_scores_of_the_network_in_any_batch(run, exported, pictures):
+def test_torch_export_gives_the_scores_of_the_network_in_any_batch(run, exported, inputs):
     extra = {"labels": "", "preprocessing": ""}
     module = torch.export.load(exported.folder / "model.pt2", extra_files=extra).module()
     network = mldec.load(run, device="cpu")
-    images = network.normalization(torch.from_numpy(np.stack(pictures[:3])).permute(0, 3, 1, 2))
+    images = network.normalization(torch.from_numpy(np.stack(inputs[:3])).permute(0, 3, 1, 2))
     scores, _ = module(images)
-    np.testing.assert_allclose(scores.detach().numpy(), network.scores(pictures[:3]), atol=1e-6)
+    np.testing.assert_allclose(scores.detach().numpy(), network.scores(inputs[:3]), atol=1e-6)
     assert json.loads(extra["labels"]) == list(network.labels.names)
     assert json.loads(extra["preprocessing"])["input"] == "float32, normalised"
 
@@ -136,10 +136,10 @@ def run_code(card: str, title: str, threshold: str = "0.5") -> str:
     return printed.getvalue()
 
 
-def test_the_code_of_the_card_says_what_mldec_says(exported, pictures, tmp_path, monkeypatch):
+def test_the_code_of_the_card_says_what_mldec_says(exported, inputs, tmp_path, monkeypatch):
     folder = shutil.copytree(exported.folder, tmp_path / "folder")
     monkeypatch.chdir(folder)
-    Image.fromarray(pictures[0]).resize((100, 80)).save("photo.jpg", quality=95)
+    Image.fromarray(inputs[0]).resize((100, 80)).save("photo.jpg", quality=95)
     card = (folder / "README.md").read_text()
     found = eval(run_code(card, "Use with ONNX Runtime", threshold="0"))
     (said,) = mldec.load(folder, device="cpu").predict(["photo.jpg"], threshold=0)
@@ -150,11 +150,11 @@ def test_the_code_of_the_card_says_what_mldec_says(exported, pictures, tmp_path,
     run_code(card, "Use with torch.export")
 
 
-def test_an_exported_folder_is_exported_again(exported, pictures, tmp_path):
+def test_an_exported_folder_is_exported_again(exported, inputs, tmp_path):
     again = export(exported.folder, tmp_path / "again", ["safetensors"])
     first, second = (read_json(folder / "mldec.json") for folder in (exported.folder, again.folder))
     assert first == second
-    assert np.array_equal(*(mldec.load(f.folder, device="cpu").scores(pictures) for f in (again, exported)))
+    assert np.array_equal(*(mldec.load(f.folder, device="cpu").scores(inputs) for f in (again, exported)))
 
 
 def test_weights_that_the_run_does_not_report_carry_no_figures(run, tmp_path):
@@ -244,22 +244,22 @@ def zero_shot(folder, *overrides):
 
 @pytest.fixture(scope="module")
 def by_words(tmp_path_factory):
-    """With softmax scores, so that this is tried too: pictures of one label."""
+    """With softmax scores, so that this is tried too: inputs of one label."""
     folder = tmp_path_factory.mktemp("words")
     run = zero_shot(folder, "loss=ce", "dataset=cifar100", "dataset.image_size=64")
     return run, export(run, folder / "out", ["safetensors", "onnx", "torch_export"], fold=True, included=True)
 
 
-def test_vectors_of_labels_are_an_input_of_any_length(by_words, pictures):
+def test_vectors_of_labels_are_an_input_of_any_length(by_words, inputs):
     run, exported = by_words
     session = onnxruntime.InferenceSession(exported.folder / "model.onnx")
     module = torch.export.load(exported.folder / "model.pt2").module()
-    images = torch.from_numpy(np.stack(pictures[:3])).permute(0, 3, 1, 2)  # uint8: normalised within
+    images = torch.from_numpy(np.stack(inputs[:3])).permute(0, 3, 1, 2)  # uint8: normalised within
     for count in (1, 2, 30):
         names, vectors = [f"new {n}" for n in range(count)], torch.randn(count, 5)
         network = mldec.load(run, device="cpu")  # forgets names that it was told of
         network.model.set_labels(names, WordVectors(tuple(names), vectors, "a test"))
-        expected = network.scores(pictures[:3])
+        expected = network.scores(inputs[:3])
         scores, _ = session.run(None, {"images": images.numpy(), "label_vectors": vectors.numpy()})
         np.testing.assert_allclose(scores, expected, atol=1e-4, rtol=0)
         np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
@@ -267,23 +267,23 @@ def test_vectors_of_labels_are_an_input_of_any_length(by_words, pictures):
     assert "7 batch norms folded into convolutions in the graph" in exported.notes
 
 
-def test_words_travel(by_words, pictures, tmp_path):
+def test_words_travel(by_words, inputs, tmp_path):
     run, exported = by_words
     moved = shutil.copytree(exported.folder, tmp_path / "elsewhere")
     before, after = mldec.load(run, device="cpu"), mldec.load(moved, device="cpu")
     for names in (LABELS.names, ["never trained", "thing 3"]):
         before.set_labels(names)
         after.set_labels(names)
-        assert np.array_equal(after.scores(pictures), before.scores(pictures))
+        assert np.array_equal(after.scores(inputs), before.scores(inputs))
     (tmp_path / "elsewhere" / "label_vectors.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"no label_vectors\.safetensors"):
         mldec.load(moved)
 
 
-def test_the_card_s_code_asks_by_vectors(by_words, pictures, tmp_path, monkeypatch):
+def test_the_card_s_code_asks_by_vectors(by_words, inputs, tmp_path, monkeypatch):
     _, exported = by_words
     monkeypatch.chdir(shutil.copytree(exported.folder, tmp_path / "folder"))
-    Image.fromarray(pictures[0]).save("photo.jpg", quality=95)
+    Image.fromarray(inputs[0]).save("photo.jpg", quality=95)
     card = (tmp_path / "folder" / "README.md").read_text()
     network = mldec.load(".", device="cpu")
     network.set_labels([*LABELS.names, "never trained"])
@@ -292,13 +292,13 @@ def test_the_card_s_code_asks_by_vectors(by_words, pictures, tmp_path, monkeypat
     run_code(card, "Use with torch.export")
 
 
-def test_labels_that_share_queries_are_fixed_in_the_graph(pictures, tmp_path):
+def test_labels_that_share_queries_are_fixed_in_the_graph(inputs, tmp_path):
     exported = export(zero_shot(tmp_path, "head.num_groups=3"), tmp_path / "out", ["torch_export"])
     assert any("for its trained labels" in note for note in exported.notes)
     module = torch.export.load(tmp_path / "out" / "model.pt2").module()
     network = mldec.load(tmp_path / "network.pt", device="cpu")
-    images = network.normalization(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
-    np.testing.assert_allclose(module(images)[0].detach().numpy(), network.scores(pictures), atol=1e-5)
+    images = network.normalization(torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(module(images)[0].detach().numpy(), network.scores(inputs), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -332,14 +332,14 @@ def test_which_heads_ask_by_vectors_alone(settings, alone):
 
 @pytest.mark.parametrize("interpolation", ["null", "bilinear"])
 @pytest.mark.parametrize("crop", [0.8, 0.95, "null"])
-def test_a_centre_crop_is_described_as_it_is_done(pictures, tmp_path, monkeypatch, crop, interpolation):
+def test_a_centre_crop_is_described_as_it_is_done(inputs, tmp_path, monkeypatch, crop, interpolation):
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(pictures[0]).resize((173, 90)).save("photo.jpg", quality=95)
+    Image.fromarray(inputs[0]).resize((173, 90)).save("photo.jpg", quality=95)
     words = [f"dataset.crop={crop}", f"dataset.interpolation={interpolation}"]
     restored = restore(untrained(tmp_path, *words))
     steps = preprocessing(restored, included=False)
     found = {"np": np, "Image": Image}
-    exec("\n".join(open_picture(steps)), found)
+    exec("\n".join(open_image(steps)), found)
     expected = build.build_resize(restored.config)(np.asarray(Image.open("photo.jpg")))
     normalization = Normalization((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
     np.testing.assert_allclose(

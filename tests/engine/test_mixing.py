@@ -98,7 +98,7 @@ def test_the_generator_decides_everything(alphas):
 
 
 def test_cutmix_fractions_are_the_area_that_is_left():
-    """Pictures of ones among pictures of zeros: the mean of a picture is its target."""
+    """Images of ones among images of zeros: the mean of an image is its target."""
     for seed in range(50):
         images = torch.zeros(4, 3, 12, 17)
         images[:2] = 1
@@ -108,7 +108,7 @@ def test_cutmix_fractions_are_the_area_that_is_left():
         assert set(mixed.images.unique().tolist()) <= {0.0, 1.0}
 
 
-def test_mixup_fractions_are_the_weights_of_the_pictures():
+def test_mixup_fractions_are_the_weights_of_the_images():
     for seed in range(20):
         images = torch.eye(5)[:, :, None, None].expand(5, 5, 4, 4)[:, :3]
         mixed = mix(images, torch.eye(5, dtype=torch.int8), mixup=1.0, cutmix=0, generator=seeded(seed))
@@ -139,14 +139,14 @@ def test_boxes_stay_inside_and_have_their_size_where_nothing_is_cut_off(lam):
     assert max(box.right - box.left for box in boxes) == round(30 * side)
 
 
-def test_uint8_pictures_become_floats():
+def test_uint8_images_become_floats():
     images = torch.full((2, 3, 4, 4), 200, dtype=torch.uint8)
     mixed = mix(images, torch.ones(2, 1, dtype=torch.int8), mixup=1.0, cutmix=0, generator=seeded(0))
     assert mixed.images.dtype == torch.float32
     torch.testing.assert_close(mixed.images, torch.full((2, 3, 4, 4), 200.0))
 
 
-def test_one_picture_is_its_own_partner():
+def test_one_image_is_its_own_partner():
     images, targets = batch(size=1)
     mixed = mix(images, targets, mixup=1.0, cutmix=1.0, generator=seeded(0))
     torch.testing.assert_close(mixed.images, images)

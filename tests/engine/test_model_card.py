@@ -53,7 +53,7 @@ def description(names):
         "step": 3,
         "metrics": {"ema": {"mAP": 12.345678, "CF1": None}},
         "test": None,
-        "data": {HOSTILE[5]: {"pictures": 3, "labels": 2, "fingerprint": "0123456789abcdef0"}},
+        "data": {HOSTILE[5]: {"images": 3, "labels": 2, "fingerprint": "0123456789abcdef0"}},
         "environment": {"device": HOSTILE[2], "commit": HOSTILE[8]},
         "words": {"names": names, "trained": 2, "width": 5, "source": HOSTILE[1]},
         "config": {

@@ -57,7 +57,7 @@ def change(folder, **values):
         ({"normalization__std": [1.0, float("nan"), 1.0]}, "normalization.std=.*three numbers"),
         ({"weights": "best"}, "weights='best': expected ema or live"),
         ({"metrics": {"ema": 3}}, "metrics: expected figures by weights"),
-        ({"data": {"train": {"pictures": "many"}}}, "pictures, labels and fingerprint by split"),
+        ({"data": {"train": {"images": "many"}}}, "images, labels and fingerprint by split"),
         ({"environment": {"packages": 3}}, "environment: expected versions by name"),
         ({"thresholds": [0.5] * 6}, "thresholds: expected 7 numbers from 0 to 1"),
         ({"thresholds": [0.5] * 6 + [2]}, "thresholds: expected 7 numbers from 0 to 1"),

@@ -95,15 +95,15 @@ def test_no_worker_stays(signum: int, code: int, small_digits: list[str], tmp_pa
 
 def test_no_worker_stays_after_an_error_in_one_and_the_error_is_shown(small_digits: list[str], tmp_path: Path) -> None:
     words = [*small_digits, "runtime.workers=2"]
-    picture = Path(make_trainer(make(words)).splits.train.path(7))
-    content = picture.read_bytes()
+    image = Path(make_trainer(make(words)).splits.train.path(7))
+    content = image.read_bytes()
     try:
-        picture.write_bytes(content[:100])
+        image.write_bytes(content[:100])
         command = [sys.executable, "-m", "mldec", "train", *words, f"run_dir={tmp_path / 'run'}"]
         process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
         _, said = process.communicate()
     finally:
-        picture.write_bytes(content)
+        image.write_bytes(content)
     assert process.returncode == 2
-    assert f"error: cannot decode picture {picture}" in said
+    assert f"error: cannot decode image {image}" in said
     assert await_end(processes(3, process.pid)) == set()  # that began in its session

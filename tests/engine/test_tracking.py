@@ -105,12 +105,12 @@ def test_what_resuming_needs_is_on_the_disk_before_it_has_its_name(tmp_path, mon
     tracker.close()
 
 
-def test_tensorboard_shows_scalars_pictures_and_curves(tmp_path):
+def test_tensorboard_shows_scalars_images_and_curves(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     tracker = Tracker(tmp_path, tensorboard=True)
     tracker.record("eval", 3, {"epoch": 1, "live": {"mAP": 50.0}, "reported": "live"})
-    tracker.picture("sheet", np.zeros((8, 8, 3), np.uint8), 3)
+    tracker.image("sheet", np.zeros((8, 8, 3), np.uint8), 3)
     tracker.label_histogram("labels", np.array([3, 0, 5]))
     tracker.precision_recall("curve", np.array([0.1, 0.9, 0.5]), np.array([0, 1, -1]), 3)
     tracker.close()

@@ -146,7 +146,7 @@ def test_one_batch_is_learned_to_zero_loss(small_digits, tmp_path):
 
 
 @pytest.mark.parametrize("loss", ["ce", "bce"])
-def test_pictures_of_one_label_are_compared_by_top_1(small_digits, tmp_path, loss):
+def test_images_of_one_label_are_compared_by_top_1(small_digits, tmp_path, loss):
     words = ["dataset.max_digits=1", f"loss={loss}", "loss.label_smoothing=0.1", "augment.mixup=0.2"]
     words.append("augment.cutmix=1.0")
     config = make([*small_digits, *words])
@@ -170,8 +170,8 @@ def test_the_run_folder_holds_what_is_promised(small_digits, tmp_path):
         "thresholds.csv",
         "checkpoints/last.pt",
         "checkpoints/best.pt",
-        "pictures/training.png",
-        "pictures/predictions.png",
+        "images/training.png",
+        "images/predictions.png",
     } <= names
     assert any(name.startswith("tensorboard/events") for name in names)
     assert not [name for name in names if "partial" in name]

@@ -260,8 +260,8 @@ def test_another_source_of_words_keeps_templates_and_aliases_and_drops_the_names
 
 
 @pytest.mark.parametrize("report", ["live", "better"])
-def test_pictures_that_say_nothing_of_the_headline_are_no_error(zero_shot, tmp_path, report):
-    """A limit on evaluation may leave out every picture with an unseen label."""
+def test_images_that_say_nothing_of_the_headline_are_no_error(zero_shot, tmp_path, report):
+    """A limit on evaluation may leave out every image with an unseen label."""
     words = [word for word in zero_shot if not word.startswith("dataset.zero_shot")]
     words += ["dataset.zero_shot=choose", "protocol.zero_shot=zsl", "schedule.epochs=1"]
     trainer = make_trainer(make([*words, f"protocol.report={report}"]))

@@ -23,7 +23,7 @@ def sklearn_map(scores, targets):
 
 
 def micro_f1(scores, targets, k):
-    """ZS_SDL's calc_F1: over pictures with a relevant label, the k best labels of each are predicted."""
+    """ZS_SDL's calc_F1: over images with a relevant label, the k best labels of each are predicted."""
     rows = targets.sum(1) > 0
     scores, targets = scores[rows], targets[rows]
     predicted = np.zeros_like(targets)

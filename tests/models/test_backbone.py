@@ -97,7 +97,7 @@ def test_finding_the_layout_leaves_the_model_as_it_was():
     assert torch.isfinite(backbone.eval()(torch.rand(1, 3, 224, 224)).values).all()
 
 
-def test_grid_follows_the_size_of_the_pictures():
+def test_grid_follows_the_size_of_the_images():
     convolutional = Backbone(create_timm("resnet18", image_size=64), image_size=64).eval()
     assert convolutional(torch.rand(1, 3, 96, 64)).grid == (3, 2)
     model = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64, depth=1, dynamic_img_size=True)
@@ -191,7 +191,7 @@ def test_drop_path_reaches_the_blocks_or_is_refused():
             BACKBONES[config.name].build(config, image_size=32)
 
 
-def test_normalization_is_the_pictures_own_or_that_of_the_weights():
+def test_normalization_is_the_images_own_or_that_of_the_weights():
     build = BACKBONES["resnet18"].build
     assert build(BackboneConfig(name="resnet18"), image_size=32).normalization == UNIT
     statistics = build(BackboneConfig(name="resnet18", normalize="backbone"), image_size=32).normalization

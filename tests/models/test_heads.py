@@ -34,7 +34,7 @@ def test_pooling_is_the_linear_layer_of_the_mean():
 
 @pytest.mark.parametrize("head", ["gap", "transformer_decoder", "ml_decoder", "shared", "word_vectors"])
 def test_under_autocast_logits_have_the_steps_of_float32(head):
-    """bfloat16 logits of thousands of pictures tie by the hundred, and average precision ranks them."""
+    """bfloat16 logits of thousands of images tie by the hundred, and average precision ranks them."""
     torch.manual_seed(0)
     made = {
         "gap": lambda: GlobalAveragePool(8, 5),

@@ -32,8 +32,8 @@ def decoder(queries="word_vectors", fc="shared", groups=None, **settings):
     return head
 
 
-def tokens(pictures=3):
-    return torch.randn(pictures, 6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+def tokens(images=3):
+    return torch.randn(images, 6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
 
 def answers(head, names):

@@ -185,7 +185,7 @@ def test_one_attention_head_over_tokens_of_one_value_leaves_attention(kind):
 
 @pytest.mark.parametrize("kind", DECODERS)
 @torch.no_grad()
-def test_a_picture_has_its_maps_whatever_its_neighbours_are(kind):
+def test_a_image_has_its_maps_whatever_its_neighbours_are(kind):
     head, seen = heads()[kind], tokens()
     alone = torch.cat([head.maps(Tokens(seen.values[i : i + 1], GRID)) for i in range(3)])
     torch.testing.assert_close(head.maps(seen), alone)

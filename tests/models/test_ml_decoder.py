@@ -207,7 +207,7 @@ def test_every_trainable_parameter_gets_a_gradient_and_padding_gets_none(queries
     assert head.fc.weight.grad[3, :, 0].abs().sum() > 0
 
 
-def test_a_picture_does_not_depend_on_its_neighbours_in_evaluation():
+def test_a_image_does_not_depend_on_its_neighbours_in_evaluation():
     torch.manual_seed(0)
     head = MLDecoder(8, 10, 4, **SMALL).double().eval()
     tokens = torch.randn(5, 6, 8, dtype=torch.float64)
@@ -227,7 +227,7 @@ def test_queries_are_projected_once_for_the_whole_batch_in_evaluation(monkeypatc
     assert seen == [1, 5]
 
 
-def test_dropout_in_training_differs_from_picture_to_picture():
+def test_dropout_in_training_differs_from_image_to_image():
     torch.manual_seed(0)
     head = MLDecoder(8, 10, 4, **SMALL, dropout=0.5).train()
     same = torch.randn(1, 6, 8).expand(4, -1, -1)

@@ -20,7 +20,7 @@ from mldec.models.word_vectors import WordVectors
 from tests.published_files import authors_body, authors_file, authors_head, stir, timm_file
 
 SMALL = {"dim": 16, "ffn_dim": 24}
-PICTURES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
 def head_of(kind, features, num_classes=5):
@@ -46,7 +46,7 @@ def small(built):
 
 def logits(classifier):
     with torch.no_grad():
-        return classifier(PICTURES)
+        return classifier(IMAGES)
 
 
 def read_back(found, original):

@@ -1,4 +1,4 @@
-"""Every experiment composes, is valid, and its network at full size takes a step on two pictures of the right size."""
+"""Every experiment composes, is valid, and its network at full size takes a step on two images of the right size."""
 
 import importlib.util
 from pathlib import Path
@@ -25,7 +25,7 @@ ROWS = {
     if row.experiment
 }
 
-#: Computed for real in `make test`; the others, whose pictures take seconds each or whose weights take gigabytes, only
+#: Computed for real in `make test`; the others, whose images take seconds each or whose weights take gigabytes, only
 #: when slow tests are asked for, and as shapes otherwise.
 LIGHT = {
     "desk/table1/gap",
@@ -40,7 +40,7 @@ LIGHT = {
     "table9/ml_decoder",
     "table13/softmax_ml_decoder",
 }
-#: Attention among 5,000 and 9,605 queries in eight heads: gigabytes for each picture, as the paper found out.
+#: Attention among 5,000 and 9,605 queries in eight heads: gigabytes for each image, as the paper found out.
 NEVER = {"table2/transformer_decoder", "table9/transformer_decoder", "desk/table9/transformer_decoder"}
 
 
@@ -102,7 +102,7 @@ FITTED: set[str] = set()  # networks that were found to fit: rows of several tab
 
 
 @pytest.mark.parametrize("name", sorted(set(ROWS) - LIGHT))
-def test_its_network_fits_pictures_and_labels(name):
+def test_its_network_fits_images_and_labels(name):
     """As shapes alone: nothing is computed, and no memory is taken."""
     config = build_config(compose.compose([f"experiment={name}"]))
     network = repr([config.backbone, config.head, build.image_size(config), ROWS[name].needs.labels])

@@ -40,17 +40,17 @@ def make_line(row: Row, *values: float | None, macs: float | None = 20.0) -> Lin
     return Line(row=row, records=records, sizes=None if macs is None else {"macs": macs}, published=row)
 
 
-def picture(path: Path) -> np.ndarray:
+def make_image(path: Path) -> np.ndarray:
     image = cv2.imread(str(path))
     assert image is not None
     return image
 
 
 @pytest.mark.parametrize("scale", ["paper", "desk"])
-def test_a_readable_picture_on_white(table: Table, scale: Scale, tmp_path: Path) -> None:
+def test_a_readable_image_on_white(table: Table, scale: Scale, tmp_path: Path) -> None:
     lines = [make_line(row, 88.0 + n, 88.4 + n, macs=20.0 + n) for n, row in enumerate(table.rows)]
     assert draw(table, lines, scale, tmp_path / "a" / "figure5.png")
-    image = picture(tmp_path / "a" / "figure5.png")
+    image = make_image(tmp_path / "a" / "figure5.png")
     assert image.shape == (750, 1200, 3)
     assert (image[0] == 255).all()
     assert (image == 255).all(axis=2).mean() > 0.8

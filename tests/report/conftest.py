@@ -1,4 +1,4 @@
-"""A run on pictures of one's own, whose labels are chosen to break a page, and what its report holds."""
+"""A run on images of one's own, whose labels are chosen to break a page, and what its report holds."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def draw(folder: Path, split: str, pictures: int, seed: int) -> Path:
-    """Pictures with a coloured square for each of their labels, and the table that lists them."""
+def draw(folder: Path, split: str, images: int, seed: int) -> Path:
+    """Images with a coloured square for each of their labels, and the table that lists them."""
     rng = np.random.default_rng(seed)
     lines = []
-    for number in range(pictures):
-        picture = rng.integers(0, 60, (40, 48, 3), dtype=np.uint8)
+    for number in range(images):
+        image = rng.integers(0, 60, (40, 48, 3), dtype=np.uint8)
         present = np.flatnonzero(rng.random(len(LABELS)) < 0.35)
         for column in present:
             x, y = rng.integers(0, 36, 2)
             colour = [int(value) for value in cv2.applyColorMap(np.uint8([[50 * column]]), cv2.COLORMAP_HSV)[0, 0]]
-            cv2.rectangle(picture, (int(x), int(y)), (int(x) + 10, int(y) + 10), colour, -1)
-        cv2.imwrite(str(folder / f"{split}{number}.png"), picture)
+            cv2.rectangle(image, (int(x), int(y)), (int(x) + 10, int(y) + 10), colour, -1)
+        cv2.imwrite(str(folder / f"{split}{number}.png"), image)
         lines.append(json.dumps({"path": f"{split}{number}.png", "labels": [LABELS[c] for c in present]}))
     table = folder / f"{split}.jsonl"
     table.write_text("\n".join(lines) + "\n")
@@ -76,20 +76,20 @@ def draw(folder: Path, split: str, pictures: int, seed: int) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with pictures and a table of each split."""
-    folder = tmp_path_factory.mktemp("pictures")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images and a table of each split."""
+    folder = tmp_path_factory.mktemp("images")
     for seed, (split, count) in enumerate({"train": 64, "val": 30, "test": 30}.items()):
         draw(folder, split, count, seed)
     return folder
 
 
-def train(pictures: Path, folder: Path, *more: str) -> Path:
+def train(images: Path, folder: Path, *more: str) -> Path:
     """A run of three epochs on them."""
     words = [
         "experiment=digits",
         "dataset=table",
-        *(f"dataset.{split}={pictures / split}.jsonl" for split in ("train", "val", "test")),
+        *(f"dataset.{split}={images / split}.jsonl" for split in ("train", "val", "test")),
         "dataset.image_size=32",
         "augment.repeats=1",
         "schedule.epochs=3",
@@ -107,14 +107,14 @@ def train(pictures: Path, folder: Path, *more: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; copy it before anything is changed in it."""
     small = ("head.dim=32", "head.ffn_dim=32", "head.num_heads=4")
-    return train(pictures, tmp_path_factory.mktemp("runs") / "first", *small)
+    return train(images, tmp_path_factory.mktemp("runs") / "first", *small)
 
 
 @pytest.fixture(scope="session")
-def second(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def second(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another one: another head, another protocol."""
     words = ("head=gap", "protocol.threshold=0.4", "seed=1")
-    return train(pictures, tmp_path_factory.mktemp("runs") / "second", *words)
+    return train(images, tmp_path_factory.mktemp("runs") / "second", *words)

@@ -10,7 +10,7 @@ from mldec.metrics import average_precision
 from mldec.report import analysis
 from mldec.report.analysis import (
     count_at,
-    picture_losses,
+    image_losses,
     pooled_precision_recall,
     precision_recall,
     wrong_pairs,
@@ -38,7 +38,7 @@ def test_the_curve_is_scikit_learn_s_and_its_area_the_average_precision(drawn):
         assert (steps * curve.precision).sum() == pytest.approx(expected)
 
 
-def test_a_label_without_pictures_has_a_curve_of_nothing():
+def test_a_label_without_images_has_a_curve_of_nothing():
     curve = precision_recall(np.array([0.2, 0.9], np.float32), np.array([0, -1], np.int8))
     assert curve.recall.tolist() == [0.0]
     assert len(precision_recall(np.array([0.2], np.float32), np.array([-1], np.int8)).recall) == 0
@@ -61,18 +61,18 @@ def test_counts_give_scikit_learn_s_f1(drawn):
         assert found.f1[column] == pytest.approx(expected)
 
 
-def test_the_loss_of_a_picture_is_its_cross_entropy(drawn):
+def test_the_loss_of_a_image_is_its_cross_entropy(drawn):
     scores, targets = drawn
     values = np.clip(scores.astype(float), 1e-7, 1 - 1e-7)
     terms = np.select([targets == 1, targets == 0], [-np.log(values), -np.log(1 - values)], 0.0)
-    np.testing.assert_allclose(picture_losses(scores, targets), terms.sum(axis=1))
+    np.testing.assert_allclose(image_losses(scores, targets), terms.sum(axis=1))
     np.testing.assert_allclose(
-        picture_losses(scores, targets, softmax=True), np.where(targets == 1, -np.log(values), 0).sum(axis=1)
+        image_losses(scores, targets, softmax=True), np.where(targets == 1, -np.log(values), 0).sum(axis=1)
     )
 
 
 @pytest.mark.parametrize("single_label", [False, True])
-def test_pairs_are_those_that_counting_picture_by_picture_finds(drawn, single_label, monkeypatch):
+def test_pairs_are_those_that_counting_image_by_image_finds(drawn, single_label, monkeypatch):
     monkeypatch.setattr("mldec.metrics.inputs.BLOCK_ENTRIES", 100)  # many blocks
     scores, targets = drawn
     expected: dict[tuple[int, int], list[int]] = {}
@@ -84,8 +84,8 @@ def test_pairs_are_those_that_counting_picture_by_picture_finds(drawn, single_la
                 counts[0] += 1
                 counts[1] += not given[j]
     pairs = wrong_pairs(scores, targets, 0.5, single_label=single_label)
-    assert {(g, p): [pictures, missed] for g, p, pictures, missed in zip(*pairs, strict=True)} == expected
-    ranks = list(zip(-pairs.missed, -pairs.pictures, strict=True))
+    assert {(g, p): [images, missed] for g, p, images, missed in zip(*pairs, strict=True)} == expected
+    ranks = list(zip(-pairs.missed, -pairs.images, strict=True))
     assert ranks == sorted(ranks)
 
 

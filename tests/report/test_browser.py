@@ -107,7 +107,7 @@ def test_the_keyboard_sorts_and_filters(browser, pages):
     page.close()
 
 
-def test_pictures_and_tables_have_names(browser, pages):
+def test_images_and_tables_have_names(browser, pages):
     for path in pages.values():
         page = browser.new_page()
         page.goto(path.as_uri())

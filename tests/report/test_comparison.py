@@ -54,7 +54,7 @@ def test_changes_of_labels_are_the_differences(runs, tmp_path):
         assert float(difference.replace("\u2212", "-")) == pytest.approx(float(after) - float(before), abs=0.011)
 
 
-def test_other_pictures_and_a_run_without_weights_are_warned_of(runs, tmp_path, capsys):
+def test_other_images_and_a_run_without_weights_are_warned_of(runs, tmp_path, capsys):
     data = json.loads((runs[1] / "data.json").read_text())
     data["test"]["fingerprint"] = data["train"]["fingerprint"] = "0" * 64
     (runs[1] / "data.json").write_text(json.dumps(data))
@@ -62,7 +62,7 @@ def test_other_pictures_and_a_run_without_weights_are_warned_of(runs, tmp_path, 
     page = compare([runs[0], runs[1], runs[0]], tmp_path / "page.html")
     assert "Some runs were measured again" in page.words
     assert "other fingerprints" in page.words
-    assert "trained on different pictures" in page.words
+    assert "trained on different images" in page.words
     assert "A to C" in page.words
 
 

@@ -46,7 +46,7 @@ RECORDS = [
     },
     {"kind": "test", "step": 8, "epoch": 2, "weights": "ema", "protocol": "standard", **METRICS},
 ]
-SPLIT = {"pictures": 3, "labels": 2, "fingerprint": "0123456789abcdef"}
+SPLIT = {"images": 3, "labels": 2, "fingerprint": "0123456789abcdef"}
 FILES: dict[str, Any] = {
     "metrics.jsonl": RECORDS,
     "data.json": {"train": SPLIT, "val": SPLIT, "test": SPLIT},

@@ -18,7 +18,7 @@ from mldec.commands.main import run
 from mldec.engine.checkpoint import restore
 from mldec.engine.device import choose_device
 from mldec.engine.display import Display
-from mldec.engine.pictures import View
+from mldec.engine.image_sheets import View
 from mldec.labels import LabelSpace
 from mldec.report.measure import measure
 from mldec.report.page import report
@@ -126,18 +126,18 @@ def test_the_same_run_gives_the_same_bytes(copy):
     assert (copy / "report.html").read_bytes() == first
 
 
-def test_pictures_and_maps_are_those_of_the_split(copy, pictures):
+def test_images_and_maps_are_those_of_the_split(copy, image_folder):
     page = make(copy)
     images = page.of("img")
-    shown = [image for image in images if str(image["alt"]).startswith("Picture test")]
+    shown = [image for image in images if str(image["alt"]).startswith("Image test")]
     maps = [image for image in images if str(image["alt"]).startswith("Where the network looked for")]
     assert len(shown) == 12
     assert len(maps) > 12
     encoded = base64.b64decode(str(shown[0]["src"]).partition(",")[2])
-    picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
-    original = cv2.imread(str(pictures / str(shown[0]["alt"]).removeprefix("Picture ")))
-    assert picture.shape[:2] == (160, 192)  # its own shape
-    small = cv2.resize(picture, (48, 40), interpolation=cv2.INTER_AREA)
+    pil_image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    original = cv2.imread(str(image_folder / str(shown[0]["alt"]).removeprefix("Image ")))
+    assert pil_image.shape[:2] == (160, 192)  # its own shape
+    small = cv2.resize(pil_image, (48, 40), interpolation=cv2.INTER_AREA)
     assert np.abs(small.astype(int) - original).mean() < 12
 
 
@@ -185,21 +185,21 @@ def test_what_is_damaged_is_a_sentence(copy):
         assert f"{name} is damaged" in words
 
 
-def test_an_interrupted_run_and_one_without_pictures_have_pages(copy, tmp_path, capsys):
+def test_an_interrupted_run_and_one_without_images_have_pages(copy, tmp_path, capsys):
     records = (copy / "metrics.jsonl").read_text().splitlines()
     (copy / "metrics.jsonl").write_text("\n".join(line for line in records if '"test"' not in line) + '\n{"kind": "tr')
     assert "The run did not finish" in make(copy).words
     page = make(copy, f"dataset.test={tmp_path / 'gone.jsonl'}")
     assert "warning:" in capsys.readouterr().out
-    assert page.words.count("The pictures could not be read") >= 5
+    assert page.words.count("The images could not be read") >= 5
     assert "as the run recorded it" in page.words.lower()
 
 
-def test_pictures_that_are_gone_are_a_sentence(copy, pictures, tmp_path):
-    moved = Path(shutil.copytree(pictures, tmp_path / "moved"))
+def test_images_that_are_gone_are_a_sentence(copy, images, tmp_path):
+    moved = Path(shutil.copytree(images, tmp_path / "moved"))
     (moved / "test7.png").unlink()
     words = make(copy, f"dataset.root={moved}").words
-    assert "The pictures could not be read" in words
+    assert "The images could not be read" in words
     assert "test7.png" in words
 
 
@@ -207,23 +207,23 @@ def test_a_head_without_maps_says_so(second, tmp_path, monkeypatch):
     from mldec.engine.predictor import Predictor
     from mldec.errors import DataError
 
-    def none(self, pictures):
+    def none(self, images):
         raise DataError("head=gap has none")
 
     monkeypatch.setattr(Predictor, "maps", none)
     page = make(Path(shutil.copytree(second, tmp_path / "run")))
     assert "No maps: head=gap has none." in page.words
-    assert all(str(image["alt"]).startswith("Picture") for image in page.of("img"))
+    assert all(str(image["alt"]).startswith("Image") for image in page.of("img"))
 
 
-def test_single_labels_and_other_splits(pictures, tmp_path):
+def test_single_labels_and_other_splits(images, tmp_path):
     one = {"train": 40, "test": 20}
     for split, count in one.items():
         lines = [json.dumps({"path": f"train{i}.png", "labels": [LABELS[i % 5]]}) for i in range(count)]
-        (pictures / f"single_{split}.jsonl").write_text("\n".join(lines) + "\n")
-    words = [f"dataset.{split}={pictures / f'single_{split}.jsonl'}" for split in one]
+        (images / f"single_{split}.jsonl").write_text("\n".join(lines) + "\n")
+    words = [f"dataset.{split}={images / f'single_{split}.jsonl'}" for split in one]
     folder = train(
-        pictures,
+        images,
         tmp_path / "run",
         *words,
         "dataset.val=null",
@@ -236,11 +236,11 @@ def test_single_labels_and_other_splits(pictures, tmp_path):
     assert "top-1, percent" in page.words
     assert "there are no thresholds" in page.words
     page = make(folder, "split=val")
-    assert "8 pictures, 5 labels" in page.words
+    assert "8 images, 5 labels" in page.words
 
 
-def test_thousands_of_labels_stay_small(copy, pictures):
-    """9,605 labels as Open Images has, with pictures, scores and maps of all of them."""
+def test_thousands_of_labels_stay_small(copy, images):
+    """9,605 labels as Open Images has, with images, scores and maps of all of them."""
     restored = restore(copy)
     measured = measure(restored, restored.config, "test", copy, choose_device("cpu"), Display(quiet=True))
     rng = np.random.default_rng(0)
@@ -248,14 +248,14 @@ def test_thousands_of_labels_stay_small(copy, pictures):
     labels = LabelSpace([f"A label of about this length {i}" for i in range(count)])
     scores = rng.random((size, count), np.float32)
     targets = (rng.random((size, count)) < 0.1).astype(np.int8)
-    paths = [str(pictures / f"test{i}.png") for i in range(size)]
+    paths = [str(images / f"test{i}.png") for i in range(size)]
 
     class Predictor:
         def __init__(self):
             self.labels = labels
 
-        def maps(self, pictures):
-            return rng.random((len(pictures), count, 7, 7), np.float32)
+        def maps(self, images):
+            return rng.random((len(images), count, 7, 7), np.float32)
 
         def view(self, height, width):
             return View((0, 0, width, height))

@@ -35,7 +35,7 @@ class MultiHeadAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query_BQD: Tensor, key_BTD: Tensor, value_BTD: Tensor) -> Tensor:
-        """(B, Q, D). A query of batch size 1 is shared by all pictures, and projected once."""
+        """(B, Q, D). A query of batch size 1 is shared by all images, and projected once."""
         query, key, value = self._project(query_BQD, key_BTD, value_BTD)
         query = query.expand(key.shape[0], -1, -1, -1)
         given = query.dtype
@@ -95,7 +95,7 @@ class DecoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, queries_BQD: Tensor, memory_BTD: Tensor, position_TD: Tensor | None = None) -> Tensor:
-        """(B, Q, D). Queries of batch size 1 stay so until they meet the pictures; `position` is added to the keys."""
+        """(B, Q, D). Queries of batch size 1 stay so until they meet the images; `position` is added to the keys."""
         queries = self.before_attention(queries_BQD)
         memory_keys = with_position(memory_BTD, position_TD)
         queries = self.norm2(queries + self.dropout(self.multihead_attn(queries, memory_keys, memory_BTD)))
@@ -250,9 +250,9 @@ def full_precision(like: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(like.device.type, enabled=False)
 
 
-def share_queries(queries_QD: Tensor, batch_size: int, per_picture: bool) -> Tensor:
-    """Queries (1, Q, D) that all pictures share, or (B, Q, D) where dropout must differ from picture to picture."""
-    return queries_QD.expand(batch_size if per_picture else 1, -1, -1)
+def share_queries(queries_QD: Tensor, batch_size: int, per_image: bool) -> Tensor:
+    """Queries (1, Q, D) that all images share, or (B, Q, D) where dropout must differ from image to image."""
+    return queries_QD.expand(batch_size if per_image else 1, -1, -1)
 
 
 def with_position(values_BTD: Tensor, position_TD: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where in a picture a head found what it says of a label: one map over the tokens for each label.
+"""Where in an image a head found what it says of a label: one map over the tokens for each label.
 
 Every head that can be asked has `maps(tokens, weighting) -> (B, n, T)`, labels in the order of its logits:
 
@@ -10,7 +10,7 @@ Every head that can be asked has `maps(tokens, weighting) -> (B, n, T)`, labels 
 The contributions of a decoder. In its last layer tokens reach the logit of label n by their values alone: the query q
 of the label takes up a = (sum_t A_hqt v_ht, one head h after the other). All that follows (output projection, norms,
 feed-forward, output weights w_n) is linear in a, up to a constant, once the scale 1 / sigma of each norm and the open
-gates of the ReLU are held at what they are for this picture. So
+gates of the ReLU are held at what they are for this image. So
 
     z_n = r_n + sum_t c_nt,    c_nt = sum_h A_hqt <g_nh, v_ht>,
 
@@ -54,7 +54,7 @@ def layer_maps(
     """(B, n, T): maps of the last layer of a decoder, see above.
 
     Args:
-        queries_BQD: what cross-attention is added to; of batch size 1 where all pictures share them.
+        queries_BQD: what cross-attention is added to; of batch size 1 where all images share them.
         query_of_labels: (n,) the query that answers for each label.
         weights_nD: the output weights of each label.
         norm: the layer norm after the last layer, if there is one.

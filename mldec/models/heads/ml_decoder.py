@@ -33,8 +33,8 @@ FcKind = Literal["group", "shared", "word_vectors"]
 class MLDecoder(nn.Module):
     """The head of the paper on any tokens.
 
-    The work that concerns queries alone is done once a batch in evaluation, so a picture's logits do not depend on its
-    neighbours; in training with dropout every picture draws its own.
+    The work that concerns queries alone is done once a batch in evaluation, so an image's logits do not depend on its
+    neighbours; in training with dropout every image draws its own.
 
     With word vectors in the queries, in the output weights, or in both (the combinations of Table 8) it can be asked
     for labels that it was not trained on: `words.set_labels`, or `Classifier.set_labels`.

@@ -1,4 +1,4 @@
-"""Sheets of pictures for people: what the network is given, and what it says of what it is given."""
+"""Sheets of images for people: what the network is given, and what it says of what it is given."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from mldec.engine.evaluator import Scores
 from mldec.files import replacing
 from mldec.labels import LabelSpace
 
-TILE = 224  # side of a picture on a sheet, px
+TILE = 224  # side of an image on a sheet, px
 LINE = 18  # height of a line of text, px
 WHITE, GREY, GREEN, RED, BLUE = (235, 235, 235), (150, 150, 150), (120, 220, 130), (255, 120, 110), (130, 180, 255)
 PAPER, DIM = (24, 24, 27), (52, 52, 58)
 
-SIDE, SMALL = 800, 360  # sides of an annotated picture, px: at most, and to which a smaller one is enlarged
+SIDE, SMALL = 800, 360  # sides of an annotated image, px: at most, and to which a smaller one is enlarged
 PANEL, PERCENT, ROW, MARGIN = 320, 64, 36, 12  # width of the labels beside it and of their scores, px
 
 LONGEST_NAME = 240  # bytes: file systems take 255, and a drawing has a longer name while it is written
@@ -33,7 +33,7 @@ Line = tuple[str, tuple[int, int, int]]
 
 
 class View(NamedTuple):
-    """Where in a picture a map lies.
+    """Where in an image a map lies.
 
     Attributes:
         box: left, top, right and bottom of what the network saw, in pixels.
@@ -45,7 +45,7 @@ class View(NamedTuple):
 
 
 def batch_sheet(batch: Batch, labels: LabelSpace, *, most: int = 16) -> np.ndarray:
-    """The first pictures of a batch as augmented, with their labels under them. Returns RGB (H,W,3) uint8."""
+    """The first images of a batch as augmented, with their labels under them. Returns RGB (H,W,3) uint8."""
     images = batch.images[:most].permute(0, 2, 3, 1).numpy()
     targets = batch.targets[:most].numpy()
     captions = [[(labels.names[c], WHITE) for c in np.flatnonzero(row == 1)] or [("no label", GREY)] for row in targets]
@@ -55,9 +55,9 @@ def batch_sheet(batch: Batch, labels: LabelSpace, *, most: int = 16) -> np.ndarr
 def predictions_sheet(
     index: ImageIndex, scores: Scores, size: int, *, most: int = 12, threshold: float = 0.5
 ) -> np.ndarray:
-    """Pictures of an evaluation with labels found (green), wrongly found (red) and missed (blue), scores in percent.
+    """Images of an evaluation with labels found (green), wrongly found (red) and missed (blue), scores in percent.
 
-    The pictures are spread evenly over the split. `size` is the side at which the network saw them. Returns RGB uint8.
+    The images are spread evenly over the split. `size` is the side at which the network saw them. Returns RGB uint8.
     """
     chosen = np.unique(np.linspace(0, len(scores.ids) - 1, min(most, len(scores.ids))).astype(int))
     images, captions = [], []
@@ -68,23 +68,23 @@ def predictions_sheet(
 
 
 def maps_sheet(
-    picture: np.ndarray, maps: Sequence[np.ndarray], captions: Sequence[Sequence[Line]], view: View | None = None
+    image: np.ndarray, maps: Sequence[np.ndarray], captions: Sequence[Sequence[Line]], view: View | None = None
 ) -> np.ndarray:
-    """A picture (H,W,3) uint8 RGB, and beside it a tile for each of its maps (h,w), with its caption; see `overlay`."""
-    tiles = [picture, *(overlay(picture, where, view) for where in maps)]
+    """An image (H,W,3) uint8 RGB, and beside it a tile for each of its maps (h,w), with its caption; see `overlay`."""
+    tiles = [image, *(overlay(image, where, view) for where in maps)]
     return sheet(tiles, [[], *captions], columns=6)
 
 
-def annotated(picture: np.ndarray, labels: Mapping[str, float]) -> np.ndarray:
-    """A picture (H,W,3) uint8 RGB, at most SIDE px wide and high, and beside it its labels with their scores.
+def annotated(image: np.ndarray, labels: Mapping[str, float]) -> np.ndarray:
+    """An image (H,W,3) uint8 RGB, at most SIDE px wide and high, and beside it its labels with their scores.
 
     Labels are in the order of `labels`; below those for which there is room, it says how many more there are.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scale = min(SIDE / max(height, width), max(1.0, SMALL / max(height, width)))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    shown = picture if scale == 1 else cv2.resize(picture, size, interpolation=smooth)
+    shown = image if scale == 1 else cv2.resize(image, size, interpolation=smooth)
     rows = max(len(shown), min(SIDE, 2 * MARGIN + ROW * max(1, len(labels))))
     canvas = np.full((rows, size[0] + PANEL, 3), PAPER, np.uint8)
     canvas[: len(shown), : size[0]] = shown
@@ -113,23 +113,23 @@ def percent(score: float) -> str:
     return "<1%" if shown == "0%" and score > 0 else shown
 
 
-def overlay(picture: np.ndarray, where: np.ndarray, view: View | None = None) -> np.ndarray:
-    """A picture (H,W,3) uint8 with a map (h,w) laid over it: bright and warm where the map is high, plain where it is
+def overlay(image: np.ndarray, where: np.ndarray, view: View | None = None) -> np.ndarray:
+    """An image (H,W,3) uint8 with a map (h,w) laid over it: bright and warm where the map is high, plain where it is
     not positive, dark where it does not reach; see `upsampled`."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     heat = upsampled(where, height, width, view)
     unseen = np.isnan(heat)
     heat[unseen] = 0
     heat = np.clip(heat / max(float(heat.max()), 1e-12), 0, 1)
     colours = cv2.cvtColor(cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     opacity = np.where(unseen, 0.8, 0.25 + 0.45 * heat)[..., None]
-    return np.round(picture * (1 - opacity) + colours * opacity).astype(np.uint8)
+    return np.round(image * (1 - opacity) + colours * opacity).astype(np.uint8)
 
 
 def upsampled(where: np.ndarray, height: int, width: int, view: View | None = None) -> np.ndarray:
-    """A map (h,w) as (height,width) float32 over a picture, bicubic; nan where the network did not look.
+    """A map (h,w) as (height,width) float32 over an image, bicubic; nan where the network did not look.
 
-    `view` is that of `Predictor.view`; None: the map lies over all of the picture.
+    `view` is that of `Predictor.view`; None: the map lies over all of the image.
     """
     (left, top, right, bottom), shift = view or View((0, 0, width, height))
     cells = []  # for each axis: how far a pixel is in the map, and where the first one lies
@@ -159,12 +159,12 @@ def drawing_path(folder: Path, name: str, ending: str) -> Path:
     return folder / parent / f"{base}{ending}"
 
 
-def save_picture(path: Path, picture: np.ndarray) -> None:
-    """Write an RGB picture as PNG, or as JPEG if the path ends in .jpg, whole or not at all."""
+def save_image(path: Path, image: np.ndarray) -> None:
+    """Write an RGB image as PNG, or as JPEG if the path ends in .jpg, whole or not at all."""
     # Quality 92, colours at full resolution: text stays crisp.
     how = [cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     ending, settings = (".jpg", how) if path.suffix == ".jpg" else (".png", [])
-    content = cv2.imencode(ending, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
+    content = cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
     with replacing(path) as partial:
         partial.write_bytes(content)
 

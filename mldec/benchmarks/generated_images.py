@@ -11,15 +11,15 @@ import numpy as np
 from mldec.data.index import ImageIndex
 from mldec.labels import LabelSpace
 
-DIFFERENT = 128  # pictures that are drawn; more files have the content of these
-POSITIVES = 3  # labels of a picture
-WIDTH, HEIGHT = 640, 427  # the median picture of COCO
+DIFFERENT = 128  # images that are drawn; more files have the content of these
+POSITIVES = 3  # labels of an image
+WIDTH, HEIGHT = 640, 427  # the median image of COCO
 QUALITY = 90
 
 
 def write_index(folder: Path, count: int, num_labels: int) -> ImageIndex:
-    """Write `count` pictures; an index of them, with labels at random."""
-    paths = write_pictures(folder, count)
+    """Write `count` images; an index of them, with labels at random."""
+    paths = write_images(folder, count)
     columns = np.random.default_rng(0).integers(0, num_labels, (count, min(POSITIVES, num_labels)))
     samples: list[tuple[str, list[int], list[int], list[int]]]
     samples = [
@@ -29,14 +29,14 @@ def write_index(folder: Path, count: int, num_labels: int) -> ImageIndex:
     return ImageIndex.build(samples, root=str(folder), labels=labels)
 
 
-def write_pictures(folder: Path, count: int) -> list[str]:
-    """Write `count` pictures of about 100 kB; returns their paths."""
+def write_images(folder: Path, count: int) -> list[str]:
+    """Write `count` images of about 100 kB; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     contents: list[bytes] = []
     paths = []
     for number in range(count):
         if number < DIFFERENT:
-            encoded = cv2.imencode(".jpg", draw_picture(number), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+            encoded = cv2.imencode(".jpg", draw_image(number), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
             contents.append(encoded.tobytes())
         path = folder / f"{number:06d}.jpg"
         path.write_bytes(contents[number % DIFFERENT])
@@ -44,7 +44,7 @@ def write_pictures(folder: Path, count: int) -> list[str]:
     return paths
 
 
-def draw_picture(seed: int) -> np.ndarray:
+def draw_image(seed: int) -> np.ndarray:
     """(H,W,3) uint8: noise of eight octaves whose amplitude falls with the frequency, as that of photographs does."""
     rng = np.random.default_rng(seed)
     image = np.zeros((HEIGHT, WIDTH, 3), np.float32)
