@@ -104,7 +104,7 @@ class ProtocolConfig:
     average_precision: Literal["exact", "exact_zero", "voc07", "partial", "paper"] = (
         "exact"  # the definition of AP (docs/evaluation.md)
     )
-    report: Literal["ema", "live", "better"] = "ema"  # which weights count, where EMA is on
+    report: Literal["ema", "raw", "better"] = "ema"  # which weights count, where EMA is on
     holdout: Share = 0.05  # share of train kept as val where a dataset publishes no third split; 0: val is test
     threshold: Fraction = 0.5  # of the F1 scores
     top_k: tuple[Count, ...] = (3,)  # of the F1@k scores

@@ -91,8 +91,8 @@ FAULTS = [
     Fault(
         "EMA of the wrong side",
         "engine/ema.py",
-        "averages, lives, 1 - decay",
-        "averages, lives, decay",
+        "averages, raws, 1 - decay",
+        "averages, raws, decay",
         "engine/test_ema.py",
     ),
     Fault(
@@ -171,8 +171,8 @@ FAULTS = [
     Fault(
         "the same chances in every step",
         "engine/trainer.py",
-        "step, rank = self.progress.step, self.team.rank",
-        "step, rank = 0, self.team.rank",
+        "step, rank = self.progress.step, self.group.rank",
+        "step, rank = 0, self.group.rank",
         "engine/test_trainer.py",
     ),
     Fault(
@@ -185,8 +185,8 @@ FAULTS = [
     Fault(
         "val for test",
         "engine/trainer.py",
-        "build.build_eval_loader(self.config, self.splits.test, self.device, self.team)",
-        "build.build_eval_loader(self.config, self.splits.val, self.device, self.team)",
+        "build.build_eval_loader(self.config, self.splits.test, self.device, self.group)",
+        "build.build_eval_loader(self.config, self.splits.val, self.device, self.group)",
         "engine/test_trainer.py",
     ),
     Fault(
@@ -525,14 +525,14 @@ FAULTS = [
         "errors.py",
         "return int(text) if _DIGITS.fullmatch(text) else None",
         "return int(text) if text.isdigit() else None",
-        "commands/test_odd_words.py -k ascii_digits",
+        "commands/test_odd_options.py -k ascii_digits",
     ),
     Fault(
         "an unknown word of a boolean is false",
         "commands/words.py",
         "    if text.lower() not in BOOLEANS:\n",
         "    if not text:\n",
-        "commands/test_odd_words.py -k booleans",
+        "commands/test_odd_options.py -k booleans",
     ),
     Fault(
         "a slow connection is kept",
@@ -553,14 +553,14 @@ FAULTS = [
         "errors.py",
         "\\u2028-\\u202e\\u2066-\\u2069",
         "\\u2028-\\u2029",
-        "commands/test_odd_words.py -k printed_of_a_name",
+        "commands/test_odd_options.py -k printed_of_a_name",
     ),
     Fault(
         "data of another fingerprint is evaluated",
         "engine/same_data.py",
         'and fingerprint != what["fingerprint"]',
         'and fingerprint == ""',
-        "commands/test_odd_words.py -k another_fingerprint",
+        "commands/test_odd_options.py -k another_fingerprint",
     ),
 ]
 

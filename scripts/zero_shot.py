@@ -88,31 +88,31 @@ COLUMNS = {
 }
 
 SCRATCH = ("init_from=null", "init_part=all")
-RANDOM_WORDS = ("head.words.source=random:384",)
+RANDOM_WORDS = ("head.label_embeddings.source=random:384",)
 
 
 def rows(chosen: dict[str, tuple[str, ...]]) -> list[Row]:
     """All rows, with the settings that were chosen."""
     grouped = f"head.num_groups={GROUPS}"
     return [
-        Row("words", "word queries, no augmentation"),
+        Row("words", "label-embedding queries, no augmentation"),
         Row("random_vectors", "random vectors in place of the words (control)", RANDOM_WORDS),
         Row("noise", "additive noise", chosen["noise"]),
         Row("random", "random-query", chosen["random"]),
         Row("both", "additive noise and random-query", (*chosen["noise"], *chosen["random"])),
         Row("cutout", "query-cutout", chosen["cutout"]),
         Row("shared", "one learned output vector for all (seed 0)", ("head.fc=shared",), seeds=(0,)),
-        Row("scratch", "word queries, nothing trained before (seed 0)", SCRATCH, seeds=(0,)),
+        Row("scratch", "label-embedding queries, nothing trained before (seed 0)", SCRATCH, seeds=(0,)),
         Row(
             "scratch_shared",
             "one learned output vector, nothing trained before (seed 0)",
             (*SCRATCH, "head.fc=shared"),
             seeds=(0,),
         ),
-        Row("nlp_nlp", "word vectors / word vectors", (grouped,)),
-        Row("learnable_nlp", "learnable / word vectors", (grouped, "head.queries=learnable")),
-        Row("nlp_shared", "word vectors / learnable, shared", (grouped, "head.fc=shared")),
-        Row("nlp_learnable", "word vectors / learnable", (grouped, "head.fc=group")),
+        Row("nlp_nlp", "label embeddings / label embeddings", (grouped,)),
+        Row("learnable_nlp", "learnable / label embeddings", (grouped, "head.queries=learnable")),
+        Row("nlp_shared", "label embeddings / learnable, shared", (grouped, "head.fc=shared")),
+        Row("nlp_learnable", "label embeddings / learnable", (grouped, "head.fc=group")),
     ]
 
 
@@ -241,7 +241,7 @@ def report(records: Mapping[str, Record]) -> str:
     table3 = [named[key] for key in ("words", "noise", "random", "both", "cutout")]
     table8 = [named[key] for key in ("nlp_learnable", "nlp_shared", "learnable_nlp", "nlp_nlp")]
     table = "\n".join
-    first = runs[named["words"]][0]
+    first = runs[named["label_embeddings"]][0]
     environment, test = first.environment, first.metrics
     chances = {name: test.get(name.replace("_mAP", "_chance")) for name in COLUMNS if "_mAP" in name}
     titles = [title + (f" (chance {chances[name]:.1f})" if name in chances else "") for name, title in COLUMNS.items()]
@@ -280,7 +280,7 @@ as the published code does. Chance is the mean mAP of all random rankings.
 ## Words against vectors without meaning
 
 {header}
-{table([line(named["words"], bold=True), line(named["random_vectors"]), line(named["shared"])])}
+{table([line(named["label_embeddings"], bold=True), line(named["random_vectors"]), line(named["shared"])])}
 
 Words reach {mean("words"):.1f} mAP and {ratio:.1f} times chance on labels that were never trained (aimed at: at least
 55, and 8 times: {verdict(mean("words") >= 55 and ratio >= 8)}), random vectors in their place {control:.2f} times
@@ -291,7 +291,7 @@ zero-shot code; in the others they are made from the words, too (equation 11).
 ## Why the start matters
 
 {header}
-{table([line(named["words"]), line(named["scratch"]), line(named["shared"]), line(named["scratch_shared"])])}
+{table([line(named["label_embeddings"]), line(named["scratch"]), line(named["shared"]), line(named["scratch_shared"])])}
 
 The first and third row take the backbone of a trained ML-Decoder along; the others begin from nothing, for as long.
 
@@ -308,10 +308,10 @@ K = {GROUPS} queries for the 64 seen labels, four each; query / output weights:
 
 {header}
 {table(line(row) for row in table8)}
-{line(named["words"])}
+{line(named["label_embeddings"])}
 
-The last row is full decoding (K = 64). Published, NUS-WIDE ZSL mAP: word vectors / learnable 2.4, word vectors / shared
-2.6, learnable / word vectors 23.4, word vectors / word vectors 28.7, full decoding 31.1.
+The last row is full decoding (K = 64). Published, NUS-WIDE ZSL mAP: label embeddings / learnable 2.4, label embeddings / shared
+2.6, learnable / label embeddings 23.4, label embeddings / label embeddings 28.7, full decoding 31.1.
 
 ## Which of the paper's findings hold here
 

@@ -39,7 +39,7 @@ values = st.recursive(
 #: Strings that the settings know: names of components and of choices.
 known_words = sorted(
     {name for registry in REGISTRIES.values() for name in registry.names()}
-    | {"fixed", "word_vectors", "bf16", "mean", "sum"}
+    | {"fixed", "label_embeddings", "bf16", "mean", "sum"}
 )
 
 

@@ -18,16 +18,16 @@ def measure(
 ) -> list[Figure]:
     """The update of a `large` network against a copy, and that of a `small` one against its training step."""
     network = Network(large, num_labels)
-    device, live = network.trainer.device, network.trainer.classifier
-    average = Ema(live)
-    update = Rate(lambda: average.update(live), 1, device, seconds)
-    size = sum(part.numel() * part.element_size() for part in (*live.parameters(), *live.buffers()))
+    device, raw = network.trainer.device, network.trainer.classifier
+    average = Ema(raw)
+    update = Rate(lambda: average.update(raw), 1, device, seconds)
+    size = sum(part.numel() * part.element_size() for part in (*raw.parameters(), *raw.buffers()))
     copy = memory_copy(torch.zeros(size // 4, device=device), seconds)
     copy.amount = 1
     small_network = Network(small, num_labels)
-    small_live = small_network.trainer.classifier
-    small_average = Ema(small_live)
-    small_update = Rate(lambda: small_average.update(small_live), 1, device, seconds)
+    small_raw = small_network.trainer.classifier
+    small_average = Ema(small_raw)
+    small_update = Rate(lambda: small_average.update(small_raw), 1, device, seconds)
     batch_size = small.schedule.batch_size
     step = Rate(lambda: small_network.train(batch_size), 1, device, seconds)
     sample_in_turn((update, copy, small_update, step), repeats, seconds)

@@ -23,7 +23,7 @@ class Measurement(NamedTuple):
     """What is measured, arguments of `mldec benchmark`, and seconds that a current GPU is expected to take at most."""
 
     what: str
-    words: list[str]
+    overrides: list[str]
     seconds: float
 
 
@@ -93,10 +93,10 @@ TINY_BESIDES = {
 
 def benchmark_words(name: str, device: str = "cuda", *, tiny: bool = False) -> list[str]:
     """Arguments of `mldec benchmark` for the measurement called `name`; `tiny`: at a size that says nothing."""
-    subject, *words = RUNS[name].words
-    words = [*words, f"runtime.device={device}", "runtime.precision=bf16"]
+    subject, *overrides = RUNS[name].overrides
+    overrides = [*overrides, f"runtime.device={device}", "runtime.precision=bf16"]
     if tiny:
-        typed = dict(word.split("=", 1) for word in words)
+        typed = dict(override.split("=", 1) for override in overrides)
         replaced = {key: TINY.get(key, value) for key, value in typed.items()} | TINY_BESIDES[subject]
-        words = [f"{key}={value}" for key, value in replaced.items()]
-    return [subject, *words]
+        overrides = [f"{key}={value}" for key, value in replaced.items()]
+    return [subject, *overrides]

@@ -19,10 +19,10 @@ from mldec.engine.display import Display
 from mldec.engine.trainer import Trainer
 from mldec.labels import LabelSpace
 from mldec.models.complexity import count_macs, count_parameters
-from mldec.models.word_vectors import WordVectors
+from mldec.models.label_embeddings import LabelEmbeddings
 
 POSITIVES = 3  # labels of a random image
-WORD_WIDTH = 300  # of random word vectors, where the head needs some: that of GloVe and fastText
+EMBEDDING_WIDTH = 300  # of random label embeddings, where the head needs some: that of GloVe and fastText
 LARGEST = 2**20  # images, where the search for the largest batch ends
 
 
@@ -38,8 +38,8 @@ class Network:
         samples = [(str(number), [0], [], []) for number in range(config.schedule.batch_size)]
         index = ImageIndex.build(samples, root=".", labels=_labels(num_labels))  # never opened
         splits = build.Splits(index, index, index)
-        words = _words(config, num_labels)
-        self.trainer = Trainer(config, splits, Display(quiet=True), fresh=False, words=words)
+        embeddings = _label_embeddings(config, num_labels)
+        self.trainer = Trainer(config, splits, Display(quiet=True), fresh=False, label_embeddings=embeddings)
         self.batch: Batch | None = None
 
     def train(self, size: int) -> None:
@@ -102,7 +102,7 @@ class Cost(NamedTuple):
 def count_cost(config: Config, num_labels: int) -> Cost:
     """What the network of an experiment costs. Raises ConfigError for settings that do not fit together."""
     build.check_config(config)
-    classifier = build.build_bare_classifier(config, _labels(num_labels), _words(config, num_labels))
+    classifier = build.build_bare_classifier(config, _labels(num_labels), _label_embeddings(config, num_labels))
     side, batch = build.image_size(config), inference_batch(config)
     parameters, _ = count_parameters(classifier)
     return Cost(count_macs(classifier, side), count_macs(classifier, side, batch), parameters)
@@ -164,7 +164,7 @@ def _labels(count: int) -> LabelSpace:
     return LabelSpace([f"label {number}" for number in range(count)])
 
 
-def _words(config: Config, num_labels: int) -> WordVectors | None:
-    if not build.uses_words(config):
+def _label_embeddings(config: Config, num_labels: int) -> LabelEmbeddings | None:
+    if not build.uses_label_embeddings(config):
         return None
-    return WordVectors(_labels(num_labels).names, torch.randn(num_labels, WORD_WIDTH), "random")
+    return LabelEmbeddings(_labels(num_labels).names, torch.randn(num_labels, EMBEDDING_WIDTH), "random")

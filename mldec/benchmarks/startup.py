@@ -35,10 +35,10 @@ def measure(*, repeats: int = 5) -> list[Figure]:
 
 
 def _round() -> dict[str, float]:
-    return {name: _seconds(words) for name, words in COMMANDS.items()}
+    return {name: _seconds(arguments) for name, arguments in COMMANDS.items()}
 
 
-def _seconds(words: list[str]) -> float:
+def _seconds(arguments: list[str]) -> float:
     began = perf_counter()
-    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
     return perf_counter() - began

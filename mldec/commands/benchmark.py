@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mldec.commands import compose
 from mldec.commands.benchmark_subjects import REPORT_WORDS, SUBJECTS
-from mldec.commands.words import file_for_output, refuse_overwriting
+from mldec.commands.options import file_for_output, refuse_overwriting
 from mldec.errors import ConfigError, DataError, shortened, suggest
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mldec.commands import compose
-from mldec.commands.words import number, switch, whole
+from mldec.commands.options import number, switch, whole
 from mldec.config import Config, build_config
 from mldec.errors import ConfigError, shortened, suggest
 from mldec.registry import HEADS

@@ -29,7 +29,7 @@ from mldec.registry import REGISTRIES
 
 GROUPS = (*REGISTRIES, "runtime", "protocol")
 CHOICES = (*GROUPS, "experiment", "debug")
-WORDS_SOURCE = "head.words.source"
+EMBEDDINGS_SOURCE = "head.label_embeddings.source"
 _LONG_NUMBER = "set_int_max_str_digits"  # in Python's error for an integer of more than 4,300 digits
 _RANGE = f"whole numbers from {-(2**63):,} to {2**63 - 1:,} are allowed; type a smaller one"
 
@@ -212,9 +212,9 @@ def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | N
         composed = compose([*group_choices, *needed], config_dir)
         for word in group_choices:
             mapping[key_of(word)] = literal.hide(composed[key_of(word)])
-    words = OmegaConf.select(mapping, "head.words")
+    words = OmegaConf.select(mapping, "head.label_embeddings")
     if any(
-        key_of(word) == WORDS_SOURCE and _parsed(word).value() != literal.show(words.get("source"))
+        key_of(word) == EMBEDDINGS_SOURCE and _parsed(word).value() != literal.show(words.get("source"))
         for word in overrides
         if words
     ):

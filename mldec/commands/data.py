@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mldec.commands import compose, words
+from mldec.commands import compose, options
 from mldec.config import build_config
 from mldec.errors import ConfigError, DataError, RunError, printable_name, suggest
 
@@ -67,9 +67,9 @@ def _download(arguments: compose.Arguments) -> int:
     from mldec.data.sources import published
     from mldec.engine.display import Display
 
-    keep, parallel = words.switch(arguments.own, "keep"), _whole(arguments, "parallel", 4, most=100)
+    keep, parallel = options.switch(arguments.own, "keep"), _whole(arguments, "parallel", 4, most=100)
     config, display = _dataset(arguments), Display()
-    extra = tuple(words.listed(arguments.own.get("extra", "")))
+    extra = tuple(options.listed(arguments.own.get("extra", "")))
     wanted = published(config.name, year=getattr(config, "year", None), extra=extra)
     if wanted.by_hand:
         display.say(wanted.by_hand)
@@ -94,11 +94,11 @@ def _verify(arguments: compose.Arguments) -> int:
     from mldec.data.verify import unlisted_images, verify, write_exclusions, write_list
     from mldec.engine.display import Display
 
-    fix, workers = words.switch(arguments.own, "fix"), _workers(arguments)
+    fix, workers = options.switch(arguments.own, "fix"), _workers(arguments)
     config, display = dataclasses.replace(_dataset(arguments), missing="ignore"), Display()
     default = Path("outputs") / "data" / config.name / "problems.txt"
-    output = words.file_for_output(arguments.own, "output", default, "problems.txt")
-    words.refuse_overwriting("output", [output], _files(config))
+    output = options.file_for_output(arguments.own, "output", default, "problems.txt")
+    options.refuse_overwriting("output", [output], _files(config))
     indexes = {split: _index(config, split) for split in _splits(arguments, config, "all")}
     problems = []
     for split, index in indexes.items():
@@ -136,7 +136,7 @@ def _stats(arguments: compose.Arguments) -> int:
     from mldec.engine.tracking import write_json
 
     config, display = _dataset(arguments), Display()
-    folder = words.folder_for_output(arguments.own, "output", Path("outputs") / "data" / config.name)
+    folder = options.folder_for_output(arguments.own, "output", Path("outputs") / "data" / config.name)
     for split in _splits(arguments, config, "train"):
         index = _index(config, split)
         with display.bar(f"{config.name} {split}", min(SAMPLE, len(index))) as bar:
@@ -168,7 +168,7 @@ def _split(arguments: compose.Arguments) -> int:
     parts = stratify(index.positives, len(index.labels), list(shares.values()), seed=seed)
     table = open_table(config.file("train"))
     home = os.path.dirname(table.path) or "."
-    folder = words.folder_for_output(own, "output", home)
+    folder = options.folder_for_output(own, "output", home)
     files = {split: folder / f"{split}{os.path.splitext(table.path)[1]}" for split in shares}
     taken = [str(file) for file in files.values() if file.exists()]
     if taken:
@@ -194,7 +194,7 @@ def _shrink(arguments: compose.Arguments) -> int:
     if "output" not in own or "side" not in own:
         raise ConfigError("say how small and where to: side=256 output=FOLDER")
     side, quality = _whole(arguments, "side", 256), _whole(arguments, "quality", 90, most=100)
-    workers, output = _workers(arguments), words.folder_for_output(own, "output", "")
+    workers, output = _workers(arguments), options.folder_for_output(own, "output", "")
     config, display = _dataset(arguments), Display()
     indexes = {split: _index(config, split) for split in config.splits}
     places = {split: os.path.relpath(index.root, os.path.abspath(config.folder)) for split, index in indexes.items()}
@@ -325,11 +325,11 @@ def _splits(arguments: compose.Arguments, config: Any, default: str) -> tuple[st
 
 
 def _workers(arguments: compose.Arguments) -> int:
-    return _whole(arguments, "workers", os.cpu_count() or 1, most=words.MOST_WORKERS)
+    return _whole(arguments, "workers", os.cpu_count() or 1, most=options.MOST_WORKERS)
 
 
 def _whole(arguments: compose.Arguments, name: str, default: int, *, least: int = 1, most: int = 10**9) -> int:
-    return words.whole(arguments.own.get(name, str(default)), name, least=least, most=most)
+    return options.whole(arguments.own.get(name, str(default)), name, least=least, most=most)
 
 
 def _files(config: Any) -> list[str]:
@@ -340,4 +340,4 @@ def _files(config: Any) -> list[str]:
 
 def _share(own: dict[str, str], name: str, default: float) -> float:
     # Naming one share names all: the others are 0 unless they are said, too.
-    return words.share(own, name, 0.0 if {"train", "val", "test"} & set(own) else default)
+    return options.share(own, name, 0.0 if {"train", "val", "test"} & set(own) else default)

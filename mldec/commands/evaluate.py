@@ -8,27 +8,27 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mldec.commands import compose
-from mldec.commands.words import folder_for_output, one_of, switch
+from mldec.commands.options import folder_for_output, one_of, switch
 from mldec.config import Config, build_config, to_mapping
 from mldec.errors import ConfigError, DataError
 from mldec.labels import LabelSpace
 
 if TYPE_CHECKING:  # torch is imported where something is measured
     from mldec.engine.checkpoint import Restored
-    from mldec.engine.distributed import Team
+    from mldec.engine.distributed import ProcessGroup
 
-HELP = """usage: mldec evaluate run=RUN [split=test] [weights=reported|ema|live] [key=value …]
+HELP = """usage: mldec evaluate run=RUN [split=test] [weights=best|ema|raw] [key=value …]
        mldec evaluate checkpoint=FILE dataset=coco dataset.root=…
 
   run=RUN or checkpoint=FILE   what to evaluate: a run folder (its best epoch) or a checkpoint of one
   split=train|val|test         which images; default test
-  weights=…                    the weights whose metric the run reported (default), their average, or the live ones
+  weights=…                    those whose metric training reported (best, the default), EMA, or raw
   which=best|last              which checkpoint of a run folder; default best
   dataset=… dataset.root=…     another dataset, or the same one elsewhere
                                (val is what the run itself held out of training)
   protocol=paper|standard      and protocol.average_precision=exact|voc07|partial|paper, protocol.threshold=0.5,
                                protocol.top_k=[3,5]: how it is measured
-  head.words.source=SOURCE     where vectors of labels come from that the run does not know; default: where its own did
+  head.label_embeddings.source=SOURCE     where vectors of labels come from that the run does not know; default: where its own did
   runtime.devices=4            as many processes, each with a device and a share of the images
   thresholds=true              with split=val: tune a threshold for each label on it and write RUN/thresholds.csv, as
                                training does at its best epoch
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     if source is None or ("run" in own and "checkpoint" in own):
         raise ConfigError("say what to evaluate: run=RUN (a run folder) or checkpoint=FILE, one of the two")
     split = one_of(own, "split", ("train", "val", "test"), "test")
-    weights = one_of(own, "weights", ("reported", "ema", "live"), "reported")
+    weights = one_of(own, "weights", ("best", "ema", "raw"), "best")
     which = one_of(own, "which", ("best", "last"), "best")
     tunes = switch(own, "thresholds")
     switch(own, "allow_other_data")
@@ -65,22 +65,22 @@ def main(argv: Sequence[str]) -> int:
     compose.load_components(arguments.plugins)
 
     from mldec.engine.checkpoint import restore
-    from mldec.engine.distributed import join_team
-    from mldec.engine.launcher import is_asked_for, launch
+    from mldec.engine.distributed import join_process_group
+    from mldec.engine.launcher import launch, starts_processes
 
     restored = restore(source, weights=weights, which=which)  # type: ignore[arg-type]
     config = measured_config(restored.config, arguments, restored.path)
-    if is_asked_for(config.runtime.devices):
+    if starts_processes(config.runtime.devices):
         return launch(["evaluate", *argv], config.runtime.devices, on_cpu=config.runtime.device == "cpu")
-    with join_team() as team:
-        _evaluate(restored, config, split, arguments, team, tunes=tunes)
+    with join_process_group() as group:
+        _evaluate(restored, config, split, arguments, group, tunes=tunes)
     return 0
 
 
 def _evaluate(
-    restored: Restored, config: Config, split: str, arguments: compose.Arguments, team: Team, *, tunes: bool
+    restored: Restored, config: Config, split: str, arguments: compose.Arguments, group: ProcessGroup, *, tunes: bool
 ) -> None:
-    """Measure a split in this process, which may be one of a team whose leader writes and shows what it finds.
+    """Measure a split in this process, which may be one of a process group whose leader writes and shows what it finds.
 
     `tunes`: a threshold for each label, too.
     """
@@ -96,19 +96,23 @@ def _evaluate(
     if tunes and build.is_single_label(config):
         raise ConfigError(f"thresholds=true: images of {config.dataset.name} have one label each: the best is given")
     own = arguments.own
-    device = choose_device(config.runtime.device, team.local_rank if team.size > 1 else None)
+    device = choose_device(config.runtime.device, group.local_rank if group.size > 1 else None)
     prepare_runtime(config.runtime, device)
-    display = Display(quiet=not team.leads)
+    display = Display(quiet=not group.is_main)
     index, labels = open_split(restored, config, split)
     typed, allowed = map(compose.key_of, arguments.overrides), switch(own, "allow_other_data")
     if other := check_same_data(restored.path, split, index, overrides=typed, allowed=allowed):
         display.say(f"note: {other}")
-    if restored.classifier.words is not None:
-        for sentence in _unused_words(config.head.words, restored.classifier, labels, arguments.overrides):
+    if restored.classifier.vocabulary is not None:
+        for sentence in _unused_embedding_settings(
+            config.head.label_embeddings, restored.classifier, labels, arguments.overrides
+        ):
             display.say(f"warning: {sentence}")
     what = f"{config.dataset.name} {split}"
-    scores, result = score_split(restored, config, index, labels, what=what, device=device, display=display, team=team)
-    if not team.leads:
+    scores, result = score_split(
+        restored, config, index, labels, what=what, device=device, display=display, group=group
+    )
+    if not group.is_main:
         return
     default = run_folder(restored.path) / "evaluation" / f"{config.dataset.name}_{split}"
     folder = folder_for_output(own, "output", default)
@@ -126,7 +130,7 @@ def _evaluate(
         "metrics": result.metrics,
     }
     # They were tuned for the weights that are reported, of the best epoch.
-    theirs = restored.path.name != "last.pt" and own.get("weights", "reported") == "reported"
+    theirs = restored.path.name != "last.pt" and own.get("weights", "best") == "best"
     chosen = _read_tuned(restored, config, labels, display) if theirs else None
     if chosen is not None and split != "val" and not build.is_single_label(config):
         record["tuned"] = _f1_of(chosen, scores)
@@ -197,9 +201,9 @@ def _f1_of(thresholds: Any, scores: Any) -> dict[str, float]:
     return {"CF1": found.CF1, "OF1": found.OF1}
 
 
-def _unused_words(words: Any, classifier: Any, labels: LabelSpace, overrides: Sequence[str]) -> list[str]:
+def _unused_embedding_settings(words: Any, classifier: Any, labels: LabelSpace, overrides: Sequence[str]) -> list[str]:
     """What was typed of words and has no effect on these labels, a sentence each."""
-    typed = [word for word in overrides if word.startswith("head.words.")]
-    if typed and not set(labels.names) - set(classifier.words.known.names):
+    typed = [word for word in overrides if word.startswith("head.label_embeddings.")]
+    if typed and not set(labels.names) - set(classifier.vocabulary.known.names):
         return [f"{word}: the run has vectors of all these labels, none are looked up" for word in typed]
     return words.unused() if typed else []

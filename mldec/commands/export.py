@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mldec.commands import compose
-from mldec.commands.words import folder_for_output, one_of, switch
+from mldec.commands.options import folder_for_output, one_of, switch
 from mldec.errors import ConfigError
 
 HELP = """usage: mldec export run=RUN format=onnx|torch_export|safetensors [key=value …]
@@ -18,14 +18,14 @@ HELP = """usage: mldec export run=RUN format=onnx|torch_export|safetensors [key=
   format=safetensors                 model.safetensors, for mldec.load(folder) and mldec predict run=FOLDER
                                      several at once: format=safetensors,onnx
   output=DIR                         a new folder; default RUN/export/<format>
-  weights=reported|ema|live          default: the weights whose metric the run reported
+  weights=best|ema|raw          default: the weights whose metric the run reported
   fold_batch_norm=true               fold batch norm into convolutions (onnx, torch_export)
   preprocessing=described|included   included: images go in as uint8 and the graph normalises them; to decode and to
                                      resize stays outside (onnx, torch_export). default described: both in words
   device=cpu|cuda:N                  where a torch_export program will run; default cpu
 
 The folder also gets mldec.json (labels, preprocessing, configuration) and README.md, a model card for the Hugging Face
-Hub. A zero-shot network with one word query a label takes the labels' vectors as a second input of its graph."""
+Hub. A zero-shot network with one label-embedding query a label takes the labels' vectors as a second input of its graph."""
 
 OWN = ("run", "format", "output", "weights", "fold_batch_norm", "preprocessing", "device")
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     ]
     if not formats or len(set(formats)) < len(formats):
         raise ConfigError(f"format={own['format']}: expected one or several of {', '.join(allowed)}, each once")
-    weights: Any = one_of(own, "weights", ("reported", "ema", "live"), "reported")
+    weights: Any = one_of(own, "weights", ("best", "ema", "raw"), "best")
     fold = switch(own, "fold_batch_norm")
     included = one_of(own, "preprocessing", ("described", "included"), "described") == "included"
     output = folder_for_output(own, "output", "") if "output" in own else _default_folder(own["run"], formats)

@@ -30,7 +30,7 @@ labels are read off the file; a tensor without a place, or a place without a ten
                          without one, the run can predict, and be evaluated on any dataset that is named then
   labels=FILE|a,b        names of the labels, in the order of the outputs: one a line, or JSON
                          default: `idx_to_class` of the file, else those of the dataset
-  words=SOURCE           of a zero-shot head: where vectors of labels come from; files of weights do not hold them
+  label_embeddings=SOURCE           of a zero-shot head: where vectors of labels come from; files of weights do not hold them
   image_size=448         side of the images in pixels, which no file tells; default: the experiment's, or 448
   backbone.normalize=…   unit: pixels within 0..1 (TResNets, and what else the authors trained); backbone: the
                          statistics of ImageNet (ResNets of timm and torchvision); default: by the backbone
@@ -38,7 +38,7 @@ labels are read off the file; a tensor without a place, or a place without a ten
                          where the run folder lies: exactly there, or output/<name>/<date>_<time>"""
 
 OWN = ("checkpoint", "key", "backbone", "labels", "words", "image_size")
-WORDS = "head.words."
+WORDS = "head.label_embeddings."
 NO_DATASET = "no_dataset_was_named_when_this_was_imported.csv"
 FREE = ("normalize", "drop_path")  # what of the backbone no file tells
 
@@ -97,7 +97,10 @@ def compose_run(found: Any, arguments: compose.Arguments) -> tuple[dict[str, Any
         overrides.append(f"dataset.image_size={own['image_size']}")
     mapping = compose.compose(overrides, arguments.config_dir)
     typed = {word.partition("=")[0] for word in arguments.overrides}
-    settings = {"backbone": _backbone(found, mapping, typed), "head": _head(found, mapping, typed, own.get("words"))}
+    settings = {
+        "backbone": _backbone(found, mapping, typed),
+        "head": _head(found, mapping, typed, own.get("label_embeddings")),
+    }
     notes = []
     for group, known in found_settings(found).items():
         for key in known:
@@ -132,7 +135,10 @@ def _head(found: Any, mapping: dict[str, Any], typed: set[str], source: str | No
     composed = mapping["head"]
     kept = {key for key in composed if f"head.{key}" in typed} - set(found.head) | ({"dropout"} & set(composed))
     settings = found.head | {key: composed[key] for key in kept}
-    words, typed_words = composed.get("words"), sorted(key for key in typed if key.startswith("head.words"))
+    words, typed_words = (
+        composed.get("label_embeddings"),
+        sorted(key for key in typed if key.startswith("head.label_embeddings")),
+    )
     if found.num_classes is not None:
         if source is not None or typed_words:
             raise ConfigError(
@@ -143,10 +149,10 @@ def _head(found: Any, mapping: dict[str, Any], typed: set[str], source: str | No
         words = {**(words or {}), "source": source}
     if not words:
         raise ConfigError(
-            f"the file has a zero-shot head for word vectors of width {found.word_width}, which it does not hold: say "
-            "where they come from, words=SOURCE (a file of word vectors or a text model, as in head.words.source)"
+            f"the file has a zero-shot head for label embeddings of width {found.embedding_width}, which it does not hold: say "
+            "where they come from, label_embeddings=SOURCE (a file of label embeddings or a text model, as in head.label_embeddings.source)"
         )
-    return settings | {"words": words}
+    return settings | {"label_embeddings": words}
 
 
 def found_settings(found: Any) -> dict[str, dict[str, Any]]:
@@ -196,7 +202,7 @@ def choose_labels(found: Any, config: Config, typed: str | None, has_data: bool)
 
 def read_labels(text: str) -> list[str]:
     """The names in `a,b c`, a file's lines, or a JSON file. Raises DataError for an empty or repeated one."""
-    from mldec.models.word_files import read_names
+    from mldec.models.embedding_files import read_names
 
     path = Path(text.removeprefix("@")).expanduser()
     is_file = text.startswith("@") or path.is_file() or path.suffix in (".txt", ".json", ".csv")
@@ -285,7 +291,7 @@ def _summary(found: Any, config: Config, labels: LabelSpace, classifier: Any) ->
     if head["name"] == "gap":
         answer = "one linear layer"
     elif found.num_classes is None:
-        answer = f"a query for each label's word vector of width {found.word_width}"
+        answer = f"a query for each label's label embedding of width {found.embedding_width}"
     else:
         answer = f"{head['num_groups'] or found.num_classes} queries"
     width = f", D = {head['dim']}" if "dim" in head else ""

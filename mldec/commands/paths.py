@@ -10,20 +10,23 @@ from mldec.config import Config
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """`config` with the paths of its dataset, and those of word vectors that are files, in full.
+    """`config` with the paths of its dataset, and those of label embeddings that are files, in full.
 
-    What a relative path meant is only known where it was typed. Sources of word vectors that are no files
+    What a relative path meant is only known where it was typed. Sources of label embeddings that are no files
     (package:NAME, hub:OWNER/NAME) stay as they are.
     """
     dataset = config.dataset
     full = {name: _absolute(value) for name in dataset.paths if (value := getattr(dataset, name)) is not None}
     config = dataclasses.replace(config, dataset=dataclasses.replace(dataset, **full))
-    words = getattr(config.head, "words", None)
-    if words is None:
+    embeddings = getattr(config.head, "label_embeddings", None)
+    if embeddings is None:
         return config
-    full = {name: _absolute(value) for name in ("source", "names", "aliases") if _exists(value := getattr(words, name))}
-    words = dataclasses.replace(words, **full)
-    return dataclasses.replace(config, head=dataclasses.replace(config.head, words=words))
+    full = {
+        name: _absolute(value) for name in ("source", "names", "aliases") if _exists(value := getattr(embeddings, name))
+    }
+    return dataclasses.replace(
+        config, head=dataclasses.replace(config.head, label_embeddings=dataclasses.replace(embeddings, **full))
+    )
 
 
 def places_of_data(config: Config) -> set[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mldec.commands import compose
+from mldec.commands.options import MOST_WORKERS, count, one_of, share, switch
 from mldec.commands.predict_files import MARKER, Place, check_place, find_inputs, find_place
-from mldec.commands.words import MOST_WORKERS, count, one_of, share, switch
 from mldec.config import build_config, to_mapping
 from mldec.errors import ConfigError, DataError, printable_name, shortened
 
@@ -26,8 +26,8 @@ HELP = """usage: mldec predict run=RUN input=IMAGE|FOLDER|PATTERN|@LIST|- [outpu
                                are relative to the folder you stand in. Several: input=a.jpg input=photos
   labels="a,b c"               what to ask a zero-shot network for, trained or not; a file of labels, one a line: @FILE
                                default: the labels that it was trained on
-  words=SOURCE                 where vectors of new labels come from; default: where those of the run came from
-  head.words.aliases=FILE …    any other setting of the words, as in training
+  label_embeddings=SOURCE                 where vectors of new labels come from; default: where those of the run came from
+  head.label_embeddings.aliases=FILE …    any other setting of the words, as in training
   threshold=0.5                labels with a score above it are listed
   thresholds=tuned|FILE.csv    above a threshold of its own for each label: as tuned on val, or as in a file with the
                                columns label,threshold; a label that is not there has threshold=…
@@ -35,20 +35,20 @@ HELP = """usage: mldec predict run=RUN input=IMAGE|FOLDER|PATTERN|@LIST|- [outpu
   output=FILE.jsonl|.csv|.parquet   write that file; any other output=DIR: into that folder
   format=jsonl,csv,parquet     which files DIR gets: predictions.jsonl (default), predictions.csv, predictions.parquet
   scores=listed|all            scores of the listed labels (default), or of all: in tables a column for each label
-  images=true                into DIR: each image with its labels and scores beside it
+  annotated=true                into DIR: each image with its labels and scores beside it
   maps=true|label|attention    into DIR: an image with a map of each listed label: what each place contributes to it
                                (true, label), or where the attention of its query goes
   font=FILE.ttf                for labels on images in scripts that DejaVu Sans lacks, such as Chinese
   resume=false                 do not go on with an interrupted prediction that the output holds
-  weights=ema|live|reported    default ema; with thresholds=tuned those that they were tuned for: reported
+  weights=best|ema|raw         those whose metric training reported (best, the default), EMA, or raw
   batch_size=32 workers=N      images that are scored at a time, and threads that read them
   device=auto|cpu|cuda:N"""
 
 OWN = (
-    *("run", "input", "labels", "words", "threshold", "thresholds", "top_k", "output", "format", "scores"),
-    *("images", "maps", "font", "resume", "weights", "batch_size", "workers", "device"),
+    *("run", "input", "labels", "label_embeddings", "threshold", "thresholds", "top_k", "output", "format", "scores"),
+    *("annotated", "maps", "font", "resume", "weights", "batch_size", "workers", "device"),
 )
-WORDS = "head.words."  # settings of where vectors come from, as in training
+WORDS = "head.label_embeddings."  # settings of where vectors come from, as in training
 SHOWN = 10  # images whose labels are printed where there is a file of all
 SHOWN_BROKEN = 20
 SECONDS = 15.0  # between two lines of progress where no bar can be drawn
@@ -60,7 +60,7 @@ class Choice(NamedTuple):
     threshold: Any  # a number, or one a label
     top_k: int | None
     all_scores: bool
-    images: bool
+    annotated: bool
     maps: Literal["label", "attention"] | None
     batch_size: int
     workers: int | None
@@ -80,36 +80,38 @@ def main(argv: Sequence[str]) -> int:
         if needed not in own:
             raise ConfigError(f"{needed}=… is missing; mldec predict --help shows what is needed")
     choice = _choose(own)
-    weights = own.get("weights", "reported" if own.get("thresholds") == "tuned" else "ema")
-    one_of({"weights": weights}, "weights", ("ema", "live", "reported"), "")
+    weights = own.get("weights", "best")
+    one_of({"weights": weights}, "weights", ("best", "ema", "raw"), "")
     resume = switch(own, "resume") if "resume" in own else None
     place = find_place(own.get("output"), own.get("format"))
-    for name, wanted in (("maps", choice.maps), ("images", choice.images)):
+    for name, wanted in (("maps", choice.maps), ("annotated", choice.annotated)):
         if wanted and (place is None or place.folder is None):
             raise ConfigError(f"{name}={own[name]} needs a place for them: output=DIR")
     sources = [word.partition("=")[2] for word in argv if word.startswith("input=")]
     notes: list[str] = []
     paths = find_inputs(sources, notes)
     if place is not None:
-        drawings = [name for name, wanted in (("images", choice.images), ("maps", choice.maps)) if wanted]
+        drawings = [name for name, wanted in (("annotated", choice.annotated), ("maps", choice.maps)) if wanted]
         check_place(place, paths, _files_read(own, sources), drawings=drawings)
     compose.load_components(arguments.plugins)
 
-    from mldec.engine import lettering
+    from mldec.engine import text_rendering
     from mldec.engine.display import Display
     from mldec.engine.predictor import load
 
     if "font" in own:
-        lettering.use_font(own["font"])
+        text_rendering.use_font(own["font"])
     predictor = load(own["run"], weights, own.get("device", "auto"))  # type: ignore[arg-type]
     display = Display()
     names = read_labels(own["labels"]) if "labels" in own else None
-    warnings = _choose_words(predictor, names, own, arguments.overrides)
+    warnings = _choose_label_embeddings(predictor, names, own, arguments.overrides)
     if names is not None:
         predictor.set_labels(names)
     choice, more = _choose_thresholds(predictor, choice, own)
-    if choice.images and (lost := lettering.unreadable(predictor.labels.names)):
-        more.append(f"images=true: the font lacks characters of {len(lost)} labels (first: {lost[0]}); font=FILE.ttf")
+    if choice.annotated and (lost := text_rendering.unreadable(predictor.labels.names)):
+        more.append(
+            f"annotated=true: the font lacks characters of {len(lost)} labels (first: {lost[0]}); font=FILE.ttf"
+        )
     for sentence in warnings + more + _unused(own, place, choice):
         display.say(f"warning: {sentence}")
     for sentence in notes:
@@ -132,7 +134,7 @@ def _choose(own: dict[str, str]) -> Choice:
         threshold=share(own, "threshold", 0.5),
         top_k=count(own, "top_k"),
         all_scores=scores == "all",
-        images=switch(own, "images"),
+        annotated=switch(own, "annotated"),
         maps=_maps(own.get("maps", "false")),
         batch_size=count(own, "batch_size") or 32,
         workers=count(own, "workers", least=0, most=MOST_WORKERS),
@@ -175,33 +177,37 @@ def _unused(own: dict[str, str], place: Place | None, choice: Choice) -> list[st
         found += [
             f"{word}={own[word]}: without output=… nothing is written" for word in ("scores", "resume") if word in own
         ]
-    if "font" in own and not (choice.images or choice.maps):
-        found.append(f"font={own['font']}: there are no images to write on: images=true")
+    if "font" in own and not (choice.annotated or choice.maps):
+        found.append(f"font={own['font']}: there are no images to write on: annotated=true")
     return found
 
 
-def _choose_words(
+def _choose_label_embeddings(
     predictor: Any, names: Sequence[str] | None, own: dict[str, str], overrides: Sequence[str]
 ) -> list[str]:
-    """Let new labels be looked up where `words=` and `head.words.…=` say; what has no effect, a sentence each.
+    """Let new labels be looked up where `words=` and `head.label_embeddings.…=` say; what has no effect, a sentence each.
 
     Raises ConfigError for settings that are none.
     """
-    typed = [f"words={own['words']}"] if "words" in own else []
+    typed = [f"words={own['label_embeddings']}"] if "label_embeddings" in own else []
     typed += overrides
-    if typed and predictor.words_config is None:
+    if typed and predictor.label_embeddings_config is None:
         return [f"{word}: this network does not know labels as words" for word in typed]
     if typed and names is None:
         return [f"{word}: without labels=… none are looked up" for word in typed]
-    if "words" in own:
-        predictor.take_words_from(own["words"])
+    if "label_embeddings" in own:
+        predictor.take_label_embeddings_from(own["label_embeddings"])
     if overrides:
         stored = to_mapping(predictor.config)
-        stored["head"]["words"] = to_mapping(predictor.words_config)
-        predictor.words_config = build_config(compose.change(stored, overrides)).head.words
-    if typed and predictor.model.words is not None and not set(names or ()) - set(predictor.model.words.known.names):
+        stored["head"]["label_embeddings"] = to_mapping(predictor.label_embeddings_config)
+        predictor.label_embeddings_config = build_config(compose.change(stored, overrides)).head.words
+    if (
+        typed
+        and predictor.model.vocabulary is not None
+        and not set(names or ()) - set(predictor.model.vocabulary.known.names)
+    ):
         return [f"{word}: the run has vectors of all these labels, none are looked up" for word in typed]
-    return predictor.words_config.unused() if typed else []
+    return predictor.label_embeddings_config.unused() if typed else []
 
 
 def read_labels(text: str) -> list[str]:
@@ -278,7 +284,7 @@ def _write(
         display.say(f"written to {path}")
     broken_path = place.broken
     predictions.write_broken(broken_path, journal.records())
-    for name, wanted in (("images", choice.images), ("maps", choice.maps)):
+    for name, wanted in (("annotated", choice.annotated), ("maps", choice.maps)):
         if wanted and place.folder is not None:
             display.say(f"{name} in {place.folder / name}")
     if journal.broken:
@@ -339,7 +345,7 @@ def _draw(predictor: Any, path: str, labels: dict[str, float], choice: Choice, p
 
     Returns why that cannot be done, or nothing: one image does not stop the prediction of all, a full disk does.
     """
-    if place.folder is None or not (choice.images or choice.maps):
+    if place.folder is None or not (choice.annotated or choice.maps):
         return ""
     try:
         _draw_wanted(predictor, path, labels, choice, place.folder, common)
@@ -357,12 +363,12 @@ def _draw_wanted(
     from mldec.engine import image_sheets
 
     name, image = os.path.relpath(os.path.abspath(path), common), decode(path)
-    for kind, wanted in (("images", choice.images), ("maps", choice.maps)):
+    for kind, wanted in (("annotated", choice.annotated), ("maps", choice.maps)):
         if wanted and not (folder / kind / MARKER).exists():
             (folder / kind).mkdir(parents=True, exist_ok=True)
             (folder / kind / MARKER).touch()
-    if choice.images:
-        target = image_sheets.drawing_path(folder / "images", name, ".jpg")
+    if choice.annotated:
+        target = image_sheets.drawing_path(folder / "annotated", name, ".jpg")
         image_sheets.save_image(target, image_sheets.annotated(image, labels))
     if choice.maps:
         columns = [predictor.labels.index(label) for label in labels]
@@ -381,7 +387,7 @@ def _settings(predictor: Any, choice: Choice, own: dict[str, str], overrides: Se
     labels = "\n".join(predictor.labels.names).encode("utf-8", "backslashreplace")
     thresholds = np.asarray(choice.threshold, np.float64).tobytes()
     settings: dict[str, Any] = {"run": str(checkpoint), "changed": checkpoint.stat().st_mtime}
-    for word in ("weights", "words", "threshold", "thresholds", "top_k", "scores", "images", "maps"):
+    for word in ("weights", "label_embeddings", "threshold", "thresholds", "top_k", "scores", "annotated", "maps"):
         settings[word] = own.get(word)
     digests = {"labels": labels, "values of the thresholds": thresholds}
     settings |= {name: hashlib.sha256(content).hexdigest()[:12] for name, content in digests.items()}
@@ -396,7 +402,11 @@ def _say(path: str, labels: dict[str, float], display: Any) -> None:
 def _files_read(own: dict[str, str], sources: Sequence[str]) -> list[str]:
     """The files that are read beside the images."""
     lists = ["/dev/stdin" if source == "-" else source[1:] for source in sources if source[:1] in ("@", "-")]
-    named = [own[word].removeprefix("@") for word in ("run", "labels", "thresholds", "font", "words") if word in own]
+    named = [
+        own[word].removeprefix("@")
+        for word in ("run", "labels", "thresholds", "font", "label_embeddings")
+        if word in own
+    ]
     return [*lists, *named]
 
 

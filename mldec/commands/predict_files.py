@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mldec.commands.words import check_writable_place, listed, refuse_overwriting
+from mldec.commands.options import check_writable_place, listed, refuse_overwriting
 from mldec.errors import ConfigError, DataError, printable_name, shortened
 
 ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mldec.commands import compose
 from mldec.commands.evaluate import measured_config
-from mldec.commands.words import file_for_output, one_of, refuse_overwriting, switch
+from mldec.commands.options import file_for_output, one_of, refuse_overwriting, switch
 from mldec.config import Config
 from mldec.errors import CheckpointError, ConfigError, DataError, shortened, suggest
 
@@ -24,7 +24,7 @@ HELP = """usage: mldec report run=RUN[,RUN…] [output=FILE.html] [split=test] [
   output=FILE.html          default RUN/report.html; of several runs comparison.html in the folder you stand in
   split=train|val|test      whose images are measured; default test
   labels="a,b"              whose curves of precision and recall are drawn; default: the best, the median, the worst
-  weights=reported|ema|live the weights whose metric the run reported (default), their average, or the live ones
+  weights=best|ema|raw those whose metric training reported (best, the default), EMA, or raw
   allow_other_data=true     measure although the images or labels are not those that the run recorded
   dataset.root=…            where the images lie now; with protocol=… and runtime.device=… as in mldec evaluate
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     own = arguments.own
     sources = find_runs(own)
     split = one_of(own, "split", ("train", "val", "test"), "test")
-    weights = one_of(own, "weights", ("reported", "ema", "live"), "reported")
+    weights = one_of(own, "weights", ("best", "ema", "raw"), "best")
     if "labels" in own and len(sources) > 1:
         raise ConfigError(f"labels={own['labels']}: curves of labels are on the page of one run; leave labels out")
     names = [name.strip() for name in own["labels"].split(",") if name.strip()] if "labels" in own else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mldec.commands import compose
-from mldec.commands.words import count
+from mldec.commands.options import count
 from mldec.config import Config, build_config, to_mapping
 from mldec.errors import printable
 
@@ -19,7 +19,7 @@ its images, steps and the curve of the learning rate. Trains nothing, writes no 
   labels=N     how many labels to assume where the dataset is not at hand"""
 
 MOST_LABELS = 10**6  # beyond which a network is not built to be looked at
-ASSUMED_WIDTH = 300  # of word vectors that are not at hand: that of GloVe and fastText
+ASSUMED_WIDTH = 300  # of label embeddings that are not at hand: that of GloVe and fastText
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -50,7 +50,7 @@ def show(config: Config, assumed_labels: int | None = None) -> None:
     from mldec.errors import DataError
     from mldec.labels import LabelSpace
     from mldec.models.complexity import count_macs, count_parameters
-    from mldec.models.word_vectors import WordVectors
+    from mldec.models.label_embeddings import LabelEmbeddings
 
     build.check_config(config)
     train = None
@@ -66,8 +66,8 @@ def show(config: Config, assumed_labels: int | None = None) -> None:
         labels = LabelSpace([f"label {number}" for number in range(assumed_labels)])
 
     words = None
-    if assumed_labels is not None and build.uses_words(config):
-        words = WordVectors(labels.names, torch.randn(len(labels), ASSUMED_WIDTH), "assumed")
+    if assumed_labels is not None and build.uses_label_embeddings(config):
+        words = LabelEmbeddings(labels.names, torch.randn(len(labels), ASSUMED_WIDTH), "assumed")
         print(f"words        assumed: {ASSUMED_WIDTH} numbers a label")
     classifier = build.build_bare_classifier(config, labels, words)
     for name, part in (("backbone", classifier.backbone), ("head", classifier.head), ("network", classifier)):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from mldec.commands import compose
+from mldec.commands.options import MOST_WORKERS, file_for_output, folder_for_output, listed, switch, whole
 from mldec.commands.table_plan import Request, benchmark_job, chosen_words, configs_of, final_jobs, search_jobs
 from mldec.commands.table_report import lines_of, report_table, write_page
-from mldec.commands.words import MOST_WORKERS, file_for_output, folder_for_output, listed, switch, whole
 from mldec.errors import ConfigError, DataError, shortened, suggest
 
 if TYPE_CHECKING:

@@ -20,16 +20,16 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 from mldec.commands import compose
+from mldec.commands.options import switch
 from mldec.commands.paths import places_of_data, with_absolute_paths
-from mldec.commands.words import switch
 from mldec.config import Config, build_config, to_mapping
 from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
-from mldec.engine.launcher import IN_TEAM, is_asked_for, launch
+from mldec.engine.launcher import LAUNCHED, launch, starts_processes
 from mldec.errors import ConfigError
 from mldec.files import without_links
 
 if TYPE_CHECKING:  # torch is imported where something is trained
-    from mldec.engine.distributed import Team
+    from mldec.engine.distributed import ProcessGroup
 
 HELP = """usage: mldec train experiment=NAME [group=choice …] [key=value …]      (or python train.py …)
 
@@ -52,7 +52,7 @@ groups: """
 NEEDED = "experiment:"  # init_from=experiment:NAME is a run of that experiment, which is trained if it is not there
 SHARED = ("seed", "output", "dataset", "runtime")
 
-CONSENTS = ("allow_schedule_change", "allow_other_data")  # words by which resume accepts what it refuses by itself
+CONSENTS = ("allow_schedule_change", "allow_other_data")  # options by which resume accepts what it refuses by itself
 
 # What a resumed run may not change without being told to: with these, the rest of the schedule would be another one.
 COURSE = (
@@ -85,30 +85,30 @@ def main(argv: Sequence[str]) -> int:
     return resume(arguments, argv) if "resume" in arguments.own else start(arguments, argv)
 
 
-def start(arguments: compose.Arguments, words: Sequence[str]) -> int:
+def start(arguments: compose.Arguments, overrides: Sequence[str]) -> int:
     """A new run, from composing to the last figure."""
     compose.load_components(arguments.plugins)
     config = build_config(compose.compose(arguments.overrides, arguments.config_dir))
     _check_place(config)
     if config.init_from is not None and config.init_from.startswith(NEEDED):
-        if IN_TEAM in os.environ:
+        if LAUNCHED in os.environ:
             raise ConfigError(f"init_from={config.init_from}: train that first, by itself, and give its run folder")
         needed = build_config(needed_experiment(config.init_from.removeprefix(NEEDED), arguments))
-        _check_words(config)
+        _check_label_embeddings(config)
         first = needed_folder(needed)
         if code := _train_once(needed, first):
             return code
-        config, words = dataclasses.replace(config, init_from=str(first)), [*words, f"init_from={first}"]
-    return _begin(config, None, words)
+        config, overrides = dataclasses.replace(config, init_from=str(first)), [*overrides, f"init_from={first}"]
+    return _begin(config, None, overrides)
 
 
-def _check_words(config: Config) -> None:
-    """Refuse what is wrong with a config or its words now, not when what it starts from has been trained."""
+def _check_label_embeddings(config: Config) -> None:
+    """Refuse what is wrong with a config or its label embeddings now, not when what it starts from has been trained."""
     from mldec.engine import build
 
     build.check_config(config)
-    if build.uses_words(config):
-        build.build_words(config, build.build_split(config, "test", quiet=True).labels)
+    if build.uses_label_embeddings(config):
+        build.build_label_embeddings(config, build.build_split(config, "test", quiet=True).labels)
         if config.protocol.zero_shot != "seen":
             build.check_choice(config, build.build_split(config, "val", quiet=True))
 
@@ -164,7 +164,7 @@ def _check_place(config: Config) -> None:
             raise ConfigError(f"{name}={value}: {folder} is a file; name a directory, or a path where nothing is yet")
 
 
-def resume(arguments: compose.Arguments, words: Sequence[str]) -> int:
+def resume(arguments: compose.Arguments, overrides: Sequence[str]) -> int:
     """Go on where a run folder stands, with the configuration that lies in it."""
     folder = Path(arguments.own["resume"]).expanduser()
     compose.load_components(arguments.plugins)
@@ -183,7 +183,7 @@ def resume(arguments: compose.Arguments, words: Sequence[str]) -> int:
 
     typed = set(map(compose.key_of, arguments.overrides))
     confined = confine(config, typed, folder / "config.yaml")
-    return _begin(confined, folder, words, other_data=switch(arguments.own, "allow_other_data"))
+    return _begin(confined, folder, overrides, other_data=switch(arguments.own, "allow_other_data"))
 
 
 def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:
@@ -242,49 +242,49 @@ def refuse(changed: dict[str, str], prefixes: Sequence[str], why: str) -> None:
         raise ConfigError("\n".join(f"{line} cannot be changed on resume: {why}" for line in lines))
 
 
-def _begin(config: Config, folder: Path | None, words: Sequence[str], *, other_data: bool = False) -> int:
-    """Train in this process or, with `runtime.devices`, in several that get the same words.
+def _begin(config: Config, folder: Path | None, overrides: Sequence[str], *, other_data: bool = False) -> int:
+    """Train in this process or, with `runtime.devices`, in several that get the same overrides.
 
     `other_data`: a run that goes on may do so with other images than it began with.
     """
-    if is_asked_for(config.runtime.devices):
-        return launch(["train", *words], config.runtime.devices, on_cpu=config.runtime.device == "cpu")
+    if starts_processes(config.runtime.devices):
+        return launch(["train", *overrides], config.runtime.devices, on_cpu=config.runtime.device == "cpu")
     return _train(config, folder, other_data=other_data)
 
 
 def _train(config: Config, folder: Path | None, *, other_data: bool = False) -> int:
-    """Train in this process, which may be one of a team."""
-    from mldec.engine.distributed import join_team
+    """Train in this process, which may be one of a process group."""
+    from mldec.engine.distributed import join_process_group
 
-    with join_team() as team:
-        if team.leads:
-            return _train_together(config, folder, team, other_data=other_data)
+    with join_process_group() as group:
+        if group.is_main:
+            return _train_together(config, folder, group, other_data=other_data)
         with tempfile.TemporaryDirectory(prefix="mldec-") as elsewhere:
-            return _train_together(config, folder, team, Path(elsewhere), other_data=other_data)
+            return _train_together(config, folder, group, Path(elsewhere), other_data=other_data)
 
 
 def _train_together(
-    config: Config, folder: Path | None, team: Team, elsewhere: Path | None = None, *, other_data: bool = False
+    config: Config, folder: Path | None, group: ProcessGroup, elsewhere: Path | None = None, *, other_data: bool = False
 ) -> int:
     """Build all, then make (or take) the run folder, then train: what is refused leaves nothing behind.
 
-    The leader of the team writes there, the others `elsewhere`. It holds the lock of the folder: from before a
+    The main process of the process group writes there, the others `elsewhere`. It holds the lock of the folder: from before a
     checkpoint is read that is to be continued, else from before anything is written.
     """
     with contextlib.ExitStack() as held:
         if folder is not None:
-            _lock(folder, team, held)
-        return _train_locked(config, folder, team, held, elsewhere, other_data=other_data)
+            _lock(folder, group, held)
+        return _train_locked(config, folder, group, held, elsewhere, other_data=other_data)
 
 
-def _lock(folder: Path, team: Team, held: contextlib.ExitStack, *, fresh: bool = False) -> None:
-    """Take the lock of a run folder for the whole team. Raises ConfigError, in all its processes, where that is taken,
+def _lock(folder: Path, group: ProcessGroup, held: contextlib.ExitStack, *, fresh: bool = False) -> None:
+    """Take the lock of a run folder for the whole group. Raises ConfigError, in all its processes, where that is taken,
     and where a `fresh` run would lie on top of another one."""
     from mldec.engine.lock import lock_run
     from mldec.files import remove_partial
 
     problem = None
-    if team.leads:
+    if group.is_main:
         try:
             held.enter_context(lock_run(folder))
             remove_partial(folder, folder / "checkpoints", folder / "images")
@@ -292,22 +292,22 @@ def _lock(folder: Path, team: Team, held: contextlib.ExitStack, *, fresh: bool =
                 problem = f"run_dir={folder}: holds a run already; type resume={folder} to go on with it"
         except ConfigError as error:
             problem = str(error)
-    if problem := team.tell(problem):
+    if problem := group.broadcast(problem):
         raise ConfigError(problem)
 
 
 def _train_locked(
     config: Config,
     folder: Path | None,
-    team: Team,
+    group: ProcessGroup,
     held: contextlib.ExitStack,
     elsewhere: Path | None,
     *,
     other_data: bool,
 ) -> int:
-    from mldec.data.suspicious import find_suspicious
+    from mldec.data.data_checks import find_data_problems
     from mldec.engine import build, tracking
-    from mldec.engine.checkpoint import find_checkpoint, load_checkpoint, stored_words
+    from mldec.engine.checkpoint import find_checkpoint, load_checkpoint, stored_label_embeddings
     from mldec.engine.display import Display
     from mldec.engine.ema import find_lag
     from mldec.engine.interrupt import Interrupted
@@ -316,11 +316,11 @@ def _train_locked(
 
     build.check_config(config)
     config = with_absolute_paths(config)
-    display = Display(quiet=not team.leads)
+    display = Display(quiet=not group.is_main)
     for sentence in build.find_unused(config):
         display.say(f"warning: {sentence}")
     splits = build.build_splits(config)
-    for sentence in find_suspicious(splits.train, {"val": splits.val, "test": splits.test}):
+    for sentence in find_data_problems(splits.train, {"val": splits.val, "test": splits.test}):
         display.say(f"warning: {sentence}")
     data = build.describe_splits(splits)
     recorded = {} if folder is None else read_recorded(folder)
@@ -330,25 +330,25 @@ def _train_locked(
             f"the {' and '.join(others)} images or labels are not those that {folder} began with; type dataset.root=… "
             f"or dataset.{others[0]}=… with the run's data, or {OPTION} to go on with these"
         )
-    words = None if folder is None else stored_words(load_checkpoint(find_checkpoint(folder, "last")))
-    trainer = Trainer(config, splits, display, fresh=folder is None, words=words, team=team)
+    embeddings = None if folder is None else stored_label_embeddings(load_checkpoint(find_checkpoint(folder, "last")))
+    trainer = Trainer(config, splits, display, fresh=folder is None, label_embeddings=embeddings, group=group)
     if lag := find_lag(trainer.ema, len(trainer.batches) * config.schedule.epochs):
         display.say(f"warning: {lag}")
     resumed = folder is not None
     if folder is not None:
         trainer.load(folder)
     else:
-        if team.leads:
+        if group.is_main:
             try:
                 folder = tracking.make_run_folder(config.output, config.name, config.run_dir)
             except FileExistsError as error:
                 folder = Path(str(error))  # the lock knows whether that run is still going on
         folder = folder or Path()
-        _lock(folder, team, held, fresh=True)
+        _lock(folder, group, held, fresh=True)
     folder = elsewhere or folder
-    assert folder is not None  # the leader's
+    assert folder is not None  # the main process's
     tracking.write_text(folder / "config.yaml", compose.to_yaml(to_mapping(config)))
-    environment = tracking.environment(trainer.device, trainer.dtype) | {"processes": team.size}
+    environment = tracking.environment(trainer.device, trainer.dtype) | {"processes": group.size}
     tracking.write_json(folder / "environment.json", environment)
     for split in others:
         display.say(f"warning: the {split} images or their labels are not those that this run began with")
@@ -358,7 +358,7 @@ def _train_locked(
         tracking.write_json(folder / name, data)
 
     sizes = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test images"
-    where = f"{trainer.device}" if team.size == 1 else f"{team.size} devices, each a {trainer.device.type}"
+    where = f"{trainer.device}" if group.size == 1 else f"{group.size} devices, each a {trainer.device.type}"
     display.say(f"{config.name}: {len(splits.labels)} labels, {sizes}, on {where} in {str(trainer.dtype)[6:]}")
     display.say(f"run folder: {folder}" + (f", resumed at step {trainer.progress.step}" if resumed else ""))
     try:

@@ -15,7 +15,7 @@ from mldec.errors import ConfigError, suggest
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """What can be fetched, and in words what cannot."""
+    """What can be fetched, and what cannot."""
 
     downloads: tuple[Download, ...] = ()
     by_hand: str = ""

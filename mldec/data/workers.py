@@ -61,7 +61,7 @@ def start_worker(_: int) -> None:
 
 
 def start_pool_worker() -> None:
-    """For the initializer of a pool, which ends its processes by SIGTERM itself: they leave without a word, and
+    """For the initializer of a pool, which ends its processes by SIGTERM itself: they leave silently, and
     Ctrl-C is the business of the main process."""
     for signum in STOPS:
         signal.signal(signum, signal.SIG_IGN if signum == signal.SIGINT else signal.SIG_DFL)

@@ -39,14 +39,14 @@ from mldec.data.image import Normalization
 from mldec.data.index import ImageIndex
 from mldec.data.loader import Augment, EvalLoader, Resize, TrainLoader, eval_loader, train_loader
 from mldec.engine.device import count_workers
-from mldec.engine.distributed import ALONE, Team
+from mldec.engine.distributed import ALONE, ProcessGroup
 from mldec.engine.ema import Ema
 from mldec.engine.optimizer import parameter_groups
 from mldec.engine.schedule import Schedule
 from mldec.errors import ConfigError, DataError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
-from mldec.models.word_vectors import WordsConfig, WordVectors, read_word_vectors
+from mldec.models.label_embeddings import LabelEmbeddings, LabelEmbeddingsConfig, read_label_embeddings
 from mldec.registry import AUGMENTS, BACKBONES, DATASETS, EMAS, HEADS, LOSSES, OPTIMIZERS, SCHEDULES
 
 logger = logging.getLogger(__name__)
@@ -86,16 +86,16 @@ def check_config(config: Config) -> None:
 def find_unused(config: Config) -> list[str]:
     """Settings that were given a value which has no effect in this run, a sentence each."""
     found = list(config.dataset.unused())
-    if config.ema.name == "none" and config.protocol.report != "live":
+    if config.ema.name == "none" and config.protocol.report != "raw":
         found.append(
-            f"protocol.report={config.protocol.report}: there is no average (ema=none), live weights are reported"
+            f"protocol.report={config.protocol.report}: there is no average (ema=none), raw weights are reported"
         )
     if "val" in config.dataset.splits and _given(config.protocol, "holdout") and config.protocol.holdout > 0:
         found.append(f"protocol.holdout={config.protocol.holdout}: {config.dataset.name} has a val split of its own")
-    if not uses_words(config) and _given(config.head, "normalize"):
-        found.append(f"head.normalize={config.head.normalize}: there are no word vectors")
-    if uses_words(config):
-        found += config.head.words.unused()
+    if not uses_label_embeddings(config) and _given(config.head, "normalize"):
+        found.append(f"head.normalize={config.head.normalize}: there are no label embeddings")
+    if uses_label_embeddings(config):
+        found += config.head.label_embeddings.unused()
     if config.init_from is None and config.init_part != "all":
         found.append(f"init_part={config.init_part}: there is no init_from to take it from")
     if config.backbone.tag is not None and not config.backbone.pretrained:
@@ -145,9 +145,9 @@ def uses_softmax(config: Config) -> bool:
     return bool(config.loss.single_label)
 
 
-def uses_words(config: Config) -> bool:
-    """Whether the head knows labels as words, so that it can be asked for ones that were not trained."""
-    return bool(getattr(config.head, "uses_words", False))
+def uses_label_embeddings(config: Config) -> bool:
+    """Whether the head knows labels by embeddings, so that it can be queried for ones that were not trained."""
+    return bool(getattr(config.head, "uses_label_embeddings", False))
 
 
 def build_split(config: Config, split: str, *, quiet: bool = False) -> ImageIndex:
@@ -199,15 +199,15 @@ def build_splits(config: Config) -> Splits:
                 f"{config.dataset.name}: {split} has other labels ({len(own)}) than train ({len(trained)}); they "
                 f"differ in {', '.join(differing[:5])}"
             )
-    if splits.labels.has_unseen and not uses_words(config):
-        logger.info("the head has no word vectors: only the labels that are seen are trained and evaluated")
+    if splits.labels.has_unseen and not uses_label_embeddings(config):
+        logger.info("the head has no label embeddings: only the labels that are seen are trained and evaluated")
     check_choice(config, splits.val)
     return Splits(*(known_to_head(config, index, split) for split, index in zip(Splits._fields, splits, strict=True)))
 
 
 def check_choice(config: Config, val: ImageIndex) -> None:
     """Raise ConfigError if epochs are compared by unseen labels of which val has no image."""
-    if config.protocol.zero_shot == "seen" or not val.labels.has_unseen or not uses_words(config):
+    if config.protocol.zero_shot == "seen" or not val.labels.has_unseen or not uses_label_embeddings(config):
         return
     seen = val.labels.seen or ()
     present = val.positives_per_class()
@@ -220,8 +220,8 @@ def check_choice(config: Config, val: ImageIndex) -> None:
 
 
 def known_to_head(config: Config, index: ImageIndex, split: str) -> ImageIndex:
-    """An index as the head needs it: of unseen labels there is nothing to train, and without words nothing to ask."""
-    if not index.labels.has_unseen or (uses_words(config) and split != "train"):
+    """An index as the head needs it: of unseen labels there is nothing to train, and without embeddings nothing to query."""
+    if not index.labels.has_unseen or (uses_label_embeddings(config) and split != "train"):
         return index
     return index.with_labels(index.labels.trained())
 
@@ -251,26 +251,30 @@ def _published_split(config: Config, split: str, quiet: bool) -> ImageIndex:
     return index
 
 
-def build_classifier(config: Config, labels: LabelSpace, words: WordVectors | None = None) -> Classifier:
+def build_classifier(config: Config, labels: LabelSpace, label_embeddings: LabelEmbeddings | None = None) -> Classifier:
     """Backbone and head, weights drawn from torch's global generator or loaded as the backbone's settings say.
 
     Args:
         labels: all labels of the dataset; the network is for those that are seen.
-        words: their vectors, where the head uses any; None: they are read from where the config says.
+        label_embeddings: their vectors, where the head uses any; None: they are read from where the config says.
     """
-    return _assemble(config, config.backbone, labels, words)
+    return _assemble(config, config.backbone, labels, label_embeddings)
 
 
-def build_bare_classifier(config: Config, labels: LabelSpace, words: WordVectors | None = None) -> Classifier:
+def build_bare_classifier(
+    config: Config, labels: LabelSpace, label_embeddings: LabelEmbeddings | None = None
+) -> Classifier:
     """The same network without its pretrained weights: what a checkpoint is loaded into."""
     # Once no weights are named, final_norm=auto would no longer say what the network was built with.
     bare = dataclasses.replace(
         config.backbone, pretrained=False, checkpoint=None, final_norm=config.backbone.keeps_final_norm
     )
-    return _assemble(config, bare, labels, words)
+    return _assemble(config, bare, labels, label_embeddings)
 
 
-def _assemble(config: Config, settings: Any, labels: LabelSpace, words: WordVectors | None) -> Classifier:
+def _assemble(
+    config: Config, settings: Any, labels: LabelSpace, label_embeddings: LabelEmbeddings | None
+) -> Classifier:
     """A classifier with the backbone that `settings` describes, and the head of `config`."""
     backbone = BACKBONES[settings.name].build(settings, image_size=image_size(config))
     if config.backbone.final_norm is True and getattr(backbone, "final_norm", None) is None:
@@ -278,31 +282,35 @@ def _assemble(config: Config, settings: Any, labels: LabelSpace, words: WordVect
             f"backbone.final_norm=true: the classifier of {getattr(settings, 'model', settings.name)} does not begin "
             "with a norm that could be kept; use auto or false"
         )
-    more = {"words": words or build_words(config, labels)} if uses_words(config) else {}
+    more = (
+        {"label_embeddings": label_embeddings or build_label_embeddings(config, labels)}
+        if uses_label_embeddings(config)
+        else {}
+    )
     head = HEADS[config.head.name].build(
         config.head, in_features=backbone.num_features, labels=labels.trained(), **more
     )
     return Classifier(backbone, head)
 
 
-def build_words(config: Config, labels: LabelSpace) -> WordVectors:
+def build_label_embeddings(config: Config, labels: LabelSpace) -> LabelEmbeddings:
     """The vectors of all labels, those that are trained first. Raises DataError if there are none for some."""
     trained = labels.trained().names
     unseen = [name for name in labels.names if name not in set(trained)]
-    return read_word_vectors(config.head.words, [*trained, *unseen], ordered=labels.names)
+    return read_label_embeddings(config.head.label_embeddings, [*trained, *unseen], ordered=labels.names)
 
 
-def ask_for(classifier: Classifier, names: Sequence[str], source: WordsConfig | None) -> None:
+def set_query_labels(classifier: Classifier, names: Sequence[str], source: LabelEmbeddingsConfig | None) -> None:
     """Let a classifier answer for `names`; vectors that it lacks are read from `source`.
 
-    Raises DataError if it has no word vectors, or if there is none for a name.
+    Raises DataError if it has no label embeddings, or if there is none for a name.
     """
-    words = None
-    if classifier.words is not None and source is not None:
-        known = set(classifier.words.known.names)
+    label_embeddings = None
+    if classifier.vocabulary is not None and source is not None:
+        known = set(classifier.vocabulary.known.names)
         if missing := [name for name in LabelSpace(names).names if name not in known]:
-            words = read_word_vectors(source, missing, ordered=classifier.words.known.names)
-    classifier.set_labels(names, words)
+            label_embeddings = read_label_embeddings(source, missing, ordered=classifier.vocabulary.known.names)
+    classifier.set_labels(names, label_embeddings)
 
 
 def build_normalization(classifier: Classifier) -> Normalization:
@@ -355,8 +363,10 @@ def build_augment(config: Config) -> Augment:
     return augment
 
 
-def build_train_loader(config: Config, index: ImageIndex, device: torch.device, team: Team = ALONE) -> TrainLoader:
-    """Shuffled, augmented batches; each a function of seed, epoch and position alone. `team` shares each of them."""
+def build_train_loader(
+    config: Config, index: ImageIndex, device: torch.device, group: ProcessGroup = ALONE
+) -> TrainLoader:
+    """Shuffled, augmented batches; each a function of seed, epoch and position alone. `group` shares each of them."""
     augment: Any = config.augment
     return train_loader(
         index,
@@ -370,13 +380,15 @@ def build_train_loader(config: Config, index: ImageIndex, device: torch.device, 
         overfit=config.runtime.overfit,
         scaled_decoding=config.dataset.scaled_decoding,
         on_error=config.dataset.on_error,
-        rank=team.rank,
-        processes=team.size,
+        rank=group.rank,
+        processes=group.size,
     )
 
 
-def build_eval_loader(config: Config, index: ImageIndex, device: torch.device, team: Team = ALONE) -> EvalLoader:
-    """Every image once, in order, resized and nothing else. `team` shares the images."""
+def build_eval_loader(
+    config: Config, index: ImageIndex, device: torch.device, group: ProcessGroup = ALONE
+) -> EvalLoader:
+    """Every image once, in order, resized and nothing else. `group` shares the images."""
     return eval_loader(
         index,
         image_size(config),
@@ -387,8 +399,8 @@ def build_eval_loader(config: Config, index: ImageIndex, device: torch.device, t
         scaled_decoding=config.dataset.scaled_decoding,
         crop=config.dataset.crop,
         interpolation=config.dataset.interpolation,
-        rank=team.rank,
-        processes=team.size,
+        rank=group.rank,
+        processes=group.size,
     )
 
 

@@ -18,23 +18,23 @@ from torch import Tensor
 
 from mldec.config import Config, build_config, from_stored, to_mapping
 from mldec.data.image import Normalization
-from mldec.engine import portable
-from mldec.engine.build import build_bare_classifier, build_normalization, uses_words
+from mldec.engine import exported_model
+from mldec.engine.build import build_bare_classifier, build_normalization, uses_label_embeddings
 from mldec.engine.checkpoint_fields import check_fields
 from mldec.errors import CheckpointError, ConfigError, MldecError, RunError, first_lines
 from mldec.files import sync_folder
 from mldec.labels import LabelSpace
 from mldec.models.bounded import build_with
 from mldec.models.classifier import Classifier
-from mldec.models.label_words import LabelWords
+from mldec.models.label_embeddings import LabelEmbeddings
+from mldec.models.label_vocabulary import LabelVocabulary
 from mldec.models.tensor_files import check_names, read_torch_file
-from mldec.models.word_vectors import WordVectors
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
 
-#: What every checkpoint holds. Zero-shot ones add `seen` (which labels were trained) and `words` (names, vectors and
+#: What every checkpoint holds. Zero-shot ones add `seen` (which labels were trained) and `label_embeddings` (names, vectors and
 #: source); `last.pt` adds what resuming needs: optimizer, scaler and progress.
 REQUIRED = {
     "format": int,
@@ -49,7 +49,7 @@ REQUIRED = {
 
 SHOWN_LINES = 12  # of what torch says of weights that do not fit
 
-Weights = Literal["reported", "ema", "live"]
+Weights = Literal["best", "ema", "raw"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Restored:
     labels: LabelSpace
     classifier: Classifier
     normalization: Normalization
-    weights: str  # "ema" or "live": which ones the classifier holds
+    weights: str  # "ema" or "raw": which ones the classifier holds
     metrics: dict[str, Any]
     step: int
     path: Path
@@ -115,8 +115,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
-    if path.name in (portable.WEIGHTS, *portable.GRAPHS):
-        return portable.read_portable(portable.find_weights(path.parent))
+    if path.name in (exported_model.WEIGHTS, *exported_model.GRAPHS):
+        return exported_model.read_exported(exported_model.find_weights(path.parent))
     try:
         content = read_torch_file(path)
     except CheckpointError as error:
@@ -156,8 +156,8 @@ def find_checkpoint(run: str | Path, which: Literal["best", "last"] = "best") ->
             f"{path} holds no checkpoints/last.pt to go on from, as after mldec import; start a new run from its "
             f"weights: init_from={path}"
         )
-    if portable.is_portable(path):
-        return portable.find_weights(path)
+    if exported_model.is_exported(path):
+        return exported_model.find_weights(path)
     raise CheckpointError(
         f"{path} holds no checkpoints/last.pt: it is not a run folder of mldec, or its run never began"
     )
@@ -174,7 +174,7 @@ def pack(
     classifier: Classifier,
     *,
     ema: Mapping[str, Tensor] | None = None,
-    reported: str = "live",
+    reported: str = "raw",
     metrics: Mapping[str, Any] | None = None,
     step: int = 0,
 ) -> dict[str, Any]:
@@ -182,14 +182,14 @@ def pack(
 
     Args:
         ema: the moving average of the classifier's weights, where there is one.
-        reported: "live" or "ema", the weights that `metrics` report.
+        reported: "raw" or "ema", the weights that `metrics` report.
     """
     return {
         "format": FORMAT,
         "config": to_mapping(config),
         "labels": list(labels.names),
         "seen": None if labels.seen is None else list(labels.seen),
-        "words": pack_words(classifier.words),
+        "label_embeddings": pack_label_embeddings(classifier.vocabulary),
         "normalization": dataclasses.asdict(build_normalization(classifier)),
         "model": classifier.state_dict(),
         "ema": ema,
@@ -200,42 +200,47 @@ def pack(
 
 
 def choose_weights(content: Mapping[str, Any], weights: Weights, path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Which weights `weights` means, "ema" or "live", and these. Raises CheckpointError if they are not there."""
-    chosen = content["reported"] if weights == "reported" else weights
+    """Which weights `weights` means, "ema" or "raw", and these. Raises CheckpointError if they are not there."""
+    chosen = content["reported"] if weights == "best" else weights
     state = content.get("ema") if chosen == "ema" else content["model"]
-    if state is None and chosen == "live":
+    if state is None and chosen == "raw":
         raise CheckpointError(f"{path} was exported with its EMA weights alone; use weights=ema")
     if state is None:
-        raise CheckpointError(f"{path} holds no EMA weights (the run had ema=none); use weights=live")
+        raise CheckpointError(f"{path} holds no EMA weights (the run had ema=none); use weights=raw")
     return chosen, state
 
 
-def pack_words(words: LabelWords | None) -> dict[str, Any] | None:
-    """Word vectors as plain values, for a checkpoint."""
-    if words is None:
+def pack_label_embeddings(vocabulary: LabelVocabulary | None) -> dict[str, Any] | None:
+    """Label embeddings as plain values, for a checkpoint."""
+    if vocabulary is None:
         return None
-    return {"names": list(words.known.names), "vectors": words.known.vectors, "source": words.known.source}
+    known = vocabulary.known
+    return {"names": list(known.names), "vectors": known.vectors, "source": known.source}
 
 
-def stored_words(content: Mapping[str, Any]) -> WordVectors | None:
-    """The word vectors that a checkpoint holds: names, vectors and where they were from. None where it has none.
+def stored_label_embeddings(content: Mapping[str, Any]) -> LabelEmbeddings | None:
+    """The label embeddings that a checkpoint holds: names, vectors and where they were from. None where it has none.
 
     Raises CheckpointError if what it holds is not that.
     """
-    words = content.get("words")
-    if words is None:
+    embeddings = content.get("label_embeddings")
+    if embeddings is None:
         return None
     kinds = {"names": list, "vectors": Tensor, "source": str}
-    if not isinstance(words, dict) or not all(isinstance(words.get(key), kind) for key, kind in kinds.items()):
-        raise CheckpointError("this checkpoint's word vectors are damaged: expected names, vectors and their source")
-    return WordVectors(tuple(words["names"]), words["vectors"], words["source"])
+    if not isinstance(embeddings, dict) or not all(
+        isinstance(embeddings.get(key), kind) for key, kind in kinds.items()
+    ):
+        raise CheckpointError(
+            "this checkpoint's label embeddings are damaged: expected names, vectors and their source"
+        )
+    return LabelEmbeddings(tuple(embeddings["names"]), embeddings["vectors"], embeddings["source"])
 
 
-def restore(run: str | Path, weights: Weights = "reported", which: Literal["best", "last"] = "best") -> Restored:
+def restore(run: str | Path, weights: Weights = "best", which: Literal["best", "last"] = "best") -> Restored:
     """Rebuild the classifier of a run folder or checkpoint file, in eval mode on the CPU.
 
-    `weights` chooses between the trained weights (`live`), their moving average (`ema`), and those whose metric the
-    run reported.
+    `weights` chooses between the trained weights (`raw`), their moving average (`ema`), and those of the two whose
+    metric training reported (`best`).
     """
     path = find_checkpoint(run, which)
     content = load_checkpoint(path)
@@ -245,11 +250,13 @@ def restore(run: str | Path, weights: Weights = "reported", which: Literal["best
     with _naming(path):
         config = build_config(from_stored(content["config"]))
         labels = LabelSpace(content["labels"], seen=content.get("seen"))
-        words = stored_words(content)
-        if words is None and uses_words(config):
-            raise CheckpointError("words: missing, but the head of its config asks for labels by word vectors")
+        embeddings = stored_label_embeddings(content)
+        if embeddings is None and uses_label_embeddings(config):
+            raise CheckpointError(
+                "label_embeddings: missing, but the head of its config asks for labels by label embeddings"
+            )
         try:
-            classifier = build_with(lambda: build_bare_classifier(config, labels, words), state, str(path))
+            classifier = build_with(lambda: build_bare_classifier(config, labels, embeddings), state, str(path))
         except RuntimeError as error:
             reason = first_lines(error, SHOWN_LINES)
             raise CheckpointError(f"{path} does not fit the network that its own config describes: {reason}") from error

@@ -73,23 +73,23 @@ def _are_flags(value: Any) -> bool:
     return value is None or (isinstance(value, list) and all(isinstance(flag, bool) for flag in value))
 
 
-def _are_words(value: Any) -> bool:
+def _are_embeddings(value: Any) -> bool:
     kinds = {"names": list, "vectors": Tensor, "source": str}
     return value is None or (
         isinstance(value, Mapping) and all(isinstance(value.get(key), kind) for key, kind in kinds.items())
     )
 
 
-#: What each entry must be, in words and as a check.
+#: What each entry must be, for people and as a check.
 FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "config": ("settings of plain values", lambda value: isinstance(value, Mapping) and is_plain(value)),
     "labels": ("a list of names", _are_texts),
     "seen": ("true or false for each label, or null", _are_flags),
-    "words": ("names, vectors and their source, or null", _are_words),
+    "label_embeddings": ("names, vectors and their source, or null", _are_embeddings),
     "normalization": ("mean and std, three finite numbers each, std above 0", is_normalization),
     "model": ("tensors by name", _is_state_or_none),
     "ema": ("tensors by name, or null", _is_state_or_none),
-    "reported": ("live or ema", lambda value: value in ("live", "ema")),
+    "reported": ("raw or ema", lambda value: value in ("raw", "ema")),
     "metrics": ("figures", lambda value: isinstance(value, Mapping) and is_plain(value)),
     "step": ("a whole number at least 0", is_count),
 }

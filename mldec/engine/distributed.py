@@ -1,7 +1,7 @@
 """Several processes that train one network: who they are, what each takes, and how they agree.
 
 Each process has a device of its own and a share of every batch; gradients are averaged by DistributedDataParallel. One
-of them, the leader, shows and writes; what only it knows it tells the others. A process alone is a team of one, for
+of them, the main process, shows and writes; what only it knows it tells the others. A process alone is a process group of one, for
 which nothing here costs anything.
 """
 
@@ -24,7 +24,7 @@ from mldec.errors import ConfigError, RunError
 
 T = TypeVar("T")
 
-#: After that long without a word a process is taken for dead. Evaluation of many images by the slowest counts too.
+#: A process that is silent for so long is taken for dead. Evaluation of many images by the slowest counts too.
 PATIENCE = datetime.timedelta(minutes=30)
 
 #: What gloo says where a process at the other end has ended.
@@ -32,7 +32,7 @@ LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", 
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """The processes of a run; `rank` is this one's number, `local_rank` its number on its machine."""
 
     rank: int = 0
@@ -40,7 +40,7 @@ class Team:
     local_rank: int = 0
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
@@ -51,14 +51,14 @@ class Team:
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return bool(votes)
 
-    def total(self, value: Tensor) -> Tensor:
+    def all_reduce(self, value: Tensor) -> Tensor:
         """The sum of a tensor of each process, in place."""
         if self.size > 1:
             dist.all_reduce(value)
         return value
 
-    def tell(self, value: T) -> T:
-        """What the leader has; the others give anything."""
+    def broadcast(self, value: T) -> T:
+        """What the main process has; the others give anything."""
         if self.size == 1:
             return value
         box = [value]
@@ -66,34 +66,34 @@ class Team:
         return box[0]
 
     def gather(self, value: T) -> list[T] | None:
-        """What each process has, by rank, for the leader; None for the others."""
+        """What each process has, by rank, for the main process; None for the others."""
         if self.size == 1:
             return [value]
-        found: list[T] | None = [value] * self.size if self.leads else None
+        found: list[T] | None = [value] * self.size if self.is_main else None
         dist.gather_object(value, found, dst=0)
         return found
 
-    def align(self, tensors: Iterable[Tensor]) -> None:
-        """Give every process the leader's values."""
+    def sync_buffers(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process the main process's values."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def parallel(self, classifier: nn.Module, device: torch.device) -> nn.Module:
-        """`classifier` with gradients that are averaged over the team after each backward pass."""
+        """`classifier` with gradients that are averaged over the group after each backward pass."""
         if self.size == 1:
             return classifier
         return DistributedDataParallel(classifier, device_ids=[device] if device.type == "cuda" else None)
 
 
-ALONE = Team()
+ALONE = ProcessGroup()
 
 
 @contextmanager
-def join_team() -> Iterator[Team]:
-    """The team that torchrun or `runtime.devices` made this process part of; a team of one where nobody did.
+def join_process_group() -> Iterator[ProcessGroup]:
+    """The process group that torchrun or `runtime.devices` made this process part of; a process group of one where nobody did.
 
-    Raises ConfigError if the environment names a team but not how to reach it.
+    Raises ConfigError if the environment names a process group but not how to reach it.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -108,7 +108,7 @@ def join_team() -> Iterator[Team]:
             f"WORLD_SIZE={size}: {error}; start several processes by torchrun or runtime.devices"
         ) from None
     try:
-        yield Team(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
+        yield ProcessGroup(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not any(sign in str(error) for sign in LOST):
             raise

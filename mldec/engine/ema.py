@@ -16,13 +16,13 @@ from mldec.registry import EMAS
 
 
 class Ema:
-    """A copy of `model`, `.module`, whose weights follow the live ones: ema <- decay * ema + (1 - decay) * live.
+    """A copy of `model`, `.module`, whose weights follow the raw ones: ema <- decay * ema + (1 - decay) * raw.
 
     Floating parameters and buffers are averaged, BatchNorm statistics with the same decay as the weights, as published.
     Frozen parameters and integer buffers are copied, so they cannot drift.
 
     Args:
-        model: the live model, unwrapped; it is copied at once, on its device.
+        model: the raw model, unwrapped; it is copied at once, on its device.
         decay: in [0, 1).
         warmup: with t updates made so far the decay is min(decay, (1 + t) / (10 + t)), so that a
             young average forgets its start.
@@ -45,16 +45,16 @@ class Ema:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
         averaged: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]]
         averaged = defaultdict(lambda: ([], []))
-        for average, live, frozen in _pairs(self.module, model):
+        for average, raw, frozen in _pairs(self.module, model):
             if frozen or not average.is_floating_point():
-                average.copy_(live)
+                average.copy_(raw)
             else:
-                averages, lives = averaged[average.dtype, average.device]
+                averages, raws = averaged[average.dtype, average.device]
                 averages.append(average)
-                lives.append(live)
-        for averages, lives in averaged.values():
+                raws.append(raw)
+        for averages, raws in averaged.values():
             # lerp moves by the difference, so that what does not change stays bit for bit what it is.
-            torch._foreach_lerp_(averages, lives, 1 - decay)
+            torch._foreach_lerp_(averages, raws, 1 - decay)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -100,9 +100,9 @@ def build_none(config: NoneConfig, model: nn.Module) -> None:
     return None
 
 
-def _pairs(average: nn.Module, live: nn.Module) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """(average, live, frozen) of every parameter and buffer."""
-    for ours, theirs in zip(average.parameters(), live.parameters(), strict=True):
+def _pairs(average: nn.Module, raw: nn.Module) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """(average, raw, frozen) of every parameter and buffer."""
+    for ours, theirs in zip(average.parameters(), raw.parameters(), strict=True):
         yield ours, theirs, not theirs.requires_grad
-    for average_buffer, live_buffer in zip(average.buffers(), live.buffers(), strict=True):
-        yield average_buffer, live_buffer, False
+    for average_buffer, raw_buffer in zip(average.buffers(), raw.buffers(), strict=True):
+        yield average_buffer, raw_buffer, False

@@ -16,7 +16,7 @@ from mldec.config import ProtocolConfig
 from mldec.data.image import Normalization
 from mldec.data.loader import Batch
 from mldec.engine.device import autocast
-from mldec.engine.distributed import ALONE, Team
+from mldec.engine.distributed import ALONE, ProcessGroup
 from mldec.errors import RunError
 from mldec.files import replacing
 from mldec.labels import LabelSpace, to_cell
@@ -59,7 +59,7 @@ def compute_scores(
     memory_format: torch.memory_format = torch.contiguous_format,
     num_images: int = 0,
     on_batch: Callable[[int], None] = lambda count: None,
-    team: Team = ALONE,
+    group: ProcessGroup = ALONE,
 ) -> Scores:
     """Run `model` in eval mode over `batches` and sort what comes back by sample id.
 
@@ -67,7 +67,7 @@ def compute_scores(
     be at most, by which the precision of the scores is chosen. Raises RunError on scores that are not finite, naming the
     first such image.
 
-    Each process of `team` runs over batches of its own; the leader gets the scores of all, the others none.
+    Each process of `group` runs over batches of its own; the main process gets the scores of all, the others none.
     """
     was_training = model.training
     model.eval()
@@ -83,8 +83,8 @@ def compute_scores(
         scores.append((logits.softmax(-1) if softmax else logits.sigmoid()).to("cpu", kept))
         on_batch(len(batch.ids))
     model.train(was_training)
-    if team.size > 1:
-        everyone = team.gather((ids, scores, targets))
+    if group.size > 1:
+        everyone = group.gather((ids, scores, targets))
         if everyone is None:
             nothing = np.empty((0, 0), np.float32)
             return Scores(np.empty(0, np.int64), nothing, nothing.astype(np.int8))

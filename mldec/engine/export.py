@@ -21,7 +21,7 @@ from torch import Tensor
 import mldec
 from mldec.config import to_mapping
 from mldec.data.image import Normalization, scaled_side
-from mldec.engine import build, graph, portable, thresholds, tracking
+from mldec.engine import build, exported_model, graph, thresholds, tracking
 from mldec.engine.checkpoint import Restored, Weights, find_checkpoint, load_checkpoint, restore
 from mldec.engine.device import choose_device
 from mldec.engine.display import Display
@@ -32,13 +32,13 @@ from mldec.files import partial_path
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
 from mldec.models.folding import fold_batch_norm
-from mldec.models.word_vectors import WordVectors
+from mldec.models.label_embeddings import LabelEmbeddings
 
 logger = logging.getLogger(__name__)
 
 Format = Literal["onnx", "torch_export", "safetensors"]
 
-FILES: dict[Format, str] = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": portable.WEIGHTS}
+FILES: dict[Format, str] = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": exported_model.WEIGHTS}
 
 TOLERANCE = 1e-4  # of scores; of logits times the largest of them, if that is above 1
 BATCHES = (2, 1, 5)  # the first is what the exporters see
@@ -67,7 +67,7 @@ def export(
     output: Path,
     formats: Sequence[Format],
     *,
-    weights: Weights = "reported",
+    weights: Weights = "best",
     fold: bool = False,
     included: bool = False,
     device: str = "cpu",
@@ -98,7 +98,7 @@ def export(
     exported, notes = copy.deepcopy(classifier), []
     if fold:
         notes.append(_fold(exported, restored))
-    if classifier.words is not None and not asks and set(formats) != {"safetensors"}:
+    if classifier.vocabulary is not None and not asks and set(formats) != {"safetensors"}:
         notes.append(
             "labels share queries or output weights in this network: onnx and torch_export are for its trained labels"
         )
@@ -108,8 +108,8 @@ def export(
     differences: dict[str, Difference] = {}
     with _whole_folder(output) as folder, display.bar("exporting", len(formats)) as bar:
         trials = _make_trials(restored, asks)
-        vectors = None if classifier.words is None else classifier.words.known.vectors
-        portable.write_portable(folder, description, vectors)
+        vectors = None if classifier.vocabulary is None else classifier.vocabulary.known.vectors
+        exported_model.write_exported(folder, description, vectors)
         for name in formats:
             file = folder / FILES[name]
             bar.advance(0, text=file.name)
@@ -161,12 +161,12 @@ def _check(formats: Sequence[str], fold: bool, included: bool, device: str) -> N
     if "onnx" in formats:
         graph.check_onnx()
     if set(formats) == {"safetensors"}:
-        for is_set, word, why in (
+        for is_set, option, why in (
             (fold, "fold_batch_norm=true", "these weights are for the network as it was trained"),
             (included, "preprocessing=included", "mldec.load normalises images itself"),
         ):
             if is_set:
-                raise ConfigError(f"{word}: without effect on format=safetensors, {why}; leave it out")
+                raise ConfigError(f"{option}: without effect on format=safetensors, {why}; leave it out")
     if device != "cpu" and "torch_export" not in formats:
         raise ConfigError(f"device={device}: only a torch_export program is for one device; leave it out")
 
@@ -186,12 +186,12 @@ def _fold(classifier: Classifier, restored: Restored) -> str:
 
 def _describe(restored: Restored, content: Mapping[str, Any], included: bool, asks: bool) -> dict[str, Any]:
     """The content of mldec.json."""
-    words = restored.classifier.words
-    run = content if restored.path.name == portable.WEIGHTS else _read_run(restored.path, restored.labels)
+    vocabulary = restored.classifier.vocabulary
+    run = content if restored.path.name == exported_model.WEIGHTS else _read_run(restored.path, restored.labels)
     # What was measured and chosen was so with the weights that the run reports.
     run = {**run, **({} if restored.weights == content["reported"] else {"test": None, "thresholds": None})}
     return {
-        "format": portable.FORMAT,
+        "format": exported_model.FORMAT,
         "mldec": mldec.__version__,
         "name": restored.config.name,
         "labels": list(restored.labels.names),
@@ -208,13 +208,13 @@ def _describe(restored: Restored, content: Mapping[str, Any], included: bool, as
         "test": run.get("test"),
         "data": run.get("data") or {},
         "environment": run.get("environment") or {},
-        "words": None
-        if words is None
+        "label_embeddings": None
+        if vocabulary is None
         else {
-            "names": list(words.known.names),
-            "trained": len(words.trained_names),
-            "width": words.known.width,
-            "source": _without_folders(words.known.source),
+            "names": list(vocabulary.known.names),
+            "trained": len(vocabulary.trained_names),
+            "width": vocabulary.known.width,
+            "source": _without_folders(vocabulary.known.source),
         },
         "config": _without_folders({**to_mapping(restored.config), "run_dir": None, "init_from": None}),
     }
@@ -230,11 +230,11 @@ def _read_run(checkpoint: Path, labels: LabelSpace) -> dict[str, Any]:
     tests = [r for r in tracking.read_records(folder / "metrics.jsonl") if r.get("kind") == "test"]
     kept = ("mldec", "commit", "python", "device", "precision", "packages")
     data, packages = tracking.read_noted(folder / "data.json"), environment.get("packages", {})
-    for name, whole in (("data.json", portable.is_data(data)), ("environment.json", isinstance(packages, dict))):
+    for name, whole in (("data.json", exported_model.is_data(data)), ("environment.json", isinstance(packages, dict))):
         if not whole:
             logger.warning("warning: %s is damaged; the export goes without what it noted", folder / name)
     return {
-        "data": data if portable.is_data(data) else {},
+        "data": data if exported_model.is_data(data) else {},
         "environment": {key: environment[key] for key in kept if key in environment}
         if isinstance(packages, dict)
         else {},
@@ -271,9 +271,9 @@ def _metadata(description: Mapping[str, Any]) -> dict[str, str]:
         "thresholds": description["thresholds"],
         "weights": description["weights"],
     }
-    if description["words"] is not None:
-        trained = description["words"]["trained"]
-        values["trained_labels"] = description["words"]["names"][:trained]
+    if description["label_embeddings"] is not None:
+        trained = description["label_embeddings"]["trained"]
+        values["trained_labels"] = description["label_embeddings"]["names"][:trained]
     return {
         key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for key, value in values.items()
@@ -309,7 +309,7 @@ def _write(
 ) -> Again:
     """Write one file, read it back, and give what runs it on a trial. Raises RunError if its labels are not there."""
     if name == "safetensors":
-        portable.write_weights(file.parent, restored.classifier.state_dict(), metadata)
+        exported_model.write_weights(file.parent, restored.classifier.state_dict(), metadata)
         predictor = load(file.parent, device=str(_device(restored)))
         loaded = dataclasses.replace(restored, classifier=predictor.model, normalization=predictor.normalization)
         return lambda trial: _outputs(loaded, trial.images, trial.vectors)
@@ -345,14 +345,16 @@ Again = Callable[[_Trial], list[Tensor]]
 
 def _make_trials(restored: Restored, asks: bool) -> list[_Trial]:
     """Batches of 2, 1 and 5 images, with labels that the network does not know, and all that it knows."""
-    words, random = restored.classifier.words, torch.Generator().manual_seed(0)
+    vocabulary, random = restored.classifier.vocabulary, torch.Generator().manual_seed(0)
     trials = []
     for size, labels in zip(BATCHES, (3, 1, None), strict=True):
         images = _images(size, build.image_size(restored.config), random).to(_device(restored))
         vectors = None
-        if asks and words is not None:
-            known = words.known.vectors
-            new = known if labels is None else known.std() * torch.randn(labels, words.known.width, generator=random)
+        if asks and vocabulary is not None:
+            known = vocabulary.known.vectors
+            new = (
+                known if labels is None else known.std() * torch.randn(labels, vocabulary.known.width, generator=random)
+            )
             vectors = new.to(images.device)
         trials.append(_Trial(images, vectors, _outputs(restored, images, vectors)))
     return trials
@@ -364,7 +366,7 @@ def _outputs(restored: Restored, images: Tensor, vectors: Tensor | None) -> list
     if vectors is not None:
         classifier = copy.deepcopy(classifier)  # which keeps every label that it was ever asked for
         names = [f"{UNKNOWN}{number}" for number in range(len(vectors))]
-        classifier.set_labels(names, WordVectors(tuple(names), vectors.cpu(), "a trial"))
+        classifier.set_labels(names, LabelEmbeddings(tuple(names), vectors.cpu(), "a trial"))
     with torch.inference_mode():
         logits = classifier(restored.normalization(images))
         scores = logits.softmax(-1) if build.uses_softmax(restored.config) else logits.sigmoid()

@@ -49,15 +49,15 @@ class Scorer(nn.Module):
             logits = self.classifier(images)
         else:
             head = cast(MLDecoder, self.classifier.head)
-            words = head.words
-            assert words is not None, "vectors of labels are for heads that ask by them"
-            logits = head(self.classifier.backbone(images), words.alone(label_vectors))
+            vocabulary = head.vocabulary
+            assert vocabulary is not None, "vectors of labels are for heads that ask by them"
+            logits = head(self.classifier.backbone(images), vocabulary.alone(label_vectors))
         return logits.softmax(-1) if self.softmax else logits.sigmoid(), logits
 
 
 def takes_vectors(classifier: Classifier) -> bool:
     """Whether the network can be asked for labels of which the vectors are all that is known."""
-    return isinstance(classifier.head, MLDecoder) and classifier.head.asks_by_vectors_alone
+    return isinstance(classifier.head, MLDecoder) and classifier.head.queries_by_embedding_alone
 
 
 def check_onnx() -> None:

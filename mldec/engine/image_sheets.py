@@ -14,7 +14,7 @@ import numpy as np
 from mldec.data.image import decode, resize
 from mldec.data.index import ImageIndex
 from mldec.data.loader import Batch
-from mldec.engine import lettering
+from mldec.engine import text_rendering
 from mldec.engine.evaluator import Scores
 from mldec.files import replacing
 from mldec.labels import LabelSpace
@@ -92,16 +92,16 @@ def annotated(image: np.ndarray, labels: Mapping[str, float]) -> np.ndarray:
     listed = list(labels.items())[: room if len(labels) <= room else room - 1]
     left, wide, top = size[0] + MARGIN, PANEL - 2 * MARGIN, MARGIN
     for name, score in listed:
-        lettering.write(canvas, name, left, top + 17, WHITE, size=15, width=wide - PERCENT)
+        text_rendering.write(canvas, name, left, top + 17, WHITE, size=15, width=wide - PERCENT)
         end = left + wide - PERCENT
-        lettering.write(canvas, percent(score), end, top + 17, WHITE, size=15, width=PERCENT, right=True)
+        text_rendering.write(canvas, percent(score), end, top + 17, WHITE, size=15, width=PERCENT, right=True)
         cv2.rectangle(canvas, (left, top + 24), (left + wide, top + 27), DIM, cv2.FILLED)
         cv2.rectangle(canvas, (left, top + 24), (left + round(wide * score), top + 27), BLUE, cv2.FILLED)
         top += ROW
     if len(listed) < len(labels):
-        lettering.write(canvas, f"and {len(labels) - len(listed)} more", left, top + 17, GREY, size=15, width=wide)
+        text_rendering.write(canvas, f"and {len(labels) - len(listed)} more", left, top + 17, GREY, size=15, width=wide)
     if not labels:
-        lettering.write(canvas, "nothing found", left, top + 17, GREY, size=15, width=wide)
+        text_rendering.write(canvas, "nothing found", left, top + 17, GREY, size=15, width=wide)
     return canvas
 
 
@@ -185,7 +185,7 @@ def sheet(
         if len(caption) > lines:
             shown[-1] = (f"and {len(caption) - lines + 1} more", GREY)
         for line, (text, colour) in enumerate(shown):
-            lettering.write(canvas, text, left, top + TILE + LINE * (line + 1), colour, size=13, width=TILE)
+            text_rendering.write(canvas, text, left, top + TILE + LINE * (line + 1), colour, size=13, width=TILE)
     return canvas
 
 

@@ -12,24 +12,24 @@ from collections.abc import Sequence
 
 from mldec.engine.interrupt import PREEMPTED, PREEMPTIONS, pass_on
 
-IN_TEAM = "WORLD_SIZE"  # set by torchrun, and here
+LAUNCHED = "WORLD_SIZE"  # set by torchrun, and here
 #: How `launch` would leave where a process ended of what the system asks, before it could do so in its own way.
 PREEMPTED_CODES = {128 + int(signum) for signum in PREEMPTIONS}
 GRACE = 30.0  # seconds that the others have to end by themselves, once one has failed
 
 
-def is_asked_for(devices: int) -> bool:
+def starts_processes(devices: int) -> bool:
     """Whether several processes are wanted (`runtime.devices`), and this is none of them yet."""
-    return devices > 1 and IN_TEAM not in os.environ
+    return devices > 1 and LAUNCHED not in os.environ
 
 
-def launch(words: Sequence[str], count: int, *, on_cpu: bool) -> int:
-    """Run `mldec` with `words` in `count` processes that find one another. Returns the exit code of the first to fail,
+def launch(arguments: Sequence[str], count: int, *, on_cpu: bool) -> int:
+    """Run `mldec` with `arguments` in `count` processes that find one another. Returns the exit code of the first to fail,
     else 0.
 
     Signals go to all of them. When one fails the others get `GRACE` seconds; what it said stands on the terminal.
     """
-    environment = {**os.environ, IN_TEAM: str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    environment = {**os.environ, LAUNCHED: str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     if on_cpu:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     processes: list[subprocess.Popen] = []
@@ -38,7 +38,7 @@ def launch(words: Sequence[str], count: int, *, on_cpu: bool) -> int:
         with pass_on(processes) as asked:
             for rank in range(count):
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "mldec", *words],
+                    [sys.executable, "-m", "mldec", *arguments],
                     env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 )
                 processes.append(process)

@@ -97,7 +97,7 @@ def _header(description: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
     config = description["config"]
     tags = ["multi-label", "ml-decoder" if config["head"]["name"] == "ml_decoder" else config["head"]["name"]]
     tags += [kind for name, kind in (("model.safetensors", "safetensors"), ("model.onnx", "onnx")) if name in sizes]
-    if description["words"] is not None:
+    if description["label_embeddings"] is not None:
         tags.append("zero-shot-image-classification")
     split, figures = _figures(description)
     header: dict[str, Any] = {"library_name": "mldec", "pipeline_tag": "image-classification", "tags": tags}
@@ -184,12 +184,12 @@ def _files(
         + (", and a threshold for each label, chosen on val" if description["thresholds"] is not None else "")
         + "."
     )
-    if description["words"] is not None:
-        words = description["words"]
+    if description["label_embeddings"] is not None:
+        embeddings = description["label_embeddings"]
         text += (
-            f" label_vectors.safetensors has the word vectors ({len(words['names']):,} x {words['width']}, from "
-            f"{escape(words['source'])}) of the labels that the network knows; `words.names` in mldec.json names them, "
-            f"the first {words['trained']:,} were trained."
+            f" label_vectors.safetensors has the label embeddings ({len(embeddings['names']):,} x {embeddings['width']}, from "
+            f"{escape(embeddings['source'])}) of the labels that the network knows; `label_embeddings.names` in mldec.json names them, "
+            f"the first {embeddings['trained']:,} were trained."
         )
     return "\n\n".join([text, *(f"{escape(note[0].upper() + note[1:])}." for note in notes)])
 
@@ -208,9 +208,9 @@ def _preprocessing(description: Mapping[str, Any]) -> str:
 
 def _use_mldec(description: Mapping[str, Any]) -> str:
     lines = ["import mldec", "", 'model = mldec.load("path/of/this/folder")', 'print(model.predict(["photo.jpg"]))']
-    if description["words"] is not None:
+    if description["label_embeddings"] is not None:
         lines += [
-            "model.set_labels(model.model.words.known.names)  # any of these, or others with their vectors",
+            "model.set_labels(model.model.vocabulary.known.names)  # any of these, or others with their vectors",
             'print(model.predict(["photo.jpg"], top_k=3))',
         ]
     return _code(lines)
@@ -230,12 +230,12 @@ def _use_onnx(description: Mapping[str, Any]) -> str:
     ]
     if by_vectors:
         lines += [
-            'labels = json.load(open("mldec.json", encoding="utf-8"))["words"]["names"]',
+            'labels = json.load(open("mldec.json", encoding="utf-8"))["label_embeddings"]["names"]',
             'vectors = load_file("label_vectors.safetensors")["vectors"]  # one row a label; any others will do',
             '(scores,) = session.run(["scores"], {"images": images, "label_vectors": vectors})',
         ]
     else:
-        key = "labels" if description["words"] is None else "trained_labels"
+        key = "labels" if description["label_embeddings"] is None else "trained_labels"
         lines += [
             f'labels = json.loads(session.get_modelmeta().custom_metadata_map["{key}"])',
             '(scores,) = session.run(["scores"], {"images": images})',
@@ -269,7 +269,9 @@ def _outputs(description: Mapping[str, Any]) -> str:
     made = "softmax" if description["activation"] == "softmax" else "sigmoid"
     text = f"Outputs: `scores` (B, N) in 0..1, the {made} of the `logits` (B, N), which are the second output."
     if len(description["inputs"]) > 1:
-        text += " `label_vectors` (N, width) are the word vectors of the labels to ask for, as their source gives them."
+        text += (
+            " `label_vectors` (N, width) are the label embeddings of the labels to ask for, as their source gives them."
+        )
     return text
 
 
@@ -308,7 +310,7 @@ def _limits(description: Mapping[str, Any]) -> str:
     lines = [
         "Scores rank images and labels; they are no calibrated probabilities.",
         "It knows its labels and no others, and says nothing of what else an image shows."
-        if description["words"] is None
+        if description["label_embeddings"] is None
         else "Labels that were never trained are recognised worse than those that were; see the results.",
         f"Images are seen at {description['preprocessing']['image_size']} pixels: what is smaller there than a few "
         "pixels cannot be found.",

@@ -16,7 +16,7 @@ from mldec.data.loader import Batch
 from mldec.engine import build, image_sheets, thresholds
 from mldec.engine.display import Bar, Display
 from mldec.engine.evaluator import Result, Scores, write_per_class
-from mldec.engine.meter import Meter
+from mldec.engine.throughput import Throughput
 from mldec.engine.tracking import Tracker
 from mldec.labels import LabelSpace
 
@@ -51,7 +51,7 @@ class Observer:
         self.folder, self.config, self.display, self.total_steps = folder, config, display, total_steps
         self.size = build.image_size(config)
         self.headline, self.processes = headline, processes
-        self.meter = Meter()
+        self.throughput = Throughput()
         self.bar = Bar(None, None)
         self.broken_shown = 0
         self.tracker = Tracker(folder, tensorboard=config.runtime.tensorboard, step=step, evaluations=evaluations)
@@ -84,7 +84,7 @@ class Observer:
 
     def window(self, step: int, epoch: int, loss: float, lr: float, extra: Mapping[str, float]) -> None:
         """The steps since the last record, of which `loss` is the mean."""
-        speed, waiting = self.meter.read()
+        speed, waiting = self.throughput.read()
         speed *= self.processes
         record = {"epoch": epoch, "loss": loss, "lr": lr, "images_per_second": speed, "data_wait": waiting}
         self.tracker.record("train", step, record | dict(extra))
@@ -106,7 +106,7 @@ class Observer:
         best: float,
         seconds: float,
     ) -> None:
-        """An evaluated epoch: a record, and a row of the table. `metrics` holds those of `live` and, if any, `ema`."""
+        """An evaluated epoch: a record, and a row of the table. `metrics` holds those of `raw` and, if any, `ema`."""
         record = {"epoch": epoch, "loss": loss, **metrics, "reported": reported, "best": best, "seconds": seconds}
         self.tracker.record("eval", step, record)
         values = {name: f"{metrics[name].get(self.headline, math.nan):.2f}" for name in metrics}
@@ -114,7 +114,7 @@ class Observer:
             {
                 "epoch": str(epoch),
                 "loss": f"{loss:.4g}",
-                f"live {self.headline}": values["live"],
+                f"raw {self.headline}": values["raw"],
                 f"EMA {self.headline}": values.get("ema", "-"),
                 f"best {self.headline}": f"{best:.2f}",
                 "seconds": f"{seconds:.0f}",
@@ -137,7 +137,7 @@ class Observer:
         """Around the saving of the best weights so far, whose scores of val these are: thresholds tuned on them.
 
         Those of earlier weights go first, so that none ever lie beside weights that they do not belong to. Nothing is
-        written of images with one label each, nor where there are no scores: on all but the leader of a team.
+        written of images with one label each, nor where there are no scores: on all but the main process.
         """
         path = self.folder / thresholds.FILE
         path.unlink(missing_ok=True)

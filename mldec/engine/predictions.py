@@ -71,7 +71,7 @@ class Journal:
         self._file = open(path, "a+b", opener=without_links)  # noqa: SIM115 (writes at the end, keeps what is there)
         try:
             self._lock()
-            end = 0 if resume is False else self._take_up(head, paths)
+            end = 0 if resume is False else self._resume_from(head, paths)
         except BaseException:
             self._file.close()
             raise
@@ -120,7 +120,7 @@ class Journal:
         if finished:
             self.path.unlink(missing_ok=True)
 
-    def _take_up(self, head: bytes, paths: Sequence[str]) -> int:
+    def _resume_from(self, head: bytes, paths: Sequence[str]) -> int:
         """Count what the file holds, without a last line that was cut off. Returns where that ends, in bytes."""
         self._file.seek(0)
         first = self._file.readline()
@@ -281,7 +281,7 @@ def _short(score: float) -> float:
 
 
 def _difference(first: bytes, head: bytes) -> str:
-    """Which settings differ, in words."""
+    """Which settings differ, as a sentence."""
     try:
         then, now = json.loads(first)["settings"], json.loads(head)["settings"]
         differing = [key for key in now if then.get(key) != now[key]]

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from mldec.data.image import decode, from_pillow
-from mldec.engine import build, portable
-from mldec.engine.alignment import measure_shift
-from mldec.engine.checkpoint import Restored, choose_weights, find_checkpoint, load_checkpoint, restore, run_folder
+from mldec.engine import build, exported_model
+from mldec.engine.cam_alignment import measure_shift
+from mldec.engine.checkpoint import Restored, Weights, load_checkpoint, restore, run_folder
 from mldec.engine.device import autocast, choose_device, choose_precision
 from mldec.engine.image_sheets import View
 from mldec.engine.thresholds import FILE, Thresholds, read_thresholds
@@ -28,8 +28,8 @@ from mldec.errors import ConfigError, DataError, RunError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
 from mldec.models.heads.maps import Weighting
+from mldec.models.label_embeddings import LabelEmbeddingsConfig
 from mldec.models.tokens import Tokens
-from mldec.models.word_vectors import WordsConfig
 
 BATCH = 32  # images that are scored at a time
 AHEAD = 2  # batches that are decoded while one is scored
@@ -46,23 +46,17 @@ class Answer(NamedTuple):
     error: str = ""
 
 
-def load(path: str | Path, weights: Literal["ema", "live", "reported"] = "ema", device: str = "auto") -> Predictor:
+def load(path: str | Path, weights: Weights = "best", device: str = "auto") -> Predictor:
     """The network of a run folder, a checkpoint or an exported folder, ready for images.
 
     Args:
-        weights: their moving average, which is what most runs report; a run that kept none has its live ones. Or
-            "live", or "reported": those whose metric the run reported.
+        weights: "best", those whose metric training reported; "ema", their moving average; or "raw", without averaging.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
     Raises:
         CheckpointError: there is none, it is damaged, or holds something else.
         ConfigError: no such device.
     """
-    if weights == "ema":
-        file = find_checkpoint(path)
-        content = load_checkpoint(file)
-        weights = "live" if content.get("ema") is None else "ema"
-        choose_weights(content, weights, file)
     return Predictor(restore(path, weights=weights), device)
 
 
@@ -82,32 +76,32 @@ class Predictor:
         self.softmax = build.uses_softmax(self.config)
         self._fit = build.build_resize(self.config)
         self._shift: tuple[float, float] | None = None  # of maps, measured once somebody asks
-        words = self.model.words
-        self.words_config: WordsConfig | None = getattr(self.config.head, "words", None)
-        self.labels = restored.labels if words is None else LabelSpace(words.names)
+        vocabulary = self.model.vocabulary
+        self.label_embeddings_config: LabelEmbeddingsConfig | None = getattr(self.config.head, "label_embeddings", None)
+        self.labels = restored.labels if vocabulary is None else LabelSpace(vocabulary.names)
 
     def set_labels(self, names: Sequence[str]) -> None:
         """Ask a zero-shot network for `names`, trained or not, any number in any order.
 
-        Raises DataError if the network has no word vectors, or if there is none for a name.
+        Raises DataError if the network has no label embeddings, or if there is none for a name.
         """
-        build.ask_for(self.model, names, self.words_config)
+        build.set_query_labels(self.model, names, self.label_embeddings_config)
         self.labels = LabelSpace(names)
 
-    def take_words_from(self, source: str) -> None:
-        """Look vectors of new labels up in `source`, in one of the forms of `head.words.source`.
+    def take_label_embeddings_from(self, source: str) -> None:
+        """Look vectors of new labels up in `source`, in one of the forms of `head.label_embeddings.source`.
 
         Templates and aliases stay those of the run; names of an array only if the source does. Raises ConfigError for
         no source.
         """
-        stored = self.words_config
+        stored = self.label_embeddings_config
         try:
             if stored is None:
-                self.words_config = WordsConfig(source=source)
+                self.label_embeddings_config = LabelEmbeddingsConfig(source=source)
             elif source != stored.source:  # which has names of its own
-                self.words_config = dataclasses.replace(stored, source=source, names=None)
+                self.label_embeddings_config = dataclasses.replace(stored, source=source, names=None)
         except ValueError as error:
-            raise ConfigError(f"words={source}: {error}") from None
+            raise ConfigError(f"label_embeddings={source}: {error}") from None
 
     @functools.cached_property
     def thresholds(self) -> Thresholds | None:
@@ -118,7 +112,7 @@ class Predictor:
         folder = run_folder(self.path)
         if (folder / FILE).exists():
             return read_thresholds(folder / FILE)
-        if not portable.is_portable(folder):
+        if not exported_model.is_exported(folder):
             return None
         content = load_checkpoint(self.path)
         values = content["thresholds"]

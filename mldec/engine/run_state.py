@@ -12,7 +12,7 @@ from mldec.engine.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     pack,
-    stored_words,
+    stored_label_embeddings,
     warn_of_lost_best,
 )
 from mldec.errors import CheckpointError, first_lines
@@ -50,7 +50,7 @@ def contents(
     """A checkpoint of a run as it stands; `resumable`: with all that the next step depends on.
 
     Args:
-        reported: "live" or "ema", the weights that `metrics` report; None: those that the protocol would.
+        reported: "raw" or "ema", the weights that `metrics` report; None: those that the protocol would.
     """
     ema = trainer.ema
     content = pack(
@@ -58,7 +58,7 @@ def contents(
         trainer.splits.labels,
         trainer.classifier,
         ema=None if ema is None else ema.module.state_dict(),
-        reported=reported or ("live" if ema is None or trainer.config.protocol.report == "live" else "ema"),
+        reported=reported or ("raw" if ema is None or trainer.config.protocol.report == "raw" else "ema"),
         metrics=metrics,
         step=trainer.progress.step,
     )
@@ -72,10 +72,10 @@ def contents(
     return content
 
 
-def take_up(trainer: Trainer, run: str | Path) -> None:
+def load_state(trainer: Trainer, run: str | Path) -> None:
     """Bring a trainer to where `last.pt` of a run folder stands.
 
-    Raises CheckpointError if that is none to resume from, or of other labels, words or steps an epoch.
+    Raises CheckpointError if that is none to resume from, or of other labels, embeddings or steps an epoch.
     """
     path = find_checkpoint(run, "last")
     content = load_checkpoint(path)
@@ -83,10 +83,10 @@ def take_up(trainer: Trainer, run: str | Path) -> None:
         raise CheckpointError(f"{path} holds weights only; to resume, name a run folder with checkpoints/last.pt")
     if content["labels"] != list(trainer.splits.labels.names):
         raise CheckpointError(f"{path} was trained on other labels than {trainer.config.dataset.name} has now")
-    words, own = stored_words(content), trainer.classifier.words
-    if words is not None and own is not None and not words.equals(own.known):
+    stored, own = stored_label_embeddings(content), trainer.classifier.vocabulary
+    if stored is not None and own is not None and not stored.equals(own.known):
         raise CheckpointError(
-            f"{path} was trained with other word vectors than {trainer.config.head.words.source} holds now; "
+            f"{path} was trained with other label embeddings than {trainer.config.head.label_embeddings.source} holds now; "
             f"start a new run with init_from={run}"
         )
     state = content["resume"]
@@ -124,7 +124,7 @@ def lost_best(folder: Path, step: int) -> str | None:
 
 
 def start_from(classifier: Classifier, run: str, part: Literal["all", "backbone"]) -> str:
-    """Take the reported weights of another run, as far as they fit. Returns how far that is, in words.
+    """Take the reported weights of another run, as far as they fit. Returns how far that is, as a sentence.
 
     Raises CheckpointError if nothing fits.
     """
@@ -132,7 +132,7 @@ def start_from(classifier: Classifier, run: str, part: Literal["all", "backbone"
     content = load_checkpoint(path)
     if path != Path(run).expanduser():
         warn_of_lost_best(content, path)
-    _, state = choose_weights(content, "reported", path)
+    _, state = choose_weights(content, "best", path)
     if part == "backbone":
         report = load_weights(classifier.backbone, state, str(path), classifiers=("head",), required=0.0)
     else:

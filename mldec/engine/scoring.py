@@ -11,7 +11,7 @@ from mldec.engine import build
 from mldec.engine.checkpoint import Restored
 from mldec.engine.device import choose_precision
 from mldec.engine.display import Display
-from mldec.engine.distributed import ALONE, Team
+from mldec.engine.distributed import ALONE, ProcessGroup
 from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
@@ -24,7 +24,7 @@ def open_split(restored: Restored, config: Config, split: str) -> tuple[ImageInd
     """
     index = build.known_to_head(config, build.build_split(config, split), split)
     labels = index.labels
-    if restored.classifier.words is not None:
+    if restored.classifier.vocabulary is not None:
         trained = set(restored.labels.trained().names)
         labels = LabelSpace(labels.names, seen=[name in trained for name in labels.names])
     elif labels.names != restored.labels.names:
@@ -44,15 +44,15 @@ def score_split(
     what: str,
     device: torch.device,
     display: Display,
-    team: Team = ALONE,
+    group: ProcessGroup = ALONE,
 ) -> tuple[Scores, Result]:
     """Scores of every image of `index` for `labels`, and their metrics. `what` stands before the progress bar.
 
-    The processes of a `team` share the images; all but its leader get empty ones of both.
+    The processes of a `group` share the images; all but its leader get empty ones of both.
     """
-    if restored.classifier.words is not None:
-        build.ask_for(restored.classifier, labels.names, config.head.words)
-    loader = build.build_eval_loader(config, index, device, team)
+    if restored.classifier.vocabulary is not None:
+        build.set_query_labels(restored.classifier, labels.names, config.head.label_embeddings)
+    loader = build.build_eval_loader(config, index, device, group)
     with display.bar(what, len(loader)) as bar:
         scores = compute_scores(
             restored.classifier.to(device),
@@ -63,9 +63,9 @@ def score_split(
             softmax=build.uses_softmax(config),
             num_images=loader.num_images,
             on_batch=lambda images: bar.advance(),
-            team=team,
+            group=group,
         )
-    if not team.leads:
+    if not group.is_main:
         return scores, Result({}, np.empty(0))
     single_label = build.is_single_label(config)
     return scores, compute_metrics(scores, config.protocol, seen=labels.seen, single_label=single_label)

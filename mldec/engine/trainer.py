@@ -24,7 +24,7 @@ from mldec.engine import build, run_state, thresholds
 from mldec.engine.checkpoint import refuse_damaged, restore, save_checkpoint
 from mldec.engine.device import autocast, choose_device, choose_precision, prepare_runtime
 from mldec.engine.display import Display
-from mldec.engine.distributed import ALONE, Team
+from mldec.engine.distributed import ALONE, ProcessGroup
 from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores, headline
 from mldec.engine.interrupt import Interrupted, stop_on_interrupt
 from mldec.engine.mixing import answer_random_queries, mix
@@ -35,7 +35,7 @@ from mldec.engine.run_state import Progress
 from mldec.engine.seeding import seed_device, seed_everything, step_seed
 from mldec.errors import ConfigError, RunError, is_out_of_memory
 from mldec.models.classifier import Classifier
-from mldec.models.word_vectors import WordVectors
+from mldec.models.label_embeddings import LabelEmbeddings
 
 MOST_SKIPPED = 50  # of steps in a row under fp16: far more than the scale needs to find its place
 
@@ -48,8 +48,8 @@ class Trainer:
         splits: its images.
         display: where progress is shown.
         fresh: take the weights that the config starts from; False for a run that `load` continues.
-        words: vectors of the labels, where the head uses any; None: from where the config says.
-        team: the processes that share the run; all make a Trainer and call the same methods.
+        label_embeddings: vectors of the labels, where the head uses any; None: from where the config says.
+        group: the processes that share the run; all make a Trainer and call the same methods.
 
     Raises:
         ConfigError: what the config asks for does not fit the labels, the images or this machine.
@@ -63,11 +63,11 @@ class Trainer:
         display: Display,
         *,
         fresh: bool = True,
-        words: WordVectors | None = None,
-        team: Team = ALONE,
+        label_embeddings: LabelEmbeddings | None = None,
+        group: ProcessGroup = ALONE,
     ) -> None:
-        self.config, self.splits, self.display, self.team = config, splits, display, team
-        self.device = choose_device(config.runtime.device, team.local_rank if team.size > 1 else None)
+        self.config, self.splits, self.display, self.group = config, splits, display, group
+        self.device = choose_device(config.runtime.device, group.local_rank if group.size > 1 else None)
         self.dtype = choose_precision(config.runtime.precision, self.device)
         self.memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
         self.single_label = build.is_single_label(config)
@@ -76,12 +76,12 @@ class Trainer:
         seed_everything(config.seed)
 
         make = build.build_classifier if fresh else build.build_bare_classifier
-        self.classifier = make(config, splits.labels, words)
+        self.classifier = make(config, splits.labels, label_embeddings)
         if loaded := getattr(self.classifier.backbone, "loaded", None):
             display.say(str(loaded))
         if fresh and config.init_from is not None:
             display.say(run_state.start_from(self.classifier, config.init_from, config.init_part))
-        if config.runtime.sync_batch_norm and team.size > 1:
+        if config.runtime.sync_batch_norm and group.size > 1:
             if self.device.type != "cuda":
                 raise ConfigError(
                     f"runtime.sync_batch_norm=true needs CUDA devices, found {self.device.type}; leave it out"
@@ -89,13 +89,13 @@ class Trainer:
             self.classifier = nn.SyncBatchNorm.convert_sync_batchnorm(self.classifier)
         self.classifier.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         # Parameters are shared: these forms are how the classifier is called in training, never how it is saved.
-        self.network = team.parallel(self.classifier, self.device)
+        self.network = group.parallel(self.classifier, self.device)
         self.network = cast(nn.Module, torch.compile(self.network)) if config.runtime.compile else self.network
         self.ema = build.build_ema(config, self.classifier)
         self.normalization = build.build_normalization(self.classifier)
         self.loss = build.build_loss(config)
-        self.batches = build.build_train_loader(config, splits.train, self.device, team)
-        self.val_batches = build.build_eval_loader(config, splits.val, self.device, team)
+        self.batches = build.build_train_loader(config, splits.train, self.device, group)
+        self.val_batches = build.build_eval_loader(config, splits.val, self.device, group)
         self.schedule = build.build_schedule(config, len(self.batches))
         self.optimizer = build.build_optimizer(config, self.classifier)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -120,7 +120,7 @@ class Trainer:
             total_steps=len(self.batches) * self.config.schedule.epochs,
             step=self.progress.step,
             evaluations=self.progress.epochs,
-            processes=self.team.size,
+            processes=self.group.size,
         )
         try:
             with stop_on_interrupt() as self.stop, self._saved():
@@ -144,7 +144,7 @@ class Trainer:
             self.observer.progress(f"epoch {epoch + 1}/{self.config.schedule.epochs}", steps, done) as bar,
             profile_steps(self.folder, enabled=runtime.profile) as profiler,
         ):
-            for batch in self.observer.meter.waiting(self.batches.batches(epoch, start=done)):
+            for batch in self.observer.throughput.waiting(self.batches.batches(epoch, start=done)):
                 self.pending.append(self.train_step(batch))
                 progress.step += 1
                 progress.broken += len(batch.broken)
@@ -166,7 +166,7 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Tensor:
         """One update from one batch, in `schedule.accumulate` parts. Returns the loss, a scalar on the device."""
-        step, rank = self.progress.step, self.team.rank
+        step, rank = self.progress.step, self.group.rank
         seed_device(self.device, step_seed(self.config.seed, step, rank))  # dropout and drop-path
         mixing = torch.Generator().manual_seed(step_seed(self.config.seed, step, rank, mixing=True))
         set_point(self.optimizer, self.schedule(self.progress.updates))
@@ -181,10 +181,10 @@ class Trainer:
                     logits = self.network(images)
                 targets, known = answer_random_queries(targets, known, logits.shape[1])
                 loss = self.loss(logits, targets, known) * weight
-                # The team's gradients are averaged; what is wanted is their sum.
-                self.scaler.scale(loss * self.team.size).backward()
+                # The process group's gradients are averaged; what is wanted is their sum.
+                self.scaler.scale(loss * self.group.size).backward()
             total += loss.detach()
-        self.team.total(total)
+        self.group.all_reduce(total)
 
         if self.config.optimizer.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -205,12 +205,12 @@ class Trainer:
         if self._stops():
             raise Interrupted
         if progress.updates == 0:
-            self.display.say("warning: no step has changed the weights: live and EMA are still what they began with")
+            self.display.say("warning: no step has changed the weights: raw and EMA are still what they began with")
         metrics: dict[str, dict[str, float]] = {}
         if epoch % self.config.runtime.eval_every == 0 or epoch == self.config.schedule.epochs:
             began = time.perf_counter()
             results, scores = self._evaluate()
-            metrics = self.team.tell({name: result.metrics for name, result in results.items()})
+            metrics = self.group.broadcast({name: result.metrics for name, result in results.items()})
             reported = self._reported(metrics)
             value = metrics[reported].get(self.headline, math.nan)  # a few images may say nothing of it
             if progress.best_epoch == 0 or value > progress.best or math.isnan(progress.best):
@@ -232,11 +232,11 @@ class Trainer:
 
     def report(self) -> dict[str, Any]:
         """Score the best epoch's weights on the test split, as they come back from their checkpoint."""
-        best = self.team.tell(restore(self.folder) if self.team.leads else None)
-        assert best is not None  # the leader's
-        test_batches = build.build_eval_loader(self.config, self.splits.test, self.device, self.team)
+        best = self.group.broadcast(restore(self.folder) if self.group.is_main else None)
+        assert best is not None  # the main process's
+        test_batches = build.build_eval_loader(self.config, self.splits.test, self.device, self.group)
         scores = self._scores(best.classifier.to(self.device), test_batches, "test")
-        result = self.team.tell(self._metrics(scores) if self.team.leads else None)
+        result = self.group.broadcast(self._metrics(scores) if self.group.is_main else None)
         assert result is not None
         record = {
             "protocol": self.config.protocol.name,
@@ -244,7 +244,7 @@ class Trainer:
             "weights": best.weights,
             **result.metrics,
         }
-        if self.team.leads:
+        if self.group.is_main:
             self.observer.result(self.progress.step, record, self.splits.test, scores, result)
         return record
 
@@ -254,43 +254,43 @@ class Trainer:
         """Compare epochs anew where the weights of the best one so far are gone, and say so: no result is theirs."""
         progress = self.progress
         lost = None
-        if progress.best_epoch > 0 and self.team.leads:
+        if progress.best_epoch > 0 and self.group.is_main:
             step = progress.best_epoch * len(self.batches)
             lost = run_state.lost_best(self.folder, step)
-        lost = self.team.tell(lost)
+        lost = self.group.broadcast(lost)
         if lost is None:
             return
         remaining = self.config.schedule.epochs - progress.epochs
         then = "the best of the epochs from now on takes its place" if remaining else "the last epoch takes its place"
         self.display.say(f"warning: {lost}: the weights of the best epoch, {progress.best_epoch}, are lost; {then}")
         progress.best, progress.best_epoch = -math.inf, 0
-        if self.team.leads:
+        if self.group.is_main:
             (self.folder / thresholds.FILE).unlink(missing_ok=True)  # tuned for the weights that are lost
             best = self.folder / "checkpoints" / "best.pt"
             if not remaining and best.exists():  # else the next epoch replaces it
                 best.replace(best.with_name("best.pt.unusable"))
 
     def save(self, name: str, *, reported: str | None = None, metrics: dict[str, Any] | None = None) -> None:
-        """Write `checkpoints/<name>.pt`; `last` also holds what resuming needs. The leader's part of a team.
+        """Write `checkpoints/<name>.pt`; `last` also holds what resuming needs. The main process's part of a process group.
 
         Raises RunError if the weights are damaged, or the file cannot be written.
         """
         refuse_damaged(self.classifier.state_dict(), self.progress.step)
-        if self.team.leads:
+        if self.group.is_main:
             self.observer.tracker.sync()
             content = run_state.contents(self, resumable=name == "last", reported=reported, metrics=metrics)
             save_checkpoint(self.folder / "checkpoints" / f"{name}.pt", content)
 
     def load(self, run: str | Path) -> None:
         """Take up the state that `last.pt` of a run folder holds. Raises CheckpointError if it is of another run."""
-        run_state.take_up(self, run)
+        run_state.load_state(self, run)
 
     # Parts of a step --------------------------------------------------------------------------------------------------
 
     def _parts(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, float, contextlib.AbstractContextManager[object]]]:
         """Images and targets of each part on the device, what its loss counts, and the context for its gradients: the
-        team exchanges them after the last part."""
-        parts, alone = self.config.schedule.accumulate, self.team.size == 1
+        group exchanges them after the last part."""
+        parts, alone = self.config.schedule.accumulate, self.group.size == 1
         images, targets = batch.images.chunk(parts), batch.targets.chunk(parts)
         # Where there are fewer images than processes, some have none of their own, and count for nothing.
         total, own = (
@@ -323,10 +323,10 @@ class Trainer:
     def _stops(self) -> bool:
         """Whether one of the processes was asked to stop; all must ask, and all get the same answer. A request that
         comes while they do is left for the next time."""
-        if not self.team.any(self.stop.requested):
+        if not self.group.any(self.stop.requested):
             return False
         self.stop.requested = True
-        if self.team.any(self.stop.preempted):
+        if self.group.any(self.stop.preempted):
             self.stop.preempted = True
         return True
 
@@ -341,7 +341,7 @@ class Trainer:
             self.save("last")
             raise
         except WorkerDied as error:
-            if self.team.size > 1:  # the others are not at this place
+            if self.group.size > 1:  # the others are not at this place
                 raise
             if self.pending:
                 self._read_losses()
@@ -390,24 +390,24 @@ class Trainer:
     # Evaluation -------------------------------------------------------------------------------------------------------
 
     def _evaluate(self) -> tuple[dict[str, Result], dict[str, Scores]]:
-        """Metrics and scores on val of the live weights and, where there is one, of their average; the leader's."""
+        """Metrics and scores on val of the raw weights and, where there is one, of their average; the main process's."""
         results: dict[str, Result] = {}
         found: dict[str, Scores] = {}
-        networks = {"live": self.classifier if self.team.size > 1 else cast(Classifier, self.network)}
+        networks = {"raw": self.classifier if self.group.size > 1 else cast(Classifier, self.network)}
         if self.ema is not None:
             networks["ema"] = cast(Classifier, self.ema.module)
         for name, network in networks.items():
-            self.team.align(network.buffers())  # statistics of batch norm are each process's own
+            self.group.sync_buffers(network.buffers())  # statistics of batch norm are each process's own
             scores = self._scores(network, self.val_batches, f"val {name}")
-            if self.team.leads:
+            if self.group.is_main:
                 results[name], found[name] = self._metrics(scores), scores
-        if self.team.leads:
+        if self.group.is_main:
             self.observer.predictions(self.progress.step, self.splits.val, scores)
         return results, found
 
     def _scores(self, network: Classifier, batches: EvalLoader, what: str) -> Scores:
         """Scores for all labels, also for those that are not trained."""
-        with self.observer.progress(what, len(batches)) as bar, network.asked_for(self.splits.labels.names):
+        with self.observer.progress(what, len(batches)) as bar, network.querying(self.splits.labels.names):
             rounds = itertools.count(1)
 
             def on_batch(count: int) -> None:
@@ -425,7 +425,7 @@ class Trainer:
                 memory_format=self.memory_format,
                 num_images=batches.num_images,
                 on_batch=on_batch,
-                team=self.team,
+                group=self.group,
             )
 
     def _metrics(self, scores: Scores) -> Result:
@@ -433,9 +433,9 @@ class Trainer:
         return compute_metrics(scores, self.config.protocol, seen=seen, single_label=self.single_label)
 
     def _reported(self, metrics: dict[str, dict[str, float]]) -> str:
-        """Which weights the protocol reports: the average where there is one, the live ones, or the better of both."""
-        if "ema" not in metrics or self.config.protocol.report == "live":
-            return "live"
+        """Which weights the protocol reports: the average where there is one, the raw ones, or the better of both."""
+        if "ema" not in metrics or self.config.protocol.report == "raw":
+            return "raw"
         if self.config.protocol.report == "ema":
             return "ema"
-        return max(("live", "ema"), key=lambda name: metrics[name].get(self.headline, math.nan))
+        return max(("raw", "ema"), key=lambda name: metrics[name].get(self.headline, math.nan))

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from mldec.errors import DataError
 from mldec.models.backbone import Backbone
 from mldec.models.heads.ml_decoder import MLDecoder
-from mldec.models.label_words import LabelWords
+from mldec.models.label_embeddings import LabelEmbeddings
+from mldec.models.label_vocabulary import LabelVocabulary
 from mldec.models.tokens import Tokens
-from mldec.models.word_vectors import WordVectors
 
 __all__ = ["Classifier", "Tokens", "attach_ml_decoder"]
 
@@ -30,43 +30,43 @@ class Classifier(nn.Module):
         return cast(Tensor, self.head(self.backbone(images)))
 
     @property
-    def words(self) -> LabelWords | None:
-        """What the head knows of labels as words; None for a head that can answer for its trained labels alone."""
-        words = getattr(self.head, "words", None)
-        return words if isinstance(words, LabelWords) else None
+    def vocabulary(self) -> LabelVocabulary | None:
+        """The label embeddings that the head can be queried with; None for a head that can answer for its trained labels alone."""
+        vocabulary = getattr(self.head, "vocabulary", None)
+        return vocabulary if isinstance(vocabulary, LabelVocabulary) else None
 
-    def set_labels(self, names: Sequence[str], words: WordVectors | None = None) -> None:
+    def set_labels(self, names: Sequence[str], label_embeddings: LabelEmbeddings | None = None) -> None:
         """Ask for `names` from now on: any number of labels in any order, trained or not.
 
-        With word queries, one a label (full decoding), the logits of a label do not depend on which others are asked
+        With label-embedding queries, one a label (full decoding), the logits of a label do not depend on which others are asked
         for; with fixed or learnable queries, or groups, that holds for trained labels.
 
         Args:
-            words: vectors of labels that the classifier does not know yet.
+            label_embeddings: vectors of labels that the classifier does not know yet.
 
         Raises:
-            DataError: the head has no word vectors; no name, an empty or repeated one, or one without a vector; vectors
+            DataError: the head has no label embeddings; no name, an empty or repeated one, or one without a vector; vectors
                 of another width than those it was trained with.
         """
-        if self.words is None:
+        if self.vocabulary is None:
             raise DataError(
-                "this network cannot be asked for other labels: it was trained without word vectors. Train one with "
-                "head=zero_shot head.words.source=…"
+                "this network cannot be asked for other labels: it was trained without label embeddings. Train one with "
+                "head=zero_shot head.label_embeddings.source=…"
             )
-        self.words.set_labels(names, words)
+        self.vocabulary.set_labels(names, label_embeddings)
 
     @contextmanager
-    def asked_for(self, names: Sequence[str]) -> Iterator[None]:
-        """Within the block the classifier answers for `names`; one without word vectors is left as it is."""
-        if self.words is None:
+    def querying(self, names: Sequence[str]) -> Iterator[None]:
+        """Within the block the classifier answers for `names`; one without label embeddings is left as it is."""
+        if self.vocabulary is None:
             yield
             return
-        before = self.words.names
-        self.words.set_labels(names)
+        before = self.vocabulary.names
+        self.vocabulary.set_labels(names)
         try:
             yield
         finally:
-            self.words.set_labels(before)
+            self.vocabulary.set_labels(before)
 
 
 def attach_ml_decoder(

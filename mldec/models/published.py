@@ -23,11 +23,11 @@ from mldec.models.bounded import build_within
 from mldec.models.classifier import Classifier
 from mldec.models.heads import GlobalAveragePool, MLDecoder
 from mldec.models.hub import TRESNETS
+from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.published_layouts import FoundBackbone, HeadLayout, find_backbone, find_head, head_settings
 from mldec.models.published_layouts import without_wrappers as unwrapped
 from mldec.models.tresnet import VARIANTS
 from mldec.models.weights import find_tensors, read_file
-from mldec.models.word_vectors import WordVectors
 from mldec.registry import BACKBONES
 
 SHOWN = 30  # names that an error lists of each kind
@@ -46,9 +46,9 @@ class Published:
         entry: where in the file the state dict stands; "" for a bare one.
         others: further entries that hold tensors, such as the moving average in timm's files.
         layout: where the head is.
-        backbone, head: settings of these config groups. A head of word vectors still needs `words` among its settings.
-        num_classes: N; None for a head of word vectors.
-        word_width: of the vectors that such a head takes; None for any other.
+        backbone, head: settings of these config groups. A head of label embeddings still needs `label_embeddings` among its settings.
+        num_classes: N; None for a head of label embeddings.
+        embedding_width: of the vectors that such a head takes; None for any other.
         idx_to_class: the file's table of labels as it stands, None where it has none.
         tensors: all of them, without a prefix such as `module.`.
         found: what the names of the body say.
@@ -61,7 +61,7 @@ class Published:
     backbone: dict[str, Any]
     head: dict[str, Any]
     num_classes: int | None
-    word_width: int | None
+    embedding_width: int | None
     idx_to_class: Any
     tensors: Mapping[str, Tensor]
     found: FoundBackbone
@@ -96,18 +96,18 @@ class Published:
         The scales w of InPlaceABN, whose sign is without meaning, become the batch norm's |w| + 1e-5.
 
         Raises CheckpointError with the names that are missing, left over or of another shape, however few; and where
-        the published head would read other tokens or words.
+        the published head would read other tokens or embeddings.
         """
         backbone = cast(Backbone, classifier.backbone)
         if backbone.prefix_tokens:
             raise CheckpointError(
-                f"{self.source}: published heads also read the class token of {_in_words(self.backbone)}, which is no "
+                f"{self.source}: published heads also read the class token of {_described(self.backbone)}, which is no "
                 "place of the image; such files cannot be taken over"
             )
-        if classifier.words is not None and classifier.words.known.width != self.word_width:
+        if classifier.vocabulary is not None and classifier.vocabulary.known.width != self.embedding_width:
             raise CheckpointError(
-                f"{self.source} was trained with word vectors of width {self.word_width}, those of "
-                f"{classifier.words.known.source} have width {classifier.words.known.width}; name the source that it "
+                f"{self.source} was trained with label embeddings of width {self.embedding_width}, those of "
+                f"{classifier.vocabulary.known.source} have width {classifier.vocabulary.known.width}; name the source that it "
                 "was trained with"
             )
         if broken := [name for name, value in self.tensors.items() if not value.isfinite().all()]:
@@ -140,7 +140,7 @@ class Published:
 
     def _misfit(self, missing: Sequence[str], surplus: Sequence[str], other_shape: Sequence[str]) -> str:
         name = self.backbone.get("model", self.backbone["name"])
-        lines = [f"{self.source} holds {self.found.words}, and does not fit {name} with {self.head['name']}:"]
+        lines = [f"{self.source} holds {self.found.description}, and does not fit {name} with {self.head['name']}:"]
         for what, names in (("missing", missing), ("left over", surplus), ("of another shape", other_shape)):
             if names:
                 more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -154,7 +154,7 @@ def load_published(
     *,
     backbone: str | None = None,
     image_size: int = 448,
-    words: WordVectors | None = None,
+    label_embeddings: LabelEmbeddings | None = None,
     key: str | None = None,
 ) -> Classifier:
     """The classifier of a published file, in evaluation, on the CPU.
@@ -165,7 +165,7 @@ def load_published(
         num_classes: N, if the file is to be refused unless it has so many.
         backbone: the name of the backbone, ours or timm's, where the file's names do not tell.
         image_size: side of the images that it will see.
-        words: for a head that knows labels as words, the vectors of the labels to ask for; no file holds them.
+        label_embeddings: for a head that knows labels by their embeddings, the vectors of the labels to ask for; no file holds them.
         key: the entry of the file that holds the state dict; None: `model` or `state_dict`.
 
     Raises:
@@ -173,23 +173,25 @@ def load_published(
         ConfigError: there is no such backbone, or images of that size do not fit it.
     """
     published = read_published(source, num_classes, backbone=backbone, key=key)
-    if published.num_classes is None and words is None:
+    if published.num_classes is None and label_embeddings is None:
         raise CheckpointError(
-            f"{published.source} has a head that knows labels as words, whose vectors are not in the file; give "
-            f"them as words=WordVectors(…), {published.word_width} numbers a label"
+            f"{published.source} has a head that knows labels by embeddings, which are not in the file; give "
+            f"them as label_embeddings=LabelEmbeddings(…), {published.embedding_width} numbers per label"
         )
-    classifier = build_within(lambda: _build(published, image_size, words), published.tensors, published.source)
+    classifier = build_within(
+        lambda: _build(published, image_size, label_embeddings), published.tensors, published.source
+    )
     published.load_into(classifier)
     return classifier.eval()
 
 
-def _build(published: Published, image_size: int, words: WordVectors | None) -> Classifier:
+def _build(published: Published, image_size: int, label_embeddings: LabelEmbeddings | None) -> Classifier:
     component = BACKBONES[published.backbone["name"]]
     body: Backbone = component.build(component.config_class(**published.backbone), image_size=image_size)
-    settings = {name: value for name, value in published.head.items() if name not in ("name", "words")}
+    settings = {name: value for name, value in published.head.items() if name not in ("name", "label_embeddings")}
     head: nn.Module
-    if published.num_classes is None and words is not None:
-        head = MLDecoder(body.num_features, len(words.names), words=words, **settings)
+    if published.num_classes is None and label_embeddings is not None:
+        head = MLDecoder(body.num_features, len(label_embeddings.names), label_embeddings=label_embeddings, **settings)
     elif published.head["name"] == "gap":
         head = GlobalAveragePool(body.num_features, published.num_classes or 1)
     else:
@@ -213,7 +215,7 @@ def read_published(
     others = [str(k) for k, v in content.items() if k != entry and isinstance(v, Mapping) and _has_tensors(v)]
     tensors = unwrapped(tensors)
     layout = find_head(tensors, name)
-    head, outputs, word_width = head_settings(layout, tensors, name)
+    head, outputs, embedding_width = head_settings(layout, tensors, name)
     if num_classes is not None and outputs is not None and num_classes != outputs:
         raise CheckpointError(f"{name} has outputs for {outputs} classes, not for num_classes={num_classes}")
     found = find_backbone({name: value for name, value in tensors.items() if not layout.holds(name)})
@@ -225,7 +227,7 @@ def read_published(
         backbone=_choose_backbone(found, backbone, name, layout),
         head=head,
         num_classes=outputs,
-        word_width=word_width,
+        embedding_width=embedding_width,
         idx_to_class=content.get("idx_to_class"),
         tensors=tensors,
         found=found,
@@ -244,14 +246,14 @@ def _choose_backbone(found: FoundBackbone, typed: str | None, source: str, layou
         typed = TIMM_NAMES.get(typed, typed)
         if found.certain and settings is not None and settings != {"name": typed}:
             raise CheckpointError(
-                f"backbone={typed}: {source} holds {found.words}, which is {_in_words(settings)}; leave backbone= out"
+                f"backbone={typed}: {source} holds {found.description}, which is {_described(settings)}; leave backbone= out"
             )
         if settings is None or settings["name"] != typed:
             settings = _named(typed)
     if settings is None:
         known = ", ".join([*VARIANTS, *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))])
         raise CheckpointError(
-            f"{source} holds {found.words}, which is none of {known}; say which network it is: backbone=NAME, any timm "
+            f"{source} holds {found.description}, which is none of {known}; say which network it is: backbone=NAME, any timm "
             "model"
         )
     name = settings.get("model", settings["name"])
@@ -273,5 +275,5 @@ def _named(name: str) -> dict[str, Any]:
     raise ConfigError(f"backbone={name}: no such backbone; {suggest(name, BACKBONES.names())}; or any timm model")
 
 
-def _in_words(settings: Mapping[str, str]) -> str:
+def _described(settings: Mapping[str, str]) -> str:
     return f"timm's {settings['model']}" if "model" in settings else settings["name"]

@@ -78,12 +78,12 @@ class FoundBackbone:
     Attributes:
         settings: of the config group `backbone`; None where the names are those of no known network.
         certain: no other network has these names.
-        words: the same for people.
+        description: the same for people.
     """
 
     settings: dict[str, str] | None
     certain: bool
-    words: str
+    description: str
 
 
 def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -120,9 +120,9 @@ def find_head(names: Collection[str], source: str) -> HeadLayout:
 def head_settings(
     layout: HeadLayout, tensors: Mapping[str, Tensor], source: str
 ) -> tuple[dict[str, Any], int | None, int | None]:
-    """Settings of the config group `head`, the number of classes N, and the width of word vectors.
+    """Settings of the config group `head`, the number of classes N, and the width of label embeddings.
 
-    N is None for a head that knows labels as words, the width is None for any other.
+    N is None for a head that knows labels by embeddings, the width is None for any other.
 
     Raises CheckpointError for tensors that are missing or contradict one another.
     """
@@ -139,9 +139,9 @@ def head_settings(
     if layout.kind == "pooling":
         return {"name": "gap"}, shape("fc.weight", 2)[0], None
     (outputs,) = shape("fc.bias", 1)
-    by_words = layout.file_name("queries.projection.weight") in tensors
-    pooling, name = shape("fc.weight", 2 if by_words else 3), layout.file_name("fc.weight")
-    dim = pooling[0] if by_words else pooling[1]
+    by_embeddings = layout.file_name("queries.projection.weight") in tensors
+    pooling, name = shape("fc.weight", 2 if by_embeddings else 3), layout.file_name("fc.weight")
+    dim = pooling[0] if by_embeddings else pooling[1]
     layers = _numbers(tensors, re.escape(f"{layout.prefix}decoder.layers.") + r"(\d+)\.")
     if dim % NUM_HEADS:
         raise CheckpointError(f"{source}: {name} has shape {pooling}: D = {dim} is no multiple of {NUM_HEADS}")
@@ -155,15 +155,15 @@ def head_settings(
         "queries": "fixed",
         "grouping": "contiguous",
         "fc": "group",
-        "words": None,
+        "label_embeddings": None,
     }
-    if by_words:
+    if by_embeddings:
         if pooling[1] != 1 or outputs != 1:
             raise CheckpointError(
-                f"{source}: {name} has shape {pooling} and its bias ({outputs},); a head of word vectors has (D, 1) "
+                f"{source}: {name} has shape {pooling} and its bias ({outputs},); a head of label embeddings has (D, 1) "
                 "and (1,)"
             )
-        published = {"queries": "word_vectors", "fc": "shared", "normalize": "none"}
+        published = {"queries": "label_embeddings", "fc": "shared", "normalize": "none"}
         return settings | published, None, shape("queries.projection.weight", 2)[1]
     num_groups, _, group_size = pooling
     if not 1 <= num_groups <= outputs or group_size != -(-outputs // num_groups):
@@ -189,12 +189,12 @@ def find_backbone(tensors: Mapping[str, Tensor]) -> FoundBackbone:
     if stem is None or not stages:
         return FoundBackbone(None, False, f"a network whose names begin with {', '.join(list(tensors)[:3])}")
     kind = "bottlenecks" if bottleneck else "basic blocks"
-    words = f"{'TResNet' if is_tresnet else 'ResNet'} with {', '.join(map(str, blocks))} blocks"
-    words += f", {kind} in the first stage and {len(stem)} channels in the stem"
+    text = f"{'TResNet' if is_tresnet else 'ResNet'} with {', '.join(map(str, blocks))} blocks"
+    text += f", {kind} in the first stage and {len(stem)} channels in the stem"
     if is_tresnet:
-        return FoundBackbone(TRESNETS.get((blocks, bottleneck, len(stem))), True, f"a {words}")
+        return FoundBackbone(TRESNETS.get((blocks, bottleneck, len(stem))), True, f"a {text}")
     known = RESNETS.get((blocks, bottleneck))
-    return FoundBackbone(None if known is None else {"name": known}, False, f"a {words}")
+    return FoundBackbone(None if known is None else {"name": known}, False, f"a {text}")
 
 
 def _numbers(names: Collection[str], pattern: str) -> list[int]:

@@ -1,7 +1,7 @@
-"""Where a decoder's queries come from: fixed noise, learned vectors, or word vectors.
+"""Where a decoder's queries come from: fixed noise, learned vectors, or label embeddings.
 
 Each kind is a module whose output is queries (K, D). In the paper all three reach the same mAP on labels that were
-trained (Table 7); only word vectors can ask for labels that were not.
+trained (Table 7); only label embeddings can ask for labels that were not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-QueryKind = Literal["fixed", "learnable", "word_vectors"]
+QueryKind = Literal["fixed", "learnable", "label_embeddings"]
 
 
 class EmbeddingQueries(nn.Module):
@@ -26,8 +26,8 @@ class EmbeddingQueries(nn.Module):
         return self.weight
 
 
-class WordQueries(nn.Module):
-    """The ReLU of one learned linear map of the word vectors of each group's labels, side by side (paper eq. 10).
+class LabelEmbeddingQueries(nn.Module):
+    """The ReLU of one learned linear map of the label embeddings of each group's labels, side by side (paper eq. 10).
 
     With g labels a group the map is to D / g, rounded up; what is over D is cut off. With g = 1 it is the published
     query of a single label.
@@ -38,6 +38,6 @@ class WordQueries(nn.Module):
         self.dim = dim
         self.projection = nn.Linear(width, -(-dim // group_size))
 
-    def forward(self, words_KgW: Tensor) -> Tensor:
-        """Word vectors (K, g, width) to queries (K, D)."""
-        return F.relu(self.projection(words_KgW)).flatten(1)[:, : self.dim]
+    def forward(self, embeddings_KgW: Tensor) -> Tensor:
+        """Label embeddings (K, g, width) to queries (K, D)."""
+        return F.relu(self.projection(embeddings_KgW)).flatten(1)[:, : self.dim]

@@ -37,7 +37,7 @@ def file_digest(path: Path) -> str:
 def cache_folder() -> str:
     """Where vectors of texts are kept: below MLDEC_CACHE or ~/.cache/mldec. It may be deleted at any time."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(os.environ.get("MLDEC_CACHE") or os.path.join(home, "mldec"), "words")
+    return os.path.join(os.environ.get("MLDEC_CACHE") or os.path.join(home, "mldec"), "label_embeddings")
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

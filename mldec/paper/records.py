@@ -125,7 +125,7 @@ def config_key(*configs: Config) -> str:
             del settings[name]
         root = settings["dataset"].pop("root", None)
         settings["dataset"].pop("cache", None)
-        words = settings["head"].get("words") or {}
+        words = settings["head"].get("label_embeddings") or {}
         if root and words.get("source", "").startswith(f"{root}/"):  # the published vectors lie with the images
             words["source"] = words["source"].removeprefix(f"{root}/")
         for (group, name), before in ADDED.items():

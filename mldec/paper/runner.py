@@ -243,7 +243,7 @@ def _run(
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **slot},
-                # Locks are held as long as one of the two lives: a runner that is killed leaves its training behind.
+                # Locks are held as long as one of the two is alive: a runner that is killed leaves its training behind.
                 pass_fds=[lock.fileno() for lock in locks] if fcntl is not None else (),
             )
             processes.add(process)

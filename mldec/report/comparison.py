@@ -163,7 +163,7 @@ def _panels(sides: Sequence[Side]) -> list[Panel]:
         lines = []
         for side, each, style in zip(sides, learned, styles, strict=True):
             series = each[2][1] if each[2][0] == name else {}
-            reported = "live" if "EMA" not in series or side.run.setting("protocol.report") == "live" else "EMA"
+            reported = "raw" if "EMA" not in series or side.run.setting("protocol.report") == "raw" else "EMA"
             lines.append(Line(side.letter, series.get(reported, []), style))
         panels.append(
             Panel(f"{name} on val", _chart(lines, f"{name} on val", name), [], "of the weights that are reported")

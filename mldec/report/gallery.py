@@ -32,7 +32,7 @@ class Label(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """An image as a data URI, what it shows in words, and what is written under it."""
+    """An image as a data URI, what it shows as text, and what is written under it."""
 
     source: str
     text: str

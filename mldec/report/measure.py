@@ -106,8 +106,8 @@ def measure(
         except MldecError as error:
             cuts = f"Thresholds by label are chosen on val, which could not be scored: {error}"
     # The last use of the network has the labels of the split, whatever val asked for.
-    if restored.classifier.words is not None:
-        build.ask_for(restored.classifier, labels.names, config.head.words)
+    if restored.classifier.vocabulary is not None:
+        build.set_query_labels(restored.classifier, labels.names, config.head.label_embeddings)
     predictor = Predictor(dataclasses.replace(restored, config=config, labels=labels), str(device))
     return Measured(
         config=config,

@@ -29,7 +29,7 @@ DEFINITIONS = {
     "partial": "average precision of partially labelled data",
     "paper": "average precision of the published script",
 }
-WEIGHTS = {"ema": "moving average (EMA)", "live": "live"}
+WEIGHTS = {"ema": "moving average (EMA)", "raw": "raw"}
 
 
 class Value(NamedTuple):
@@ -238,7 +238,7 @@ def learning(run: Run) -> tuple[Points, Points, tuple[str, dict[str, Points]]]:
         found = [(at(record), number(record.get(name))) for record in run.train]
         return [(a, b) for a, b in found if math.isfinite(a) and math.isfinite(b)]
 
-    kinds = {"EMA": "ema", "live": "live"}
+    kinds = {"EMA": "ema", "raw": "raw"}
     recorded = {
         key: [(number(r.get("epoch")), r[kind]) for r in run.evals if isinstance(r.get(kind), dict)]
         for key, kind in kinds.items()

@@ -182,7 +182,7 @@ def test_num_groups_are_100_unless_something_else_is_said(capsys):
 
 
 def test_a_head_with_words_is_measured_without_any(capsys):
-    words = [*WORDS, *FAST, "heads=gap,zero_shot", "head.words.source=/nowhere/glove.txt", "labels=12"]
+    words = [*WORDS, *FAST, "heads=gap,zero_shot", "head.label_embeddings.source=/nowhere/glove.txt", "labels=12"]
     assert run(["benchmark", "model", *words]) == 0
     assert "| zero_shot K=12, 12 labels |" in capsys.readouterr().out
 

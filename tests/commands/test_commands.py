@@ -96,13 +96,13 @@ def test_train_then_evaluate_gives_the_same_figures(small_digits, tmp_path, caps
     words = [
         f"checkpoint={folder / 'checkpoints' / 'last.pt'}",
         "split=val",
-        "weights=live",
+        "weights=raw",
         "protocol=paper",
         f"output={tmp_path / 'there'}",
     ]
     assert run(["evaluate", *words]) == 0
     other = json.loads((tmp_path / "there" / "metrics.json").read_text())
-    assert (other["split"], other["weights"], other["protocol"]["name"]) == ("val", "live", "paper")
+    assert (other["split"], other["weights"], other["protocol"]["name"]) == ("val", "raw", "paper")
     assert other["metrics"]["classes_counted"] == 80  # the paper's AP is 0 for empty classes, not undefined
 
 

@@ -35,7 +35,7 @@ def test_every_choice_of_every_group_composes_and_validates(group, choice):
     more = ["backbone.model=resnet18"] if (group, choice) == ("backbone", "timm") else []
     more += ["dataset.train=mine.csv"] if choice in ("table", "coco_json") else []
     more += ["dataset.root=mine"] if choice == "folder" else []
-    more += ["head.words.source=random:3"] if choice == "zero_shot" else []
+    more += ["head.label_embeddings.source=random:3"] if choice == "zero_shot" else []
     config = build_config(typed("experiment=digits", f"{group}={choice}", *more))
     if group not in ("runtime", "protocol"):
         assert getattr(config, group).name
@@ -115,11 +115,11 @@ def test_another_source_of_words_leaves_the_names_of_the_stored_one_behind():
     words = {"source": "a.npy", "names": "a.txt", "aliases": "b.tsv", "templates": ["{}"], "seed": 0}
 
     def changed(*overrides: str) -> dict:
-        return compose.change({"head": {"words": words}}, overrides)["head"]["words"]
+        return compose.change({"head": {"label_embeddings": words}}, overrides)["head"]["label_embeddings"]
 
-    assert changed("head.words.source=b.txt") == {**words, "source": "b.txt", "names": None}
-    assert changed("head.words.source=a.npy") == words
-    typed_too = changed("head.words.names=b.txt", "head.words.source=b.npy")
+    assert changed("head.label_embeddings.source=b.txt") == {**words, "source": "b.txt", "names": None}
+    assert changed("head.label_embeddings.source=a.npy") == words
+    typed_too = changed("head.label_embeddings.names=b.txt", "head.label_embeddings.source=b.npy")
     assert (typed_too["source"], typed_too["names"]) == ("b.npy", "b.txt")
 
 

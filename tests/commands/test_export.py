@@ -51,7 +51,7 @@ def test_an_exported_run_predicts_and_evaluates_as_the_run_does(trained, digits_
         (["run=RUN"], "format=… is missing"),
         (["run=RUN", "format=onxx"], "format=onxx: expected one of onnx, torch_export, safetensors"),
         (["run=RUN", "format=onnx,onnx"], "each once"),
-        (["run=RUN", "format=safetensors", "weights=best"], "weights=best: expected one of reported, ema, live"),
+        (["run=RUN", "format=safetensors", "weights=best"], "weights=best: expected one of reported, ema, raw"),
         (["run=RUN", "format=safetensors", "fold_batch_norm=yes"], "expected true or false"),
         (["run=RUN", "format=safetensors", "preprocessing=all"], "expected one of described, included"),
         (["run=RUN", "format=safetensors", "fold_batch_norm=true"], "without effect on format=safetensors"),

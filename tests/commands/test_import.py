@@ -20,8 +20,8 @@ from mldec.metrics import mean_average_precision
 from mldec.models.backbone import BackboneConfig
 from mldec.models.classifier import Classifier
 from mldec.models.heads import GlobalAveragePool, MLDecoder
+from mldec.models.label_embeddings import LabelEmbeddingsConfig, read_label_embeddings
 from mldec.models.published import read_published
-from mldec.models.word_vectors import WordsConfig, read_word_vectors
 from mldec.registry import BACKBONES
 from tests.published_files import authors_file, stir
 
@@ -108,7 +108,7 @@ def test_import_evaluate_and_predict_say_what_the_published_network_says(publish
     scores = scores_of(classifier, paths)
     assert run(["evaluate", f"run={folder}", "runtime=cpu", "runtime.workers=0"]) == 0
     record = json.loads((folder / "evaluation" / "coco_test" / "metrics.json").read_text())
-    assert (record["weights"], record["protocol"]["name"], record["images"]) == ("live", "paper", IMAGES)
+    assert (record["weights"], record["protocol"]["name"], record["images"]) == ("raw", "paper", IMAGES)
     boxes = json.loads((coco / "annotations" / "instances_val2014.json").read_text())["annotations"]
     targets = np.zeros((IMAGES, len(LABELS)), np.int8)
     for box in boxes:
@@ -213,12 +213,14 @@ def test_average_pooling_and_zero_shot_heads(body, coco, tmp_path, capsys):
     scores = mldec.load(tmp_path / "gap", device="cpu").scores(paths)
     np.testing.assert_allclose(scores, scores_of(pooling, paths), atol=1e-5)
 
-    words = read_word_vectors(WordsConfig(source="random:12"), LABELS)
-    zero_shot = stir(Classifier(body, MLDecoder(512, 5, queries="word_vectors", fc="shared", words=words, **SMALL)))
+    words = read_label_embeddings(LabelEmbeddingsConfig(source="random:12"), LABELS)
+    zero_shot = stir(
+        Classifier(body, MLDecoder(512, 5, queries="label_embeddings", fc="shared", label_embeddings=words, **SMALL))
+    )
     file = write(tmp_path / "zsl.pth", zero_shot, labels=None)
     begin = ["import", f"checkpoint={file}", f"image_size={SIDE}", f"run_dir={tmp_path / 'zsl'}"]
     assert run([*begin, "labels=dog,cat"]) == 2
-    assert "word vectors of width 12, which it does not hold" in capsys.readouterr().err
+    assert "label embeddings of width 12, which it does not hold" in capsys.readouterr().err
     assert run([*begin, "words=random:12"]) == 2
     assert "does not name its labels; type labels=FILE" in capsys.readouterr().err
     assert run([*begin, "words=random:13", "labels=dog,cat"]) == 2
@@ -241,7 +243,7 @@ def test_average_pooling_and_zero_shot_heads(body, coco, tmp_path, capsys):
         (["checkpoint=FILE", "head.dimm=5"], "head.dimm: head=ml_decoder has no such setting; did you mean dim"),
         (["checkpoint=FILE", "backbone.checkpoint=other.pth"], "backbone.checkpoint: the file decides it"),
         (["checkpoint=FILE", "words=random:12"], "words: without effect"),
-        (["checkpoint=FILE", "head.words.source=random:12"], "head.words.source: without effect"),
+        (["checkpoint=FILE", "head.label_embeddings.source=random:12"], "head.label_embeddings.source: without effect"),
         (["checkpoint=FILE", "labels=a,b"], "labels=a,b: 2 names, but"),
         (["checkpoint=FILE", "labels=a,b,a,c,d"], "found more than once: a"),
         (["checkpoint=FILE", "labels=names.txt"], "labels=names.txt: no such file"),

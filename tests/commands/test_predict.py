@@ -19,7 +19,7 @@ import mldec
 import mldec.labels
 from mldec.commands.main import run
 from mldec.commands.predict_files import find_images, find_inputs
-from mldec.engine import build, lettering, predictions
+from mldec.engine import build, predictions, text_rendering
 from mldec.engine.checkpoint import restore
 from mldec.engine.evaluator import compute_scores
 from mldec.engine.predictor import Predictor
@@ -97,7 +97,7 @@ def test_inputs_are_images_folders_patterns_and_lists_each_image_once(photos, mo
         (["batch_size=0"], "expected a whole number of at least 1"),
         (["workers=-1"], "workers=-1: expected a whole number of at least 0 and at most 1024"),
         (["scores=some"], "expected one of listed, all"),
-        (["images=true"], "images=true needs a place for them: output=DIR"),
+        (["annotated=true"], "annotated=true needs a place for them: output=DIR"),
         (["maps=true", "output=x.csv"], "maps=true needs a place for them: output=DIR"),
         (["format=csv"], "format=csv needs a place: output=DIR, or a file: output=predictions.csv"),
         (["format=csv", "output=x.jsonl"], "output=x.jsonl is one file; name a folder to get csv there"),
@@ -105,7 +105,7 @@ def test_inputs_are_images_folders_patterns_and_lists_each_image_once(photos, mo
         (["output=x.tsv"], "output=x.tsv: files end in .jsonl, .csv, .parquet"),
         (["output=list.txt.d"], "is a file; name a folder"),
         (["maps=maybe"], "expected one of true, label, attention, false"),
-        (["weights=best"], "expected one of ema, live, reported"),
+        (["weights=reported"], "expected one of best, ema, raw"),
         (["head=gap"], "head=gap: no such word of predict"),
         (["thresholds=absent.csv"], "absent.csv: thresholds cannot be read: No such file"),
         (["font=list.txt.d"], "font=list.txt.d: no font that can be read"),
@@ -219,7 +219,7 @@ def test_broken_images_are_listed_with_their_reason_and_stop_nothing(trained, pr
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), RunError("the device is gone")])
 def test_an_interrupted_prediction_goes_on_where_it_stopped(trained, photos, capsys, monkeypatch, end):
-    words = ["predict", f"run={trained}", "input=photos", "batch_size=2", "format=csv,jsonl", "images=true"]
+    words = ["predict", f"run={trained}", "input=photos", "batch_size=2", "format=csv,jsonl", "annotated=true"]
     (photos / "0.png").write_bytes(b"no image")
     assert run([*words, "output=whole"]) == 1
     score, batches = Predictor._scores, []
@@ -284,7 +284,7 @@ def test_a_label_called_path_is_refused_where_it_would_be_a_column_twice(tmp_pat
 
 def test_each_label_has_the_threshold_that_was_tuned_for_it(trained, photos, capsys):
     tuned = read_thresholds(trained / "thresholds.csv")
-    predictor = mldec.load(trained, weights="reported", device="cpu")
+    predictor = mldec.load(trained, weights="best", device="cpu")
     paths = find_images("photos")
     scores = predictor.scores(paths)
     expected = [{n for n, s, t in zip(tuned.labels.names, row, tuned.values, strict=True) if s > t} for row in scores]
@@ -292,7 +292,7 @@ def test_each_label_has_the_threshold_that_was_tuned_for_it(trained, photos, cap
     assert expected != [{n for n, s in zip(tuned.labels.names, row, strict=True) if s > 0.5} for row in scores]
     assert [set(found) for found in predictor.predict(paths, threshold="tuned")] == expected
     for source in ("tuned", str(trained / "thresholds.csv")):
-        words = [f"thresholds={source}", "weights=reported", "output=x.jsonl"]
+        words = [f"thresholds={source}", "weights=best", "output=x.jsonl"]
         assert run(["predict", f"run={trained}", "input=photos", *words]) == 0
         assert [set(line["labels"]) for line in lines_of("x.jsonl")] == expected
     assert "warning" not in capsys.readouterr().out
@@ -351,7 +351,9 @@ def test_a_run_without_thresholds_gets_them_from_an_evaluation_of_val(trained, t
 
 
 def test_annotated_images_show_image_and_labels(trained, photos):
-    assert run(["predict", f"run={trained}", "input=photos", "output=out", "images=true", "maps=true", "top_k=2"]) == 0
+    assert (
+        run(["predict", f"run={trained}", "input=photos", "output=out", "annotated=true", "maps=true", "top_k=2"]) == 0
+    )
     for name in ("0.png", "inside/1.png"):
         shown = cv2.imread(f"out/images/{name}.jpg")
         image = cv2.resize(cv2.imread(f"photos/{name}"), (360, 288), interpolation=cv2.INTER_CUBIC)
@@ -362,22 +364,22 @@ def test_annotated_images_show_image_and_labels(trained, photos):
 
 def test_letters_of_many_scripts_are_drawn_and_others_are_named():
     names = ["zebra", "Übergröße", "щука", "ελιά", "斑马"]
-    assert lettering.unreadable(names) == ["斑马"]
+    assert text_rendering.unreadable(names) == ["斑马"]
     drawn = []
     for name in names:
         canvas = np.zeros((30, 120, 3), np.uint8)
-        lettering.write(canvas, name, 0, 20, (255, 255, 255), size=15, width=120)
+        text_rendering.write(canvas, name, 0, 20, (255, 255, 255), size=15, width=120)
         drawn.append(canvas)
     assert all(canvas.max() > 200 for canvas in drawn)
     assert not any(np.array_equal(drawn[0], other) for other in drawn[1:])
-    assert lettering.fit("zebra", 15, 120) == "zebra"
-    assert lettering.fit("zebra " * 40, 15, 120).endswith("…")
+    assert text_rendering.fit("zebra", 15, 120) == "zebra"
+    assert text_rendering.fit("zebra " * 40, 15, 120).endswith("…")
 
 
 def test_text_stays_where_it_belongs():
     for text, right in (("zebra " * 40, False), ("99%", True)):
         canvas = np.zeros((60, 200, 3), np.uint8)
-        lettering.write(canvas, text, 50, 30, (255, 255, 255), size=15, width=80, right=right)
+        text_rendering.write(canvas, text, 50, 30, (255, 255, 255), size=15, width=80, right=right)
         assert not canvas[:, :48].any()
         assert not canvas[:, 131:].any()
         assert canvas.any()
@@ -460,7 +462,7 @@ def test_weights_that_are_not_finite_are_one_error(trained, photos):
 
 
 def _dejavu():
-    return lettering._font(12).path
+    return text_rendering._font(12).path
 
 
 # Inputs and outputs stay apart ----------------------------------------------------------------------------------------
@@ -475,7 +477,7 @@ def test_what_was_drawn_into_the_input_is_no_input(trained, photos, capsys, sour
     """Typed again, and with another output, predict reads the same images and not its own drawings."""
     (photos / "notes.txt").unlink()
     for output in ("photos/out", "photos/out", "photos/inside/two"):
-        assert _predict(trained, f"input={source}", f"output={output}", "images=true", "maps=true") == 0
+        assert _predict(trained, f"input={source}", f"output={output}", "annotated=true", "maps=true") == 0
         assert [Path(line["path"]).name for line in lines_of(f"{output}/predictions.jsonl")] == [
             f"{number}.png" for number in (0, 2, 4, 1, 3)
         ]
@@ -490,7 +492,7 @@ def test_what_was_drawn_into_the_input_is_no_input(trained, photos, capsys, sour
 def test_images_are_not_drawn_among_those_that_are_read(trained, photos, capsys):
     (photos / "inside").rename(photos / "images")
     before = sorted(photos.rglob("*"))
-    assert _predict(trained, "input=photos", "output=photos", "images=true") == 2
+    assert _predict(trained, "input=photos", "output=photos", "annotated=true") == 2
     assert "its folder images, which holds images that are read (photos/images)" in capsys.readouterr().err
     assert sorted(photos.rglob("*")) == before
 
@@ -523,7 +525,7 @@ def test_long_names_are_drawn_under_shorter_ones(trained, photos):
     names = [f"{'a' * 250}{end}.jpg" for end in "bc"] + ["ü" * 125 + ".png"]
     for name in names:
         shutil.copy(photos / "0.png", photos / name)
-    assert _predict(trained, "input=photos", "output=out", "images=true", "maps=true") == 0
+    assert _predict(trained, "input=photos", "output=out", "annotated=true", "maps=true") == 0
     assert len(lines_of("out/predictions.jsonl")) == COUNT + 3
     for folder, ending in (("images", ".jpg"), ("maps", ".png")):
         drawn = [path.name for path in Path("out", folder).rglob(f"*{ending}")]
@@ -543,7 +545,7 @@ def test_an_image_that_cannot_be_drawn_stops_nothing_and_is_named(trained, photo
         save(path, image)
 
     monkeypatch.setattr(image_sheets, "save_image", failing)
-    assert _predict(trained, "input=photos", "output=out", "images=true") == 1
+    assert _predict(trained, "input=photos", "output=out", "annotated=true") == 1
     assert "error: photos/2.png: cannot be drawn: File name too long" in capsys.readouterr().out
     assert len(lines_of("out/predictions.jsonl")) == COUNT
     assert len(list(Path("out/images").rglob("*.jpg"))) == COUNT - 1

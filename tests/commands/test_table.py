@@ -257,7 +257,7 @@ def test_a_benchmark_is_one_command_for_all_rows(tmp_path, capsys):
 
 
 def test_the_published_vectors_may_lie_anywhere(tmp_path):
-    """A record does not depend on the folder of the images, nor of the word vectors beside them."""
+    """A record does not depend on the folder of the images, nor of the label embeddings beside them."""
     compose.load_components(())
     keys = set()
     for root in ("/data/one", "/data/another"):

@@ -26,7 +26,7 @@ def small_zero_shot(digits_root: Path, folder: Path) -> list[str]:
     """experiment=digits_zsl made small, with vectors that need no text model."""
     return [
         "experiment=digits_zsl",
-        "head.words.source=random:12",
+        "head.label_embeddings.source=random:12",
         f"dataset.root={digits_root}",
         *(f"dataset.{split}={count}" for split, count in {"train": 96, "val": 24, "test": 24}.items()),
         "schedule.epochs=1",
@@ -102,13 +102,13 @@ def test_a_resumed_run_needs_its_folder_alone_and_not_the_words(zero_shot, tmp_p
     listed = [f"{colour} {' '.join(map(str, range(n, n + 12)))}" for n, colour in enumerate(COLOURS)]
     listed += [f"{digit} {' '.join(str((n * k) % 7) for k in range(1, 13))}" for n, digit in enumerate(DIGITS, 1)]
     (tmp_path / "words.txt").write_text("\n".join(listed))
-    words = [*zero_shot, "init_from=null", "init_part=all", f"head.words.source={tmp_path / 'words.txt'}"]
+    words = [*zero_shot, "init_from=null", "init_part=all", f"head.label_embeddings.source={tmp_path / 'words.txt'}"]
     assert run(["train", *words, f"run_dir={tmp_path / 'run'}"]) == 0
-    before = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["words"]
+    before = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["label_embeddings"]
     (tmp_path / "words.txt").unlink()
     more = ["schedule.epochs=2", "allow_schedule_change=true"]
     assert run(["train", f"resume={tmp_path / 'run'}", *more]) == 0
-    after = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["words"]
+    after = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["label_embeddings"]
     assert torch.equal(after["vectors"], before["vectors"])
     assert (after["names"], after["source"]) == (before["names"], before["source"])
 
@@ -173,7 +173,10 @@ def test_any_words_can_be_asked_of_images(trained, image, tmp_path, capsys):
         (["labels=red seven,,blue one"], 'type labels="red seven,blue one"'),
         (["labels=zebra", "words=rows.npy"], "rows.npy lists no names"),
         (["labels=zebra", "words="], "words=: empty; type a value"),
-        (["labels=zebra", "head.words.alias=x"], "head.words.alias: no such setting; did you mean aliases?"),
+        (
+            ["labels=zebra", "head.label_embeddings.alias=x"],
+            "head.label_embeddings.alias: no such setting; did you mean aliases?",
+        ),
         (["labels=@absent.txt"], "labels=@absent.txt: cannot be read"),
         (["labels=zebra", "words=other.txt"], "width 2, the network was trained with width 12"),
         (["labels=zebra crossing", "words=short.txt"], "'zebra crossing' (no 'crossing'): nearest known: crossings"),
@@ -194,7 +197,7 @@ def test_bad_words_are_one_clear_error(trained, image, tmp_path, capsys, words, 
 def test_new_labels_are_looked_up_as_their_aliases_say(trained, image, tmp_path, capsys):
     (tmp_path / "more.txt").write_text(f"crossing {' '.join('12' * 6)}\n")
     (tmp_path / "aliases.txt").write_text("zebra crossing\tcrossing\n")
-    words = ["labels=zebra crossing", "words=more.txt", "head.words.aliases=aliases.txt", "top_k=1"]
+    words = ["labels=zebra crossing", "words=more.txt", "head.label_embeddings.aliases=aliases.txt", "top_k=1"]
     assert run(["predict", f"run={trained}", f"input={image}", *words]) == 0
     assert "zebra crossing" in capsys.readouterr().out
 
@@ -205,8 +208,8 @@ def test_new_labels_are_looked_up_as_their_aliases_say(trained, image, tmp_path,
         (["words=more.txt"], "words=more.txt: without labels=… none are looked up"),
         (["labels=red seven,red five", "words=more.txt"], "words=more.txt: the run has vectors of all these labels"),
         (
-            ["labels=zebra", "words=random:12", 'head.words.templates=["a {}"]'],
-            "head.words.templates=['a {}']: without",
+            ["labels=zebra", "words=random:12", 'head.label_embeddings.templates=["a {}"]'],
+            "head.label_embeddings.templates=['a {}']: without",
         ),
     ],
 )
@@ -227,12 +230,15 @@ def test_tuned_thresholds_are_of_the_labels_of_the_dataset_alone(trained, image,
 
 
 def test_settings_of_words_that_have_no_effect_on_an_evaluation_are_said(trained, capsys):
-    assert run(["evaluate", f"run={trained}", "head.words.source=more.txt"]) == 0
-    assert "warning: head.words.source=more.txt: the run has vectors of all these labels" in capsys.readouterr().out
+    assert run(["evaluate", f"run={trained}", "head.label_embeddings.source=more.txt"]) == 0
+    assert (
+        "warning: head.label_embeddings.source=more.txt: the run has vectors of all these labels"
+        in capsys.readouterr().out
+    )
 
 
 def test_what_is_wrong_with_words_is_said_before_the_start_is_trained(zero_shot, tmp_path, capsys):
-    words = [*zero_shot, f"head.words.source={tmp_path / 'words.txt'}"]
+    words = [*zero_shot, f"head.label_embeddings.source={tmp_path / 'words.txt'}"]
     (tmp_path / "words.txt").write_text("")
     assert run(["train", *words]) == 2
     assert not (tmp_path / "outputs").exists()
@@ -251,14 +257,17 @@ def test_a_checkpoint_without_words_asked_for_new_labels(small_digits, image, tm
     assert run(["predict", f"run={tmp_path / 'plain'}", f"input={image}", "top_k=1", "words=x.txt"]) == 0
     assert "warning: words=x.txt: this network does not know labels as words" in capsys.readouterr().out
     assert run(["predict", f"run={tmp_path / 'plain'}", f"input={image}", "labels=zebra"]) == 2
-    assert "trained without word vectors. Train one with head=zero_shot head.words.source=" in capsys.readouterr().err
+    assert (
+        "trained without label embeddings. Train one with head=zero_shot head.label_embeddings.source="
+        in capsys.readouterr().err
+    )
 
 
 def test_missing_words_stop_before_anything_is_written(zero_shot, tmp_path, capsys):
     (tmp_path / "words.txt").write_text("red 1 2\nseven 3 4\n")
-    words = [*zero_shot, f"head.words.source={tmp_path / 'words.txt'}"]
+    words = [*zero_shot, f"head.label_embeddings.source={tmp_path / 'words.txt'}"]
     assert run(["train", *words]) == 2
-    assert "no word vector for 79 labels" in capsys.readouterr().err
+    assert "no label embedding for 79 labels" in capsys.readouterr().err
     assert not (tmp_path / "outputs").exists()
 
 
@@ -295,7 +304,7 @@ def test_the_experiments_of_nus_wide_run_on_its_real_labels_and_vectors(tmp_path
     assert record["zsl_mAP"] == record["zsl_mAP_with_unseen"]
     assert record["gzsl_mAP"] == record["gzsl_mAP_with_any"]
     content = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
-    assert content["words"]["vectors"].shape == (1006, 300)
+    assert content["label_embeddings"]["vectors"].shape == (1006, 300)
     assert sum(content["seen"]) == 925
     assert content["model"]["head.fc.weight"].shape == (64, 1)
 

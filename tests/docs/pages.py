@@ -52,7 +52,7 @@ class Command:
     output: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return shlex.join(self.words)
+        return shlex.join(self.vocabulary)
 
 
 def blocks(page: Path) -> list[Block]:

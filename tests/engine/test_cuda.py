@@ -167,16 +167,16 @@ def train(folder: Path, words: Sequence[str], device: str, processes: int) -> No
     if device != "cuda":
         context.set_forkserver_preload(["mldec.engine.trainer", "mldec.commands.train"])
     words = ["train", *words, f"runtime.device={device}", f"run_dir={folder}"]
-    team = [
+    group = [
         context.Process(target=begin_over_gloo, args=(words, {**where, "RANK": str(rank)})) for rank in range(processes)
     ]
-    for process in team:
+    for process in group:
         process.start()
-    for process in team:
+    for process in group:
         process.join(timeout=300)
-    for process in team:
+    for process in group:
         process.kill()
-    assert [process.exitcode for process in team] == [0] * processes
+    assert [process.exitcode for process in group] == [0] * processes
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked from a server")

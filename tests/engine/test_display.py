@@ -29,10 +29,10 @@ def test_lines_are_for_files_and_bars_for_terminals():
 
 def test_the_table_has_one_header():
     display, console = shown(False)
-    display.epoch_row({"epoch": "1", "live mAP": "10.00"})
-    display.epoch_row({"epoch": "2", "live mAP": "20.00"})
+    display.epoch_row({"epoch": "1", "raw mAP": "10.00"})
+    display.epoch_row({"epoch": "2", "raw mAP": "20.00"})
     lines = console.export_text().splitlines()
-    assert lines == ["      epoch   live mAP", "          1      10.00", "          2      20.00"]
+    assert lines == ["      epoch   raw mAP", "          1      10.00", "          2      20.00"]
 
 
 def test_a_quiet_display_says_nothing(capsys):

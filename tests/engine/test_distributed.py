@@ -18,7 +18,7 @@ import torch
 from mldec.engine import build
 from mldec.engine.checkpoint import load_checkpoint
 from mldec.engine.display import Display
-from mldec.engine.distributed import Team
+from mldec.engine.distributed import ProcessGroup
 from mldec.engine.tracking import read_records
 from mldec.engine.trainer import Trainer
 from mldec.errors import ConfigError
@@ -50,10 +50,10 @@ def train(folder: Path, words: Sequence[str], processes: int) -> None:
         port = str(server.getsockname()[1])
     where = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     words = ["train", *words, f"run_dir={folder}"]
-    team = [begin(words, RANK=str(rank), LOCAL_RANK=str(rank), **where) for rank in range(processes)]
-    for process in team:
+    group = [begin(words, RANK=str(rank), LOCAL_RANK=str(rank), **where) for rank in range(processes)]
+    for process in group:
         process.join()
-    assert [process.exitcode for process in team] == [0] * processes
+    assert [process.exitcode for process in group] == [0] * processes
 
 
 def losses(folder: Path) -> list[float]:
@@ -109,7 +109,7 @@ def test_evaluation_is_exact_in_any_number_of_processes(small_digits: list[str],
 def test_batch_norm_over_all_devices_needs_cuda(small_digits: list[str]) -> None:
     config = make([*small_digits, "runtime.sync_batch_norm=true"])
     with pytest.raises(ConfigError, match=r"runtime\.sync_batch_norm=true needs CUDA devices, found cpu"):
-        Trainer(config, build.build_splits(config), Display(quiet=True), team=Team(size=2))
+        Trainer(config, build.build_splits(config), Display(quiet=True), group=ProcessGroup(size=2))
 
 
 def launched(words: Sequence[str]) -> subprocess.Popen:
@@ -152,12 +152,12 @@ def test_one_that_dies_ends_the_others(small_digits: list[str], tmp_path: Path) 
     process = launched(words)
     try:
         await_records(run, process)
-        team = children(process.pid)
-        assert len(team) == 2
-        os.kill(max(team), signal.SIGKILL)
+        group = children(process.pid)
+        assert len(group) == 2
+        os.kill(max(group), signal.SIGKILL)
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode not in (0, 75), said
-    assert await_end(team) == set()
+    assert await_end(group) == set()
     assert load_checkpoint(run / "checkpoints" / "last.pt")["step"] >= 0

@@ -116,10 +116,10 @@ def test_batch_norm_statistics_converge_with_the_weights():
         nn.functional.cross_entropy(net(inputs), labels).backward()
         optimizer.step()
         ema.update(net)
-    live = (net.eval()(inputs).argmax(1) == labels).float().mean()
+    raw = (net.eval()(inputs).argmax(1) == labels).float().mean()
     average = (ema.module(inputs).argmax(1) == labels).float().mean()
-    assert live > 0.97
-    assert abs(average - live) < 0.01
+    assert raw > 0.97
+    assert abs(average - raw) < 0.01
     torch.testing.assert_close(ema.module[1].running_var, net[1].running_var, rtol=0.05, atol=0.01)
 
 

@@ -136,7 +136,7 @@ def test_evaluation_and_prediction_cut_the_same_centre(small_digits, tmp_path, i
     assert not torch.equal(batch.images, whole.images)
     classifier = build.build_classifier(config, index.labels)
     normalization = build.build_normalization(classifier)
-    restored = Restored(config, index.labels, classifier.eval(), normalization, "live", {}, 0, tmp_path)
+    restored = Restored(config, index.labels, classifier.eval(), normalization, "raw", {}, 0, tmp_path)
     predictor = Predictor(restored, device="cpu")
     scores = predictor.scores([index.path(row) for row in range(3)])
     with torch.inference_mode():

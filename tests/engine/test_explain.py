@@ -16,7 +16,7 @@ from mldec.data.digits import scene_boxes
 from mldec.data.digits_many import placed_boxes
 from mldec.data.image import decode
 from mldec.engine import build, image_sheets
-from mldec.engine.alignment import measure_shift
+from mldec.engine.cam_alignment import measure_shift
 from mldec.engine.image_sheets import View
 from mldec.engine.pointing import boxes_of, score_pointing
 from mldec.engine.predictor import load

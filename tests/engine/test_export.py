@@ -22,8 +22,8 @@ import mldec
 from mldec.commands.main import run as command
 from mldec.config import to_mapping
 from mldec.data.image import Normalization
-from mldec.engine import build, graph, portable
-from mldec.engine.checkpoint import FORMAT, pack_words, restore, save_checkpoint
+from mldec.engine import build, exported_model, graph
+from mldec.engine.checkpoint import FORMAT, pack_label_embeddings, restore, save_checkpoint
 from mldec.engine.export import export, preprocessing
 from mldec.engine.model_card import open_image
 from mldec.engine.thresholds import read_thresholds
@@ -31,27 +31,27 @@ from mldec.engine.tracking import read_json, read_records
 from mldec.errors import CheckpointError, ConfigError, RunError
 from mldec.labels import LabelSpace
 from mldec.models.heads import MLDecoder
-from mldec.models.word_vectors import WordVectors
+from mldec.models.label_embeddings import LabelEmbeddings
 from tests.curve import make, small_experiment
 
 LABELS = LabelSpace([f"thing {n}" for n in range(7)])
 SMALL = ["backbone.widths=[8,16]", "backbone.blocks=[1,1]", "head.dim=16", "head.num_heads=2", "head.ffn_dim=16"]
 
 
-def untrained(folder, *overrides, words=None):
+def untrained(folder, *overrides, embeddings=None):
     """A checkpoint of a network as it is built, without a run folder."""
     config = make(["experiment=digits", *overrides, *SMALL])
     torch.manual_seed(0)
-    network = build.build_classifier(config, LABELS, words)
+    network = build.build_classifier(config, LABELS, embeddings)
     content = {
         "format": FORMAT,
         "config": to_mapping(config),
         "labels": list(LABELS.names),
-        "words": pack_words(network.words),
+        "label_embeddings": pack_label_embeddings(network.vocabulary),
         "normalization": {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)},
         "model": network.state_dict(),
         "ema": None,
-        "reported": "live",
+        "reported": "raw",
         "metrics": {},
         "step": 0,
     }
@@ -158,19 +158,19 @@ def test_an_exported_folder_is_exported_again(exported, inputs, tmp_path):
 
 
 def test_weights_that_the_run_does_not_report_carry_no_figures(run, tmp_path):
-    live = export(run, tmp_path / "live", ["safetensors"], weights="live").folder
-    description = read_json(live / "mldec.json")
-    assert (description["weights"], description["test"], description["thresholds"]) == ("live", None, None)
-    assert "no test split was scored with these weights" in (live / "README.md").read_text()
-    assert mldec.load(live, device="cpu").model is not None  # the only ones that are there
-    assert restore(live, "live").weights == "live"
-    with pytest.raises(CheckpointError, match="weights=live"):
-        restore(live, "ema")
+    raw = export(run, tmp_path / "raw", ["safetensors"], weights="raw").folder
+    description = read_json(raw / "mldec.json")
+    assert (description["weights"], description["test"], description["thresholds"]) == ("raw", None, None)
+    assert "no test split was scored with these weights" in (raw / "README.md").read_text()
+    assert mldec.load(raw, device="cpu").model is not None  # the only ones that are there
+    assert restore(raw, "raw").weights == "raw"
+    with pytest.raises(CheckpointError, match="weights=raw"):
+        restore(raw, "ema")
 
 
 def test_asking_an_export_for_weights_that_it_lacks(exported):
     with pytest.raises(CheckpointError, match="exported with its EMA weights alone; use weights=ema"):
-        mldec.load(exported.folder, weights="live")
+        mldec.load(exported.folder, weights="raw")
 
 
 # What is refused ------------------------------------------------------------------------------------------------------
@@ -190,12 +190,12 @@ def test_what_differs_is_refused_and_nothing_is_left(run, tmp_path, monkeypatch)
 
 
 def test_weights_that_read_back_otherwise_are_refused(run, tmp_path, monkeypatch):
-    write = portable.write_weights
+    write = exported_model.write_weights
 
     def rounded(folder, state, metadata):
         write(folder, {name: tensor.half() for name, tensor in state.items()}, metadata)
 
-    monkeypatch.setattr(portable, "write_weights", rounded)
+    monkeypatch.setattr(exported_model, "write_weights", rounded)
     with pytest.raises(RunError, match=r"format=safetensors: .*\(none allowed\)"):
         export(run, tmp_path / "out", ["safetensors"])
     assert os.listdir(tmp_path) == []
@@ -238,27 +238,29 @@ def test_settings_without_effect_and_missing_packages(run, tmp_path, monkeypatch
 
 
 def zero_shot(folder, *overrides):
-    words = WordVectors((*LABELS.names, "never trained"), torch.randn(8, 5), "a test")
-    return untrained(folder, "head=zero_shot", "head.words.source=random:5", *overrides, words=words)
+    embeddings = LabelEmbeddings((*LABELS.names, "never trained"), torch.randn(8, 5), "a test")
+    return untrained(
+        folder, "head=zero_shot", "head.label_embeddings.source=random:5", *overrides, label_embeddings=embeddings
+    )
 
 
 @pytest.fixture(scope="module")
-def by_words(tmp_path_factory):
+def by_embeddings(tmp_path_factory):
     """With softmax scores, so that this is tried too: inputs of one label."""
-    folder = tmp_path_factory.mktemp("words")
+    folder = tmp_path_factory.mktemp("embeddings")
     run = zero_shot(folder, "loss=ce", "dataset=cifar100", "dataset.image_size=64")
     return run, export(run, folder / "out", ["safetensors", "onnx", "torch_export"], fold=True, included=True)
 
 
-def test_vectors_of_labels_are_an_input_of_any_length(by_words, inputs):
-    run, exported = by_words
+def test_vectors_of_labels_are_an_input_of_any_length(by_embeddings, inputs):
+    run, exported = by_embeddings
     session = onnxruntime.InferenceSession(exported.folder / "model.onnx")
     module = torch.export.load(exported.folder / "model.pt2").module()
     images = torch.from_numpy(np.stack(inputs[:3])).permute(0, 3, 1, 2)  # uint8: normalised within
     for count in (1, 2, 30):
         names, vectors = [f"new {n}" for n in range(count)], torch.randn(count, 5)
         network = mldec.load(run, device="cpu")  # forgets names that it was told of
-        network.model.set_labels(names, WordVectors(tuple(names), vectors, "a test"))
+        network.model.set_labels(names, LabelEmbeddings(tuple(names), vectors, "a test"))
         expected = network.scores(inputs[:3])
         scores, _ = session.run(None, {"images": images.numpy(), "label_vectors": vectors.numpy()})
         np.testing.assert_allclose(scores, expected, atol=1e-4, rtol=0)
@@ -267,8 +269,8 @@ def test_vectors_of_labels_are_an_input_of_any_length(by_words, inputs):
     assert "7 batch norms folded into convolutions in the graph" in exported.notes
 
 
-def test_words_travel(by_words, inputs, tmp_path):
-    run, exported = by_words
+def test_words_travel(by_embeddings, inputs, tmp_path):
+    run, exported = by_embeddings
     moved = shutil.copytree(exported.folder, tmp_path / "elsewhere")
     before, after = mldec.load(run, device="cpu"), mldec.load(moved, device="cpu")
     for names in (LABELS.names, ["never trained", "thing 3"]):
@@ -280,8 +282,8 @@ def test_words_travel(by_words, inputs, tmp_path):
         mldec.load(moved)
 
 
-def test_the_card_s_code_asks_by_vectors(by_words, inputs, tmp_path, monkeypatch):
-    _, exported = by_words
+def test_the_card_s_code_asks_by_vectors(by_embeddings, inputs, tmp_path, monkeypatch):
+    _, exported = by_embeddings
     monkeypatch.chdir(shutil.copytree(exported.folder, tmp_path / "folder"))
     Image.fromarray(inputs[0]).save("photo.jpg", quality=95)
     card = (tmp_path / "folder" / "README.md").read_text()
@@ -304,30 +306,30 @@ def test_labels_that_share_queries_are_fixed_in_the_graph(inputs, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "alone"),
     [
-        ({"queries": "word_vectors", "fc": "shared"}, True),
-        ({"queries": "word_vectors", "fc": "word_vectors"}, True),
-        ({"queries": "word_vectors", "fc": "shared", "num_groups": 3}, False),
-        ({"queries": "word_vectors", "fc": "group"}, False),
-        ({"queries": "fixed", "fc": "word_vectors"}, False),
-        ({"queries": "fixed", "fc": "group", "words": None}, False),
+        ({"queries": "label_embeddings", "fc": "shared"}, True),
+        ({"queries": "label_embeddings", "fc": "label_embeddings"}, True),
+        ({"queries": "label_embeddings", "fc": "shared", "num_groups": 3}, False),
+        ({"queries": "label_embeddings", "fc": "group"}, False),
+        ({"queries": "fixed", "fc": "label_embeddings"}, False),
+        ({"queries": "fixed", "fc": "group", "label_embeddings": None}, False),
     ],
 )
 def test_which_heads_ask_by_vectors_alone(settings, alone):
     """Those, and only those, whose logits of new labels do not depend on which others are asked for with them."""
     torch.manual_seed(0)
-    words = WordVectors(LABELS.names, torch.randn(7, 5), "a test")
-    head = MLDecoder(8, 7, dim=16, num_heads=2, ffn_dim=16, **{"words": words, **settings}).eval()
+    embeddings = LabelEmbeddings(LABELS.names, torch.randn(7, 5), "a test")
+    head = MLDecoder(8, 7, dim=16, num_heads=2, ffn_dim=16, **{"label_embeddings": embeddings, **settings}).eval()
     assert head.asks_by_vectors_alone == alone
-    if head.words is None:
+    if head.embeddings is None:
         return
-    tokens, new = torch.randn(2, 4, 8), WordVectors(("a", "b", "c"), torch.randn(3, 5), "a test")
+    tokens, new = torch.randn(2, 4, 8), LabelEmbeddings(("a", "b", "c"), torch.randn(3, 5), "a test")
     nn.init.normal_(head.fc.bias)  # equal biases would hide whose they are
-    head.words.set_labels(["a", "b", "c"], new)
+    head.label_embeddings.set_labels(["a", "b", "c"], new)
     together = head(tokens)
-    head.words.set_labels(["c", "a"])
+    head.label_embeddings.set_labels(["c", "a"])
     assert torch.allclose(head(tokens), together[:, [2, 0]], atol=1e-6) == alone
     if alone:
-        torch.testing.assert_close(head(tokens, head.words.alone(new.vectors)), together)
+        torch.testing.assert_close(head(tokens, head.label_embeddings.alone(new.vectors)), together)
 
 
 @pytest.mark.parametrize("interpolation", ["null", "bilinear"])
@@ -335,8 +337,8 @@ def test_which_heads_ask_by_vectors_alone(settings, alone):
 def test_a_centre_crop_is_described_as_it_is_done(inputs, tmp_path, monkeypatch, crop, interpolation):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(inputs[0]).resize((173, 90)).save("photo.jpg", quality=95)
-    words = [f"dataset.crop={crop}", f"dataset.interpolation={interpolation}"]
-    restored = restore(untrained(tmp_path, *words))
+    embeddings = [f"dataset.crop={crop}", f"dataset.interpolation={interpolation}"]
+    restored = restore(untrained(tmp_path, *embeddings))
     steps = preprocessing(restored, included=False)
     found = {"np": np, "Image": Image}
     exec("\n".join(open_image(steps)), found)

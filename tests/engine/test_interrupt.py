@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mldec.engine.distributed import Team
+from mldec.engine.distributed import ProcessGroup
 from mldec.engine.interrupt import PREEMPTIONS, Interrupted, pass_on, stop_on_interrupt
 from mldec.engine.trainer import Trainer
 
@@ -59,16 +59,16 @@ def test_away_from_the_main_thread_signals_stay_as_they_are():
 def test_what_the_system_asks_reaches_children_that_live(signum):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    lives = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    with pass_on([ended, lives]) as stop:
+    running = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    with pass_on([ended, running]) as stop:
         assert not stop.requested
         os.kill(os.getpid(), signum)
-        assert lives.wait(timeout=30) == -signum
+        assert running.wait(timeout=30) == -signum
         assert (stop.requested, stop.exit_code) == (True, 75)
     assert signal.getsignal(signum) == signal.SIG_DFL
 
 
-class Slow(Team):
+class Slow(ProcessGroup):
     """Two processes whose vote takes so long that a request comes meanwhile."""
 
     def any(self, flag: bool) -> bool:
@@ -77,7 +77,7 @@ class Slow(Team):
 
 
 def test_a_request_during_a_vote_is_neither_lost_nor_acted_upon_alone() -> None:
-    trainer = SimpleNamespace(team=Slow(size=2))
+    trainer = SimpleNamespace(group=Slow(size=2))
     with stop_on_interrupt() as trainer.stop:
         assert not Trainer._stops(trainer)  # type: ignore[arg-type]  # the other process has the same answer
         assert trainer.stop.requested

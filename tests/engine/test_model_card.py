@@ -55,7 +55,7 @@ def description(names):
         "test": None,
         "data": {HOSTILE[5]: {"images": 3, "labels": 2, "fingerprint": "0123456789abcdef0"}},
         "environment": {"device": HOSTILE[2], "commit": HOSTILE[8]},
-        "words": {"names": names, "trained": 2, "width": 5, "source": HOSTILE[1]},
+        "label_embeddings": {"names": names, "trained": 2, "width": 5, "source": HOSTILE[1]},
         "config": {
             "seed": 0,
             "schedule": {"epochs": 1, "batch_size": 2, "max_lr": 0.1},

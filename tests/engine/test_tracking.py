@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from mldec.engine.portable import DESCRIPTION, MOST_DESCRIPTION, WEIGHTS, read_portable
+from mldec.engine.exported_model import DESCRIPTION, MOST_DESCRIPTION, WEIGHTS, read_exported
 from mldec.engine.settings_file import MOST_BYTES, read_settings
 from mldec.engine.thresholds import read_thresholds
 from mldec.engine.tracking import (
@@ -63,10 +63,10 @@ def test_resuming_drops_the_records_behind_the_checkpoint(tmp_path):
 
 def test_what_is_not_a_number_is_null(tmp_path):
     tracker = Tracker(tmp_path, tensorboard=False)
-    tracker.record("eval", 1, {"epoch": 1, "live": {"mAP": float("nan"), "CF1": 0.0}})
+    tracker.record("eval", 1, {"epoch": 1, "raw": {"mAP": float("nan"), "CF1": 0.0}})
     tracker.close()
     text = (tmp_path / "metrics.jsonl").read_text()
-    assert json.loads(text, parse_constant=pytest.fail)["live"] == {"mAP": None, "CF1": 0.0}
+    assert json.loads(text, parse_constant=pytest.fail)["raw"] == {"mAP": None, "CF1": 0.0}
 
 
 def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
@@ -109,7 +109,7 @@ def test_tensorboard_shows_scalars_images_and_curves(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     tracker = Tracker(tmp_path, tensorboard=True)
-    tracker.record("eval", 3, {"epoch": 1, "live": {"mAP": 50.0}, "reported": "live"})
+    tracker.record("eval", 3, {"epoch": 1, "raw": {"mAP": 50.0}, "reported": "raw"})
     tracker.image("sheet", np.zeros((8, 8, 3), np.uint8), 3)
     tracker.label_histogram("labels", np.array([3, 0, 5]))
     tracker.precision_recall("curve", np.array([0.1, 0.9, 0.5]), np.array([0, 1, -1]), 3)
@@ -117,7 +117,7 @@ def test_tensorboard_shows_scalars_images_and_curves(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     tags = events.Tags()
-    assert "eval/live/mAP" in tags["scalars"]
+    assert "eval/raw/mAP" in tags["scalars"]
     assert tags["images"] == ["sheet"]
     assert "labels" in tags["histograms"]
     assert "curve" in tags["tensors"]
@@ -127,7 +127,7 @@ READERS = [
     (read_json, "data.json", MOST_JSON, DataError),
     (read_records, "metrics.jsonl", MOST_RECORDS, DataError),
     (read_settings, "config.yaml", MOST_BYTES, ConfigError),
-    (lambda path: read_portable(path.parent / WEIGHTS), DESCRIPTION, MOST_DESCRIPTION, CheckpointError),
+    (lambda path: read_exported(path.parent / WEIGHTS), DESCRIPTION, MOST_DESCRIPTION, CheckpointError),
 ]
 
 

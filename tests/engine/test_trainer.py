@@ -183,17 +183,17 @@ def test_the_run_folder_holds_what_is_promised(small_digits, tmp_path):
 
 
 def test_the_reported_weights_follow_the_protocol(small_digits, tmp_path):
-    for protocol, report in (("standard", "ema"), ("paper", "better"), ("standard", "live")):
+    for protocol, report in (("standard", "ema"), ("paper", "better"), ("standard", "raw")):
         folder = tmp_path / f"{protocol}_{report}"
         config = make([*small_digits, f"protocol={protocol}", f"protocol.report={report}"])
         make_trainer(config).fit(folder)
         evaluations = [entry for entry in read_records(folder / "metrics.jsonl") if entry["kind"] == "eval"]
         for entry in evaluations:
-            expected = {"ema": "ema", "live": "live"}.get(report) or max(("live", "ema"), key=lambda w: entry[w]["mAP"])
+            expected = {"ema": "ema", "raw": "raw"}.get(report) or max(("raw", "ema"), key=lambda w: entry[w]["mAP"])
             assert entry["reported"] == expected
         best = max(evaluations, key=lambda entry: entry[entry["reported"]]["mAP"])
         assert restore(folder).weights == best["reported"]
-        assert load_checkpoint(folder / "checkpoints" / "best.pt")["metrics"]["live"] == best["live"]
+        assert load_checkpoint(folder / "checkpoints" / "best.pt")["metrics"]["raw"] == best["raw"]
 
 
 @pytest.mark.parametrize("words", [(), ("runtime.limit_eval_batches=1", "runtime.eval_batch_size=8", "protocol=paper")])
@@ -274,7 +274,7 @@ def test_a_run_in_which_nothing_moved_says_so(small_digits, tmp_path, capsys):
     runner = Trainer(config, build.build_splits(config), Display())
     runner._apply_gradients = lambda: False  # type: ignore[method-assign]
     runner.fit(tmp_path)
-    assert "no step has changed the weights: live and EMA" in capsys.readouterr().out
+    assert "no step has changed the weights: raw and EMA" in capsys.readouterr().out
 
 
 def test_running_out_of_memory_says_what_to_lower(small_digits, tmp_path):

@@ -17,7 +17,7 @@ from mldec.commands import compose
 from mldec.commands.evaluate import measured_config
 from mldec.commands.main import run as command
 from mldec.config import to_mapping
-from mldec.engine import portable, settings_file
+from mldec.engine import exported_model, settings_file
 from mldec.engine.checkpoint import load_checkpoint, restore, save_checkpoint
 from mldec.engine.consent import confine
 from mldec.engine.tracking import read_noted, read_records, scan_records
@@ -74,7 +74,7 @@ def changed(content, path, value):
         ("labels", ["a\x1b[2J", *"bcdefg"]),
         ("seen", [True]),
         ("seen", "yes"),
-        ("metrics", {"live": torch.zeros(2)}),
+        ("metrics", {"raw": torch.zeros(2)}),
         ("step", -1),
         ("step", True),
         ("words", {"names": ["a"], "vectors": 3, "source": "x"}),
@@ -84,7 +84,7 @@ def changed(content, path, value):
         ("config.head.dim", 2**200),
         ("config.head.name", "os.system"),
         ("config.head._target_", "os.system"),
-        ("config.head.queries", "word_vectors"),
+        ("config.head.queries", "label_embeddings"),
         ("config.plugins", ["antigravity"]),
         ("config.dataset.image_size", 10**6),
         ("config.dataset.crop", 1e-9),
@@ -95,7 +95,7 @@ def changed(content, path, value):
 def test_a_wrong_field_is_one_error_that_names_the_file(content, tmp_path, path, value, capsys):
     save_checkpoint(tmp_path / "wrong.pt", changed(content, path, value))
     with pytest.raises((CheckpointError, ConfigError), match=r"wrong\.pt") as caught:
-        mldec.load(tmp_path / "wrong.pt", weights="reported")
+        mldec.load(tmp_path / "wrong.pt", weights="best")
     assert len(str(caught.value)) < 1500
 
 
@@ -155,7 +155,7 @@ def test_a_network_is_built_no_larger_than_its_weights(content, tmp_path, path, 
 
 def test_the_same_holds_for_an_exported_folder(run, tmp_path):
     assert command(["export", f"run={run}", "format=safetensors", f"output={tmp_path / 'out'}"]) == 0
-    path = tmp_path / "out" / portable.DESCRIPTION
+    path = tmp_path / "out" / exported_model.DESCRIPTION
     whole = json.loads(path.read_text())
     for name, value in (("head.num_layers", 10**7), ("head.dim", 10**9), ("dataset.image_size", 10**6)):
         path.write_text(json.dumps(changed(whole, f"config.{name}", value)))
@@ -354,8 +354,8 @@ def test_files_that_only_note_something_stop_nothing(run, content, capsys, caplo
 
 
 def test_a_report_of_records_of_any_kind_is_a_page(run):
-    odd, names = [None, "x", -1, 1e400, [], {}, True], ("live", "ema", "loss", "lr", "best")
-    lines = [json.dumps({"kind": "eval", "step": 1, "epoch": value, "live": value}) for value in odd]
+    odd, names = [None, "x", -1, 1e400, [], {}, True], ("raw", "ema", "loss", "lr", "best")
+    lines = [json.dumps({"kind": "eval", "step": 1, "epoch": value, "raw": value}) for value in odd]
     lines += [
         json.dumps({"kind": kind, "step": 1, "epoch": 1, **dict.fromkeys(names, v)})
         for kind in ("train", "eval", "test")

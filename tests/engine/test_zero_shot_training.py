@@ -19,11 +19,16 @@ from mldec.engine.predictor import load
 from mldec.engine.tracking import read_records
 from mldec.errors import CheckpointError, ConfigError, DataError
 from mldec.labels import LabelSpace
-from mldec.models.word_vectors import WordsConfig
+from mldec.models.label_embeddings import LabelEmbeddingsConfig
 from tests.curve import make, make_trainer
 from tests.engine.test_trainer import assert_same_tensors, interrupt_at, timeless
 
-WORDS = ["head=zero_shot", "head.fc=word_vectors", "head.words.source=random:12", "dataset.zero_shot=report"]
+WORDS = [
+    "head=zero_shot",
+    "head.fc=label_embeddings",
+    "head.label_embeddings.source=random:12",
+    "dataset.zero_shot=report",
+]
 VARIED = ["head.query_noise=0.3", "head.random_queries=3", "head.query_cutout=0.2", "head.num_groups=20"]
 
 
@@ -47,8 +52,8 @@ def test_training_knows_the_seen_labels_alone(zero_shot):
     assert (splits.val.targets(range(24))[:, ~np.array(splits.labels.seen)] == -1).all()
     trainer = make_trainer(make(zero_shot))
     assert next(iter(trainer.batches.batches(0))).targets.shape[1] == 64
-    assert trainer.classifier.words.names == splits.train.labels.names
-    assert set(trainer.classifier.words.known.names) == set(splits.labels.names)
+    assert trainer.classifier.vocabulary.names == splits.train.labels.names
+    assert set(trainer.classifier.vocabulary.known.names) == set(splits.labels.names)
 
 
 def test_a_head_without_words_is_trained_and_evaluated_on_what_is_seen(small_digits, caplog):
@@ -56,7 +61,7 @@ def test_a_head_without_words_is_trained_and_evaluated_on_what_is_seen(small_dig
     splits = build.build_splits(make([*small_digits, "dataset.zero_shot=report"]))
     assert [len(index.labels) for index in splits] == [64, 64, 64]
     assert not splits.labels.has_unseen
-    assert "no word vectors: only the labels that are seen" in caplog.text
+    assert "no label embeddings: only the labels that are seen" in caplog.text
 
 
 def test_the_epoch_is_chosen_by_the_seen_labels_unless_the_protocol_says_otherwise(run):
@@ -76,7 +81,7 @@ def test_the_epoch_is_chosen_by_the_seen_labels_unless_the_protocol_says_otherwi
 
 def test_evaluation_asks_for_all_labels_and_training_goes_on_with_its_own(run):
     folder, trainer = run
-    assert trainer.classifier.words.names == trainer.splits.train.labels.names
+    assert trainer.classifier.vocabulary.names == trainer.splits.train.labels.names
     assert trainer.ema.module.words.names == trainer.splits.train.labels.names
     lines = (folder / "per_class_ap.csv").read_text().splitlines()
     assert len(lines) == 81
@@ -84,21 +89,21 @@ def test_evaluation_asks_for_all_labels_and_training_goes_on_with_its_own(run):
 
 def test_a_checkpoint_has_the_words_and_needs_no_file_of_them(zero_shot, tmp_path):
     np.save(tmp_path / "words.npy", np.random.default_rng(0).normal(size=(80, 12)))
-    config = make([*zero_shot, "schedule.epochs=1", f"head.words.source={tmp_path / 'words.npy'}"])
+    config = make([*zero_shot, "schedule.epochs=1", f"head.label_embeddings.source={tmp_path / 'words.npy'}"])
     trainer = make_trainer(config)
     trainer.fit(tmp_path / "run")
     (tmp_path / "words.npy").unlink()
-    restored = restore(tmp_path / "run", weights="live", which="last")
+    restored = restore(tmp_path / "run", weights="raw", which="last")
     assert restored.labels == trainer.splits.labels
-    words = restored.classifier.words
-    assert words.known.equals(trainer.classifier.words.known)
+    words = restored.classifier.vocabulary
+    assert words.known.equals(trainer.classifier.vocabulary.known)
     assert words.known.source == str(tmp_path / "words.npy")
     images = torch.rand(2, 3, 64, 64)
     everything = trainer.splits.labels.names
-    with trainer.classifier.asked_for(everything), restored.classifier.asked_for(everything):
+    with trainer.classifier.querying(everything), restored.classifier.querying(everything):
         assert torch.equal(restored.classifier(images), trainer.classifier.eval()(images))
     content = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
-    assert content["words"]["names"][:64] == list(trainer.splits.train.labels.names)
+    assert content["label_embeddings"]["names"][:64] == list(trainer.splits.train.labels.names)
     assert content["seen"] == list(trainer.splits.labels.seen)
 
 
@@ -121,8 +126,10 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(zero_shot, tmp_p
 
 def test_resuming_with_other_words_is_refused(run, zero_shot):
     folder, _ = run
-    trainer = make_trainer(make([*zero_shot, "schedule.epochs=1", "head.words.seed=1"]))
-    with pytest.raises(CheckpointError, match=r"trained with other word vectors than random:12 holds now.*init_from="):
+    trainer = make_trainer(make([*zero_shot, "schedule.epochs=1", "head.label_embeddings.seed=1"]))
+    with pytest.raises(
+        CheckpointError, match=r"trained with other label embeddings than random:12 holds now.*init_from="
+    ):
         trainer.load(folder)
 
 
@@ -160,8 +167,10 @@ def test_starting_from_a_backbone_alone_leaves_the_head_as_drawn(run, zero_shot)
 
 def test_words_of_the_run_that_is_started_from_do_not_come_along(run, zero_shot):
     folder, _ = run
-    started = make_trainer(make([*zero_shot, f"init_from={folder}", "head.words.seed=3"]))
-    assert started.classifier.words.known.equals(build.build_words(started.config, started.splits.labels))
+    started = make_trainer(make([*zero_shot, f"init_from={folder}", "head.label_embeddings.seed=3"]))
+    assert started.classifier.vocabulary.known.equals(
+        build.build_label_embeddings(started.config, started.splits.labels)
+    )
 
 
 def test_a_part_without_a_start_is_a_warning(zero_shot):
@@ -186,7 +195,7 @@ def test_scores_of_labels_do_not_depend_on_which_are_asked_for(run):
 
 def test_the_predictor_gives_what_the_evaluation_gave(run):
     folder, trainer = run
-    predictor = load(folder, weights="reported")
+    predictor = load(folder, weights="best")
     labels = trainer.splits.labels
     predictor.set_labels(labels.names)
     test = trainer.splits.test
@@ -232,7 +241,7 @@ def test_without_words_there_is_one_clear_error(small_digits, tmp_path):
     trainer = make_trainer(make([*words, "schedule.epochs=1", "head=gap"]))
     trainer.fit(tmp_path / "run")
     predictor = load(tmp_path / "run")
-    with pytest.raises(DataError, match="trained without word vectors"):
+    with pytest.raises(DataError, match="trained without label embeddings"):
         predictor.set_labels(["zebra"])
     with pytest.raises(DataError, match="no attention that could be shown"):
         predictor.maps([trainer.splits.test.path(0)], "attention")
@@ -242,24 +251,24 @@ def test_words_of_another_width_are_refused(run, tmp_path):
     folder, _ = run
     predictor = load(folder)
     (tmp_path / "other.txt").write_text("zebra 1 2 3\n")
-    predictor.take_words_from(str(tmp_path / "other.txt"))
+    predictor.take_label_embeddings_from(str(tmp_path / "other.txt"))
     with pytest.raises(DataError, match=r"width 3, the network was trained with width 12 \(random:12\)"):
         predictor.set_labels(["zebra"])
 
 
 def test_another_source_of_words_keeps_templates_and_aliases_and_drops_the_names_of_rows(run):
     predictor = load(run[0])
-    stored = WordsConfig(source="a.npy", names="a.txt", templates=("a {}",), aliases="b.tsv")
-    predictor.words_config = stored
-    predictor.take_words_from("a.npy")
-    assert predictor.words_config == stored
-    predictor.take_words_from("b.txt")
-    assert predictor.words_config == dataclasses.replace(stored, source="b.txt", names=None)
+    stored = LabelEmbeddingsConfig(source="a.npy", names="a.txt", templates=("a {}",), aliases="b.tsv")
+    predictor.label_embeddings_config = stored
+    predictor.take_label_embeddings_from("a.npy")
+    assert predictor.label_embeddings_config == stored
+    predictor.take_label_embeddings_from("b.txt")
+    assert predictor.label_embeddings_config == dataclasses.replace(stored, source="b.txt", names=None)
     with pytest.raises(ConfigError, match="words=: source: missing"):
-        predictor.take_words_from("")
+        predictor.take_label_embeddings_from("")
 
 
-@pytest.mark.parametrize("report", ["live", "better"])
+@pytest.mark.parametrize("report", ["raw", "better"])
 def test_images_that_say_nothing_of_the_headline_are_no_error(zero_shot, tmp_path, report):
     """A limit on evaluation may leave out every image with an unseen label."""
     words = [word for word in zero_shot if not word.startswith("dataset.zero_shot")]
@@ -272,7 +281,7 @@ def test_images_that_say_nothing_of_the_headline_are_no_error(zero_shot, tmp_pat
     trainer.fit(tmp_path / "run")
     records = read_records(tmp_path / "run" / "metrics.jsonl")
     val = next(record for record in records if record["kind"] == "eval")
-    assert "zsl_mAP" not in val["live"]
+    assert "zsl_mAP" not in val["raw"]
     assert records[-1]["epoch"] == 1
 
 
@@ -280,7 +289,7 @@ def test_a_checkpoint_whose_words_are_not_vectors_is_refused(run, tmp_path):
     folder, _ = run
     content = copy.deepcopy(load_checkpoint(folder / "checkpoints" / "best.pt"))
     for words in ({"names": ["a"]}, [1, 2], {"names": ["a"], "vectors": torch.zeros(2, 12), "source": "x"}):
-        save_checkpoint(tmp_path / "broken.pt", {**content, "words": words})
+        save_checkpoint(tmp_path / "broken.pt", {**content, "label_embeddings": words})
         with pytest.raises((CheckpointError, DataError)):
             restore(tmp_path / "broken.pt")
 
@@ -288,22 +297,24 @@ def test_a_checkpoint_whose_words_are_not_vectors_is_refused(run, tmp_path):
 def test_vectors_are_looked_up_for_trained_labels_first(zero_shot):
     config = make(zero_shot)
     labels = LabelSpace(["a", "b", "c"], seen=[False, True, True])
-    assert build.build_words(config, labels).names == ("b", "c", "a")
+    assert build.build_label_embeddings(config, labels).names == ("b", "c", "a")
     classifier = build.build_classifier(config, labels)
     with pytest.raises(DataError):
-        build.ask_for(classifier, ["a", "a"], WordsConfig(source="random:12"))
-    build.ask_for(classifier, ["a", "d"], WordsConfig(source="random:12"))
-    assert classifier.words.names == ("a", "d")
+        build.set_query_labels(classifier, ["a", "a"], LabelEmbeddingsConfig(source="random:12"))
+    build.set_query_labels(classifier, ["a", "d"], LabelEmbeddingsConfig(source="random:12"))
+    assert classifier.vocabulary.names == ("a", "d")
 
 
 def test_what_has_no_effect_or_no_meaning_is_said(zero_shot, small_digits):
     plain = build.find_unused(make([*small_digits, "head.normalize=unit"]))
     assert any(line.startswith("head.normalize=unit") for line in plain)
-    seeded = build.find_unused(make([*zero_shot, "head.words.source=x.txt", "head.words.seed=3"]))
-    assert any(line.startswith("head.words.seed") for line in seeded)
-    aliased = build.find_unused(make([*zero_shot, "head.words.aliases=x.tsv"]))
-    assert any(line.startswith("head.words.aliases=x.tsv: without effect") for line in aliased)
-    assert not any("words.seed" in line for line in build.find_unused(make([*zero_shot, "head.words.seed=3"])))
+    seeded = build.find_unused(make([*zero_shot, "head.label_embeddings.source=x.txt", "head.label_embeddings.seed=3"]))
+    assert any(line.startswith("head.label_embeddings.seed") for line in seeded)
+    aliased = build.find_unused(make([*zero_shot, "head.label_embeddings.aliases=x.tsv"]))
+    assert any(line.startswith("head.label_embeddings.aliases=x.tsv: without effect") for line in aliased)
+    assert not any(
+        "words.seed" in line for line in build.find_unused(make([*zero_shot, "head.label_embeddings.seed=3"]))
+    )
     words = [*zero_shot, "loss=ce", "dataset.max_digits=1", "head.random_queries=3"]
     with pytest.raises(ConfigError, match=r"head.random_queries=3: their answer is one more present label"):
         build.check_config(make(words))

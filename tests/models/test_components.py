@@ -8,7 +8,7 @@ import yaml
 
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Tokens
-from mldec.models.word_vectors import WordsConfig, read_word_vectors
+from mldec.models.label_embeddings import LabelEmbeddingsConfig, read_label_embeddings
 from mldec.registry import BACKBONES, HEADS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -34,9 +34,9 @@ def test_head_choices(path):
     component = HEADS[values["name"]]
     labels = LabelSpace(["cat", "dog", "fox"])
     more = {}
-    if "words" in values:
-        values["words"] = WordsConfig(source="random:5")
-        more["words"] = read_word_vectors(values["words"], labels.names)
+    if "embeddings" in values:
+        values["label_embeddings"] = LabelEmbeddingsConfig(source="random:5")
+        more["label_embeddings"] = read_label_embeddings(values["label_embeddings"], labels.names)
     with torch.device("meta"):  # Query2Label's layers hold a hundred million weights
         head = component.build(component.config_class(**values), in_features=2048, labels=labels, **more)
         assert head(Tokens(torch.rand(2, 6, 2048), (2, 3))).shape == (2, 3)

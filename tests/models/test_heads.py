@@ -13,15 +13,15 @@ from mldec.models.heads.gap import GapConfig
 from mldec.models.heads.layers import EncoderLayer, MultiHeadAttention
 from mldec.models.heads.positions import sine_position
 from mldec.models.heads.transformer_decoder import TransformerDecoderConfig
-from mldec.models.word_vectors import WordVectors
+from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.registry import HEADS
 
 SMALL = {"dim": 16, "num_heads": 4, "ffn_dim": 32}
 LABELS = LabelSpace(["a", "b", "c", "d", "e"])
 
 
-def words():
-    return WordVectors(LABELS.names, torch.randn(5, 3), "a test")
+def embeddings():
+    return LabelEmbeddings(LABELS.names, torch.randn(5, 3), "a test")
 
 
 def test_pooling_is_the_linear_layer_of_the_mean():
@@ -32,7 +32,7 @@ def test_pooling_is_the_linear_layer_of_the_mean():
     assert not torch.equal(head.train()(values), head(values))
 
 
-@pytest.mark.parametrize("head", ["gap", "transformer_decoder", "ml_decoder", "shared", "word_vectors"])
+@pytest.mark.parametrize("head", ["gap", "transformer_decoder", "ml_decoder", "shared", "label_embeddings"])
 def test_under_autocast_logits_have_the_steps_of_float32(head):
     """bfloat16 logits of thousands of images tie by the hundred, and average precision ranks them."""
     torch.manual_seed(0)
@@ -40,8 +40,10 @@ def test_under_autocast_logits_have_the_steps_of_float32(head):
         "gap": lambda: GlobalAveragePool(8, 5),
         "transformer_decoder": lambda: TransformerDecoderHead(8, 5, **SMALL),
         "ml_decoder": lambda: MLDecoder(8, 5, 2, **SMALL),
-        "shared": lambda: MLDecoder(8, 5, **SMALL, queries="word_vectors", fc="shared", words=words()),
-        "word_vectors": lambda: MLDecoder(8, 5, 2, **SMALL, fc="word_vectors", words=words()),
+        "shared": lambda: MLDecoder(
+            8, 5, **SMALL, queries="label_embeddings", fc="shared", label_embeddings=embeddings()
+        ),
+        "label_embeddings": lambda: MLDecoder(8, 5, 2, **SMALL, fc="label_embeddings", label_embeddings=embeddings()),
     }[head]().eval()
     tokens = 0.05 * torch.randn(2000, 6, 8)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):

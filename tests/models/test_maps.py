@@ -10,8 +10,8 @@ from torch import nn
 from mldec.errors import DataError
 from mldec.models.heads import GlobalAveragePool, MLDecoder, Query2Label, TransformerDecoderHead
 from mldec.models.heads.layers import DecoderLayer
+from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.tokens import Tokens
-from mldec.models.word_vectors import WordVectors
 
 SMALL = {"dim": 16, "num_heads": 4, "ffn_dim": 24, "dropout": 0.0}
 GRID, FEATURES, LABELS = (2, 3), 8, 7
@@ -29,8 +29,8 @@ def tokens(batch: int = 3) -> Tokens:
     return Tokens(torch.randn(batch, GRID[0] * GRID[1], FEATURES), GRID)
 
 
-def words() -> WordVectors:
-    return WordVectors(tuple(map(str, range(LABELS + 2))), torch.randn(LABELS + 2, 10), "a test")
+def embeddings() -> LabelEmbeddings:
+    return LabelEmbeddings(tuple(map(str, range(LABELS + 2))), torch.randn(LABELS + 2, 10), "a test")
 
 
 def heads() -> dict[str, nn.Module]:
@@ -39,12 +39,27 @@ def heads() -> dict[str, nn.Module]:
         "full": MLDecoder(FEATURES, LABELS, **SMALL),
         "groups": MLDecoder(FEATURES, LABELS, 3, **SMALL, num_layers=2),
         "random groups": MLDecoder(FEATURES, LABELS, 3, **SMALL, grouping="random"),
-        "word queries": MLDecoder(FEATURES, LABELS, **SMALL, queries="word_vectors", fc="word_vectors", words=words()),
-        "word groups": MLDecoder(
-            FEATURES, LABELS, 3, **SMALL, queries="word_vectors", fc="word_vectors", words=words()
+        "label-embedding queries": MLDecoder(
+            FEATURES,
+            LABELS,
+            **SMALL,
+            queries="label_embeddings",
+            fc="label_embeddings",
+            label_embeddings=embeddings(),
         ),
-        "shared": MLDecoder(FEATURES, LABELS, 3, **SMALL, queries="word_vectors", fc="shared", words=words()),
-        "word weights": MLDecoder(FEATURES, LABELS, 3, **SMALL, fc="word_vectors", words=words()),
+        "word groups": MLDecoder(
+            FEATURES,
+            LABELS,
+            3,
+            **SMALL,
+            queries="label_embeddings",
+            fc="label_embeddings",
+            label_embeddings=embeddings(),
+        ),
+        "shared": MLDecoder(
+            FEATURES, LABELS, 3, **SMALL, queries="label_embeddings", fc="shared", label_embeddings=embeddings()
+        ),
+        "word weights": MLDecoder(FEATURES, LABELS, 3, **SMALL, fc="label_embeddings", label_embeddings=embeddings()),
         "transformer": TransformerDecoderHead(FEATURES, LABELS, **SMALL),
         "two layers": TransformerDecoderHead(
             FEATURES, LABELS, **SMALL, encoder_layers=1, decoder_layers=2, position="sine", final_norm=True
@@ -109,7 +124,7 @@ def logits_without(head: nn.Module, seen: Tokens, token: int) -> torch.Tensor:
     x = Held(found["norm3"], last.norm3)(x + last.linear2(last.linear1(x) * gates))
     if isinstance(modules["norm"], nn.LayerNorm):
         x = Held(found["norm"], modules["norm"])(x)
-    asked = getattr(head, "words", None)
+    asked = getattr(head, "embeddings", None)
     return head.fc(x) if asked is None else head.fc(x, asked())
 
 
@@ -147,20 +162,20 @@ def test_attention_is_a_distribution_that_labels_of_a_group_share(kind):
 
 
 @pytest.mark.parametrize("weighting", ["label", "attention"])
-@pytest.mark.parametrize("kind", ["word queries", "word groups", "word weights", "shared"])
+@pytest.mark.parametrize("kind", ["label-embedding queries", "word groups", "word weights", "shared"])
 @torch.no_grad()
 def test_labels_in_another_order_have_their_maps_in_that_order(kind, weighting):
     head, seen = heads()[kind], tokens()
     before = head.maps(seen, weighting)
     order = torch.randperm(LABELS).tolist()
-    head.words.set_labels([str(label) for label in order])
+    head.label_embeddings.set_labels([str(label) for label in order])
     torch.testing.assert_close(head.maps(seen, weighting), before[:, order])
 
 
 @torch.no_grad()
 def test_labels_that_were_never_trained_have_maps():
-    head, seen = heads()["word queries"], tokens()
-    head.words.set_labels([str(LABELS + 1), "2"])
+    head, seen = heads()["label-embedding queries"], tokens()
+    head.label_embeddings.set_labels([str(LABELS + 1), "2"])
     for weighting in ("label", "attention"):
         assert head.maps(seen, weighting).shape == (3, 2, 6)
 

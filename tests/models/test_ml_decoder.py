@@ -14,16 +14,16 @@ from mldec.models.classifier import Tokens
 from mldec.models.complexity import count_parameters
 from mldec.models.heads import MLDecoder
 from mldec.models.heads.ml_decoder import MLDecoderConfig
-from mldec.models.label_words import QueryAugment
-from mldec.models.word_vectors import WordsConfig, WordVectors
+from mldec.models.label_embeddings import LabelEmbeddings, LabelEmbeddingsConfig
+from mldec.models.label_vocabulary import QueryAugment
 from mldec.registry import HEADS
 
 SMALL = {"dim": 16, "num_heads": 8, "ffn_dim": 32}
 
 
-def words(vectors):
+def embeddings(vectors):
     """Vectors (V, width) under the names "0", "1", …"""
-    return WordVectors(tuple(map(str, range(len(vectors)))), vectors, "a test")
+    return LabelEmbeddings(tuple(map(str, range(len(vectors)))), vectors, "a test")
 
 
 def published_names(head):
@@ -88,7 +88,7 @@ def test_equals_the_published_head(case):
         head = MLDecoder(8, 5, dim=16)
     else:
         vectors = torch.sin(0.23 * torch.arange(1200.0)).view(4, 300)
-        head = MLDecoder(8, 4, dim=16, queries="word_vectors", fc="shared", words=words(vectors))
+        head = MLDecoder(8, 4, dim=16, queries="label_embeddings", fc="shared", label_embeddings=embeddings(vectors))
     with torch.no_grad():
         fill(head)
     logits = head(golden_tokens())
@@ -188,11 +188,11 @@ def test_each_bias_moves_its_own_class_also_in_random_groups():
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("queries", ["fixed", "learnable", "word_vectors"])
+@pytest.mark.parametrize("queries", ["fixed", "learnable", "label_embeddings"])
 def test_every_trainable_parameter_gets_a_gradient_and_padding_gets_none(queries, training):
     torch.manual_seed(0)
-    vectors = words(torch.randn(10, 5)) if queries == "word_vectors" else None
-    head = MLDecoder(8, 10, 4, **SMALL, queries=queries, words=vectors, num_layers=2).train(training)
+    vectors = embeddings(torch.randn(10, 5)) if queries == "label_embeddings" else None
+    head = MLDecoder(8, 10, 4, **SMALL, queries=queries, embeddings=vectors, num_layers=2).train(training)
     # A sum over classes would leave the biases of a layer norm's input without gradient; random weights do not.
     (head(torch.randn(3, 6, 8)) * torch.randn(3, 10)).sum().backward()
     for name, parameter in head.named_parameters():
@@ -298,13 +298,16 @@ def test_exports_to_onnx(tmp_path):
         ({"num_groups": 0}, "num_groups=0"),
         ({"dim": 20}, "dim=20 .* num_heads=8"),
         ({"grouping": "sorted"}, "contiguous or random"),
-        ({"queries": "noise"}, "fixed, learnable or word_vectors"),
-        ({"fc": "own"}, "group, shared or word_vectors"),
-        ({"queries": "word_vectors"}, "queries=word_vectors needs the word vectors"),
-        ({"fc": "word_vectors"}, "fc=word_vectors needs the word vectors"),
-        ({"queries": "word_vectors", "words": words(torch.ones(9, 3))}, "9 labels for 10 classes"),
-        ({"queries": "word_vectors", "words": words(torch.ones(10, 3)), "normalize": "max"}, "none, unit or centered"),
-        ({"words": words(torch.ones(10, 3))}, "without effect for queries=fixed"),
+        ({"queries": "noise"}, "fixed, learnable or label_embeddings"),
+        ({"fc": "own"}, "group, shared or label_embeddings"),
+        ({"queries": "label_embeddings"}, "queries=label_embeddings needs the label embeddings"),
+        ({"fc": "label_embeddings"}, "fc=label_embeddings needs the label embeddings"),
+        ({"queries": "label_embeddings", "label_embeddings": embeddings(torch.ones(9, 3))}, "9 labels for 10 classes"),
+        (
+            {"queries": "label_embeddings", "label_embeddings": embeddings(torch.ones(10, 3)), "normalize": "max"},
+            "none, unit or centered",
+        ),
+        ({"label_embeddings": embeddings(torch.ones(10, 3))}, "without effect for queries=fixed"),
         ({"fc": "shared"}, "one output for all groups"),
     ],
 )
@@ -335,16 +338,20 @@ def test_settings_that_do_not_fit_the_labels():
 
 
 def test_builds_with_words_from_settings():
-    settings = {"dim": 16, "num_heads": 4, "num_groups": 2, "queries": "word_vectors", "fc": "word_vectors"}
+    settings = {"dim": 16, "num_heads": 4, "num_groups": 2, "queries": "label_embeddings", "fc": "label_embeddings"}
     config = MLDecoderConfig(
-        name="ml_decoder", **settings, words=WordsConfig(source="random:5"), query_noise=0.5, random_queries=3
+        name="ml_decoder",
+        **settings,
+        embeddings=LabelEmbeddingsConfig(source="random:5"),
+        query_noise=0.5,
+        random_queries=3,
     )
-    vectors = WordVectors((*LABELS.names, "another"), torch.randn(7, 5), "a test")
-    head = HEADS["ml_decoder"].build(config, in_features=8, labels=LABELS, words=vectors)
-    assert head.words.normalize == "centered"
-    assert head.words.augment == QueryAugment(noise=0.5, random=3)
-    assert head.words.names == LABELS.names
-    assert head.words.known is vectors
+    vectors = LabelEmbeddings((*LABELS.names, "another"), torch.randn(7, 5), "a test")
+    head = HEADS["ml_decoder"].build(config, in_features=8, labels=LABELS, embeddings=vectors)
+    assert head.label_embeddings.normalize == "centered"
+    assert head.label_embeddings.augment == QueryAugment(noise=0.5, random=3)
+    assert head.label_embeddings.names == LABELS.names
+    assert head.label_embeddings.known is vectors
     assert head.queries.projection.weight.shape == (6, 5)  # 16 dimensions for 3 labels a group: 6 each, 2 cut off
     assert head.fc.weight.shape == (16, 5)
 
@@ -353,16 +360,28 @@ def test_builds_with_words_from_settings():
     ("settings", "message"),
     [
         ({"dim": 100}, "head.dim=100: not a multiple of num_heads=8"),
-        ({"queries": "word_vectors"}, "head.words: queries=word_vectors needs the word vectors of the classes"),
-        ({"fc": "word_vectors"}, "head.words: fc=word_vectors needs the word vectors of the classes"),
-        ({"words": {"source": "x.txt"}}, "head.words: without effect for queries=fixed and fc=group"),
         (
-            {"queries": "word_vectors", "words": {"source": " "}},
-            "head.words.source: missing; word vectors come from one of",
+            {"queries": "label_embeddings"},
+            "head.label_embeddings: queries=label_embeddings needs the label embeddings of the classes",
         ),
-        ({"queries": "word_vectors", "words": {"source": "x", "templates": ["a"]}}, "head.words.templates=['a']"),
-        ({"queries": "word_vectors", "words": {"file": "x"}}, "head.words.source: missing"),
-        ({"queries": "word_vectors", "words": 3}, "head.words=3: expected settings"),
+        (
+            {"fc": "label_embeddings"},
+            "head.label_embeddings: fc=label_embeddings needs the label embeddings of the classes",
+        ),
+        (
+            {"label_embeddings": {"source": "x.txt"}},
+            "head.label_embeddings: without effect for queries=fixed and fc=group",
+        ),
+        (
+            {"queries": "label_embeddings", "label_embeddings": {"source": " "}},
+            "head.label_embeddings.source: missing; label embeddings come from one of",
+        ),
+        (
+            {"queries": "label_embeddings", "label_embeddings": {"source": "x", "templates": ["a"]}},
+            "head.label_embeddings.templates=['a']",
+        ),
+        ({"queries": "label_embeddings", "label_embeddings": {"file": "x"}}, "head.label_embeddings.source: missing"),
+        ({"queries": "label_embeddings", "label_embeddings": 3}, "head.label_embeddings=3: expected settings"),
         ({"query_noise": 0.1}, "query_noise, random_queries, query_cutout: without effect"),
         ({"fc": "shared"}, "head.fc=shared: one output for all groups"),
         ({"num_groups": 0}, "head.num_groups=0: expected a whole number at least 1 or null"),

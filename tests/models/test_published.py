@@ -13,10 +13,10 @@ from mldec.errors import CheckpointError, ConfigError, DataError
 from mldec.models import published as room
 from mldec.models.classifier import Classifier
 from mldec.models.heads import GlobalAveragePool, MLDecoder
+from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.published import load_published, read_published
 from mldec.models.published_layouts import find_head, head_settings
 from mldec.models.tresnet import VARIANTS
-from mldec.models.word_vectors import WordVectors
 from tests.published_files import authors_body, authors_file, authors_head, stir, timm_file
 
 SMALL = {"dim": 16, "ffn_dim": 24}
@@ -26,9 +26,9 @@ IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 def head_of(kind, features, num_classes=5):
     if kind == "pooling":
         return GlobalAveragePool(features, num_classes)
-    if kind == "words":
-        vectors = WordVectors(tuple("abcde"), torch.randn(5, 12), "some words")
-        return MLDecoder(features, 5, queries="word_vectors", fc="shared", words=vectors, **SMALL)
+    if kind == "embeddings":
+        vectors = LabelEmbeddings(tuple("abcde"), torch.randn(5, 12), "some embeddings")
+        return MLDecoder(features, 5, queries="label_embeddings", fc="shared", embeddings=vectors, **SMALL)
     # Full decoding; groups; groups of which the last places and queries are unused (paper §1.3).
     outputs, groups = {"full": (num_classes, None), "groups": (num_classes, 3), "unused": (10, 7)}[kind]
     return MLDecoder(features, outputs, groups, **SMALL)
@@ -84,16 +84,16 @@ def test_every_backbone_comes_back(built, name, write):
 
 @pytest.mark.parametrize(
     ("kind", "write"),
-    [(kind, authors_file) for kind in ("pooling", "full", "groups", "unused", "words")]
+    [(kind, authors_file) for kind in ("pooling", "full", "groups", "unused", "embeddings")]
     + [(kind, timm_file) for kind in ("pooling", "full", "groups", "unused")],
 )
 def test_every_head_in_every_layout(built, kind, write):
     original = classifier_of(built, "resnet18", kind)
     own = "" if kind == "pooling" else "fc."
     found = read_published(write(original, head=own))
-    assert found.num_classes == {"unused": 10, "words": None}.get(kind, 5)
-    assert found.word_width == (12 if kind == "words" else None)
-    if kind not in ("pooling", "words"):
+    assert found.num_classes == {"unused": 10, "label_embeddings": None}.get(kind, 5)
+    assert found.embedding_width == (12 if kind == "embeddings" else None)
+    if kind not in ("pooling", "embeddings"):
         assert (found.head["num_groups"], found.head["dim"], found.head["ffn_dim"]) == (
             {"full": None, "groups": 3, "unused": 7}[kind],
             16,
@@ -215,7 +215,7 @@ def test_the_names_of_the_published_tresnet_l():
         "queries": "fixed",
         "grouping": "contiguous",
         "fc": "group",
-        "words": None,
+        "label_embeddings": None,
     }
 
 
@@ -235,7 +235,7 @@ GOLDEN = {  # paper §1.8: (N, K or None, row 0, row 1)
         [0.3764356663, 0.400352844, 0.3821200892, 0.3478956286, 0.3194778279],
         [0.3771224818, 0.4019762254, 0.3845358915, 0.3502668971, 0.3213430117],
     ),
-    "words": (
+    "label_embeddings": (
         (4, None),
         [0.0932257842, 0.1000422164, 0.1216802407, 0.1440141684],
         [0.0953571623, 0.1021984172, 0.1238797192, 0.1462289402],
@@ -248,10 +248,12 @@ def test_the_golden_values_of_the_published_head(case):
     """Published names and numbers through the reader of layouts into our head."""
     (num_classes, num_groups), *rows = GOLDEN[case]
     double = {"dtype": torch.float64}
-    words = WordVectors(tuple("abcd"), torch.sin(0.23 * torch.arange(1200.0, **double)).view(4, 300), "golden")
+    embeddings = LabelEmbeddings(tuple("abcd"), torch.sin(0.23 * torch.arange(1200.0, **double)).view(4, 300), "golden")
     shapes = MLDecoder(8, num_classes, num_groups, dim=16).state_dict()
-    if case == "words":
-        shapes = MLDecoder(8, 4, dim=16, queries="word_vectors", fc="shared", words=words).state_dict()
+    if case == "embeddings":
+        shapes = MLDecoder(
+            8, 4, dim=16, queries="label_embeddings", fc="shared", label_embeddings=embeddings
+        ).state_dict()
     state = authors_head(shapes)
     for n, name in enumerate(sorted(state)):
         values = 0.05 * torch.sin(0.37 * torch.arange(state[name].numel(), **double) + n)
@@ -261,12 +263,12 @@ def test_the_golden_values_of_the_published_head(case):
     file = {f"head.{name}": value for name, value in state.items()}
     layout = find_head(file, "golden")
     settings, outputs, width = head_settings(layout, file, "golden")
-    assert (outputs, width) == ((None, 300) if case == "words" else (num_classes, None))
-    options = {name: value for name, value in settings.items() if name not in ("name", "words")}
-    with_words = {"words": words} if case == "words" else {}
-    head = MLDecoder(8, outputs or 4, **options, **with_words).double().eval()
-    if case == "words":
-        head.words.trained, head.words.asked = words.vectors, words.vectors
+    assert (outputs, width) == ((None, 300) if case == "embeddings" else (num_classes, None))
+    options = {name: value for name, value in settings.items() if name not in ("name", "embeddings")}
+    with_embeddings = {"label_embeddings": embeddings} if case == "embeddings" else {}
+    head = MLDecoder(8, outputs or 4, **options, **with_embeddings).double().eval()
+    if case == "embeddings":
+        head.label_embeddings.trained, head.label_embeddings.asked = embeddings.vectors, embeddings.vectors
     head.load_state_dict({name: file[layout.file_name(name)] for name in head.state_dict()})
     torch.testing.assert_close(head(tokens), torch.tensor(rows, **double), rtol=0, atol=1e-8)
 
@@ -423,18 +425,18 @@ def test_tables_of_labels_that_are_none(small, table, message):
 
 
 def test_zero_shot_heads_want_words_of_their_width(built):
-    original = classifier_of(built, "resnet18", "words")
+    original = classifier_of(built, "resnet18", "embeddings")
     state = authors_file(original, head="fc.")
     with pytest.raises(CheckpointError, match="12 numbers a label"):
         load_published(state, image_size=64)
-    other = WordVectors(("x",), torch.ones(1, 13), "other words")
-    head = MLDecoder(512, 1, queries="word_vectors", fc="shared", words=other, **SMALL)
-    with pytest.raises(CheckpointError, match="width 12, those of other words have width 13"):
+    other = LabelEmbeddings(("x",), torch.ones(1, 13), "other embeddings")
+    head = MLDecoder(512, 1, queries="label_embeddings", fc="shared", embeddings=other, **SMALL)
+    with pytest.raises(CheckpointError, match="width 12, those of other embeddings have width 13"):
         read_published(state).load_into(Classifier(original.backbone, head))
-    asked = WordVectors(("x", "y"), torch.randn(2, 12), "words")
-    loaded = load_published(state, image_size=64, words=asked)
+    asked = LabelEmbeddings(("x", "y"), torch.randn(2, 12), "embeddings")
+    loaded = load_published(state, image_size=64, embeddings=asked)
     assert logits(loaded).shape == (2, 2)
-    with pytest.raises(DataError, match="no word vector"):
+    with pytest.raises(DataError, match="no label embedding"):
         loaded.set_labels(["z"])
 
 

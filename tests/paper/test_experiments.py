@@ -14,7 +14,7 @@ from mldec.engine.mixing import answer_random_queries
 from mldec.labels import LabelSpace
 from mldec.models.complexity import count_macs
 from mldec.models.hub import TRESNETS, loaded_name
-from mldec.models.word_vectors import WordVectors
+from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.paper.tables import load_tables
 
 ROWS = {
@@ -32,11 +32,11 @@ LIGHT = {
     "desk/table2/ml_decoder_k72",
     "desk/table3/both",
     "desk/table4/group",
-    "desk/table7/words",
+    "desk/table7/label_embeddings",
     "desk/table13/softmax_ml_decoder",
     "table2/ml_decoder_k200",
     "table3/both",
-    "table8/learnable_words",
+    "table8/learnable_embeddings",
     "table9/ml_decoder",
     "table13/softmax_ml_decoder",
 }
@@ -55,8 +55,8 @@ def make(name: str, device: str = "cpu"):
     build.check_config(config)
     labels = LabelSpace([f"label {number}" for number in range(ROWS[name].needs.labels)])
     words = None
-    if build.uses_words(config):
-        words = WordVectors(labels.names, torch.randn(len(labels), 300, device="cpu"), "random")
+    if build.uses_label_embeddings(config):
+        words = LabelEmbeddings(labels.names, torch.randn(len(labels), 300, device="cpu"), "random")
     with torch.device(device):
         return config, build.build_bare_classifier(config, labels, words)
 

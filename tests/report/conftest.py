@@ -28,7 +28,7 @@ class Page(HTMLParser):
         self._silent = False
         self._words: list[str] = []
         self.feed(text)
-        self.words = " ".join(self._words)
+        self.vocabulary = " ".join(self._words)
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)

@@ -75,7 +75,7 @@ def test_a_wrong_word_is_one_line(runs, tmp_path, capsys, monkeypatch):
         (["run=,"], "run=: empty"),
         (["run=empty"], "is not a run folder"),
         ([f"run={runs[0]}", "split=tset"], "expected one of train, val, test"),
-        ([f"run={runs[0]}", "weights=no"], "expected one of reported, ema, live"),
+        ([f"run={runs[0]}", "weights=no"], "expected one of reported, ema, raw"),
         ([f"run={runs[0]}", f"output={tmp_path}"], "is a folder"),
         ([f"run={runs[0]},{runs[1]}", "labels=red"], "leave labels out"),
         ([f"run={runs[0]}", f"runs={runs[1]}"], "run=RUN"),

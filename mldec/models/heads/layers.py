@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mldec.errors import ConfigError
 from mldec.models.heads.dropout import Dropout, dropout
-from mldec.models.label_words import GroupedWords
+from mldec.models.label_vocabulary import GroupedLabels
 
 
 class MultiHeadAttention(nn.Module):
@@ -158,27 +158,27 @@ class GroupFullyConnected(nn.Module):
             places = random_places(num_classes, grouping_seed).to(self.weight.device)
         self.register_buffer("places", places)
 
-    def forward(self, embeddings_BKD: Tensor, words: GroupedWords | None = None) -> Tensor:
-        """Logits (B, N) in class order, or (B, n) of the labels of `words`.
+    def forward(self, embeddings_BKD: Tensor, labels: GroupedLabels | None = None) -> Tensor:
+        """Logits (B, N) in class order, or (B, n) of the labels of `labels`.
 
         Labels that were not trained borrow the weights and biases of trained ones in turn; what these say of them is
         chance (paper Table 8).
         """
-        weight = self.weight if words is None else self.weight[words.groups]
+        weight = self.weight if labels is None else self.weight[labels.groups]
         with full_precision(embeddings_BKD):
             table_KBg = torch.bmm(embeddings_BKD.transpose(0, 1).to(self.weight.dtype), weight)
         table_BKg = table_KBg.transpose(0, 1).flatten(1)
-        if words is not None:
-            return table_BKg.index_select(1, words.places) + self.bias[words.biases]
+        if labels is not None:
+            return table_BKg.index_select(1, labels.places) + self.bias[labels.biases]
         row_BN = table_BKg[:, : self.num_classes]
         if self.places is not None:
             row_BN = row_BN.index_select(1, self.places)
         return row_BN + self.bias
 
-    def label_weights(self, words: GroupedWords | None = None) -> Tensor:
+    def label_weights(self, labels: GroupedLabels | None = None) -> Tensor:
         """(n, D): what the embedding of its query is multiplied with to give the logit of each label, less the bias."""
-        if words is not None:
-            return self.weight[words.groups].transpose(1, 2).flatten(0, 1)[words.places]
+        if labels is not None:
+            return self.weight[labels.groups].transpose(1, 2).flatten(0, 1)[labels.places]
         table_KgD = self.weight.transpose(1, 2).flatten(0, 1)
         return table_KgD[: self.num_classes] if self.places is None else table_KgD[self.places]
 
@@ -197,24 +197,24 @@ class SharedFullyConnected(nn.Module):
         self.bias = nn.Parameter(torch.zeros(group_size))
         nn.init.xavier_normal_(self.weight)
 
-    def forward(self, embeddings_BKD: Tensor, words: GroupedWords) -> Tensor:
-        """Logits (B, n) of the labels of `words`."""
+    def forward(self, embeddings_BKD: Tensor, labels: GroupedLabels) -> Tensor:
+        """Logits (B, n) of the labels of `labels`."""
         with full_precision(embeddings_BKD):
             table_BKg = embeddings_BKD.to(self.weight.dtype) @ self.weight + self.bias
-        return table_BKg.flatten(1).index_select(1, words.places)
+        return table_BKg.flatten(1).index_select(1, labels.places)
 
-    def label_weights(self, words: GroupedWords) -> Tensor:
+    def label_weights(self, labels: GroupedLabels) -> Tensor:
         """(n, D): as of `GroupFullyConnected`."""
-        return self.weight.T[words.places % self.weight.shape[1]]
+        return self.weight.T[labels.places % self.weight.shape[1]]
 
 
-class WordFullyConnected(nn.Module):
-    """Output weights that are word vectors times one learned matrix (paper eq. 11): W_k = N_k W_b, one bias for all.
+class LabelEmbeddingFullyConnected(nn.Module):
+    """Output weights that are label embeddings times one learned matrix (paper eq. 11): W_k = N_k W_b, one bias for all.
 
     Args:
-        width: of the word vectors.
+        width: of the label embeddings.
         dim: D.
-        length: root mean square length of the word vectors, by which the start of W_b is scaled: logits begin with a
+        length: root mean square length of the label embeddings, by which the start of W_b is scaled: logits begin with a
             variance of about 1 for vectors of any length.
     """
 
@@ -223,16 +223,16 @@ class WordFullyConnected(nn.Module):
         self.weight = nn.Parameter(torch.randn(dim, width) / (length * dim**0.5))
         self.bias = nn.Parameter(torch.zeros(1))
 
-    def forward(self, embeddings_BKD: Tensor, words: GroupedWords) -> Tensor:
-        """Logits (B, n) of the labels of `words`."""
+    def forward(self, embeddings_BKD: Tensor, labels: GroupedLabels) -> Tensor:
+        """Logits (B, n) of the labels of `labels`."""
         with full_precision(embeddings_BKD):
             projected_BKW = embeddings_BKD.to(self.weight.dtype) @ self.weight
-            table_BKg = torch.einsum("bkw,kgw->bkg", projected_BKW, words.vectors.to(self.weight.dtype))
-        return table_BKg.flatten(1).index_select(1, words.places) + self.bias
+            table_BKg = torch.einsum("bkw,kgw->bkg", projected_BKW, labels.vectors.to(self.weight.dtype))
+        return table_BKg.flatten(1).index_select(1, labels.places) + self.bias
 
-    def label_weights(self, words: GroupedWords) -> Tensor:
+    def label_weights(self, labels: GroupedLabels) -> Tensor:
         """(n, D): as of `GroupFullyConnected`."""
-        return words.vectors.flatten(0, 1)[words.places].to(self.weight.dtype) @ self.weight.T
+        return labels.vectors.flatten(0, 1)[labels.places].to(self.weight.dtype) @ self.weight.T
 
 
 def relu_of(linear: nn.Linear, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 
 
-def find_suspicious(train: ImageIndex, held_out: Mapping[str, ImageIndex]) -> list[str]:
+def find_data_problems(train: ImageIndex, held_out: Mapping[str, ImageIndex]) -> list[str]:
     """A sentence for labels that no image of `train` has, and for images that a held-out split shares with it.
 
     Raises DataError if no image of `train` has any label.

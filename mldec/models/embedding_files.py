@@ -1,4 +1,4 @@
-"""Files of word vectors: GloVe, word2vec and fastText text, word2vec and fastText binary, and plain arrays.
+"""Files of label embeddings: GloVe, word2vec and fastText text, word2vec and fastText binary, and plain arrays.
 
 A file of two million words is read once from end to end and only the wanted words are kept; nothing in a file can run
 code. The binary layouts are those of the original tools.
@@ -48,10 +48,12 @@ def open_table(path: Path, names: str | None = None) -> Table:
     _refuse_packed(path)
     if is_array(path):
         if names is None:
-            raise DataError(f"{path}: an array has no names; list them in a file: head.words.names=FILE")
+            raise DataError(f"{path}: an array has no names; list them in a file: head.label_embeddings.names=FILE")
         return NamedArray(path, read_names(Path(names).expanduser()))
     if names is not None:
-        raise DataError(f"head.words.names={names}: without effect for {path.name}, which has names of its own")
+        raise DataError(
+            f"head.label_embeddings.names={names}: without effect for {path.name}, which has names of its own"
+        )
     with path.open("rb") as file:
         head = file.read(4096)
     if len(head) >= 4 and struct.unpack("<i", head[:4])[0] == FASTTEXT_MAGIC:
@@ -110,9 +112,9 @@ def read_names(path: Path) -> list[str]:
         if isinstance(content, dict):
             content = [content[key] for key in sorted(content, key=int)]
     except (OSError, ValueError) as error:
-        raise DataError(f"head.words.names={path}: cannot be read: {error}") from None
+        raise DataError(f"head.label_embeddings.names={path}: cannot be read: {error}") from None
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
-        raise DataError(f'head.words.names={path}: expected a list of names or {{"0": name, …}}')
+        raise DataError(f'head.label_embeddings.names={path}: expected a list of names or {{"0": name, …}}')
     return content
 
 
@@ -122,27 +124,27 @@ def read_aliases(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"head.words.aliases={path}: cannot be read: {error}") from None
+        raise DataError(f"head.label_embeddings.aliases={path}: cannot be read: {error}") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         label, tab, words = (part.strip() for part in line.partition("\t"))
         if not (tab or "\t" in line) or not label or not words or label in aliases:
             raise DataError(
-                f"head.words.aliases={path} line {number}: expected label<tab>words, each label once: {line!r}"
+                f"head.label_embeddings.aliases={path} line {number}: expected label<tab>words, each label once: {line!r}"
             )
         aliases[label] = words
     return aliases
 
 
-class ListedWords:
+class ListedEmbeddings:
     """What the formats share that know the listed words alone."""
 
     def guess(self, word: str) -> np.ndarray | None:
         return None
 
 
-class NamedArray(ListedWords):
+class NamedArray(ListedEmbeddings):
     """An array with a name for each row, or for each column as in the published file of NUS-WIDE (300, 1006)."""
 
     def __init__(self, path: Path, names: list[str]) -> None:
@@ -153,7 +155,7 @@ class NamedArray(ListedWords):
             raise DataError(f"{path}: an array of shape {array.shape} for {len(names)} names")
         if repeated := [name for name, count in Counter(names).items() if count > 1]:
             raise DataError(
-                f"{path}: names must differ; head.words.names lists more than once: {', '.join(repeated[:5])}. "
+                f"{path}: names must differ; head.label_embeddings.names lists more than once: {', '.join(repeated[:5])}. "
                 "Give each row a name of its own"
             )
         self._rows, self._names = array, names
@@ -166,7 +168,7 @@ class NamedArray(ListedWords):
         return iter(self._names)
 
 
-class TextTable(ListedWords):
+class TextTable(ListedEmbeddings):
     """A word and its numbers a line; word2vec and fastText put a line with their count and width before them.
 
     Some files hold words with spaces in them, so a line is read from its end.
@@ -231,7 +233,7 @@ def _numbers_at_end(fields: list[bytes]) -> int:
     return count
 
 
-class Word2VecBinary(ListedWords):
+class Word2VecBinary(ListedEmbeddings):
     """`count width`, then for each word its bytes, a space and float32 numbers; some tools add a line end."""
 
     def __init__(self, path: Path) -> None:

@@ -2,10 +2,10 @@
 
 model.safetensors          weights, one set of them
 mldec.json                 what they are: config, labels, normalization, metrics, thresholds
-label_vectors.safetensors  of a zero-shot network: the word vectors of the labels that it knows
+label_vectors.safetensors  of a zero-shot network: the label embeddings of the labels that it knows
 
 Reading gives what a checkpoint holds (`mldec.engine.checkpoint`), so that whatever takes a run folder takes this one.
-The files may come from anybody: each is checked, and what does not fit is an error in words.
+The files may come from anybody: each is checked, and what does not fit is one clear error.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
     "metrics": dict,
     "step": int,
     "thresholds": (list, type(None)),
-    "words": (dict, type(None)),
+    "label_embeddings": (dict, type(None)),
 }
 
 
-def write_portable(folder: Path, description: Mapping[str, Any], vectors: Tensor | None = None) -> None:
-    """Write mldec.json and, where the network knows labels as words, the vectors (V, width) of its `words.names`."""
+def write_exported(folder: Path, description: Mapping[str, Any], vectors: Tensor | None = None) -> None:
+    """Write mldec.json and, where the network knows labels by embeddings, the vectors (V, width) of its `label_embeddings.names`."""
     tracking.write_json(folder / DESCRIPTION, description)
     if vectors is not None:
-        names = json.dumps(description["words"]["names"], ensure_ascii=False)
-        header = {"names": names, "source": description["words"]["source"]}
+        names = json.dumps(description["label_embeddings"]["names"], ensure_ascii=False)
+        header = {"names": names, "source": description["label_embeddings"]["source"]}
         _write_tensors(folder / VECTORS, {"vectors": vectors}, header)
 
 
@@ -61,7 +61,7 @@ def write_weights(folder: Path, state: Mapping[str, Tensor], metadata: Mapping[s
     _write_tensors(folder / WEIGHTS, state, {"format": "pt", **metadata})
 
 
-def is_portable(folder: Path) -> bool:
+def is_exported(folder: Path) -> bool:
     """Whether `folder` is what an export left, readable or not."""
     return any((folder / name).is_file() for name in (DESCRIPTION, WEIGHTS, *GRAPHS))
 
@@ -80,7 +80,7 @@ def find_weights(folder: Path) -> Path:
     raise CheckpointError(f"{folder} is no whole export of mldec: it lacks {' and '.join(missing)}")
 
 
-def read_portable(weights: Path) -> dict[str, Any]:
+def read_exported(weights: Path) -> dict[str, Any]:
     """What a checkpoint holds, from an exported folder's model.safetensors and what lies beside it, onto the CPU.
 
     Raises CheckpointError if a file is missing, damaged, or contradicts another.
@@ -92,18 +92,18 @@ def read_portable(weights: Path) -> dict[str, Any]:
     if "labels" in header and header["labels"] != json.dumps(labels, ensure_ascii=False):
         raise CheckpointError(f"{weights} is of other labels than the {DESCRIPTION} beside it; export both together")
     kept = description["weights"]
-    words = description["words"]
-    if words is not None:
+    embeddings = description["label_embeddings"]
+    if embeddings is not None:
         tensors, _ = _read_tensors(folder / VECTORS)
         if set(tensors) != {"vectors"} or tensors["vectors"].dtype != torch.float32:
             raise CheckpointError(f"{folder / VECTORS}: expected one float32 tensor called vectors")
-        words = {"names": words["names"], "vectors": tensors["vectors"], "source": words["source"]}
+        embeddings = {"names": embeddings["names"], "vectors": tensors["vectors"], "source": embeddings["source"]}
     return {
         **description,
-        "model": state if kept == "live" else None,
+        "model": state if kept == "raw" else None,
         "ema": state if kept == "ema" else None,
         "reported": kept,
-        "words": words,
+        "label_embeddings": embeddings,
     }
 
 
@@ -124,8 +124,8 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} has format {content['format']}, this mldec reads up to {FORMAT}; upgrade mldec")
     try:
         labels = LabelSpace(content["labels"], seen=content["seen"])
-        if content["words"] is not None:
-            _check_words(content["words"], labels)
+        if content["label_embeddings"] is not None:
+            _check_label_embeddings(content["label_embeddings"], labels)
     except DataError as error:
         raise CheckpointError(f"{path}: {error}") from None
     for problem in _problems(content, labels):
@@ -133,19 +133,19 @@ def _read_description(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_words(words: Mapping[str, Any], labels: LabelSpace) -> None:
-    if not isinstance(words.get("names"), list) or not isinstance(words.get("source"), str):
-        raise DataError("words: expected names, a list, and source, a text")
-    LabelSpace(words["names"])
+def _check_label_embeddings(embeddings: Mapping[str, Any], labels: LabelSpace) -> None:
+    if not isinstance(embeddings.get("names"), list) or not isinstance(embeddings.get("source"), str):
+        raise DataError("label_embeddings: expected names, a list, and source, a text")
+    LabelSpace(embeddings["names"])
     trained = labels.trained().names
-    if tuple(words["names"][: len(trained)]) != trained:
-        raise DataError("words: the first of its names must be the trained labels, in their order")
+    if tuple(embeddings["names"][: len(trained)]) != trained:
+        raise DataError("label_embeddings: the first of its names must be the trained labels, in their order")
 
 
 def _problems(content: Mapping[str, Any], labels: LabelSpace) -> list[str]:
     found = []
-    if content["weights"] not in ("ema", "live"):
-        found.append(f"weights={content['weights']!r}: expected ema or live")
+    if content["weights"] not in ("ema", "raw"):
+        found.append(f"weights={content['weights']!r}: expected ema or raw")
     if content["seen"] is not None and not all(isinstance(flag, bool) for flag in content["seen"]):
         found.append("seen: expected true or false for each label")
     for name in ("mean", "std"):
@@ -165,8 +165,8 @@ def _problems(content: Mapping[str, Any], labels: LabelSpace) -> list[str]:
     if not isinstance(environment, dict) or not isinstance(environment.get("packages", {}), dict):
         found.append("environment: expected versions by name")
     head = content["config"].get("head")
-    if isinstance(head, dict) and head.get("words") is not None and content["words"] is None:
-        found.append("words: missing, but the head of its config asks for labels by word vectors")
+    if isinstance(head, dict) and head.get("label_embeddings") is not None and content["label_embeddings"] is None:
+        found.append("label_embeddings: missing, but the head of its config asks for labels by label embeddings")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Word vectors from every kind of file: the exact numbers of known words, and an error that helps for all others."""
+"""Label embeddings from every kind of file: the exact numbers of known words, and an error that helps for all others."""
 
 import base64
 import json
@@ -12,8 +12,14 @@ import torch
 from torch import nn
 
 from mldec.errors import DataError
-from mldec.models import word_files
-from mldec.models.word_vectors import WordsConfig, WordVectors, read_word_vectors, split, whole_forms
+from mldec.models import embedding_files
+from mldec.models.label_embeddings import (
+    LabelEmbeddings,
+    LabelEmbeddingsConfig,
+    read_label_embeddings,
+    split,
+    whole_forms,
+)
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "nuswide"
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "fasttext.json").read_text(encoding="utf-8"))
@@ -83,13 +89,13 @@ FILES = {
 def config_of(folder, name, **settings):
     FILES[name](folder / name)
     names = next((str(folder / f) for f in ("names.json", "names.txt") if (folder / f).exists()), None)
-    return WordsConfig(source=str(folder / name), names=names, **settings)
+    return LabelEmbeddingsConfig(source=str(folder / name), names=names, **settings)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_labels_get_the_vectors_of_their_words(tmp_path, name):
     config = config_of(tmp_path, name)
-    found = read_word_vectors(config, ["zürich", "traffic light", "red seven", "Dog", "DOG-red"])
+    found = read_label_embeddings(config, ["zürich", "traffic light", "red seven", "Dog", "DOG-red"])
     mean = np.mean([WORDS["red"], WORDS["seven"]], axis=0)
     other = np.mean([WORDS["dog"], WORDS["red"]], axis=0)
     expected = np.array([WORDS["zürich"], WORDS["traffic_light"], mean, WORDS["dog"], other], np.float32)
@@ -103,33 +109,35 @@ def test_labels_get_the_vectors_of_their_words(tmp_path, name):
 def test_a_label_without_a_vector_is_an_error_with_the_nearest_words(tmp_path, name):
     config = config_of(tmp_path, name)
     with pytest.raises(DataError) as caught:
-        read_word_vectors(config, ["red", "red sevn", "xylophone"])
+        read_label_embeddings(config, ["red", "red sevn", "xylophone"])
     message = str(caught.value)
-    assert "no word vector for 2 labels" in message
+    assert "no label embedding for 2 labels" in message
     assert "'red sevn' (no 'sevn'): nearest known: seven" in message
     assert "'xylophone': no near word found" in message
-    assert "head.words.aliases=FILE" in message
+    assert "head.label_embeddings.aliases=FILE" in message
 
 
 def test_aliases_say_what_to_look_up_instead(tmp_path):
     aliases = tmp_path / "aliases.tsv"
     aliases.write_text("hot dog\tdog\n\nHund\tdog\n", encoding="utf-8")
     config = config_of(tmp_path, "glove.txt", aliases=str(aliases))
-    found = read_word_vectors(config, ["hot dog", "Hund", "red"])
+    found = read_label_embeddings(config, ["hot dog", "Hund", "red"])
     np.testing.assert_array_equal(found.vectors.numpy(), [WORDS["dog"], WORDS["dog"], WORDS["red"]])
     assert found.names == ("hot dog", "Hund", "red")
     for text, culprit in (("dog", "line 1"), ("a\tb\na\tc", "line 2"), ("a\t", "line 1"), ("\tb", "line 1")):
         aliases.write_text(text)
         with pytest.raises(DataError, match=f"{culprit}: expected label<tab>words"):
-            read_word_vectors(config, ["red"])
+            read_label_embeddings(config, ["red"])
     aliases.unlink()
     with pytest.raises(DataError, match=r"aliases=.* cannot be read"):
-        read_word_vectors(config, ["red"])
+        read_label_embeddings(config, ["red"])
 
 
 def test_the_whole_label_is_looked_up_before_its_words(tmp_path):
     (tmp_path / "words.txt").write_text("hot 1 0\ndog 0 1\nhot-dog 5 5\ncellphone 3 4\ncell 9 9\nphone 9 9\n")
-    found = read_word_vectors(WordsConfig(source=str(tmp_path / "words.txt")), ["hot dog", "cell phone", "dog hot"])
+    found = read_label_embeddings(
+        LabelEmbeddingsConfig(source=str(tmp_path / "words.txt")), ["hot dog", "cell phone", "dog hot"]
+    )
     np.testing.assert_array_equal(found.vectors.numpy(), [[5, 5], [3, 4], [0.5, 0.5]])
     assert whole_forms("Hot dog")[0] == "Hot dog"
     assert "hot_dog" in whole_forms("Hot dog")
@@ -138,7 +146,7 @@ def test_the_whole_label_is_looked_up_before_its_words(tmp_path):
 
 def test_words_with_spaces_are_read_from_the_end_of_the_line(tmp_path):
     (tmp_path / "words.txt").write_text("new york 1 2\nnew 3 4\n. . . 5 6\n")
-    table = word_files.open_table(tmp_path / "words.txt")
+    table = embedding_files.open_table(tmp_path / "words.txt")
     found = table.vectors(["new york", "new", "york", ". . ."])
     assert {word: vector.tolist() for word, vector in found.items()} == {
         "new": [3, 4],
@@ -159,13 +167,13 @@ def fasttext(tmp_path):
 
 
 def test_a_fasttext_model_gives_what_the_original_tool_gives(fasttext):
-    found = read_word_vectors(WordsConfig(source=str(fasttext)), list(GOLDEN["vectors"]))
+    found = read_label_embeddings(LabelEmbeddingsConfig(source=str(fasttext)), list(GOLDEN["vectors"]))
     np.testing.assert_allclose(found.vectors.numpy(), list(GOLDEN["vectors"].values()), atol=1e-7)
-    assert {text: word_files.fasttext_hash(text.encode()) for text in GOLDEN["hashes"]} == GOLDEN["hashes"]
+    assert {text: embedding_files.fasttext_hash(text.encode()) for text in GOLDEN["hashes"]} == GOLDEN["hashes"]
 
 
 def test_several_words_are_the_mean_of_theirs_also_where_parts_could_be_guessed(fasttext):
-    found = read_word_vectors(WordsConfig(source=str(fasttext)), ["fox unknownword"])
+    found = read_label_embeddings(LabelEmbeddingsConfig(source=str(fasttext)), ["fox unknownword"])
     mean = np.mean([GOLDEN["vectors"]["fox"], GOLDEN["vectors"]["unknownword"]], axis=0)
     np.testing.assert_allclose(found.vectors.numpy()[0], mean, atol=1e-7)
 
@@ -174,17 +182,17 @@ def test_several_words_are_the_mean_of_theirs_also_where_parts_could_be_guessed(
 def test_a_fasttext_model_that_is_cut_off(fasttext, length):
     fasttext.write_bytes(fasttext.read_bytes()[:length])
     with pytest.raises(DataError, match="fastText model that cannot be read"):
-        read_word_vectors(WordsConfig(source=str(fasttext)), ["fox"])
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(fasttext)), ["fox"])
 
 
 def test_quantized_fasttext_models_are_refused(fasttext):
     content = bytearray(fasttext.read_bytes())
-    words = len(list(word_files.open_table(fasttext).words()))
+    words = len(list(embedding_files.open_table(fasttext).words()))
     flag = content.index(struct.pack("<qq", words + 50, 5)) - 1  # before the rows and columns of the matrix
     content[flag] = 1
     fasttext.write_bytes(bytes(content))
     with pytest.raises(DataError, match=r"quantized fastText model; use the full .bin, or the .vec"):
-        read_word_vectors(WordsConfig(source=str(fasttext)), ["fox"])
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(fasttext)), ["fox"])
 
 
 # Bad files ------------------------------------------------------------------------------------------------------------
@@ -202,8 +210,8 @@ def test_quantized_fasttext_models_are_refused(fasttext):
         ("w.bin", b"red 1 2 3\n", "neither word2vec's binary format"),
         ("w.bin", b"2 3\nred \0\0\0\0\0\0\0\0\0\0\0\0blue \0\0", "ends within word 2 of 2: it is cut off"),
         ("w.npy", b"no array", "cannot be read as an array"),
-        ("w.txt", b"red 1 2\nblue nan 2\n", "1 of 2 word vectors are zero or not finite .first: 'blue'"),
-        ("w.txt", b"red 1 2\nblue 0 0\n", "1 of 2 word vectors are zero or not finite .first: 'blue'"),
+        ("w.txt", b"red 1 2\nblue nan 2\n", "1 of 2 label embeddings are zero or not finite .first: 'blue'"),
+        ("w.txt", b"red 1 2\nblue 0 0\n", "1 of 2 label embeddings are zero or not finite .first: 'blue'"),
         ("w.txt", b"red 1 2\nblue inf 1\n", "zero or not finite"),
     ],
 )
@@ -211,9 +219,9 @@ def test_bad_files(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     names = tmp_path / "names.txt"
     names.write_text("red\nblue")
-    config = WordsConfig(source=str(tmp_path / name), names=str(names) if name.endswith("npy") else None)
+    config = LabelEmbeddingsConfig(source=str(tmp_path / name), names=str(names) if name.endswith("npy") else None)
     with pytest.raises(DataError, match=message):
-        read_word_vectors(config, ["red", "blue"])
+        read_label_embeddings(config, ["red", "blue"])
 
 
 def test_arrays_that_do_not_fit(tmp_path):
@@ -221,31 +229,31 @@ def test_arrays_that_do_not_fit(tmp_path):
     np.save(source, np.ones((4, 3)))
     names.write_text('["a", "b"]')
     with pytest.raises(DataError, match=r"shape \(4, 3\) for 2 names"):
-        read_word_vectors(WordsConfig(source=str(source), names=str(names)), ["a"])
-    with pytest.raises(DataError, match=r"shape \(4, 3\) for 2 labels; .*head.words.names=FILE"):
-        read_word_vectors(WordsConfig(source=str(source)), ["a", "b"])
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(source), names=str(names)), ["a"])
+    with pytest.raises(DataError, match=r"shape \(4, 3\) for 2 labels; .*head.label_embeddings.names=FILE"):
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(source)), ["a", "b"])
     names.write_text('["a", "b", "c", "a"]')
-    with pytest.raises(DataError, match=r"names must differ; head.words.names lists more than once: a"):
-        read_word_vectors(WordsConfig(source=str(source), names=str(names)), ["a"])
+    with pytest.raises(DataError, match=r"names must differ; head.label_embeddings.names lists more than once: a"):
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(source), names=str(names)), ["a"])
     names.write_text('{"a": 1')
-    with pytest.raises(DataError, match=r"head.words.names=.*cannot be read"):
-        read_word_vectors(WordsConfig(source=str(source), names=str(names)), ["a"])
+    with pytest.raises(DataError, match=r"head.label_embeddings.names=.*cannot be read"):
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(source), names=str(names)), ["a"])
     names.write_text("[1, 2]")
     with pytest.raises(DataError, match="expected a list of names"):
-        read_word_vectors(WordsConfig(source=str(source), names=str(names)), ["a"])
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(source), names=str(names)), ["a"])
     np.save(source, np.ones(4))
     with pytest.raises(DataError, match="with rows and columns, found shape"):
-        read_word_vectors(WordsConfig(source=str(source)), ["a"])
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(source)), ["a"])
     FILES["glove.txt"](tmp_path / "glove.txt")
-    with pytest.raises(DataError, match=r"head.words.names=.*without effect for glove.txt"):
-        read_word_vectors(WordsConfig(source=str(tmp_path / "glove.txt"), names=str(names)), ["red"])
+    with pytest.raises(DataError, match=r"head.label_embeddings.names=.*without effect for glove.txt"):
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(tmp_path / "glove.txt"), names=str(names)), ["red"])
 
 
 def test_tensors_that_numpy_does_not_know(tmp_path):
     values = torch.tensor([[1.0, 0.5], [-2.0, 4.0]])
     for tensor in (values.bfloat16(), values.half(), values.double(), nn.Parameter(values), values.int()):
         torch.save(tensor, tmp_path / "w.pth")
-        found = read_word_vectors(WordsConfig(source=str(tmp_path / "w.pth")), ["a", "b"])
+        found = read_label_embeddings(LabelEmbeddingsConfig(source=str(tmp_path / "w.pth")), ["a", "b"])
         assert found.vectors.tolist() == tensor.float().tolist()
 
 
@@ -253,11 +261,11 @@ def test_tensors_that_numpy_does_not_know(tmp_path):
 def test_a_pickle_is_refused_with_the_lines_that_convert_it(tmp_path, name, capsys):
     (tmp_path / name).write_bytes(pickle.dumps(Runs()))
     with pytest.raises(DataError, match="pickles are not read, since loading one runs") as caught:
-        read_word_vectors(WordsConfig(source=str(tmp_path / name)), ["a", "b"])
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(tmp_path / name)), ["a", "b"])
     assert "must not run" not in capsys.readouterr().out
     (tmp_path / name).write_bytes(pickle.dumps(np.ones((2, 3), np.float32)))
     exec("\n".join(line.strip() for line in str(caught.value).splitlines()[1:]))  # what it says to type
-    found = read_word_vectors(WordsConfig(source=str(tmp_path / "w.npy")), ["a", "b"])
+    found = read_label_embeddings(LabelEmbeddingsConfig(source=str(tmp_path / "w.npy")), ["a", "b"])
     assert found.vectors.tolist() == [[1, 1, 1], [1, 1, 1]]
 
 
@@ -265,7 +273,7 @@ def test_a_pickle_is_refused_with_the_lines_that_convert_it(tmp_path, name, caps
 def test_a_packed_file_must_be_unpacked_first(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x1f\x8b")
     with pytest.raises(DataError, match=f"{name}: packed; unpack it first .*and name .*{name[:-3]}"):
-        read_word_vectors(WordsConfig(source=str(tmp_path / name)), ["a"])
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(tmp_path / name)), ["a"])
 
 
 class Runs:
@@ -280,36 +288,36 @@ def test_no_file_runs_code(tmp_path, name, capsys):
     else:
         torch.save(Runs(), tmp_path / name)
     with pytest.raises(DataError, match="cannot be read as an array"):
-        read_word_vectors(WordsConfig(source=str(tmp_path / name)), ["a"])
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(tmp_path / name)), ["a"])
     assert "must not run" not in capsys.readouterr().out
 
 
 def test_rows_without_names_are_the_labels_of_the_dataset_in_order(tmp_path):
     for array in (np.arange(1, 13).reshape(4, 3), np.arange(1, 13).reshape(4, 3).T):
         np.save(tmp_path / "w.npy", array)
-        config = WordsConfig(source=str(tmp_path / "w.npy"))
-        found = read_word_vectors(config, ["d", "a"], ordered=["a", "b", "c", "d"])
+        config = LabelEmbeddingsConfig(source=str(tmp_path / "w.npy"))
+        found = read_label_embeddings(config, ["d", "a"], ordered=["a", "b", "c", "d"])
         np.testing.assert_array_equal(found.vectors.numpy(), [[10, 11, 12], [1, 2, 3]])
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of NUS-WIDE is not here")
 def test_the_real_vectors_of_nus_wide():
-    config = WordsConfig(source=str(SAMPLE / "nus_wordvec_array.npy"), names=str(SAMPLE / "nus_classes.json"))
+    config = LabelEmbeddingsConfig(source=str(SAMPLE / "nus_wordvec_array.npy"), names=str(SAMPLE / "nus_classes.json"))
     names = list(json.loads((SAMPLE / "nus_classes.json").read_text()).values())
-    found = read_word_vectors(config, names)
+    found = read_label_embeddings(config, names)
     assert found.vectors.shape == (1006, 300)
     np.testing.assert_allclose(found.vectors.norm(dim=1).numpy(), 1, atol=1e-5)
     nearest = (found.vectors @ found.vectors[names.index("dog")]).argsort(descending=True)[:4]
     assert "dogs" in [names[column] for column in nearest]  # the columns belong to these names
-    unnamed = WordsConfig(source=config.source)
-    assert read_word_vectors(unnamed, names[::-1], ordered=names).select(names).equals(found)
+    unnamed = LabelEmbeddingsConfig(source=config.source)
+    assert read_label_embeddings(unnamed, names[::-1], ordered=names).select(names).equals(found)
 
 
 def test_templates_are_for_text_models_alone(tmp_path):
     FILES["glove.txt"](tmp_path / "glove.txt")
-    config = WordsConfig(source=str(tmp_path / "glove.txt"), templates=("a photo of a {}",))
+    config = LabelEmbeddingsConfig(source=str(tmp_path / "glove.txt"), templates=("a photo of a {}",))
     with pytest.raises(DataError, match=r"only a text model reads sentences; glove.txt has single words"):
-        read_word_vectors(config, ["red"])
+        read_label_embeddings(config, ["red"])
 
 
 @pytest.mark.parametrize(
@@ -326,20 +334,20 @@ def test_templates_are_for_text_models_alone(tmp_path):
     ],
 )
 def test_settings_without_effect_are_named(source, settings, unused):
-    found = WordsConfig(source=source, **settings).unused()
-    assert [sentence.removeprefix("head.words.").split("=")[0].split(":")[0] for sentence in found] == unused
+    found = LabelEmbeddingsConfig(source=source, **settings).unused()
+    assert [sentence.removeprefix("head.label_embeddings.").split("=")[0].split(":")[0] for sentence in found] == unused
 
 
 # Random vectors, and the vectors themselves ---------------------------------------------------------------------------
 
 
 def test_random_vectors_depend_on_name_and_seed_alone():
-    config = WordsConfig(source="random:50")
-    first = read_word_vectors(config, ["a", "b", "c"])
+    config = LabelEmbeddingsConfig(source="random:50")
+    first = read_label_embeddings(config, ["a", "b", "c"])
     assert first.vectors.shape == (3, 50)
-    assert read_word_vectors(config, ["c", "a", "b"]).select(["a", "b", "c"]).equals(first)
-    assert not read_word_vectors(WordsConfig(source="random:50", seed=1), ["a", "b", "c"]).equals(first)
-    many = read_word_vectors(WordsConfig(source="random:200"), [str(n) for n in range(200)]).vectors
+    assert read_label_embeddings(config, ["c", "a", "b"]).select(["a", "b", "c"]).equals(first)
+    assert not read_label_embeddings(LabelEmbeddingsConfig(source="random:50", seed=1), ["a", "b", "c"]).equals(first)
+    many = read_label_embeddings(LabelEmbeddingsConfig(source="random:200"), [str(n) for n in range(200)]).vectors
     assert many.mean().item() == pytest.approx(0, abs=0.02)
     assert many.std().item() == pytest.approx(1, abs=0.02)
 
@@ -347,55 +355,57 @@ def test_random_vectors_depend_on_name_and_seed_alone():
 @pytest.mark.parametrize("source", ["random:", "random:x", "random:0", "random:-1"])
 def test_random_vectors_need_a_width(source):
     with pytest.raises(DataError, match="a width is needed, as in random:300"):
-        read_word_vectors(WordsConfig(source=source), ["a"])
+        read_label_embeddings(LabelEmbeddingsConfig(source=source), ["a"])
 
 
 def test_a_source_that_is_not_there_lists_what_a_source_can_be(tmp_path):
     with pytest.raises(DataError, match=r"(?s)no such file or folder; use one of.*words.vec.*package:NAME"):
-        read_word_vectors(WordsConfig(source=str(tmp_path / "absent.txt")), ["a"])
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(tmp_path / "absent.txt")), ["a"])
 
 
 @pytest.mark.parametrize("names", [[], ["a", "a"], ["a", ""]])
 def test_names_that_are_no_labels(names):
     with pytest.raises(DataError):
-        read_word_vectors(WordsConfig(source="random:3"), names)
+        read_label_embeddings(LabelEmbeddingsConfig(source="random:3"), names)
 
 
 def test_selecting_and_joining():
-    ours = WordVectors(("a", "b"), torch.tensor([[1.0, 2], [3, 4]]), "ours")
+    ours = LabelEmbeddings(("a", "b"), torch.tensor([[1.0, 2], [3, 4]]), "ours")
     assert ours.select(["b", "a"]).vectors.tolist() == [[3, 4], [1, 2]]
-    with pytest.raises(DataError, match="ours: no word vector for 1 label"):
+    with pytest.raises(DataError, match="ours: no label embedding for 1 label"):
         ours.select(["a", "c"])
-    theirs = WordVectors(("b", "c"), torch.tensor([[9.0, 9], [5, 6]]), "theirs")
+    theirs = LabelEmbeddings(("b", "c"), torch.tensor([[9.0, 9], [5, 6]]), "theirs")
     joined = ours.joined(theirs)
     assert (joined.names, joined.source) == (("a", "b", "c"), "ours")
     assert joined.vectors.tolist() == [[1, 2], [3, 4], [5, 6]]  # what is known stays
     assert ours.joined(ours) is ours
     with pytest.raises(DataError, match="3 names"):
-        WordVectors(("a", "b", "c"), torch.ones(2, 2), "ours")
+        LabelEmbeddings(("a", "b", "c"), torch.ones(2, 2), "ours")
 
 
 @pytest.fixture
 def readings(monkeypatch, tmp_path):
     """Which files of words were read through, with a cache of this test's own."""
     monkeypatch.setenv("MLDEC_CACHE", str(tmp_path / "cache"))
-    read, plain = [], word_files.open_table
-    monkeypatch.setattr(word_files, "open_table", lambda path, names=None: read.append(path.name) or plain(path, names))
+    read, plain = [], embedding_files.open_table
+    monkeypatch.setattr(
+        embedding_files, "open_table", lambda path, names=None: read.append(path.name) or plain(path, names)
+    )
     return read
 
 
 def test_a_file_of_words_is_read_once_for_a_text(tmp_path, readings):
     """Kept by content: a copy is known, other words in the same file and other files are not."""
     write_glove(tmp_path / "a.txt")
-    first = read_word_vectors(WordsConfig(source=str(tmp_path / "a.txt")), ["red", "dog"])
+    first = read_label_embeddings(LabelEmbeddingsConfig(source=str(tmp_path / "a.txt")), ["red", "dog"])
     (tmp_path / "copy.txt").write_bytes((tmp_path / "a.txt").read_bytes())
-    again = read_word_vectors(WordsConfig(source=str(tmp_path / "copy.txt")), ["dog", "red"])
+    again = read_label_embeddings(LabelEmbeddingsConfig(source=str(tmp_path / "copy.txt")), ["dog", "red"])
     assert readings == ["a.txt"]
     assert torch.equal(again.vectors, first.vectors[[1, 0]])
-    read_word_vectors(WordsConfig(source=str(tmp_path / "copy.txt")), ["dog", "red seven"])
+    read_label_embeddings(LabelEmbeddingsConfig(source=str(tmp_path / "copy.txt")), ["dog", "red seven"])
     assert readings == ["a.txt", "copy.txt"]
     (tmp_path / "a.txt").write_text("red 9 9 9\ndog 1 1 1\n")
-    changed = read_word_vectors(WordsConfig(source=str(tmp_path / "a.txt")), ["red", "dog"])
+    changed = read_label_embeddings(LabelEmbeddingsConfig(source=str(tmp_path / "a.txt")), ["red", "dog"])
     assert changed.vectors.tolist() == [[9, 9, 9], [1, 1, 1]]
 
 
@@ -403,20 +413,20 @@ def test_other_names_of_the_same_array_are_other_vectors(tmp_path, readings):
     np.save(tmp_path / "a.npy", np.eye(2, dtype=np.float32))
     for names in (["red", "dog"], ["dog", "red"]):
         (tmp_path / "names.txt").write_text("\n".join(names))
-        config = WordsConfig(source=str(tmp_path / "a.npy"), names=str(tmp_path / "names.txt"))
-        assert read_word_vectors(config, ["red"]).vectors[0].argmax() == names.index("red")
+        config = LabelEmbeddingsConfig(source=str(tmp_path / "a.npy"), names=str(tmp_path / "names.txt"))
+        assert read_label_embeddings(config, ["red"]).vectors[0].argmax() == names.index("red")
 
 
 def test_a_label_without_a_vector_stays_an_error(tmp_path, readings):
     write_glove(tmp_path / "a.txt")
     for _ in range(2):
-        with pytest.raises(DataError, match="no word vector"):
-            read_word_vectors(WordsConfig(source=str(tmp_path / "a.txt")), ["red", "xylophone"])
+        with pytest.raises(DataError, match="no label embedding"):
+            read_label_embeddings(LabelEmbeddingsConfig(source=str(tmp_path / "a.txt")), ["red", "xylophone"])
 
 
 def test_two_labels_may_have_one_alias(tmp_path, readings):
     write_glove(tmp_path / "a.txt")
     (tmp_path / "aliases.tsv").write_text("crimson\tred\n")
-    config = WordsConfig(source=str(tmp_path / "a.txt"), aliases=str(tmp_path / "aliases.tsv"))
-    vectors = read_word_vectors(config, ["crimson", "red"]).vectors
+    config = LabelEmbeddingsConfig(source=str(tmp_path / "a.txt"), aliases=str(tmp_path / "aliases.tsv"))
+    vectors = read_label_embeddings(config, ["crimson", "red"]).vectors
     assert torch.equal(vectors[0], vectors[1])

@@ -1,4 +1,4 @@
-"""A decoder that knows labels as words: what it says must not depend on how it is asked, and equals the equations."""
+"""A decoder that knows labels as embeddings: what it says must not depend on how it is asked, and equals the equations."""
 
 import copy
 import math
@@ -11,22 +11,22 @@ from torch import nn
 from mldec.errors import DataError
 from mldec.models.classifier import Classifier
 from mldec.models.heads import GlobalAveragePool, MLDecoder
-from mldec.models.label_words import LabelWords, QueryAugment
-from mldec.models.word_vectors import WordVectors
+from mldec.models.label_embeddings import LabelEmbeddings
+from mldec.models.label_vocabulary import LabelVocabulary, QueryAugment
 
 SMALL = {"dim": 16, "num_heads": 4, "ffn_dim": 32, "dropout": 0.0}
 TRAINED = tuple(f"trained {n}" for n in range(11))
 NEW = tuple(f"new {n}" for n in range(9))
-KNOWN = WordVectors((*TRAINED, *NEW), torch.randn(20, 6, generator=torch.Generator().manual_seed(0)), "a test")
+KNOWN = LabelEmbeddings((*TRAINED, *NEW), torch.randn(20, 6, generator=torch.Generator().manual_seed(0)), "a test")
 
-#: Table 8's combinations in which a word vector takes part.
-COMBINATIONS = [("word_vectors", "group"), ("word_vectors", "shared"), ("fixed", "word_vectors")]
-COMBINATIONS += [("learnable", "word_vectors"), ("word_vectors", "word_vectors")]
+#: Table 8's combinations in which a label embedding takes part.
+COMBINATIONS = [("label_embeddings", "group"), ("label_embeddings", "shared"), ("fixed", "label_embeddings")]
+COMBINATIONS += [("learnable", "label_embeddings"), ("label_embeddings", "label_embeddings")]
 
 
-def decoder(queries="word_vectors", fc="shared", groups=None, **settings):
+def decoder(queries="label_embeddings", fc="shared", groups=None, **settings):
     torch.manual_seed(1)
-    head = MLDecoder(8, 11, groups, **{**SMALL, **settings}, queries=queries, fc=fc, words=KNOWN).double().eval()
+    head = MLDecoder(8, 11, groups, **{**SMALL, **settings}, queries=queries, fc=fc, embeddings=KNOWN).double().eval()
     for parameter in head.fc.parameters():  # biases too, which start at zero
         nn.init.normal_(parameter)
     return head
@@ -38,7 +38,7 @@ def tokens(images=3):
 
 def answers(head, names):
     """Logits by name."""
-    head.words.set_labels(names)
+    head.label_embeddings.set_labels(names)
     return dict(zip(names, head(tokens()).unbind(1), strict=True))
 
 
@@ -59,9 +59,9 @@ QUESTIONS = [
 ]
 
 
-@pytest.mark.parametrize("fc", ["shared", "word_vectors"])
+@pytest.mark.parametrize("fc", ["shared", "label_embeddings"])
 def test_under_full_decoding_with_word_queries_a_label_does_not_depend_on_which_others_are_asked_for(fc):
-    head = decoder("word_vectors", fc)
+    head = decoder("label_embeddings", fc)
     everything = answers(head, (*TRAINED, *NEW))
     for names in QUESTIONS:
         assert_same(answers(head, names), everything)
@@ -69,8 +69,8 @@ def test_under_full_decoding_with_word_queries_a_label_does_not_depend_on_which_
 
 @pytest.mark.parametrize("queries", ["fixed", "learnable"])
 def test_with_other_queries_new_labels_join_those_of_trained_ones_in_turn(queries):
-    """So what is said of a new label depends on its place among the others: independence is promised for words only."""
-    head = decoder(queries, "word_vectors")
+    """So what is said of a new label depends on its place among the others: independence is promised for embeddings only."""
+    head = decoder(queries, "label_embeddings")
     first, second = answers(head, NEW[:2]), answers(head, NEW[1::-1])
     assert not torch.allclose(first[NEW[0]], second[NEW[0]])
 
@@ -104,14 +104,14 @@ def test_equals_the_equations_written_as_loops(queries, fc, groups, grouping):
         group = place[label] // size
         members = [other for other in sorted(range(11), key=place.__getitem__) if place[other] // size == group]
         members = [members[slot % len(members)] for slot in range(size)]  # the last group repeats its labels
-        if queries == "word_vectors":
+        if queries == "label_embeddings":
             parts = [F.relu(head.queries.projection(vectors[member])) for member in members]
             query = torch.cat(parts)[:16]
             assert len(torch.cat(parts)) == size * math.ceil(16 / size)
         else:
             query = head.queries.weight[group]
         embedding = head.layers[0](query.expand(3, 1, -1), memory)[:, 0]
-        if fc == "word_vectors":
+        if fc == "label_embeddings":
             expected = embedding @ head.fc.weight @ vectors[label] + head.fc.bias
         elif fc == "shared":
             slot = place[label] % size
@@ -122,7 +122,7 @@ def test_equals_the_equations_written_as_loops(queries, fc, groups, grouping):
 
 
 def test_new_labels_come_in_groups_of_their_own_made_as_the_trained_ones_are():
-    head = decoder(fc="word_vectors", groups=4)
+    head = decoder(fc="label_embeddings", groups=4)
     found = answers(head, NEW[:4])
     for group, names in ((0, NEW[:3]), (1, (NEW[3], NEW[3], NEW[3]))):
         vectors = KNOWN.select(list(dict.fromkeys(names))).vectors.double()
@@ -162,48 +162,59 @@ def test_only_the_queries_that_are_asked_for_are_computed():
 @pytest.mark.parametrize("groups", [None, 4])
 def test_attention_and_queries_of_labels_agree_with_the_logits(queries, fc, groups):
     head = decoder(queries, fc, groups)
-    head.words.set_labels((*NEW, *TRAINED))
+    head.label_embeddings.set_labels((*NEW, *TRAINED))
     weights = head.attention_weights(tokens())
     queries_of = head.query_of_labels()
     assert queries_of.shape == (20,)
-    assert weights.shape[2] == int(queries_of.max()) + 1 or queries != "word_vectors"
+    assert weights.shape[2] == int(queries_of.max()) + 1 or queries != "label_embeddings"
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
 
 
-@pytest.mark.parametrize("fc", ["group", "shared", "word_vectors"])
+@pytest.mark.parametrize("fc", ["group", "shared", "label_embeddings"])
 def test_centred_vectors_do_not_depend_on_origin_and_length(fc):
     torch.manual_seed(1)
-    moved = WordVectors(KNOWN.names, 3 * KNOWN.vectors + torch.randn(6), "a test")
+    moved = LabelEmbeddings(KNOWN.names, 3 * KNOWN.vectors + torch.randn(6), "a test")
     heads = []
-    for words in (KNOWN, moved):
+    for embeddings in (KNOWN, moved):
         torch.manual_seed(1)
         heads.append(
-            MLDecoder(8, 11, 4, **SMALL, queries="word_vectors", fc=fc, words=words, normalize="centered").eval()
+            MLDecoder(
+                8,
+                11,
+                4,
+                **SMALL,
+                queries="label_embeddings",
+                fc=fc,
+                label_embeddings=embeddings,
+                normalize="centered",
+            ).eval()
         )
     for names in QUESTIONS:
         for head in heads:
-            head.words.set_labels(names)
+            head.label_embeddings.set_labels(names)
         ours, theirs = (head(tokens().float()) for head in heads)
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("normalize", ["none", "unit", "centered"])
 def test_normalized_vectors_have_the_promised_length(normalize):
-    words = LabelWords(KNOWN, 11, 11, normalize=normalize)
-    words.set_labels((*NEW, TRAINED[0]))
-    lengths = words().vectors[:, 0].norm(dim=1)
+    embeddings = LabelVocabulary(KNOWN, 11, 11, normalize=normalize)
+    embeddings.set_labels((*NEW, TRAINED[0]))
+    lengths = embeddings().vectors[:, 0].norm(dim=1)
     expected = {"none": KNOWN.select((TRAINED[0], *NEW)).vectors.norm(dim=1), "unit": torch.ones(10)}
     torch.testing.assert_close(lengths, expected.get(normalize, torch.full((10,), 6**0.5)))
-    words.set_labels(TRAINED)
-    vectors = words().vectors[:, 0]
-    assert words.length() == pytest.approx(vectors.square().sum(1).mean().sqrt().item())
+    embeddings.set_labels(TRAINED)
+    vectors = embeddings().vectors[:, 0]
+    assert embeddings.length() == pytest.approx(vectors.square().sum(1).mean().sqrt().item())
 
 
 def test_logits_begin_with_a_variance_of_about_one_for_vectors_of_any_length():
     torch.manual_seed(0)
     for scale in (0.05, 1.0, 20.0):
-        words = WordVectors(tuple(map(str, range(400))), scale * torch.randn(400, 64), "a test")
-        head = MLDecoder(8, 400, fc="word_vectors", queries="word_vectors", words=words, dim=64).eval()
+        embeddings = LabelEmbeddings(tuple(map(str, range(400))), scale * torch.randn(400, 64), "a test")
+        head = MLDecoder(
+            8, 400, fc="label_embeddings", queries="label_embeddings", label_embeddings=embeddings, dim=64
+        ).eval()
         assert 0.5 < head(torch.randn(20, 9, 8)).std().item() < 2
 
 
@@ -218,7 +229,7 @@ def test_augmentation_is_off_in_evaluation_and_adds_random_queries_in_training(q
     plain, varied = decoder(queries, fc, groups), decoder(queries, fc, groups, augment=AUGMENT)
     for names in QUESTIONS:
         assert_same(answers(varied, names), answers(plain, names))
-    varied.words.set_labels(TRAINED)
+    varied.embeddings.set_labels(TRAINED)
     varied.train()
     first, second = varied(tokens()), varied(tokens())
     assert first.shape == (3, 16)
@@ -237,14 +248,14 @@ def test_random_queries_alone_leave_the_labels_as_they_are(queries, fc, groups):
 
 def test_noise_and_cutout_are_of_the_size_that_is_asked_for():
     torch.manual_seed(0)
-    known = WordVectors(tuple(map(str, range(300))), 7 * torch.randn(300, 200), "a test")
-    plain = LabelWords(known, 300, 300)().vectors
-    noisy = LabelWords(known, 300, 300, augment=QueryAugment(noise=0.3)).train()().vectors
+    known = LabelEmbeddings(tuple(map(str, range(300))), 7 * torch.randn(300, 200), "a test")
+    plain = LabelVocabulary(known, 300, 300)().vectors
+    noisy = LabelVocabulary(known, 300, 300, augment=QueryAugment(noise=0.3)).train()().vectors
     assert (noisy - plain).std().item() == pytest.approx(0.3 * plain.square().mean().sqrt().item(), rel=0.02)
-    cut = LabelWords(known, 300, 300, augment=QueryAugment(cutout=0.25)).train()().vectors
+    cut = LabelVocabulary(known, 300, 300, augment=QueryAugment(cutout=0.25)).train()().vectors
     assert (cut == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
     assert torch.equal(cut[cut != 0], plain[cut != 0])
-    random = LabelWords(known, 300, 300, augment=QueryAugment(random=50)).train()().vectors
+    random = LabelVocabulary(known, 300, 300, augment=QueryAugment(random=50)).train()().vectors
     assert torch.equal(random[:300], plain)
     assert random[300:].std().item() == pytest.approx(plain.square().mean().sqrt().item(), rel=0.05)
 
@@ -276,25 +287,25 @@ class Transposed(nn.Module):
 
 
 def test_a_classifier_is_asked_for_labels_by_name():
-    model = classifier(MLDecoder(8, 11, **SMALL, queries="word_vectors", fc="shared", words=KNOWN))
+    model = classifier(MLDecoder(8, 11, **SMALL, queries="label_embeddings", fc="shared", embeddings=KNOWN))
     images = torch.randn(2, 3, 8, 8)
     everything = model(images)
     model.set_labels(["new 3", "trained 4"])
     torch.testing.assert_close(model(images)[:, 1], everything[:, 4])
-    model.set_labels(["zebra", "trained 4"], WordVectors(("zebra",), torch.randn(1, 6), "another file"))
+    model.set_labels(["zebra", "trained 4"], LabelEmbeddings(("zebra",), torch.randn(1, 6), "another file"))
     torch.testing.assert_close(model(images)[:, 1], everything[:, 4])
     model.set_labels(["zebra"])  # known from now on
     assert model(images).shape == (2, 1)
-    with model.asked_for(TRAINED):
+    with model.querying(TRAINED):
         torch.testing.assert_close(model(images), everything)
-    assert model.words.names == ("zebra",)
+    assert model.vocabulary.names == ("zebra",)
 
 
 def test_asking_ends_also_after_an_error():
-    model = classifier(MLDecoder(8, 11, **SMALL, queries="word_vectors", fc="shared", words=KNOWN))
-    with pytest.raises(RuntimeError), model.asked_for(NEW):
+    model = classifier(MLDecoder(8, 11, **SMALL, queries="label_embeddings", fc="shared", embeddings=KNOWN))
+    with pytest.raises(RuntimeError), model.querying(NEW):
         raise RuntimeError
-    assert model.words.names == TRAINED
+    assert model.vocabulary.names == TRAINED
 
 
 @pytest.mark.parametrize(
@@ -303,45 +314,47 @@ def test_asking_ends_also_after_an_error():
         ([], "at least one label"),
         (["new 1", "new 1"], "more than once: new 1"),
         (["new 1", " "], "found an empty one"),
-        (["new 1", "new 10"], "(?s)no word vector for 1 label.*'new 10': nearest known: new 1"),
+        (["new 1", "new 10"], "(?s)no label embedding for 1 label.*'new 10': nearest known: new 1"),
     ],
 )
 def test_labels_that_cannot_be_asked_for(names, message):
-    model = classifier(MLDecoder(8, 11, **SMALL, queries="word_vectors", fc="shared", words=KNOWN))
+    model = classifier(MLDecoder(8, 11, **SMALL, queries="label_embeddings", fc="shared", embeddings=KNOWN))
     with pytest.raises(DataError, match=message):
         model.set_labels(names)
-    assert model.words.names == TRAINED
+    assert model.vocabulary.names == TRAINED
     assert model(torch.randn(2, 3, 8, 8)).shape == (2, 11)
 
 
 def test_vectors_of_another_width_are_refused():
-    model = classifier(MLDecoder(8, 11, **SMALL, queries="word_vectors", fc="shared", words=KNOWN))
-    with pytest.raises(DataError, match=r"other.txt has word vectors of width 7, .* with width 6 \(a test\)"):
-        model.set_labels(["zebra"], WordVectors(("zebra",), torch.randn(1, 7), "other.txt"))
+    model = classifier(MLDecoder(8, 11, **SMALL, queries="label_embeddings", fc="shared", embeddings=KNOWN))
+    with pytest.raises(DataError, match=r"other.txt has label embeddings of width 7, .* with width 6 \(a test\)"):
+        model.set_labels(["zebra"], LabelEmbeddings(("zebra",), torch.randn(1, 7), "other.txt"))
 
 
 @pytest.mark.parametrize("head", [GlobalAveragePool(8, 3), MLDecoder(8, 3, **SMALL)])
 def test_a_network_without_words_says_that_it_has_none(head):
     model = classifier(head)
-    assert model.words is None
-    with pytest.raises(DataError, match=r"trained without word vectors.*head=zero_shot head.words.source="):
+    assert model.vocabulary is None
+    with pytest.raises(
+        DataError, match=r"trained without label embeddings.*head=zero_shot head.label_embeddings.source="
+    ):
         model.set_labels(["zebra"])
-    with model.asked_for(["zebra"]):
+    with model.querying(["zebra"]):
         assert model(torch.randn(2, 3, 8, 8)).shape == (2, 3)
 
 
 def test_a_copy_is_asked_by_itself():
     head = decoder()
     other = copy.deepcopy(head)
-    other.words.set_labels(NEW)
+    other.vocabulary.set_labels(NEW)
     assert head(tokens()).shape == (3, 11)
     assert other(tokens()).shape == (3, 9)
 
 
 def test_weights_hold_no_word_vectors():
-    """They travel beside the weights, so that starting from a run never brings its words along."""
-    ours, theirs = decoder(), MLDecoder(8, 11, **SMALL, queries="word_vectors", fc="shared", words=KNOWN)
-    assert not any(name.startswith("words") for name in ours.state_dict())
+    """They travel beside the weights, so that starting from a run never brings its embeddings along."""
+    ours, theirs = decoder(), MLDecoder(8, 11, **SMALL, queries="label_embeddings", fc="shared", embeddings=KNOWN)
+    assert not any(name.startswith("embeddings") for name in ours.state_dict())
     theirs.double().load_state_dict(ours.state_dict())
     torch.testing.assert_close(theirs.eval()(tokens()), ours(tokens()))
 
@@ -353,7 +366,7 @@ def test_compiles_without_graph_breaks(queries, fc, groups):
     head = decoder(queries, fc, groups)
     compiled = torch.compile(head, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(tokens()), head(tokens()))
-    head.words.set_labels(NEW)
+    head.label_embeddings.set_labels(NEW)
     torch.testing.assert_close(compiled(tokens()), head(tokens()))
 
 
@@ -361,13 +374,13 @@ def test_compiles_without_graph_breaks(queries, fc, groups):
 def test_is_built_where_there_are_no_numbers(queries, fc):
     with torch.device("meta"):
         head = MLDecoder(
-            8, 11, 4, **SMALL, queries=queries, fc=fc, words=KNOWN, normalize="centered", grouping="random"
+            8, 11, 4, **SMALL, queries=queries, fc=fc, embeddings=KNOWN, normalize="centered", grouping="random"
         )
-        head.words.set_labels((*NEW, TRAINED[3]))
+        head.label_embeddings.set_labels((*NEW, TRAINED[3]))
         assert head(torch.randn(3, 6, 8)).shape == (3, 10)
 
 
 def test_moves_with_the_network():
     head = decoder(groups=4).to("meta")
-    head.words.set_labels(NEW)
+    head.label_embeddings.set_labels(NEW)
     assert head(tokens().to("meta")).shape == (3, 9)

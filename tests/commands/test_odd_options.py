@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mldec.commands import compose, data, evaluate, export, import_weights, predict, report, table, train, words
+from mldec.commands import compose, data, evaluate, export, import_weights, options, predict, report, table, train
 from mldec.commands.benchmark_subjects import REPORT_WORDS, SUBJECTS
 from mldec.commands.main import COMMANDS, run
 from mldec.errors import ConfigError, printable, printable_name, shortened, whole_number
@@ -204,10 +204,10 @@ def test_an_option_typed_twice_with_two_values_is_an_error(place, capsys):
 
 @pytest.mark.parametrize("text", ["true", "True", "TRUE", "false", "False"])
 def test_booleans_are_true_or_false(text):
-    assert words.switch({"keep": text}, "keep") is (text.lower() == "true")
+    assert options.switch({"keep": text}, "keep") is (text.lower() == "true")
     for other in ("yes", "no", "1", "0", "on", "t", "", "tru\u0435"):  # the last with a Cyrillic letter
         with pytest.raises(ConfigError, match="expected true or false"):
-            words.switch({"keep": other}, "keep")
+            options.switch({"keep": other}, "keep")
 
 
 # Configs of one's own -------------------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_a_whole_number_is_ascii_digits_and_nothing_else(text):
 @given(st.text(max_size=40))
 @settings(max_examples=60, deadline=None)
 def test_a_number_is_what_python_reads_of_plain_ones_or_none(text):
-    value = words.number(text)
+    value = options.number(text)
     if value is not None:
         assert value == float(text)
         assert text.isascii()

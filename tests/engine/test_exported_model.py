@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 import mldec
-from mldec.engine import portable
+from mldec.engine import exported_model
 from mldec.engine.checkpoint import load_checkpoint, restore
 from mldec.engine.export import export
 from mldec.errors import CheckpointError, ConfigError, MldecError
@@ -21,7 +21,7 @@ from tests.nested import put
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("portable")
+    folder = tmp_path_factory.mktemp("exported")
     return export(zero_shot(folder), folder / "out", ["safetensors"]).folder
 
 
@@ -32,7 +32,7 @@ def folder(original, tmp_path):
 
 def change(folder, **values):
     """Set values of mldec.json by path, with __ between the parts; ... takes one out."""
-    path = folder / portable.DESCRIPTION
+    path = folder / exported_model.DESCRIPTION
     content = json.loads(path.read_text())
     for name, value in values.items():
         put(content, name.split("__"), value)
@@ -55,13 +55,13 @@ def change(folder, **values):
         ({"normalization__mean": [0.5, 0.5]}, "normalization.mean=.*expected three numbers"),
         ({"normalization__std": [1.0, 0.0, 1.0]}, "normalization.std=.*above 0"),
         ({"normalization__std": [1.0, float("nan"), 1.0]}, "normalization.std=.*three numbers"),
-        ({"weights": "best"}, "weights='best': expected ema or live"),
+        ({"weights": "best"}, "weights='best': expected ema or raw"),
         ({"metrics": {"ema": 3}}, "metrics: expected figures by weights"),
         ({"data": {"train": {"images": "many"}}}, "images, labels and fingerprint by split"),
         ({"environment": {"packages": 3}}, "environment: expected versions by name"),
         ({"thresholds": [0.5] * 6}, "thresholds: expected 7 numbers from 0 to 1"),
         ({"thresholds": [0.5] * 6 + [2]}, "thresholds: expected 7 numbers from 0 to 1"),
-        ({"words": None}, "words: missing, but the head"),
+        ({"label_embeddings": None}, "words: missing, but the head"),
         ({"words__source": 3}, "words: expected names, a list, and source"),
         ({"words__names": ["thing 0"]}, "first of its names must be the trained labels"),
     ],
@@ -92,17 +92,17 @@ def test_weights_of_another_network(folder):
 
 
 def test_files_that_do_not_belong_together(folder, tmp_path):
-    state = safetensors.torch.load_file(folder / portable.WEIGHTS)
-    portable.write_weights(folder, state, {"labels": json.dumps(["cat"])})
+    state = safetensors.torch.load_file(folder / exported_model.WEIGHTS)
+    exported_model.write_weights(folder, state, {"labels": json.dumps(["cat"])})
     with pytest.raises(CheckpointError, match=r"is of other labels than the mldec\.json beside it"):
         mldec.load(folder)
-    portable.write_weights(folder, state, {})
-    safetensors.torch.save_file({"vectors": torch.randn(3, 5)}, folder / portable.VECTORS)
-    with pytest.raises(MldecError, match="word vectors of shape"):
+    exported_model.write_weights(folder, state, {})
+    safetensors.torch.save_file({"vectors": torch.randn(3, 5)}, folder / exported_model.VECTORS)
+    with pytest.raises(MldecError, match="label embeddings of shape"):
         mldec.load(folder)
 
 
-@pytest.mark.parametrize("name", [portable.WEIGHTS, portable.VECTORS, portable.DESCRIPTION])
+@pytest.mark.parametrize("name", [exported_model.WEIGHTS, exported_model.VECTORS, exported_model.DESCRIPTION])
 @pytest.mark.parametrize(
     "content", [b"", b"\x80\x04no pickle is read", b"[" * 100_000], ids=["empty", "pickle", "deep"]
 )
@@ -113,14 +113,14 @@ def test_damaged_files(folder, name, content):
 
 
 def test_a_cut_off_file(folder):
-    whole = (folder / portable.WEIGHTS).read_bytes()
-    (folder / portable.WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    whole = (folder / exported_model.WEIGHTS).read_bytes()
+    (folder / exported_model.WEIGHTS).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="is damaged or no safetensors file"):
         mldec.load(folder)
 
 
 def test_folders_without_weights_say_how_what_they_hold_is_read(folder):
-    (folder / portable.WEIGHTS).rename(folder / "model.onnx")
+    (folder / exported_model.WEIGHTS).rename(folder / "model.onnx")
     for path in (folder, folder / "model.onnx"):
         with pytest.raises(CheckpointError, match=r"load model\.onnx with ONNX Runtime.*format=safetensors"):
             mldec.load(path)
@@ -133,9 +133,9 @@ def test_folders_without_weights_say_how_what_they_hold_is_read(folder):
 
 
 def test_a_file_is_as_good_as_its_folder(folder):
-    file = folder / portable.WEIGHTS
+    file = folder / exported_model.WEIGHTS
     assert restore(file).labels == restore(folder).labels
-    assert load_checkpoint(file)["words"]["names"] == [*(f"thing {n}" for n in range(7)), "never trained"]
+    assert load_checkpoint(file)["label_embeddings"]["names"] == [*(f"thing {n}" for n in range(7)), "never trained"]
 
 
 def test_a_run_starts_from_an_exported_folder(folder, digits_root, tmp_path, capsys):

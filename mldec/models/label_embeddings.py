@@ -1,6 +1,6 @@
-"""Word vectors of labels: what lets a network answer for labels that it was never trained on (paper §2.3.3).
+"""Label embeddings of labels: what lets a network answer for labels that it was never trained on (paper §2.3.3).
 
-`read_word_vectors` finds the vectors of labels in whatever a user has: a file of GloVe, word2vec or fastText, an array
+`read_label_embeddings` finds the vectors of labels in whatever a user has: a file of GloVe, word2vec or fastText, an array
 with a list of names, or a model that embeds texts. A label without a vector is an error that names the nearest words
 which have one; it never becomes a row of zeros.
 """
@@ -20,28 +20,28 @@ from torch import Tensor
 from mldec.config import Seed
 from mldec.errors import DataError, shortened, whole_number
 from mldec.labels import LabelSpace
-from mldec.models import text_models, word_files
+from mldec.models import embedding_files, text_models
 from mldec.models.text_cache import file_digest, remembered
 
 KINDS = """  words.txt, words.vec      GloVe, word2vec or fastText text
   words.bin                 word2vec or fastText binary
-  words.npy, words.pth      an array; head.words.names=FILE lists its names, or its rows are the labels in order
+  words.npy, words.pth      an array; head.label_embeddings.names=FILE lists its names, or its rows are the labels in order
   FOLDER                    a sentence-transformers model
   package:NAME              one inside an installed Python package
   hub:OWNER/NAME            one on the Hugging Face Hub
   open_clip:MODEL/WEIGHTS   the text tower of a CLIP model, also open_clip:hf-hub:OWNER/NAME
   random:WIDTH              a random vector for each word, for comparison"""
 
-LOOK_UP = "words-1"  # part of the cache's key: raise it whenever `_look_up` finds other vectors in the same file
+LOOK_UP = "texts-1"  # part of the cache's key: raise it whenever `_look_up` finds other vectors in the same file
 TEXT_MODELS = ("package", "hub", "open_clip")  # what may stand before the colon of a source, beside "random"
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordsConfig:
-    """Where the word vectors of labels come from.
+class LabelEmbeddingsConfig:
+    """Where the label embeddings of labels come from.
 
     Attributes:
-        source: a file of word vectors, or package:NAME, hub:OWNER/NAME, open_clip:MODEL/WEIGHTS, random:WIDTH.
+        source: a file of label embeddings, or package:NAME, hub:OWNER/NAME, open_clip:MODEL/WEIGHTS, random:WIDTH.
         names: for an array, the file with the names of its rows or columns: a JSON list or {"0": name}, or a name a
             line; null: its rows are the labels in their order.
         templates: texts with {} for the label, whose vectors are averaged: "a photo of a {}." for a text model.
@@ -57,37 +57,37 @@ class WordsConfig:
 
     def __post_init__(self) -> None:
         if self.source.strip() in ("", "???"):  # as it stands in head/zero_shot.yaml
-            raise ValueError(f"source: missing; word vectors come from one of\n{KINDS}")
+            raise ValueError(f"source: missing; label embeddings come from one of\n{KINDS}")
         if not self.templates or any(template.count("{}") != 1 for template in self.templates):
             raise ValueError(f"templates={list(self.templates)}: each needs {{}} once, where the label goes")
 
     def unused(self) -> list[str]:
         """Settings that were given a value which has no effect on this source, a sentence each."""
         kind = self.source.partition(":")[0]
-        is_array = kind not in TEXT_MODELS and word_files.is_array(Path(self.source))
+        is_array = kind not in TEXT_MODELS and embedding_files.is_array(Path(self.source))
         is_random = kind == "random"
         found = []
         if self.names is not None and not is_array:
             found.append(f"names={self.names}: only used with an array (.npy, .pth), not with {self.source}")
         if self.seed and not is_random:
-            found.append("seed: only used with head.words.source=random:WIDTH")
+            found.append("seed: only used with head.label_embeddings.source=random:WIDTH")
         if is_random or (is_array and self.names is None):
             why = "random vectors depend on labels alone" if is_random else "an array without names has no words"
             if self.aliases is not None:
                 found.append(f"aliases={self.aliases}: without effect, {why}")
             if self.templates != ("{}",):
                 found.append(f"templates={list(self.templates)}: without effect, {why}")
-        return [f"head.words.{sentence}" for sentence in found]
+        return [f"head.label_embeddings.{sentence}" for sentence in found]
 
 
 @dataclass(frozen=True, eq=False)
-class WordVectors:
+class LabelEmbeddings:
     """Names and their vectors.
 
     Attributes:
         names: V different names.
         vectors: (V, width) float32, finite, no row zero.
-        source: where they are from, in words.
+        source: where they are from, for people.
     """
 
     names: tuple[str, ...]
@@ -97,36 +97,36 @@ class WordVectors:
     def __post_init__(self) -> None:
         LabelSpace(self.names)  # refuses empty and repeated names
         if self.vectors.ndim != 2 or len(self.vectors) != len(self.names):
-            raise DataError(f"word vectors of shape {tuple(self.vectors.shape)} for {len(self.names)} names")
+            raise DataError(f"label embeddings of shape {tuple(self.vectors.shape)} for {len(self.names)} names")
         bad = ~self.vectors.isfinite().all(dim=1) | (self.vectors == 0).all(dim=1)
         if bad.any():
             first = self.names[int(bad.nonzero()[0, 0])]
             raise DataError(
-                f"{self.source}: {int(bad.sum())} of {len(bad)} word vectors are zero or not finite (first: {first!r})"
+                f"{self.source}: {int(bad.sum())} of {len(bad)} label embeddings are zero or not finite (first: {first!r})"
             )
 
     @property
     def width(self) -> int:
         return self.vectors.shape[1]
 
-    def select(self, names: Sequence[str]) -> WordVectors:
+    def select(self, names: Sequence[str]) -> LabelEmbeddings:
         """Those of `names`, in that order. Raises DataError that lists the ones without a vector."""
         places = {name: place for place, name in enumerate(self.names)}
         missing = [name for name in names if name not in places]
         if missing:
             raise DataError(_without_vectors(missing, missing, self.names, self.source))
-        return WordVectors(tuple(names), self.vectors[[places[name] for name in names]], self.source)
+        return LabelEmbeddings(tuple(names), self.vectors[[places[name] for name in names]], self.source)
 
-    def equals(self, other: WordVectors) -> bool:
+    def equals(self, other: LabelEmbeddings) -> bool:
         """Whether names and vectors are the same; where they came from does not count."""
         return self.names == other.names and torch.equal(self.vectors, other.vectors)
 
-    def joined(self, other: WordVectors) -> WordVectors:
+    def joined(self, other: LabelEmbeddings) -> LabelEmbeddings:
         """These and what `other` has in addition. Raises DataError if the widths differ."""
         if other.width != self.width:
             raise DataError(
-                f"{other.source} has word vectors of width {other.width}, the network was trained with width "
-                f"{self.width} ({self.source}); name that source (words=SOURCE for predict, head.words.source=SOURCE "
+                f"{other.source} has label embeddings of width {other.width}, the network was trained with width "
+                f"{self.width} ({self.source}); name that source (label_embeddings=SOURCE for predict, head.label_embeddings.source=SOURCE "
                 "elsewhere), or train with the other one"
             )
         known = set(self.names)
@@ -134,10 +134,12 @@ class WordVectors:
         if not new:
             return self
         vectors = torch.cat([self.vectors, other.select(new).vectors.to(self.vectors)])
-        return WordVectors((*self.names, *new), vectors, self.source)
+        return LabelEmbeddings((*self.names, *new), vectors, self.source)
 
 
-def read_word_vectors(config: WordsConfig, labels: Sequence[str], ordered: Sequence[str] | None = None) -> WordVectors:
+def read_label_embeddings(
+    config: LabelEmbeddingsConfig, labels: Sequence[str], ordered: Sequence[str] | None = None
+) -> LabelEmbeddings:
     """The vectors of `labels`.
 
     Args:
@@ -148,50 +150,52 @@ def read_word_vectors(config: WordsConfig, labels: Sequence[str], ordered: Seque
         DataError: the source is not there, damaged, or lacks words; a package that it needs is not installed.
     """
     LabelSpace(labels)
-    words = _texts(config, labels)
+    texts = _texts(config, labels)
     kind, _, rest = config.source.partition(":")
     if kind == "random":
         vectors = _random(labels, _width(config, rest), config.seed)
     elif kind in TEXT_MODELS:
-        vectors = text_models.embed(kind, rest, words, config.templates)
+        vectors = text_models.embed(kind, rest, texts, config.templates)
     else:
         path = Path(config.source).expanduser()
         if path.is_dir():
-            vectors = text_models.embed("folder", str(path), words, config.templates)
+            vectors = text_models.embed("folder", str(path), texts, config.templates)
         elif not path.is_file():
-            raise DataError(f"head.words.source={config.source}: no such file or folder; use one of\n{KINDS}")
-        elif word_files.is_array(path) and config.names is None:
+            raise DataError(
+                f"head.label_embeddings.source={config.source}: no such file or folder; use one of\n{KINDS}"
+            )
+        elif embedding_files.is_array(path) and config.names is None:
             ordered = labels if ordered is None else ordered
             if unknown := [label for label in labels if label not in set(ordered)]:
                 raise DataError(
                     f"{path} lists no names, so that its rows are the labels of the dataset and no others; it says "
-                    f"nothing of {', '.join(map(repr, unknown[:5]))}. Name a source that does: words=SOURCE for "
-                    "mldec predict, head.words.source=SOURCE elsewhere"
+                    f"nothing of {', '.join(map(repr, unknown[:5]))}. Name a source that does: label_embeddings=SOURCE for "
+                    "mldec predict, head.label_embeddings.source=SOURCE elsewhere"
                 )
-            return WordVectors(tuple(ordered), _rows(path, len(ordered)), config.source).select(labels)
+            return LabelEmbeddings(tuple(ordered), _rows(path, len(ordered)), config.source).select(labels)
         elif config.templates != ("{}",):
             raise DataError(
-                f"head.words.templates={list(config.templates)}: only a text model reads sentences; "
+                f"head.label_embeddings.templates={list(config.templates)}: only a text model reads sentences; "
                 f"{path.name} has single words: leave templates out"
             )
         else:
-            vectors = _from_table(path, config, labels, words)
-    return WordVectors(tuple(labels), torch.from_numpy(np.ascontiguousarray(vectors, np.float32)), config.source)
+            vectors = _from_table(path, config, labels, texts)
+    return LabelEmbeddings(tuple(labels), torch.from_numpy(np.ascontiguousarray(vectors, np.float32)), config.source)
 
 
-def _texts(config: WordsConfig, labels: Sequence[str]) -> list[str]:
+def _texts(config: LabelEmbeddingsConfig, labels: Sequence[str]) -> list[str]:
     """What is looked up for each label: itself, or its alias."""
     if config.aliases is None:
         return list(labels)
-    aliases = word_files.read_aliases(Path(config.aliases).expanduser())
+    aliases = embedding_files.read_aliases(Path(config.aliases).expanduser())
     return [aliases.get(label, label) for label in labels]
 
 
-def _width(config: WordsConfig, text: str) -> int:
+def _width(config: LabelEmbeddingsConfig, text: str) -> int:
     width = whole_number(text)
     if width is None or not 1 <= width <= 65536:
         raise DataError(
-            f"head.words.source={shortened(config.source)}: a width is needed, as in random:300 (1 to 65536)"
+            f"head.label_embeddings.source={shortened(config.source)}: a width is needed, as in random:300 (1 to 65536)"
         )
     return width
 
@@ -208,25 +212,25 @@ def _random(labels: Sequence[str], width: int, seed: int) -> np.ndarray:
 
 def _rows(path: Path, count: int) -> Tensor:
     """An array without names: (labels, width) or, as published for NUS-WIDE, (width, labels)."""
-    array = word_files.read_array(path)
+    array = embedding_files.read_array(path)
     if len(array) != count and array.shape[1] == count:
         array = array.T
     if len(array) != count:
         raise DataError(
-            f"head.words.source={path}: an array of shape {array.shape} for {count} labels; give it a row a label in "
-            "their order, or list its names in a file: head.words.names=FILE"
+            f"head.label_embeddings.source={path}: an array of shape {array.shape} for {count} labels; give it a row a label in "
+            "their order, or list its names in a file: head.label_embeddings.names=FILE"
         )
     return torch.from_numpy(np.ascontiguousarray(array, np.float32))
 
 
-def _from_table(path: Path, config: WordsConfig, labels: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-    """A row a label from a file of words, which is only read through for texts that it was not asked for before."""
+def _from_table(path: Path, config: LabelEmbeddingsConfig, labels: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+    """A row per label from a file of words, which is only read through for texts that it was not asked for before."""
     names = None if config.names is None else Path(config.names).expanduser()
     files = [path, names] if names is not None and names.is_file() else [path]
 
     def look_up(new: list[str]) -> np.ndarray:
         asked = [(label, text) for label, text in zip(labels, texts, strict=True) if text in set(new)]
-        table = word_files.open_table(path, config.names)
+        table = embedding_files.open_table(path, config.names)
         rows = _look_up(table, [label for label, _ in asked], [text for _, text in asked], config.source)
         found = dict(zip((text for _, text in asked), rows, strict=True))  # two labels may have one alias
         return np.stack([found[text] for text in new])
@@ -236,8 +240,8 @@ def _from_table(path: Path, config: WordsConfig, labels: Sequence[str], texts: S
     return np.stack([known[text] for text in texts])
 
 
-def _look_up(table: word_files.Table, labels: Sequence[str], texts: Sequence[str], source: str) -> np.ndarray:
-    """A row a label: the vector of the whole text if the table has it, or the mean over its words."""
+def _look_up(table: embedding_files.Table, labels: Sequence[str], texts: Sequence[str], source: str) -> np.ndarray:
+    """A row per label: the vector of the whole text if the table has it, or the mean over its words."""
     wanted = {form for text in texts for form in (*whole_forms(text), *(f for w in split(text) for f in word_forms(w)))}
     found = table.vectors(wanted)
     rows, missing, culprits = [], [], []
@@ -286,11 +290,11 @@ def _without_vectors(labels: Sequence[str], words: Sequence[str], known: Iterabl
     more = [f"  and {len(labels) - len(shown)} more"] if len(labels) > len(shown) else []
     return "\n".join(
         [
-            f"{source}: no word vector for {len(labels)} label{'s' if len(labels) > 1 else ''}",
+            f"{source}: no label embedding for {len(labels)} label{'s' if len(labels) > 1 else ''}",
             *lines,
             *more,
             "Rename them, or say which words to look up instead in a file of lines label<tab>words: "
-            "head.words.aliases=FILE",
+            "head.label_embeddings.aliases=FILE",
         ]
     )
 

@@ -7,7 +7,7 @@ import torch
 
 from mldec.data.loader import Batch
 from mldec.engine import meter
-from mldec.engine.meter import Meter
+from mldec.engine.throughput import Throughput
 
 
 class Clock:
@@ -34,7 +34,7 @@ def batches(clock: Clock, count: int, seconds: float):
 
 
 def test_speed_counts_all_time_and_waiting_that_without_a_batch(clock):
-    reader = Meter()
+    reader = Throughput()
     for _ in reader.waiting(batches(clock, 5, seconds=1.0)):
         clock.now += 3.0  # the step
     speed, waiting = reader.read()
@@ -43,7 +43,7 @@ def test_speed_counts_all_time_and_waiting_that_without_a_batch(clock):
 
 
 def test_a_reading_starts_anew(clock):
-    reader = Meter()
+    reader = Throughput()
     list(reader.waiting(batches(clock, 3, seconds=1.0)))
     assert reader.read() == pytest.approx((4.0, 1.0))
     clock.now += 1.0
@@ -51,7 +51,7 @@ def test_a_reading_starts_anew(clock):
 
 
 def test_time_between_epochs_is_not_training(clock):
-    reader = Meter()
+    reader = Throughput()
     clock.now += 1000.0  # an evaluation
     list(reader.waiting(batches(clock, 1, seconds=2.0)))
     assert reader.read()[0] == pytest.approx(4 / 2)

@@ -1,7 +1,7 @@
-"""The labels that a decoder is asked for, as word vectors: which, in which groups, and how training varies them.
+"""The labels that a decoder is asked for, as label embeddings: which, in which groups, and how training varies them.
 
 Trained labels stay in the groups in which they were trained, whatever is asked for beside them; other labels come in
-groups of their own. So what a network says of a trained label never depends on the question, and with word queries of
+groups of their own. So what a network says of a trained label never depends on the question, and with label-embedding queries of
 one label each (full decoding) neither does what it says of any other. Where groups have queries of their own, other
 labels join them in turn, and what is said of those depends on their order.
 """
@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mldec.labels import LabelSpace
-from mldec.models.word_vectors import WordVectors
+from mldec.models.label_embeddings import LabelEmbeddings
 
 Normalize = Literal["none", "unit", "centered"]
 
 
-class GroupedWords(NamedTuple):
+class GroupedLabels(NamedTuple):
     """Labels in groups: K groups of g places, n labels asked for (and the random ones of training after them).
 
     Attributes:
@@ -40,7 +40,7 @@ class GroupedWords(NamedTuple):
 
 @dataclass(frozen=True)
 class QueryAugment:
-    """How word vectors are varied in training (paper §2.3.3, Table 3); nothing of it happens in evaluation.
+    """How label embeddings are varied in training (paper §2.3.3, Table 3); nothing of it happens in evaluation.
 
     Attributes:
         noise: standard deviation of what is added to each entry, in units of the vectors' root mean square.
@@ -57,11 +57,11 @@ class QueryAugment:
             raise ValueError(f"{self}: noise and random are at least 0, cutout is at least 0 and below 1")
 
 
-class LabelWords(nn.Module):
-    """Word vectors of labels, ready for a decoder.
+class LabelVocabulary(nn.Module):
+    """Label embeddings of labels, ready for a decoder.
 
     Args:
-        words: the N trained labels in the order of the network's outputs, then any others that may be asked for.
+        label_embeddings: the N trained labels in the order of the network's outputs, then any others that may be asked for.
         num_trained: N.
         num_groups: K; groups hold g = ceil(N / K) labels.
         fixed_groups: the K groups have queries of their own, so that further labels must join them (paper Table 8,
@@ -74,13 +74,13 @@ class LabelWords(nn.Module):
     """
 
     trained: Tensor
-    asked: Tensor
+    query: Tensor
     plain_members: Tensor
     plain_places: Tensor
 
     def __init__(
         self,
-        words: WordVectors,
+        label_embeddings: LabelEmbeddings,
         num_trained: int,
         num_groups: int,
         *,
@@ -92,10 +92,12 @@ class LabelWords(nn.Module):
         super().__init__()
         if normalize not in ("none", "unit", "centered"):
             raise ValueError(f"normalize={normalize!r}: no such scaling; use none, unit or centered")
-        if len(words.names) < num_trained:
-            raise ValueError(f"word vectors of {len(words.names)} labels for {num_trained} classes: each needs one")
-        self.known = words
-        self.trained_names = words.names[:num_trained]
+        if len(label_embeddings.names) < num_trained:
+            raise ValueError(
+                f"label embeddings of {len(label_embeddings.names)} labels for {num_trained} classes: each needs one"
+            )
+        self.known = label_embeddings
+        self.trained_names = label_embeddings.names[:num_trained]
         self.num_groups, self.group_size = num_groups, -(-num_trained // num_groups)
         self.fixed_groups, self.normalize, self.augment = fixed_groups, normalize, augment or QueryAugment()
         # Everything about groups is worked out on the CPU, also where the network is built on a device without numbers.
@@ -103,11 +105,11 @@ class LabelWords(nn.Module):
         # Which place each trained label has, and which label each place of the trained groups holds.
         self._place_of = positions if order is None else torch.argsort(order)
         self._trained_members = _fill_groups(positions if order is None else order, self.group_size)
-        # The vectors belong to the checkpoint, not to the weights: another file of words must not be overwritten by
+        # The vectors belong to the checkpoint, not to the weights: another file of embeddings must not be overwritten by
         # weights that a run starts from.
-        vectors = words.vectors[:num_trained].to(torch.get_default_device(), torch.get_default_dtype())
+        vectors = label_embeddings.vectors[:num_trained].to(torch.get_default_device(), torch.get_default_dtype())
         self.register_buffer("trained", vectors, persistent=False)
-        for name in ("asked", *_buffers("plain"), *_buffers("with_random")):
+        for name in ("query", *_buffers("plain"), *_buffers("with_random")):
             self.register_buffer(name, torch.empty(0), persistent=False)
         self.set_labels(self.trained_names)
 
@@ -116,16 +118,16 @@ class LabelWords(nn.Module):
         vectors = self.known.vectors[: len(self.trained)]
         return float(normalized(vectors, vectors, self.normalize).square().sum(dim=1).mean().sqrt())
 
-    def set_labels(self, names: Sequence[str], words: WordVectors | None = None) -> None:
-        """Ask for `names` from now on, in that order; `words` has vectors that were not known before.
+    def set_labels(self, names: Sequence[str], label_embeddings: LabelEmbeddings | None = None) -> None:
+        """Ask for `names` from now on, in that order; `label_embeddings` has vectors that were not known before.
 
         Raises DataError for no name, a repeated or empty one, one without a vector, and vectors of another width.
         """
         LabelSpace(names)
-        known = self.known if words is None else self.known.joined(words)
+        known = self.known if label_embeddings is None else self.known.joined(label_embeddings)
         vectors = known.select(names).vectors
         self.known, self.names = known, tuple(names)
-        self.asked = vectors.to(self.trained)
+        self.query = vectors.to(self.trained)
         columns = {name: column for column, name in enumerate(self.trained_names)}
         own = torch.tensor([columns.get(name, -1) for name in names], device="cpu")
         for layout, num_random in (("plain", 0), ("with_random", self.augment.random)):
@@ -136,9 +138,9 @@ class LabelWords(nn.Module):
         """(n,) int64: the group of each label that is asked for."""
         return self.plain_places // self.plain_members.shape[1]
 
-    def forward(self) -> GroupedWords:
+    def forward(self) -> GroupedLabels:
         """What the decoder asks for now; in training also the random vectors, after the labels."""
-        pool = normalized(torch.cat([self.trained, self.asked]), self.trained, self.normalize)
+        pool = normalized(torch.cat([self.trained, self.query]), self.trained, self.normalize)
         if not self.training:
             return self._grouped(pool, "plain")
         scale = pool.square().mean().sqrt()
@@ -150,18 +152,18 @@ class LabelWords(nn.Module):
             pool = pool * (torch.rand_like(pool) >= self.augment.cutout)
         return self._grouped(pool, "with_random")
 
-    def alone(self, vectors: Tensor) -> GroupedWords:
+    def alone(self, vectors: Tensor) -> GroupedLabels:
         """Labels of which the vectors (n, width) are all that is known, each in a group of its own, in that order."""
         count = torch.arange(vectors.shape[0], device=vectors.device)  # not len, which a graph takes for a constant
         first = torch.zeros_like(count)
-        return GroupedWords(normalized(vectors, self.trained, self.normalize)[:, None], first, count, first)
+        return GroupedLabels(normalized(vectors, self.trained, self.normalize)[:, None], first, count, first)
 
-    def _grouped(self, pool: Tensor, layout: str) -> GroupedWords:
+    def _grouped(self, pool: Tensor, layout: str) -> GroupedLabels:
         members, groups, places, biases = (getattr(self, name) for name in _buffers(layout))
-        return GroupedWords(pool[members], groups, places, biases)
+        return GroupedLabels(pool[members], groups, places, biases)
 
     def _lay_out(self, own: Tensor, num_random: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rows of the pool (trained, asked, random vectors) in groups, and the rest of `GroupedWords`.
+        """Rows of the pool (trained, asked, random vectors) in groups, and the rest of `GroupedLabels`.
 
         own (n,) is the trained column of each label that is asked for, or -1.
         """
@@ -188,7 +190,7 @@ class LabelWords(nn.Module):
 
 
 def normalized(vectors: Tensor, trained: Tensor, kind: Normalize) -> Tensor:
-    """Vectors (V, width) as `LabelWords` describes each kind of scaling; `trained` has those of the trained labels."""
+    """Vectors (V, width) as `LabelVocabulary` describes each kind of scaling; `trained` has those of the trained labels."""
     if kind == "none":
         return vectors
     if kind == "unit":

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from mldec.data.loader import Batch
 
 
-class Meter:
+class Throughput:
     """Images a second and the share of time spent waiting for data, since the last reading."""
 
     def __init__(self) -> None:
