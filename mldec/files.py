@@ -20,12 +20,13 @@ LONGEST_ENDING = 100  # bytes of a suffix that is kept, so that the name of a pa
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
     """A new, empty, hidden file beside `path` to write to: renamed to `path` when the block ends, removed if it fails.
 
     It keeps the ending of `path`, by which some libraries choose a format. Its name cannot be guessed, so neither a
-    symbolic link in a directory of unknown origin nor another process can stand in its place. Raises OSError that
-    names the file, and ConfigError where `path` is a directory.
+    symbolic link in a directory of unknown origin nor another process can stand in its place. With `sync` the content is
+    on the disk before the rename, and the rename when the block has ended. Raises OSError that names the file, and
+    ConfigError where `path` is a directory.
     """
     path = Path(path)
     if path.is_dir():
@@ -35,7 +36,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         _create(partial, path)
         yield partial
+        if sync:
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(partial, path)
+        if sync:
+            sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -49,13 +55,8 @@ def write_text(path: str | Path, text: str, *, sync: bool = False) -> None:
 
     Line ends are written as they are. Raises as `replacing`.
     """
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path, sync=sync) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    if sync:
-        sync_folder(Path(path).parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,37 +5,40 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
-import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mldec.config import Config, build_config, from_stored, to_mapping
 from mldec.data.image import Normalization
-from mldec.engine import exported_model
-from mldec.engine.build import build_bare_classifier, build_normalization, uses_label_embeddings
+from mldec.engine.build import build_bare_classifier, build_normalization
 from mldec.engine.checkpoint_fields import check_fields
+from mldec.engine.config_properties import uses_label_embeddings
+from mldec.engine.export import exported_model
+from mldec.engine.lock import lock_run
+from mldec.engine.run_directory import checkpoint_path, run_directory_of
+from mldec.engine.thresholds import LabelThresholds
 from mldec.errors import CheckpointError, ConfigError, MldecError, RunError, first_lines
-from mldec.files import sync_folder
+from mldec.files import replacing
 from mldec.labels import LabelSpace
 from mldec.models.bounded import build_with
 from mldec.models.classifier import Classifier
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.label_vocabulary import LabelVocabulary
 from mldec.models.tensor_files import check_names, read_torch_file
+from mldec.models.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
 
-#: What every checkpoint holds. Zero-shot ones add `seen` (which labels were trained) and `label_embeddings` (names, vectors and
-#: source); `last.pt` adds what resuming needs: optimizer, scaler and progress.
+#: What every checkpoint holds. Zero-shot ones add `seen` (which labels were trained) and `label_embeddings` (names,
+#: vectors and source), best.pt `thresholds` (by label), last.pt `resume` (optimizer, scaler and progress).
 REQUIRED = {
     "format": int,
     "config": dict,
@@ -47,71 +50,70 @@ REQUIRED = {
     "step": int,
 }
 
-SHOWN_LINES = 12  # of what torch says of weights that do not fit
+SHOWN_LINES = 12  # of torch's message about weights that do not fit
 
 Weights = Literal["best", "ema", "raw"]
 
 
+class StoredCheckpoint(NamedTuple):
+    """A checkpoint file and its content, checked."""
+
+    path: Path
+    content: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Restored:
-    """A classifier as it was trained, with what is needed to use it."""
+    """A trained classifier and what is needed to use it.
+
+    Attributes:
+        classifier: in eval mode, with the weights named by `weights`: "ema" or "raw".
+        metrics: by weights, then by name.
+        reported: "ema" or "raw", the weights whose metric training reported.
+        thresholds: tuned on val with the reported weights; None if there are none or `weights` are others.
+        provenance: of an exported folder its `test`, `data` and `environment`; empty for a checkpoint.
+    """
 
     config: Config
     labels: LabelSpace
     classifier: Classifier
     normalization: Normalization
-    weights: str  # "ema" or "raw": which ones the classifier holds
+    weights: str
     metrics: dict[str, Any]
     step: int
     path: Path
+    reported: str = "raw"
+    thresholds: LabelThresholds | None = None
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` beside `path`, synced and read back, then rename it to `path`: what was there stays until then.
+    """Write `content` to a partial file, sync it, read it back, then rename it to `path`.
 
-    A reader never sees half a file. What a killed process left of one is removed. One process writes at a time.
-
-    Raises RunError if it cannot be written, on a full disk say; `path` is then what it was.
+    A reader sees either the old or the new file. Raises RunError if it cannot be written, for example on a full disk;
+    `path` is then unchanged.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        with partial.open("xb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        with zipfile.ZipFile(partial) as written:
-            if damaged := written.testzip():
-                raise OSError(f"what was written of {damaged} reads back as something else")
-        os.replace(partial, path)
-        sync_folder(path.parent)
+        with replacing(path, sync=True) as partial:
+            with partial.open("wb") as file:
+                torch.save(dict(content), file)
+            with zipfile.ZipFile(partial) as written:
+                if damaged := written.testzip():
+                    raise OSError(f"{damaged} reads back differently from what was written")
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:
-        # torch hides the file's own error behind one about its archive.
+        # torch and `replacing` raise their own errors over that of the file.
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
-        kept = "; what was saved before stays" if path.exists() else ""
+        kept = "; the previous file is kept" if path.exists() else ""
         raise RunError(f"cannot write {path}: {getattr(reason, 'strerror', None) or reason}{kept}") from error
-    finally:
-        for left in path.parent.glob(f".{path.name}.*.partial"):
-            left.unlink(missing_ok=True)
-
-
-def refuse_damaged(state: Mapping[str, Tensor], step: int) -> None:
-    """Raise RunError if a weight is not finite: after a gradient that was not, the loss shows it a step later."""
-    values = {name: value for name, value in state.items() if value.is_floating_point()}
-    finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()  # waits for the device once
-    damaged = [name for name, whole in zip(values, finite, strict=True) if not whole]
-    if damaged:
-        raise RunError(
-            f"{len(damaged)} of {len(values)} tensors of the network are not finite after step {step} (first: "
-            f"{damaged[0]}): a gradient was not. They are not saved, the last checkpoint is from before. Try a lower "
-            "schedule.max_lr, optimizer.clip_norm=1, or runtime.precision=fp32"
-        )
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of ours, or the model.safetensors of an exported folder, onto the CPU.
+    """Read a checkpoint of mldec, or the model.safetensors of an exported folder, onto the CPU.
 
-    Raises CheckpointError if it is missing, damaged, unsafe or somebody else's.
+    Raises CheckpointError if it is missing, damaged, unsafe or of another program.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
@@ -126,7 +128,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     ]
     if wrong:
         raise CheckpointError(
-            f"{path} is not a checkpoint of mldec: no valid {', '.join(wrong)}; published weights are taken over by "
+            f"{path} is not a checkpoint of mldec: no valid {', '.join(wrong)}; published weights are converted by "
             f"mldec import checkpoint={path}"
         )
     if content["format"] > FORMAT:
@@ -138,34 +140,41 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def find_checkpoint(run: str | Path, which: Literal["best", "last"] = "best") -> Path:
-    """The checkpoint file of a run folder, the weights of an exported folder, or the file itself.
+    """The checkpoint file of a run directory, the weights of an exported folder, or `run` itself if it is a file.
 
-    `last` stands in where no epoch was evaluated yet.
+    Falls back to last.pt before the first evaluation. Raises CheckpointError if there is none.
     """
     path = Path(run).expanduser()
     if path.is_file():
         return path
     if not path.is_dir():
-        raise CheckpointError(f"no run folder or checkpoint at {path}")
+        raise CheckpointError(f"no run directory or checkpoint at {path}")
     for name in (which, "last"):
-        candidate = path / "checkpoints" / f"{name}.pt"
+        candidate = checkpoint_path(path, name)
         if candidate.is_file():
             return candidate
-    if (path / "checkpoints" / "best.pt").is_file():
+    if checkpoint_path(path, "best").is_file():
         raise CheckpointError(
-            f"{path} holds no checkpoints/last.pt to go on from, as after mldec import; start a new run from its "
+            f"{path} has no checkpoints/last.pt to resume from, as after mldec import; start a new run from its "
             f"weights: init_from={path}"
         )
     if exported_model.is_exported(path):
         return exported_model.find_weights(path)
     raise CheckpointError(
-        f"{path} holds no checkpoints/last.pt: it is not a run folder of mldec, or its run never began"
+        f"{path} has no checkpoints/last.pt: it is not a run directory of mldec, or training never started"
     )
 
 
-def run_folder(checkpoint: Path) -> Path:
-    """The run folder that a checkpoint file lies in; of a lone file, or an exported one, the folder that it is in."""
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+def read_last(run: str | Path) -> StoredCheckpoint:
+    """last.pt of a run directory, for resuming. Raises CheckpointError if there is none or it holds weights only."""
+    path = find_checkpoint(run, "last")
+    content = load_checkpoint(path)
+    if "resume" not in content:
+        raise CheckpointError(f"{path} holds weights only; to resume, use a run directory with checkpoints/last.pt")
+    return StoredCheckpoint(path, content)
+
+
+# Content --------------------------------------------------------------------------------------------------------------
 
 
 def pack(
@@ -176,13 +185,14 @@ def pack(
     ema: Mapping[str, Tensor] | None = None,
     reported: str = "raw",
     metrics: Mapping[str, Any] | None = None,
+    thresholds: LabelThresholds | None = None,
     step: int = 0,
 ) -> dict[str, Any]:
-    """What a checkpoint holds of a network and the experiment that it is from.
+    """The content of a checkpoint without what resuming needs.
 
     Args:
-        ema: the moving average of the classifier's weights, where there is one.
-        reported: "raw" or "ema", the weights that `metrics` report.
+        ema: the moving average of the classifier's weights, if any.
+        reported: "raw" or "ema", the weights that the protocol reports; `metrics` and `thresholds` are chosen by them.
     """
     return {
         "format": FORMAT,
@@ -195,23 +205,40 @@ def pack(
         "ema": ema,
         "reported": reported,
         "metrics": dict(metrics or {}),
+        "thresholds": None if thresholds is None else thresholds.by_label(),
         "step": step,
     }
 
 
+def check_finite(state: Mapping[str, Tensor], step: int) -> None:
+    """Raise RunError if a weight is not finite. A bad gradient damages weights one step before the loss shows it."""
+    values = {name: value for name, value in state.items() if value.is_floating_point()}
+    finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()  # one device synchronisation
+    damaged = [name for name, is_finite in zip(values, finite, strict=True) if not is_finite]
+    if damaged:
+        raise RunError(
+            f"{len(damaged)} of {len(values)} tensors of the network are not finite after step {step} (first: "
+            f"{damaged[0]}), because a gradient was not finite. They are not saved; the last checkpoint is from an "
+            "earlier step. Try a lower schedule.max_lr, optimizer.clip_norm=1, or runtime.precision=fp32"
+        )
+
+
 def choose_weights(content: Mapping[str, Any], weights: Weights, path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Which weights `weights` means, "ema" or "raw", and these. Raises CheckpointError if they are not there."""
+    """The kind of weights that `weights` selects, "ema" or "raw", and their state dict.
+
+    Raises CheckpointError if the file does not have them.
+    """
     chosen = content["reported"] if weights == "best" else weights
     state = content.get("ema") if chosen == "ema" else content["model"]
     if state is None and chosen == "raw":
-        raise CheckpointError(f"{path} was exported with its EMA weights alone; use weights=ema")
+        raise CheckpointError(f"{path} was exported with EMA weights only; use weights=ema")
     if state is None:
-        raise CheckpointError(f"{path} holds no EMA weights (the run had ema=none); use weights=raw")
+        raise CheckpointError(f"{path} has no EMA weights (the run had ema=none); use weights=raw")
     return chosen, state
 
 
 def pack_label_embeddings(vocabulary: LabelVocabulary | None) -> dict[str, Any] | None:
-    """Label embeddings as plain values, for a checkpoint."""
+    """Label embeddings as plain values and one tensor, for a checkpoint."""
     if vocabulary is None:
         return None
     known = vocabulary.known
@@ -219,9 +246,9 @@ def pack_label_embeddings(vocabulary: LabelVocabulary | None) -> dict[str, Any] 
 
 
 def stored_label_embeddings(content: Mapping[str, Any]) -> LabelEmbeddings | None:
-    """The label embeddings that a checkpoint holds: names, vectors and where they were from. None where it has none.
+    """The label embeddings of a checkpoint: names, vectors (V,width) and their source. None if it has none.
 
-    Raises CheckpointError if what it holds is not that.
+    Raises CheckpointError if they are damaged.
     """
     embeddings = content.get("label_embeddings")
     if embeddings is None:
@@ -236,11 +263,19 @@ def stored_label_embeddings(content: Mapping[str, Any]) -> LabelEmbeddings | Non
     return LabelEmbeddings(tuple(embeddings["names"]), embeddings["vectors"], embeddings["source"])
 
 
-def restore(run: str | Path, weights: Weights = "best", which: Literal["best", "last"] = "best") -> Restored:
-    """Rebuild the classifier of a run folder or checkpoint file, in eval mode on the CPU.
+# Using a checkpoint ---------------------------------------------------------------------------------------------------
 
-    `weights` chooses between the trained weights (`raw`), their moving average (`ema`), and those of the two whose
-    metric training reported (`best`).
+
+def restore(run: str | Path, weights: Weights = "best", which: Literal["best", "last"] = "best") -> Restored:
+    """Rebuild the classifier of a run directory, checkpoint file or exported folder, in eval mode on the CPU.
+
+    Args:
+        weights: "raw", "ema" (their moving average), or "best": those whose metric training reported.
+        which: the checkpoint of a run directory.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or does not match its own config.
+        ConfigError: its config is not valid.
     """
     path = find_checkpoint(run, which)
     content = load_checkpoint(path)
@@ -252,9 +287,9 @@ def restore(run: str | Path, weights: Weights = "best", which: Literal["best", "
         labels = LabelSpace(content["labels"], seen=content.get("seen"))
         embeddings = stored_label_embeddings(content)
         if embeddings is None and uses_label_embeddings(config):
-            raise CheckpointError(
-                "label_embeddings: missing, but the head of its config asks for labels by label embeddings"
-            )
+            raise CheckpointError("label_embeddings: missing, but the head of its config uses label embeddings")
+        thresholds = content.get("thresholds") if chosen == content["reported"] else None
+        tuned = None if thresholds is None else LabelThresholds.from_mapping(thresholds)
         try:
             classifier = build_with(lambda: build_bare_classifier(config, labels, embeddings), state, str(path))
         except RuntimeError as error:
@@ -272,12 +307,79 @@ def restore(run: str | Path, weights: Weights = "best", which: Literal["best", "
         metrics=content["metrics"],
         step=content["step"],
         path=path,
+        reported=content["reported"],
+        thresholds=tuned,
+        provenance={key: content[key] for key in ("test", "data", "environment") if key in content},
     )
+
+
+def store_thresholds(restored: Restored, thresholds: LabelThresholds) -> None:
+    """Replace the tuned thresholds in the checkpoint or exported folder that `restored` was read from.
+
+    Raises:
+        ConfigError: a training run is using the run directory.
+        CheckpointError: the checkpoint has been replaced meanwhile.
+        RunError: it cannot be written.
+    """
+    path = restored.path
+    if path.name == exported_model.WEIGHTS:
+        exported_model.write_thresholds(path.parent, thresholds.of(restored.labels).values.tolist())
+        return
+    in_run = path.parent.name == "checkpoints"
+    with lock_run(run_directory_of(path)) if in_run else contextlib.nullcontext():
+        content = load_checkpoint(path)
+        if content["step"] != restored.step:
+            raise CheckpointError(f"{path} is now of step {content['step']}, not {restored.step}; evaluate it again")
+        save_checkpoint(path, content | {"thresholds": thresholds.by_label()})
+
+
+def init_weights(classifier: Classifier, run: str, part: Literal["all", "backbone"]) -> str:
+    """Load the reported weights of another run as far as they fit. Returns a sentence that says how far.
+
+    Raises CheckpointError if no tensor fits.
+    """
+    path = find_checkpoint(run)
+    content = load_checkpoint(path)
+    if path != Path(run).expanduser():
+        warn_of_lost_best(content, path)
+    _, state = choose_weights(content, "best", path)
+    if part == "backbone":
+        report = load_weights(classifier.backbone, state, str(path), classifiers=("head",), required=0.0)
+    else:
+        report = load_weights(classifier, state, str(path), classifiers=(), required=0.0)
+    if not report.loaded:
+        raise CheckpointError(f"init_from={run}: none of its tensors fits this network\n{report}")
+    return str(report)
+
+
+def describe_lost_best(run_dir: Path, step: int) -> str | None:
+    """Why best.pt of a run directory cannot be used as the weights of `step`; None if it can."""
+    path = checkpoint_path(run_dir, "best")
+    if not path.exists():
+        return f"{path} is missing"
+    try:
+        found = load_checkpoint(path)["step"]
+    except CheckpointError as error:
+        return str(error)
+    return None if found == step else f"{path} is of step {found}, not {step}"
+
+
+def warn_of_lost_best(content: Mapping[str, Any], path: Path) -> None:
+    """Warn if last.pt is used although an epoch was evaluated: its best.pt is missing."""
+    epoch = content.get("resume", {}).get("progress", {}).get("best_epoch", 0)
+    if path.name == "last.pt" and epoch:
+        logger.warning(
+            "warning: %s is missing, the weights of epoch %d are lost; using %s of step %d instead",
+            path.with_name("best.pt"),
+            epoch,
+            path.name,
+            content["step"],
+        )
 
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """An error of what a checkpoint holds names the checkpoint."""
+    """Prefix errors about the content of a checkpoint with its path."""
     try:
         yield
     except MldecError as error:
@@ -285,16 +387,3 @@ def _naming(path: Path) -> Iterator[None]:
             raise
         kind = ConfigError if isinstance(error, ConfigError) else CheckpointError
         raise kind(f"{path}: {error}") from error
-
-
-def warn_of_lost_best(content: Mapping[str, Any], path: Path) -> None:
-    """Say so where an epoch was the best, and its weights are gone."""
-    epoch = content.get("resume", {}).get("progress", {}).get("best_epoch", 0)
-    if path.name == "last.pt" and epoch:
-        logger.warning(
-            "warning: %s is missing, the weights of epoch %d are lost; %s, of step %d, stands in for it",
-            path.with_name("best.pt"),
-            epoch,
-            path.name,
-            content["step"],
-        )

@@ -1,4 +1,4 @@
-"""What a checkpoint must hold, entry by entry: it may come from anybody, and is used without a second look."""
+"""Validation of every entry of a checkpoint, which may come from anybody. Later code relies on it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from mldec.errors import CheckpointError, brief
 
-MOST_COUNT = 2**40  # of anything that is counted: steps, epochs
+MOST_COUNT = 2**40  # limit of every counter: steps, epochs
 
 
 def check_fields(content: Mapping[str, Any], source: str) -> None:
-    """Raise CheckpointError that names `source` and the first entry whose value cannot be."""
+    """Raise CheckpointError that names `source` and the first entry with an invalid value."""
     for name, (expected, holds) in FIELDS.items():
         if name in content and not holds(content[name]):
             raise CheckpointError(f"{source}: {name}={brief(content[name])}: expected {expected}")
@@ -28,7 +28,7 @@ def check_fields(content: Mapping[str, Any], source: str) -> None:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is made of dicts with text as keys, lists, and what JSON has."""
+    """Whether a value consists of dicts with string keys, lists, and JSON scalars."""
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):
@@ -37,21 +37,21 @@ def is_plain(value: Any) -> bool:
 
 
 def is_normalization(value: Any) -> bool:
-    """Whether it is a mean and a standard deviation above 0 for each of three channels."""
+    """Whether `value` has a mean, and a standard deviation above 0, for each of three channels."""
     if not isinstance(value, Mapping) or set(value) != {"mean", "std"}:
         return False
     return all(are_numbers(value[name], 3) for name in ("mean", "std")) and min(value["std"]) > 0
 
 
 def are_numbers(values: Any, count: int) -> bool:
-    """Whether it is a list of `count` finite numbers."""
+    """Whether `values` is a list of `count` finite numbers."""
     if not isinstance(values, Sequence) or isinstance(values, (str, bytes)) or len(values) != count:
         return False
     return all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
 
 
 def is_count(value: Any) -> bool:
-    """Whether it is a whole number at least 0 that something can be counted with."""
+    """Whether `value` is a whole number from 0 to below MOST_COUNT."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_COUNT
 
 
@@ -80,9 +80,19 @@ def _are_embeddings(value: Any) -> bool:
     )
 
 
-#: What each entry must be, for people and as a check.
+def _are_thresholds(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(name, str) for name in value)
+        and are_numbers(list(value.values()), len(value))
+        and all(0 <= threshold <= 1 for threshold in value.values())
+    )
+
+
+#: For each entry the description for error messages, and the check.
 FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "config": ("settings of plain values", lambda value: isinstance(value, Mapping) and is_plain(value)),
+    "config": ("a mapping of plain values", lambda value: isinstance(value, Mapping) and is_plain(value)),
     "labels": ("a list of names", _are_texts),
     "seen": ("true or false for each label, or null", _are_flags),
     "label_embeddings": ("names, vectors and their source, or null", _are_embeddings),
@@ -90,7 +100,8 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model": ("tensors by name", _is_state_or_none),
     "ema": ("tensors by name, or null", _is_state_or_none),
     "reported": ("raw or ema", lambda value: value in ("raw", "ema")),
-    "metrics": ("figures", lambda value: isinstance(value, Mapping) and is_plain(value)),
+    "metrics": ("plain values by name", lambda value: isinstance(value, Mapping) and is_plain(value)),
+    "thresholds": ("a number from 0 to 1 for each label, or null", _are_thresholds),
     "step": ("a whole number at least 0", is_count),
 }
 

@@ -86,7 +86,7 @@ class ProcessGroup:
         return DistributedDataParallel(classifier, device_ids=[device] if device.type == "cuda" else None)
 
 
-ALONE = ProcessGroup()
+SINGLE_PROCESS = ProcessGroup()
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def join_process_group() -> Iterator[ProcessGroup]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     try:
         # Values of the host go through gloo, also where gradients go through NCCL.

@@ -1,4 +1,4 @@
-"""Scores of every image by its id, and the metrics of those scores."""
+"""Scores of every image by sample id, and the metrics of these scores."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from mldec.config import ProtocolConfig
 from mldec.data.image import Normalization
 from mldec.data.loader import Batch
-from mldec.engine.device import autocast
-from mldec.engine.distributed import ALONE, ProcessGroup
+from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
+from mldec.engine.inference import score_images
 from mldec.errors import RunError
 from mldec.files import replacing
 from mldec.labels import LabelSpace, to_cell
 from mldec.metrics import average_precision, f1_at_k, f1_at_threshold, top_k_accuracy, zero_shot_metrics
 
-HALF_FROM = 2**29  # scores that are kept in float16, since they would take 2 GiB in float32: Open Images' 9,605 labels
+HALF_FROM = 2**29  # number of scores from which float16 is used (2 GiB in float32): the 9,605 labels of Open Images
 
 
 class Scores(NamedTuple):
-    """What a network said of S images: ids (S,) int64 ascending, scores (S,N) in 0..1, targets (S,N) int8.
+    """Scores of S images: ids (S,) int64 ascending, scores (S,N) in 0..1, targets (S,N) int8.
 
-    Scores are float32; float16 where there are `HALF_FROM` of them or more.
+    Scores are float32, or float16 if there are at least `HALF_FROM` of them.
     """
 
     ids: np.ndarray
@@ -37,10 +37,10 @@ class Scores(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Metrics by name and AP by class.
+    """Metrics by name and AP per class.
 
-    `metrics` are in percent, except `classes_counted` and those of zero-shot tasks named `…_images…`, which are counts;
-    `per_class` (N,) AP in 0..1, nan where undefined.
+    `metrics` are in percent, except `classes_counted` and the zero-shot metrics named `…_images…`, which are counts.
+    `per_class` (N,) is the AP in 0..1, nan where undefined.
     """
 
     metrics: dict[str, float]
@@ -59,28 +59,34 @@ def compute_scores(
     memory_format: torch.memory_format = torch.contiguous_format,
     num_images: int = 0,
     on_batch: Callable[[int], None] = lambda count: None,
-    group: ProcessGroup = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Scores:
-    """Run `model` in eval mode over `batches` and sort what comes back by sample id.
+    """Run `model` in eval mode over `batches` and sort the scores by sample id.
 
-    Scores are sigmoids of the logits, or their softmax where the loss makes them so. `num_images`: how many there will
-    be at most, by which the precision of the scores is chosen. Raises RunError on scores that are not finite, naming the
-    first such image.
+    Args:
+        softmax, dtype, memory_format: see `score_images`.
+        num_images: the largest possible number of images, which decides the precision of the scores.
+        on_batch: called with the number of images after each batch.
+        group: processes that each run over their own batches. The main process gets all scores, the others empty ones.
 
-    Each process of `group` runs over batches of its own; the main process gets the scores of all, the others none.
+    Raises RunError if scores are not finite, naming the first such image, or if there are no images.
     """
     was_training = model.training
     model.eval()
     ids, scores, targets = [], [], []
     for batch in batches:
-        images = normalization(batch.images.to(device, non_blocking=True)).to(memory_format=memory_format)
-        with autocast(device, dtype):
-            logits = model(images)
-        logits = logits.float()
+        found = score_images(
+            model,
+            batch.images,
+            normalization,
+            device=device,
+            dtype=dtype,
+            softmax=softmax,
+            memory_format=memory_format,
+        )
         ids.append(batch.ids)
         targets.append(batch.targets)
-        kept = torch.float16 if num_images * logits.shape[1] >= HALF_FROM else torch.float32
-        scores.append((logits.softmax(-1) if softmax else logits.sigmoid()).to("cpu", kept))
+        scores.append(found.to("cpu", torch.float16 if num_images * found.shape[1] >= HALF_FROM else torch.float32))
         on_batch(len(batch.ids))
     model.train(was_training)
     if group.size > 1:
@@ -88,16 +94,16 @@ def compute_scores(
         if everyone is None:
             nothing = np.empty((0, 0), np.float32)
             return Scores(np.empty(0, np.int64), nothing, nothing.astype(np.int8))
-        ids, scores, targets = ([part for parts in found for part in parts] for found in zip(*everyone, strict=True))
+        ids, scores, targets = ([part for parts in each for part in parts] for each in zip(*everyone, strict=True))
     if not ids:
-        raise RunError("there is no image to evaluate: the split is empty")
+        raise RunError("there are no images to evaluate: the split is empty")
     return _sorted(torch.cat(ids), scores, targets)
 
 
 def _sorted(ids: Tensor, scores: list[Tensor], targets: list[Tensor]) -> Scores:
     ids, order = ids.sort()
     if (ids.diff() == 0).any():
-        raise RunError("an image was scored twice: sample ids of an evaluation must differ")
+        raise RunError("an image was scored twice: the sample ids of an evaluation must differ")
     broken = torch.cat([~part.isfinite().all(dim=1) for part in scores])[order]
     if broken.any():
         raise RunError(
@@ -105,18 +111,18 @@ def _sorted(ids: Tensor, scores: list[Tensor], targets: list[Tensor]) -> Scores:
             f"(first: sample {int(ids[broken][0])}); the weights are damaged: lower schedule.max_lr, or use "
             "runtime.precision=fp32"
         )
-    places = torch.empty_like(order)
-    places[order] = torch.arange(len(order))
-    return Scores(ids.numpy(), _gathered(scores, places), _gathered(targets, places))
+    rows = torch.empty_like(order)
+    rows[order] = torch.arange(len(order))
+    return Scores(ids.numpy(), _concatenate(scores, rows), _concatenate(targets, rows))
 
 
-def _gathered(parts: list[Tensor], places: Tensor) -> np.ndarray:
-    """One array with each row of `parts` at its place. Parts are given up one by one: all are never there twice."""
-    end = len(places)
+def _concatenate(parts: list[Tensor], rows: Tensor) -> np.ndarray:
+    """One array with the rows of all `parts` at the indices `rows`. Empties `parts`, to never hold the data twice."""
+    end = len(rows)
     whole = np.empty((end, parts[0].shape[1]), parts[0].numpy().dtype)
     while parts:
         part = parts.pop()
-        whole[places[end - len(part) : end].numpy()] = part.numpy()
+        whole[rows[end - len(part) : end].numpy()] = part.numpy()
         end -= len(part)
     return whole
 
@@ -124,10 +130,10 @@ def _gathered(parts: list[Tensor], places: Tensor) -> np.ndarray:
 def compute_metrics(
     scores: Scores, protocol: ProtocolConfig, *, seen: Sequence[bool] | None = None, single_label: bool = False
 ) -> Result:
-    """mAP by the protocol's definition, F1 at its threshold and top-k; for single-label data top-1 and top-5 too.
+    """mAP by the protocol's definition, and F1 at its threshold and at top-k, or top-1 and top-5 for single-label data.
 
-    Where some labels are not `seen` in training, also what `zero_shot_metrics` gives; mAP is then over all labels and
-    all images, which is that of GZSL unless `protocol.gzsl_images` says otherwise.
+    If some labels are not `seen` in training, also those of `zero_shot_metrics`. mAP is then over all labels and all
+    images, which is that of GZSL unless `protocol.gzsl_images` selects images.
     """
     values, targets = scores.scores, scores.targets
     per_class = average_precision(values, targets, definition=protocol.average_precision)
@@ -160,16 +166,16 @@ def compute_metrics(
 
 
 def headline(protocol: ProtocolConfig, labels: LabelSpace, *, single_label: bool = False) -> str:
-    """The metric by which epochs are compared. With unseen labels it is theirs only if the protocol says so."""
+    """The metric by which epochs are compared. `protocol.zero_shot` selects it if there are unseen labels."""
     if single_label:
         return "top1"
     return f"{protocol.zero_shot}_mAP" if labels.has_unseen else "mAP"
 
 
 def write_per_class(path: Path, result: Result, scores: Scores, labels: LabelSpace) -> None:
-    """A CSV with a row per class: name, AP in percent (empty where undefined), positives, negatives, unknown.
+    """Write a CSV with a row per class: name, AP in percent (empty if undefined), positives, negatives, unknown.
 
-    A name that a spreadsheet would take for a formula stands behind an apostrophe.
+    A name that a spreadsheet would read as a formula gets a leading apostrophe.
     """
     counts = [np.count_nonzero(scores.targets == state, axis=0).tolist() for state in (1, 0, -1)]
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
@@ -180,7 +186,7 @@ def write_per_class(path: Path, result: Result, scores: Scores, labels: LabelSpa
 
 
 def describe(metrics: Mapping[str, Any], single_label: bool) -> str:
-    """The figures of `compute_metrics` for people: a line, and one more for each zero-shot task."""
+    """The metrics of `compute_metrics` as text: one line, and one more for each zero-shot task."""
     order = ("top1", "top5", "mAP") if single_label else ("mAP", "CF1", "OF1")
     tasks = [task for task in TASKS if f"{task}_mAP" in metrics]
     names = [name for name in order if name in metrics] + sorted(n for n in metrics if n.startswith(("CF1@", "OF1@")))
@@ -191,7 +197,7 @@ def describe(metrics: Mapping[str, Any], single_label: bool) -> str:
 
 TASKS = {"seen": "seen labels", "zsl": "unseen labels (ZSL)", "gzsl": "all labels (GZSL)"}
 
-#: Endings of zero-shot figures, and which images they count.
+#: Suffixes of zero-shot metrics, and the images that they are computed on.
 IMAGES = {"": "", "_with_unseen": "   over images with an unseen label", "_with_any": "   over images with any label"}
 
 

@@ -1,4 +1,4 @@
-"""What a run tells: records, curves and images in its folder, progress and a table of epochs on the terminal."""
+"""What a run reports: records, curves and images in its directory, progress and a table of epochs on the terminal."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ import numpy as np
 from mldec.config import Config
 from mldec.data.index import ImageIndex
 from mldec.data.loader import Batch
-from mldec.engine import build, image_sheets, thresholds
+from mldec.engine import image_sheets, thresholds
+from mldec.engine.config_properties import image_size
 from mldec.engine.display import Bar, Display
 from mldec.engine.evaluator import Result, Scores, write_per_class
+from mldec.engine.metric_writer import MetricWriter
+from mldec.engine.thresholds import LabelThresholds
 from mldec.engine.throughput import Throughput
-from mldec.engine.tracking import Tracker
-from mldec.labels import LabelSpace
 
 SHOWN_BROKEN = 5
 
 
 class Observer:
-    """Puts what the trainer measured where people and programs look for it.
+    """Writes what the trainer measures to the run directory and the terminal.
 
     Args:
-        folder: the run folder.
+        run_dir: the run directory; None on processes other than the main one, which write nothing.
         config: the experiment.
-        headline: the metric by which epochs are compared.
         display: the terminal.
+        headline: the metric by which epochs are compared.
         total_steps: of the whole run.
-        step, evaluations: what was done before, where a run is resumed.
-        processes: that train as this one does, by which the speed is multiplied.
+        step, evaluations: where a run resumes.
+        processes: number of processes that train together; the displayed speed is that of all of them.
     """
 
     def __init__(
         self,
-        folder: Path,
+        run_dir: Path | None,
         config: Config,
         display: Display,
         *,
@@ -48,46 +49,56 @@ class Observer:
         evaluations: int,
         processes: int = 1,
     ) -> None:
-        self.folder, self.config, self.display, self.total_steps = folder, config, display, total_steps
-        self.size = build.image_size(config)
+        self.run_dir, self.config, self.display, self.total_steps = run_dir, config, display, total_steps
         self.headline, self.processes = headline, processes
         self.throughput = Throughput()
         self.bar = Bar(None, None)
         self.broken_shown = 0
-        self.tracker = Tracker(folder, tensorboard=config.runtime.tensorboard, step=step, evaluations=evaluations)
+        self._writer: MetricWriter | None = None
+        if run_dir is not None:
+            tensorboard = config.runtime.tensorboard
+            self._writer = MetricWriter(run_dir, tensorboard=tensorboard, step=step, evaluations=evaluations)
+
+    def sync(self) -> None:
+        """Sync the records to disk."""
+        if self._writer is not None:
+            self._writer.sync()
 
     def close(self) -> None:
-        """Flush and close the files."""
-        self.tracker.close()
+        """Close the files."""
+        if self._writer is not None:
+            self._writer.close()
 
     def data(self, train: ImageIndex, first: Batch) -> None:
-        """Before the first step: how often each label occurs, and what the network will see."""
-        self.tracker.label_histogram("labels/train", train.positives_per_class())
+        """Before the first step: the frequency of each label, and a sheet of augmented images."""
+        if self._writer is None or self.run_dir is None:
+            return
+        self._writer.label_histogram("labels/train", train.positives_per_class())
         sheet = image_sheets.batch_sheet(first, train.labels)
-        image_sheets.save_image(self.folder / "images" / "training.png", sheet)
-        self.tracker.image("train/augmented", sheet, 0)
+        image_sheets.save_image(self.run_dir / "images" / "training.png", sheet)
+        self._writer.image("train/augmented", sheet, 0)
 
     @contextmanager
     def progress(self, what: str, total: int, done: int = 0) -> Iterator[Bar]:
-        """A bar over a part of the run."""
+        """A progress bar over a part of the run."""
         with self.display.bar(what, total, done) as self.bar:
             yield self.bar
 
     def broken(self, messages: Sequence[str]) -> None:
-        """Say which images could not be decoded: the first few of a run; the records count them all."""
+        """Name images that could not be decoded: the first few of a run. The records count all of them."""
         for message in messages:
             self.broken_shown += 1
             if self.broken_shown <= SHOWN_BROKEN:
-                self.display.say(f"warning: {message}; another image stands in for it")
+                self.display.say(f"warning: {message}; another image replaces it")
             elif self.broken_shown == SHOWN_BROKEN + 1:
                 self.display.say("warning: more images cannot be decoded; `mldec data verify` lists them all")
 
     def window(self, step: int, epoch: int, loss: float, lr: float, extra: Mapping[str, float]) -> None:
-        """The steps since the last record, of which `loss` is the mean."""
+        """A train record: the steps since the previous one. `loss` is their mean."""
         speed, waiting = self.throughput.read()
         speed *= self.processes
         record = {"epoch": epoch, "loss": loss, "lr": lr, "images_per_second": speed, "data_wait": waiting}
-        self.tracker.record("train", step, record | dict(extra))
+        self._record("train", step, record | dict(extra))
         left = _clock((self.total_steps - step) * self.config.schedule.batch_size / max(speed, 1e-9))
         self.bar.advance(0, f"loss {loss:.4g} lr {lr:.1e} {speed:.0f} images/s wait {waiting:.0%} left {left}")
         self.display.line(
@@ -106,9 +117,9 @@ class Observer:
         best: float,
         seconds: float,
     ) -> None:
-        """An evaluated epoch: a record, and a row of the table. `metrics` holds those of `raw` and, if any, `ema`."""
+        """An eval record and a row of the table. `metrics` are those of the `raw` and, if any, `ema` weights."""
         record = {"epoch": epoch, "loss": loss, **metrics, "reported": reported, "best": best, "seconds": seconds}
-        self.tracker.record("eval", step, record)
+        self._record("eval", step, record)
         values = {name: f"{metrics[name].get(self.headline, math.nan):.2f}" for name in metrics}
         self.display.epoch_row(
             {
@@ -122,35 +133,41 @@ class Observer:
         )
 
     def predictions(self, step: int, index: ImageIndex, scores: Scores) -> None:
-        """Curves of the most frequent labels and images with what was found in them, for TensorBoard."""
-        if not self.config.runtime.tensorboard:
+        """Precision-recall curves of the most frequent labels and a sheet of predictions, for TensorBoard."""
+        if self._writer is None or not self.config.runtime.tensorboard:
             return
-        self.tracker.precision_recall("val/all_labels", scores.scores, scores.targets, step)
+        self._writer.precision_recall("val/all_labels", scores.scores, scores.targets, step)
         support = (scores.targets == 1).sum(axis=0)
         for column in np.argsort(-support, kind="stable")[:5]:
             label = index.labels.names[column]
-            self.tracker.precision_recall(f"val/{label}", scores.scores[:, column], scores.targets[:, column], step)
-        self.tracker.image("val/predictions", image_sheets.predictions_sheet(index, scores, self.size), step)
+            self._writer.precision_recall(f"val/{label}", scores.scores[:, column], scores.targets[:, column], step)
+        self._writer.image("val/predictions", self._predictions_sheet(index, scores), step)
 
-    @contextmanager
-    def thresholds(self, scores: Scores | None, labels: LabelSpace) -> Iterator[None]:
-        """Around the saving of the best weights so far, whose scores of val these are: thresholds tuned on them.
+    def thresholds(self, tuned: LabelThresholds, scores: Scores) -> None:
+        """thresholds.csv: the thresholds that best.pt holds, with the F1 of the scores of val that they were tuned on."""
+        if self.run_dir is not None:
+            thresholds.write_thresholds(self.run_dir / thresholds.FILE, tuned, scores.scores, scores.targets)
 
-        Those of earlier weights go first, so that none ever lie beside weights that they do not belong to. Nothing is
-        written of images with one label each, nor where there are no scores: on all but the main process.
-        """
-        path = self.folder / thresholds.FILE
-        path.unlink(missing_ok=True)
-        yield
-        if scores is not None and not build.is_single_label(self.config):
-            thresholds.write_tuned(path, labels, scores.scores, scores.targets, self.config.protocol.threshold)
+    def remove_thresholds(self) -> None:
+        """Remove thresholds.csv of weights that are about to be replaced, or are lost."""
+        if self.run_dir is not None:
+            (self.run_dir / thresholds.FILE).unlink(missing_ok=True)
 
     def result(self, step: int, record: Mapping[str, Any], index: ImageIndex, scores: Scores, result: Result) -> None:
-        """The end of a run: the figures on the test split, by class, and a sheet of predictions."""
-        self.tracker.record("test", step, record)
-        write_per_class(self.folder / "per_class_ap.csv", result, scores, index.labels)
-        sheet = image_sheets.predictions_sheet(index, scores, self.size)
-        image_sheets.save_image(self.folder / "images" / "predictions.png", sheet)
+        """The end of a run: the test record, the table per class, and a sheet of predictions."""
+        if self.run_dir is None:
+            return
+        self._record("test", step, record)
+        write_per_class(self.run_dir / "per_class_ap.csv", result, scores, index.labels)
+        sheet = self._predictions_sheet(index, scores)
+        image_sheets.save_image(self.run_dir / "images" / "predictions.png", sheet)
+
+    def _record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        if self._writer is not None:
+            self._writer.record(kind, step, values)
+
+    def _predictions_sheet(self, index: ImageIndex, scores: Scores) -> np.ndarray:
+        return image_sheets.predictions_sheet(index, scores, image_size(self.config))
 
 
 def _clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""A split of images scored by what was trained: what `mldec evaluate` measures and `mldec report` shows."""
+"""Evaluation of a trained network on a split, for `mldec evaluate` and `mldec report`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from mldec.config import Config
 from mldec.data.index import ImageIndex
 from mldec.engine import build
 from mldec.engine.checkpoint import Restored
+from mldec.engine.config_properties import is_single_label, uses_softmax
+from mldec.engine.data_splits import build_split, restrict_labels
 from mldec.engine.device import choose_precision
 from mldec.engine.display import Display
-from mldec.engine.distributed import ALONE, ProcessGroup
+from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
 from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 
 
 def open_split(restored: Restored, config: Config, split: str) -> tuple[ImageIndex, LabelSpace]:
-    """The images of a split, and their labels with which of them were trained.
+    """The images of a split, and its labels, marked as seen where the network was trained on them.
 
-    Raises DataError if they cannot be read, or if their labels are not those of a network that knows no others.
+    Raises DataError if they cannot be read, or if a network without label embeddings was trained on other labels.
     """
-    index = build.known_to_head(config, build.build_split(config, split), split)
+    index = restrict_labels(config, build_split(config, split), split)
     labels = index.labels
     if restored.classifier.vocabulary is not None:
         trained = set(restored.labels.trained().names)
@@ -44,11 +46,11 @@ def score_split(
     what: str,
     device: torch.device,
     display: Display,
-    group: ProcessGroup = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> tuple[Scores, Result]:
-    """Scores of every image of `index` for `labels`, and their metrics. `what` stands before the progress bar.
+    """Scores of every image of `index` for `labels`, and their metrics. `what` labels the progress bar.
 
-    The processes of a `group` share the images; all but its leader get empty ones of both.
+    The processes of `group` split the images. Only the main process gets the results, the others empty ones.
     """
     if restored.classifier.vocabulary is not None:
         build.set_query_labels(restored.classifier, labels.names, config.head.label_embeddings)
@@ -60,12 +62,12 @@ def score_split(
             restored.normalization,
             device=device,
             dtype=choose_precision(config.runtime.precision, device),
-            softmax=build.uses_softmax(config),
+            softmax=uses_softmax(config),
             num_images=loader.num_images,
             on_batch=lambda images: bar.advance(),
             group=group,
         )
     if not group.is_main:
         return scores, Result({}, np.empty(0))
-    single_label = build.is_single_label(config)
+    single_label = is_single_label(config)
     return scores, compute_metrics(scores, config.protocol, seen=labels.seen, single_label=single_label)

@@ -1,7 +1,7 @@
-"""From which score on a label is given: one threshold a label, chosen on val.
+"""One decision threshold per label, tuned on val. A label is predicted if its score is strictly above its threshold.
 
-The file is `thresholds.csv` in a run folder: label, threshold, F1 in percent on val at that threshold, and positives in
-val. A label is given where its score is above its threshold, strictly, as everywhere.
+Tuned thresholds are part of best.pt. `thresholds.csv` lists them for people, with F1 and number of positives on val; a
+file in this format can be edited and passed to `mldec predict thresholds=FILE`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ import numpy as np
 import torch
 
 from mldec.data.files import open_text
-from mldec.engine.tracking import write_text
 from mldec.errors import DataError, suggest
+from mldec.files import write_text
 from mldec.labels import LabelSpace, from_cell, to_cell
 from mldec.metrics import f1_per_class
 from mldec.metrics.inputs import MOST_THREADS, as_arrays, map_classes, row_blocks
@@ -28,31 +29,46 @@ FILE = "thresholds.csv"
 
 
 @dataclass(frozen=True)
-class Thresholds:
-    """`values` (N,) float64 in 0..1, one for each of `labels`; those of `untuned` have a default that nobody chose."""
+class LabelThresholds:
+    """One threshold for each label.
+
+    Attributes:
+        labels: the N labels.
+        values: (N,) float64 in 0..1.
+        untuned: labels whose value is a default.
+    """
 
     labels: LabelSpace
     values: np.ndarray
     untuned: tuple[str, ...] = ()
 
-    def of(self, labels: LabelSpace, default: float = 0.5) -> Thresholds:
-        """The same for other labels in their order; those that are not known here get `default`."""
-        known = dict(zip(self.labels.names, self.values.tolist(), strict=True))
+    @staticmethod
+    def from_mapping(by_label: Mapping[str, float]) -> LabelThresholds:
+        """The inverse of `by_label`. Raises DataError for names that are not valid labels."""
+        return LabelThresholds(LabelSpace(list(by_label)), np.array(list(by_label.values()), np.float64))
+
+    def by_label(self) -> dict[str, float]:
+        """Thresholds by label name, as plain values for a checkpoint."""
+        return dict(zip(self.labels.names, self.values.tolist(), strict=True))
+
+    def of(self, labels: LabelSpace, default: float = 0.5) -> LabelThresholds:
+        """Thresholds for other labels in their order. Labels without a tuned threshold get `default`."""
+        known = self.by_label()
         values = np.array([known.get(name, default) for name in labels.names])
-        return Thresholds(labels, values, tuple(name for name in labels.names if name not in known))
+        return LabelThresholds(labels, values, tuple(name for name in labels.names if name not in known))
 
 
 def tune_thresholds(scores: Any, targets: Any, default: float = 0.5) -> np.ndarray:
-    """For each label the threshold that maximises its F1.
+    """The threshold of each label that maximises its F1.
 
-    All thresholds that the scores can tell apart are tried; the chosen one lies halfway between the two neighbouring
-    scores. Of equal F1 the highest wins: the fewest images get the label. A label without a known positive, or whose
-    positives all have score 0, says nothing of where to cut; it gets the one threshold that maximises F1 of all labels
-    pooled, and if there is no positive at all, `default`.
+    All thresholds that separate the scores differently are tried; the result is halfway between the two neighbouring
+    scores. Among equal F1 the highest threshold wins, which predicts the fewest images. A label without a known
+    positive, or whose positives all have score 0, gets the threshold that maximises the F1 of all labels pooled, or
+    `default` if no label has a positive.
 
     Args:
         scores: (S,N) floats in 0..1.
-        targets: (S,N) of 1 present, 0 absent, -1 unknown, which is left out.
+        targets: (S,N) of 1 present, 0 absent, -1 unknown, which is skipped.
 
     Returns:
         (N,) float64 in 0..1.
@@ -62,22 +78,22 @@ def tune_thresholds(scores: Any, targets: Any, default: float = 0.5) -> np.ndarr
     """
     scores, targets = as_arrays(scores, targets)
     values = np.array(map_classes(scores, targets, _best_of_class), np.float64)
-    silent = np.isnan(values)
-    if silent.any():
+    undefined = np.isnan(values)
+    if undefined.any():
         overall = _best_of_all(scores, targets)
-        values[silent] = default if math.isnan(overall) else overall
+        values[undefined] = default if math.isnan(overall) else overall
     return values
 
 
-def write_tuned(path: Path, labels: LabelSpace, scores: Any, targets: Any, default: float = 0.5) -> Thresholds:
-    """Tune on (S,N) scores and targets, and write the file."""
-    thresholds = Thresholds(labels, tune_thresholds(scores, targets, default))
+def write_tuned(path: Path, labels: LabelSpace, scores: Any, targets: Any, default: float = 0.5) -> LabelThresholds:
+    """Tune on (S,N) scores and targets, and write thresholds.csv."""
+    thresholds = LabelThresholds(labels, tune_thresholds(scores, targets, default))
     write_thresholds(path, thresholds, scores, targets)
     return thresholds
 
 
-def write_thresholds(path: Path, thresholds: Thresholds, scores: Any, targets: Any) -> None:
-    """Write the file, whole or not at all. `scores` and `targets` (S,N) are those on which it was tuned."""
+def write_thresholds(path: Path, thresholds: LabelThresholds, scores: Any, targets: Any) -> None:
+    """Write thresholds.csv: label, threshold, F1 in percent and positives on the scores and targets (S,N) used for tuning."""
     f1 = f1_per_class(scores, targets, thresholds.values)
     positives = np.count_nonzero(np.asarray(targets) == 1, axis=0)
     text = io.StringIO()
@@ -85,14 +101,14 @@ def write_thresholds(path: Path, thresholds: Thresholds, scores: Any, targets: A
     writer.writerow(["label", "threshold", "f1", "positives"])
     for name, value, score, count in zip(thresholds.labels.names, thresholds.values, f1, positives, strict=True):
         writer.writerow([to_cell(name), repr(float(value)), f"{score:.4f}" if np.isfinite(score) else "", int(count)])
-    write_text(path, text.getvalue())
+    write_text(path, text.getvalue(), sync=True)
 
 
-def read_thresholds(path: Path, labels: LabelSpace | None = None, default: float = 0.5) -> Thresholds:
-    """The thresholds of a file with the columns label and threshold, in the order of `labels`; None: in its own.
+def read_thresholds(path: Path, labels: LabelSpace | None = None, default: float = 0.5) -> LabelThresholds:
+    """Read a CSV with the columns label and threshold, in the order of `labels`, or of the file if None.
 
-    Labels that the file lacks get `default` and are `untuned`; what it says of other labels is left out. Raises
-    DataError if the file is missing or broken, or knows none of `labels`.
+    Labels missing from the file get `default` and are `untuned`; other labels of the file are ignored. Raises DataError
+    if the file is missing or damaged, or has none of `labels`.
     """
     try:
         with open_text(path, newline="") as file:
@@ -103,7 +119,7 @@ def read_thresholds(path: Path, labels: LabelSpace | None = None, default: float
             for row in rows:
                 names.append(from_cell(row["label"] or ""))
                 values.append(_number(row["threshold"], f"{path} line {rows.line_num}"))
-        own = Thresholds(LabelSpace(names), np.array(values, np.float64))
+        own = LabelThresholds(LabelSpace(names), np.array(values, np.float64))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: thresholds cannot be read: {reason}") from None
@@ -114,17 +130,17 @@ def read_thresholds(path: Path, labels: LabelSpace | None = None, default: float
     found = own.of(labels, default)
     if len(found.untuned) == len(labels):
         raise DataError(
-            f"{path}: has a threshold for none of the {len(labels)} labels (first: {labels.names[0]}); "
+            f"{path}: has no threshold for any of the {len(labels)} labels (first: {labels.names[0]}); "
             f"{suggest(labels.names[0], own.labels.names)}"
         )
     return found
 
 
 def _best_of_class(scores: np.ndarray, targets: np.ndarray) -> float:
-    """The threshold of scores (S,) and targets (S,) with the best F1; nan if they say nothing."""
+    """The threshold with the best F1 for scores (S,) and targets (S,); nan if it is undefined."""
     known = targets >= 0
     ranked, positives = np.sort(scores[known]), np.sort(scores[targets == 1])
-    cuts = np.unique(positives)  # F1 is best where the lowest score that is let in belongs to a positive
+    cuts = np.unique(positives)  # at the best F1 the lowest predicted score is that of a positive
     below = np.searchsorted(ranked, cuts)
     best = _best(cuts, len(positives) - np.searchsorted(positives, cuts), len(ranked) - below, len(positives))
     if best is None:
@@ -133,7 +149,7 @@ def _best_of_class(scores: np.ndarray, targets: np.ndarray) -> float:
 
 
 def _best_of_all(scores: np.ndarray, targets: np.ndarray) -> float:
-    """The same of all labels pooled: (S,N) each, counted block by block."""
+    """The same for all labels pooled: (S,N) each, counted block by block."""
     blocks = list(row_blocks(scores))
     positives = np.sort(np.concatenate([scores[rows][targets[rows] == 1] for rows in blocks] or [np.empty(0)]))
     cuts = np.unique(positives)
@@ -156,7 +172,7 @@ def _best_of_all(scores: np.ndarray, targets: np.ndarray) -> float:
 
 
 def _best(cuts: np.ndarray, true: np.ndarray, predicted: np.ndarray, positives: int) -> int | None:
-    """Which of the ascending scores `cuts` is the lowest to be let in; None if none is above 0, as thresholds go."""
+    """Index into the ascending scores `cuts` of the lowest predicted one; None if no score is above 0."""
     if not len(cuts) or cuts[-1] <= 0:
         return None
     f1 = np.where(cuts > 0, 2 * true / (predicted + positives), -1.0)
@@ -164,7 +180,7 @@ def _best(cuts: np.ndarray, true: np.ndarray, predicted: np.ndarray, positives: 
 
 
 def _between(low: float, high: float) -> float:
-    """A threshold that `high` is above and `low` is not: halfway, so that rounding moves neither across."""
+    """A threshold between `low` and `high`, at least `low`: halfway, so that rounding moves neither across it."""
     middle = (low + high) / 2
     return middle if low <= middle < high else low
 

@@ -1,8 +1,8 @@
 """The training loop.
 
-`Trainer.fit` is a run and `Trainer.train_step` one update of the weights: what happens, in the order in which it
-happens. Everything random is a function of the seed and the step, and all else that a step depends on is in the
-checkpoint; so a resumed run is the same run.
+`Trainer.fit` is a run, `Trainer.train_step` one update of the weights. Everything random is a function of the seed and
+the step, and everything else that a step depends on is in the checkpoint (`TrainState`). A resumed run is therefore the
+same run, bit for bit on the CPU.
 """
 
 from __future__ import annotations
@@ -20,24 +20,38 @@ from torch import Tensor, nn
 
 from mldec.config import Config
 from mldec.data.loader import Batch, EvalLoader, WorkerDied
-from mldec.engine import build, run_state, thresholds
-from mldec.engine.checkpoint import refuse_damaged, restore, save_checkpoint
+from mldec.engine import build
+from mldec.engine.checkpoint import (
+    StoredCheckpoint,
+    check_finite,
+    describe_lost_best,
+    init_weights,
+    pack,
+    restore,
+    save_checkpoint,
+    stored_label_embeddings,
+)
+from mldec.engine.config_properties import image_size, is_single_label, uses_softmax
+from mldec.engine.data_splits import Splits
 from mldec.engine.device import autocast, choose_device, choose_precision, prepare_runtime
 from mldec.engine.display import Display
-from mldec.engine.distributed import ALONE, ProcessGroup
+from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
 from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores, headline
 from mldec.engine.interrupt import Interrupted, stop_on_interrupt
 from mldec.engine.mixing import answer_random_queries, mix
 from mldec.engine.observer import Observer
-from mldec.engine.optimizer import set_point
+from mldec.engine.optimizer import apply_schedule
 from mldec.engine.profiler import profile_steps
-from mldec.engine.run_state import Progress
+from mldec.engine.run_directory import checkpoint_path, run_directory_of
 from mldec.engine.seeding import seed_device, seed_everything, step_seed
-from mldec.errors import ConfigError, RunError, is_out_of_memory
+from mldec.engine.thresholds import LabelThresholds, tune_thresholds
+from mldec.engine.train_state import TrainState
+from mldec.errors import CheckpointError, ConfigError, RunError, first_lines, is_out_of_memory
 from mldec.models.classifier import Classifier
 from mldec.models.label_embeddings import LabelEmbeddings
 
-MOST_SKIPPED = 50  # of steps in a row under fp16: far more than the scale needs to find its place
+MAX_SKIPPED = 50  # consecutive steps skipped under fp16: the loss scale adapts within far fewer
+SHOWN_LINES = 6  # of torch's message about a state that does not fit
 
 
 class Trainer:
@@ -47,176 +61,202 @@ class Trainer:
         config: the experiment, validated.
         splits: its images.
         display: where progress is shown.
-        fresh: take the weights that the config starts from; False for a run that `load` continues.
-        label_embeddings: vectors of the labels, where the head uses any; None: from where the config says.
-        group: the processes that share the run; all make a Trainer and call the same methods.
+        fresh: initialise the weights as the config says; False for a run that `load` resumes.
+        label_embeddings: embeddings of the labels, if the head uses any; None: from the source that the config names.
+        group: the processes that share the run; each makes a Trainer and calls the same methods.
 
     Raises:
-        ConfigError: what the config asks for does not fit the labels, the images or this machine.
-        CheckpointError: weights to start from cannot be loaded.
+        ConfigError: the config does not fit the labels, the images or this machine.
+        CheckpointError: initial weights cannot be loaded.
     """
 
     def __init__(
         self,
         config: Config,
-        splits: build.Splits,
+        splits: Splits,
         display: Display,
         *,
         fresh: bool = True,
         label_embeddings: LabelEmbeddings | None = None,
-        group: ProcessGroup = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.config, self.splits, self.display, self.group = config, splits, display, group
         self.device = choose_device(config.runtime.device, group.local_rank if group.size > 1 else None)
         self.dtype = choose_precision(config.runtime.precision, self.device)
         self.memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
-        self.single_label = build.is_single_label(config)
+        self.single_label = is_single_label(config)
         self.headline = headline(config.protocol, splits.labels, single_label=self.single_label)
         prepare_runtime(config.runtime, self.device)
         seed_everything(config.seed)
 
+        model = self._build_model(fresh, label_embeddings)
+        # How the model is called in training. Parameters are shared; checkpoints hold those of the bare model.
+        self.network = group.parallel(model, self.device)
+        self.network = cast(nn.Module, torch.compile(self.network)) if config.runtime.compile else self.network
+        self.normalization = build.build_normalization(model)
+        self.loss = build.build_loss(config)
+        ema = build.build_ema(config, model)
+        self.batches = build.build_train_loader(config, splits.train, self.device, group)
+        self.val_batches = build.build_eval_loader(config, splits.val, self.device, group)
+        self.schedule = build.build_schedule(config, len(self.batches))
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.state = TrainState(model, ema, build.build_optimizer(config, model), scaler)
+        self.skipped = 0  # consecutive steps without an update
+        self.pending: list[Tensor] = []  # losses that are still on the device
+
+    def _build_model(self, fresh: bool, label_embeddings: LabelEmbeddings | None) -> Classifier:
+        config = self.config
         make = build.build_classifier if fresh else build.build_bare_classifier
-        self.classifier = make(config, splits.labels, label_embeddings)
-        if loaded := getattr(self.classifier.backbone, "loaded", None):
-            display.say(str(loaded))
+        model = make(config, self.splits.labels, label_embeddings)
+        if loaded := getattr(model.backbone, "loaded", None):
+            self.display.say(str(loaded))
         if fresh and config.init_from is not None:
-            display.say(run_state.start_from(self.classifier, config.init_from, config.init_part))
-        if config.runtime.sync_batch_norm and group.size > 1:
+            self.display.say(init_weights(model, config.init_from, config.init_part))
+        if config.runtime.sync_batch_norm and self.group.size > 1:
             if self.device.type != "cuda":
                 raise ConfigError(
                     f"runtime.sync_batch_norm=true needs CUDA devices, found {self.device.type}; leave it out"
                 )
-            self.classifier = nn.SyncBatchNorm.convert_sync_batchnorm(self.classifier)
-        self.classifier.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
-        # Parameters are shared: these forms are how the classifier is called in training, never how it is saved.
-        self.network = group.parallel(self.classifier, self.device)
-        self.network = cast(nn.Module, torch.compile(self.network)) if config.runtime.compile else self.network
-        self.ema = build.build_ema(config, self.classifier)
-        self.normalization = build.build_normalization(self.classifier)
-        self.loss = build.build_loss(config)
-        self.batches = build.build_train_loader(config, splits.train, self.device, group)
-        self.val_batches = build.build_eval_loader(config, splits.val, self.device, group)
-        self.schedule = build.build_schedule(config, len(self.batches))
-        self.optimizer = build.build_optimizer(config, self.classifier)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.progress = Progress()
-        self.skipped = 0  # steps in a row
-        self.pending: list[Tensor] = []  # losses that are still on the device
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return model.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload,no-any-return]
 
     # The run ----------------------------------------------------------------------------------------------------------
 
-    def fit(self, folder: Path) -> dict[str, Any]:
-        """Train to the end of the schedule, then report the chosen weights on the test split. Returns that record.
+    def fit(self, run_dir: Path) -> dict[str, Any]:
+        """Train to the end of the schedule, then evaluate the best epoch's weights on the test split.
 
-        Writes to the run folder `folder`. Raises Interrupted after Ctrl-C and RunError where training cannot go on;
-        what was saved before stays.
+        The main process writes to `run_dir`; the other processes write nothing.
+
+        Returns:
+            The test record: protocol, epoch, weights ("raw" or "ema") and the metrics.
+
+        Raises:
+            Interrupted: after Ctrl-C or a signal of the scheduler; the current step is saved.
+            RunError: training cannot continue; earlier checkpoints are kept.
         """
-        self.folder = folder
+        self.run_dir = run_dir
         self.observer = Observer(
-            folder,
+            run_dir if self.group.is_main else None,
             self.config,
             self.display,
             headline=self.headline,
             total_steps=len(self.batches) * self.config.schedule.epochs,
-            step=self.progress.step,
-            evaluations=self.progress.epochs,
+            step=self.state.progress.step,
+            evaluations=self.state.progress.epochs,
             processes=self.group.size,
         )
-        try:
-            with stop_on_interrupt() as self.stop, self._saved():
-                self._forget_lost_best()
-                if self.progress.step == 0:
-                    self.save("last")
-                    self.observer.data(self.splits.train, self.batches.first())
-                while self.progress.epochs < self.config.schedule.epochs:
-                    self.train_epoch()
-                    self.finish_epoch()
-                return self.report()
-        finally:
-            self.observer.close()
+        # Errors are handled within stop_on_interrupt: a second signal must not end the saving of the first.
+        with stop_on_interrupt() as self.stop:
+            try:
+                return self._run()
+            except Interrupted:
+                self.save_last()
+                raise
+            except WorkerDied as error:
+                self._save_after_worker_died(error)
+                raise
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise RunError(self._out_of_memory()) from error
+            finally:
+                self.observer.close()
+
+    def _run(self) -> dict[str, Any]:
+        progress = self.state.progress
+        self._discard_lost_best()
+        if progress.step == 0:
+            self.save_last()
+            self.observer.data(self.splits.train, self.batches.first())
+        while progress.epochs < self.config.schedule.epochs:
+            self.train_epoch()
+            self.finish_epoch()
+        return self.test()
 
     def train_epoch(self) -> None:
-        """The steps of this epoch that have not been made yet."""
-        progress, runtime, steps = self.progress, self.config.runtime, len(self.batches)
+        """The remaining steps of the current epoch."""
+        progress, runtime, steps = self.state.progress, self.config.runtime, len(self.batches)
         epoch, done = progress.epochs, progress.step - progress.epochs * steps
         self.network.train()
         with (
             self.observer.progress(f"epoch {epoch + 1}/{self.config.schedule.epochs}", steps, done) as bar,
-            profile_steps(self.folder, enabled=runtime.profile) as profiler,
+            profile_steps(self.run_dir, enabled=runtime.profile and self.group.is_main) as profiler,
         ):
-            for batch in self.observer.throughput.waiting(self.batches.batches(epoch, start=done)):
+            for batch in self.observer.throughput.timed(self.batches.batches(epoch, start=done)):
                 self.pending.append(self.train_step(batch))
                 progress.step += 1
                 progress.broken += len(batch.broken)
                 self.observer.broken(batch.broken)
                 profiler.step()
-                ends = progress.step == (epoch + 1) * steps
-                recorded = ends or progress.step % runtime.log_every == 0
-                stops = self._stops()
+                is_last = progress.step == (epoch + 1) * steps
+                recorded = is_last or progress.step % runtime.log_every == 0
+                stops = self._should_stop()
                 saved = stops or progress.step % (runtime.checkpoint_every or math.inf) == 0
-                if recorded or saved or self.device.type == "cpu":  # elsewhere reading the loss waits for the device
+                if recorded or saved or self.device.type == "cpu":  # reading the loss waits for other devices
                     self._read_losses()
                 if recorded:
                     self._record_window(epoch + 1)
                 if stops:
                     raise Interrupted
                 if saved:
-                    self.save("last")
+                    self.save_last()
                 bar.advance()
 
     def train_step(self, batch: Batch) -> Tensor:
-        """One update from one batch, in `schedule.accumulate` parts. Returns the loss, a scalar on the device."""
-        step, rank = self.progress.step, self.group.rank
-        seed_device(self.device, step_seed(self.config.seed, step, rank))  # dropout and drop-path
+        """One optimizer step on one batch, in `schedule.accumulate` micro-batches.
+
+        Returns the loss of the whole batch over all processes, a scalar on the device.
+        """
+        state, step, rank = self.state, self.state.progress.step, self.group.rank
+        seed_device(self.device, step_seed(self.config.seed, step, rank))  # dropout and drop path
         mixing = torch.Generator().manual_seed(step_seed(self.config.seed, step, rank, mixing=True))
-        set_point(self.optimizer, self.schedule(self.progress.updates))
+        apply_schedule(state.optimizer, self.schedule(state.progress.updates))
 
         total = torch.zeros((), device=self.device)
-        for images_u8, labels, weight, exchange in self._parts(batch):
+        for images_u8, labels, weight, sync in self._micro_batches(batch):
             images = self.normalization(images_u8).contiguous(memory_format=self.memory_format)
             mixup, cutmix = self.config.augment.mixup, self.config.augment.cutmix
             images, targets, known = mix(images, labels, mixup=mixup, cutmix=cutmix, generator=mixing)
-            with exchange:
+            with sync:
                 with autocast(self.device, self.dtype):
                     logits = self.network(images)
                 targets, known = answer_random_queries(targets, known, logits.shape[1])
                 loss = self.loss(logits, targets, known) * weight
-                # The process group's gradients are averaged; what is wanted is their sum.
-                self.scaler.scale(loss * self.group.size).backward()
+                # DistributedDataParallel averages gradients over the processes; the batch needs their sum.
+                state.scaler.scale(loss * self.group.size).backward()
             total += loss.detach()
         self.group.all_reduce(total)
 
         if self.config.optimizer.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.classifier.parameters(), self.config.optimizer.clip_norm)
-        if self._apply_gradients():
-            self.progress.updates += 1
+            state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(state.model.parameters(), self.config.optimizer.clip_norm)
+        if self._optimizer_step():
+            state.progress.updates += 1
             self.skipped = 0
-            if self.ema is not None:
-                self.ema.update(self.classifier)
+            if state.ema is not None:
+                state.ema.update(state.model)
         else:
             self._count_skipped()
-        self.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad(set_to_none=True)
         return total
 
     def finish_epoch(self) -> None:
-        """Evaluate, if it is due; remember the best; save."""
-        progress, epoch = self.progress, self.progress.epochs + 1
-        if self._stops():
+        """Evaluate if it is due, save the weights if they are the best so far, and save the state."""
+        progress, epoch = self.state.progress, self.state.progress.epochs + 1
+        if self._should_stop():
             raise Interrupted
         if progress.updates == 0:
-            self.display.say("warning: no step has changed the weights: raw and EMA are still what they began with")
+            self.display.say("warning: no step has changed the weights: raw and EMA weights are the initial ones")
         metrics: dict[str, dict[str, float]] = {}
         if epoch % self.config.runtime.eval_every == 0 or epoch == self.config.schedule.epochs:
             began = time.perf_counter()
             results, scores = self._evaluate()
             metrics = self.group.broadcast({name: result.metrics for name, result in results.items()})
             reported = self._reported(metrics)
-            value = metrics[reported].get(self.headline, math.nan)  # a few images may say nothing of it
+            value = metrics[reported].get(self.headline, math.nan)  # undefined on a few images without positives
             if progress.best_epoch == 0 or value > progress.best or math.isnan(progress.best):
                 progress.best, progress.best_epoch = value, epoch
-                with self.observer.thresholds(scores.get(reported), self.splits.labels):
-                    self.save("best", reported=reported, metrics=metrics)
+                self.save_best(reported, metrics, scores.get(reported))
             seconds = time.perf_counter() - began
             self.observer.epoch(
                 progress.step,
@@ -228,101 +268,182 @@ class Trainer:
                 seconds=seconds,
             )
         progress.epochs, progress.epoch_losses = epoch, []
-        self.save("last", metrics=metrics)
+        self.save_last(metrics)
 
-    def report(self) -> dict[str, Any]:
-        """Score the best epoch's weights on the test split, as they come back from their checkpoint."""
-        best = self.group.broadcast(restore(self.folder) if self.group.is_main else None)
-        assert best is not None  # the main process's
+    def test(self) -> dict[str, Any]:
+        """Evaluate best.pt, read back from disk, on the test split. Returns the test record."""
+        best = self.group.broadcast(restore(self.run_dir) if self.group.is_main else None)
+        assert best is not None, "the main process broadcasts it"
         test_batches = build.build_eval_loader(self.config, self.splits.test, self.device, self.group)
         scores = self._scores(best.classifier.to(self.device), test_batches, "test")
         result = self.group.broadcast(self._metrics(scores) if self.group.is_main else None)
-        assert result is not None
+        assert result is not None, "the main process broadcasts it"
         record = {
             "protocol": self.config.protocol.name,
-            "epoch": best.step // len(self.batches),  # that of these weights, whatever was the best once
+            "epoch": best.step // len(self.batches),  # of these weights, in case an earlier best.pt was lost
             "weights": best.weights,
             **result.metrics,
         }
-        if self.group.is_main:
-            self.observer.result(self.progress.step, record, self.splits.test, scores, result)
+        self.observer.result(self.state.progress.step, record, self.splits.test, scores, result)
         return record
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
-    def _forget_lost_best(self) -> None:
-        """Compare epochs anew where the weights of the best one so far are gone, and say so: no result is theirs."""
-        progress = self.progress
+    def save_last(self, metrics: dict[str, Any] | None = None) -> None:
+        """Write last.pt, from which the run can be resumed. Only the main process writes.
+
+        Raises RunError if a weight is not finite, or the file cannot be written.
+        """
+        ema, report = self.state.ema, self.config.protocol.report
+        reported = "raw" if ema is None or report == "raw" else "ema"
+        self._save("last", self.state.state_dict(), reported, metrics)
+
+    def save_best(self, reported: str, metrics: dict[str, Any], val: Scores | None) -> None:
+        """Write best.pt: the weights, without what resuming needs, and thresholds tuned on their scores of val.
+
+        `reported`: "raw" or "ema", the weights whose metric is compared. Raises as `save_last`.
+        """
+        state = self.state.state_dict()
+        del state["resume"]
+        thresholds = None
+        if val is not None and self.group.is_main and not self.single_label:
+            values = tune_thresholds(val.scores, val.targets, self.config.protocol.threshold)
+            thresholds = LabelThresholds(self.splits.labels, values)
+        self.observer.remove_thresholds()  # of the previous best weights
+        self._save("best", state, reported, metrics, thresholds)
+        if thresholds is not None and val is not None:
+            self.observer.thresholds(thresholds, val)
+
+    def load(self, stored: StoredCheckpoint) -> None:
+        """Continue from last.pt of a run.
+
+        Raises CheckpointError if it has other labels, label embeddings, network, optimizer or steps per epoch.
+        """
+        path, content = stored
+        restart = f"start a new run with init_from={run_directory_of(path)}"
+        if content["labels"] != list(self.splits.labels.names):
+            raise CheckpointError(f"{path} was trained on other labels than {self.config.dataset.name} has now")
+        embeddings, vocabulary = stored_label_embeddings(content), self.state.model.vocabulary
+        if embeddings is not None and vocabulary is not None and not embeddings.equals(vocabulary.known):
+            source = self.config.head.label_embeddings.source
+            raise CheckpointError(f"{path} was trained with other label embeddings than {source} has now; {restart}")
+        progress, steps = content["resume"]["progress"], len(self.batches)
+        if not progress["epochs"] * steps <= progress["step"] <= (progress["epochs"] + 1) * steps:
+            raise CheckpointError(
+                f"{path} is at step {progress['step']} in epoch {progress['epochs'] + 1}, but an epoch now has {steps} "
+                f"steps: the images or schedule.batch_size changed; {restart}"
+            )
+        try:
+            self.state.load_state_dict(content)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = first_lines(error, SHOWN_LINES)
+            raise CheckpointError(
+                f"{path}: the training state is damaged, or of another network or optimizer "
+                f"({type(error).__name__}: {reason}); {restart}"
+            ) from error
+
+    def _save(
+        self,
+        name: str,
+        state: dict[str, Any],
+        reported: str,
+        metrics: dict[str, Any] | None,
+        thresholds: LabelThresholds | None = None,
+    ) -> None:
+        check_finite(state["model"], self.state.progress.step)
+        if not self.group.is_main:
+            return
+        self.observer.sync()  # the records of these steps reach the disk first
+        content = pack(
+            self.config,
+            self.splits.labels,
+            self.state.model,
+            ema=state["ema"],
+            reported=reported,
+            metrics=metrics,
+            thresholds=thresholds,
+            step=self.state.progress.step,
+        )
+        save_checkpoint(checkpoint_path(self.run_dir, name), content | state)
+
+    def _save_after_worker_died(self, error: WorkerDied) -> None:
+        """Save the completed steps of a single process and raise WorkerDied with the resume command.
+
+        Other processes of a group are at another step, so that nothing is saved.
+        """
+        if self.group.size > 1:
+            return
+        if self.pending:
+            self._read_losses()
+        self.save_last()
+        self.stop.check()
+        step = self.state.progress.step
+        raise WorkerDied(f"{error}. Saved at step {step}; continue with resume={self.run_dir}") from error
+
+    def _discard_lost_best(self) -> None:
+        """Select the best epoch anew if the weights of the previous best one are missing or damaged."""
+        progress = self.state.progress
         lost = None
         if progress.best_epoch > 0 and self.group.is_main:
-            step = progress.best_epoch * len(self.batches)
-            lost = run_state.lost_best(self.folder, step)
+            lost = describe_lost_best(self.run_dir, progress.best_epoch * len(self.batches))
         lost = self.group.broadcast(lost)
         if lost is None:
             return
-        remaining = self.config.schedule.epochs - progress.epochs
-        then = "the best of the epochs from now on takes its place" if remaining else "the last epoch takes its place"
-        self.display.say(f"warning: {lost}: the weights of the best epoch, {progress.best_epoch}, are lost; {then}")
+        is_over = progress.epochs >= self.config.schedule.epochs
+        instead = "the last epoch is used instead" if is_over else "the best of the remaining epochs is used instead"
+        self.display.say(f"warning: {lost}: the weights of the best epoch, {progress.best_epoch}, are lost; {instead}")
         progress.best, progress.best_epoch = -math.inf, 0
         if self.group.is_main:
-            (self.folder / thresholds.FILE).unlink(missing_ok=True)  # tuned for the weights that are lost
-            best = self.folder / "checkpoints" / "best.pt"
-            if not remaining and best.exists():  # else the next epoch replaces it
+            self.observer.remove_thresholds()
+            best = checkpoint_path(self.run_dir, "best")
+            if is_over and best.exists():  # otherwise the next epoch replaces it
                 best.replace(best.with_name("best.pt.unusable"))
-
-    def save(self, name: str, *, reported: str | None = None, metrics: dict[str, Any] | None = None) -> None:
-        """Write `checkpoints/<name>.pt`; `last` also holds what resuming needs. The main process's part of a process group.
-
-        Raises RunError if the weights are damaged, or the file cannot be written.
-        """
-        refuse_damaged(self.classifier.state_dict(), self.progress.step)
-        if self.group.is_main:
-            self.observer.tracker.sync()
-            content = run_state.contents(self, resumable=name == "last", reported=reported, metrics=metrics)
-            save_checkpoint(self.folder / "checkpoints" / f"{name}.pt", content)
-
-    def load(self, run: str | Path) -> None:
-        """Take up the state that `last.pt` of a run folder holds. Raises CheckpointError if it is of another run."""
-        run_state.load_state(self, run)
 
     # Parts of a step --------------------------------------------------------------------------------------------------
 
-    def _parts(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, float, contextlib.AbstractContextManager[object]]]:
-        """Images and targets of each part on the device, what its loss counts, and the context for its gradients: the
-        group exchanges them after the last part."""
-        parts, alone = self.config.schedule.accumulate, self.group.size == 1
+    def _micro_batches(
+        self, batch: Batch
+    ) -> Iterator[tuple[Tensor, Tensor, float, contextlib.AbstractContextManager[object]]]:
+        """For each micro-batch: images and targets on the device, the weight of its loss, and the context of its
+        backward pass. Gradients are only exchanged between processes after the last micro-batch."""
+        parts, is_single = self.config.schedule.accumulate, self.group.size == 1
         images, targets = batch.images.chunk(parts), batch.targets.chunk(parts)
-        # Where there are fewer images than processes, some have none of their own, and count for nothing.
+        # A last batch with fewer images than processes leaves some without images: they get a copy of weight 0.
         total, own = (
-            (len(batch.ids),) * 2 if alone else self.batches.num_images_of(self.progress.step % len(self.batches))
+            (len(batch.ids),) * 2
+            if is_single
+            else self.batches.num_images_of(self.state.progress.step % len(self.batches))
         )
-        for number, (some, labels) in enumerate(zip(images, targets, strict=True), start=1):
-            weight = len(some) / total if self.config.loss.reduction == "mean" else 1.0
-            waits = not alone and number < len(images)
-            exchange = cast(Any, self.network).no_sync() if waits else contextlib.nullcontext()
-            some, labels = (part.to(self.device, non_blocking=True) for part in (some, labels))
-            yield some, labels, weight if own else 0.0, exchange
+        for number, (part, labels) in enumerate(zip(images, targets, strict=True), start=1):
+            weight = len(part) / total if self.config.loss.reduction == "mean" else 1.0
+            waits = not is_single and number < len(images)
+            sync = cast(Any, self.network).no_sync() if waits else contextlib.nullcontext()
+            part, labels = (tensor.to(self.device, non_blocking=True) for tensor in (part, labels))
+            yield part, labels, weight if own else 0.0, sync
 
-    def _apply_gradients(self) -> bool:
-        """Whether the optimizer stepped: under fp16 it does not where a gradient overflowed."""
-        before = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return self.scaler.get_scale() >= before
+    def _optimizer_step(self) -> bool:
+        """Whether the optimizer changed the weights: under fp16 the scaler skips steps whose gradients overflow."""
+        scaler = self.state.scaler
+        before = scaler.get_scale()
+        scaler.step(self.state.optimizer)
+        scaler.update()
+        return scaler.get_scale() >= before
 
     def _count_skipped(self) -> None:
-        """Refuse to go on where no gradient fits fp16 any more, which the scaler would skip for ever."""
+        """Raise RunError if no loss scale makes the gradients finite: the scaler would skip every further step."""
         self.skipped += 1
-        if self.skipped == MOST_SKIPPED:
+        if self.skipped == MAX_SKIPPED:
             raise RunError(
-                f"{MOST_SKIPPED} steps in a row changed no weight: their gradients are not finite in fp16, whatever "
-                f"the scale (now {self.scaler.get_scale():g}). Use runtime.precision=bf16 or fp32, or a lower "
+                f"{MAX_SKIPPED} steps in a row changed no weight: their gradients are not finite in fp16 at any loss "
+                f"scale (now {self.state.scaler.get_scale():g}). Use runtime.precision=bf16 or fp32, or a lower "
                 f"schedule.max_lr than {self.config.schedule.max_lr:g}"
             )
 
-    def _stops(self) -> bool:
-        """Whether one of the processes was asked to stop; all must ask, and all get the same answer. A request that
-        comes while they do is left for the next time."""
+    def _should_stop(self) -> bool:
+        """Whether any process received a signal to stop. A collective call: all processes get the same answer.
+
+        A signal that arrives during the call counts at the next one.
+        """
         if not self.group.any(self.stop.requested):
             return False
         self.stop.requested = True
@@ -330,50 +451,28 @@ class Trainer:
             self.stop.preempted = True
         return True
 
-    @contextlib.contextmanager
-    def _saved(self) -> Iterator[None]:
-        """Save where the run is asked to stop, and where it loses a loader process: both are found out between two
-        steps. Still within `stop_on_interrupt`: the request may come several times, and the next must not end the
-        saving."""
-        try:
-            yield
-        except Interrupted:
-            self.save("last")
-            raise
-        except WorkerDied as error:
-            if self.group.size > 1:  # the others are not at this place
-                raise
-            if self.pending:
-                self._read_losses()
-            self.save("last")
-            self.stop.check()
-            raise WorkerDied(f"{error}. Saved at step {self.progress.step}: resume={self.folder} continues") from error
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise RunError(self._out_of_memory()) from error
-
     def _read_losses(self) -> None:
-        """Bring pending losses to the host and refuse to go on with one that is not finite."""
+        """Copy pending losses to the host. Raises RunError if one is not finite."""
+        progress = self.state.progress
         values = torch.stack(self.pending).tolist()
         self.pending.clear()
-        for step, value in enumerate(values, start=self.progress.step - len(values) + 1):
+        for step, value in enumerate(values, start=progress.step - len(values) + 1):
             if not math.isfinite(value):
                 raise RunError(
                     f"the loss is {value} at step {step}. Try a lower schedule.max_lr than "
                     f"{self.config.schedule.max_lr:g}, optimizer.clip_norm=1, or runtime.precision=fp32; the last "
-                    "checkpoint is from before"
+                    "checkpoint is from an earlier step"
                 )
-        self.progress.window += values
+        progress.window += values
 
     def _record_window(self, epoch: int) -> None:
-        progress = self.progress
+        progress, scaler = self.state.progress, self.state.scaler
         loss = sum(progress.window) / len(progress.window)
         progress.epoch_losses += progress.window
         progress.window = []
         extra: dict[str, float] = {}
-        if self.scaler.is_enabled():
-            extra = {"scale": self.scaler.get_scale(), "skipped": progress.step - progress.updates}
+        if scaler.is_enabled():
+            extra = {"scale": scaler.get_scale(), "skipped": progress.step - progress.updates}
         if progress.broken:
             extra["broken"] = progress.broken
         self.observer.window(progress.step, epoch, loss, self.schedule(max(0, progress.updates - 1)).lr, extra)
@@ -381,38 +480,38 @@ class Trainer:
     def _out_of_memory(self) -> str:
         schedule = self.config.schedule
         return (
-            f"out of memory on {self.device} at step {self.progress.step + 1}. Lower "
+            f"out of memory on {self.device} at step {self.state.progress.step + 1}. Lower "
             f"schedule.batch_size={schedule.batch_size}, raise schedule.accumulate={schedule.accumulate} (the same "
-            f"batch in smaller parts), lower dataset.image_size={build.image_size(self.config)}, use "
+            f"batch in smaller parts), lower dataset.image_size={image_size(self.config)}, use "
             "runtime.precision=bf16, or fewer head.num_groups"
         )
 
     # Evaluation -------------------------------------------------------------------------------------------------------
 
     def _evaluate(self) -> tuple[dict[str, Result], dict[str, Scores]]:
-        """Metrics and scores on val of the raw weights and, where there is one, of their average; the main process's."""
+        """Metrics and scores on val of the raw and, if any, the EMA weights. Empty except on the main process."""
         results: dict[str, Result] = {}
         found: dict[str, Scores] = {}
-        networks = {"raw": self.classifier if self.group.size > 1 else cast(Classifier, self.network)}
-        if self.ema is not None:
-            networks["ema"] = cast(Classifier, self.ema.module)
+        networks = {"raw": self.state.model if self.group.size > 1 else cast(Classifier, self.network)}
+        if self.state.ema is not None:
+            networks["ema"] = cast(Classifier, self.state.ema.module)
         for name, network in networks.items():
-            self.group.sync_buffers(network.buffers())  # statistics of batch norm are each process's own
+            self.group.sync_buffers(network.buffers())  # each process has its own batch norm statistics
             scores = self._scores(network, self.val_batches, f"val {name}")
             if self.group.is_main:
                 results[name], found[name] = self._metrics(scores), scores
         if self.group.is_main:
-            self.observer.predictions(self.progress.step, self.splits.val, scores)
+            self.observer.predictions(self.state.progress.step, self.splits.val, scores)
         return results, found
 
-    def _scores(self, network: Classifier, batches: EvalLoader, what: str) -> Scores:
-        """Scores for all labels, also for those that are not trained."""
-        with self.observer.progress(what, len(batches)) as bar, network.querying(self.splits.labels.names):
+    def _scores(self, network: Classifier, batches: EvalLoader, description: str) -> Scores:
+        """Scores of all labels, including those that are not trained."""
+        with self.observer.progress(description, len(batches)) as bar, network.querying(self.splits.labels.names):
             rounds = itertools.count(1)
 
             def on_batch(count: int) -> None:
                 bar.advance()
-                if next(rounds) <= batches.common and self._stops():
+                if next(rounds) <= batches.common and self._should_stop():  # batches that every process has
                     raise Interrupted
 
             return compute_scores(
@@ -421,7 +520,7 @@ class Trainer:
                 self.normalization,
                 device=self.device,
                 dtype=self.dtype,
-                softmax=build.uses_softmax(self.config),
+                softmax=uses_softmax(self.config),
                 memory_format=self.memory_format,
                 num_images=batches.num_images,
                 on_batch=on_batch,
@@ -433,7 +532,7 @@ class Trainer:
         return compute_metrics(scores, self.config.protocol, seen=seen, single_label=self.single_label)
 
     def _reported(self, metrics: dict[str, dict[str, float]]) -> str:
-        """Which weights the protocol reports: the average where there is one, the raw ones, or the better of both."""
+        """The weights whose metrics the protocol reports: raw, EMA, or the better of both."""
         if "ema" not in metrics or self.config.protocol.report == "raw":
             return "raw"
         if self.config.protocol.report == "ema":

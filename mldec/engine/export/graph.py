@@ -1,7 +1,7 @@
-"""A network as a graph of operations that runs without mldec: written, read back and run, by torch.export and ONNX.
+"""Writing, reading and running a network as a graph that does not need mldec, with torch.export and ONNX.
 
-Inputs are `images` (B,3,H,W), and for zero-shot networks `label_vectors` (N,width); B and N are free. Outputs are
-`scores` (B,N) in 0..1 and the `logits` (B,N) that they are made of.
+Inputs are `images` (B,3,H,W) and, for zero-shot networks, `label_vectors` (N,width); B and N are dynamic. Outputs are
+`scores` (B,N) in 0..1 and the `logits` (B,N) that they are computed from.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mldec.data.image import Normalization
+from mldec.engine.inference import logits_to_scores
 from mldec.errors import ConfigError, RunError
 from mldec.models.classifier import Classifier
 from mldec.models.heads import MLDecoder
@@ -32,9 +33,9 @@ class Scorer(nn.Module):
     """Images to scores and logits.
 
     Args:
-        classifier: in evaluation.
-        softmax: scores are the softmax of the logits; else each is a sigmoid.
-        normalization: applied to uint8 images; None where images come normalised, floating point.
+        classifier: in eval mode.
+        softmax: see `logits_to_scores`.
+        normalization: applied to uint8 images; None if images are passed normalised, in floating point.
     """
 
     def __init__(self, classifier: Classifier, softmax: bool, normalization: Normalization | None = None) -> None:
@@ -42,7 +43,7 @@ class Scorer(nn.Module):
         self.classifier, self.softmax, self.normalization = classifier, softmax, normalization
 
     def forward(self, images: Tensor, label_vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`label_vectors` (N,width): the labels to ask for in place of the trained ones."""
+        """`label_vectors` (N,width): embeddings of the query labels; None for the trained labels."""
         if self.normalization is not None:
             images = self.normalization(images)
         if label_vectors is None:
@@ -50,18 +51,18 @@ class Scorer(nn.Module):
         else:
             head = cast(MLDecoder, self.classifier.head)
             vocabulary = head.vocabulary
-            assert vocabulary is not None, "vectors of labels are for heads that ask by them"
+            assert vocabulary is not None, "label vectors need a head with label embeddings"
             logits = head(self.classifier.backbone(images), vocabulary.alone(label_vectors))
-        return logits.softmax(-1) if self.softmax else logits.sigmoid(), logits
+        return logits_to_scores(logits, self.softmax), logits
 
 
 def takes_vectors(classifier: Classifier) -> bool:
-    """Whether the network can be asked for labels of which the vectors are all that is known."""
+    """Whether the network can score labels of which only the embeddings are known."""
     return isinstance(classifier.head, MLDecoder) and classifier.head.queries_by_embedding_alone
 
 
 def check_onnx() -> None:
-    """Raise ConfigError if a package is missing that writes or checks ONNX files."""
+    """Raise ConfigError if a package that writes or checks ONNX files is missing."""
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
@@ -73,7 +74,7 @@ def check_onnx() -> None:
 def write_onnx(scorer: Scorer, example: Sequence[Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     """Write an ONNX file with `metadata` in its metadata_props. Raises RunError if torch cannot express the network.
 
-    Weights of more than 2 GB, which one ONNX file cannot hold, go into a second file beside it.
+    Weights of more than 2 GB, the limit of an ONNX file, are stored in a second file next to it.
     """
     with _exporting("onnx"):
         program = torch.onnx.export(
@@ -85,44 +86,44 @@ def write_onnx(scorer: Scorer, example: Sequence[Tensor], path: Path, metadata: 
             output_names=list(OUTPUTS),
             dynamic_shapes=_dynamic(example),
         )
-        assert program is not None, "dynamo=True gives a program"
+        assert program is not None, "dynamo=True returns a program"
         program.model.metadata_props.update(metadata)
         program.save(str(path))
 
 
 def read_onnx(path: Path) -> tuple[Run, dict[str, str]]:
-    """What runs an ONNX file on the CPU, and its metadata."""
+    """A function that runs an ONNX file on the CPU, and its metadata."""
     import onnxruntime
 
-    with _exporting("onnx", "ONNX Runtime cannot load what was written"):
+    with _exporting("onnx", "ONNX Runtime cannot load the file"):
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         feed = {name: tensor.cpu().numpy() for name, tensor in zip(INPUTS, inputs, strict=False)}
-        with _exporting("onnx", "ONNX Runtime cannot run what was written"):
+        with _exporting("onnx", "ONNX Runtime cannot run the file"):
             return [torch.from_numpy(array) for array in session.run(list(OUTPUTS), feed)]
 
     return run, dict(session.get_modelmeta().custom_metadata_map)
 
 
 def write_program(scorer: Scorer, example: Sequence[Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a torch.export program; `metadata` are its extra files. Raises RunError if torch cannot express it."""
+    """Write a torch.export program with `metadata` as extra files. Raises RunError if torch cannot express it."""
     with _exporting("torch_export"):
         program = torch.export.export(scorer, tuple(example), dynamic_shapes=_dynamic(example), strict=False)
         torch.export.save(program, path, extra_files=dict(metadata))
 
 
 def read_program(path: Path, keys: Sequence[str]) -> tuple[Run, dict[str, str]]:
-    """What runs a torch.export program on the device that it was made on, and those of its extra files that are `keys`.
+    """A function that runs a torch.export program on the device it was exported on, and its extra files called `keys`.
 
-    For files of one's own: torch reads parts of such a file with pickle.
+    Only for trusted files: torch reads parts of them with pickle.
     """
     extra = dict.fromkeys(keys, "")
-    with _exporting("torch_export", "torch cannot load what was written"):
+    with _exporting("torch_export", "torch cannot load the file"):
         module = torch.export.load(path, extra_files=extra).module()
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        with _exporting("torch_export", "torch cannot run what was written"):
+        with _exporting("torch_export", "torch cannot run the file"):
             return list(module(*inputs))
 
     found: Mapping[str, Any] = extra
@@ -130,13 +131,13 @@ def read_program(path: Path, keys: Sequence[str]) -> tuple[Run, dict[str, str]]:
 
 
 def _dynamic(example: Sequence[Tensor]) -> tuple[dict[int, Any], ...]:
-    """The first size of every input is free."""
+    """The first dimension of every input is dynamic."""
     return tuple({0: torch.export.Dim(name)} for name in ("batch", "labels")[: len(example)])
 
 
 @contextlib.contextmanager
-def _exporting(name: str, what: str = "the network cannot be written so") -> Iterator[None]:
-    """Exporters say much and fail in many ways: keeps back the one, and makes the other a RunError."""
+def _exporting(name: str, what: str = "the network cannot be expressed in this format") -> Iterator[None]:
+    """Silence the warnings and logs of exporters, and turn their many kinds of errors into RunError."""
     loggers = [logging.getLogger(part) for part in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

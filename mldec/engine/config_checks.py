@@ -1,0 +1,80 @@
+"""Checks of a Config that need no data: combinations that cannot work, and settings without effect."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from mldec.config import Config
+from mldec.engine.config_properties import is_single_label, uses_label_embeddings, uses_softmax
+from mldec.errors import ConfigError
+
+
+def check_config(config: Config) -> None:
+    """Raise ConfigError for combinations that are invalid whatever the data. Reads no files."""
+    dataset, loss = config.dataset, config.loss
+    if uses_softmax(config) and not is_single_label(config):
+        raise ConfigError(
+            f"loss={loss.name} trains exactly one label per image, but {dataset.name} has several; "
+            "use loss=asl or loss=bce"
+        )
+    if uses_softmax(config) and getattr(config.head, "random_queries", False):
+        raise ConfigError(
+            f"head.random_queries={config.head.random_queries}: each adds a positive target, but loss={loss.name} "
+            "needs exactly one per image; use loss=bce or head.random_queries=0"
+        )
+    repeats, size = config.augment.repeats, config.schedule.batch_size
+    if repeats > size:
+        raise ConfigError(f"augment.repeats={repeats} exceeds schedule.batch_size={size}; lower augment.repeats")
+
+
+def find_unused(config: Config) -> list[str]:
+    """Settings that differ from their default and have no effect in this run, one sentence each."""
+    found = list(config.dataset.unused())
+    if config.ema.name == "none" and config.protocol.report != "raw":
+        found.append(
+            f"protocol.report={config.protocol.report}: there are no EMA weights (ema=none), raw weights are reported"
+        )
+    if "val" in config.dataset.splits and _is_changed(config.protocol, "holdout") and config.protocol.holdout > 0:
+        found.append(f"protocol.holdout={config.protocol.holdout}: {config.dataset.name} has its own val split")
+    if not uses_label_embeddings(config) and _is_changed(config.head, "normalize"):
+        found.append(f"head.normalize={config.head.normalize}: there are no label embeddings")
+    if uses_label_embeddings(config):
+        found += config.head.label_embeddings.unused()
+    if config.init_from is None and config.init_part != "all":
+        found.append(f"init_part={config.init_part}: init_from is not set")
+    if config.backbone.tag is not None and not config.backbone.pretrained:
+        found.append(f"backbone.tag={config.backbone.tag}: no weights of timm's hub are loaded (pretrained=false)")
+    found += _unused_smoothing(config)
+    cycled = config.schedule.cycle_momentum
+    if not cycled and _is_changed(config.schedule, "momentum"):
+        found.append("schedule.momentum: only used with schedule.cycle_momentum=true")
+    for name in ("betas", "momentum"):
+        if cycled and _is_changed(config.optimizer, name):
+            found.append(f"optimizer.{name}: schedule.cycle_momentum=true overrides the momentum")
+    if config.runtime.overfit and config.runtime.limit_train_batches is None:
+        found.append("runtime.overfit=true without runtime.limit_train_batches: each epoch has one step")
+    if config.runtime.profile and (config.runtime.limit_train_batches or 5) < 5:
+        found.append(
+            "runtime.profile=true: the trace needs at least 5 steps per epoch; raise runtime.limit_train_batches"
+        )
+    return found
+
+
+def _unused_smoothing(config: Config) -> list[str]:
+    loss = config.loss
+    if _is_changed(loss, "label_smoothing_toward") and not loss.label_smoothing:
+        return [f"loss.label_smoothing_toward={loss.label_smoothing_toward}: loss.label_smoothing is 0"]
+    mixed = config.augment.mixup or config.augment.cutmix
+    if _is_changed(loss, "label_smoothing") and getattr(loss, "target_threshold", None) is not None and not mixed:
+        return [
+            f"loss.label_smoothing={loss.label_smoothing}: loss.target_threshold rounds smoothed targets to 0 or 1; "
+            "it only affects fractional targets of mixup and cutmix, and both are off"
+        ]
+    return []
+
+
+def _is_changed(settings: Any, name: str) -> bool:
+    """Whether a setting exists and differs from its default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    return name in defaults and getattr(settings, name) != defaults[name]

@@ -1,0 +1,135 @@
+"""The train, val and test split of an experiment, with the labels that its head can handle."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mldec.config import Config
+from mldec.data.dataset import warn_of_differences
+from mldec.data.index import ImageIndex
+from mldec.engine.config_properties import is_single_label, uses_label_embeddings
+from mldec.errors import ConfigError, DataError
+from mldec.labels import LabelSpace
+from mldec.registry import DATASETS
+
+logger = logging.getLogger(__name__)
+
+
+class Splits(NamedTuple):
+    """Images to train on, to choose epochs and thresholds on, and to report results on."""
+
+    train: ImageIndex
+    val: ImageIndex
+    test: ImageIndex
+
+    @property
+    def labels(self) -> LabelSpace:
+        """All labels that are evaluated; the labels of `train` are those that are trained."""
+        return self.test.labels
+
+
+def build_split(config: Config, split: str, *, quiet: bool = False) -> ImageIndex:
+    """The images that a run uses as "train", "val" or "test".
+
+    A dataset without a val split gets one: a share `protocol.holdout` of its train images. The selection is the same
+    for every seed of the run, so that seeds are compared on the same images. With `holdout=0` the test split is used
+    as val, as in the published code. Without a test split, val is reported.
+
+    Args:
+        quiet: do not warn where a split differs from the published figures. Derived splits never warn.
+
+    Raises:
+        ConfigError: no images are left for training or evaluation.
+        DataError: files are missing or damaged, or contradict the config.
+    """
+    published = config.dataset.splits
+    if split in published and (split != "train" or "val" in published):
+        return _published_split(config, split, quiet)
+    if split == "test" or (split == "val" and config.protocol.holdout == 0):
+        other = "val" if split == "test" else "test"
+        if other not in published and config.protocol.holdout == 0:
+            raise ConfigError(
+                f"{config.dataset.name} has only a train split; set another one (dataset.val=…) or hold out a share "
+                "of its images: protocol.holdout=0.05"
+            )
+        return build_split(config, other, quiet=True)
+    train = _published_split(config, "train", quiet or split != "train")
+    if config.protocol.holdout == 0:
+        return train
+    order = np.random.default_rng(0).permutation(len(train))
+    held = max(1, round(len(train) * config.protocol.holdout))
+    if held >= len(train):
+        raise ConfigError(f"protocol.holdout={config.protocol.holdout} leaves none of {len(train)} images to train on")
+    return train.subset(np.sort(order[held:] if split == "train" else order[:held]))
+
+
+def build_splits(config: Config) -> Splits:
+    """All three splits, see `build_split`. Raises DataError if their labels differ."""
+    if "test" not in config.dataset.splits:
+        logger.warning(
+            "warning: %s has no test split: results are reported on val, where the epoch is chosen too, and are "
+            "optimistically biased",
+            config.dataset.name,
+        )
+    splits = Splits(*(build_split(config, split) for split in Splits._fields))
+    for split, index in zip(Splits._fields, splits, strict=True):
+        if index.labels.names != splits.train.labels.names:
+            own, trained = set(index.labels.names), set(splits.train.labels.names)
+            differing = sorted(own ^ trained) or ["their order"]
+            raise DataError(
+                f"{config.dataset.name}: {split} has other labels ({len(own)}) than train ({len(trained)}); they "
+                f"differ in {', '.join(differing[:5])}"
+            )
+    if splits.labels.has_unseen and not uses_label_embeddings(config):
+        logger.info("the head has no label embeddings: only seen labels are trained and evaluated")
+    check_val_covers_unseen(config, splits.val)
+    return Splits(*(restrict_labels(config, index, split) for split, index in zip(Splits._fields, splits, strict=True)))
+
+
+def check_val_covers_unseen(config: Config, val: ImageIndex) -> None:
+    """Raise ConfigError if epochs are compared by unseen labels that no val image has."""
+    if config.protocol.zero_shot == "seen" or not val.labels.has_unseen or not uses_label_embeddings(config):
+        return
+    seen = val.labels.seen or ()
+    present = val.positives_per_class()
+    if not any(count for count, is_seen in zip(present, seen, strict=True) if not is_seen):
+        raise ConfigError(
+            f"protocol.zero_shot={config.protocol.zero_shot}: no image in val of {config.dataset.name} has an unseen "
+            "label, so epochs cannot be compared by unseen labels; use protocol.zero_shot=seen"
+            + (" or dataset.zero_shot=choose" if hasattr(config.dataset, "zero_shot") else "")
+        )
+
+
+def restrict_labels(config: Config, index: ImageIndex, split: str) -> ImageIndex:
+    """`index` without unseen labels where they cannot be used: in training, or if the head has no label embeddings."""
+    if not index.labels.has_unseen or (uses_label_embeddings(config) and split != "train"):
+        return index
+    return index.with_labels(index.labels.trained())
+
+
+def describe_splits(splits: Splits) -> dict[str, dict[str, Any]]:
+    """The content of data.json: for each split the number of images and labels, and a fingerprint of both."""
+    return {split: describe_index(index) for split, index in zip(Splits._fields, splits, strict=True)}
+
+
+def describe_index(index: ImageIndex) -> dict[str, Any]:
+    """Number of images and labels, and the fingerprint, which does not depend on where the images are stored."""
+    return {"images": len(index), "labels": len(index.labels), "fingerprint": index.fingerprint()}
+
+
+def _published_split(config: Config, split: str, quiet: bool) -> ImageIndex:
+    index: ImageIndex = DATASETS[config.dataset.name].build(config.dataset, split=split)
+    if not quiet:
+        warn_of_differences(config.dataset, split, index)
+    if is_single_label(config):
+        other = np.flatnonzero(index.positives.counts != 1)
+        if len(other):
+            raise DataError(
+                f"{config.dataset.name} {split}: {len(other):,} of {len(index):,} images do not have exactly one "
+                f"label (first: {index.name(other[0])} with {index.positives.counts[other[0]]}), but the dataset is "
+                "declared single-label"
+            )
+    return index
