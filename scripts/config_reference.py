@@ -28,7 +28,7 @@ import yaml
 
 from mldec.commands.compose import choices, config_folder
 from mldec.config import Config, ProtocolConfig, RuntimeConfig, describe_type
-from mldec.engine.tracking import write_text
+from mldec.engine.run_directory import write_text
 from mldec.registry import REGISTRIES
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration-reference.md"

@@ -173,7 +173,7 @@ def record_of_tests(report: Path, device: str, commit: str) -> dict[str, object]
     """What pytest reported, as a record like those of `mldec benchmark`: how many passed, and what tests recorded."""
     import torch
 
-    from mldec.engine.tracking import environment
+    from mldec.engine.environment import environment
 
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     bad = [case.get("name", "") for case in cases if case.find("failure") is not None or case.find("error") is not None]

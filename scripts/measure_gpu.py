@@ -24,7 +24,7 @@ from pathlib import Path
 
 from mldec.benchmarks.gpu import RUNS, benchmark_words
 from mldec.commands.main import run
-from mldec.engine.tracking import read_json, write_json
+from mldec.engine.run_directory import read_json, write_json
 from mldec.errors import ConfigError, suggest
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"

@@ -26,7 +26,7 @@ from PIL import Image
 from mldec.commands import compose
 from mldec.commands.table_plan import configs_of
 from mldec.engine.display import Display
-from mldec.engine.tracking import read_json, write_json, write_text
+from mldec.engine.run_directory import read_json, write_json, write_text
 from mldec.models.heads.maps import Weighting
 from mldec.paper.records import KEPT, config_key, find_records
 from mldec.paper.runner import Job, Place, run_folder, run_jobs
@@ -107,7 +107,7 @@ def train(jobs: Sequence[Job], place: Place) -> None:
 
 def measure(row: Row, seed: int, made: Job, place: Place) -> None:
     """Score the maps of a run on the test scenes, and write that down, unless it is written already."""
-    from mldec.engine import build
+    from mldec.engine import data_splits
     from mldec.engine.pointing import boxes_of, score_pointing
     from mldec.engine.predictor import load
 
@@ -116,7 +116,7 @@ def measure(row: Row, seed: int, made: Job, place: Place) -> None:
         return
     folder, display = run_folder(made, place), Display()
     predictor = load(folder, device="cpu")
-    test, boxes = build.build_split(predictor.config, "test"), boxes_of(predictor.config, "test")
+    test, boxes = data_splits.build_split(predictor.config, "test"), boxes_of(predictor.config, "test")
     scored = {}
     with display.bar(f"{row.key} seed {seed}", len(row.weightings) * 2 * len(test)) as bar:
         for weighting in row.weightings:
@@ -145,13 +145,13 @@ def draw(runs: dict[Row, Path], scenes: int = 3) -> None:
     """The first test scenes of four digits or more whose first label all heads found; and scenes with two labels of one
     group, for its one query."""
     from mldec.data.image import decode
-    from mldec.engine import build, image_sheets
+    from mldec.engine import data_splits, image_sheets
     from mldec.engine.pointing import boxes_of
     from mldec.engine.predictor import Predictor, load
 
     predictors = {row: load(folder, device="cpu") for row, folder in runs.items()}
     config = predictors[ROWS[0]].config
-    test, boxes = build.build_split(config, "test"), boxes_of(config, "test")
+    test, boxes = data_splits.build_split(config, "test"), boxes_of(config, "test")
     names = test.labels.names
 
     def tile(predictor: Predictor, image: np.ndarray, row: int, name: str, weighting: Any) -> np.ndarray:

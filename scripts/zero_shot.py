@@ -198,11 +198,11 @@ def choose(records: Mapping[str, Record]) -> dict[str, tuple[str, ...]]:
 def draw(run: Path, path: Path, scenes: int = 6) -> None:
     """The first test scenes with an unseen label, and beside each where the query of that label looks."""
     from mldec.data.image import decode
-    from mldec.engine import build, image_sheets
+    from mldec.engine import data_splits, image_sheets
     from mldec.engine.predictor import load
 
     predictor = load(run, device="cpu")
-    test = build.build_split(predictor.config, "test")
+    test = data_splits.build_split(predictor.config, "test")
     predictor.set_labels(test.labels.names)
     unseen = [column for column, seen in enumerate(test.labels.seen or ()) if not seen]
     tiles: list[Any] = []

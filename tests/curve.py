@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mldec.commands import compose
 from mldec.config import Config, build_config
-from mldec.engine import build
+from mldec.engine import data_splits
 from mldec.engine.display import Display
 from mldec.engine.trainer import Trainer
 
@@ -41,7 +41,7 @@ def make(overrides: list[str]) -> Config:
 
 def make_trainer(config: Config) -> Trainer:
     """A trainer that prints nothing."""
-    return Trainer(config, build.build_splits(config), Display(quiet=True))
+    return Trainer(config, data_splits.build_splits(config), Display(quiet=True))
 
 
 def curve(digits_root: Path) -> list[float]:
@@ -52,5 +52,5 @@ def curve(digits_root: Path) -> list[float]:
         trainer.network.train()
         for batch in trainer.batches.batches(epoch):
             losses.append(float(trainer.train_step(batch)))
-            trainer.progress.step += 1
+            trainer.state.progress.step += 1
     return losses[:20]

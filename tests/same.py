@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from mldec.engine.checkpoint import load_checkpoint
-from mldec.engine.tracking import TIMES, read_records
+from mldec.engine.metric_writer import TIMES, read_records
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mldec.commands import compose
 from mldec.config import Config, build_config, to_mapping
-from mldec.engine import build
+from mldec.engine import config_checks
 from mldec.errors import ConfigError
 from mldec.registry import REGISTRIES
 
@@ -71,8 +71,8 @@ def check_mapping(mapping: dict) -> None:
     problem = None
     try:
         config = build_config(mapping)
-        build.check_config(config)
-        build.find_unused(config)
+        config_checks.check_config(config)
+        config_checks.find_unused(config)
     except ConfigError as error:
         problem = str(error).strip()
     assert problem != ""

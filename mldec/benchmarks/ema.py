@@ -18,14 +18,14 @@ def measure(
 ) -> list[Figure]:
     """The update of a `large` network against a copy, and that of a `small` one against its training step."""
     network = Network(large, num_labels)
-    device, raw = network.trainer.device, network.trainer.classifier
+    device, raw = network.trainer.device, network.trainer.state.model
     average = Ema(raw)
     update = Rate(lambda: average.update(raw), 1, device, seconds)
     size = sum(part.numel() * part.element_size() for part in (*raw.parameters(), *raw.buffers()))
     copy = memory_copy(torch.zeros(size // 4, device=device), seconds)
     copy.amount = 1
     small_network = Network(small, num_labels)
-    small_raw = small_network.trainer.classifier
+    small_raw = small_network.trainer.state.model
     small_average = Ema(small_raw)
     small_update = Rate(lambda: small_average.update(small_raw), 1, device, seconds)
     batch_size = small.schedule.batch_size

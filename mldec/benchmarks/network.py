@@ -13,7 +13,7 @@ from mldec.benchmarks.rate import synchronize
 from mldec.config import Config
 from mldec.data.index import ImageIndex
 from mldec.data.loader import Batch
-from mldec.engine import build
+from mldec.engine import build, config_checks, config_properties, data_splits
 from mldec.engine.device import autocast
 from mldec.engine.display import Display
 from mldec.engine.trainer import Trainer
@@ -37,7 +37,7 @@ class Network:
         samples: list[tuple[str, list[int], list[int], list[int]]]
         samples = [(str(number), [0], [], []) for number in range(config.schedule.batch_size)]
         index = ImageIndex.build(samples, root=".", labels=_labels(num_labels))  # never opened
-        splits = build.Splits(index, index, index)
+        splits = data_splits.Splits(index, index, index)
         embeddings = _label_embeddings(config, num_labels)
         self.trainer = Trainer(config, splits, Display(quiet=True), fresh=False, label_embeddings=embeddings)
         self.batch: Batch | None = None
@@ -46,7 +46,7 @@ class Network:
         """One update from a batch of `size` images."""
         trainer = self.trainer
         trainer.network.train()
-        trainer.progress.updates = 0  # the schedule ends, this does not
+        trainer.state.progress.updates = 0  # the schedule ends, this does not
         trainer.train_step(self._batch(size))
 
     def infer(self, size: int) -> None:
@@ -62,10 +62,10 @@ class Network:
         """Take weights and the optimizer's state to `device`: what is not measured makes room for what is."""
         trainer = self.trainer
         self.forget()
-        trainer.classifier.to(device)
-        if trainer.ema is not None:
-            trainer.ema.module.to(device)
-        for state in trainer.optimizer.state.values():
+        trainer.state.model.to(device)
+        if trainer.state.ema is not None:
+            trainer.state.ema.module.to(device)
+        for state in trainer.state.optimizer.state.values():
             for key, value in state.items():
                 if (
                     isinstance(value, torch.Tensor) and value.ndim
@@ -74,13 +74,13 @@ class Network:
 
     def forget(self) -> None:
         """Drop what steps leave behind: gradients and the batch."""
-        self.trainer.optimizer.zero_grad(set_to_none=True)
+        self.trainer.state.optimizer.zero_grad(set_to_none=True)
         self.batch = None
 
     def _batch(self, size: int) -> Batch:
         if self.batch is None or len(self.batch.ids) != size:
             self.batch = None  # makes room first
-            device, side = self.trainer.device, build.image_size(self.trainer.config)
+            device, side = self.trainer.device, config_properties.image_size(self.trainer.config)
             positives = 1 if self.trainer.single_label else min(POSITIVES, self.num_labels)
             columns = torch.randint(self.num_labels, (size, positives), device=device)
             self.batch = Batch(
@@ -101,9 +101,9 @@ class Cost(NamedTuple):
 
 def count_cost(config: Config, num_labels: int) -> Cost:
     """What the network of an experiment costs. Raises ConfigError for settings that do not fit together."""
-    build.check_config(config)
+    config_checks.check_config(config)
     classifier = build.build_bare_classifier(config, _labels(num_labels), _label_embeddings(config, num_labels))
-    side, batch = build.image_size(config), inference_batch(config)
+    side, batch = config_properties.image_size(config), inference_batch(config)
     parameters, _ = count_parameters(classifier)
     return Cost(count_macs(classifier, side), count_macs(classifier, side, batch), parameters)
 
@@ -165,6 +165,6 @@ def _labels(count: int) -> LabelSpace:
 
 
 def _label_embeddings(config: Config, num_labels: int) -> LabelEmbeddings | None:
-    if not build.uses_label_embeddings(config):
+    if not config_properties.uses_label_embeddings(config):
         return None
     return LabelEmbeddings(_labels(num_labels).names, torch.randn(num_labels, EMBEDDING_WIDTH), "random")

@@ -13,7 +13,7 @@ from mldec.benchmarks.generated_images import write_index
 from mldec.benchmarks.rate import synchronize
 from mldec.config import Config
 from mldec.data.loader import Batch
-from mldec.engine import build
+from mldec.engine import build, data_splits
 from mldec.engine.device import autocast
 from mldec.engine.display import Display
 from mldec.engine.trainer import Trainer
@@ -36,7 +36,7 @@ def measure(
         runtime=dataclasses.replace(config.runtime, limit_train_batches=steps, limit_eval_batches=1, eval_every=10**6),
     )
     with tempfile.TemporaryDirectory(prefix="mldec-") as folder:
-        splits = build.build_splits(config) if images is None else _generated(Path(folder), images, num_labels)
+        splits = data_splits.build_splits(config) if images is None else _generated(Path(folder), images, num_labels)
         trainer = _Timed(config, splits, Display(quiet=True))
         trainer.fit(Path(folder) / "run")
     ours, bare = trainer.loop[1:], trainer.bare[1:]  # workers start in the first epoch
@@ -49,9 +49,9 @@ def measure(
     ]
 
 
-def _generated(folder: Path, images: int, num_labels: int) -> build.Splits:
+def _generated(folder: Path, images: int, num_labels: int) -> data_splits.Splits:
     index = write_index(folder / "images", images, num_labels)
-    return build.Splits(index, index, index)
+    return data_splits.Splits(index, index, index)
 
 
 class _Timed(Trainer):

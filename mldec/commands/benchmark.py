@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     for name, path in (("output", output), ("page", page)):
         refuse_overwriting(name, [path] if path else [], [own["compare"]] if "compare" in own else [])
     from mldec.benchmarks.figure import as_grid, as_table
-    from mldec.engine import tracking
+    from mldec.engine import environment, run_directory
     from mldec.engine.device import choose_device, choose_precision
 
     earlier = _read(Path(own["compare"])) if "compare" in own else []
@@ -81,14 +81,14 @@ def main(argv: Sequence[str]) -> int:
     record = {
         "subject": argv[0],
         "date": datetime.date.today().isoformat(),
-        "environment": tracking.environment(device, choose_precision(precision, device)),
+        "environment": environment.environment(device, choose_precision(precision, device)),
         **details,
         "figures": [dataclasses.asdict(figure) for figure in figures],
     }
     if output is not None:
-        tracking.write_json(output, record)
+        run_directory.write_json(output, record)
     if page is not None:
-        tracking.write_text(page, _page(argv, record, table))
+        run_directory.write_text(page, _page(argv, record, table))
     return 0
 
 
@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
 def _read(path: Path) -> list[Figure]:
     from mldec.benchmarks.figure import Figure
     from mldec.data.files import read_bytes
-    from mldec.engine.tracking import MOST_JSON
+    from mldec.engine.run_directory import MOST_JSON
 
     try:
         record = json.loads(read_bytes(path, most=MOST_JSON).decode("utf-8"))

@@ -109,7 +109,7 @@ def _measure_startup(arguments: compose.Arguments) -> Measured:
 
 def _measure_loader(arguments: compose.Arguments) -> Measured:
     from mldec.benchmarks.loader import measure, measure_dataset
-    from mldec.engine import build
+    from mldec.engine import build, config_properties, data_splits
 
     own = arguments.own
     words = {"repeats": _whole("repeats", own.get("repeats", "3"))}
@@ -119,9 +119,9 @@ def _measure_loader(arguments: compose.Arguments) -> Measured:
         return Measured(measure(scale=_number(own, "scale", 1.0), workers=workers, **words), "cpu", {})
     _refuse_scale(arguments, "an experiment's images are as many as they are")
     config = _experiment(arguments, "digits")
-    index = build.build_split(config, "train", quiet=True)
+    index = data_splits.build_split(config, "train", quiet=True)
     augment = build.build_augment(config)
-    size = f"{config.dataset.name}, augment={config.augment.name}, to {build.image_size(config)}"
+    size = f"{config.dataset.name}, augment={config.augment.name}, to {config_properties.image_size(config)}"
     return Measured(measure_dataset(index, augment, size, workers=workers, **words), "cpu", {})
 
 

@@ -133,7 +133,7 @@ def _verify(arguments: compose.Arguments) -> int:
 def _stats(arguments: compose.Arguments) -> int:
     from mldec.data.statistics import SAMPLE, draw, summarize
     from mldec.engine.display import Display
-    from mldec.engine.tracking import write_json
+    from mldec.engine.run_directory import write_json
 
     config, display = _dataset(arguments), Display()
     folder = options.folder_for_output(arguments.own, "output", Path("outputs") / "data" / config.name)

@@ -84,16 +84,16 @@ def _evaluate(
 
     `tunes`: a threshold for each label, too.
     """
-    from mldec.engine import build, tracking
-    from mldec.engine.checkpoint import run_folder
+    from mldec.engine import config_properties, data_splits, environment, run_directory
     from mldec.engine.device import choose_device, prepare_runtime
     from mldec.engine.display import Display
     from mldec.engine.evaluator import describe, write_per_class
+    from mldec.engine.run_directory import run_directory_of
     from mldec.engine.same_data import check_same_data
     from mldec.engine.scoring import open_split, score_split
     from mldec.engine.thresholds import FILE, write_tuned
 
-    if tunes and build.is_single_label(config):
+    if tunes and config_properties.is_single_label(config):
         raise ConfigError(f"thresholds=true: images of {config.dataset.name} have one label each: the best is given")
     own = arguments.own
     device = choose_device(config.runtime.device, group.local_rank if group.size > 1 else None)
@@ -114,7 +114,7 @@ def _evaluate(
     )
     if not group.is_main:
         return
-    default = run_folder(restored.path) / "evaluation" / f"{config.dataset.name}_{split}"
+    default = run_directory_of(restored.path) / "evaluation" / f"{config.dataset.name}_{split}"
     folder = folder_for_output(own, "output", default)
     record: dict[str, Any] = {
         "checkpoint": str(restored.path),
@@ -123,18 +123,18 @@ def _evaluate(
         "dataset": to_mapping(config.dataset),
         "split": split,
         "images": len(scores.ids),
-        "data": build.describe_index(index),
+        "data": data_splits.describe_index(index),
         "protocol": to_mapping(config.protocol),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "environment": tracking.environment(device),
+        "environment": environment.environment(device),
         "metrics": result.metrics,
     }
     # They were tuned for the weights that are reported, of the best epoch.
     theirs = restored.path.name != "last.pt" and own.get("weights", "best") == "best"
     chosen = _read_tuned(restored, config, labels, display) if theirs else None
-    if chosen is not None and split != "val" and not build.is_single_label(config):
+    if chosen is not None and split != "val" and not config_properties.is_single_label(config):
         record["tuned"] = _f1_of(chosen, scores)
-    tracking.write_json(folder / "metrics.json", record)
+    run_directory.write_json(folder / "metrics.json", record)
     write_per_class(folder / "per_class_ap.csv", result, scores, labels)
 
     display.say(
@@ -142,14 +142,14 @@ def _evaluate(
         f"{config.dataset.name} {split}: {len(scores.ids):,} images, {len(labels)} labels, "
         f"{config.protocol.name} protocol, AP definition {config.protocol.average_precision}"
     )
-    display.say(describe(result.metrics, build.is_single_label(config)))
+    display.say(describe(result.metrics, config_properties.is_single_label(config)))
     if "tuned" in record:
         same = ", which are these images: it flatters" if _is_val(config, split) else ""
         figures = "   ".join(f"{name} {value:.2f}" for name, value in record["tuned"].items())
         display.say(f"{figures}   at the thresholds of {FILE}, tuned on val{same}")
     display.say(f"written to {folder}")
     if tunes:
-        path = run_folder(restored.path) / FILE
+        path = run_directory_of(restored.path) / FILE
         write_tuned(path, labels, scores.scores, scores.targets, config.protocol.threshold)
         display.say(f"thresholds in {path}")
 
@@ -174,10 +174,10 @@ def measured_config(trained: Config, arguments: compose.Arguments, source: objec
 
 def _read_tuned(restored: Any, config: Any, labels: LabelSpace, display: Any) -> Any:
     """The thresholds (N,) that were tuned for these weights, if there are any."""
-    from mldec.engine.checkpoint import run_folder
+    from mldec.engine.run_directory import run_directory_of
     from mldec.engine.thresholds import FILE, read_thresholds
 
-    path = run_folder(restored.path) / FILE
+    path = run_directory_of(restored.path) / FILE
     if not path.exists():
         return None
     try:

@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("checkpoint=FILE is missing; mldec import --help shows what is needed")
     compose.load_components(arguments.plugins)
 
-    from mldec.engine import build
+    from mldec.engine import build, config_checks
     from mldec.engine.display import Display
     from mldec.models.bounded import build_within
     from mldec.models.published import read_published
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     config = build_config(mapping)
     if _names_data(arguments.overrides):
         config = with_absolute_paths(config)
-    build.check_config(config)
+    config_checks.check_config(config)
     labels, more = choose_labels(found, config, own.get("labels"), _names_data(arguments.overrides))
     classifier = build_within(lambda: build.build_bare_classifier(config, labels), found.tensors, found.source)
     found.load_into(classifier)
@@ -217,10 +217,10 @@ def read_labels(text: str) -> list[str]:
 
 def _labels_of_dataset(config: Config) -> tuple[LabelSpace | None, str]:
     """The labels of the dataset; None and the reason where it is not at hand."""
-    from mldec.engine import build
+    from mldec.engine import data_splits
 
     try:
-        return build.build_split(config, "test", quiet=True).labels, ""
+        return data_splits.build_split(config, "test", quiet=True).labels, ""
     except MldecError as error:
         return None, str(error).splitlines()[0].removesuffix(" Expected there:")
 
@@ -247,12 +247,12 @@ def write_run(found: Any, config: Config, labels: LabelSpace, classifier: Any) -
 
     import torch
 
-    from mldec.engine import tracking
+    from mldec.engine import environment, run_directory
     from mldec.engine.checkpoint import pack, save_checkpoint
 
     is_new = config.run_dir is None or not Path(config.run_dir).expanduser().exists()
     try:
-        folder = tracking.make_run_folder(config.output, config.name, config.run_dir)
+        folder = run_directory.make_run_directory(config.output, config.name, config.run_dir)
     except FileExistsError as error:
         raise ConfigError(f"run_dir={error}: holds a run already; name another folder") from None
     try:
@@ -260,11 +260,11 @@ def write_run(found: Any, config: Config, labels: LabelSpace, classifier: Any) -
             names = str((folder / "labels.txt").resolve())
             config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, labels=names))
         save_checkpoint(folder / "checkpoints" / "best.pt", pack(config, labels, classifier))
-        environment = tracking.environment(torch.device("cpu")) | {"processes": 1, "imported": _origin(found)}
-        tracking.write_json(folder / "environment.json", environment)
-        tracking.write_text(folder / "labels.txt", "".join(f"{name}\n" for name in labels.names))
-        tracking.write_text(folder / "metrics.jsonl", "")
-        tracking.write_text(folder / "config.yaml", compose.to_yaml(to_mapping(config)))
+        environment = environment.environment(torch.device("cpu")) | {"processes": 1, "imported": _origin(found)}
+        run_directory.write_json(folder / "environment.json", environment)
+        run_directory.write_text(folder / "labels.txt", "".join(f"{name}\n" for name in labels.names))
+        run_directory.write_text(folder / "metrics.jsonl", "")
+        run_directory.write_text(folder / "config.yaml", compose.to_yaml(to_mapping(config)))
     except BaseException:
         if is_new:
             shutil.rmtree(folder, ignore_errors=True)

@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     check_keys(arguments.overrides)
 
     from mldec.engine.display import Display
-    from mldec.engine.tracking import write_text
+    from mldec.engine.run_directory import write_text
     from mldec.report.comparison import compare
     from mldec.report.page import report
     from mldec.report.run import read_run

@@ -207,14 +207,14 @@ def _run(table: Table, request: Request, failures: list[Failure], absent: dict[s
 
 def _is_there(row: Row, request: Request, absent: dict[str, str]) -> bool:
     """Whether a row's dataset is at hand; says once for each which is not, where it should be and how to get it."""
-    from mldec.engine import build
+    from mldec.engine import data_splits
 
     assert row.experiment is not None
     config = configs_of(row.experiment, request.overrides, request.config_dir)[0]
     dataset = f"{config.dataset.name} in {config.dataset.folder}"
     if dataset not in absent.values():
         try:
-            build.build_splits(config)
+            data_splits.build_splits(config)
             return True
         except DataError as error:
             print(f"{config.dataset.name} cannot be used, so that rows which need it are left out\n{error}\n")

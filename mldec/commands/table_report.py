@@ -107,7 +107,7 @@ def _sizes(row: Row, request: Request) -> dict[str, float]:
 
 def report_table(table: Table, lines: Sequence[Line], request: Request, found: Found) -> None:
     """Print a table, and write it as Markdown, CSV, LaTeX and, where it is a figure, PNG."""
-    from mldec.engine.tracking import write_text
+    from mldec.engine.run_directory import write_text
     from mldec.paper import plots, report
 
     others = _others(table, lines, request, found)
@@ -140,7 +140,7 @@ def _others(table: Table, lines: Sequence[Line], request: Request, found: Found)
 
 def write_page(request: Request, lines: dict[str, list[Line]]) -> None:
     """Write one page of all tables that were asked for."""
-    from mldec.engine.tracking import write_text
+    from mldec.engine.run_directory import write_text
     from mldec.paper import plots, report
 
     assert request.page is not None

@@ -104,13 +104,13 @@ def start(arguments: compose.Arguments, overrides: Sequence[str]) -> int:
 
 def _check_label_embeddings(config: Config) -> None:
     """Refuse what is wrong with a config or its label embeddings now, not when what it starts from has been trained."""
-    from mldec.engine import build
+    from mldec.engine import build, config_checks, config_properties, data_splits
 
-    build.check_config(config)
-    if build.uses_label_embeddings(config):
-        build.build_label_embeddings(config, build.build_split(config, "test", quiet=True).labels)
+    config_checks.check_config(config)
+    if config_properties.uses_label_embeddings(config):
+        build.build_label_embeddings(config, data_splits.build_split(config, "test", quiet=True).labels)
         if config.protocol.zero_shot != "seen":
-            build.check_choice(config, build.build_split(config, "val", quiet=True))
+            data_splits.check_val_covers_unseen(config, data_splits.build_split(config, "val", quiet=True))
 
 
 def needed_experiment(name: str, arguments: compose.Arguments) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def needed_folder(config: Config) -> Path:
 
 def _train_once(config: Config, folder: Path) -> int:
     """Train to the end unless that is done; a run that was cut off goes on. Returns the exit code."""
-    from mldec.engine.tracking import is_complete
+    from mldec.engine.metric_writer import is_complete
 
     with _alone(folder):
         if is_complete(folder):
@@ -306,7 +306,7 @@ def _train_locked(
     other_data: bool,
 ) -> int:
     from mldec.data.data_checks import find_data_problems
-    from mldec.engine import build, tracking
+    from mldec.engine import config_checks, data_splits, environment, run_directory
     from mldec.engine.checkpoint import find_checkpoint, load_checkpoint, stored_label_embeddings
     from mldec.engine.display import Display
     from mldec.engine.ema import find_lag
@@ -314,15 +314,15 @@ def _train_locked(
     from mldec.engine.same_data import FILE, OPTION, other_splits, read_recorded
     from mldec.engine.trainer import Trainer
 
-    build.check_config(config)
+    config_checks.check_config(config)
     config = with_absolute_paths(config)
     display = Display(quiet=not group.is_main)
-    for sentence in build.find_unused(config):
+    for sentence in config_checks.find_unused(config):
         display.say(f"warning: {sentence}")
-    splits = build.build_splits(config)
+    splits = data_splits.build_splits(config)
     for sentence in find_data_problems(splits.train, {"val": splits.val, "test": splits.test}):
         display.say(f"warning: {sentence}")
-    data = build.describe_splits(splits)
+    data = data_splits.describe_splits(splits)
     recorded = {} if folder is None else read_recorded(folder)
     others = other_splits(recorded, data)
     if others and not other_data:
@@ -332,7 +332,7 @@ def _train_locked(
         )
     embeddings = None if folder is None else stored_label_embeddings(load_checkpoint(find_checkpoint(folder, "last")))
     trainer = Trainer(config, splits, display, fresh=folder is None, label_embeddings=embeddings, group=group)
-    if lag := find_lag(trainer.ema, len(trainer.batches) * config.schedule.epochs):
+    if lag := find_lag(trainer.state.ema, len(trainer.batches) * config.schedule.epochs):
         display.say(f"warning: {lag}")
     resumed = folder is not None
     if folder is not None:
@@ -340,32 +340,32 @@ def _train_locked(
     else:
         if group.is_main:
             try:
-                folder = tracking.make_run_folder(config.output, config.name, config.run_dir)
+                folder = run_directory.make_run_directory(config.output, config.name, config.run_dir)
             except FileExistsError as error:
                 folder = Path(str(error))  # the lock knows whether that run is still going on
         folder = folder or Path()
         _lock(folder, group, held, fresh=True)
     folder = elsewhere or folder
     assert folder is not None  # the main process's
-    tracking.write_text(folder / "config.yaml", compose.to_yaml(to_mapping(config)))
-    environment = tracking.environment(trainer.device, trainer.dtype) | {"processes": group.size}
-    tracking.write_json(folder / "environment.json", environment)
+    run_directory.write_text(folder / "config.yaml", compose.to_yaml(to_mapping(config)))
+    environment = environment.environment(trainer.device, trainer.dtype) | {"processes": group.size}
+    run_directory.write_json(folder / "environment.json", environment)
     for split in others:
         display.say(f"warning: the {split} images or their labels are not those that this run began with")
     # What the run began with stays, as what it is compared with.
-    name = f"data_from_step_{trainer.progress.step}.json" if others else FILE
+    name = f"data_from_step_{trainer.state.progress.step}.json" if others else FILE
     if others or not recorded:
-        tracking.write_json(folder / name, data)
+        run_directory.write_json(folder / name, data)
 
     sizes = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test images"
     where = f"{trainer.device}" if group.size == 1 else f"{group.size} devices, each a {trainer.device.type}"
     display.say(f"{config.name}: {len(splits.labels)} labels, {sizes}, on {where} in {str(trainer.dtype)[6:]}")
-    display.say(f"run folder: {folder}" + (f", resumed at step {trainer.progress.step}" if resumed else ""))
+    display.say(f"run folder: {folder}" + (f", resumed at step {trainer.state.progress.step}" if resumed else ""))
     try:
-        with tracking.cost(folder, trainer.device):
+        with environment.record_cost(folder, trainer.device):
             record = trainer.fit(folder)
     except Interrupted:
-        display.say(f"\nstopped at step {trainer.progress.step}. To go on:\n  mldec train resume={folder}")
+        display.say(f"\nstopped at step {trainer.state.progress.step}. To go on:\n  mldec train resume={folder}")
         return trainer.stop.exit_code
     _conclude(display, record, folder, trainer.single_label)
     return 0

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mldec.config import ComponentConfig, NonNegative, Positive, Share
-from mldec.engine.schedule import Point
+from mldec.engine.schedule import SchedulePoint
 from mldec.registry import OPTIMIZERS
 
 Group = dict[str, Any]
@@ -43,7 +43,7 @@ def parameter_groups(
 
     Returns:
         Dicts with `name` (backbone_decay, backbone_no_decay, head_decay, head_no_decay), `params`, `weight_decay` and
-        `lr_scale`, for the factories below and `set_point`. Empty groups are left out.
+        `lr_scale`, for the factories below and `apply_schedule`. Empty groups are left out.
 
     Raises:
         ValueError: nothing is trainable.
@@ -80,7 +80,7 @@ def _named_exempt(model: nn.Module) -> list[str]:
     return patterns
 
 
-def set_point(optimizer: Optimizer, point: Point) -> None:
+def apply_schedule(optimizer: Optimizer, point: SchedulePoint) -> None:
     """Give every group the learning rate times its `lr_scale`, and the momentum (beta1 of the Adam family).
 
     Raises:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from mldec.data.table_file import import_pyarrow
-from mldec.engine.predictor import Answer
+from mldec.engine.predictor import Prediction
 from mldec.errors import ConfigError, DataError, RunError
 from mldec.files import replacing, without_links
 from mldec.labels import LabelSpace, to_cell
@@ -187,7 +187,7 @@ def _entry(line: bytes) -> tuple[int, Stamp, Record] | None:
         return None
 
 
-def to_record(answer: Answer, labels: Mapping[str, float], *, keep_scores: bool) -> Record:
+def to_record(answer: Prediction, labels: Mapping[str, float], *, keep_scores: bool) -> Record:
     """What is kept of an answer about a path."""
     if answer.scores is None:
         return {"path": str(answer.image), "error": answer.error}

@@ -8,9 +8,8 @@ from typing import Any
 
 from mldec.data.cache import NEUTRAL  # settings that say where a dataset lies and how it is shown
 from mldec.data.index import ImageIndex
-from mldec.engine import build
-from mldec.engine.checkpoint import run_folder
-from mldec.engine.tracking import read_noted
+from mldec.engine import data_splits
+from mldec.engine.run_directory import read_metadata, run_directory_of
 from mldec.errors import DataError, printable_name
 
 FILE = "data.json"
@@ -19,7 +18,7 @@ OPTION = "allow_other_data=true"
 
 def read_recorded(folder: Path) -> dict[str, Any]:
     """What data.json of a run folder says of each split; nothing where there is none, or a damaged one."""
-    return read_noted(folder / FILE)
+    return read_metadata(folder / FILE)
 
 
 def other_splits(recorded: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -43,7 +42,7 @@ def check_same_data(
 
     Returns a sentence if the data is other data and that is meant, else None. Raises DataError if it is not meant.
     """
-    recorded, now = read_recorded(run_folder(checkpoint)), build.describe_index(index)
+    recorded, now = read_recorded(run_directory_of(checkpoint)), data_splits.describe_index(index)
     if not other_splits(recorded, {split: now}):
         return None
     before = recorded[split]

@@ -14,14 +14,14 @@ from mldec.config import ComponentConfig, Count, Fraction, Natural, NonNegative,
 from mldec.registry import SCHEDULES
 
 
-class Point(NamedTuple):
+class SchedulePoint(NamedTuple):
     """What one update uses; `momentum` is None where the schedule leaves the optimizer's own alone."""
 
     lr: float
     momentum: float | None = None
 
 
-Schedule = Callable[[int], Point]
+Schedule = Callable[[int], SchedulePoint]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class OneCycle:
     final_div_factor: float = 1e4
     momentum: tuple[float, float] | None = None
 
-    def __call__(self, step: int) -> Point:
+    def __call__(self, step: int) -> SchedulePoint:
         """Raises ValueError for a step outside 0..total_steps - 1."""
         _check_step(step, self.total_steps)
         first_lr = self.max_lr / self.div_factor
@@ -52,7 +52,7 @@ class OneCycle:
         else:
             share = _share(step, peak, end)
             lr, momentum = _cosine(self.max_lr, last_lr, share), _cosine(low, high, share)
-        return Point(lr, momentum if self.momentum else None)
+        return SchedulePoint(lr, momentum if self.momentum else None)
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class CosineWithWarmup:
     warmup_lr: float = 0.0
     min_lr: float = 0.0
 
-    def __call__(self, step: int) -> Point:
+    def __call__(self, step: int) -> SchedulePoint:
         """Raises ValueError for a step outside 0..total_steps - 1."""
         _check_step(step, self.total_steps)
         if step < self.warmup_steps:
-            return Point(_rise(self.warmup_lr, self.max_lr, step, self.warmup_steps))
-        return Point(_cosine(self.max_lr, self.min_lr, _share(step, self.warmup_steps, self.total_steps - 1)))
+            return SchedulePoint(_rise(self.warmup_lr, self.max_lr, step, self.warmup_steps))
+        return SchedulePoint(_cosine(self.max_lr, self.min_lr, _share(step, self.warmup_steps, self.total_steps - 1)))
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ class TimmCosine:
     warmup_lr: float = 0.0
     min_lr: float = 0.0
 
-    def __call__(self, step: int) -> Point:
+    def __call__(self, step: int) -> SchedulePoint:
         """Raises ValueError for a step outside 0..total_steps - 1."""
         _check_step(step, self.total_steps)
         epoch = step // self.steps_per_epoch
         if epoch < self.warmup_epochs:
-            return Point(_rise(self.warmup_lr, self.max_lr, epoch, self.warmup_epochs))
-        return Point(_cosine(self.max_lr, self.min_lr, min(epoch / self.cosine_epochs, 1.0)))
+            return SchedulePoint(_rise(self.warmup_lr, self.max_lr, epoch, self.warmup_epochs))
+        return SchedulePoint(_cosine(self.max_lr, self.min_lr, min(epoch / self.cosine_epochs, 1.0)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mldec.config import Config, to_mapping
-from mldec.engine.tracking import read_json, read_noted, read_records, write_json
+from mldec.engine.metric_writer import read_records
+from mldec.engine.run_directory import read_json, read_metadata, write_json
 from mldec.errors import DataError
 
 VERSION = 1
@@ -182,11 +183,11 @@ def record_without_memory(folder: Path, training: Training) -> Record:
 
 def _circumstances(folder: Path) -> dict[str, Any]:
     """What a run folder says of the run's cost and environment; less where the run ended early."""
-    cost = read_noted(folder / "cost.json")
+    cost = read_metadata(folder / "cost.json")
     return {
         "seconds": cost.get("seconds"),
         "peak_memory": cost.get("peak_memory", {}),
-        "environment": _kept(read_noted(folder / "environment.json")),
+        "environment": _kept(read_metadata(folder / "environment.json")),
     }
 
 

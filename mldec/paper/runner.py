@@ -27,7 +27,7 @@ except ImportError:  # Windows: one runner at a time
 
 from mldec.engine.display import Bar, Display
 from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
-from mldec.engine.tracking import is_complete
+from mldec.engine.metric_writer import is_complete
 from mldec.errors import OUT_OF_MEMORY
 from mldec.files import without_links
 from mldec.paper.records import (

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from mldec.data.image import decode
-from mldec.engine import build
+from mldec.engine import config_properties
 from mldec.engine.image_sheets import View, overlay
 from mldec.errors import DataError
 from mldec.report.analysis import image_losses
@@ -60,7 +60,7 @@ class Gallery(NamedTuple):
 def gallery(measured: Measured) -> Gallery:
     """The best and worst images. Raises DataError if one of them cannot be read any more."""
     scores, targets = measured.scores.scores, measured.scores.targets
-    softmax = build.uses_softmax(measured.config)
+    softmax = config_properties.uses_softmax(measured.config)
     losses = image_losses(scores, targets, softmax=softmax)
     order = np.argsort(losses, kind="stable")
     labelled = order[(targets[order] == 1).any(axis=1)]  # nothing found where nothing is says little

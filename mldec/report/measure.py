@@ -12,7 +12,7 @@ import torch
 
 from mldec.config import Config
 from mldec.data.index import ImageIndex
-from mldec.engine import build, thresholds
+from mldec.engine import build, config_properties, thresholds
 from mldec.engine.checkpoint import Restored
 from mldec.engine.display import Display
 from mldec.engine.evaluator import Result, Scores
@@ -56,7 +56,7 @@ class Measured:
     @property
     def single_label(self) -> bool:
         """Whether each image has one label, of which the best is given."""
-        return build.is_single_label(self.config)
+        return config_properties.is_single_label(self.config)
 
 
 def measure(
@@ -86,7 +86,7 @@ def measure(
 
     index, labels, scores, result = score(split)
     cuts: Thresholds | str
-    if build.is_single_label(config):
+    if config_properties.is_single_label(config):
         cuts = "Each image has exactly one label, and the best one is given: there are no thresholds."
     elif folder is None:
         cuts = "Thresholds by label were not asked for."

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mldec.data.files import open_text, read_bytes
-from mldec.engine.checkpoint import run_folder
+from mldec.engine.metric_writer import describe_damaged, scan_records
+from mldec.engine.run_directory import read_json, run_directory_of
 from mldec.engine.settings_file import MOST_BYTES, read_settings
-from mldec.engine.tracking import describe_damaged, read_json, scan_records
 from mldec.errors import CheckpointError, ConfigError, DataError, first_lines
 from mldec.labels import from_cell
 
@@ -80,7 +80,7 @@ def read_run(source: str | Path) -> Run:
         raise CheckpointError(f"no run folder or checkpoint at {path}")
     folder = path
     if path.is_file():
-        folder = run_folder(path)
+        folder = run_directory_of(path)
     problems: dict[str, str] = {}
 
     def read(name: str, reader: Callable[[Path], T], nothing: T) -> T:

@@ -11,7 +11,7 @@ import torch
 from mldec.benchmarks import gpu, rate
 from mldec.commands import benchmark_subjects, compose
 from mldec.commands.benchmark_subjects import REPORT_WORDS, SUBJECTS
-from mldec.engine import build, tracking
+from mldec.engine import config_checks, environment
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 spec = importlib.util.spec_from_file_location("measure_gpu", SCRIPTS / "measure_gpu.py")
@@ -30,7 +30,7 @@ def test_each_measurement_is_an_experiment_that_fits_together(name):
     subject, arguments = parsed(name)
     if subject == "model":
         for case in benchmark_subjects._cases(arguments):
-            build.check_config(case.config)
+            config_checks.check_config(case.config)
             assert (case.config.runtime.device, case.config.runtime.precision) == ("cuda", "bf16")
     else:
         config = benchmark_subjects._experiment(arguments, "digits")
@@ -84,13 +84,13 @@ def test_rehearsed_on_the_cpu_each_leaves_a_record(names, tmp_path, monkeypatch)
 
 
 def test_a_record_of_cuda_names_the_driver_and_the_versions(monkeypatch):
-    said = tracking.subprocess.CompletedProcess([], 0, stdout="580.159.04\n580.159.04\n")
-    monkeypatch.setattr(tracking.subprocess, "run", lambda *_, **__: said)
+    said = environment.subprocess.CompletedProcess([], 0, stdout="580.159.04\n580.159.04\n")
+    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: said)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
-    found = tracking.environment(torch.device("cuda"))
+    found = environment.environment(torch.device("cuda"))
     assert (found["device"], found["driver"], found["cuda"]) == ("a GPU", "580.159.04", torch.version.cuda)
     assert "cudnn" in found
-    assert "driver" not in tracking.environment(torch.device("cpu"))
+    assert "driver" not in environment.environment(torch.device("cpu"))
 
 
 def test_what_does_not_fit_into_the_budget_is_left_out_and_listed(monkeypatch, capsys, tmp_path):

@@ -164,14 +164,14 @@ def test_what_is_parked_trains_on(monkeypatch):
     """Nothing of a step stays behind, and the next one changes the weights and their average."""
     parked = Network(make([*WORDS, "ema.decay=0.5"]), 12)
     parked.train(4)
-    before = [parameter.clone() for parameter in parked.trainer.classifier.parameters()]
-    average = [parameter.clone() for parameter in parked.trainer.ema.module.parameters()]
+    before = [parameter.clone() for parameter in parked.trainer.state.model.parameters()]
+    average = [parameter.clone() for parameter in parked.trainer.state.ema.module.parameters()]
     parked.move(CPU)
-    assert all(parameter.grad is None for parameter in parked.trainer.classifier.parameters())
+    assert all(parameter.grad is None for parameter in parked.trainer.state.model.parameters())
     parked.trainer.schedule = lambda step: build.build_schedule(parked.trainer.config, 100)(50)
     parked.train(4)
-    assert any(not torch.equal(a, b) for a, b in zip(before, parked.trainer.classifier.parameters(), strict=True))
-    assert any(not torch.equal(a, b) for a, b in zip(average, parked.trainer.ema.module.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(before, parked.trainer.state.model.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(average, parked.trainer.state.ema.module.parameters(), strict=True))
 
 
 def test_num_groups_are_100_unless_something_else_is_said(capsys):

@@ -19,7 +19,7 @@ from mldec.commands.evaluate import measured_config
 from mldec.commands.main import run
 from mldec.config import build_config
 from mldec.data.dataset import DatasetConfig
-from mldec.engine.tracking import read_records
+from mldec.engine.metric_writer import read_records
 from mldec.registry import HEADS
 
 ROOT = Path(__file__).parent.parent.parent

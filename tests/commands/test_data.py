@@ -20,7 +20,7 @@ from mldec.commands.main import run
 from mldec.data import sources
 from mldec.data.download import Download
 from mldec.data.sources import Published
-from mldec.engine.tracking import read_records
+from mldec.engine.metric_writer import read_records
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SMALL = [

@@ -269,7 +269,7 @@ def test_a_disk_that_is_full_leaves_nothing_behind_and_no_run_is_overwritten(pub
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("mldec.engine.tracking.write_json", full)
+        patch.setattr("mldec.engine.run_directory.write_json", full)
         assert run(words) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

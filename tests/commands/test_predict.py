@@ -19,7 +19,7 @@ import mldec
 import mldec.labels
 from mldec.commands.main import run
 from mldec.commands.predict_files import find_images, find_inputs
-from mldec.engine import build, predictions, text_rendering
+from mldec.engine import build, data_splits, predictions, text_rendering
 from mldec.engine.checkpoint import restore
 from mldec.engine.evaluator import compute_scores
 from mldec.engine.predictor import Predictor
@@ -391,7 +391,7 @@ def test_text_stays_where_it_belongs():
 def test_predictions_are_the_scores_of_the_evaluation_bit_for_bit(trained, predictor, digits_root):
     """Of paths, of Pillow's images and of arrays, in batches as evaluation makes them."""
     config = predictor.config
-    index = build.build_split(config, "test")
+    index = data_splits.build_split(config, "test")
     loader = build.build_eval_loader(config, index, predictor.device)
     expected = compute_scores(predictor.model, loader, predictor.normalization, device=predictor.device).scores
     paths = [index.path(row) for row in range(len(index))]

@@ -17,7 +17,7 @@ import torch
 
 from mldec.commands.main import run
 from mldec.data.digits import COLOURS, DIGITS, unseen_classes
-from mldec.engine.tracking import is_complete, read_records
+from mldec.engine.metric_writer import is_complete, read_records
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "nuswide"
 

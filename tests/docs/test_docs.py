@@ -192,10 +192,10 @@ def door_of(command: Command) -> list[str]:
 def leave_undone(patch: pytest.MonkeyPatch) -> None:
     """Doors that stop where work would begin: the experiment is composed and checked, nothing is read."""
     from mldec.commands import data, show, table, train
-    from mldec.engine import build
+    from mldec.engine import config_checks
 
     def checked(config: object, *rest: object, **more: object) -> int:
-        build.check_config(config)  # type: ignore[arg-type]
+        config_checks.check_config(config)  # type: ignore[arg-type]
         return 0
 
     patch.setattr(train, "_begin", checked)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mldec.engine import board
-from mldec.engine.tracking import Tracker
+from mldec.engine.metric_writer import MetricWriter
 from mldec.errors import RunError
 
 
@@ -33,7 +33,7 @@ def test_a_full_disk_is_one_warning_and_the_records_go_on(
     monkeypatch.setattr(board._EventFile, "write", full)
     before = set(threading.enumerate())
     with caplog.at_level(logging.WARNING):
-        tracker = Tracker(tmp_path, tensorboard=True)
+        tracker = MetricWriter(tmp_path, tensorboard=True)
         for step in range(1, 30):
             tracker.record("train", step, {"loss": 1.0, "lr": 0.1})
         tracker.image("x", np.zeros((4, 4, 3), np.uint8), 3)
@@ -51,7 +51,7 @@ def test_a_full_disk_is_one_warning_and_the_records_go_on(
 def test_each_event_is_there_at_once(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    tracker = Tracker(tmp_path, tensorboard=True)
+    tracker = MetricWriter(tmp_path, tensorboard=True)
     tracker.record("train", 1, {"loss": 2.5})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -60,7 +60,7 @@ def test_each_event_is_there_at_once(tmp_path: Path) -> None:
 
 
 def test_a_record_that_cannot_be_written_is_one_error_that_names_its_file(tmp_path: Path) -> None:
-    tracker = Tracker(tmp_path, tensorboard=False)
+    tracker = MetricWriter(tmp_path, tensorboard=False)
     tracker.record("train", 1, {"loss": 2.5})
     tracker._file.close()
     tracker._file = Path("/dev/full").open("w")  # noqa: SIM115

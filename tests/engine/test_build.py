@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mldec.engine import build
+from mldec.engine import build, config_checks, data_splits
 from mldec.errors import ConfigError, DataError
 from mldec.labels import LabelSpace
 from tests.curve import make
@@ -40,16 +40,16 @@ def paths(index):
 
 
 def test_val_is_a_share_of_train_that_no_seed_changes(small_coco):
-    splits = build.build_splits(make([*small_coco, "protocol.holdout=0.1"]))
+    splits = data_splits.build_splits(make([*small_coco, "protocol.holdout=0.1"]))
     assert (len(splits.train), len(splits.val), len(splits.test)) == (36, 4, 6)
     assert not paths(splits.train) & paths(splits.val)
     assert not (paths(splits.train) | paths(splits.val)) & paths(splits.test)
-    other = build.build_splits(make([*small_coco, "protocol.holdout=0.1", "seed=7"]))
+    other = data_splits.build_splits(make([*small_coco, "protocol.holdout=0.1", "seed=7"]))
     assert paths(other.val) == paths(splits.val)
 
 
 def test_the_papers_protocol_chooses_on_test_and_drops_what_has_no_label(small_coco):
-    splits = build.build_splits(make([*small_coco, "protocol=paper"]))
+    splits = data_splits.build_splits(make([*small_coco, "protocol=paper"]))
     assert (len(splits.train), len(splits.val), len(splits.test)) == (36, 5, 5)
     assert paths(splits.val) == paths(splits.test)
 
@@ -69,31 +69,31 @@ def tables(tmp_path):
 
 def test_without_a_test_split_val_is_reported_and_that_is_said(tables, caplog):
     words, folder = tables
-    splits = build.build_splits(make([*words, f"dataset.val={folder / 'val.csv'}"]))
+    splits = data_splits.build_splits(make([*words, f"dataset.val={folder / 'val.csv'}"]))
     assert [len(index) for index in splits] == [40, 8, 8]
     assert "table has no test split: results are of val" in caplog.text
-    splits = build.build_splits(make([*words, "protocol.holdout=0.25"]))
+    splits = data_splits.build_splits(make([*words, "protocol.holdout=0.25"]))
     assert [len(index) for index in splits] == [30, 10, 10]
     assert not paths(splits.train) & paths(splits.test)
     with pytest.raises(ConfigError, match=r"table has a train split only; .*dataset.val=….*protocol.holdout=0.05"):
-        build.build_splits(make([*words, "protocol.holdout=0"]))
+        data_splits.build_splits(make([*words, "protocol.holdout=0"]))
 
 
 def test_what_is_said_to_have_one_label_a_image_must_have_it(tables):
     words, _ = tables
     with pytest.raises(DataError, match=r"table train: 13 of 40 images have not exactly one .*train2.png with 2"):
-        build.build_split(make([*words, "dataset.single_label=true"]), "train")
+        data_splits.build_split(make([*words, "dataset.single_label=true"]), "train")
 
 
 def test_counts_that_differ_from_the_published_ones_are_a_warning(small_coco, caplog):
-    build.build_split(make(small_coco), "train")
+    data_splits.build_split(make(small_coco), "train")
     assert "coco train has 40 images, as published it has 82,783" in caplog.text
     assert "coco train has 2 labels, as published it has 80" in caplog.text
 
 
 @pytest.mark.parametrize("protocol", ["standard", "paper"])
 def test_they_are_said_once_also_where_val_is_made_from_another_split(small_coco, caplog, protocol):
-    build.build_splits(make([*small_coco, f"protocol={protocol}"]))
+    data_splits.build_splits(make([*small_coco, f"protocol={protocol}"]))
     for split in ("train", "test"):
         assert caplog.text.count(f"coco {split} has") == 2  # images and labels
 
@@ -101,7 +101,7 @@ def test_they_are_said_once_also_where_val_is_made_from_another_split(small_coco
 def test_splits_with_other_labels_are_refused(tables, monkeypatch):
     words, folder = tables
     config = make([*words, f"dataset.val={folder / 'val.csv'}"])
-    whole = build.build_split
+    whole = data_splits.build_split
 
     def relabelled(config, split, **more):
         index = whole(config, split, **more)
@@ -109,30 +109,30 @@ def test_splits_with_other_labels_are_refused(tables, monkeypatch):
 
     monkeypatch.setattr(build, "build_split", relabelled)
     with pytest.raises(DataError, match=r"val has other labels \(2\) than train \(2\); they differ in dog, god"):
-        build.build_splits(config)
+        data_splits.build_splits(config)
 
 
 def test_digits_have_their_own_val(small_digits):
-    splits = build.build_splits(make(small_digits))
+    splits = data_splits.build_splits(make(small_digits))
     assert (len(splits.train), len(splits.val), len(splits.test)) == (96, 24, 24)
 
 
 def test_a_dataset_says_which_of_its_settings_have_no_effect():
     words = ["dataset=openimages", "dataset.min_confidence=0.7"]
-    assert "only used with annotations=machine or both" in build.find_unused(make(words))[0]
-    assert build.find_unused(make([*words, "dataset.annotations=both"])) == []
+    assert "only used with annotations=machine or both" in config_checks.find_unused(make(words))[0]
+    assert config_checks.find_unused(make([*words, "dataset.annotations=both"])) == []
 
 
 def test_softmax_on_images_of_several_labels_is_refused(small_digits):
     with pytest.raises(ConfigError, match="use loss=asl or loss=bce"):
-        build.check_config(make([*small_digits, "loss=ce"]))
+        config_checks.check_config(make([*small_digits, "loss=ce"]))
 
 
 def test_the_same_seed_gives_the_same_initial_weights(small_digits):
     from mldec.engine.seeding import seed_everything
 
     config = make(small_digits)
-    labels = build.build_splits(config).labels
+    labels = data_splits.build_splits(config).labels
     weights = []
     for seed in (0, 0, 1):
         seed_everything(seed)
@@ -161,5 +161,5 @@ def test_the_same_seed_gives_the_same_initial_weights(small_digits):
     ],
 )
 def test_a_setting_without_effect_is_a_warning(small_digits, overrides, sentence):
-    assert not build.find_unused(make(small_digits))
-    assert any(sentence in line for line in build.find_unused(make([*small_digits, *overrides])))
+    assert not config_checks.find_unused(make(small_digits))
+    assert any(sentence in line for line in config_checks.find_unused(make([*small_digits, *overrides])))

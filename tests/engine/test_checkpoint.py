@@ -26,7 +26,7 @@ def run(small_digits, tmp_path):
 def test_restoring_gives_the_same_logits_for_either_kind_of_weights(run):
     folder, trainer = run
     images = torch.rand(2, 3, 64, 64)
-    for weights, network in (("raw", trainer.classifier), ("ema", trainer.ema.module)):
+    for weights, network in (("raw", trainer.state.model), ("ema", trainer.state.ema.module)):
         restored = restore(folder, weights=weights, which="last")
         assert torch.equal(restored.classifier(images), network.eval()(images))
         assert restored.labels.names == trainer.splits.labels.names

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from mldec.engine.checkpoint import load_checkpoint
 from mldec.engine.interrupt import Interrupted
-from mldec.engine.tracking import read_records
+from mldec.engine.metric_writer import read_records
 from tests.curve import make, make_trainer
 from tests.engine.test_distributed import PLAIN, losses
 from tests.engine.test_kill import command
@@ -81,7 +81,7 @@ def test_half_precision_learns_the_digits_as_well_as_the_cpu(
         expected = make_trainer(make([*words, "runtime.precision=fp32"])).fit(tmp_path / "reference")["mAP"]
     runner = make_trainer(make([*words, f"runtime.device={device}", f"runtime.precision={precision}"]))
     assert runner.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    assert runner.scaler.is_enabled() == (precision == "fp16")
+    assert runner.state.scaler.is_enabled() == (precision == "fp16")
     found = runner.fit(tmp_path / "run")["mAP"]
     record_property(f"digits in {precision}: test mAP (CPU in fp32: {expected:.2f})", f"{found:.2f} %")
     assert found == pytest.approx(expected, abs=noise)
@@ -95,7 +95,7 @@ def test_channels_last_trains_the_same_and_either_layout_resumes_the_other(
     words += ["runtime.log_every=1", "runtime.deterministic=true"]  # products of float32 in float32
     for name, layout in (("contiguous", "false"), ("channels_last", "true")):
         runner = make_trainer(make([*words, f"runtime.channels_last={layout}"]))
-        kernels = [p for p in runner.classifier.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
+        kernels = [p for p in runner.state.model.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
         assert kernels
         assert all(p.is_contiguous(memory_format=runner.memory_format) for p in kernels)
         runner.fit(tmp_path / name)
@@ -123,31 +123,31 @@ def test_a_step_that_overflows_is_skipped_whole(device: str, optimizer: str, sma
     precision, scale = ("fp16", 2.0**24) if device == "cuda" else ("fp32", 2.0**125)
     words = [f"optimizer={optimizer}", "schedule.max_lr=1e-3", "schedule.epochs=10", "optimizer.clip_norm=10"]
     runner = make_trainer(make([*small_digits, *words, f"runtime.device={device}", f"runtime.precision={precision}"]))
-    runner.scaler = torch.amp.GradScaler(device, init_scale=scale, growth_interval=1000)
+    runner.state.scaler = torch.amp.GradScaler(device, init_scale=scale, growth_interval=1000)
     runner.network.train()
     batch = runner.batches.first()
     skipped = 0
-    while runner.progress.updates < 3:
-        updates, before = runner.progress.updates, state(runner)
+    while runner.state.progress.updates < 3:
+        updates, before = runner.state.progress.updates, state(runner)
         runner.train_step(batch)
-        runner.progress.step += 1
-        assert runner.optimizer.param_groups[0]["lr"] == pytest.approx(runner.schedule(updates).lr)
-        if runner.progress.updates == updates:
+        runner.state.progress.step += 1
+        assert runner.state.optimizer.param_groups[0]["lr"] == pytest.approx(runner.schedule(updates).lr)
+        if runner.state.progress.updates == updates:
             skipped += 1
             assert skipped < 30
             assert all(torch.equal(a, b) for a, b in zip(before, state(runner), strict=True))
         else:
             assert not all(torch.equal(a, b) for a, b in zip(before, state(runner), strict=True))
-        assert runner.ema is not None
-        assert runner.ema.updates == runner.progress.updates
-        assert all(p.isfinite().all() for p in runner.classifier.parameters())
+        assert runner.state.ema is not None
+        assert runner.state.ema.updates == runner.state.progress.updates
+        assert all(p.isfinite().all() for p in runner.state.model.parameters())
     assert skipped > 0
-    assert runner.scaler.get_scale() == scale / 2**skipped
+    assert runner.state.scaler.get_scale() == scale / 2**skipped
 
 
 def state(runner) -> list[torch.Tensor]:
     """Parameters of the network and of its average; statistics of batch norm move in every forward pass."""
-    return [p.detach().clone() for module in (runner.classifier, runner.ema.module) for p in module.parameters()]
+    return [p.detach().clone() for module in (runner.state.model, runner.state.ema.module) for p in module.parameters()]
 
 
 def begin_over_gloo(words: list[str], environment: dict[str, str]) -> None:
@@ -214,8 +214,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     with pytest.raises(Interrupted):
         runner.fit(parts)
     runner = make_trainer(config)
-    runner.load(parts)
-    assert runner.progress.step == 3
+    runner.load(read_last(parts))
+    assert runner.state.progress.step == 3
     runner.fit(parts)
     assert [r["kind"] for r in read_records(parts / "metrics.jsonl")][-1] == "test"
     assert_same_run(parts, whole)

@@ -8,7 +8,7 @@ import pytest
 from mldec.commands import compose
 from mldec.config import Config
 from mldec.data.image import decode
-from mldec.engine import build
+from mldec.engine import config_checks, data_splits
 from mldec.registry import AUGMENTS
 from tests.curve import make, make_trainer
 
@@ -26,21 +26,21 @@ def small_many(small_digits: list[str]) -> list[str]:
 @pytest.mark.parametrize("num_groups", [720, 72, 36, 18])
 def test_it_learns_with_few_queries(small_many: list[str], num_groups: int) -> None:
     config = make([*small_many, f"head.num_groups={num_groups}", "head.dropout=0.0", "schedule.epochs=9"])
-    build.check_config(config)
+    config_checks.check_config(config)
     trainer = make_trainer(config)
     trainer.network.train()
     batch = next(iter(trainer.batches.batches(0)))
     losses = []
     for _ in range(25):
         losses.append(float(trainer.train_step(batch)))
-        trainer.progress.step += 1
+        trainer.state.progress.step += 1
     assert losses[-1] < 0.5 * losses[0]
 
 
 def test_its_images_are_not_moved(small_many: list[str]) -> None:
     """A digit that moves may leave the cell that its label names."""
     config = make([*small_many, "augment.brightness=0.0"])
-    index = build.build_splits(config).train
+    index = data_splits.build_splits(config).train
     augment = AUGMENTS[config.augment.name].build(config.augment, image_size=64)
     for row in range(10):
         image = decode(index.path(row))

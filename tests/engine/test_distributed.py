@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mldec.engine import build
+from mldec.engine import data_splits
 from mldec.engine.checkpoint import load_checkpoint
 from mldec.engine.display import Display
 from mldec.engine.distributed import ProcessGroup
-from mldec.engine.tracking import read_records
+from mldec.engine.metric_writer import read_records
 from mldec.engine.trainer import Trainer
 from mldec.errors import ConfigError
 from tests.curve import make
@@ -109,7 +109,7 @@ def test_evaluation_is_exact_in_any_number_of_processes(small_digits: list[str],
 def test_batch_norm_over_all_devices_needs_cuda(small_digits: list[str]) -> None:
     config = make([*small_digits, "runtime.sync_batch_norm=true"])
     with pytest.raises(ConfigError, match=r"runtime\.sync_batch_norm=true needs CUDA devices, found cpu"):
-        Trainer(config, build.build_splits(config), Display(quiet=True), group=ProcessGroup(size=2))
+        Trainer(config, data_splits.build_splits(config), Display(quiet=True), group=ProcessGroup(size=2))
 
 
 def launched(words: Sequence[str]) -> subprocess.Popen:

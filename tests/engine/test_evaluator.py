@@ -12,7 +12,7 @@ from torch import nn
 from mldec.config import ProtocolConfig
 from mldec.data.image import Normalization, cut_center, decode
 from mldec.data.loader import Batch
-from mldec.engine import build, evaluator
+from mldec.engine import build, config_properties, data_splits, evaluator
 from mldec.engine.checkpoint import Restored
 from mldec.engine.evaluator import Scores, compute_metrics, compute_scores, write_per_class
 from mldec.engine.predictor import Predictor
@@ -127,9 +127,9 @@ def test_the_per_class_table_names_every_class(tmp_path):
 def test_evaluation_and_prediction_cut_the_same_centre(small_digits, tmp_path, interpolation):
     """`dataset.crop` shapes what both see, and nothing else."""
     config = make([*small_digits, "dataset.crop=0.75", f"dataset.interpolation={interpolation}"])
-    index = build.build_split(config, "test")
+    index = data_splits.build_split(config, "test")
     batch = next(iter(build.build_eval_loader(config, index, torch.device("cpu"))))
-    size = build.image_size(config)
+    size = config_properties.image_size(config)
     wanted = [cut_center(decode(index.path(row)), size, 0.75, interpolation) for row in range(len(batch.ids))]
     assert np.array_equal(batch.images.permute(0, 2, 3, 1).numpy(), np.stack(wanted))
     whole = next(iter(build.build_eval_loader(make(small_digits), index, torch.device("cpu"))))

@@ -15,7 +15,7 @@ from mldec.commands import main
 from mldec.data.digits import scene_boxes
 from mldec.data.digits_many import placed_boxes
 from mldec.data.image import decode
-from mldec.engine import build, image_sheets
+from mldec.engine import data_splits, image_sheets
 from mldec.engine.cam_alignment import measure_shift
 from mldec.engine.image_sheets import View
 from mldec.engine.pointing import boxes_of, score_pointing
@@ -149,7 +149,7 @@ def test_the_command_draws_maps_and_refuses_before_it_scores(run, tmp_path, caps
 def test_boxes_are_those_of_the_labels_of_each_row(digits_root, experiment):
     words = [word for word in small_experiment(digits_root) if not word.startswith("experiment=")]
     config = make([f"experiment={experiment}", *words, *(["init_from=null"] if experiment == "digits_many" else [])])
-    index = build.build_split(config, "test")
+    index = data_splits.build_split(config, "test")
     boxes = boxes_of(config, "test")
     read = scene_boxes if experiment == "digits" else placed_boxes
     assert boxes == read(config.dataset, "test")
@@ -199,7 +199,7 @@ class Oracle:
 @pytest.fixture(scope="module")
 def scenes(digits_root):
     config = make(small_experiment(digits_root))
-    return build.build_split(config, "test"), boxes_of(config, "test")
+    return data_splits.build_split(config, "test"), boxes_of(config, "test")
 
 
 def _middle(box):

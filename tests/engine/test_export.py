@@ -22,12 +22,14 @@ import mldec
 from mldec.commands.main import run as command
 from mldec.config import to_mapping
 from mldec.data.image import Normalization
-from mldec.engine import build, exported_model, graph
+from mldec.engine import build
 from mldec.engine.checkpoint import FORMAT, pack_label_embeddings, restore, save_checkpoint
-from mldec.engine.export import export, preprocessing
-from mldec.engine.model_card import open_image
+from mldec.engine.export import exported_model, graph
+from mldec.engine.export.exporter import export, preprocessing
+from mldec.engine.export.model_card import open_image
+from mldec.engine.metric_writer import read_records
+from mldec.engine.run_directory import read_json
 from mldec.engine.thresholds import read_thresholds
-from mldec.engine.tracking import read_json, read_records
 from mldec.errors import CheckpointError, ConfigError, RunError
 from mldec.labels import LabelSpace
 from mldec.models.heads import MLDecoder

@@ -10,9 +10,9 @@ import safetensors.torch
 import torch
 
 import mldec
-from mldec.engine import exported_model
 from mldec.engine.checkpoint import load_checkpoint, restore
-from mldec.engine.export import export
+from mldec.engine.export import exported_model
+from mldec.engine.export.exporter import export
 from mldec.errors import CheckpointError, ConfigError, MldecError
 from tests.curve import small_experiment
 from tests.engine.test_export import SMALL, zero_shot

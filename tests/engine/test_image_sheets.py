@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from mldec.data.loader import Batch
-from mldec.engine import build, image_sheets
+from mldec.engine import data_splits, image_sheets
 from mldec.engine.evaluator import Scores
 from mldec.labels import LabelSpace
 from tests.curve import make
@@ -44,7 +44,7 @@ def test_captions_tell_found_wrong_missed_and_unknown():
 
 
 def test_a_predictions_sheet_is_written_whole(small_digits, tmp_path):
-    index = build.build_splits(make(small_digits)).test
+    index = data_splits.build_splits(make(small_digits)).test
     scores = Scores(np.arange(len(index)), np.zeros((len(index), 80), np.float32), index.targets(np.arange(len(index))))
     sheet = image_sheets.predictions_sheet(index, scores, 64)
     image_sheets.save_image(tmp_path / "sheet.png", sheet)

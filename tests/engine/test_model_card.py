@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from mldec.engine.model_card import escape, model_card
+from mldec.engine.export.model_card import escape, model_card
 
 HOSTILE = [
     "<script>alert(1)</script>",

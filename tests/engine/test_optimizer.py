@@ -10,15 +10,8 @@ import torch
 import yaml
 from torch import nn
 
-from mldec.engine.optimizer import (
-    AdamConfig,
-    AdamWConfig,
-    LambConfig,
-    SGDConfig,
-    parameter_groups,
-    set_point,
-)
-from mldec.engine.schedule import OneCycle, Point
+from mldec.engine.optimizer import AdamConfig, AdamWConfig, LambConfig, SGDConfig, apply_schedule, parameter_groups
+from mldec.engine.schedule import OneCycle, SchedulePoint
 from mldec.registry import OPTIMIZERS
 
 CONFIGS = {"adam": AdamConfig, "adamw": AdamWConfig, "sgd": SGDConfig, "lamb": LambConfig}
@@ -46,7 +39,7 @@ def train(net, optimizer, steps=6, schedule=None):
     generator = torch.Generator().manual_seed(1)
     for step in range(steps):
         if schedule:
-            set_point(optimizer, schedule(step))
+            apply_schedule(optimizer, schedule(step))
         optimizer.zero_grad()
         net(torch.randn(8, 3, 4, 4, generator=generator)).pow(2).sum().backward()
         optimizer.step()
@@ -147,25 +140,25 @@ def test_lamb_learns(net):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_point_reaches_every_group(net, name):
     optimizer = build(name, net, backbone_lr_scale=0.1)
-    set_point(optimizer, Point(0.5, 0.7))
+    apply_schedule(optimizer, SchedulePoint(0.5, 0.7))
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.05, 0.5, 0.5])
     for group in optimizer.param_groups:
         assert (group["momentum"] if name == "sgd" else group["betas"][0]) == 0.7
-    set_point(optimizer, Point(0.25))
+    apply_schedule(optimizer, SchedulePoint(0.25))
     assert optimizer.param_groups[2]["lr"] == 0.25
     assert (optimizer.param_groups[2].get("momentum") or optimizer.param_groups[2]["betas"][0]) == 0.7
 
 
 def test_momentum_for_an_optimizer_without_one_is_refused(net):
     with pytest.raises(ValueError, match=r"Adagrad has no momentum to cycle; use schedule.cycle_momentum=false"):
-        set_point(torch.optim.Adagrad(net.head.parameters()), Point(0.1, 0.9))
+        apply_schedule(torch.optim.Adagrad(net.head.parameters()), SchedulePoint(0.1, 0.9))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_backbone_of_rate_zero_stands_still(net, name):
     start = [parameter.detach().clone() for parameter in net.backbone.parameters()]
     optimizer = build(name, net, backbone_lr_scale=0.0)
-    train(net, optimizer, 3, schedule=lambda step: Point(0.1))
+    train(net, optimizer, 3, schedule=lambda step: SchedulePoint(0.1))
     assert all(torch.equal(a, b) for a, b in zip(net.backbone.parameters(), start, strict=True))
 
 

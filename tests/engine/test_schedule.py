@@ -18,7 +18,7 @@ from mldec.engine.schedule import (
     CosineWithWarmup,
     OneCycle,
     OneCycleConfig,
-    Point,
+    SchedulePoint,
     TimmCosine,
     TimmCosineConfig,
 )
@@ -101,7 +101,7 @@ def test_timm_cosine_equals_that_of_timm_in_every_epoch(epochs, cooldown, warmup
     for epoch in range(epochs):
         oracle.step(epoch)  # what timm's training script has set when an epoch begins
         for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
-            assert schedule(step) == Point(pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12, abs=1e-18))
+            assert schedule(step) == SchedulePoint(pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12, abs=1e-18))
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ def test_factories():
     assert SCHEDULES["one_cycle"].build(config, total_steps=10, steps_per_epoch=5)(0).momentum == 0.95
     config = CosineConfig(name="cosine", max_lr=0.1, warmup_epochs=1.5, warmup_lr=0.0)
     built = SCHEDULES["cosine"].build(config, total_steps=100, steps_per_epoch=10)
-    assert built(0) == Point(0.0)
-    assert built(15) == Point(0.1)
+    assert built(0) == SchedulePoint(0.0)
+    assert built(15) == SchedulePoint(0.1)
 
 
 @pytest.mark.parametrize(

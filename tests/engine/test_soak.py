@@ -63,7 +63,7 @@ def test_two_thousand_steps_take_no_more_memory_than_five_hundred(small_digits: 
 
     def measured() -> None:
         finish()
-        seen[trainer.progress.step] = resident(), handles()
+        seen[trainer.state.progress.step] = resident(), handles()
 
     trainer.finish_epoch = measured  # type: ignore[method-assign]
     trainer.fit(tmp_path)

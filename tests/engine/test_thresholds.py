@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mldec.engine.thresholds import Thresholds, read_thresholds, tune_thresholds, write_thresholds, write_tuned
+from mldec.engine.thresholds import LabelThresholds, read_thresholds, tune_thresholds, write_thresholds, write_tuned
 from mldec.errors import DataError
 from mldec.labels import LabelSpace, from_cell, to_cell
 from mldec.metrics import f1_at_threshold, f1_per_class, inputs
@@ -124,7 +124,7 @@ def test_cells_are_no_formulas_and_give_their_text_back(text):
 def test_labels_that_a_file_lacks_get_the_default_and_are_named(tmp_path):
     file = tmp_path / "thresholds.csv"
     scores = np.zeros((2, 2), np.float32)
-    write_thresholds(file, Thresholds(LabelSpace(["cat", "dog"]), np.array([0.25, 0.75])), scores, scores)
+    write_thresholds(file, LabelThresholds(LabelSpace(["cat", "dog"]), np.array([0.25, 0.75])), scores, scores)
     found = read_thresholds(file, LabelSpace(["zebra", "dog"]), default=0.4)
     assert found.values.tolist() == [0.4, 0.75]
     assert found.untuned == ("zebra",)

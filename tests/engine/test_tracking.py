@@ -10,41 +10,33 @@ import sys
 import numpy as np
 import pytest
 
-from mldec.engine.exported_model import DESCRIPTION, MOST_DESCRIPTION, WEIGHTS, read_exported
+from mldec.engine.export.exported_model import DESCRIPTION, MOST_DESCRIPTION, WEIGHTS, read_exported
+from mldec.engine.metric_writer import MOST_RECORDS, MetricWriter, read_records
+from mldec.engine.run_directory import MOST_JSON, make_run_directory, read_json, read_metadata, write_text
 from mldec.engine.settings_file import MOST_BYTES, read_settings
 from mldec.engine.thresholds import read_thresholds
-from mldec.engine.tracking import (
-    MOST_JSON,
-    MOST_RECORDS,
-    Tracker,
-    make_run_folder,
-    read_json,
-    read_noted,
-    read_records,
-    write_text,
-)
 from mldec.errors import CheckpointError, ConfigError, DataError
 from mldec.report.run import read_run
 
 
 def test_two_runs_of_one_second_get_two_folders(tmp_path):
-    folders = {make_run_folder(str(tmp_path), "x") for _ in range(5)}
+    folders = {make_run_directory(str(tmp_path), "x") for _ in range(5)}
     assert len(folders) == 5
     assert all(folder.parent == tmp_path / "x" for folder in folders)
 
 
 def test_a_folder_that_holds_a_run_is_not_taken_again(tmp_path):
-    folder = make_run_folder("", "x", str(tmp_path / "mine"))
-    assert folder == make_run_folder("", "x", str(tmp_path / "mine"))  # empty still
+    folder = make_run_directory("", "x", str(tmp_path / "mine"))
+    assert folder == make_run_directory("", "x", str(tmp_path / "mine"))  # empty still
     (folder / "checkpoints").mkdir()
-    assert folder == make_run_folder("", "x", str(tmp_path / "mine"))  # killed before the first checkpoint was there
+    assert folder == make_run_directory("", "x", str(tmp_path / "mine"))  # killed before the first checkpoint was there
     (folder / "checkpoints" / "last.pt").touch()
     with pytest.raises(FileExistsError):
-        make_run_folder("", "x", str(tmp_path / "mine"))
+        make_run_directory("", "x", str(tmp_path / "mine"))
 
 
 def test_resuming_drops_the_records_behind_the_checkpoint(tmp_path):
-    tracker = Tracker(tmp_path, tensorboard=False)
+    tracker = MetricWriter(tmp_path, tensorboard=False)
     for step in (2, 4):
         tracker.record("train", step, {"loss": step})
     tracker.record("eval", 4, {"epoch": 1})
@@ -52,7 +44,7 @@ def test_resuming_drops_the_records_behind_the_checkpoint(tmp_path):
     tracker.record("eval", 8, {"epoch": 2})
     tracker.record("test", 8, {"mAP": 1})
     tracker.close()
-    Tracker(tmp_path, tensorboard=False, step=6, evaluations=1).close()
+    MetricWriter(tmp_path, tensorboard=False, step=6, evaluations=1).close()
     assert [(r["kind"], r["step"]) for r in read_records(tmp_path / "metrics.jsonl")] == [
         ("train", 2),
         ("train", 4),
@@ -62,7 +54,7 @@ def test_resuming_drops_the_records_behind_the_checkpoint(tmp_path):
 
 
 def test_what_is_not_a_number_is_null(tmp_path):
-    tracker = Tracker(tmp_path, tensorboard=False)
+    tracker = MetricWriter(tmp_path, tensorboard=False)
     tracker.record("eval", 1, {"epoch": 1, "raw": {"mAP": float("nan"), "CF1": 0.0}})
     tracker.close()
     text = (tmp_path / "metrics.jsonl").read_text()
@@ -96,7 +88,7 @@ def test_what_resuming_needs_is_on_the_disk_before_it_has_its_name(tmp_path, mon
     monkeypatch.setattr(os, "replace", lambda *paths: order.append("rename") or replace(*paths))
     write_text(tmp_path / "config.yaml", "a: 1\n")
     assert order == ["sync", "rename", *["sync"] * (os.name == "posix")]
-    tracker = Tracker(tmp_path, tensorboard=False)
+    tracker = MetricWriter(tmp_path, tensorboard=False)
     order.clear()
     tracker.record("train", 1, {"loss": 1.0})
     assert order == []
@@ -108,7 +100,7 @@ def test_what_resuming_needs_is_on_the_disk_before_it_has_its_name(tmp_path, mon
 def test_tensorboard_shows_scalars_images_and_curves(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    tracker = Tracker(tmp_path, tensorboard=True)
+    tracker = MetricWriter(tmp_path, tensorboard=True)
     tracker.record("eval", 3, {"epoch": 1, "raw": {"mAP": 50.0}, "reported": "raw"})
     tracker.image("sheet", np.zeros((8, 8, 3), np.uint8), 3)
     tracker.label_histogram("labels", np.array([3, 0, 5]))
@@ -149,7 +141,7 @@ def test_a_file_of_a_run_directory_is_read_only_if_it_is_regular_and_bounded(rea
 def test_a_note_that_cannot_be_read_is_a_warning(tmp_path, caplog):
     os.mkfifo(tmp_path / "cost.json")
     with caplog.at_level(logging.WARNING):
-        assert read_noted(tmp_path / "cost.json") == {}
+        assert read_metadata(tmp_path / "cost.json") == {}
     assert "a device, a pipe or a socket" in caplog.text
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mldec.engine import build
+from mldec.engine import config_checks, data_splits
 from mldec.engine.checkpoint import load_checkpoint, restore
 from mldec.engine.display import Display
 from mldec.engine.interrupt import Interrupted
+from mldec.engine.metric_writer import read_records
 from mldec.engine.thresholds import read_thresholds, tune_thresholds
-from mldec.engine.tracking import read_records
 from mldec.engine.trainer import Trainer
 from mldec.errors import CheckpointError, RunError
 from tests.curve import curve, make, make_trainer
@@ -31,7 +31,7 @@ def interrupt_at(runner: Trainer, step: int) -> None:
     make_step = runner.train_step
 
     def interrupted(batch):
-        if runner.progress.step + 1 == step:
+        if runner.state.progress.step + 1 == step:
             os.kill(os.getpid(), signal.SIGINT)
         return make_step(batch)
 
@@ -58,14 +58,14 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(small_digits, tm
     for stop in stops:
         runner = make_trainer(config)
         if (parts / "checkpoints").exists():
-            runner.load(parts)
+            runner.load(read_last(parts))
         interrupt_at(runner, stop)
         with pytest.raises(Interrupted):
             runner.fit(parts)
         assert load_checkpoint(parts / "checkpoints" / "last.pt")["step"] == stop
     runner = make_trainer(config)
-    runner.load(parts)
-    assert runner.progress.step == stops[-1]
+    runner.load(read_last(parts))
+    assert runner.state.progress.step == stops[-1]
     runner.fit(parts)
 
     assert_same_run(parts, whole)
@@ -114,7 +114,7 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch(small_digits):
             runner = make_trainer(config)
             runner.network.train()
             runner.train_step(next(iter(runner.batches.batches(0))))
-            weights.append(torch.cat([p.detach().flatten() for p in runner.classifier.parameters()]))
+            weights.append(torch.cat([p.detach().flatten() for p in runner.state.model.parameters()]))
         torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
 
 
@@ -150,7 +150,7 @@ def test_images_of_one_label_are_compared_by_top_1(small_digits, tmp_path, loss)
     words = ["dataset.max_digits=1", f"loss={loss}", "loss.label_smoothing=0.1", "augment.mixup=0.2"]
     words.append("augment.cutmix=1.0")
     config = make([*small_digits, *words])
-    build.check_config(config)
+    config_checks.check_config(config)
     record = make_trainer(config).fit(tmp_path)
     assert 0 <= record["top1"] <= record["top5"] <= 100
     assert "CF1" not in record
@@ -212,9 +212,9 @@ def test_thresholds_are_tuned_on_val_for_the_weights_that_are_best(small_digits,
     trainer._evaluate = falling
     trainer.fit(tmp_path)
     best = restore(tmp_path)
-    scores = kept[trainer.progress.best_epoch - 1][best.weights]
+    scores = kept[trainer.state.progress.best_epoch - 1][best.weights]
     expected = tune_thresholds(scores.scores, scores.targets, trainer.config.protocol.threshold)
-    assert trainer.progress.best_epoch == (1 if words else 3)
+    assert trainer.state.progress.best_epoch == (1 if words else 3)
     assert read_thresholds(tmp_path / "thresholds.csv", best.labels).values.tolist() == expected.tolist()
 
 
@@ -240,8 +240,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(small_
     make_step = runner.train_step
 
     def poisoned(batch):
-        if runner.progress.step == 3:
-            next(iter(runner.classifier.parameters())).data.fill_(math.nan)
+        if runner.state.progress.step == 3:
+            next(iter(runner.state.model.parameters())).data.fill_(math.nan)
         return make_step(batch)
 
     runner.train_step = poisoned  # type: ignore[method-assign]
@@ -256,10 +256,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(small_
 def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(small_digits, tmp_path, bad):
     """Its loss was fine, and no other step shows the damage before the weights would be saved."""
     runner = make_trainer(make([*small_digits, "runtime.checkpoint_every=1"]))
-    weight = next(iter(runner.classifier.parameters()))
+    weight = next(iter(runner.state.model.parameters()))
 
     def poison(gradient):
-        return torch.full_like(gradient, bad) if runner.progress.step == 1 else gradient
+        return torch.full_like(gradient, bad) if runner.state.progress.step == 1 else gradient
 
     weight.register_hook(poison)
     with pytest.raises(RunError, match=r"tensors of the network are not finite after step 2 .*\.weight"):
@@ -271,7 +271,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(small_digits, 
 
 def test_a_run_in_which_nothing_moved_says_so(small_digits, tmp_path, capsys):
     config = make(small_digits)
-    runner = Trainer(config, build.build_splits(config), Display())
+    runner = Trainer(config, data_splits.build_splits(config), Display())
     runner._apply_gradients = lambda: False  # type: ignore[method-assign]
     runner.fit(tmp_path)
     assert "no step has changed the weights: raw and EMA" in capsys.readouterr().out
@@ -291,15 +291,15 @@ def test_running_out_of_memory_says_what_to_lower(small_digits, tmp_path):
 def test_a_skipped_step_moves_neither_the_schedule_nor_the_average(small_digits, tmp_path):
     runner = make_trainer(make(small_digits))
     runner._apply_gradients = lambda: False  # type: ignore[method-assign]
-    before = [p.clone() for p in runner.ema.module.parameters()]
+    before = [p.clone() for p in runner.state.ema.module.parameters()]
     batch = next(iter(runner.batches.batches(0)))
     runner.train_step(batch)
-    runner.progress.step += 1
+    runner.state.progress.step += 1
     runner.train_step(batch)
-    assert runner.optimizer.param_groups[0]["lr"] == runner.schedule(0).lr != runner.schedule(1).lr
-    assert runner.progress.updates == 0
-    assert runner.ema.updates == 0
-    assert all(torch.equal(a, b) for a, b in zip(before, runner.ema.module.parameters(), strict=True))
+    assert runner.state.optimizer.param_groups[0]["lr"] == runner.schedule(0).lr != runner.schedule(1).lr
+    assert runner.state.progress.updates == 0
+    assert runner.state.ema.updates == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, runner.state.ema.module.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "lamb"])
@@ -307,28 +307,28 @@ def test_the_loss_scaler_skips_what_overflows_and_goes_on_after(small_digits, tm
     """fp16 needs CUDA, but its scaler can be driven to overflow anywhere."""
     words = [f"optimizer={optimizer}", "schedule.max_lr=1e-3", "optimizer.clip_norm=10"]
     runner = make_trainer(make([*small_digits, *words]))
-    runner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=1000)
+    runner.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=1000)
     runner.fit(tmp_path)
     records = [record for record in read_records(tmp_path / "metrics.jsonl") if record["kind"] == "train"]
-    assert runner.progress.step == 6
-    assert runner.progress.updates == runner.ema.updates < 6
-    assert records[-1]["skipped"] == 6 - runner.progress.updates
+    assert runner.state.progress.step == 6
+    assert runner.state.progress.updates == runner.state.ema.updates < 6
+    assert records[-1]["skipped"] == 6 - runner.state.progress.updates
     assert records[-1]["scale"] == 2.0 ** (126 - records[-1]["skipped"])
-    runner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
-    before = [p.clone() for p in runner.classifier.parameters()]
+    runner.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    before = [p.clone() for p in runner.state.model.parameters()]
     runner.train_step(runner.batches.first())
-    assert any(not torch.equal(a, b) for a, b in zip(before, runner.classifier.parameters(), strict=True))
-    assert all(p.isfinite().all() for p in runner.classifier.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(before, runner.state.model.parameters(), strict=True))
+    assert all(p.isfinite().all() for p in runner.state.model.parameters())
 
 
 def test_init_from_takes_the_reported_weights_and_says_what_it_loaded(small_digits, tmp_path, capsys):
     first = make(small_digits)
     make_trainer(first).fit(tmp_path / "first")
     second = make([*small_digits, f"init_from={tmp_path / 'first'}", "head.num_groups=20"])
-    runner = Trainer(second, build.build_splits(second), Display())
+    runner = Trainer(second, data_splits.build_splits(second), Display())
     source = restore(tmp_path / "first").classifier
     for name, value in source.backbone.state_dict().items():
-        assert torch.equal(value, runner.classifier.backbone.state_dict()[name]), name
+        assert torch.equal(value, runner.state.model.backbone.state_dict()[name]), name
     said = capsys.readouterr().out
     assert "tensors loaded" in said
     assert "mismatched" in said
@@ -338,7 +338,7 @@ def test_a_run_of_other_labels_is_not_resumed(small_digits, tmp_path):
     make_trainer(make(small_digits)).fit(tmp_path)
     runner = make_trainer(make([*small_digits, "dataset.colours=7"]))
     with pytest.raises(CheckpointError, match="other labels"):
-        runner.load(tmp_path)
+        runner.load(read_last(tmp_path))
 
 
 def test_a_run_whose_every_step_is_skipped_ends_in_words(small_digits, tmp_path, monkeypatch):
@@ -346,7 +346,7 @@ def test_a_run_whose_every_step_is_skipped_ends_in_words(small_digits, tmp_path,
     monkeypatch.setattr(trainer, "_apply_gradients", lambda: False)
     with pytest.raises(RunError, match=r"50 steps in a row changed no weight: .* Use runtime\.precision=bf16"):
         trainer.fit(tmp_path)
-    assert trainer.progress.updates == 0
+    assert trainer.state.progress.updates == 0
 
 
 def test_every_step_has_chances_of_its_own(small_digits):
@@ -356,7 +356,7 @@ def test_every_step_has_chances_of_its_own(small_digits):
     batch = trainer.batches.first()
     found = []
     for step in (0, 1, 2, 1):
-        trainer.progress.step = step
+        trainer.state.progress.step = step
         found.append(float(trainer.train_step(batch)))
     assert found[1] == found[3]
     assert len(set(found)) == 3

@@ -17,10 +17,12 @@ from mldec.commands import compose
 from mldec.commands.evaluate import measured_config
 from mldec.commands.main import run as command
 from mldec.config import to_mapping
-from mldec.engine import exported_model, settings_file
+from mldec.engine import settings_file
 from mldec.engine.checkpoint import load_checkpoint, restore, save_checkpoint
 from mldec.engine.consent import confine
-from mldec.engine.tracking import read_noted, read_records, scan_records
+from mldec.engine.export import exported_model
+from mldec.engine.metric_writer import read_records, scan_records
+from mldec.engine.run_directory import read_metadata
 from mldec.errors import CheckpointError, ConfigError, DataError, MldecError, brief
 from tests.curve import make, small_experiment
 from tests.engine.test_export import SMALL, untrained
@@ -347,7 +349,7 @@ def test_files_that_only_note_something_stop_nothing(run, content, capsys, caplo
     assert "metrics.jsonl is damaged: 3 lines are left out (line 1, 2, 3)" in caplog.text
     if not content.startswith(b'{"'):
         assert "cost.json is damaged" in caplog.text
-    assert read_noted(run / "cost.json")["seconds"] > 0
+    assert read_metadata(run / "cost.json")["seconds"] > 0
     records, damaged = scan_records(run / "metrics.jsonl")
     assert not damaged
     assert [record["kind"] for record in records if record["kind"] != "train"] == ["eval", "eval", "test"]

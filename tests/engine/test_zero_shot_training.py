@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from mldec.engine import build
+from mldec.engine import build, config_checks, data_splits
 from mldec.engine.checkpoint import load_checkpoint, restore, save_checkpoint
 from mldec.engine.evaluator import compute_metrics, compute_scores, describe, headline
 from mldec.engine.interrupt import Interrupted
+from mldec.engine.metric_writer import read_records
 from mldec.engine.mixing import answer_random_queries
 from mldec.engine.predictor import load
-from mldec.engine.tracking import read_records
 from mldec.errors import CheckpointError, ConfigError, DataError
 from mldec.labels import LabelSpace
 from mldec.models.label_embeddings import LabelEmbeddingsConfig
@@ -45,20 +45,20 @@ def run(zero_shot, tmp_path):
 
 
 def test_training_knows_the_seen_labels_alone(zero_shot):
-    splits = build.build_splits(make(zero_shot))
+    splits = data_splits.build_splits(make(zero_shot))
     assert (len(splits.train.labels), len(splits.val.labels), len(splits.test.labels)) == (64, 80, 80)
     assert splits.train.labels == splits.labels.trained()
     assert (splits.train.targets(range(96)) >= 0).all()
     assert (splits.val.targets(range(24))[:, ~np.array(splits.labels.seen)] == -1).all()
     trainer = make_trainer(make(zero_shot))
     assert next(iter(trainer.batches.batches(0))).targets.shape[1] == 64
-    assert trainer.classifier.vocabulary.names == splits.train.labels.names
-    assert set(trainer.classifier.vocabulary.known.names) == set(splits.labels.names)
+    assert trainer.state.model.vocabulary.names == splits.train.labels.names
+    assert set(trainer.state.model.vocabulary.known.names) == set(splits.labels.names)
 
 
 def test_a_head_without_words_is_trained_and_evaluated_on_what_is_seen(small_digits, caplog):
     caplog.set_level("INFO")
-    splits = build.build_splits(make([*small_digits, "dataset.zero_shot=report"]))
+    splits = data_splits.build_splits(make([*small_digits, "dataset.zero_shot=report"]))
     assert [len(index.labels) for index in splits] == [64, 64, 64]
     assert not splits.labels.has_unseen
     assert "no label embeddings: only the labels that are seen" in caplog.text
@@ -81,8 +81,8 @@ def test_the_epoch_is_chosen_by_the_seen_labels_unless_the_protocol_says_otherwi
 
 def test_evaluation_asks_for_all_labels_and_training_goes_on_with_its_own(run):
     folder, trainer = run
-    assert trainer.classifier.vocabulary.names == trainer.splits.train.labels.names
-    assert trainer.ema.module.words.names == trainer.splits.train.labels.names
+    assert trainer.state.model.vocabulary.names == trainer.splits.train.labels.names
+    assert trainer.state.ema.module.words.names == trainer.splits.train.labels.names
     lines = (folder / "per_class_ap.csv").read_text().splitlines()
     assert len(lines) == 81
 
@@ -96,12 +96,12 @@ def test_a_checkpoint_has_the_words_and_needs_no_file_of_them(zero_shot, tmp_pat
     restored = restore(tmp_path / "run", weights="raw", which="last")
     assert restored.labels == trainer.splits.labels
     words = restored.classifier.vocabulary
-    assert words.known.equals(trainer.classifier.vocabulary.known)
+    assert words.known.equals(trainer.state.model.vocabulary.known)
     assert words.known.source == str(tmp_path / "words.npy")
     images = torch.rand(2, 3, 64, 64)
     everything = trainer.splits.labels.names
-    with trainer.classifier.querying(everything), restored.classifier.querying(everything):
-        assert torch.equal(restored.classifier(images), trainer.classifier.eval()(images))
+    with trainer.state.model.querying(everything), restored.classifier.querying(everything):
+        assert torch.equal(restored.classifier(images), trainer.state.model.eval()(images))
     content = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
     assert content["label_embeddings"]["names"][:64] == list(trainer.splits.train.labels.names)
     assert content["seen"] == list(trainer.splits.labels.seen)
@@ -117,7 +117,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(zero_shot, tmp_p
     with pytest.raises(Interrupted):
         runner.fit(parts)
     runner = make_trainer(config)
-    runner.load(parts)
+    runner.load(read_last(parts))
     runner.fit(parts)
     assert timeless(parts) == timeless(whole)
     ours, theirs = (load_checkpoint(folder / "checkpoints" / "last.pt") for folder in (parts, whole))
@@ -130,7 +130,7 @@ def test_resuming_with_other_words_is_refused(run, zero_shot):
     with pytest.raises(
         CheckpointError, match=r"trained with other label embeddings than random:12 holds now.*init_from="
     ):
-        trainer.load(folder)
+        trainer.load(read_last(folder))
 
 
 def test_random_queries_are_answered_with_present():
@@ -151,7 +151,7 @@ def test_every_augmentation_and_combination_learns_the_first_batch(zero_shot):
         losses = []
         for _ in range(12):
             losses.append(float(trainer.train_step(batch)))
-            trainer.progress.step += 1
+            trainer.state.progress.step += 1
         assert losses[-1] < 0.8 * losses[0], row
 
 
@@ -174,7 +174,7 @@ def test_words_of_the_run_that_is_started_from_do_not_come_along(run, zero_shot)
 
 
 def test_a_part_without_a_start_is_a_warning(zero_shot):
-    assert any("init_part=backbone" in line for line in build.find_unused(make([*zero_shot, "init_part=backbone"])))
+    assert any("init_part=backbone" in line for line in config_checks.find_unused(make([*zero_shot, "init_part=backbone"])))
 
 
 def test_scores_of_labels_do_not_depend_on_which_are_asked_for(run):
@@ -306,15 +306,15 @@ def test_vectors_are_looked_up_for_trained_labels_first(zero_shot):
 
 
 def test_what_has_no_effect_or_no_meaning_is_said(zero_shot, small_digits):
-    plain = build.find_unused(make([*small_digits, "head.normalize=unit"]))
+    plain = config_checks.find_unused(make([*small_digits, "head.normalize=unit"]))
     assert any(line.startswith("head.normalize=unit") for line in plain)
-    seeded = build.find_unused(make([*zero_shot, "head.label_embeddings.source=x.txt", "head.label_embeddings.seed=3"]))
+    seeded = config_checks.find_unused(make([*zero_shot, "head.label_embeddings.source=x.txt", "head.label_embeddings.seed=3"]))
     assert any(line.startswith("head.label_embeddings.seed") for line in seeded)
-    aliased = build.find_unused(make([*zero_shot, "head.label_embeddings.aliases=x.tsv"]))
+    aliased = config_checks.find_unused(make([*zero_shot, "head.label_embeddings.aliases=x.tsv"]))
     assert any(line.startswith("head.label_embeddings.aliases=x.tsv: without effect") for line in aliased)
     assert not any(
-        "words.seed" in line for line in build.find_unused(make([*zero_shot, "head.label_embeddings.seed=3"]))
+        "words.seed" in line for line in config_checks.find_unused(make([*zero_shot, "head.label_embeddings.seed=3"]))
     )
     words = [*zero_shot, "loss=ce", "dataset.max_digits=1", "head.random_queries=3"]
     with pytest.raises(ConfigError, match=r"head.random_queries=3: their answer is one more present label"):
-        build.check_config(make(words))
+        config_checks.check_config(make(words))

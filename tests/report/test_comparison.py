@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mldec.commands.main import run
-from mldec.engine.tracking import read_records
+from mldec.engine.metric_writer import read_records
 from tests.report.conftest import LABELS, NAME, SCRIPT, Page
 
 

@@ -101,7 +101,7 @@ def test_tests_come_first_measurements_get_the_rest_and_each_leaves_its_record(t
         return 0
 
     monkeypatch.setattr(gpu_check, "call", call)
-    monkeypatch.setattr("mldec.engine.tracking._git_commit", lambda: None)
+    monkeypatch.setattr("mldec.engine.environment._git_commit", lambda: None)
     options = gpu_check.parse([f"records={tmp_path}", "device=cpu", "commit=0123abc", "loop"])
     assert gpu_check.check(options, {}, tmp_path, time.monotonic() + 480) == 1
     (tests, for_tests), (measure, _) = called  # and no page, which is that of the records in docs
