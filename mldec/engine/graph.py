@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mldec.data.image import Normalization
 from mldec.errors import ConfigError, RunError
 from mldec.models.classifier import Classifier
-from mldec.models.heads import MLDecoder
+from mldec.models.heads import ZeroShotMLDecoder
 
 INPUTS, OUTPUTS = ("images", "label_vectors"), ("scores", "logits")
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -48,16 +48,14 @@ class Scorer(nn.Module):
         if label_vectors is None:
             logits = self.classifier(images)
         else:
-            head = cast(MLDecoder, self.classifier.head)
-            vocabulary = head.vocabulary
-            assert vocabulary is not None, "vectors of labels are for heads that ask by them"
-            logits = head(self.classifier.backbone(images), vocabulary.alone(label_vectors))
+            head = cast(ZeroShotMLDecoder, self.classifier.head)
+            logits = head(self.classifier.backbone(images), head.vocabulary.one_group_each(label_vectors))
         return logits.softmax(-1) if self.softmax else logits.sigmoid(), logits
 
 
 def takes_vectors(classifier: Classifier) -> bool:
     """Whether the network can be asked for labels of which the vectors are all that is known."""
-    return isinstance(classifier.head, MLDecoder) and classifier.head.queries_by_embedding_alone
+    return isinstance(classifier.head, ZeroShotMLDecoder) and classifier.head.labels_are_independent
 
 
 def check_onnx() -> None:

@@ -152,7 +152,7 @@ class LabelVocabulary(nn.Module):
             pool = pool * (torch.rand_like(pool) >= self.augment.cutout)
         return self._grouped(pool, "with_random")
 
-    def alone(self, vectors: Tensor) -> GroupedLabels:
+    def one_group_each(self, vectors: Tensor) -> GroupedLabels:
         """Labels of which the vectors (n, width) are all that is known, each in a group of its own, in that order."""
         count = torch.arange(vectors.shape[0], device=vectors.device)  # not len, which a graph takes for a constant
         first = torch.zeros_like(count)

@@ -21,7 +21,7 @@ from mldec.labels import LabelSpace
 from mldec.models.backbone import Backbone
 from mldec.models.bounded import build_within
 from mldec.models.classifier import Classifier
-from mldec.models.heads import GlobalAveragePool, MLDecoder
+from mldec.models.heads import GlobalAveragePool, MLDecoder, ZeroShotMLDecoder
 from mldec.models.hub import TRESNETS
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.published_layouts import FoundBackbone, HeadLayout, find_backbone, find_head, head_settings
@@ -191,11 +191,13 @@ def _build(published: Published, image_size: int, label_embeddings: LabelEmbeddi
     settings = {name: value for name, value in published.head.items() if name not in ("name", "label_embeddings")}
     head: nn.Module
     if published.num_classes is None and label_embeddings is not None:
-        head = MLDecoder(body.num_features, len(label_embeddings.names), label_embeddings=label_embeddings, **settings)
+        classes = len(label_embeddings.names)
+        head = ZeroShotMLDecoder(body.num_features, classes, label_embeddings=label_embeddings, **settings)
     elif published.head["name"] == "gap":
         head = GlobalAveragePool(body.num_features, published.num_classes or 1)
     else:
-        head = MLDecoder(body.num_features, published.num_classes or 1, **settings)
+        plain = {name: value for name, value in settings.items() if name != "fc"}
+        head = MLDecoder(body.num_features, published.num_classes or 1, **plain)
     return Classifier(body, head)
 
 

@@ -12,7 +12,7 @@ from timm.models.tresnet import TResNet
 from mldec.errors import CheckpointError, ConfigError, DataError
 from mldec.models import published as room
 from mldec.models.classifier import Classifier
-from mldec.models.heads import GlobalAveragePool, MLDecoder
+from mldec.models.heads import GlobalAveragePool, MLDecoder, ZeroShotMLDecoder
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.published import load_published, read_published
 from mldec.models.published_layouts import find_head, head_settings
@@ -28,7 +28,9 @@ def head_of(kind, features, num_classes=5):
         return GlobalAveragePool(features, num_classes)
     if kind == "embeddings":
         vectors = LabelEmbeddings(tuple("abcde"), torch.randn(5, 12), "some embeddings")
-        return MLDecoder(features, 5, queries="label_embeddings", fc="shared", embeddings=vectors, **SMALL)
+        return ZeroShotMLDecoder(
+            features, 5, queries="label_embeddings", fc="shared", label_embeddings=vectors, **SMALL
+        )
     # Full decoding; groups; groups of which the last places and queries are unused (paper §1.3).
     outputs, groups = {"full": (num_classes, None), "groups": (num_classes, 3), "unused": (10, 7)}[kind]
     return MLDecoder(features, outputs, groups, **SMALL)
@@ -251,7 +253,7 @@ def test_the_golden_values_of_the_published_head(case):
     embeddings = LabelEmbeddings(tuple("abcd"), torch.sin(0.23 * torch.arange(1200.0, **double)).view(4, 300), "golden")
     shapes = MLDecoder(8, num_classes, num_groups, dim=16).state_dict()
     if case == "embeddings":
-        shapes = MLDecoder(
+        shapes = ZeroShotMLDecoder(
             8, 4, dim=16, queries="label_embeddings", fc="shared", label_embeddings=embeddings
         ).state_dict()
     state = authors_head(shapes)
@@ -264,11 +266,13 @@ def test_the_golden_values_of_the_published_head(case):
     layout = find_head(file, "golden")
     settings, outputs, width = head_settings(layout, file, "golden")
     assert (outputs, width) == ((None, 300) if case == "embeddings" else (num_classes, None))
-    options = {name: value for name, value in settings.items() if name not in ("name", "embeddings")}
-    with_embeddings = {"label_embeddings": embeddings} if case == "embeddings" else {}
-    head = MLDecoder(8, outputs or 4, **options, **with_embeddings).double().eval()
+    options = {name: value for name, value in settings.items() if name not in ("name", "label_embeddings")}
     if case == "embeddings":
-        head.label_embeddings.trained, head.label_embeddings.asked = embeddings.vectors, embeddings.vectors
+        head = ZeroShotMLDecoder(8, 4, **options, label_embeddings=embeddings).double().eval()
+        head.vocabulary.trained, head.vocabulary.query = embeddings.vectors, embeddings.vectors
+    else:
+        del options["fc"]
+        head = MLDecoder(8, outputs, **options).double().eval()
     head.load_state_dict({name: file[layout.file_name(name)] for name in head.state_dict()})
     torch.testing.assert_close(head(tokens), torch.tensor(rows, **double), rtol=0, atol=1e-8)
 
@@ -427,14 +431,14 @@ def test_tables_of_labels_that_are_none(small, table, message):
 def test_zero_shot_heads_want_words_of_their_width(built):
     original = classifier_of(built, "resnet18", "embeddings")
     state = authors_file(original, head="fc.")
-    with pytest.raises(CheckpointError, match="12 numbers a label"):
+    with pytest.raises(CheckpointError, match="12 numbers per label"):
         load_published(state, image_size=64)
     other = LabelEmbeddings(("x",), torch.ones(1, 13), "other embeddings")
-    head = MLDecoder(512, 1, queries="label_embeddings", fc="shared", embeddings=other, **SMALL)
+    head = ZeroShotMLDecoder(512, 1, queries="label_embeddings", fc="shared", label_embeddings=other, **SMALL)
     with pytest.raises(CheckpointError, match="width 12, those of other embeddings have width 13"):
         read_published(state).load_into(Classifier(original.backbone, head))
-    asked = LabelEmbeddings(("x", "y"), torch.randn(2, 12), "embeddings")
-    loaded = load_published(state, image_size=64, embeddings=asked)
+    queried = LabelEmbeddings(("x", "y"), torch.randn(2, 12), "embeddings")
+    loaded = load_published(state, image_size=64, label_embeddings=queried)
     assert logits(loaded).shape == (2, 2)
     with pytest.raises(DataError, match="no label embedding"):
         loaded.set_labels(["z"])

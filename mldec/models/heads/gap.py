@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mldec.config import ComponentConfig, Share
+from mldec.config import ComponentConfig, Share, arguments_of
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
-from mldec.models.heads.layers import full_precision
+from mldec.models.heads.kernels import full_precision
 from mldec.models.heads.maps import Weighting
 from mldec.models.tokens import Tokens, token_values
 from mldec.registry import HEADS
@@ -51,4 +51,4 @@ class GapConfig(ComponentConfig):
 
 @HEADS.register("gap", GapConfig)
 def build_gap(config: GapConfig, *, in_features: int, labels: LabelSpace) -> GlobalAveragePool:
-    return GlobalAveragePool(in_features, len(labels), dropout=config.dropout)
+    return GlobalAveragePool(in_features, len(labels), **arguments_of(config))

@@ -6,15 +6,12 @@ published ones) load without conversion of tensors.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mldec.errors import ConfigError
-from mldec.models.heads.dropout import Dropout, dropout
-from mldec.models.label_vocabulary import GroupedLabels
+from mldec.models.heads.kernels import Dropout, attention, attention_weights, full_precision
 
 
 class MultiHeadAttention(nn.Module):
@@ -39,22 +36,13 @@ class MultiHeadAttention(nn.Module):
         query, key, value = self._project(query_BQD, key_BTD, value_BTD)
         query = query.expand(key.shape[0], -1, -1, -1)
         given = query.dtype
-        p = self.dropout if self.training else 0.0
-        if query.device.type == "cpu":
-            # In bfloat16 torch's fused kernel is 10 to 20 times slower than in float32 on processors without AMX.
-            dtype = torch.promote_types(query.dtype, torch.float32)
-            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-        with full_precision(query) if query.device.type == "cpu" else nullcontext():
-            if query.device.type == "cpu" and p > 0:  # which the fused kernel does not know there
-                heads = dropout(_softmax(query, key), p, training=True) @ value
-            else:
-                heads = F.scaled_dot_product_attention(query, key, value, dropout_p=p)
+        heads = attention(query, key, value, self.dropout if self.training else 0.0)
         return self.out_proj(heads.transpose(1, 2).flatten(2).to(given))
 
     def weights(self, query_BQD: Tensor, key_BTD: Tensor) -> Tensor:
         """The softmax of eq. 1 by head: (B, num_heads, Q, T), each row a distribution over the T tokens."""
         query, key, _ = self._project(query_BQD, key_BTD, key_BTD)
-        return _softmax(query, key)
+        return attention_weights(query, key)
 
     def values(self, value_BTD: Tensor) -> Tensor:
         """What each head takes up of a token that has all its attention: (B, num_heads, T, D / num_heads)."""
@@ -72,10 +60,6 @@ class MultiHeadAttention(nn.Module):
         if len(projected) == 2:
             projected[1:] = projected[1].chunk(2, dim=2)
         return [x.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x in projected]
-
-
-def _softmax(query: Tensor, key: Tensor) -> Tensor:
-    return torch.softmax(query @ key.transpose(2, 3) / query.shape[-1] ** 0.5, dim=-1)
 
 
 class DecoderLayer(nn.Module):
@@ -158,27 +142,21 @@ class GroupFullyConnected(nn.Module):
             places = random_places(num_classes, grouping_seed).to(self.weight.device)
         self.register_buffer("places", places)
 
-    def forward(self, embeddings_BKD: Tensor, labels: GroupedLabels | None = None) -> Tensor:
-        """Logits (B, N) in class order, or (B, n) of the labels of `labels`.
-
-        Labels that were not trained borrow the weights and biases of trained ones in turn; what these say of them is
-        chance (paper Table 8).
-        """
-        weight = self.weight if labels is None else self.weight[labels.groups]
-        with full_precision(embeddings_BKD):
-            table_KBg = torch.bmm(embeddings_BKD.transpose(0, 1).to(self.weight.dtype), weight)
-        table_BKg = table_KBg.transpose(0, 1).flatten(1)
-        if labels is not None:
-            return table_BKg.index_select(1, labels.places) + self.bias[labels.biases]
-        row_BN = table_BKg[:, : self.num_classes]
+    def forward(self, embeddings_BKD: Tensor) -> Tensor:
+        """Logits (B, N) in the order of the classes."""
+        row_BN = self.table(embeddings_BKD, self.weight)[:, : self.num_classes]
         if self.places is not None:
             row_BN = row_BN.index_select(1, self.places)
         return row_BN + self.bias
 
-    def label_weights(self, labels: GroupedLabels | None = None) -> Tensor:
-        """(n, D): what the embedding of its query is multiplied with to give the logit of each label, less the bias."""
-        if labels is not None:
-            return self.weight[labels.groups].transpose(1, 2).flatten(0, 1)[labels.places]
+    def table(self, embeddings_BKD: Tensor, weight_KDg: Tensor) -> Tensor:
+        """(B, K * g): the products of each embedding with the g weight vectors of its group, without bias."""
+        with full_precision(embeddings_BKD):
+            table_KBg = torch.bmm(embeddings_BKD.transpose(0, 1).to(self.weight.dtype), weight_KDg)
+        return table_KBg.transpose(0, 1).flatten(1)
+
+    def label_weights(self) -> Tensor:
+        """(N, D): the vector whose product with the embedding of its query is the logit of each class, less its bias."""
         table_KgD = self.weight.transpose(1, 2).flatten(0, 1)
         return table_KgD[: self.num_classes] if self.places is None else table_KgD[self.places]
 
@@ -188,66 +166,10 @@ def random_places(num_classes: int, seed: int) -> Tensor:
     return torch.randperm(num_classes, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
 
 
-class SharedFullyConnected(nn.Module):
-    """One matrix (D, g) and bias (g,) for all groups: new labels need no new weights (paper §2.3.3; §1.1 for g = 1)."""
-
-    def __init__(self, dim: int, group_size: int = 1) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(dim, group_size))
-        self.bias = nn.Parameter(torch.zeros(group_size))
-        nn.init.xavier_normal_(self.weight)
-
-    def forward(self, embeddings_BKD: Tensor, labels: GroupedLabels) -> Tensor:
-        """Logits (B, n) of the labels of `labels`."""
-        with full_precision(embeddings_BKD):
-            table_BKg = embeddings_BKD.to(self.weight.dtype) @ self.weight + self.bias
-        return table_BKg.flatten(1).index_select(1, labels.places)
-
-    def label_weights(self, labels: GroupedLabels) -> Tensor:
-        """(n, D): as of `GroupFullyConnected`."""
-        return self.weight.T[labels.places % self.weight.shape[1]]
-
-
-class LabelEmbeddingFullyConnected(nn.Module):
-    """Output weights that are label embeddings times one learned matrix (paper eq. 11): W_k = N_k W_b, one bias for all.
-
-    Args:
-        width: of the label embeddings.
-        dim: D.
-        length: root mean square length of the label embeddings, by which the start of W_b is scaled: logits begin with a
-            variance of about 1 for vectors of any length.
-    """
-
-    def __init__(self, width: int, dim: int, length: float = 1.0) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(dim, width) / (length * dim**0.5))
-        self.bias = nn.Parameter(torch.zeros(1))
-
-    def forward(self, embeddings_BKD: Tensor, labels: GroupedLabels) -> Tensor:
-        """Logits (B, n) of the labels of `labels`."""
-        with full_precision(embeddings_BKD):
-            projected_BKW = embeddings_BKD.to(self.weight.dtype) @ self.weight
-            table_BKg = torch.einsum("bkw,kgw->bkg", projected_BKW, labels.vectors.to(self.weight.dtype))
-        return table_BKg.flatten(1).index_select(1, labels.places) + self.bias
-
-    def label_weights(self, labels: GroupedLabels) -> Tensor:
-        """(n, D): as of `GroupFullyConnected`."""
-        return labels.vectors.flatten(0, 1)[labels.places].to(self.weight.dtype) @ self.weight.T
-
-
 def relu_of(linear: nn.Linear, x: Tensor) -> Tensor:
     """relu(linear(x)) of (..., D), in the memory of the product: rows without batch dimensions, since autograd copies
     what is changed through a view."""
     return F.relu(linear(x.flatten(0, -2)), inplace=True).unflatten(0, x.shape[:-1])
-
-
-def full_precision(like: Tensor) -> AbstractContextManager[object]:
-    """A context without autocast, for the product that makes logits.
-
-    bfloat16 leaves 256 steps to a power of two, and scores that tie cannot be ranked."""
-    if like.device.type == "meta":  # has shapes alone, and no autocast in older torch
-        return nullcontext()
-    return torch.autocast(like.device.type, enabled=False)
 
 
 def share_queries(queries_QD: Tensor, batch_size: int, per_image: bool) -> Tensor:

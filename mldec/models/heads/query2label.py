@@ -15,10 +15,10 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from mldec.config import ComponentConfig, Count, Natural, Share
+from mldec.config import ComponentConfig, Count, Natural, Share, arguments_of
 from mldec.errors import CheckpointError
 from mldec.labels import LabelSpace
-from mldec.models.heads.dropout import Dropout
+from mldec.models.heads.kernels import Dropout
 from mldec.models.heads.layers import (
     EncoderLayer,
     GroupFullyConnected,
@@ -241,15 +241,4 @@ class Query2LabelConfig(ComponentConfig):
 @HEADS.register("query2label", Query2LabelConfig)
 def build_query2label(config: Query2LabelConfig, *, in_features: int, labels: LabelSpace) -> Query2Label:
     check_width(config.dim, in_features, projected=config.input_projection)
-    return Query2Label(
-        in_features,
-        len(labels),
-        dim=config.dim,
-        num_heads=config.num_heads,
-        ffn_dim=config.ffn_dim,
-        dropout=config.dropout,
-        encoder_layers=config.encoder_layers,
-        decoder_layers=config.decoder_layers,
-        self_attention=config.self_attention,
-        input_projection=config.input_projection,
-    )
+    return Query2Label(in_features, len(labels), **arguments_of(config))

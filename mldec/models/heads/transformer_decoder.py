@@ -8,7 +8,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from mldec.config import ComponentConfig, Count, Natural, Share
+from mldec.config import ComponentConfig, Count, Natural, Share, arguments_of
 from mldec.labels import LabelSpace
 from mldec.models.heads.layers import DecoderLayer, EncoderLayer, GroupFullyConnected, check_width, share_queries
 from mldec.models.heads.maps import Weighting, layer_maps
@@ -138,17 +138,4 @@ def build_transformer_decoder(
     config: TransformerDecoderConfig, *, in_features: int, labels: LabelSpace
 ) -> TransformerDecoderHead:
     check_width(config.dim, in_features, projected=config.input_projection)
-    return TransformerDecoderHead(
-        in_features,
-        len(labels),
-        dim=config.dim,
-        num_heads=config.num_heads,
-        ffn_dim=config.ffn_dim,
-        dropout=config.dropout,
-        queries=config.queries,
-        encoder_layers=config.encoder_layers,
-        decoder_layers=config.decoder_layers,
-        position=config.position,
-        input_projection=config.input_projection,
-        final_norm=config.final_norm,
-    )
+    return TransformerDecoderHead(in_features, len(labels), **arguments_of(config))
