@@ -145,7 +145,8 @@ def read_aliases(path: Path) -> dict[str, str]:
         label, _, text = (part.strip() for part in line.partition("\t"))
         if not label or not text or label in aliases:
             raise DataError(
-                f"head.label_embeddings.aliases={path} line {number}: expected label<tab>text, each label once: {line!r}"
+                f"head.label_embeddings.aliases={path} line {number}: expected label<tab>text, each label once; "
+                f"found {line!r}"
             )
         aliases[label] = text
     return aliases
@@ -162,8 +163,8 @@ class NamedArray:
             raise DataError(f"{path}: an array of shape {array.shape} for {len(names)} names")
         if repeated := [name for name, count in Counter(names).items() if count > 1]:
             raise DataError(
-                f"{path}: names must differ; head.label_embeddings.names lists more than once: {', '.join(repeated[:5])}. "
-                "Give each row its own name"
+                f"{path}: names must differ; head.label_embeddings.names lists more than once: "
+                f"{', '.join(repeated[:5])}. Give each row its own name"
             )
         self._rows, self._names = array, names
 

@@ -278,7 +278,7 @@ def word_forms(word: str) -> list[str]:
 
 
 def split(text: str) -> list[str]:
-    """The words of a label, split at all but letters, digits and apostrophes: "traffic_light", "traffic light (red)"."""
+    """The words of a label, split at all but letters, digits and apostrophes: "traffic_light" has two."""
     kept = "".join(character if character.isalnum() or character == "'" else " " for character in text)
     return kept.split()
 

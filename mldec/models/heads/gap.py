@@ -30,14 +30,12 @@ class GlobalAveragePool(nn.Module):
             return self.fc(pooled_BC.to(self.fc.weight.dtype))
 
     def maps(self, tokens: Tokens | Tensor, weighting: Weighting = "label") -> Tensor:
-        """Class activation maps (B, N, T): with its bias, the map of a label sums to the label's logit.
+        """Class activation maps (B, N, T): the sum of a label's map plus its bias is the label's logit.
 
-        Raises DataError for weighting="attention", since there is none.
+        Raises DataError for weighting="attention".
         """
         if weighting == "attention":
-            raise DataError(
-                "average pooling has no attention that could be shown; what places contribute can, maps=label"
-            )
+            raise DataError("average pooling has no attention; use maps=label, which shows what each token contributes")
         values_BTC = token_values(tokens).to(self.fc.weight.dtype)
         return self.fc.weight @ values_BTC.transpose(1, 2) / values_BTC.shape[1]
 

@@ -1,4 +1,4 @@
-"""The parts that decoders are made of: attention, post-norm layers, and the group fully-connected layer.
+"""The parts of decoders: attention, post-norm layers, and the group fully-connected layer.
 
 Parameter names follow `torch.nn.MultiheadAttention` and `torch.nn.TransformerDecoderLayer`, whose weights (and so the
 published ones) load without conversion of tensors.
@@ -32,7 +32,7 @@ class MultiHeadAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query_BQD: Tensor, key_BTD: Tensor, value_BTD: Tensor) -> Tensor:
-        """(B, Q, D). A query of batch size 1 is shared by all images, and projected once."""
+        """(B, Q, D). A query of batch size 1 is shared by all images and projected once."""
         query, key, value = self._project(query_BQD, key_BTD, value_BTD)
         query = query.expand(key.shape[0], -1, -1, -1)
         given = query.dtype
@@ -40,12 +40,12 @@ class MultiHeadAttention(nn.Module):
         return self.out_proj(heads.transpose(1, 2).flatten(2).to(given))
 
     def weights(self, query_BQD: Tensor, key_BTD: Tensor) -> Tensor:
-        """The softmax of eq. 1 by head: (B, num_heads, Q, T), each row a distribution over the T tokens."""
+        """The softmax of eq. 1 per head: (B, num_heads, Q, T), each row a distribution over the T tokens."""
         query, key, _ = self._project(query_BQD, key_BTD, key_BTD)
         return attention_weights(query, key)
 
     def values(self, value_BTD: Tensor) -> Tensor:
-        """What each head takes up of a token that has all its attention: (B, num_heads, T, D / num_heads)."""
+        """The projected values of each head: (B, num_heads, T, D / num_heads)."""
         dim = self.out_proj.in_features
         projected = F.linear(value_BTD, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
         return projected.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
@@ -65,8 +65,8 @@ class MultiHeadAttention(nn.Module):
 class DecoderLayer(nn.Module):
     """One post-norm decoder layer (paper eqs. 2-4); without self-attention it is the layer of ML-Decoder (eqs. 7-8).
 
-    Leaving self-attention out keeps its residual: the query plus dropout of the query itself, as in the published code
-    (paper §1.2). In evaluation the layer norm undoes that factor of two; in training it is noise on the query.
+    Without self-attention its residual connection stays: the query plus dropout of the query itself, as in the
+    published code (paper §1.2). In evaluation the layer norm undoes that factor of two; in training it adds noise.
     """
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, self_attention: bool) -> None:
@@ -79,7 +79,7 @@ class DecoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, queries_BQD: Tensor, memory_BTD: Tensor, position_TD: Tensor | None = None) -> Tensor:
-        """(B, Q, D). Queries of batch size 1 stay so until they meet the images; `position` is added to the keys."""
+        """(B, Q, D). Queries of batch size 1 are expanded in cross-attention only; `position` is added to the keys."""
         queries = self.before_attention(queries_BQD)
         memory_keys = with_position(memory_BTD, position_TD)
         queries = self.norm2(queries + self.dropout(self.multihead_attn(queries, memory_keys, memory_BTD)))
@@ -87,7 +87,7 @@ class DecoderLayer(nn.Module):
         return self.norm3(queries + self.dropout(self.linear2(hidden)))
 
     def before_attention(self, queries: Tensor) -> Tensor:
-        """The queries as cross-attention takes them."""
+        """The queries of cross-attention."""
         update = queries if self.self_attn is None else self.self_attn(queries, queries, queries)
         return self.norm1(queries + self.dropout(update))
 
@@ -111,7 +111,7 @@ class EncoderLayer(nn.Module):
 
 
 def check_width(dim: int, in_features: int, *, projected: bool) -> None:
-    """Raise ConfigError for a decoder that reads a backbone's features as they are, and has another width."""
+    """Raise ConfigError for a decoder without input projection whose width differs from the backbone's."""
     if not projected and dim != in_features:
         raise ConfigError(
             f"head.dim={dim}: with input_projection=false it must equal the backbone's {in_features} features; "
@@ -122,8 +122,8 @@ def check_width(dim: int, in_features: int, *, projected: bool) -> None:
 class GroupFullyConnected(nn.Module):
     """Each of K embeddings gives the logits of g = ceil(N / K) classes (paper eq. 6), all in one batched product.
 
-    Class i belongs to place `i` of the (K, g) table, or to a random place that `grouping_seed` draws. The last
-    K * g - N places have weights but no class (paper §1.3). With K = N this is a weight vector a query (eq. 5).
+    Class i belongs to entry i of the (K, g) table, or to a random entry that `grouping_seed` determines. The last
+    K * g - N entries have weights but no class (paper §1.3). With K = N this is one weight vector per query (eq. 5).
     """
 
     places: Tensor | None
@@ -156,24 +156,26 @@ class GroupFullyConnected(nn.Module):
         return table_KBg.transpose(0, 1).flatten(1)
 
     def label_weights(self) -> Tensor:
-        """(N, D): the vector whose product with the embedding of its query is the logit of each class, less its bias."""
+        """(N, D): the product of each with the embedding of its query is the logit of the class, without its bias."""
         table_KgD = self.weight.transpose(1, 2).flatten(0, 1)
         return table_KgD[: self.num_classes] if self.places is None else table_KgD[self.places]
 
 
 def random_places(num_classes: int, seed: int) -> Tensor:
-    """(N,) int64: the place that each class is dealt by a seeded permutation."""
+    """(N,) int64: the entry of the table that each class gets, by a seeded permutation."""
     return torch.randperm(num_classes, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
 
 
 def relu_of(linear: nn.Linear, x: Tensor) -> Tensor:
-    """relu(linear(x)) of (..., D), in the memory of the product: rows without batch dimensions, since autograd copies
-    what is changed through a view."""
+    """relu(linear(x)) of (..., D), with the ReLU in place.
+
+    The batch dimensions are flattened first, since autograd copies a tensor that is changed through a view.
+    """
     return F.relu(linear(x.flatten(0, -2)), inplace=True).unflatten(0, x.shape[:-1])
 
 
 def share_queries(queries_QD: Tensor, batch_size: int, per_image: bool) -> Tensor:
-    """Queries (1, Q, D) that all images share, or (B, Q, D) where dropout must differ from image to image."""
+    """Queries (1, Q, D) that all images share, or (B, Q, D) where dropout has to differ from image to image."""
     return queries_QD.expand(batch_size if per_image else 1, -1, -1)
 
 
