@@ -16,7 +16,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -65,6 +65,16 @@ class ComponentConfig:
     """Settings of one component; `name` is what the registry knows it by."""
 
     name: str
+
+
+def arguments_of(config: ComponentConfig, *, leave_out: Collection[str] = ()) -> dict[str, Any]:
+    """The settings of a component, for a constructor whose parameters have their names.
+
+    Args:
+        leave_out: fields that are not among the parameters, beside `name`.
+    """
+    names = (field.name for field in dataclasses.fields(config))
+    return {name: getattr(config, name) for name in names if name != "name" and name not in leave_out}
 
 
 #: A group whose `name` chooses the component; its value is an instance of the dataclass that this component registered.

@@ -76,14 +76,14 @@ FAULTS = [
     ),
     Fault(
         "dropout without its scale",
-        "models/heads/dropout.py",
+        "models/heads/kernels.py",
         ".mul_(LEVELS / (LEVELS - dropped))",
         "",
         "models/test_dropout.py",
     ),
     Fault(
         "half of the levels",
-        "models/heads/dropout.py",
+        "models/heads/kernels.py",
         "random_(-(2**63), None)",
         "random_()",
         "models/test_dropout.py",

@@ -13,7 +13,7 @@ import torch
 from mldec.benchmarks.figure import Figure
 from mldec.benchmarks.generated_images import HEIGHT, WIDTH, write_images
 from mldec.benchmarks.rate import Rate, ratio_figure, sample_in_turn, time_figure
-from mldec.data.augment import DigitsAugmentConfig, PaperAugment, TimmConfig, build_digits_augment, build_timm
+from mldec.data.augment import DigitsAugmentConfig, PaperAugment, TimmAugmentConfig, build_digits_augment, build_timm
 from mldec.data.image import decode, resize
 from mldec.data.randaugment import OPERATIONS, randaugment
 
@@ -46,7 +46,7 @@ def measure(*, scale: float = 1.0, repeats: int = 3, seconds: float = 1.0) -> li
             f"paper, resizing to {SIZE} included": after_decoding(PaperAugment(SIZE), images),
             "paper: its two operations of RandAugment": after_decoding(randaugment, resized),
             f"timm, cropping to {SIZE} included": after_decoding(
-                build_timm(TimmConfig(name="timm"), image_size=SIZE), images
+                build_timm(TimmAugmentConfig(name="timm"), image_size=SIZE), images
             ),
             f"digits, at {SMALL}": after_decoding(
                 build_digits_augment(DigitsAugmentConfig(name="digits"), image_size=SMALL), small

@@ -202,13 +202,13 @@ def choose_labels(found: Any, config: Config, typed: str | None, has_data: bool)
 
 def read_labels(text: str) -> list[str]:
     """The names in `a,b c`, a file's lines, or a JSON file. Raises DataError for an empty or repeated one."""
-    from mldec.models.embedding_files import read_names
+    from mldec.models.embedding_files import read_name_list
 
     path = Path(text.removeprefix("@")).expanduser()
     is_file = text.startswith("@") or path.is_file() or path.suffix in (".txt", ".json", ".csv")
     if is_file and not path.is_file():
         raise DataError(f"labels={text}: no such file")
-    names = read_names(path) if is_file else [name.strip() for name in text.strip("[]").split(",")]
+    names = read_name_list(path) if is_file else [name.strip() for name in text.strip("[]").split(",")]
     try:
         return list(LabelSpace(names).names)
     except DataError as error:

@@ -170,7 +170,7 @@ def build_digits_augment(config: DigitsAugmentConfig, *, image_size: int) -> Dig
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimmConfig(AugmentConfig):
+class TimmAugmentConfig(AugmentConfig):
     """The ImageNet recipe of timm: random resized crop, horizontal flip, auto-augment.
 
     Attributes:
@@ -195,7 +195,7 @@ class TimmConfig(AugmentConfig):
 
 
 class TimmAugment:
-    """See TimmConfig. Raises ConfigError if timm does not know `policy`."""
+    """See TimmAugmentConfig. Raises ConfigError if timm does not know `policy`."""
 
     def __init__(
         self,
@@ -224,8 +224,8 @@ class TimmAugment:
         return np.array(pil_image)
 
 
-@AUGMENTS.register("timm", TimmConfig)
-def build_timm(config: TimmConfig, *, image_size: int) -> TimmAugment:
+@AUGMENTS.register("timm", TimmAugmentConfig)
+def build_timm(config: TimmAugmentConfig, *, image_size: int) -> TimmAugment:
     return TimmAugment(
         image_size,
         policy=config.policy,

@@ -1,7 +1,7 @@
-"""A backbone is any network with timm's `forward_features`, read as tokens; nothing of its classifier is kept.
+"""A backbone is any network with timm's `forward_features`, read as tokens, without its classifier.
 
-This room has the adapter, the settings that all backbones share, and the backbones that timm builds by name. The
-paper's TResNets and the small net for the digits are registered beside their definitions.
+This module has the adapter, the settings that all backbones share, and the backbones that timm builds by name. The
+paper's TResNets and the small network for the digits are registered beside their definitions.
 """
 
 from __future__ import annotations
@@ -27,23 +27,19 @@ from mldec.models.weights import CLASSIFIERS, LoadReport, load_weights, read_wei
 from mldec.registry import BACKBONES
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
-UNIT: Statistics = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # pixels as they are, within 0..1
+UNIT: Statistics = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # unchanged pixels within 0..1
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig(ComponentConfig):
-    """What can be set on every backbone."""
+    """Settings of every backbone."""
 
     pretrained: bool = False  # weights from timm's hub
-    tag: str | None = None  # which of them, e.g. miil_in21k; null: the default ones (docs/backbones.md)
+    tag: str | None = None  # of these weights, e.g. miil_in21k; null: the default ones (docs/backbones.md)
     checkpoint: str | None = None  # weights from a local .pth, .pt or .safetensors file
-    normalize: Literal["unit", "backbone"] = (
-        "unit"  # pixels within 0..1 (the paper), or by the weights' own mean and std
-    )
+    normalize: Literal["unit", "backbone"] = "unit"  # pixels within 0..1 (the paper), or with the weights' mean and std
     drop_path: Share = 0.0  # stochastic depth: the rate of the last block; for models that have it
-    final_norm: Literal["auto"] | bool = (
-        "auto"  # keep the norm that the network's own classifier begins with; auto: where weights are loaded
-    )
+    final_norm: Literal["auto"] | bool = "auto"  # keep the norm of the network's classifier; auto: with loaded weights
 
     @property
     def keeps_final_norm(self) -> bool:
@@ -55,12 +51,12 @@ class BackboneConfig(ComponentConfig):
     def __post_init__(self) -> None:
         if self.pretrained and self.checkpoint is not None:
             raise ValueError(
-                f"checkpoint={self.checkpoint}: pretrained=true asks for other weights; choose one of the two"
+                f"checkpoint={self.checkpoint}: pretrained=true loads other weights; choose one of the two"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimmConfig(BackboneConfig):
+class TimmBackboneConfig(BackboneConfig):
     """Settings of `backbone=timm`."""
 
     model: str  # a name of timm.list_models(), with or without the tag of its weights
@@ -81,21 +77,21 @@ class TimmConfig(BackboneConfig):
 class Backbone(nn.Module):
     """Tokens of a network with timm's `forward_features`, whatever the layout of its features.
 
-    Maps (channels first or last) are read row by row; sequences lose their prefix (class, distillation and register
-    tokens). Modules that only follow the features (pooling weights, pre-logits, classifier) are dropped, and parameters
-    that the tokens do not depend on are frozen, so that every trainable parameter gets a gradient.
+    Maps (channels first or last) are read row by row; prefix tokens (class, distillation, register) of sequences are
+    removed. Modules after the features (pooling weights, pre-logits, classifier) are dropped, and parameters that the
+    tokens do not depend on are frozen, so that every trainable parameter gets a gradient.
 
     Args:
-        model: taken over, not copied.
-        image_size: side of the square images that it will see, for finding out the layout; nothing is computed.
+        model: is modified, not copied.
+        image_size: side of its square input images in pixels, to determine the layout; nothing is computed.
         normalization: (mean, std) of the images it expects.
-        final_norm: keep the norm that the network's own classifier begins with, if there is one, and apply it to each
+        final_norm: keep the norm at the start of the network's own classifier, if there is one, and apply it to each
             token (`final_norm.py`). Weights that were trained with it need it; random ones do not.
 
     Attributes:
         num_features: C, width of the tokens.
-        prefix_tokens: how many tokens the network puts before those of places, which are left out.
-        final_norm: where the kept norm is; None where there is none, or it was not to be kept.
+        prefix_tokens: the number of tokens before the spatial ones, which are removed.
+        final_norm: the location of the kept norm; None where there is none or it is not kept.
         normalization: as given.
         loaded: the LoadReport of the weights, None for random ones.
 
@@ -119,11 +115,11 @@ class Backbone(nn.Module):
         self._channels_last = layout.channels_last
         self._stride = 0
         if not layout.is_map:
-            places = layout.shape[1] - self.prefix_tokens
-            if places <= 0:
-                raise ConfigError(f"{type(model).__name__} gives class tokens only; a backbone needs tokens of places")
-            side = round(places**0.5)
-            if side > 0 and side * side == places:
+            count = layout.shape[1] - self.prefix_tokens
+            if count <= 0:
+                raise ConfigError(f"{type(model).__name__} gives class tokens only; a backbone needs spatial tokens")
+            side = round(count**0.5)
+            if side > 0 and side * side == count:
                 self._stride = image_size // side
 
     def forward(self, images: Tensor) -> Tokens:
@@ -139,7 +135,7 @@ class Backbone(nn.Module):
         return Tokens(self._normalised(values_BTC), grid)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters, or patterns of names, that the network says should not decay."""
+        """The parameters, by name or pattern of names, that the network excludes from weight decay."""
         names: Iterable[str] = getattr(self.model, "no_weight_decay", set)()
         return {f"model.{name}" for name in names}
 
@@ -147,8 +143,8 @@ class Backbone(nn.Module):
         return tokens_BTC if self.final_norm is None else self.final_norm.apply(self.model, tokens_BTC)
 
     def load(self, state_dict: Mapping[str, Tensor], source: str, required: float = 0.95) -> LoadReport:
-        """Take weights in the layout of the network, timm's or the original authors'. Raises as `load_weights` does."""
-        # timm keeps beside many networks how other files become its own (names, InPlaceABN scales, position grids).
+        """Load weights in timm's layout or that of the original authors. Raises as `load_weights` does."""
+        # Many of timm's modules have a function that converts other files (names, InPlaceABN scales, position grids).
         convert = getattr(sys.modules[type(self.model).__module__], "checkpoint_filter_fn", None)
         self.loaded = load_weights(
             self.model,
@@ -162,13 +158,13 @@ class Backbone(nn.Module):
 
 
 def create_timm(name: str, *, image_size: int, drop_path: float = 0.0, **more: Any) -> nn.Module:
-    """timm's model `name`, told the size of the images if it asks. Raises ConfigError for what does not fit."""
+    """timm's model `name` for images of a size. Raises ConfigError for options that do not fit it."""
     options: dict[str, Any] = {"num_classes": 0, **more, "img_size": image_size, "drop_path_rate": drop_path or None}
     while True:
         try:
             model = timm.create_model(name, **options)
             break
-        except TypeError as error:  # only models of a fixed size know `img_size`
+        except TypeError as error:  # only models of a fixed size accept `img_size`
             if "'img_size'" in str(error):
                 options["img_size"] = None
             elif "'drop_path_rate'" in str(error):
@@ -186,18 +182,18 @@ def create_timm(name: str, *, image_size: int, drop_path: float = 0.0, **more: A
 def finish(
     model: nn.Module, config: BackboneConfig, *, image_size: int, statistics: Statistics | None, hub_name: str | None
 ) -> Backbone:
-    """`model` as a backbone with the weights and the normalization that `config` asks for.
+    """`model` as a backbone with the weights and the normalization of `config`.
 
     Args:
         model: built with random weights.
         config: its common settings.
-        image_size: side of the images.
-        statistics: the mean and std that its weights are used with; None if it has none of its own.
-        hub_name: what its weights are called in timm's hub; None if there are none.
+        image_size: side of the images in pixels.
+        statistics: the mean and std of its weights; None if it has none of its own.
+        hub_name: the name of its weights in timm's hub; None if there are none.
 
     Raises:
-        ConfigError: weights or statistics are asked for that do not exist.
-        CheckpointError: weights that can't be had, or do not fit.
+        ConfigError: the settings require weights or statistics that do not exist.
+        CheckpointError: weights that cannot be downloaded or read, or do not fit.
     """
     if config.normalize == "backbone" and statistics is None:
         raise ConfigError(f"backbone.normalize=backbone: {config.name} has no statistics of its own; use unit")
@@ -215,8 +211,8 @@ def finish(
     return backbone
 
 
-@BACKBONES.register("timm", TimmConfig)
-def build_timm(config: TimmConfig, *, image_size: int) -> Backbone:
+@BACKBONES.register("timm", TimmBackboneConfig)
+def build_timm(config: TimmBackboneConfig, *, image_size: int) -> Backbone:
     return _build_named(config, config.model, image_size)
 
 
@@ -238,13 +234,13 @@ def _build_named(config: BackboneConfig, name: str, image_size: int) -> Backbone
 
 def _hub_weights(name: str, image_size: int) -> dict[str, Tensor]:
     try:
-        # With its own classifier, timm loads strictly: what it returns is complete.
+        # With its own classifier, timm loads strictly, so the result is complete.
         published = cast(PretrainedCfg, timm.get_pretrained_cfg(name))
         donor = create_timm(name, image_size=image_size, num_classes=published.num_classes, pretrained=True)
         return donor.state_dict()
-    except Exception as error:  # the hub's clients raise their own kinds, none of which is a promise
+    except Exception as error:  # the clients of the hub document no exceptions
         reason = first_lines(error)
         raise CheckpointError(
-            f"backbone.pretrained=true: the weights {name} could not be had from timm's hub ({reason}); "
+            f"backbone.pretrained=true: the download of {name} from timm's hub failed ({reason}); "
             "use backbone.checkpoint=FILE with a downloaded file, or backbone.pretrained=false for random weights"
         ) from error

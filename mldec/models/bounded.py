@@ -1,4 +1,4 @@
-"""A network that a file describes is built no larger than the file's own tensors."""
+"""Limits on the size of a network whose settings come from a file: about the size of the file's own tensors."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from mldec.errors import CheckpointError
 
 Module = TypeVar("Module", bound=nn.Module)
 
-# Beyond what the file holds: parts that a network has for a while (a classifier that is dropped, layers that are
-# replaced), modules without parameters, and tables of positions, which no file holds.
+# Allowed beyond the content of the file: temporary parts of a network (a classifier that is dropped, layers that are
+# replaced), modules without parameters, and tables of positions, which files do not contain.
 MORE_PARTS, MORE_NUMBERS, MORE_POSITIONS, MORE_MODULES = 1_000, 2**24, 2**29, 10_000
 
 
 def build_within(make: Callable[[], Module], state: Mapping[str, Tensor], source: str) -> Module:
-    """`make()`, for which the tensors of `state` are meant.
+    """`make()`, a module for the tensors of `state`.
 
-    Built first without memory for its numbers. Raises CheckpointError as soon as it has far more tensors, numbers or
-    modules than `state`, and what `make` raises.
+    It is built on the meta device first. Raises CheckpointError as soon as it has far more tensors, parameters or
+    modules than `state`, and the errors of `make`.
     """
     with at_most(state, source):
         _shell(make)
@@ -37,7 +37,7 @@ def build_within(make: Callable[[], Module], state: Mapping[str, Tensor], source
 
 
 def build_with(make: Callable[[], Module], state: Mapping[str, Tensor], source: str) -> Module:
-    """`make()` with the tensors of `state` in it. Raises as `build_within`, and RuntimeError where they do not fit."""
+    """`make()` with the tensors of `state` loaded. Raises as `build_within`, and RuntimeError where they do not fit."""
     with at_most(state, source):
         shell = _shell(make)
     if shell is not None:
@@ -52,7 +52,7 @@ def build_with(make: Callable[[], Module], state: Mapping[str, Tensor], source: 
 
 @contextmanager
 def at_most(state: Mapping[str, Tensor], source: str) -> Iterator[None]:
-    """Within the block, modules that this thread builds have at most about the tensors of `state`, all together.
+    """Within the block, all modules that this thread builds together have at most about the tensors of `state`.
 
     Raises CheckpointError that names `source` when there are more.
     """
@@ -101,18 +101,18 @@ def at_most(state: Mapping[str, Tensor], source: str) -> Iterator[None]:
 
 
 def _shell(make: Callable[[], Module]) -> Module | None:
-    """`make()` without memory for numbers; None for networks that compute with numbers while they are built."""
+    """`make()` on the meta device; None for networks whose constructors need values."""
     try:
         with torch.device("meta"):
             return make()
     except CheckpointError:
         raise
-    except Exception:  # whatever a network says to tensors without numbers; built with them it may be sound
+    except Exception:  # constructors that fail on the meta device may succeed on another one
         return None
 
 
 def _as_in(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of `state` in the number formats and the order of memory that the tensors of `module` have."""
+    """Copies of `state` with the dtypes of the tensors of `module`, contiguous."""
     expected = module.state_dict()
     return {
         name: torch.empty_like(value, dtype=expected[name].dtype, memory_format=torch.contiguous_format).copy_(value)
@@ -123,7 +123,7 @@ def _as_in(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _is_hollow(value: Any) -> bool:
-    """Whether a tensor without numbers is, or lies in, an attribute of a module."""
+    """Whether an attribute of a module is a meta tensor or contains one."""
     if isinstance(value, Tensor):
         return value.is_meta
     if isinstance(value, Mapping):

@@ -31,33 +31,33 @@ class Classifier(nn.Module):
 
     @property
     def vocabulary(self) -> LabelVocabulary | None:
-        """The label embeddings that the head can be queried with; None for a head that can answer for its trained labels alone."""
+        """The label embeddings of a zero-shot head; None for a head that predicts its trained labels only."""
         vocabulary = getattr(self.head, "vocabulary", None)
         return vocabulary if isinstance(vocabulary, LabelVocabulary) else None
 
     def set_labels(self, names: Sequence[str], label_embeddings: LabelEmbeddings | None = None) -> None:
-        """Ask for `names` from now on: any number of labels in any order, trained or not.
+        """Predict `names` from now on: any number of query labels in any order, trained or not.
 
-        With label-embedding queries, one a label (full decoding), the logits of a label do not depend on which others are asked
-        for; with fixed or learnable queries, or groups, that holds for trained labels.
+        With one label-embedding query per label (full decoding), the logit of a label does not depend on the other
+        query labels; with fixed or learnable queries, or groups, that holds for trained labels.
 
         Args:
             label_embeddings: vectors of labels that the classifier does not know yet.
 
         Raises:
-            DataError: the head has no label embeddings; no name, an empty or repeated one, or one without a vector; vectors
-                of another width than those it was trained with.
+            DataError: the head has no label embeddings; no name, an empty or repeated one, or one without a vector;
+                vectors of another width than those it was trained with.
         """
         if self.vocabulary is None:
             raise DataError(
-                "this network cannot be asked for other labels: it was trained without label embeddings. Train one with "
+                "this network cannot predict other labels: it was trained without label embeddings. Train one with "
                 "head=zero_shot head.label_embeddings.source=…"
             )
         self.vocabulary.set_labels(names, label_embeddings)
 
     @contextmanager
     def querying(self, names: Sequence[str]) -> Iterator[None]:
-        """Within the block the classifier answers for `names`; one without label embeddings is left as it is."""
+        """Within the block the classifier predicts `names`; one without label embeddings is left as it is."""
         if self.vocabulary is None:
             yield
             return
@@ -77,21 +77,21 @@ def attach_ml_decoder(
     *,
     final_norm: bool = True,
 ) -> Classifier:
-    """A classifier of `timm_model`'s features and a fresh ML-Decoder with the paper's settings.
+    """A classifier of `timm_model`'s features and a new ML-Decoder with the paper's settings.
 
-    The model itself is taken over, not copied: its weights are shared, and what it had after its features (pooling
-    weights, classifier) is gone afterwards.
+    The model itself is modified, not copied: its weights are shared, and the modules after its features (pooling
+    weights, classifier) are removed.
 
     Args:
         timm_model: any model with timm's `forward_features`, on any device.
         num_classes: N.
-        num_groups: K, the number of queries; None for one a class.
-        image_size: side of the square images it will see; None for the size that the model was made for.
-        final_norm: keep the norm that the model's own classifier begins with, if there is one, for each token: weights
-            that were trained with it need it.
+        num_groups: K, the number of queries; None for one per class.
+        image_size: side of its square input images in pixels; None for the model's default size.
+        final_norm: keep the norm at the start of the model's own classifier, if there is one, and apply it to each
+            token: weights that were trained with it need it.
 
     Raises:
-        ConfigError: the features of the model can't be read as tokens, or images of that size do not fit it.
+        ConfigError: the features of the model cannot be read as tokens, or images of that size do not fit it.
         ValueError: `num_groups` exceeds `num_classes`.
     """
     backbone = Backbone(timm_model, image_size=image_size or _native_size(timm_model), final_norm=final_norm)

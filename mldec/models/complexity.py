@@ -1,4 +1,4 @@
-"""How large a model is: multiply-accumulates of one image, and parameters."""
+"""The size of a model: multiply-accumulates per image, and parameters."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from mldec.models.tracing import shapes_only
 def count_macs(model: nn.Module, image_size: int, images: int = 1) -> int:
     """Multiply-accumulates of one image of `image_size` x `image_size` pixels in evaluation (the paper's "Flops").
 
-    Of a batch of `images` they can be fewer than of as many single ones: work on queries alone is done once a batch.
+    A batch of `images` can need fewer than that many single images, since computation on queries is done once per
+    batch.
 
-    Convolutions and matrix products are counted, those of attention included; element-wise work is not. Nothing is
-    computed and no memory is taken: only shapes go through the model.
+    Convolutions and matrix products are counted, including those of attention; element-wise operations are not. Only
+    shapes are propagated through the model: nothing is computed and no memory is used.
     """
-    # The plain formula of attention consists of matrix products, which every version of the counter knows.
+    # The math backend of attention consists of matrix products, which every version of the counter supports.
     with (
         shapes_only(model) as (traced, device),
         sdpa_kernel(SDPBackend.MATH),

@@ -1,4 +1,4 @@
-"""What the features of a network look like and which parameters they depend on, found out by tracing it once."""
+"""The layout of a network's features and the parameters that they depend on, determined by tracing it once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class FeatureLayout:
 
     Attributes:
         shape: a map (1, C, H, W) or (1, H, W, C), or a sequence (1, T, C).
-        channels_last: of a map: its channels are the last dimension.
-        prefix_tokens: of a sequence: how many tokens come before those of places.
+        channels_last: the channels of a map are its last dimension.
+        prefix_tokens: the number of tokens of a sequence before the spatial ones.
         used: ids of the parameters that the features depend on.
-        final_norm: the norm that the network's own classifier begins with; None if there is none.
+        final_norm: the norm at the start of the network's own classifier; None if there is none.
     """
 
     shape: torch.Size
@@ -43,7 +43,7 @@ class FeatureLayout:
 
 
 def read_layout(model: nn.Module, image_size: int) -> FeatureLayout:
-    """The layout of a network with timm's `forward_features`; nothing is computed and the network is left as it is.
+    """The layout of a network with timm's `forward_features`; nothing is computed and the network is not changed.
 
     Raises ConfigError if images of that size do not fit it, or its features are not one map or sequence.
     """
@@ -74,7 +74,7 @@ def features_of(model: Any, images: Tensor) -> Any:
 
 
 def misfit(name: str, image_size: int, error: Exception) -> str:
-    """What to say where images of a size do not fit a network."""
+    """The message where images of a size do not fit a network."""
     reason = first_lines(error)
     return f"dataset.image_size={image_size} does not suit the backbone {name}: {reason}"
 
@@ -84,10 +84,10 @@ def drop_unused(model: nn.Module, used: frozenset[int], kept: str = "") -> tuple
 
     Args:
         used: ids of the parameters that are needed.
-        kept: name of a module that is needed too; of what stands around it, only that is left.
+        kept: name of a further module to keep; the other parts of the modules around it are removed.
 
     Returns:
-        The names of the children that are gone.
+        The names of the removed children.
     """
     if kept:
         used = used | {id(parameter) for parameter in model.get_submodule(kept).parameters()}
@@ -112,7 +112,7 @@ def _drop(module: nn.Module, used: frozenset[int], kept: str, prefix: str) -> li
 
 
 class _UsedParameters(TorchFunctionMode):
-    """Remembers every parameter that a torch function is called with."""
+    """Records every parameter that a torch function is called with."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""The norm that many networks keep at the start of their classifier, although their features were trained with it.
+"""The norm at the start of the classifier of many networks, with which their features were trained.
 
 timm's ConvNeXt, DaViT, TinyViT, PoolFormer and Hiera have it as `head.norm`; BEiT, EVA02, ViTamin and vision
 transformers with average pooling as `fc_norm`. It is found by calling the network's own `forward_head`.
 
-timm applies it to the pooled vector of an image. Heads here read tokens, so it is applied to each token, just as it
-would be to a pooled vector: over the C channels of that token, and nothing else.
+timm applies it to the pooled vector of an image. The heads of mldec read tokens, so it is applied to each token as to a
+pooled vector: over the C channels of that token only.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Call = tuple[str, nn.Module, torch.Size]
 
 @dataclass(frozen=True)
 class FinalNorm:
-    """Where the norm is, and in which shape it takes a vector of C channels.
+    """The location of the norm, and the shape of its input.
 
     Attributes:
         name: of the module within its network, such as `head.norm`.
-        dims: of the tensors that it was called with: 2 (B, C), 3 (B, T, C), 4 (B, C, H, W) or (B, H, W, C).
-        channel: the dimension of the channels among them.
+        dims: the number of dimensions of its input: 2 (B, C), 3 (B, T, C), 4 (B, C, H, W) or (B, H, W, C).
+        channel: the index of the channel dimension.
     """
 
     name: str
@@ -33,20 +33,20 @@ class FinalNorm:
     channel: int
 
     def apply(self, model: nn.Module, tokens_BTC: Tensor) -> Tensor:
-        """The tokens (B, T, C) normalised, one by one, by the norm of that name in `model`."""
+        """The tokens (B, T, C), each normalised by the norm of that name in `model`."""
         channels = tokens_BTC.shape[2]
-        shape = [-1, *[1] * (self.dims - 1)]  # each token is an image of one place
+        shape = [-1, *[1] * (self.dims - 1)]  # each token is an image of one position
         shape[self.channel] = channels
         normalised: Tensor = model.get_submodule(self.name)(tokens_BTC.reshape(shape))
         return normalised.reshape(tokens_BTC.shape)
 
 
 def find_final_norm(model: nn.Module, features: Tensor, channels: int) -> FinalNorm | None:
-    """The norm that `model.forward_head` applies before anything else that has parameters; None if there is none.
+    """The norm that `model.forward_head` applies before any other module with parameters; None if there is none.
 
     Args:
-        model: is called, so under `shapes_only` it is the copy.
-        features: what its `forward_features` gave.
+        model: is called; under `shapes_only` it is the copy.
+        features: the output of its `forward_features`.
         channels: C.
     """
     forward_head: Any = getattr(model, "forward_head", None)
@@ -62,7 +62,7 @@ def find_final_norm(model: nn.Module, features: Tensor, channels: int) -> FinalN
     ]
     try:
         forward_head(features, pre_logits=True)
-    except Exception:  # some networks have no classifier, and each says so by another error
+    except Exception:  # networks without a classifier raise various errors
         return None
     finally:
         for hook in hooks:
@@ -71,7 +71,7 @@ def find_final_norm(model: nn.Module, features: Tensor, channels: int) -> FinalN
 
 
 def _computes(module: nn.Module) -> bool:
-    """Whether it is itself, and not through a child, a layer with parameters or a norm."""
+    """Whether the module itself, and not a child of it, has parameters or is a norm."""
     if isinstance(module, nn.Identity):
         return False
     if any(True for _ in module.parameters(recurse=False)):

@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution before it: in evaluation both are one linear map, and one is enough."""
+"""Folding batch norm into the convolution before it, with which it is one affine map in evaluation."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from torch.utils._pytree import tree_leaves
 from mldec.models.tracing import shapes_only
 
 
-class Folded(NamedTuple):
-    """How many batch norms of a network were folded, and how many of them stay."""
+class FoldCounts(NamedTuple):
+    """The number of folded and of remaining batch norms of a network."""
 
     folded: int
     kept: int
 
 
-def fold_batch_norm(network: nn.Module, image_size: int) -> Folded:
-    """Fold in place every batch norm that takes the whole output of one convolution, which nothing else looks at.
+def fold_batch_norm(network: nn.Module, image_size: int) -> FoldCounts:
+    """Fold in place every batch norm whose input is the output of one convolution that nothing else reads.
 
-    W' = W gamma / sqrt(var + eps) and b' = (b - mean) gamma / sqrt(var + eps) + beta. The activation that timm keeps
-    within its batch norms stays. A batch norm before a convolution, behind a sum or used twice is kept as it is.
+    W' = W gamma / sqrt(var + eps) and b' = (b - mean) gamma / sqrt(var + eps) + beta. The activation within timm's
+    batch norms stays. A batch norm before a convolution, after a sum or used twice is not folded.
 
     Args:
-        network: in evaluation; called with images (1, 3, image_size, image_size), of which only shapes are computed.
-        image_size: side of the images.
+        network: in evaluation; called with images (1, 3, image_size, image_size), for which only shapes are computed.
+        image_size: side of the images in pixels.
 
     Raises:
-        ValueError: the network is in training, where a batch norm is no fixed map.
+        ValueError: the network is in training mode, where a batch norm is not a fixed map.
     """
     if network.training:
         raise ValueError("batch norm can be folded in evaluation only; call network.eval() first")
@@ -54,18 +54,18 @@ def fold_batch_norm(network: nn.Module, image_size: int) -> Folded:
             network.set_submodule(norms[mean_id], _rest(norm))
             folded += 1
     kept = sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
-    return Folded(folded, kept)
+    return FoldCounts(folded, kept)
 
 
 def _rest(norm: nn.Module) -> nn.Module:
-    """What a batch norm does beside normalising."""
+    """The operations of a batch norm layer after its normalization."""
     return nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
 
 
 class _Flow(TorchFunctionMode):
-    """Remembers which tensor came from which convolution and went into which batch norm, and how often each was used.
+    """Records the convolution that made each tensor, the batch norm that reads it, and the number of its uses.
 
-    Tensors are known by their ids, which stay theirs as long as they are kept alive here.
+    Tensors are identified by their ids, which are unique as long as the tensors are kept alive here.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class _Flow(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if not made:  # to look at a shape is no use
+        if not made:  # reading a shape is not a use
             return result
         used = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         self.uses.update(id(leaf) for leaf in used)

@@ -1,6 +1,6 @@
-"""Which weights of timm's hub a backbone starts from, by full name: `resnet101.a1h_in1k`.
+"""The weights of timm's hub that a backbone starts from, by full name: `resnet101.a1h_in1k`.
 
-Builders load what this module names, and the paper's tables say it: one place, so that the two cannot differ.
+Both the builders of backbones and the paper's tables use the names of this module, so that they cannot differ.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mldec.errors import ConfigError, suggest
 if TYPE_CHECKING:
     from mldec.models.backbone import BackboneConfig
 
-#: Of the paper's TResNets, whose names here are not timm's: the weights that are loaded unless a tag is given.
+#: The default weights of the paper's TResNets, whose names in mldec are not timm's.
 TRESNETS = {
     "tresnet_s": None,
     "tresnet_m": "tresnet_m.miil_in21k_ft_in1k",
@@ -27,11 +27,11 @@ TRESNETS = {
 def hub_name(config: BackboneConfig) -> str | None:
     """The full name of the weights that `pretrained=true` loads; None where the hub has none for this backbone.
 
-    The tag is `config.tag`, or that of a timm model's name, or else the default: timm's, but for TResNets. Without
-    `pretrained` a tag has no effect and is not looked at.
+    The tag is `config.tag`, or that of a timm model's name, or else the default: timm's, except for TResNets. Without
+    `pretrained` a tag has no effect and is not checked.
 
     Raises:
-        ConfigError: a tag that the hub does not have, or two of them.
+        ConfigError: a tag that the hub does not have, or two tags.
     """
     name: str = getattr(config, "model", config.name)
     default = TRESNETS.get(name) if name in TRESNETS else _default(name)
@@ -43,13 +43,13 @@ def hub_name(config: BackboneConfig) -> str | None:
     if config.tag not in (tags := tags_of(architecture)):
         raise ConfigError(
             f"backbone.tag={config.tag}: timm's hub has no such weights of {name}; {suggest(config.tag, tags)}. "
-            "backbone.tag=null takes the default ones"
+            "backbone.tag=null uses the default ones"
         )
     return f"{architecture}.{config.tag}"
 
 
 def loaded_name(config: BackboneConfig) -> str | None:
-    """The full name of what a backbone starts from; None where that is random or a file."""
+    """The full name of a backbone's initial weights; None where they are random or from a file."""
     return hub_name(config) if config.pretrained else None
 
 
@@ -59,7 +59,7 @@ def tags_of(architecture: str) -> list[str]:
 
 
 def describe_weights(full_name: str) -> str:
-    """What weights of timm's hub were trained on, with their name: `ImageNet-1K (resnet101.a1h_in1k)`."""
+    """The training data of weights of timm's hub, with their name: `ImageNet-1K (resnet101.a1h_in1k)`."""
     trained = re.search(r"_in(\d+)k(_ft_in1k)?(?:_\d+)?$", full_name)
     if trained is None:
         return full_name
@@ -68,7 +68,7 @@ def describe_weights(full_name: str) -> str:
 
 
 def _default(name: str) -> str | None:
-    """timm's own choice for a model's name, which may have a tag."""
+    """timm's default weights for a model's name, which may have a tag."""
     if not timm.is_model(name):
         return None
     published = timm.get_pretrained_cfg(name)

@@ -1,8 +1,8 @@
-"""Label embeddings of labels: what lets a network answer for labels that it was never trained on (paper §2.3.3).
+"""Label embeddings: the vectors by which a network can predict labels that it was not trained on (paper §2.3.3).
 
-`read_label_embeddings` finds the vectors of labels in whatever a user has: a file of GloVe, word2vec or fastText, an array
-with a list of names, or a model that embeds texts. A label without a vector is an error that names the nearest words
-which have one; it never becomes a row of zeros.
+`read_label_embeddings` reads them from a text file of GloVe, word2vec or fastText, an array with a list of names, or a
+model that embeds texts. A label without a vector is an error that lists the nearest words which have one; it never
+becomes a row of zeros.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from mldec.models import embedding_files, text_models
 from mldec.models.text_cache import file_digest, remembered
 
 KINDS = """  words.txt, words.vec      GloVe, word2vec or fastText text
-  words.bin                 word2vec or fastText binary
-  words.npy, words.pth      an array; head.label_embeddings.names=FILE lists its names, or its rows are the labels in order
+  words.npy, words.pth      an array; head.label_embeddings.names=FILE lists its names, else its rows are the labels in
+                            order
   FOLDER                    a sentence-transformers model
   package:NAME              one inside an installed Python package
   hub:OWNER/NAME            one on the Hugging Face Hub
   open_clip:MODEL/WEIGHTS   the text tower of a CLIP model, also open_clip:hf-hub:OWNER/NAME
-  random:WIDTH              a random vector for each word, for comparison"""
+  random:WIDTH              a random vector per label, for comparison"""
 
-LOOK_UP = "texts-1"  # part of the cache's key: raise it whenever `_look_up` finds other vectors in the same file
-TEXT_MODELS = ("package", "hub", "open_clip")  # what may stand before the colon of a source, beside "random"
+LOOK_UP = "texts-1"  # part of the cache key: increase it whenever `_look_up` finds other vectors in the same file
+TEXT_MODELS = ("package", "hub", "open_clip")  # allowed before the colon of a source, beside "random"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelEmbeddingsConfig:
-    """Where the label embeddings of labels come from.
+    """Where the label embeddings come from.
 
     Attributes:
         source: a file of label embeddings, or package:NAME, hub:OWNER/NAME, open_clip:MODEL/WEIGHTS, random:WIDTH.
-        names: for an array, the file with the names of its rows or columns: a JSON list or {"0": name}, or a name a
-            line; null: its rows are the labels in their order.
+        names: for an array, the file with the names of its rows or columns: a JSON list or {"0": name}, or one name
+            per line; null: its rows are the labels in their order.
         templates: texts with {} for the label, whose vectors are averaged: "a photo of a {}." for a text model.
-        aliases: a file with lines `label<tab>words`: what is looked up in place of a label.
+        aliases: a file with lines `label<tab>text`: the text that is looked up instead of a label.
         seed: of source=random.
     """
 
@@ -56,13 +56,13 @@ class LabelEmbeddingsConfig:
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.source.strip() in ("", "???"):  # as it stands in head/zero_shot.yaml
+        if self.source.strip() in ("", "???"):  # the placeholder in head/zero_shot.yaml
             raise ValueError(f"source: missing; label embeddings come from one of\n{KINDS}")
         if not self.templates or any(template.count("{}") != 1 for template in self.templates):
-            raise ValueError(f"templates={list(self.templates)}: each needs {{}} once, where the label goes")
+            raise ValueError(f"templates={list(self.templates)}: each needs {{}} once, in place of the label")
 
     def unused(self) -> list[str]:
-        """Settings that were given a value which has no effect on this source, a sentence each."""
+        """One sentence per setting that has a value without effect on this source."""
         kind = self.source.partition(":")[0]
         is_array = kind not in TEXT_MODELS and embedding_files.is_array(Path(self.source))
         is_random = kind == "random"
@@ -72,7 +72,11 @@ class LabelEmbeddingsConfig:
         if self.seed and not is_random:
             found.append("seed: only used with head.label_embeddings.source=random:WIDTH")
         if is_random or (is_array and self.names is None):
-            why = "random vectors depend on labels alone" if is_random else "an array without names has no words"
+            why = (
+                "random vectors depend on the labels only"
+                if is_random
+                else "an array without names has its rows in the order of the labels"
+            )
             if self.aliases is not None:
                 found.append(f"aliases={self.aliases}: without effect, {why}")
             if self.templates != ("{}",):
@@ -87,7 +91,7 @@ class LabelEmbeddings:
     Attributes:
         names: V different names.
         vectors: (V, width) float32, finite, no row zero.
-        source: where they are from, for people.
+        source: where they were read from, for messages.
     """
 
     names: tuple[str, ...]
@@ -95,14 +99,15 @@ class LabelEmbeddings:
     source: str
 
     def __post_init__(self) -> None:
-        LabelSpace(self.names)  # refuses empty and repeated names
+        LabelSpace(self.names)  # rejects empty and repeated names
         if self.vectors.ndim != 2 or len(self.vectors) != len(self.names):
             raise DataError(f"label embeddings of shape {tuple(self.vectors.shape)} for {len(self.names)} names")
         bad = ~self.vectors.isfinite().all(dim=1) | (self.vectors == 0).all(dim=1)
         if bad.any():
             first = self.names[int(bad.nonzero()[0, 0])]
             raise DataError(
-                f"{self.source}: {int(bad.sum())} of {len(bad)} label embeddings are zero or not finite (first: {first!r})"
+                f"{self.source}: {int(bad.sum())} of {len(bad)} label embeddings are zero or not finite "
+                f"(first: {first!r})"
             )
 
     @property
@@ -110,7 +115,7 @@ class LabelEmbeddings:
         return self.vectors.shape[1]
 
     def select(self, names: Sequence[str]) -> LabelEmbeddings:
-        """Those of `names`, in that order. Raises DataError that lists the ones without a vector."""
+        """The embeddings of `names`, in that order. Raises DataError that lists the names without a vector."""
         places = {name: place for place, name in enumerate(self.names)}
         missing = [name for name in names if name not in places]
         if missing:
@@ -118,16 +123,16 @@ class LabelEmbeddings:
         return LabelEmbeddings(tuple(names), self.vectors[[places[name] for name in names]], self.source)
 
     def equals(self, other: LabelEmbeddings) -> bool:
-        """Whether names and vectors are the same; where they came from does not count."""
+        """Whether names and vectors are the same; the source does not count."""
         return self.names == other.names and torch.equal(self.vectors, other.vectors)
 
     def joined(self, other: LabelEmbeddings) -> LabelEmbeddings:
-        """These and what `other` has in addition. Raises DataError if the widths differ."""
+        """These embeddings and the further ones of `other`. Raises DataError if the widths differ."""
         if other.width != self.width:
             raise DataError(
                 f"{other.source} has label embeddings of width {other.width}, the network was trained with width "
-                f"{self.width} ({self.source}); name that source (label_embeddings=SOURCE for predict, head.label_embeddings.source=SOURCE "
-                "elsewhere), or train with the other one"
+                f"{self.width} ({self.source}); use that source (label_embeddings=SOURCE for predict, "
+                "head.label_embeddings.source=SOURCE elsewhere), or train with the other one"
             )
         known = set(self.names)
         new = [name for name in other.names if name not in known]
@@ -143,11 +148,11 @@ def read_label_embeddings(
     """The vectors of `labels`.
 
     Args:
-        labels: what vectors are wanted for.
-        ordered: all labels of the dataset, which the rows of an array without names are; None: `labels`.
+        labels: the labels that need a vector.
+        ordered: all labels of the dataset, to which the rows of an array without names belong; None: `labels`.
 
     Raises:
-        DataError: the source is not there, damaged, or lacks words; a package that it needs is not installed.
+        DataError: the source does not exist, is damaged or lacks words; a package that it needs is not installed.
     """
     LabelSpace(labels)
     texts = _texts(config, labels)
@@ -168,9 +173,9 @@ def read_label_embeddings(
             ordered = labels if ordered is None else ordered
             if unknown := [label for label in labels if label not in set(ordered)]:
                 raise DataError(
-                    f"{path} lists no names, so that its rows are the labels of the dataset and no others; it says "
-                    f"nothing of {', '.join(map(repr, unknown[:5]))}. Name a source that does: label_embeddings=SOURCE for "
-                    "mldec predict, head.label_embeddings.source=SOURCE elsewhere"
+                    f"{path} has no names, so its rows are the labels of the dataset only; it has no vector for "
+                    f"{', '.join(map(repr, unknown[:5]))}. Use a source that has: label_embeddings=SOURCE for mldec "
+                    "predict, head.label_embeddings.source=SOURCE elsewhere"
                 )
             return LabelEmbeddings(tuple(ordered), _rows(path, len(ordered)), config.source).select(labels)
         elif config.templates != ("{}",):
@@ -179,12 +184,12 @@ def read_label_embeddings(
                 f"{path.name} has single words: leave templates out"
             )
         else:
-            vectors = _from_table(path, config, labels, texts)
+            vectors = _from_file(path, config, labels, texts)
     return LabelEmbeddings(tuple(labels), torch.from_numpy(np.ascontiguousarray(vectors, np.float32)), config.source)
 
 
 def _texts(config: LabelEmbeddingsConfig, labels: Sequence[str]) -> list[str]:
-    """What is looked up for each label: itself, or its alias."""
+    """The text that is looked up for each label: the label or its alias."""
     if config.aliases is None:
         return list(labels)
     aliases = embedding_files.read_aliases(Path(config.aliases).expanduser())
@@ -201,7 +206,7 @@ def _width(config: LabelEmbeddingsConfig, text: str) -> int:
 
 
 def _random(labels: Sequence[str], width: int, seed: int) -> np.ndarray:
-    """A standard normal vector for each name that depends on nothing but the name and `seed`."""
+    """A standard normal vector per name, which depends on the name and `seed` only."""
 
     def draw(name: str) -> np.ndarray:
         digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
@@ -217,22 +222,22 @@ def _rows(path: Path, count: int) -> Tensor:
         array = array.T
     if len(array) != count:
         raise DataError(
-            f"head.label_embeddings.source={path}: an array of shape {array.shape} for {count} labels; give it a row a label in "
-            "their order, or list its names in a file: head.label_embeddings.names=FILE"
+            f"head.label_embeddings.source={path}: an array of shape {array.shape} for {count} labels; give it one row "
+            "per label, in their order, or list its names in a file: head.label_embeddings.names=FILE"
         )
     return torch.from_numpy(np.ascontiguousarray(array, np.float32))
 
 
-def _from_table(path: Path, config: LabelEmbeddingsConfig, labels: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-    """A row per label from a file of words, which is only read through for texts that it was not asked for before."""
+def _from_file(path: Path, config: LabelEmbeddingsConfig, labels: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+    """One row per label from a file of words, which is read only for texts that are not in the cache."""
     names = None if config.names is None else Path(config.names).expanduser()
     files = [path, names] if names is not None and names.is_file() else [path]
 
     def look_up(new: list[str]) -> np.ndarray:
-        asked = [(label, text) for label, text in zip(labels, texts, strict=True) if text in set(new)]
-        table = embedding_files.open_table(path, config.names)
-        rows = _look_up(table, [label for label, _ in asked], [text for _, text in asked], config.source)
-        found = dict(zip((text for _, text in asked), rows, strict=True))  # two labels may have one alias
+        needed = [(label, text) for label, text in zip(labels, texts, strict=True) if text in set(new)]
+        file = embedding_files.open_embedding_file(path, config.names)
+        rows = _look_up(file, [label for label, _ in needed], [text for _, text in needed], config.source)
+        found = dict(zip((text for _, text in needed), rows, strict=True))  # two labels may share an alias
         return np.stack([found[text] for text in new])
 
     key = ":".join([LOOK_UP, path.suffix, *map(file_digest, files)])
@@ -240,16 +245,16 @@ def _from_table(path: Path, config: LabelEmbeddingsConfig, labels: Sequence[str]
     return np.stack([known[text] for text in texts])
 
 
-def _look_up(table: embedding_files.Table, labels: Sequence[str], texts: Sequence[str], source: str) -> np.ndarray:
-    """A row per label: the vector of the whole text if the table has it, or the mean over its words."""
+def _look_up(
+    file: embedding_files.EmbeddingFile, labels: Sequence[str], texts: Sequence[str], source: str
+) -> np.ndarray:
+    """One row per label: the vector of the whole text if the file has it, else the mean over its words."""
     wanted = {form for text in texts for form in (*whole_forms(text), *(f for w in split(text) for f in word_forms(w)))}
-    found = table.vectors(wanted)
+    found = file.vectors(wanted)
     rows, missing, culprits = [], [], []
     for label, text in zip(labels, texts, strict=True):
         whole = next((found[form] for form in whole_forms(text) if form in found), None)
-        parts = [
-            next((found[form] for form in word_forms(word) if form in found), table.guess(word)) for word in split(text)
-        ]
+        parts = [next((found[form] for form in word_forms(word) if form in found), None) for word in split(text)]
         if whole is not None:
             rows.append(whole)
         elif parts and all(part is not None for part in parts):
@@ -258,12 +263,12 @@ def _look_up(table: embedding_files.Table, labels: Sequence[str], texts: Sequenc
             missing.append(label)
             culprits.append(next((w for w, part in zip(split(text), parts, strict=True) if part is None), text))
     if missing:
-        raise DataError(_without_vectors(missing, culprits, table.words(), source))
+        raise DataError(_without_vectors(missing, culprits, file.words(), source))
     return np.stack(rows)
 
 
 def whole_forms(text: str) -> list[str]:
-    """How files write a label of several words as one: as it is, and joined by _ or -, also in lower case."""
+    """The forms in which files have a label of several words: as it is, or joined by _ or -, also in lower case."""
     forms = [text, *(joint.join(split(text)) for joint in (" ", "_", "-", ""))]
     return list(dict.fromkeys([*forms, *(form.lower() for form in forms)]))
 
@@ -273,33 +278,33 @@ def word_forms(word: str) -> list[str]:
 
 
 def split(text: str) -> list[str]:
-    """The words of a label: "traffic_light", "traffic-light" and "traffic light (red)" are split at all but letters."""
+    """The words of a label, split at all but letters, digits and apostrophes: "traffic_light" has two."""
     kept = "".join(character if character.isalnum() or character == "'" else " " for character in text)
     return kept.split()
 
 
 def _without_vectors(labels: Sequence[str], words: Sequence[str], known: Iterable[str], source: str) -> str:
-    """The error of labels without vectors: each with the word that is missing and the nearest known ones."""
+    """The message for labels without vectors: each with the missing word and the nearest known ones."""
     shown = list(zip(labels, words, strict=True))[:10]
     candidates = nearby(known, [word for _, word in shown])
     lines = []
     for label, word in shown:
         close = difflib.get_close_matches(word.lower(), candidates, n=3, cutoff=0.6)
         what = f"{label!r}" if label == word else f"{label!r} (no {word!r})"
-        lines.append(f"  {what}: {'nearest known: ' + ', '.join(close) if close else 'no near word found'}")
+        lines.append(f"  {what}: {'nearest known: ' + ', '.join(close) if close else 'no similar word found'}")
     more = [f"  and {len(labels) - len(shown)} more"] if len(labels) > len(shown) else []
     return "\n".join(
         [
             f"{source}: no label embedding for {len(labels)} label{'s' if len(labels) > 1 else ''}",
             *lines,
             *more,
-            "Rename them, or say which words to look up instead in a file of lines label<tab>words: "
+            "Rename them, or list other texts to look up in a file of lines label<tab>text: "
             "head.label_embeddings.aliases=FILE",
         ]
     )
 
 
 def nearby(known: Iterable[str], words: Sequence[str]) -> list[str]:
-    """The known words of about the length and with the first letter of one of `words`: millions would take minutes."""
+    """The known words with the first letter and about the length of one of `words`: comparing millions takes minutes."""
     firsts = {(word[:1].lower(), len(word) + change) for word in words for change in (-2, -1, 0, 1, 2)}
     return list(dict.fromkeys(word for word in known if (word[:1].lower(), len(word)) in firsts))

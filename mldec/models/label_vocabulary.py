@@ -1,9 +1,9 @@
-"""The labels that a decoder is asked for, as label embeddings: which, in which groups, and how training varies them.
+"""The query labels of a zero-shot decoder as label embeddings: their groups, and their augmentation in training.
 
-Trained labels stay in the groups in which they were trained, whatever is asked for beside them; other labels come in
-groups of their own. So what a network says of a trained label never depends on the question, and with label-embedding queries of
-one label each (full decoding) neither does what it says of any other. Where groups have queries of their own, other
-labels join them in turn, and what is said of those depends on their order.
+Trained labels stay in the groups in which they were trained, whatever the other query labels are; other labels form
+groups of their own. So the logit of a trained label never depends on the other query labels, and with one
+label-embedding query per label (full decoding) no logit does. Where groups have queries of their own, other labels are
+added to them in turn, and their logits depend on their order.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Normalize = Literal["none", "unit", "centered"]
 
 
 class GroupedLabels(NamedTuple):
-    """Labels in groups: K groups of g places, n labels asked for (and the random ones of training after them).
+    """Labels in K groups of g: n query labels (followed by the random ones of training).
 
     Attributes:
-        vectors: (K, g, width). Places that no label needs repeat labels of their group.
+        vectors: (K, g, width). Entries that no label needs repeat labels of their group.
         groups: (K,) the trained group whose learned weights each group uses.
-        places: (n,) which of the K * g places each label has.
+        places: (n,) the entry of each label, among the K * g.
         biases: (n,) the trained label whose learned bias each label uses.
     """
 
@@ -40,11 +40,11 @@ class GroupedLabels(NamedTuple):
 
 @dataclass(frozen=True)
 class QueryAugment:
-    """How label embeddings are varied in training (paper §2.3.3, Table 3); nothing of it happens in evaluation.
+    """Augmentation of label embeddings in training (paper §2.3.3, Table 3); evaluation has none.
 
     Attributes:
-        noise: standard deviation of what is added to each entry, in units of the vectors' root mean square.
-        random: how many vectors without meaning are asked for too; their answer should be "present".
+        noise: standard deviation of the noise on each entry, in units of the vectors' root mean square.
+        random: the number of random vectors among the query labels; their target is "present".
         cutout: share of the entries that are set to zero.
     """
 
@@ -58,19 +58,19 @@ class QueryAugment:
 
 
 class LabelVocabulary(nn.Module):
-    """Label embeddings of labels, ready for a decoder.
+    """The label embeddings of a decoder, and which of them are its query labels.
 
     Args:
-        label_embeddings: the N trained labels in the order of the network's outputs, then any others that may be asked for.
+        label_embeddings: the N trained labels in the order of the network's outputs, then any others.
         num_trained: N.
         num_groups: K; groups hold g = ceil(N / K) labels.
-        fixed_groups: the K groups have queries of their own, so that further labels must join them (paper Table 8,
-            "learnable" queries); otherwise these come in further groups.
-        normalize: "none": as they are. "unit": to length 1. "centered": less the mean of the trained labels, then to
-            length sqrt(width), so that an entry is about 1: labels of one kind ("red seven", "red two") have
-            nearly parallel vectors, whose small differences are what matters.
+        fixed_groups: the K groups have queries of their own, so that further labels are added to them (paper Table 8,
+            "learnable" queries); otherwise further labels form further groups.
+        normalize: "none": unchanged. "unit": to length 1. "centered": minus the mean of the trained labels, then to
+            length sqrt(width), so that an entry is about 1: similar labels ("red seven", "red two") have nearly
+            parallel vectors, whose small differences matter.
         augment: of training.
-        order: (N,) a permutation; places are dealt in this order. None: as they come.
+        order: (N,) a permutation: the order in which labels fill the groups. None: the order of the labels.
     """
 
     trained: Tensor
@@ -100,13 +100,13 @@ class LabelVocabulary(nn.Module):
         self.trained_names = label_embeddings.names[:num_trained]
         self.num_groups, self.group_size = num_groups, -(-num_trained // num_groups)
         self.fixed_groups, self.normalize, self.augment = fixed_groups, normalize, augment or QueryAugment()
-        # Everything about groups is worked out on the CPU, also where the network is built on a device without numbers.
+        # Groups are computed on the CPU, also where the network is built on the meta device.
         positions = _count(num_trained)
-        # Which place each trained label has, and which label each place of the trained groups holds.
+        # The entry of each trained label, and the label of each entry of the trained groups.
         self._place_of = positions if order is None else torch.argsort(order)
         self._trained_members = _fill_groups(positions if order is None else order, self.group_size)
-        # The vectors belong to the checkpoint, not to the weights: another file of embeddings must not be overwritten by
-        # weights that a run starts from.
+        # The vectors belong to the checkpoint, not to the weights: initial weights must not overwrite another file of
+        # embeddings.
         vectors = label_embeddings.vectors[:num_trained].to(torch.get_default_device(), torch.get_default_dtype())
         self.register_buffer("trained", vectors, persistent=False)
         for name in ("query", *_buffers("plain"), *_buffers("with_random")):
@@ -114,12 +114,12 @@ class LabelVocabulary(nn.Module):
         self.set_labels(self.trained_names)
 
     def length(self) -> float:
-        """Root mean square length of the trained labels' vectors, as the decoder gets them."""
+        """Root mean square length of the normalized vectors of the trained labels."""
         vectors = self.known.vectors[: len(self.trained)]
         return float(normalized(vectors, vectors, self.normalize).square().sum(dim=1).mean().sqrt())
 
     def set_labels(self, names: Sequence[str], label_embeddings: LabelEmbeddings | None = None) -> None:
-        """Ask for `names` from now on, in that order; `label_embeddings` has vectors that were not known before.
+        """Make `names` the query labels, in that order; `label_embeddings` has vectors that were not known before.
 
         Raises DataError for no name, a repeated or empty one, one without a vector, and vectors of another width.
         """
@@ -135,11 +135,11 @@ class LabelVocabulary(nn.Module):
                 setattr(self, name, value.to(self.trained.device))
 
     def query_of_labels(self) -> Tensor:
-        """(n,) int64: the group of each label that is asked for."""
+        """(n,) int64: the group of each query label."""
         return self.plain_places // self.plain_members.shape[1]
 
     def forward(self) -> GroupedLabels:
-        """What the decoder asks for now; in training also the random vectors, after the labels."""
+        """The query labels; in training followed by the random vectors."""
         pool = normalized(torch.cat([self.trained, self.query]), self.trained, self.normalize)
         if not self.training:
             return self._grouped(pool, "plain")
@@ -152,9 +152,11 @@ class LabelVocabulary(nn.Module):
             pool = pool * (torch.rand_like(pool) >= self.augment.cutout)
         return self._grouped(pool, "with_random")
 
-    def alone(self, vectors: Tensor) -> GroupedLabels:
-        """Labels of which the vectors (n, width) are all that is known, each in a group of its own, in that order."""
-        count = torch.arange(vectors.shape[0], device=vectors.device)  # not len, which a graph takes for a constant
+    def one_group_each(self, vectors: Tensor) -> GroupedLabels:
+        """Labels given by their vectors (n, width) only, each in a group of its own, in that order."""
+        count = torch.arange(
+            vectors.shape[0], device=vectors.device
+        )  # not len, which would be a constant in an exported graph
         first = torch.zeros_like(count)
         return GroupedLabels(normalized(vectors, self.trained, self.normalize)[:, None], first, count, first)
 
@@ -163,26 +165,26 @@ class LabelVocabulary(nn.Module):
         return GroupedLabels(pool[members], groups, places, biases)
 
     def _lay_out(self, own: Tensor, num_random: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rows of the pool (trained, asked, random vectors) in groups, and the rest of `GroupedLabels`.
+        """Rows of the pool (trained, query and random vectors) in groups, and the rest of `GroupedLabels`.
 
-        own (n,) is the trained column of each label that is asked for, or -1.
+        own (n,) is the trained column of each query label, or -1.
         """
         num_trained, g = len(self.trained), self.group_size
         own = torch.cat([own, own.new_full((num_random,), -1)])
         is_new = own < 0
         new = num_trained + is_new.nonzero()[:, 0]
-        home = self._place_of[own[~is_new]]  # in the groups of training
+        entry = self._place_of[own[~is_new]]  # in the groups of training
         places, biases = torch.empty_like(own), torch.empty_like(own)
         if self.fixed_groups:
             members, places[is_new] = _join_groups(self._trained_members, new)
             groups = _count(len(members))
-            places[~is_new] = home // g * members.shape[1] + home % g
+            places[~is_new] = entry // g * members.shape[1] + entry % g
         else:
-            needed = (home // g).unique()
+            needed = (entry // g).unique()
             further = _fill_groups(new, g)
             members = torch.cat([self._trained_members[needed], further])
             groups = torch.cat([needed, _count(len(further)) % self.num_groups])
-            places[~is_new] = torch.searchsorted(needed, home // g) * g + home % g
+            places[~is_new] = torch.searchsorted(needed, entry // g) * g + entry % g
             places[is_new] = len(needed) * g + _count(len(new))
         biases[~is_new] = own[~is_new]
         biases[is_new] = _count(len(new)) % num_trained
@@ -190,7 +192,7 @@ class LabelVocabulary(nn.Module):
 
 
 def normalized(vectors: Tensor, trained: Tensor, kind: Normalize) -> Tensor:
-    """Vectors (V, width) as `LabelVocabulary` describes each kind of scaling; `trained` has those of the trained labels."""
+    """Vectors (V, width) scaled as `LabelVocabulary` describes; `trained` has the vectors of the trained labels."""
     if kind == "none":
         return vectors
     if kind == "unit":
@@ -207,7 +209,7 @@ def _count(end: int) -> Tensor:
 
 
 def _fill_groups(labels: Tensor, group_size: int) -> Tensor:
-    """Labels (n,) in groups (ceil(n / g), g); the last group repeats its labels until it is full."""
+    """Labels (n,) in groups (ceil(n / g), g); the last group is filled by repeating its labels."""
     missing = -len(labels) % group_size
     if missing:
         last = labels[len(labels) // group_size * group_size :]
@@ -216,7 +218,7 @@ def _fill_groups(labels: Tensor, group_size: int) -> Tensor:
 
 
 def _join_groups(groups: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Deal further labels to the groups (K, g) in turn. Returns (K, g') and the place of each of them."""
+    """Add further labels to the groups (K, g) in turn. Returns (K, g') and the entry of each of them."""
     num_groups, size = groups.shape
     rounds = -(-len(labels) // num_groups)
     if rounds == 0:

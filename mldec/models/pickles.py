@@ -1,9 +1,9 @@
-"""A look at the pickle of a file of tensors before torch reads it: what it would make, without making it.
+"""Checking the pickle of a file of tensors before torch reads it.
 
-`torch.load(weights_only=True)` runs no code of a file, but it believes every size in it. Here the same pickle is read
-with stand-ins in the place of tensors, and each size is compared with what the file holds, so that a small file cannot
-ask for much memory or time: storages larger than their bytes, views larger than their storage, lists that hold one
-another many times over, whole numbers of a million digits.
+`torch.load(weights_only=True)` runs no code in a file but trusts every size in it. Here the same pickle is read with
+stand-ins for tensors, and each size is compared with the content of the file, so that a small file cannot use much
+memory or time: storages larger than their bytes, views larger than their storage, lists that contain one another many
+times over, integers of a million digits.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import torch
 
-MOST_BYTES = 64 * 2**20  # of a pickle, whose tensors lie outside of it
+MOST_BYTES = 64 * 2**20  # of a pickle, without its tensors
 MOST_OPERATIONS = 5_000_000
-MOST_BITS = 256  # of a whole number
-DEPTH = 64  # of containers within one another
+MOST_BITS = 256  # of an integer
+DEPTH = 64  # of nested containers
 SHARED = 8  # times that values may be repeated by reference
-VIEWS = 4  # times that the bytes of a file may be seen by tensors
+VIEWS = 4  # times that tensors may view the bytes of a file
 
 # fmt: off
-#: What `torch.save` and the weights-only reader of torch know.
+#: The operations of `torch.save` and of torch's weights-only reader.
 OPERATIONS = frozenset((
     "PROTO", "STOP", "MARK", "GLOBAL", "NEWOBJ", "REDUCE", "BUILD", "APPEND", "APPENDS", "SETITEM", "SETITEMS",
     "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "NONE", "NEWFALSE", "NEWTRUE", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT",
@@ -44,27 +44,27 @@ STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
 
 
 class Refused(Exception):
-    """Why a pickle is not read, in words."""
+    """A pickle is not read; the message gives the reason."""
 
 
 class Rehearsed(NamedTuple):
-    """What a pickle asks for: `storages` by key in bytes, and the number of bytes that the pickle itself has."""
+    """The sizes in bytes of the `storages` of a pickle by key, and the number of bytes of the pickle itself."""
 
     storages: dict[str, int]
     length: int
 
 
-def rehearse(stream: BinaryIO, room: int, records: Mapping[str, int] | None = None) -> Rehearsed:
-    """Read one pickle of a stream with stand-ins for its tensors; the stream stands behind it afterwards.
+def rehearse(stream: BinaryIO, size: int, records: Mapping[str, int] | None = None) -> Rehearsed:
+    """Read one pickle of a stream with stand-ins for its tensors; the stream is after the pickle afterwards.
 
     Args:
-        room: the size of the file in bytes: no more may become of it, up to a factor.
-        records: sizes in bytes of the storages that the file holds, by key; None where they stand behind the pickle.
+        size: of the file in bytes, which limits the tensors, up to a factor.
+        records: sizes in bytes of the storages in the file, by key; None where they follow the pickle.
 
     Raises Refused for anything that is not tensors and plain values, or larger than the file.
     """
     data = _take_one(stream)
-    reader = _Rehearsal(BytesIO(data), room, records)
+    reader = _Rehearsal(BytesIO(data), size, records)
     content = reader.load()
     _weigh(content, SHARED * len(data) + 1_000_000)
     return Rehearsed(reader.storages, len(data))
@@ -76,25 +76,25 @@ def read_plain(stream: BinaryIO) -> Any:
 
 
 def _take_one(stream: BinaryIO) -> bytes:
-    """The bytes of one pickle, whose operations are known and not too many."""
+    """The bytes of one pickle, after checking its operations and their number."""
     begin = stream.tell()
     for count, (operation, argument, place) in enumerate(pickletools.genops(stream), start=1):
         if operation.name not in OPERATIONS:
             raise Refused(f"it holds the pickle operation {operation.name}, which files of tensors do not need")
-        # A memo with one huge index would take memory for all below it.
+        # A memo with one huge index would use memory for all indices below it.
         if operation.name.endswith("BINPUT") and cast(int, argument) > count:
             raise Refused(f"it uses memo index {argument:,} after {count:,} operations; at most {count:,} is allowed")
         if count > MOST_OPERATIONS or (place or 0) - begin > MOST_BYTES:
-            raise Refused(f"what describes its tensors has more than {MOST_OPERATIONS:,} steps or {MOST_BYTES:,} bytes")
+            raise Refused(f"the description of its tensors exceeds {MOST_OPERATIONS:,} steps or {MOST_BYTES:,} bytes")
     end = stream.tell()
     if end - begin > MOST_BYTES:
-        raise Refused(f"what describes its tensors has more than {MOST_BYTES:,} bytes")
+        raise Refused(f"the description of its tensors has more than {MOST_BYTES:,} bytes")
     stream.seek(begin)
     return stream.read(end - begin)
 
 
 class _Kind(NamedTuple):
-    """A kind of storage or number: bytes of an element."""
+    """A type of storage or number: bytes per element."""
 
     width: int
 
@@ -105,7 +105,7 @@ class _Storage(NamedTuple):
 
 
 class _Entries(dict[Any, Any]):
-    """Stands in for OrderedDict; what torch hangs onto one (the versions of modules) is not looked at."""
+    """Stands in for OrderedDict; attributes of one (torch adds the versions of modules) are ignored."""
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -125,13 +125,13 @@ class _Tensor:
 
 
 class _Rehearsal(pickle.Unpickler):
-    """Makes stand-ins; nothing is imported or called that the file names."""
+    """Creates stand-ins; nothing that the file names is imported or called."""
 
-    def __init__(self, stream: BinaryIO, room: int, records: Mapping[str, int] | None) -> None:
+    def __init__(self, stream: BinaryIO, file_size: int, records: Mapping[str, int] | None) -> None:
         super().__init__(stream)
-        self.room, self.records = room, records
+        self.file_size, self.records = file_size, records
         self.storages: dict[str, int] = {}
-        self.stored = self.seen = 0  # bytes of storages, and of the tensors that see them
+        self.stored = self.viewed = 0  # bytes of storages, and of the tensors that view them
         self._known: dict[str, Any] = {
             "collections.OrderedDict": _Entries,
             "collections.Counter": _Entries,
@@ -158,10 +158,10 @@ class _Rehearsal(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage" or (len(pid) > 5 and pid[5]):
-            raise Refused("it refers to external data other than tensor storages, which are all that is allowed")
+            raise Refused("it refers to external data other than tensor storages; nothing else is allowed")
         _, kind, key, _, count = pid[:5]
         if not isinstance(kind, _Kind) or not isinstance(key, str) or not _is_size(count):
-            raise Refused("a storage of it has no kind, key or size")
+            raise Refused("one of its storages has no type, key or size")
         size = count * kind.width
         if self.records is not None and size != self.records.get(key):
             raise Refused(f"storage {key[:40]!r} should have {size:,} bytes and has {self.records.get(key, 0):,}")
@@ -170,8 +170,8 @@ class _Rehearsal(pickle.Unpickler):
             self.stored += size
         if self.storages[key] != size:
             raise Refused(f"storage {key[:40]!r} has two sizes")
-        if self.stored > self.room:
-            raise Refused(f"its tensors should have more bytes than the {self.room:,} of the file")
+        if self.stored > self.file_size:
+            raise Refused(f"its tensors should have more bytes than the {self.file_size:,} of the file")
         return _Storage(size, kind.width)
 
     def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> _Tensor:
@@ -185,15 +185,15 @@ class _Rehearsal(pickle.Unpickler):
     def _view(self, storage: Any, width: int, offset: Any, shape: Any, strides: Any) -> _Tensor:
         whole = isinstance(storage, _Storage) and width > 0 and _is_size(offset)
         if not whole or not _are_sizes(shape) or not _are_sizes(strides) or len(shape) != len(strides):
-            raise Refused("a tensor of it has no storage, shape or strides")
+            raise Refused("one of its tensors has no storage, shape or strides")
         count = math.prod(shape)
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) if count else 0
-        # One number that is repeated by a stride of 0 becomes as many numbers as its shape says when it is copied.
+        # A copy of a number that is repeated by a stride of 0 has as many numbers as its shape.
         if max(count, last + 1 if count else 0) * width > storage.size:
             raise Refused(f"a tensor of shape {_shown(shape)} has a storage of {storage.size:,} bytes")
-        self.seen += count * width
-        if self.seen > VIEWS * self.room:
-            raise Refused(f"its tensors see the bytes of the file more than {VIEWS} times")
+        self.viewed += count * width
+        if self.viewed > VIEWS * self.file_size:
+            raise Refused(f"its tensors view the bytes of the file more than {VIEWS} times")
         return _Tensor()
 
 
@@ -210,26 +210,26 @@ def _shown(shape: tuple[int, ...]) -> str:
 
 
 def _weigh(content: Any, most: int) -> None:
-    """Raise Refused if walking or printing `content`, shared parts each time anew, takes more than `most` steps."""
+    """Raise Refused if visiting or printing `content`, shared parts every time again, takes more than `most` steps."""
     known: dict[int, tuple[int, int] | None] = {}
 
     def weigh(value: Any, depth: int) -> tuple[int, int]:
-        """Steps, and levels of containers. Each container is walked once."""
+        """Steps, and levels of containers. Each container is visited once."""
         if isinstance(value, (str, bytes)):
             return 1 + len(value), 0
         if isinstance(value, int) and value.bit_length() > MOST_BITS:
-            raise Refused(f"it holds a whole number of {value.bit_length():,} bits")
+            raise Refused(f"it holds an integer of {value.bit_length():,} bits")
         children = _children(value)
         if children is None:
             return 1, 0
         if id(value) in known:
             found = known[id(value)]
             if found is None:
-                raise Refused("a list of it holds itself")
+                raise Refused("one of its lists contains itself")
             return found
         known[id(value)] = None
         if depth > DEPTH:
-            raise Refused(f"its containers lie more than {DEPTH} levels within one another")
+            raise Refused(f"its containers are nested more than {DEPTH} levels deep")
         parts = [weigh(child, depth + 1) for child in children()]
         found = (1 + sum(steps for steps, _ in parts), 1 + max((levels for _, levels in parts), default=0))
         if found[0] > most or found[1] > DEPTH:
@@ -241,7 +241,7 @@ def _weigh(content: Any, most: int) -> None:
 
 
 def _children(value: Any) -> Callable[[], list[Any]] | None:
-    """What a container holds; None for what is none."""
+    """A function that gives the content of a container; None for other values."""
     if isinstance(value, dict):
         return lambda: [*dict.keys(value), *dict.values(value)]
     if isinstance(value, (_Kind, _Storage)):

@@ -1,4 +1,4 @@
-"""What the names and shapes of a published file's tensors say of the network that they belong to (paper §1.5-1.7)."""
+"""Determining the network of a published file from the names and shapes of its tensors (paper §1.5-1.7)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mldec.models.tresnet import VARIANTS
 
 POOLING = "duplicate_pooling"  # the weights of the group fully-connected layer, which every published ML-Decoder has
 WRAPPERS = ("module.", "_orig_mod.", "model.")
-NUM_HEADS = 8  # of attention: no shape tells it, and both published codes know no other
+NUM_HEADS = 8  # of attention: no shape depends on it, and both published implementations have 8
 
 #: Our name of a part -> the published one.
 PARTS = {
@@ -25,8 +25,8 @@ PARTS = {
     "queries": "query_embed",
 }
 
-#: Blocks a stage, bottlenecks in the first stage, channels of the stem -> the settings of the backbone. The last two
-#: are the wider networks that the authors' earlier publications call TResNet-L and XL; timm has them by these names.
+#: Blocks per stage, bottlenecks in the first stage, channels of the stem -> the settings of the backbone. The last two
+#: are the wider networks that the authors' earlier publications call TResNet-L and XL, as timm does.
 TRESNETS: dict[tuple[tuple[int, ...], bool, int], dict[str, str]] = {
     **{(variant.layers, variant.v2, 64): {"name": name} for name, variant in VARIANTS.items()},
     ((4, 5, 18, 3), False, 76): {"name": "timm", "model": "tresnet_l"},
@@ -43,12 +43,12 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
 
 @dataclass(frozen=True)
 class HeadLayout:
-    """Where a file has its head.
+    """The location of the head in a file.
 
     Attributes:
-        kind: "authors", "timm" (a part of the decoder's names one level higher) or "pooling" (the linear layer alone).
-        prefix: what all names of the head begin with, such as `head.`.
-        attention: what the cross-attention is called.
+        kind: "authors", "timm" (some names of the decoder one level higher) or "pooling" (a linear layer only).
+        prefix: of all names of the head, such as `head.`.
+        attention: the name of the cross-attention.
     """
 
     kind: str
@@ -56,7 +56,7 @@ class HeadLayout:
     attention: str = "multihead_attn"
 
     def file_name(self, ours: str) -> str:
-        """What the file calls a tensor of our head."""
+        """The name in the file of a tensor of our head."""
         if self.kind == "pooling":
             return self.prefix + ours
         if ours.startswith("layers."):
@@ -66,19 +66,19 @@ class HeadLayout:
         return self.prefix + inside + PARTS[part] + ours.removeprefix(part)
 
     def holds(self, name: str) -> bool:
-        """Whether a name of the file is one of the head's."""
+        """Whether a name in the file belongs to the head."""
         own = (f"{self.prefix}fc.",) if self.kind == "pooling" else (self.prefix,)
         return name.startswith(own)
 
 
 @dataclass(frozen=True)
 class FoundBackbone:
-    """What the names of a body say.
+    """The backbone that the names of a file's tensors indicate.
 
     Attributes:
-        settings: of the config group `backbone`; None where the names are those of no known network.
+        settings: of the config group `backbone`; None where no known network has these names.
         certain: no other network has these names.
-        description: the same for people.
+        description: of the network, for messages.
     """
 
     settings: dict[str, str] | None
@@ -87,15 +87,15 @@ class FoundBackbone:
 
 
 def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors less what DataParallel, torch.compile or a trainer put before every name."""
-    names = {name: name for name in tensors}  # with wrappers, and without those that were taken off by now
+    """Tensors without the prefixes that DataParallel, torch.compile or a trainer add to every name."""
+    names = {name: name for name in tensors}  # with all prefixes -> without those removed so far
     while wrapper := next((w for w in WRAPPERS if names and all(left.startswith(w) for left in names.values())), None):
         names = {name: left.removeprefix(wrapper) for name, left in names.items()}
     return {left: tensors[name] for name, left in names.items()}
 
 
 def find_head(names: Collection[str], source: str) -> HeadLayout:
-    """Where the head is. Raises CheckpointError if there is none that is known, or more than one."""
+    """The location of the head. Raises CheckpointError if there is no known head, or more than one."""
     anchors = sorted(name for name in names if name.split(".")[-1] == POOLING)
     if len(anchors) > 1:
         raise CheckpointError(f"{source} has more than one ML-Decoder: {', '.join(anchors)}")
@@ -111,9 +111,8 @@ def find_head(names: Collection[str], source: str) -> HeadLayout:
             return HeadLayout("pooling", prefix)
     parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
     raise CheckpointError(
-        f"{source} has no head that is known: neither an ML-Decoder (…{POOLING}) nor the linear layer of average "
-        f"pooling (head.fc or fc). Its parts are {parts}; where it is a backbone alone, train with "
-        f"backbone.checkpoint={source}"
+        f"{source} has no known head: neither an ML-Decoder (…{POOLING}) nor the linear layer of average pooling "
+        f"(head.fc or fc). Its parts are {parts}; if it is only a backbone, train with backbone.checkpoint={source}"
     )
 
 
@@ -122,7 +121,7 @@ def head_settings(
 ) -> tuple[dict[str, Any], int | None, int | None]:
     """Settings of the config group `head`, the number of classes N, and the width of label embeddings.
 
-    N is None for a head that knows labels by embeddings, the width is None for any other.
+    N is None for a zero-shot head, the width is None for any other.
 
     Raises CheckpointError for tensors that are missing or contradict one another.
     """
@@ -130,7 +129,7 @@ def head_settings(
     def shape(ours: str, dims: int) -> tuple[int, ...]:
         name = layout.file_name(ours)
         if name not in tensors:
-            raise CheckpointError(f"{source} has no {name}, without which its head cannot be read")
+            raise CheckpointError(f"{source} has no {name}, which is needed to read its head")
         found = tuple(tensors[name].shape)
         if len(found) != dims:
             raise CheckpointError(f"{source}: {name} has shape {found}, expected {dims} dimensions")
@@ -144,7 +143,7 @@ def head_settings(
     dim = pooling[0] if by_embeddings else pooling[1]
     layers = _numbers(tensors, re.escape(f"{layout.prefix}decoder.layers.") + r"(\d+)\.")
     if dim % NUM_HEADS:
-        raise CheckpointError(f"{source}: {name} has shape {pooling}: D = {dim} is no multiple of {NUM_HEADS}")
+        raise CheckpointError(f"{source}: {name} has shape {pooling}: D = {dim} is not a multiple of {NUM_HEADS}")
     settings = {
         "name": "ml_decoder",
         "num_groups": None,
@@ -160,7 +159,7 @@ def head_settings(
     if by_embeddings:
         if pooling[1] != 1 or outputs != 1:
             raise CheckpointError(
-                f"{source}: {name} has shape {pooling} and its bias ({outputs},); a head of label embeddings has (D, 1) "
+                f"{source}: {name} has shape {pooling} and its bias ({outputs},); those of a zero-shot head are (D, 1) "
                 "and (1,)"
             )
         published = {"queries": "label_embeddings", "fc": "shared", "normalize": "none"}
@@ -175,7 +174,7 @@ def head_settings(
 
 
 def find_backbone(tensors: Mapping[str, Tensor]) -> FoundBackbone:
-    """Which network the tensors of a body are of, by its blocks."""
+    """The network of the tensors outside of the head, by its blocks."""
     if not tensors:
         return FoundBackbone(None, False, "a head without a backbone")
     is_tresnet = any(name.startswith("body.conv1.") for name in tensors)
@@ -187,7 +186,7 @@ def find_backbone(tensors: Mapping[str, Tensor]) -> FoundBackbone:
         (tensors[n] for n in tensors if re.fullmatch(re.escape(start) + r"conv1\.(0\.|conv\.)?weight", n)), None
     )
     if stem is None or not stages:
-        return FoundBackbone(None, False, f"a network whose names begin with {', '.join(list(tensors)[:3])}")
+        return FoundBackbone(None, False, f"a network with tensors such as {', '.join(list(tensors)[:3])}")
     kind = "bottlenecks" if bottleneck else "basic blocks"
     text = f"{'TResNet' if is_tresnet else 'ResNet'} with {', '.join(map(str, blocks))} blocks"
     text += f", {kind} in the first stage and {len(stem)} channels in the stem"
@@ -198,5 +197,5 @@ def find_backbone(tensors: Mapping[str, Tensor]) -> FoundBackbone:
 
 
 def _numbers(names: Collection[str], pattern: str) -> list[int]:
-    """The different numbers that the group of `pattern` matches at the start of names, sorted."""
+    """The numbers that the group of `pattern` matches at the start of names, sorted, without repetitions."""
     return sorted({int(found[1]) for name in names if (found := re.match(pattern, name))})

@@ -1,7 +1,7 @@
-"""Where a decoder's queries come from: fixed noise, learned vectors, or label embeddings.
+"""The queries of a decoder: fixed noise, learned vectors, or a map of label embeddings.
 
-Each kind is a module whose output is queries (K, D). In the paper all three reach the same mAP on labels that were
-trained (Table 7); only label embeddings can ask for labels that were not.
+Each kind is a module whose output is queries (K, D). In the paper all three reach the same mAP on trained labels
+(Table 7); only label embeddings extend to labels that were not trained.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ QueryKind = Literal["fixed", "learnable", "label_embeddings"]
 
 
 class EmbeddingQueries(nn.Module):
-    """K vectors drawn from N(0, 1); with `learnable=False` they stay as drawn: saved, never trained (paper §1.1)."""
+    """K vectors drawn from N(0, 1); with `learnable=False` they are saved but never trained (paper §1.1)."""
 
     def __init__(self, num_queries: int, dim: int, learnable: bool) -> None:
         super().__init__()
@@ -29,8 +29,8 @@ class EmbeddingQueries(nn.Module):
 class LabelEmbeddingQueries(nn.Module):
     """The ReLU of one learned linear map of the label embeddings of each group's labels, side by side (paper eq. 10).
 
-    With g labels a group the map is to D / g, rounded up; what is over D is cut off. With g = 1 it is the published
-    query of a single label.
+    With g labels per group the map has D / g outputs, rounded up; entries beyond D are cut off. With g = 1 it is the
+    published query of a single label.
     """
 
     def __init__(self, width: int, dim: int, group_size: int) -> None:

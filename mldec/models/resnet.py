@@ -1,4 +1,4 @@
-"""A residual network for images of 64 pixels: small enough to learn the bundled digits on a CPU in a few minutes."""
+"""A residual network for images of 64 pixels, small enough to learn the bundled digits on a CPU in a few minutes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mldec.registry import BACKBONES
 
 
 class SmallResNet(nn.Module):
-    """A 3x3 stem of stride 2, then stages of pre-defined width; all but the last stage halve the map (64 px: 8x8).
+    """A 3x3 stem of stride 2, then stages of given widths; all but the last stage halve the map (64 px: 8x8).
 
     `forward_features` takes images (B, 3, H, W) and gives a map (B, widths[-1], H / 2^S, W / 2^S) for S stages.
     """
@@ -40,7 +40,7 @@ class SmallResNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around which the input is added, through a 1x1 convolution where shapes differ."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where shapes differ."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class DigitsResNetConfig(BackboneConfig):
         super().__post_init__()
         if not self.widths or len(self.widths) != len(self.blocks):
             raise ValueError(
-                f"blocks={list(self.blocks)}: one number a stage is needed, as in widths={list(self.widths)}"
+                f"blocks={list(self.blocks)}: needs one number per stage, as in widths={list(self.widths)}"
             )
 
 

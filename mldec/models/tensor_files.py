@@ -1,7 +1,7 @@
-"""Files of tensors that torch saved, from anybody: read without running code, and within bounds.
+"""Reading untrusted files of tensors that torch saved, without running code and with limits on memory.
 
-What is refused before anything of it is built: archives with packed records (torch packs none, and a packed one can be
-a thousand times larger than its file), records that share their bytes, and what `mldec/models/pickles.py` refuses.
+Refused before anything is built: archives with compressed records (torch compresses none, and one can be a thousand
+times larger than its file), records that share bytes, and the files that `mldec/models/pickles.py` refuses.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from torch import Tensor
 from mldec.errors import CheckpointError, first_lines
 from mldec.models.pickles import MOST_BYTES, Refused, read_plain, rehearse
 
-MOST_RECORDS = 500_000  # of an archive: a storage each
+MOST_RECORDS = 500_000  # of an archive: one per storage
 NAME_LENGTH, NAME_PARTS = 512, 64  # of a tensor's name; the longest of timm's have 100 characters and 12 parts
 
-ARCHIVE = b"PK\x03\x04"  # how an archive begins
-END, END64, LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"  # the records at its end
+ARCHIVE = b"PK\x03\x04"  # the first bytes of an archive
+END, END64, LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"  # of the records at its end
 
 
 def read_torch_file(path: Path) -> Any:
-    """What a .pt or .pth file holds, on the CPU: tensors, dicts, lists, tuples and plain values.
+    """The content of a .pt or .pth file, on the CPU: tensors, dicts, lists, tuples and plain values.
 
-    Beside these an `argparse.Namespace` is taken, a bag of values which timm's checkpoints have among them.
+    An `argparse.Namespace` is accepted too, since timm's checkpoints contain one.
 
-    Raises CheckpointError with the reason if it cannot be read, holds anything else, or asks for more than it has.
+    Raises CheckpointError with the reason if it cannot be read, holds anything else, or its sizes exceed the file.
     """
     try:
         size = os.path.getsize(path)
@@ -50,7 +50,7 @@ def read_torch_file(path: Path) -> Any:
 
 
 def check_names(names: Any, source: str) -> None:
-    """Raise CheckpointError unless all tensors have a name that some module could have."""
+    """Raise CheckpointError unless every name is one that a tensor of a module can have."""
     for name in names:
         if not isinstance(name, str):
             raise CheckpointError(f"{source}: a tensor has the name {str(name)[:60]!r}; expected text")
@@ -62,7 +62,7 @@ def check_names(names: Any, source: str) -> None:
 
 
 def _check_archive(path: Path, size: int) -> None:
-    """Raise Refused unless all records of an archive lie in it as they are, and its pickle fits them."""
+    """Raise Refused unless all records of an archive are uncompressed, and its pickle fits them."""
     directory = _directory(path, size)
     with zipfile.ZipFile(path) as archive:
         members = sorted(archive.infolist(), key=lambda member: member.header_offset)
@@ -70,18 +70,18 @@ def _check_archive(path: Path, size: int) -> None:
         for member, end in zip(members, ends, strict=True):
             name = member.filename
             if not name.isascii() or name != member.orig_filename:
-                raise Refused("an archive with a record whose name is not plain")
+                raise Refused("an archive with a record whose name is not plain ASCII")
             if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
                 raise Refused(
-                    f"its record {name[:60]} is packed ({member.compress_size:,} bytes become {member.file_size:,}), "
-                    "which torch never does; unpack it and save it anew if you trust it"
+                    f"its record {name[:60]} is compressed ({member.compress_size:,} bytes become "
+                    f"{member.file_size:,}), which torch never does; unpack the archive and save it again if you trust it"
                 )
             if member.header_offset + 30 + len(name) + member.file_size > end:
                 raise Refused(f"its record {name[:60]} shares bytes with another one")
         sizes = {member.filename: member.file_size for member in members}
         pickles = [name for name in sizes if name.endswith("/data.pkl")]
         if len(sizes) < len(members) or len(pickles) != 1:
-            raise Refused("an archive without one data.pkl, or with two records of one name")
+            raise Refused("an archive without exactly one data.pkl, or with two records of one name")
         if sizes[pickles[0]] > MOST_BYTES:
             raise Refused(f"its data.pkl has {sizes[pickles[0]]:,} bytes, more than the {MOST_BYTES:,} that are read")
         prefix = pickles[0].removesuffix("data.pkl") + "data/"
@@ -90,10 +90,10 @@ def _check_archive(path: Path, size: int) -> None:
 
 
 def _directory(path: Path, size: int) -> int:
-    """Where the directory of an archive begins.
+    """The offset of the directory of an archive.
 
-    Two readers look at it, Python's and torch's. Where its end is not as torch writes it they could see two different
-    archives, so that what was checked is not what is read: raises Refused then.
+    Raises Refused where its end is not as torch writes it: Python's reader, which checks it, and torch's could then
+    read two different archives.
     """
     with path.open("rb") as file:
         file.seek(max(0, size - 98))
@@ -114,18 +114,20 @@ def _directory(path: Path, size: int) -> int:
 
 
 def _check_sequence(file: Any, size: int) -> None:
-    """The format of torch before 1.6: pickles one after another, then the numbers."""
-    for _ in range(3):  # a magic number, a version, and what kind of machine wrote it
+    """Check the format of torch before 1.6: pickles one after another, then the values."""
+    for _ in range(3):  # a magic number, a version, and the type of the machine
         read_plain(file)
     storages = rehearse(file, size).storages
     listed = read_plain(file)
     if not isinstance(listed, list) or sorted(map(str, listed)) != sorted(storages):
-        raise Refused("it does not hold the numbers of all its tensors")
+        raise Refused("it does not hold the values of all its tensors")
 
 
 def _plain(value: Any, known: dict[int, Any]) -> Any:
-    """`value` in containers of Python's own, whose methods no file could have replaced; tensors without what hangs on
-    them. What was shared is shared."""
+    """`value` with builtin containers, whose methods no file can replace, and tensors without attributes.
+
+    Shared containers stay shared.
+    """
     if isinstance(value, Tensor):
         if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
             raise Refused(f"it holds a tensor that is not plain: {value.layout}, {value.device.type}")

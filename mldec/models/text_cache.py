@@ -1,4 +1,4 @@
-"""Vectors of texts are kept on disk by the content of what gave them: the next run reads them from there."""
+"""A cache on disk of the vectors of texts, keyed by the content of the model or file that they come from."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def remembered(key: str, texts: Sequence[str], compute: Callable[[list[str]], np
     """The vectors of at least `texts`, by text.
 
     Args:
-        key: differs whenever the vectors do: a digest of the model or file that gives them.
-        texts: different ones.
-        compute: gives (n, width) for those that are not known yet. What it raises goes through; nothing is kept then.
+        key: differs whenever the vectors do: a digest of the model or file that they come from.
+        texts: without repetitions.
+        compute: gives (n, width) for texts that are not in the cache. Its errors are passed on; nothing is stored then.
     """
     path = Path(cache_folder(), f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz")
     known = _read(path)
@@ -35,22 +35,22 @@ def file_digest(path: Path) -> str:
 
 
 def cache_folder() -> str:
-    """Where vectors of texts are kept: below MLDEC_CACHE or ~/.cache/mldec. It may be deleted at any time."""
+    """The folder of the cache: below MLDEC_CACHE or ~/.cache/mldec. It may be deleted at any time."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(os.environ.get("MLDEC_CACHE") or os.path.join(home, "mldec"), "label_embeddings")
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """Vectors by text; nothing if there is no sound file."""
+    """Vectors by text; empty if there is no readable file."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             return dict(zip(stored["texts"].tolist(), stored["vectors"], strict=True))
-    except Exception:  # a damaged cache is made anew
+    except Exception:  # a damaged cache is rebuilt
         return {}
 
 
 def _write(path: Path, vectors: dict[str, np.ndarray]) -> None:
-    """Keep what was computed; a folder that cannot be written to means computing it again next time."""
+    """Store vectors; if the folder is not writable, they are computed again next time."""
     partial = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Vectors of texts from models that embed them: sentence-transformers, and the text towers of CLIP models.
 
-Both are optional packages. What a model said of a text is kept in a cache, under a digest of the model's files and the
-text, so that a run does not load the model again.
+Both are optional packages. The vectors are cached under a digest of the model's files and the text, so that the next
+run does not load the model.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import numpy as np
 from mldec.errors import DataError, first_lines
 from mldec.models.text_cache import file_digest, remembered
 
-#: The parts that a sentence-transformers model may be made of; a folder could name any other class to be imported.
+#: Modules of a sentence-transformers model must be of this package; a folder could name any class to be imported.
 OWN_PARTS = "sentence_transformers."
-CLIP_HUB = "hf-hub:"  # how open_clip calls models on the Hugging Face Hub
-CLIP_BATCH = 256  # texts that a CLIP model gets at a time: memory does not grow with the number of labels
+CLIP_HUB = "hf-hub:"  # open_clip's prefix of models on the Hugging Face Hub
+CLIP_BATCH = 256  # texts per forward pass, so that memory does not grow with the number of labels
 
 
 def embed(kind: str, model: str, texts: Sequence[str], templates: Sequence[str]) -> np.ndarray:
     """(texts, width) float32: the mean over `templates` of the unit vectors of each text.
 
     Args:
-        kind: "folder", "package" or "hub" of a sentence-transformers model, or "open_clip".
-        model: what to load: a folder, a package's name, OWNER/NAME, or MODEL/WEIGHTS or hf-hub:OWNER/NAME of CLIP.
+        kind: "folder", "package" or "hub" for a sentence-transformers model, or "open_clip".
+        model: a folder, the name of a package, OWNER/NAME, or for CLIP MODEL/WEIGHTS or hf-hub:OWNER/NAME.
 
     Raises:
         DataError: there is no such model, it is damaged or unsafe, or the package that runs it is not installed.
@@ -50,7 +50,7 @@ def digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-# Where a model lies ---------------------------------------------------------------------------------------------------
+# Locating a model -----------------------------------------------------------------------------------------------------
 
 
 def _folder(kind: str, model: str) -> Path:
@@ -68,7 +68,7 @@ def _folder(kind: str, model: str) -> Path:
     except Exception as error:  # no network, no such model, no permission: each with a class of its own
         reason = first_lines(error)
         raise DataError(
-            f"head.label_embeddings.source=hub:{model}: cannot be fetched ({reason}); with a copy at hand, name its folder"
+            f"head.label_embeddings.source=hub:{model}: download failed ({reason}); if you have a copy, use its folder"
         ) from None
 
 
@@ -95,7 +95,7 @@ def _not_installed(package: str) -> DataError:
     )
 
 
-# What it says ---------------------------------------------------------------------------------------------------------
+# Encoding texts -------------------------------------------------------------------------------------------------------
 
 
 def _encode(folder: Path, texts: Sequence[str]) -> np.ndarray:
@@ -125,23 +125,23 @@ def _refuse_foreign_parts(folder: Path) -> None:
         kinds = [part["type"] for part in parts]
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(
-            f"{folder}: no sentence-transformers model (no readable modules.json); for a file of label embeddings name the "
-            "file itself"
+            f"{folder}: not a sentence-transformers model (no readable modules.json); for a file of label embeddings use "
+            "the path of the file"
         ) from None
     foreign = [kind for kind in kinds if not str(kind).startswith(OWN_PARTS)]
     if foreign:
-        raise DataError(f"{listed}: asks to import {', '.join(map(str, foreign))}, which is not done for safety")
+        raise DataError(f"{listed}: requires importing {', '.join(map(str, foreign))}, which is refused for safety")
 
 
 def _clip_key(model: str) -> str:
-    """What the cache knows a CLIP model by: published weights by their name, a file by its content."""
+    """The cache key of a CLIP model: the name of published weights, the content of a file."""
     weights = _clip_parts(model)[1]
     content = file_digest(Path(weights)) if weights and Path(weights).is_file() else ""
     return f"open_clip:{model}:{content}"
 
 
 def _clip_parts(model: str) -> tuple[str, str | None]:
-    """What open_clip calls the model and its weights; a model on the Hugging Face Hub brings its own."""
+    """open_clip's names of the model and its weights; a model on the Hugging Face Hub has its own weights."""
     if model.startswith(CLIP_HUB):
         return model, None
     name, _, weights = model.partition("/")
@@ -152,14 +152,15 @@ def _encode_clip(model: str, texts: Sequence[str]) -> np.ndarray:
     name, weights = _clip_parts(model)
     if weights == "" or name == CLIP_HUB:
         raise DataError(
-            f"head.label_embeddings.source=open_clip:{model}: the weights are missing, as in open_clip:ViT-B-32/laion2b_s34b_b79k "
-            "or open_clip:ViT-B-32/FILE; a model on the Hugging Face Hub is open_clip:hf-hub:OWNER/NAME"
+            f"head.label_embeddings.source=open_clip:{model}: the weights are missing; add them as in "
+            "open_clip:ViT-B-32/laion2b_s34b_b79k or open_clip:ViT-B-32/FILE; a model on the Hugging Face Hub is "
+            "open_clip:hf-hub:OWNER/NAME"
         )
     try:
         import open_clip
     except ImportError:
         raise DataError(
-            "head.label_embeddings.source=open_clip:…: needs open_clip: pip install open_clip_torch"
+            "head.label_embeddings.source=open_clip:…: requires open_clip: pip install open_clip_torch"
         ) from None
     import torch
 

@@ -1,4 +1,4 @@
-"""What passes from a backbone to a head."""
+"""Tokens: the output of a backbone and the input of a head."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 class Tokens(NamedTuple):
-    """Features of a batch of images, one row a place.
+    """Features of a batch of images, one vector per position.
 
     Attributes:
         values: (B, T, C) floating point.
-        grid: (H, W) with H * W = T where the tokens are a map read row by row, None where no map is known.
+        grid: (H, W) with H * W = T where the tokens are a map read row by row, None where no grid is known.
     """
 
     values: Tensor
@@ -20,7 +20,7 @@ class Tokens(NamedTuple):
 
 
 def token_values(tokens: Tokens | Tensor) -> Tensor:
-    """The (B, T, C) tensor of `tokens`, which heads accept in both forms. Raises ValueError for another rank."""
+    """The (B, T, C) tensor of `tokens`; heads accept both forms. Raises ValueError for another rank."""
     values = tokens.values if isinstance(tokens, Tokens) else tokens
     if values.dim() != 3:
         raise ValueError(

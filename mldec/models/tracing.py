@@ -1,4 +1,4 @@
-"""Reading the shapes of a network without computing anything, and without leaving a trace in the network."""
+"""Reading the shapes of a network without computing anything and without changing the network."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from mldec.errors import ConfigError, first_lines
 def shapes_only(model: nn.Module) -> Iterator[tuple[nn.Module, torch.device]]:
     """A context in which tensors have shapes but no values; gives a copy of `model` to trace, and the model's device.
 
-    Networks keep what they computed (position biases, relative indices, grids). Under this context those are fake
-    tensors, so it is a copy that is called: in evaluation, with modules of its own and the parameters and buffers of
-    the original, whose identities stay what they are.
+    Networks cache results (position biases, relative indices, grids). In this context those are fake tensors, so a copy
+    is called: in evaluation mode, with modules of its own and the very parameters and buffers of the original.
 
     Raises:
         ConfigError: the model cannot be copied, or it holds a fake tensor before or after the trace.
@@ -42,28 +41,28 @@ def refuse_fake_tensors(model: nn.Module) -> None:
                 where = f"{name}.{attribute}" if name else attribute
                 raise ConfigError(
                     f"{type(model).__name__} holds a tensor without values in {where}, which tracing its shapes under "
-                    "FakeTensorMode left there; build the model outside of that mode, and keep what its forward "
-                    "computes in the module that computes it"
+                    "FakeTensorMode left there; build the model outside of that mode, and let each module cache its "
+                    "results in itself only"
                 )
 
 
 def _copy_without_tensors(model: nn.Module) -> nn.Module:
     """A deep copy that shares all tensors with the original."""
-    # deepcopy leaves alone what its memo says is copied already; so no memory is taken, and tensors that are results
-    # of autograd, which refuse to be copied, do no harm.
+    # deepcopy skips objects in its memo, so tensors take no memory, and results of autograd, which cannot be copied,
+    # raise no error.
     memo = {id(tensor): tensor for module in model.modules() for _, tensor in _tensors(module)}
     try:
         return copy.deepcopy(model, memo)
-    except Exception as error:  # modules may hold anything, and each thing that cannot be copied has its own error
+    except Exception as error:  # modules may hold any object, and copying one may raise any error
         reason = first_lines(error)
         raise ConfigError(
-            f"{type(model).__name__} cannot be copied, which is needed to read its shapes ({reason}); remove from it "
-            "what copy.deepcopy refuses, such as generators, locks or open files"
+            f"{type(model).__name__} cannot be copied, which is needed to read its shapes ({reason}); remove objects "
+            "that copy.deepcopy does not support, such as generators, locks or open files"
         ) from error
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that the module itself holds, with the attribute that it is in: also within lists and dicts."""
+    """Every tensor of the module itself with the name of its attribute, also within lists and dicts."""
     for attribute, value in vars(module).items():
         if attribute in ("_parameters", "_buffers"):
             yield from ((name, tensor) for name, tensor in value.items() if tensor is not None)
@@ -72,7 +71,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _class_tensors(kind: type) -> Iterator[tuple[str, Tensor]]:
-    """Tensors that all modules of a class share, which no copy of a module has for itself."""
+    """Tensors in class attributes, which all modules of a class and their copies share."""
     for owner in kind.__mro__[: kind.__mro__.index(nn.Module)]:
         for attribute, value in vars(owner).items():
             yield from ((attribute, leaf) for leaf in tree_leaves(value) if isinstance(leaf, Tensor))

@@ -1,7 +1,8 @@
 """The paper's TResNets (paper §1.5-1.7), built from timm's blocks.
 
-L and XL are the second version, bottlenecks in all stages and 2048 features: timm's `tresnet_v2_l` is the paper's L,
-while timm's own `tresnet_l` and `tresnet_xl` are other, wider networks. All TResNet weights take pixels within 0..1.
+L and XL are the second version, with bottlenecks in all stages and 2048 features: timm's `tresnet_v2_l` is the paper's
+L, while timm's own `tresnet_l` and `tresnet_xl` are other, wider networks. All TResNet weights expect pixels within
+0..1.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from mldec.registry import BACKBONES
 
 
 @dataclass(frozen=True)
-class Variant:
-    """Blocks a stage, and the version."""
+class TResNetVariant:
+    """Blocks per stage, and whether it is the second version."""
 
     layers: tuple[int, int, int, int]
     v2: bool
 
 
 VARIANTS = {
-    "tresnet_s": Variant((3, 4, 6, 3), v2=False),
-    "tresnet_m": Variant((3, 4, 11, 3), v2=False),
-    "tresnet_l": Variant((3, 4, 23, 3), v2=True),
-    "tresnet_xl": Variant((3, 8, 34, 5), v2=True),
+    "tresnet_s": TResNetVariant((3, 4, 6, 3), v2=False),
+    "tresnet_m": TResNetVariant((3, 4, 11, 3), v2=False),
+    "tresnet_l": TResNetVariant((3, 4, 23, 3), v2=True),
+    "tresnet_xl": TResNetVariant((3, 8, 34, 5), v2=True),
 }
 
 
 def build_tresnet(config: BackboneConfig, *, image_size: int) -> Backbone:
-    """The TResNet that `config.name` names, for images whose side is a multiple of 4."""
+    """The TResNet of `config.name`, for images whose side is a multiple of 4."""
     if image_size % 4:
         raise ConfigError(
             f"dataset.image_size={image_size}: {config.name} needs a multiple of 4; use {image_size // 4 * 4 or 4}"

@@ -1,4 +1,4 @@
-"""Weights from files into modules, with a full account of what matched and what did not."""
+"""Loading weights from files into modules, with a report of what matched and what did not."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from torch import Tensor, nn
 from mldec.errors import CheckpointError, first_lines, suggest
 from mldec.models.tensor_files import check_names, read_torch_file
 
-#: Module names under which classifiers go in timm, torchvision and the published checkpoints.
+#: Names of classifier modules in timm, torchvision and the published checkpoints.
 CLASSIFIERS = ("head", "head_dist", "fc", "classifier", "last_linear")
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each tensor of a module and of a file.
+    """The result for each tensor of a module and of a file.
 
     Attributes:
-        source: where the weights came from.
-        loaded: the module's names that got the file's values.
-        missing: the module's names that the file lacks; their values are untouched.
-        unexpected: the file's names that the module lacks.
-        mismatched: "name: shape in file, shape in module", of names that both have.
-        skipped: the file's names that belong to a classifier which the module is not meant to have.
+        source: the file of the weights.
+        loaded: names in the module that were loaded.
+        missing: names in the module that the file lacks; their values are unchanged.
+        unexpected: names in the file that the module lacks.
+        mismatched: "name: shape in file, shape in module", for names that both have.
+        skipped: names in the file that belong to a classifier which the module does not need.
     """
 
     source: str
@@ -68,9 +68,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_file(path: str | Path) -> Any:
-    """All that such a file holds, on the CPU: tensors, containers and plain values.
+    """The content of such a file, on the CPU: tensors, containers and plain values.
 
-    Beside these an `argparse.Namespace` is taken, a bag of values which timm's checkpoints have among them.
+    An `argparse.Namespace` is accepted too, since timm's checkpoints contain one.
 
     Raises:
         CheckpointError: no such file, or it holds something else.
@@ -88,11 +88,11 @@ def read_file(path: str | Path) -> Any:
 
 
 def find_tensors(content: Any, source: str, key: str | None = None) -> tuple[str, dict[str, Tensor]]:
-    """The state dict in what `read_file` gave: the entry that it stands under ("" for a bare one), and its tensors.
+    """The state dict in a result of `read_file`: the name of its entry ("" for a bare one), and its tensors.
 
     Args:
-        source: what messages call the file.
-        key: the entry to take; None: `model` or `state_dict`, if there is one of them, else `content` itself.
+        source: the name of the file in messages.
+        key: the entry to use; None: `model` or `state_dict`, if there is one of them, else `content` itself.
 
     Raises:
         CheckpointError: there are no tensors by name.
@@ -123,19 +123,19 @@ def load_weights(
 ) -> LoadReport:
     """Copy into `module` every tensor of `state_dict` that fits it by name and shape.
 
-    A prefix that the file's names have and the module's have not (`module.`, `backbone.model.`, …) is recognised by
-    itself: the one under which most names agree.
+    A prefix of the names in the file that the module lacks (`module.`, `backbone.model.`, …) is detected: the one with
+    which most names agree.
 
     Args:
-        module: is changed only if enough matches.
+        module: is changed only if enough tensors match.
         state_dict: names and tensors of a file.
-        source: what messages call the file.
-        classifiers: file names of these modules that `module` lacks are reported as skipped, not as unexpected.
-        convert: applied to the tensors under the prefix, whose names are without it by then.
-        required: least share of the module's tensors that must match, 0 to 1.
+        source: the name of the file in messages.
+        classifiers: tensors of these modules that `module` lacks are reported as skipped, not as unexpected.
+        convert: applied to the tensors with the prefix, after it is removed from their names.
+        required: the minimum share of the module's tensors that must match, 0 to 1.
 
     Raises:
-        CheckpointError: fewer match; some of what is missing, unexpected or mismatched is listed.
+        CheckpointError: fewer match; the message lists some missing, unexpected and mismatched names.
     """
     expected = module.state_dict()
     prefix = _common_prefix(state_dict, expected)
@@ -153,7 +153,7 @@ def load_weights(
     report = LoadReport(
         source=source,
         loaded=tuple(fitting),
-        # The counter of batches is absent from older files and has no effect on what a batch norm computes.
+        # The counter of batches is absent from older files and does not affect the output of a batch norm.
         missing=tuple(name for name in absent if not name.endswith("num_batches_tracked")),
         unexpected=tuple(name for name in surplus if name not in set(skipped)),
         mismatched=tuple(
@@ -166,14 +166,14 @@ def load_weights(
     if report.share < required:
         raise CheckpointError(
             f"{report}\nFewer than {required:.0%} of the tensors match: these are weights of another model. "
-            "Choose the backbone that the file was made from, or another file"
+            "Choose the backbone of the file, or another file"
         )
     module.load_state_dict(fitting, strict=False)
     return report
 
 
 def _common_prefix(names: Iterable[str], expected: Collection[str]) -> str:
-    """What must be cut off `names` for most of them to be `expected`; the shortest such prefix."""
+    """The shortest prefix whose removal makes most of `names` equal to `expected` ones."""
     votes: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")

@@ -19,7 +19,7 @@ from mldec.config import build_config
 from mldec.metrics import mean_average_precision
 from mldec.models.backbone import BackboneConfig
 from mldec.models.classifier import Classifier
-from mldec.models.heads import GlobalAveragePool, MLDecoder
+from mldec.models.heads import GlobalAveragePool, MLDecoder, ZeroShotMLDecoder
 from mldec.models.label_embeddings import LabelEmbeddingsConfig, read_label_embeddings
 from mldec.models.published import read_published
 from mldec.registry import BACKBONES
@@ -215,7 +215,9 @@ def test_average_pooling_and_zero_shot_heads(body, coco, tmp_path, capsys):
 
     words = read_label_embeddings(LabelEmbeddingsConfig(source="random:12"), LABELS)
     zero_shot = stir(
-        Classifier(body, MLDecoder(512, 5, queries="label_embeddings", fc="shared", label_embeddings=words, **SMALL))
+        Classifier(
+            body, ZeroShotMLDecoder(512, 5, queries="label_embeddings", fc="shared", label_embeddings=words, **SMALL)
+        )
     )
     file = write(tmp_path / "zsl.pth", zero_shot, labels=None)
     begin = ["import", f"checkpoint={file}", f"image_size={SIDE}", f"run_dir={tmp_path / 'zsl'}"]

@@ -12,7 +12,7 @@ from mldec.data.augment import (
     AugmentConfig,
     DigitsAugmentConfig,
     PaperConfig,
-    TimmConfig,
+    TimmAugmentConfig,
     crop_box,
     paint_rectangle,
 )
@@ -20,7 +20,7 @@ from mldec.data.image import resize
 from mldec.errors import ConfigError
 from mldec.registry import AUGMENTS
 
-CONFIGS = {"none": AugmentConfig, "paper": PaperConfig, "digits": DigitsAugmentConfig, "timm": TimmConfig}
+CONFIGS = {"none": AugmentConfig, "paper": PaperConfig, "digits": DigitsAugmentConfig, "timm": TimmAugmentConfig}
 
 
 def build(name: str, image_size: int = 48, **settings: Any) -> Any:
@@ -160,7 +160,7 @@ def test_crops_lie_inside_and_keep_their_bounds(height: int, width: int) -> None
 
 def test_a_crop_range_must_ascend() -> None:
     with pytest.raises(ValueError, match=r"scale=\[0.9, 0.2\]"):
-        TimmConfig(name="timm", scale=(0.9, 0.2))
+        TimmAugmentConfig(name="timm", scale=(0.9, 0.2))
 
 
 def test_the_shipped_choices_are_registered() -> None:

@@ -29,10 +29,12 @@ from mldec.engine.export.exporter import export, preprocessing
 from mldec.engine.export.model_card import open_image
 from mldec.engine.metric_writer import read_records
 from mldec.engine.run_directory import read_json
+from mldec.engine.export.graph import takes_vectors
 from mldec.engine.thresholds import read_thresholds
 from mldec.errors import CheckpointError, ConfigError, RunError
 from mldec.labels import LabelSpace
-from mldec.models.heads import MLDecoder
+from mldec.models.classifier import Classifier
+from mldec.models.heads import MLDecoder, ZeroShotMLDecoder
 from mldec.models.label_embeddings import LabelEmbeddings
 from tests.curve import make, small_experiment
 
@@ -313,25 +315,24 @@ def test_labels_that_share_queries_are_fixed_in_the_graph(inputs, tmp_path):
         ({"queries": "label_embeddings", "fc": "shared", "num_groups": 3}, False),
         ({"queries": "label_embeddings", "fc": "group"}, False),
         ({"queries": "fixed", "fc": "label_embeddings"}, False),
-        ({"queries": "fixed", "fc": "group", "label_embeddings": None}, False),
     ],
 )
 def test_which_heads_ask_by_vectors_alone(settings, alone):
     """Those, and only those, whose logits of new labels do not depend on which others are asked for with them."""
     torch.manual_seed(0)
     embeddings = LabelEmbeddings(LABELS.names, torch.randn(7, 5), "a test")
-    head = MLDecoder(8, 7, dim=16, num_heads=2, ffn_dim=16, **{"label_embeddings": embeddings, **settings}).eval()
-    assert head.asks_by_vectors_alone == alone
-    if head.embeddings is None:
-        return
+    small = {"dim": 16, "num_heads": 2, "ffn_dim": 16}
+    head = ZeroShotMLDecoder(8, 7, **small, label_embeddings=embeddings, **settings).eval()
+    assert takes_vectors(Classifier(nn.Identity(), head)) == alone
+    assert not takes_vectors(Classifier(nn.Identity(), MLDecoder(8, 7, **small)))
     tokens, new = torch.randn(2, 4, 8), LabelEmbeddings(("a", "b", "c"), torch.randn(3, 5), "a test")
     nn.init.normal_(head.fc.bias)  # equal biases would hide whose they are
-    head.label_embeddings.set_labels(["a", "b", "c"], new)
+    head.vocabulary.set_labels(["a", "b", "c"], new)
     together = head(tokens)
-    head.label_embeddings.set_labels(["c", "a"])
+    head.vocabulary.set_labels(["c", "a"])
     assert torch.allclose(head(tokens), together[:, [2, 0]], atol=1e-6) == alone
     if alone:
-        torch.testing.assert_close(head(tokens, head.label_embeddings.alone(new.vectors)), together)
+        torch.testing.assert_close(head(tokens, head.vocabulary.one_group_each(new.vectors)), together)
 
 
 @pytest.mark.parametrize("interpolation", ["null", "bilinear"])

@@ -10,7 +10,7 @@ from torch import nn
 from mldec.config import build_config
 from mldec.errors import CheckpointError, ConfigError
 from mldec.models import backbone as room
-from mldec.models.backbone import UNIT, Backbone, BackboneConfig, TimmConfig, create_timm
+from mldec.models.backbone import UNIT, Backbone, BackboneConfig, TimmBackboneConfig, create_timm
 from mldec.models.complexity import count_macs, count_parameters
 from mldec.models.hub import describe_weights, loaded_name
 from mldec.models.resnet import DigitsResNetConfig
@@ -174,7 +174,7 @@ def test_resnet_for_digits_is_small_and_configurable():
     other = build(DigitsResNetConfig(name="resnet_digits", widths=(8, 16), blocks=(2, 3)), image_size=64)
     assert other.num_features == 16
     assert other(torch.rand(1, 3, 64, 64)).grid == (16, 16)
-    with pytest.raises(ValueError, match="one number a stage"):
+    with pytest.raises(ValueError, match="one number per stage"):
         DigitsResNetConfig(name="resnet_digits", widths=(8, 16))
 
 
@@ -184,7 +184,7 @@ def test_drop_path_reaches_the_blocks_or_is_refused():
         rates = [module.drop_prob for module in backbone.modules() if isinstance(module, timm.layers.DropPath)]
         assert max(rates) == pytest.approx(0.2)
     for config in (
-        TimmConfig(name="timm", model="vgg11", drop_path=0.2),
+        TimmBackboneConfig(name="timm", model="vgg11", drop_path=0.2),
         DigitsResNetConfig(name="resnet_digits", drop_path=0.2),
     ):
         with pytest.raises(ConfigError, match=r"drop_path=0.2: .* has no stochastic depth; use 0"):
@@ -331,7 +331,7 @@ def test_an_unknown_tag_is_refused_with_those_that_there_are():
     with pytest.raises(ConfigError, match=r"backbone.tag=miil_21k: .* did you mean miil_in21k.*backbone.tag=null"):
         loaded_name(BackboneConfig(name="tresnet_m", pretrained=True, tag="miil_21k"))
     with pytest.raises(ConfigError, match=r"backbone.model=resnet50.a1_in1k names a tag already"):
-        loaded_name(TimmConfig(name="timm", model="resnet50.a1_in1k", pretrained=True, tag="a2_in1k"))
+        loaded_name(TimmBackboneConfig(name="timm", model="resnet50.a1_in1k", pretrained=True, tag="a2_in1k"))
 
 
 @pytest.mark.parametrize(

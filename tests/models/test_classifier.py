@@ -5,7 +5,7 @@ import timm
 import torch
 
 from mldec.models import Classifier, attach_ml_decoder
-from mldec.models.backbone import TimmConfig
+from mldec.models.backbone import TimmBackboneConfig
 from mldec.models.heads import MLDecoder, TransformerDecoderHead
 from mldec.models.resnet import DigitsResNetConfig
 from mldec.registry import BACKBONES
@@ -113,6 +113,6 @@ def check_attached(name, options, size=None):
 
 
 def test_any_timm_model_by_name_under_any_head():
-    backbone = BACKBONES["timm"].build(TimmConfig(name="timm", model="convnext_atto"), image_size=64)
+    backbone = BACKBONES["timm"].build(TimmBackboneConfig(name="timm", model="convnext_atto"), image_size=64)
     model = Classifier(backbone, MLDecoder(backbone.num_features, 9, 3, dim=16, ffn_dim=32))
     assert model(torch.rand(2, 3, 64, 64)).shape == (2, 9)

@@ -16,7 +16,7 @@ from mldec.engine.checkpoint import pack, restore, save_checkpoint
 from mldec.engine.optimizer import parameter_groups
 from mldec.errors import ConfigError
 from mldec.labels import LabelSpace
-from mldec.models.backbone import Backbone, TimmConfig, create_timm
+from mldec.models.backbone import Backbone, TimmBackboneConfig, create_timm
 from mldec.registry import BACKBONES
 from tests.curve import make
 
@@ -240,7 +240,7 @@ def test_hub_weights_bring_their_norm(monkeypatch):
         "create_model",
         lambda name, pretrained=False, **more: donor if pretrained else create(name, **more),
     )
-    config = TimmConfig(name="timm", model="convnext_atto", pretrained=True)
+    config = TimmBackboneConfig(name="timm", model="convnext_atto", pretrained=True)
     built = BACKBONES["timm"].build(config, image_size=64)
     assert torch.equal(built.model.head.norm.weight, donor.head.norm.weight)
     assert built.loaded.missing == ()

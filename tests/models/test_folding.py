@@ -12,7 +12,7 @@ from timm.models.tresnet import TResNet
 from torch import nn
 
 from mldec.models.backbone import Backbone
-from mldec.models.folding import Folded, fold_batch_norm
+from mldec.models.folding import FoldCounts, fold_batch_norm
 from mldec.models.resnet import SmallResNet
 
 
@@ -48,7 +48,7 @@ def test_all_batch_norms_go_and_what_the_network_says_stays(make, folded):
     network = with_statistics(Backbone(make(), image_size=64))
     activations = [module.act for module in network.modules() if isinstance(module, BatchNormAct2d)]
     before = outputs(network)
-    assert fold_batch_norm(network, 64) == Folded(folded, 0)
+    assert fold_batch_norm(network, 64) == FoldCounts(folded, 0)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     assert set(activations) <= set(network.modules())  # timm keeps them within the batch norms
     torch.testing.assert_close(outputs(network), before, atol=1e-4 * float(before.abs().max()), rtol=0)
@@ -75,7 +75,7 @@ class Branches(nn.Module):
 def test_what_is_used_elsewhere_too_stays():
     network = with_statistics(Branches())
     before = outputs(network)
-    assert fold_batch_norm(network, 64) == Folded(1, 3)
+    assert fold_batch_norm(network, 64) == FoldCounts(1, 3)
     assert isinstance(network.plain_norm, nn.Identity)
     torch.testing.assert_close(outputs(network), before, atol=1e-5, rtol=1e-5)
 
@@ -83,7 +83,7 @@ def test_what_is_used_elsewhere_too_stays():
 def test_a_network_without_batch_norm_is_left_as_it_is():
     network = Backbone(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1), image_size=32).eval()
     before = copy.deepcopy(network.state_dict())
-    assert fold_batch_norm(network, 32) == Folded(0, 0)
+    assert fold_batch_norm(network, 32) == FoldCounts(0, 0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from mldec.errors import ConfigError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Tokens
-from mldec.models.heads import GlobalAveragePool, MLDecoder, TransformerDecoderHead
+from mldec.models.heads import GlobalAveragePool, MLDecoder, TransformerDecoderHead, ZeroShotMLDecoder
 from mldec.models.heads.gap import GapConfig
 from mldec.models.heads.layers import EncoderLayer, MultiHeadAttention
 from mldec.models.heads.positions import sine_position
@@ -40,10 +40,12 @@ def test_under_autocast_logits_have_the_steps_of_float32(head):
         "gap": lambda: GlobalAveragePool(8, 5),
         "transformer_decoder": lambda: TransformerDecoderHead(8, 5, **SMALL),
         "ml_decoder": lambda: MLDecoder(8, 5, 2, **SMALL),
-        "shared": lambda: MLDecoder(
+        "shared": lambda: ZeroShotMLDecoder(
             8, 5, **SMALL, queries="label_embeddings", fc="shared", label_embeddings=embeddings()
         ),
-        "label_embeddings": lambda: MLDecoder(8, 5, 2, **SMALL, fc="label_embeddings", label_embeddings=embeddings()),
+        "label_embeddings": lambda: ZeroShotMLDecoder(
+            8, 5, 2, **SMALL, queries="fixed", fc="label_embeddings", label_embeddings=embeddings()
+        ),
     }[head]().eval()
     tokens = 0.05 * torch.randn(2000, 6, 8)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,9 +1,10 @@
-"""Label embeddings from every kind of file: the exact numbers of known words, and an error that helps for all others."""
+"""Label embeddings from every kind of file: the exact numbers of known words, and a helpful error for all others."""
 
-import base64
 import json
 import pickle
 import struct
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,6 @@ from mldec.models.label_embeddings import (
 )
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "nuswide"
-GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "fasttext.json").read_text(encoding="utf-8"))
 
 WORDS = {
     "red": [1.0, 0.5, -2.0],
@@ -49,15 +49,6 @@ def write_trailing_spaces(path):
     path.write_text(lines(WORDS).replace("\n", " \n"), encoding="utf-8")
 
 
-def write_binary(path, end=b"\n"):
-    entries = [w.encode() + b" " + struct.pack("<3f", *v) + end for w, v in WORDS.items()]
-    path.write_bytes(f"{len(WORDS)} 3\n".encode() + b"".join(entries))
-
-
-def write_gensim_binary(path):
-    write_binary(path, end=b"")
-
-
 def write_array(path):
     np.save(path, np.array(list(WORDS.values())))
     (path.parent / "names.json").write_text(json.dumps(list(WORDS)), encoding="utf-8")
@@ -78,8 +69,6 @@ FILES = {
     "glove.txt": write_glove,
     "crawl.vec": write_text_with_header,
     "spaces.txt": write_trailing_spaces,
-    "original.bin": write_binary,
-    "gensim.bin": write_gensim_binary,
     "rows.npy": write_array,
     "columns.pth": write_columns,
     "half.npy": write_array_and_lines,
@@ -113,7 +102,7 @@ def test_a_label_without_a_vector_is_an_error_with_the_nearest_words(tmp_path, n
     message = str(caught.value)
     assert "no label embedding for 2 labels" in message
     assert "'red sevn' (no 'sevn'): nearest known: seven" in message
-    assert "'xylophone': no near word found" in message
+    assert "'xylophone': no similar word found" in message
     assert "head.label_embeddings.aliases=FILE" in message
 
 
@@ -126,7 +115,7 @@ def test_aliases_say_what_to_look_up_instead(tmp_path):
     assert found.names == ("hot dog", "Hund", "red")
     for text, culprit in (("dog", "line 1"), ("a\tb\na\tc", "line 2"), ("a\t", "line 1"), ("\tb", "line 1")):
         aliases.write_text(text)
-        with pytest.raises(DataError, match=f"{culprit}: expected label<tab>words"):
+        with pytest.raises(DataError, match=f"{culprit}: expected label<tab>text"):
             read_label_embeddings(config, ["red"])
     aliases.unlink()
     with pytest.raises(DataError, match=r"aliases=.* cannot be read"):
@@ -146,7 +135,7 @@ def test_the_whole_label_is_looked_up_before_its_words(tmp_path):
 
 def test_words_with_spaces_are_read_from_the_end_of_the_line(tmp_path):
     (tmp_path / "words.txt").write_text("new york 1 2\nnew 3 4\n. . . 5 6\n")
-    table = embedding_files.open_table(tmp_path / "words.txt")
+    table = embedding_files.open_embedding_file(tmp_path / "words.txt")
     found = table.vectors(["new york", "new", "york", ". . ."])
     assert {word: vector.tolist() for word, vector in found.items()} == {
         "new": [3, 4],
@@ -154,45 +143,6 @@ def test_words_with_spaces_are_read_from_the_end_of_the_line(tmp_path):
         ". . .": [5, 6],
     }
     assert list(table.words()) == ["new york", "new", ". . ."]
-
-
-# fastText -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def fasttext(tmp_path):
-    path = tmp_path / "model.bin"
-    path.write_bytes(base64.b64decode(GOLDEN["file"]))
-    return path
-
-
-def test_a_fasttext_model_gives_what_the_original_tool_gives(fasttext):
-    found = read_label_embeddings(LabelEmbeddingsConfig(source=str(fasttext)), list(GOLDEN["vectors"]))
-    np.testing.assert_allclose(found.vectors.numpy(), list(GOLDEN["vectors"].values()), atol=1e-7)
-    assert {text: embedding_files.fasttext_hash(text.encode()) for text in GOLDEN["hashes"]} == GOLDEN["hashes"]
-
-
-def test_several_words_are_the_mean_of_theirs_also_where_parts_could_be_guessed(fasttext):
-    found = read_label_embeddings(LabelEmbeddingsConfig(source=str(fasttext)), ["fox unknownword"])
-    mean = np.mean([GOLDEN["vectors"]["fox"], GOLDEN["vectors"]["unknownword"]], axis=0)
-    np.testing.assert_allclose(found.vectors.numpy()[0], mean, atol=1e-7)
-
-
-@pytest.mark.parametrize("length", [6, 60, 200, 1000])
-def test_a_fasttext_model_that_is_cut_off(fasttext, length):
-    fasttext.write_bytes(fasttext.read_bytes()[:length])
-    with pytest.raises(DataError, match="fastText model that cannot be read"):
-        read_label_embeddings(LabelEmbeddingsConfig(source=str(fasttext)), ["fox"])
-
-
-def test_quantized_fasttext_models_are_refused(fasttext):
-    content = bytearray(fasttext.read_bytes())
-    words = len(list(embedding_files.open_table(fasttext).words()))
-    flag = content.index(struct.pack("<qq", words + 50, 5)) - 1  # before the rows and columns of the matrix
-    content[flag] = 1
-    fasttext.write_bytes(bytes(content))
-    with pytest.raises(DataError, match=r"quantized fastText model; use the full .bin, or the .vec"):
-        read_label_embeddings(LabelEmbeddingsConfig(source=str(fasttext)), ["fox"])
 
 
 # Bad files ------------------------------------------------------------------------------------------------------------
@@ -207,8 +157,6 @@ def test_quantized_fasttext_models_are_refused(fasttext):
         ("w.txt", b"", "expected a word and its numbers"),
         ("w.txt", b"red\nblue\n", "expected a word and its numbers"),
         ("w.vec", b"2 3\nred 1 2\nblue 1 2 3\n", "line 2: expected 3 numbers"),
-        ("w.bin", b"red 1 2 3\n", "neither word2vec's binary format"),
-        ("w.bin", b"2 3\nred \0\0\0\0\0\0\0\0\0\0\0\0blue \0\0", "ends within word 2 of 2: it is cut off"),
         ("w.npy", b"no array", "cannot be read as an array"),
         ("w.txt", b"red 1 2\nblue nan 2\n", "1 of 2 label embeddings are zero or not finite .first: 'blue'"),
         ("w.txt", b"red 1 2\nblue 0 0\n", "1 of 2 label embeddings are zero or not finite .first: 'blue'"),
@@ -264,16 +212,52 @@ def test_a_pickle_is_refused_with_the_lines_that_convert_it(tmp_path, name, caps
         read_label_embeddings(LabelEmbeddingsConfig(source=str(tmp_path / name)), ["a", "b"])
     assert "must not run" not in capsys.readouterr().out
     (tmp_path / name).write_bytes(pickle.dumps(np.ones((2, 3), np.float32)))
-    exec("\n".join(line.strip() for line in str(caught.value).splitlines()[1:]))  # what it says to type
+    exec("\n".join(line.strip() for line in str(caught.value).splitlines()[1:]))  # the lines it gives
     found = read_label_embeddings(LabelEmbeddingsConfig(source=str(tmp_path / "w.npy")), ["a", "b"])
     assert found.vectors.tolist() == [[1, 1, 1], [1, 1, 1]]
 
 
 @pytest.mark.parametrize("name", ["w.txt.gz", "w.npy.gz"])
-def test_a_packed_file_must_be_unpacked_first(tmp_path, name):
+def test_a_compressed_file_must_be_decompressed_first(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x1f\x8b")
-    with pytest.raises(DataError, match=f"{name}: packed; unpack it first .*and name .*{name[:-3]}"):
+    with pytest.raises(DataError, match=f"{name}: compressed; decompress it first .*and use .*{name[:-3]}"):
         read_label_embeddings(LabelEmbeddingsConfig(source=str(tmp_path / name)), ["a"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "loader"),
+    [
+        ("GoogleNews.bin", b"2 3\nred \0", "KeyedVectors.load_word2vec_format({path!r}, binary=True)"),
+        ("cc.en.300.bin", struct.pack("<ii", 793712314, 12), "load_facebook_vectors({path!r})"),
+        ("cc.en.300.model", struct.pack("<ii", 793712314, 12), "load_facebook_vectors({path!r})"),
+    ],
+)
+def test_a_binary_file_is_refused_with_the_lines_that_convert_it(tmp_path, monkeypatch, name, content, loader):
+    """The lines are run with a stand-in for gensim: they are valid, and what they write is read."""
+    path, target = tmp_path / name, tmp_path / Path(name).with_suffix(".vec")
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="are not read") as caught:
+        read_label_embeddings(LabelEmbeddingsConfig(source=str(path)), ["red"])
+    lines_to_run = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert len(lines_to_run) == 2
+    assert lines_to_run[1] == f"{loader.format(path=str(path))}.save_word2vec_format({str(target)!r})"
+
+    class Vectors:
+        @staticmethod
+        def load_word2vec_format(path, binary):
+            return Vectors()
+
+        @staticmethod
+        def save_word2vec_format(path):
+            write_text_with_header(Path(path))
+
+    models, fasttext = types.ModuleType("gensim.models"), types.ModuleType("gensim.models.fasttext")
+    models.KeyedVectors, fasttext.load_facebook_vectors = Vectors, lambda path: Vectors()
+    for module in (types.ModuleType("gensim"), models, fasttext):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec("\n".join(lines_to_run))
+    found = read_label_embeddings(LabelEmbeddingsConfig(source=str(target)), ["red"])
+    assert found.vectors[0].tolist() == WORDS["red"]
 
 
 class Runs:
@@ -387,9 +371,9 @@ def test_selecting_and_joining():
 def readings(monkeypatch, tmp_path):
     """Which files of words were read through, with a cache of this test's own."""
     monkeypatch.setenv("MLDEC_CACHE", str(tmp_path / "cache"))
-    read, plain = [], embedding_files.open_table
+    read, plain = [], embedding_files.open_embedding_file
     monkeypatch.setattr(
-        embedding_files, "open_table", lambda path, names=None: read.append(path.name) or plain(path, names)
+        embedding_files, "open_embedding_file", lambda path, names=None: read.append(path.name) or plain(path, names)
     )
     return read
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from mldec.errors import DataError
 from mldec.models.classifier import Classifier
-from mldec.models.heads import GlobalAveragePool, MLDecoder
+from mldec.models.heads import GlobalAveragePool, MLDecoder, ZeroShotMLDecoder
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.label_vocabulary import LabelVocabulary, QueryAugment
 
@@ -26,7 +26,11 @@ COMBINATIONS += [("learnable", "label_embeddings"), ("label_embeddings", "label_
 
 def decoder(queries="label_embeddings", fc="shared", groups=None, **settings):
     torch.manual_seed(1)
-    head = MLDecoder(8, 11, groups, **{**SMALL, **settings}, queries=queries, fc=fc, embeddings=KNOWN).double().eval()
+    head = (
+        ZeroShotMLDecoder(8, 11, groups, **{**SMALL, **settings}, queries=queries, fc=fc, label_embeddings=KNOWN)
+        .double()
+        .eval()
+    )
     for parameter in head.fc.parameters():  # biases too, which start at zero
         nn.init.normal_(parameter)
     return head
@@ -38,7 +42,7 @@ def tokens(images=3):
 
 def answers(head, names):
     """Logits by name."""
-    head.label_embeddings.set_labels(names)
+    head.vocabulary.set_labels(names)
     return dict(zip(names, head(tokens()).unbind(1), strict=True))
 
 
@@ -162,7 +166,7 @@ def test_only_the_queries_that_are_asked_for_are_computed():
 @pytest.mark.parametrize("groups", [None, 4])
 def test_attention_and_queries_of_labels_agree_with_the_logits(queries, fc, groups):
     head = decoder(queries, fc, groups)
-    head.label_embeddings.set_labels((*NEW, *TRAINED))
+    head.vocabulary.set_labels((*NEW, *TRAINED))
     weights = head.attention_weights(tokens())
     queries_of = head.query_of_labels()
     assert queries_of.shape == (20,)
@@ -178,7 +182,7 @@ def test_centred_vectors_do_not_depend_on_origin_and_length(fc):
     for embeddings in (KNOWN, moved):
         torch.manual_seed(1)
         heads.append(
-            MLDecoder(
+            ZeroShotMLDecoder(
                 8,
                 11,
                 4,
@@ -191,7 +195,7 @@ def test_centred_vectors_do_not_depend_on_origin_and_length(fc):
         )
     for names in QUESTIONS:
         for head in heads:
-            head.label_embeddings.set_labels(names)
+            head.vocabulary.set_labels(names)
         ours, theirs = (head(tokens().float()) for head in heads)
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
@@ -212,7 +216,7 @@ def test_logits_begin_with_a_variance_of_about_one_for_vectors_of_any_length():
     torch.manual_seed(0)
     for scale in (0.05, 1.0, 20.0):
         embeddings = LabelEmbeddings(tuple(map(str, range(400))), scale * torch.randn(400, 64), "a test")
-        head = MLDecoder(
+        head = ZeroShotMLDecoder(
             8, 400, fc="label_embeddings", queries="label_embeddings", label_embeddings=embeddings, dim=64
         ).eval()
         assert 0.5 < head(torch.randn(20, 9, 8)).std().item() < 2
@@ -229,7 +233,7 @@ def test_augmentation_is_off_in_evaluation_and_adds_random_queries_in_training(q
     plain, varied = decoder(queries, fc, groups), decoder(queries, fc, groups, augment=AUGMENT)
     for names in QUESTIONS:
         assert_same(answers(varied, names), answers(plain, names))
-    varied.embeddings.set_labels(TRAINED)
+    varied.vocabulary.set_labels(TRAINED)
     varied.train()
     first, second = varied(tokens()), varied(tokens())
     assert first.shape == (3, 16)
@@ -287,7 +291,9 @@ class Transposed(nn.Module):
 
 
 def test_a_classifier_is_asked_for_labels_by_name():
-    model = classifier(MLDecoder(8, 11, **SMALL, queries="label_embeddings", fc="shared", embeddings=KNOWN))
+    model = classifier(
+        ZeroShotMLDecoder(8, 11, **SMALL, queries="label_embeddings", fc="shared", label_embeddings=KNOWN)
+    )
     images = torch.randn(2, 3, 8, 8)
     everything = model(images)
     model.set_labels(["new 3", "trained 4"])
@@ -302,7 +308,9 @@ def test_a_classifier_is_asked_for_labels_by_name():
 
 
 def test_asking_ends_also_after_an_error():
-    model = classifier(MLDecoder(8, 11, **SMALL, queries="label_embeddings", fc="shared", embeddings=KNOWN))
+    model = classifier(
+        ZeroShotMLDecoder(8, 11, **SMALL, queries="label_embeddings", fc="shared", label_embeddings=KNOWN)
+    )
     with pytest.raises(RuntimeError), model.querying(NEW):
         raise RuntimeError
     assert model.vocabulary.names == TRAINED
@@ -318,7 +326,9 @@ def test_asking_ends_also_after_an_error():
     ],
 )
 def test_labels_that_cannot_be_asked_for(names, message):
-    model = classifier(MLDecoder(8, 11, **SMALL, queries="label_embeddings", fc="shared", embeddings=KNOWN))
+    model = classifier(
+        ZeroShotMLDecoder(8, 11, **SMALL, queries="label_embeddings", fc="shared", label_embeddings=KNOWN)
+    )
     with pytest.raises(DataError, match=message):
         model.set_labels(names)
     assert model.vocabulary.names == TRAINED
@@ -326,7 +336,9 @@ def test_labels_that_cannot_be_asked_for(names, message):
 
 
 def test_vectors_of_another_width_are_refused():
-    model = classifier(MLDecoder(8, 11, **SMALL, queries="label_embeddings", fc="shared", embeddings=KNOWN))
+    model = classifier(
+        ZeroShotMLDecoder(8, 11, **SMALL, queries="label_embeddings", fc="shared", label_embeddings=KNOWN)
+    )
     with pytest.raises(DataError, match=r"other.txt has label embeddings of width 7, .* with width 6 \(a test\)"):
         model.set_labels(["zebra"], LabelEmbeddings(("zebra",), torch.randn(1, 7), "other.txt"))
 
@@ -353,7 +365,10 @@ def test_a_copy_is_asked_by_itself():
 
 def test_weights_hold_no_word_vectors():
     """They travel beside the weights, so that starting from a run never brings its embeddings along."""
-    ours, theirs = decoder(), MLDecoder(8, 11, **SMALL, queries="label_embeddings", fc="shared", embeddings=KNOWN)
+    ours, theirs = (
+        decoder(),
+        ZeroShotMLDecoder(8, 11, **SMALL, queries="label_embeddings", fc="shared", label_embeddings=KNOWN),
+    )
     assert not any(name.startswith("embeddings") for name in ours.state_dict())
     theirs.double().load_state_dict(ours.state_dict())
     torch.testing.assert_close(theirs.eval()(tokens()), ours(tokens()))
@@ -366,21 +381,21 @@ def test_compiles_without_graph_breaks(queries, fc, groups):
     head = decoder(queries, fc, groups)
     compiled = torch.compile(head, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(tokens()), head(tokens()))
-    head.label_embeddings.set_labels(NEW)
+    head.vocabulary.set_labels(NEW)
     torch.testing.assert_close(compiled(tokens()), head(tokens()))
 
 
 @pytest.mark.parametrize(("queries", "fc"), COMBINATIONS)
 def test_is_built_where_there_are_no_numbers(queries, fc):
     with torch.device("meta"):
-        head = MLDecoder(
-            8, 11, 4, **SMALL, queries=queries, fc=fc, embeddings=KNOWN, normalize="centered", grouping="random"
+        head = ZeroShotMLDecoder(
+            8, 11, 4, **SMALL, queries=queries, fc=fc, label_embeddings=KNOWN, normalize="centered", grouping="random"
         )
-        head.label_embeddings.set_labels((*NEW, TRAINED[3]))
+        head.vocabulary.set_labels((*NEW, TRAINED[3]))
         assert head(torch.randn(3, 6, 8)).shape == (3, 10)
 
 
 def test_moves_with_the_network():
     head = decoder(groups=4).to("meta")
-    head.label_embeddings.set_labels(NEW)
+    head.vocabulary.set_labels(NEW)
     assert head(tokens().to("meta")).shape == (3, 9)

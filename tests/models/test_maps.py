@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mldec.errors import DataError
-from mldec.models.heads import GlobalAveragePool, MLDecoder, Query2Label, TransformerDecoderHead
+from mldec.models.heads import GlobalAveragePool, MLDecoder, Query2Label, TransformerDecoderHead, ZeroShotMLDecoder
 from mldec.models.heads.layers import DecoderLayer
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.tokens import Tokens
@@ -39,7 +39,7 @@ def heads() -> dict[str, nn.Module]:
         "full": MLDecoder(FEATURES, LABELS, **SMALL),
         "groups": MLDecoder(FEATURES, LABELS, 3, **SMALL, num_layers=2),
         "random groups": MLDecoder(FEATURES, LABELS, 3, **SMALL, grouping="random"),
-        "label-embedding queries": MLDecoder(
+        "label-embedding queries": ZeroShotMLDecoder(
             FEATURES,
             LABELS,
             **SMALL,
@@ -47,7 +47,7 @@ def heads() -> dict[str, nn.Module]:
             fc="label_embeddings",
             label_embeddings=embeddings(),
         ),
-        "word groups": MLDecoder(
+        "word groups": ZeroShotMLDecoder(
             FEATURES,
             LABELS,
             3,
@@ -56,10 +56,12 @@ def heads() -> dict[str, nn.Module]:
             fc="label_embeddings",
             label_embeddings=embeddings(),
         ),
-        "shared": MLDecoder(
+        "shared": ZeroShotMLDecoder(
             FEATURES, LABELS, 3, **SMALL, queries="label_embeddings", fc="shared", label_embeddings=embeddings()
         ),
-        "word weights": MLDecoder(FEATURES, LABELS, 3, **SMALL, fc="label_embeddings", label_embeddings=embeddings()),
+        "word weights": ZeroShotMLDecoder(
+            FEATURES, LABELS, 3, **SMALL, queries="fixed", fc="label_embeddings", label_embeddings=embeddings()
+        ),
         "transformer": TransformerDecoderHead(FEATURES, LABELS, **SMALL),
         "two layers": TransformerDecoderHead(
             FEATURES, LABELS, **SMALL, encoder_layers=1, decoder_layers=2, position="sine", final_norm=True
@@ -124,8 +126,8 @@ def logits_without(head: nn.Module, seen: Tokens, token: int) -> torch.Tensor:
     x = Held(found["norm3"], last.norm3)(x + last.linear2(last.linear1(x) * gates))
     if isinstance(modules["norm"], nn.LayerNorm):
         x = Held(found["norm"], modules["norm"])(x)
-    asked = getattr(head, "embeddings", None)
-    return head.fc(x) if asked is None else head.fc(x, asked())
+    vocabulary = getattr(head, "vocabulary", None)
+    return head.fc(x) if vocabulary is None else head.fc(x, vocabulary())
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -143,7 +145,7 @@ def test_the_class_activation_map_and_the_bias_are_the_logit():
     head, seen = GlobalAveragePool(FEATURES, LABELS).eval(), tokens()
     torch.testing.assert_close(head.maps(seen).sum(dim=2) + head.fc.bias, head(seen))
     torch.testing.assert_close(head.maps(seen) * 6, seen.values.matmul(head.fc.weight.T).transpose(1, 2))
-    with pytest.raises(DataError, match=r"no attention .* maps=label"):
+    with pytest.raises(DataError, match=r"no attention; use maps=label"):
         head.maps(seen, "attention")
 
 
@@ -168,14 +170,14 @@ def test_labels_in_another_order_have_their_maps_in_that_order(kind, weighting):
     head, seen = heads()[kind], tokens()
     before = head.maps(seen, weighting)
     order = torch.randperm(LABELS).tolist()
-    head.label_embeddings.set_labels([str(label) for label in order])
+    head.vocabulary.set_labels([str(label) for label in order])
     torch.testing.assert_close(head.maps(seen, weighting), before[:, order])
 
 
 @torch.no_grad()
 def test_labels_that_were_never_trained_have_maps():
     head, seen = heads()["label-embedding queries"], tokens()
-    head.label_embeddings.set_labels([str(LABELS + 1), "2"])
+    head.vocabulary.set_labels([str(LABELS + 1), "2"])
     for weighting in ("label", "attention"):
         assert head.maps(seen, weighting).shape == (3, 2, 6)
 

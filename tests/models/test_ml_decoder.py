@@ -12,8 +12,8 @@ from mldec.errors import ConfigError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Tokens
 from mldec.models.complexity import count_parameters
-from mldec.models.heads import MLDecoder
-from mldec.models.heads.ml_decoder import MLDecoderConfig
+from mldec.models.heads import MLDecoder, ZeroShotMLDecoder
+from mldec.models.heads.ml_decoder_config import MLDecoderConfig
 from mldec.models.label_embeddings import LabelEmbeddings, LabelEmbeddingsConfig
 from mldec.models.label_vocabulary import QueryAugment
 from mldec.registry import HEADS
@@ -88,7 +88,7 @@ def test_equals_the_published_head(case):
         head = MLDecoder(8, 5, dim=16)
     else:
         vectors = torch.sin(0.23 * torch.arange(1200.0)).view(4, 300)
-        head = MLDecoder(8, 4, dim=16, queries="label_embeddings", fc="shared", label_embeddings=embeddings(vectors))
+        head = ZeroShotMLDecoder(8, 4, dim=16, label_embeddings=embeddings(vectors))
     with torch.no_grad():
         fill(head)
     logits = head(golden_tokens())
@@ -191,8 +191,13 @@ def test_each_bias_moves_its_own_class_also_in_random_groups():
 @pytest.mark.parametrize("queries", ["fixed", "learnable", "label_embeddings"])
 def test_every_trainable_parameter_gets_a_gradient_and_padding_gets_none(queries, training):
     torch.manual_seed(0)
-    vectors = embeddings(torch.randn(10, 5)) if queries == "label_embeddings" else None
-    head = MLDecoder(8, 10, 4, **SMALL, queries=queries, embeddings=vectors, num_layers=2).train(training)
+    vectors = embeddings(torch.randn(10, 5))
+    settings = {**SMALL, "queries": queries, "num_layers": 2}
+    head = (
+        ZeroShotMLDecoder(8, 10, 4, **settings, fc="group", label_embeddings=vectors)
+        if queries == "label_embeddings"
+        else MLDecoder(8, 10, 4, **settings)
+    ).train(training)
     # A sum over classes would leave the biases of a layer norm's input without gradient; random weights do not.
     (head(torch.randn(3, 6, 8)) * torch.randn(3, 10)).sum().backward()
     for name, parameter in head.named_parameters():
@@ -207,7 +212,7 @@ def test_every_trainable_parameter_gets_a_gradient_and_padding_gets_none(queries
     assert head.fc.weight.grad[3, :, 0].abs().sum() > 0
 
 
-def test_a_image_does_not_depend_on_its_neighbours_in_evaluation():
+def test_an_image_does_not_depend_on_its_neighbours_in_evaluation():
     torch.manual_seed(0)
     head = MLDecoder(8, 10, 4, **SMALL).double().eval()
     tokens = torch.randn(5, 6, 8, dtype=torch.float64)
@@ -298,22 +303,45 @@ def test_exports_to_onnx(tmp_path):
         ({"num_groups": 0}, "num_groups=0"),
         ({"dim": 20}, "dim=20 .* num_heads=8"),
         ({"grouping": "sorted"}, "contiguous or random"),
-        ({"queries": "noise"}, "fixed, learnable or label_embeddings"),
-        ({"fc": "own"}, "group, shared or label_embeddings"),
-        ({"queries": "label_embeddings"}, "queries=label_embeddings needs the label embeddings"),
-        ({"fc": "label_embeddings"}, "fc=label_embeddings needs the label embeddings"),
-        ({"queries": "label_embeddings", "label_embeddings": embeddings(torch.ones(9, 3))}, "9 labels for 10 classes"),
-        (
-            {"queries": "label_embeddings", "label_embeddings": embeddings(torch.ones(10, 3)), "normalize": "max"},
-            "none, unit or centered",
-        ),
-        ({"label_embeddings": embeddings(torch.ones(10, 3))}, "without effect for queries=fixed"),
-        ({"fc": "shared"}, "one output for all groups"),
+        ({"queries": "noise"}, "fixed or learnable"),
+        ({"queries": "label_embeddings"}, "fixed or learnable"),
     ],
 )
 def test_says_what_does_not_fit(settings, message):
     with pytest.raises(ValueError, match=message):
         MLDecoder(8, 10, **{**SMALL, **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_groups": 11}, r"num_groups=11 is not within 1\.\.10"),
+        ({"grouping": "sorted"}, "contiguous or random"),
+        ({"queries": "noise"}, "fixed, learnable or label_embeddings"),
+        ({"fc": "own"}, "group, shared or label_embeddings"),
+        ({"label_embeddings": embeddings(torch.ones(9, 3))}, "9 labels for 10 classes"),
+        ({"normalize": "max"}, "none, unit or centered"),
+        ({"queries": "fixed", "fc": "group"}, "without effect for queries=fixed"),
+        ({"queries": "fixed"}, "one output for all groups"),
+    ],
+)
+def test_says_what_does_not_fit_a_zero_shot_head(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ZeroShotMLDecoder(8, 10, **{**SMALL, "label_embeddings": embeddings(torch.ones(10, 3)), **settings})
+
+
+@pytest.mark.parametrize("queries", ["fixed", "learnable", "label_embeddings"])
+@pytest.mark.parametrize("fc", ["group", "shared", "label_embeddings"])
+def test_the_settings_choose_the_class(queries, fc):
+    """The plain head has no branch for label embeddings; every combination that uses them is zero-shot."""
+    if fc == "shared" and queries != "label_embeddings":
+        return
+    uses = "label_embeddings" in (queries, fc)
+    source = {"label_embeddings": LabelEmbeddingsConfig(source="random:5")} if uses else {}
+    config = MLDecoderConfig(name="ml_decoder", dim=16, num_heads=4, queries=queries, fc=fc, **source)
+    vectors = LabelEmbeddings(LABELS.names, torch.randn(6, 5), "a test") if uses else None
+    head = HEADS["ml_decoder"].build(config, in_features=8, labels=LABELS, label_embeddings=vectors)
+    assert type(head) is (ZeroShotMLDecoder if uses else MLDecoder)
 
 
 LABELS = LabelSpace([f"class {n}" for n in range(6)])
@@ -337,21 +365,21 @@ def test_settings_that_do_not_fit_the_labels():
         build(num_groups=7)
 
 
-def test_builds_with_words_from_settings():
+def test_builds_with_label_embeddings_from_settings():
     settings = {"dim": 16, "num_heads": 4, "num_groups": 2, "queries": "label_embeddings", "fc": "label_embeddings"}
     config = MLDecoderConfig(
         name="ml_decoder",
         **settings,
-        embeddings=LabelEmbeddingsConfig(source="random:5"),
+        label_embeddings=LabelEmbeddingsConfig(source="random:5"),
         query_noise=0.5,
         random_queries=3,
     )
     vectors = LabelEmbeddings((*LABELS.names, "another"), torch.randn(7, 5), "a test")
-    head = HEADS["ml_decoder"].build(config, in_features=8, labels=LABELS, embeddings=vectors)
-    assert head.label_embeddings.normalize == "centered"
-    assert head.label_embeddings.augment == QueryAugment(noise=0.5, random=3)
-    assert head.label_embeddings.names == LABELS.names
-    assert head.label_embeddings.known is vectors
+    head = HEADS["ml_decoder"].build(config, in_features=8, labels=LABELS, label_embeddings=vectors)
+    assert head.vocabulary.normalize == "centered"
+    assert head.vocabulary.augment == QueryAugment(noise=0.5, random=3)
+    assert head.vocabulary.names == LABELS.names
+    assert head.vocabulary.known is vectors
     assert head.queries.projection.weight.shape == (6, 5)  # 16 dimensions for 3 labels a group: 6 each, 2 cut off
     assert head.fc.weight.shape == (16, 5)
 

@@ -12,7 +12,7 @@ from timm.models.tresnet import TResNet
 from mldec.errors import CheckpointError, ConfigError, DataError
 from mldec.models import published as room
 from mldec.models.classifier import Classifier
-from mldec.models.heads import GlobalAveragePool, MLDecoder
+from mldec.models.heads import GlobalAveragePool, MLDecoder, ZeroShotMLDecoder
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.published import load_published, read_published
 from mldec.models.published_layouts import find_head, head_settings
@@ -26,9 +26,11 @@ IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 def head_of(kind, features, num_classes=5):
     if kind == "pooling":
         return GlobalAveragePool(features, num_classes)
-    if kind == "embeddings":
+    if kind == "zero_shot":
         vectors = LabelEmbeddings(tuple("abcde"), torch.randn(5, 12), "some embeddings")
-        return MLDecoder(features, 5, queries="label_embeddings", fc="shared", embeddings=vectors, **SMALL)
+        return ZeroShotMLDecoder(
+            features, 5, queries="label_embeddings", fc="shared", label_embeddings=vectors, **SMALL
+        )
     # Full decoding; groups; groups of which the last places and queries are unused (paper §1.3).
     outputs, groups = {"full": (num_classes, None), "groups": (num_classes, 3), "unused": (10, 7)}[kind]
     return MLDecoder(features, outputs, groups, **SMALL)
@@ -84,16 +86,16 @@ def test_every_backbone_comes_back(built, name, write):
 
 @pytest.mark.parametrize(
     ("kind", "write"),
-    [(kind, authors_file) for kind in ("pooling", "full", "groups", "unused", "embeddings")]
+    [(kind, authors_file) for kind in ("pooling", "full", "groups", "unused", "zero_shot")]
     + [(kind, timm_file) for kind in ("pooling", "full", "groups", "unused")],
 )
 def test_every_head_in_every_layout(built, kind, write):
     original = classifier_of(built, "resnet18", kind)
     own = "" if kind == "pooling" else "fc."
     found = read_published(write(original, head=own))
-    assert found.num_classes == {"unused": 10, "label_embeddings": None}.get(kind, 5)
-    assert found.embedding_width == (12 if kind == "embeddings" else None)
-    if kind not in ("pooling", "embeddings"):
+    assert found.num_classes == {"unused": 10, "zero_shot": None}.get(kind, 5)
+    assert found.embedding_width == (12 if kind == "zero_shot" else None)
+    if kind not in ("pooling", "zero_shot"):
         assert (found.head["num_groups"], found.head["dim"], found.head["ffn_dim"]) == (
             {"full": None, "groups": 3, "unused": 7}[kind],
             16,
@@ -235,7 +237,7 @@ GOLDEN = {  # paper §1.8: (N, K or None, row 0, row 1)
         [0.3764356663, 0.400352844, 0.3821200892, 0.3478956286, 0.3194778279],
         [0.3771224818, 0.4019762254, 0.3845358915, 0.3502668971, 0.3213430117],
     ),
-    "label_embeddings": (
+    "zero_shot": (
         (4, None),
         [0.0932257842, 0.1000422164, 0.1216802407, 0.1440141684],
         [0.0953571623, 0.1021984172, 0.1238797192, 0.1462289402],
@@ -250,8 +252,8 @@ def test_the_golden_values_of_the_published_head(case):
     double = {"dtype": torch.float64}
     embeddings = LabelEmbeddings(tuple("abcd"), torch.sin(0.23 * torch.arange(1200.0, **double)).view(4, 300), "golden")
     shapes = MLDecoder(8, num_classes, num_groups, dim=16).state_dict()
-    if case == "embeddings":
-        shapes = MLDecoder(
+    if case == "zero_shot":
+        shapes = ZeroShotMLDecoder(
             8, 4, dim=16, queries="label_embeddings", fc="shared", label_embeddings=embeddings
         ).state_dict()
     state = authors_head(shapes)
@@ -263,12 +265,14 @@ def test_the_golden_values_of_the_published_head(case):
     file = {f"head.{name}": value for name, value in state.items()}
     layout = find_head(file, "golden")
     settings, outputs, width = head_settings(layout, file, "golden")
-    assert (outputs, width) == ((None, 300) if case == "embeddings" else (num_classes, None))
-    options = {name: value for name, value in settings.items() if name not in ("name", "embeddings")}
-    with_embeddings = {"label_embeddings": embeddings} if case == "embeddings" else {}
-    head = MLDecoder(8, outputs or 4, **options, **with_embeddings).double().eval()
-    if case == "embeddings":
-        head.label_embeddings.trained, head.label_embeddings.asked = embeddings.vectors, embeddings.vectors
+    assert (outputs, width) == ((None, 300) if case == "zero_shot" else (num_classes, None))
+    options = {name: value for name, value in settings.items() if name not in ("name", "label_embeddings")}
+    if case == "zero_shot":
+        head = ZeroShotMLDecoder(8, 4, **options, label_embeddings=embeddings).double().eval()
+        head.vocabulary.trained, head.vocabulary.query = embeddings.vectors, embeddings.vectors
+    else:
+        del options["fc"]
+        head = MLDecoder(8, outputs, **options).double().eval()
     head.load_state_dict({name: file[layout.file_name(name)] for name in head.state_dict()})
     torch.testing.assert_close(head(tokens), torch.tensor(rows, **double), rtol=0, atol=1e-8)
 
@@ -288,7 +292,7 @@ def test_what_is_missing_left_over_or_of_another_shape_is_listed(small):
         read_back(found, small)
     lines = str(caught.value).splitlines()
     assert "3 missing: layer1.0.bn1.bias, layer4.1.conv2.weight, fc.decoder.layers.0.norm2.bias" in lines[1]
-    assert "3 left over: layer5.0.weight, head_dist.bias, fc.decoder.extra" in lines[2]
+    assert "3 unexpected: layer5.0.weight, head_dist.bias, fc.decoder.extra" in lines[2]
     assert "2 of another shape: bn1.weight: (32,) in the file, (64,) in the model, " in lines[3]
     assert "fc.decoder.layers.0.linear2.bias: (17,) in the file, (16,) in the model" in lines[3]
     assert lines[4].endswith("backbone=NAME")
@@ -309,13 +313,15 @@ def test_one_tensor_that_is_missing_is_enough(small):
 def test_a_prefix_of_some_names_only_is_no_prefix(small):
     state = authors_file(small, head="fc.")
     state = {(f"module.{name}" if name.startswith("layer4") else name): value for name, value in state.items()}
-    with pytest.raises(CheckpointError, match=r"left over: module\.layer4\.0\.conv1\.weight"):
+    with pytest.raises(CheckpointError, match=r"unexpected: module\.layer4\.0\.conv1\.weight"):
         load_published(state, backbone="resnet18", image_size=64)
 
 
 def test_a_network_of_another_kind_is_named(small, built):
     wide = classifier_of(built, "tresnet_s", "full")
-    with pytest.raises(CheckpointError, match=r"TResNet with 3, 4, 6, 3 blocks.*which is tresnet_s; leave backbone="):
+    with pytest.raises(
+        CheckpointError, match=r"TResNet with 3, 4, 6, 3 blocks.*which is tresnet_s; leave out backbone="
+    ):
         read_published(authors_file(wide), backbone="tresnet_l")
     with pytest.raises(CheckpointError, match=r"missing: layer1.2.conv1.weight"):
         load_published(authors_file(small, head="fc."), backbone="resnet34", image_size=64)
@@ -340,7 +346,7 @@ def test_class_tokens_which_published_heads_read_are_refused():
     [
         ({"duplicate_pooling": (5, 16, 2)}, r"\(5, 16, 2\) for 5 classes; expected \(K, D, g\)"),
         ({"duplicate_pooling_bias": (4,)}, r"\(5, 16, 1\) for 4 classes"),
-        ({"duplicate_pooling": (5, 12, 1)}, r"D = 12 is no multiple of 8"),
+        ({"duplicate_pooling": (5, 12, 1)}, r"D = 12 is not a multiple of 8"),
         ({"duplicate_pooling": (16, 1)}, r"has shape \(16, 1\), expected 3 dimensions"),
         ({"layers.0.linear1.weight": None}, "has no fc.decoder.layers.0.linear1.weight"),
     ],
@@ -357,9 +363,7 @@ def test_shapes_that_contradict_one_another(small, change, message):
 
 def test_files_without_a_known_head(small, tmp_path):
     body = dict(small.backbone.model.state_dict())
-    with pytest.raises(
-        CheckpointError, match=r"no head that is known.*parts are conv1, bn1, layer1.*backbone.checkpoint"
-    ):
+    with pytest.raises(CheckpointError, match=r"no known head.*parts are conv1, bn1, layer1.*backbone.checkpoint"):
         read_published(body)
     two = body | authors_file(small, head="fc.") | authors_file(small, head="head.")
     with pytest.raises(CheckpointError, match="more than one ML-Decoder"):
@@ -371,7 +375,7 @@ def test_files_without_a_known_head(small, tmp_path):
     with pytest.raises(CheckpointError, match="outputs for 5 classes, not for num_classes=80"):
         read_published(authors_file(small, head="fc."), 80)
     ours = {"format": 1, "config": {}, "labels": [], "normalization": {}, "model": small.state_dict()}
-    with pytest.raises(CheckpointError, match="of mldec itself and needs no import"):
+    with pytest.raises(CheckpointError, match="of mldec and needs no import"):
         read_published(ours)
 
 
@@ -412,29 +416,29 @@ def test_pr_2045_calls_the_attention_self_attn(small):
     ("table", "message"),
     [
         ({0: "a", 1: "b"}, "has 2 names for 5 classes"),
-        ({0: "a", 2: "b"}, "no list of names by number .*no number 1"),
-        ({"a": 0}, "no list of names by number"),
+        ({0: "a", 2: "b"}, "not a list of names by index .*no index 1"),
+        ({"a": 0}, "not a list of names by index"),
         (["a"] * 5, "must differ"),
-        (7, "no list of names by number"),
+        (7, "not a list of names by index"),
     ],
 )
 def test_tables_of_labels_that_are_none(small, table, message):
     found = read_published({"model": authors_file(small, head="fc."), "idx_to_class": table})
-    with pytest.raises(CheckpointError, match=f"{message}.*labels=FILE"):
+    with pytest.raises(CheckpointError, match=f"{message}.*labels=@FILE"):
         found.labels()
 
 
 def test_zero_shot_heads_want_words_of_their_width(built):
-    original = classifier_of(built, "resnet18", "embeddings")
+    original = classifier_of(built, "resnet18", "zero_shot")
     state = authors_file(original, head="fc.")
-    with pytest.raises(CheckpointError, match="12 numbers a label"):
+    with pytest.raises(CheckpointError, match="12 numbers per label"):
         load_published(state, image_size=64)
     other = LabelEmbeddings(("x",), torch.ones(1, 13), "other embeddings")
-    head = MLDecoder(512, 1, queries="label_embeddings", fc="shared", embeddings=other, **SMALL)
+    head = ZeroShotMLDecoder(512, 1, queries="label_embeddings", fc="shared", label_embeddings=other, **SMALL)
     with pytest.raises(CheckpointError, match="width 12, those of other embeddings have width 13"):
         read_published(state).load_into(Classifier(original.backbone, head))
-    asked = LabelEmbeddings(("x", "y"), torch.randn(2, 12), "embeddings")
-    loaded = load_published(state, image_size=64, embeddings=asked)
+    queried = LabelEmbeddings(("x", "y"), torch.randn(2, 12), "embeddings")
+    loaded = load_published(state, image_size=64, label_embeddings=queried)
     assert logits(loaded).shape == (2, 2)
     with pytest.raises(DataError, match="no label embedding"):
         loaded.set_labels(["z"])

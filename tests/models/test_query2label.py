@@ -240,7 +240,7 @@ def test_weights_of_another_variant_are_refused_whole():
     plain = Plain(16, 5, 16, 4, 24, 1, 2, [0], False).state_dict() | {"backbone.1.pe": torch.zeros(1, 16, 2, 3)}
     head = Query2Label(16, 5, **SMALL)
     before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"layers\.0\.self_attn\.in_proj_weight has no place.*self_attention"):
+    with pytest.raises(CheckpointError, match=r"layers\.0\.self_attn\.in_proj_weight is unexpected.*self_attention"):
         head.load_published(plain)
     with pytest.raises(CheckpointError, match=r"layers\.1\.self_attn\.in_proj_weight is missing"):
         Query2Label(16, 5, **SMALL, self_attention="all").load_published(plain)
@@ -259,7 +259,7 @@ def test_settings_that_do_not_fit():
         Query2LabelConfig(name=name, dim=10)
     with pytest.raises(ValueError, match="dim=6: not a multiple of 4"):
         Query2LabelConfig(name=name, dim=6, num_heads=2)
-    with pytest.raises(ValueError, match="self_attention=others: there is one decoder layer only"):
+    with pytest.raises(ValueError, match="self_attention=others: there is only one decoder layer"):
         Query2LabelConfig(name=name, self_attention="others", decoder_layers=1)
     with pytest.raises(ValueError, match="self_attention='some': use none, first, others, all"):
         Query2Label(16, 5, **SMALL, self_attention="some")

@@ -120,8 +120,8 @@ def test_the_archive_of_these_tests_is_itself_sound(sound, tmp_path):
         (b"\x80\x02cos\nsystem\nX\x01\0\0\0a\x85R.", "it holds os.system"),
         (b"\x80\x02]r\xff\xff\xff\x7f.", "it uses memo index .* after 3 operations"),
         (b"\x80\x02\x8b\0\0\0\x10" + bytes(100) + b".", "LONG4|not enough data"),
-        (b"\x80\x02\x8a\xff" + b"\x01" * 255 + b".", "a whole number of 2,0.. bits"),
-        (b"\x80\x02]q\0h\0a.", "a list of it holds itself"),
+        (b"\x80\x02\x8a\xff" + b"\x01" * 255 + b".", "an integer of 2,0.. bits"),
+        (b"\x80\x02]q\0h\0a.", "one of its lists contains itself"),
         (b"\x80\x02" + b"]" * 100 + b"a" * 99 + b".", "more than 64 levels"),
     ],
 )
@@ -162,16 +162,16 @@ def test_what_becomes_more_than_the_file_is_refused(tmp_path, content, message, 
 def test_one_storage_seen_many_times_is_refused(tmp_path):
     whole = torch.zeros(10**5)
     torch.save([whole.view(-1)[:] for _ in range(50)], tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match="see the bytes of the file more than 4 times"):
+    with pytest.raises(CheckpointError, match="view the bytes of the file more than 4 times"):
         read_torch_file(tmp_path / "x.pt")
 
 
 def test_an_archive_with_packed_records_is_refused(sound, tmp_path):
-    with pytest.raises(CheckpointError, match=r"its record x/data/1 is packed .*1,200\), which torch never does"):
+    with pytest.raises(CheckpointError, match=r"its record x/data/1 is compressed .*1,200\), which torch never does"):
         read_torch_file(repacked(sound, tmp_path / "y.pt", packed=("data/1",)))
     zeros = repacked(sound, tmp_path / "z.pt", lambda name, old: old + bytes(2**24) * name.endswith("pkl"), ("pkl",))
     assert zeros.stat().st_size < 2**20
-    with pytest.raises(CheckpointError, match="is packed"):
+    with pytest.raises(CheckpointError, match="is compressed"):
         read_torch_file(zeros)
 
 

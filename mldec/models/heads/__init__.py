@@ -2,7 +2,16 @@
 
 from mldec.models.heads.gap import GlobalAveragePool
 from mldec.models.heads.ml_decoder import MLDecoder
+from mldec.models.heads.ml_decoder_config import MLDecoderConfig
 from mldec.models.heads.query2label import Query2Label
 from mldec.models.heads.transformer_decoder import TransformerDecoderHead
+from mldec.models.heads.zero_shot import ZeroShotMLDecoder
 
-__all__ = ["GlobalAveragePool", "MLDecoder", "Query2Label", "TransformerDecoderHead"]
+__all__ = [
+    "GlobalAveragePool",
+    "MLDecoder",
+    "MLDecoderConfig",
+    "Query2Label",
+    "TransformerDecoderHead",
+    "ZeroShotMLDecoder",
+]

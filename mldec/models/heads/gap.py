@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mldec.config import ComponentConfig, Share
+from mldec.config import ComponentConfig, Share, arguments_of
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
-from mldec.models.heads.layers import full_precision
+from mldec.models.heads.kernels import full_precision
 from mldec.models.heads.maps import Weighting
 from mldec.models.tokens import Tokens, token_values
 from mldec.registry import HEADS
@@ -30,14 +30,12 @@ class GlobalAveragePool(nn.Module):
             return self.fc(pooled_BC.to(self.fc.weight.dtype))
 
     def maps(self, tokens: Tokens | Tensor, weighting: Weighting = "label") -> Tensor:
-        """Class activation maps (B, N, T): with its bias, the map of a label sums to the label's logit.
+        """Class activation maps (B, N, T): the sum of a label's map plus its bias is the label's logit.
 
-        Raises DataError for weighting="attention", since there is none.
+        Raises DataError for weighting="attention".
         """
         if weighting == "attention":
-            raise DataError(
-                "average pooling has no attention that could be shown; what places contribute can, maps=label"
-            )
+            raise DataError("average pooling has no attention; use maps=label, which shows what each token contributes")
         values_BTC = token_values(tokens).to(self.fc.weight.dtype)
         return self.fc.weight @ values_BTC.transpose(1, 2) / values_BTC.shape[1]
 
@@ -51,4 +49,4 @@ class GapConfig(ComponentConfig):
 
 @HEADS.register("gap", GapConfig)
 def build_gap(config: GapConfig, *, in_features: int, labels: LabelSpace) -> GlobalAveragePool:
-    return GlobalAveragePool(in_features, len(labels), dropout=config.dropout)
+    return GlobalAveragePool(in_features, len(labels), **arguments_of(config))

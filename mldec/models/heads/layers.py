@@ -1,4 +1,4 @@
-"""The parts that decoders are made of: attention, post-norm layers, and the group fully-connected layer.
+"""The parts of decoders: attention, post-norm layers, and the group fully-connected layer.
 
 Parameter names follow `torch.nn.MultiheadAttention` and `torch.nn.TransformerDecoderLayer`, whose weights (and so the
 published ones) load without conversion of tensors.
@@ -6,15 +6,12 @@ published ones) load without conversion of tensors.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mldec.errors import ConfigError
-from mldec.models.heads.dropout import Dropout, dropout
-from mldec.models.label_vocabulary import GroupedLabels
+from mldec.models.heads.kernels import Dropout, attention, attention_weights, full_precision
 
 
 class MultiHeadAttention(nn.Module):
@@ -35,29 +32,20 @@ class MultiHeadAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query_BQD: Tensor, key_BTD: Tensor, value_BTD: Tensor) -> Tensor:
-        """(B, Q, D). A query of batch size 1 is shared by all images, and projected once."""
+        """(B, Q, D). A query of batch size 1 is shared by all images and projected once."""
         query, key, value = self._project(query_BQD, key_BTD, value_BTD)
         query = query.expand(key.shape[0], -1, -1, -1)
         given = query.dtype
-        p = self.dropout if self.training else 0.0
-        if query.device.type == "cpu":
-            # In bfloat16 torch's fused kernel is 10 to 20 times slower than in float32 on processors without AMX.
-            dtype = torch.promote_types(query.dtype, torch.float32)
-            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-        with full_precision(query) if query.device.type == "cpu" else nullcontext():
-            if query.device.type == "cpu" and p > 0:  # which the fused kernel does not know there
-                heads = dropout(_softmax(query, key), p, training=True) @ value
-            else:
-                heads = F.scaled_dot_product_attention(query, key, value, dropout_p=p)
+        heads = attention(query, key, value, self.dropout if self.training else 0.0)
         return self.out_proj(heads.transpose(1, 2).flatten(2).to(given))
 
     def weights(self, query_BQD: Tensor, key_BTD: Tensor) -> Tensor:
-        """The softmax of eq. 1 by head: (B, num_heads, Q, T), each row a distribution over the T tokens."""
+        """The softmax of eq. 1 per head: (B, num_heads, Q, T), each row a distribution over the T tokens."""
         query, key, _ = self._project(query_BQD, key_BTD, key_BTD)
-        return _softmax(query, key)
+        return attention_weights(query, key)
 
     def values(self, value_BTD: Tensor) -> Tensor:
-        """What each head takes up of a token that has all its attention: (B, num_heads, T, D / num_heads)."""
+        """The projected values of each head: (B, num_heads, T, D / num_heads)."""
         dim = self.out_proj.in_features
         projected = F.linear(value_BTD, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
         return projected.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
@@ -74,15 +62,11 @@ class MultiHeadAttention(nn.Module):
         return [x.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x in projected]
 
 
-def _softmax(query: Tensor, key: Tensor) -> Tensor:
-    return torch.softmax(query @ key.transpose(2, 3) / query.shape[-1] ** 0.5, dim=-1)
-
-
 class DecoderLayer(nn.Module):
     """One post-norm decoder layer (paper eqs. 2-4); without self-attention it is the layer of ML-Decoder (eqs. 7-8).
 
-    Leaving self-attention out keeps its residual: the query plus dropout of the query itself, as in the published code
-    (paper §1.2). In evaluation the layer norm undoes that factor of two; in training it is noise on the query.
+    Without self-attention its residual connection stays: the query plus dropout of the query itself, as in the
+    published code (paper §1.2). In evaluation the layer norm undoes that factor of two; in training it adds noise.
     """
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, self_attention: bool) -> None:
@@ -95,7 +79,7 @@ class DecoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, queries_BQD: Tensor, memory_BTD: Tensor, position_TD: Tensor | None = None) -> Tensor:
-        """(B, Q, D). Queries of batch size 1 stay so until they meet the images; `position` is added to the keys."""
+        """(B, Q, D). Queries of batch size 1 are expanded in cross-attention only; `position` is added to the keys."""
         queries = self.before_attention(queries_BQD)
         memory_keys = with_position(memory_BTD, position_TD)
         queries = self.norm2(queries + self.dropout(self.multihead_attn(queries, memory_keys, memory_BTD)))
@@ -103,7 +87,7 @@ class DecoderLayer(nn.Module):
         return self.norm3(queries + self.dropout(self.linear2(hidden)))
 
     def before_attention(self, queries: Tensor) -> Tensor:
-        """The queries as cross-attention takes them."""
+        """The queries of cross-attention."""
         update = queries if self.self_attn is None else self.self_attn(queries, queries, queries)
         return self.norm1(queries + self.dropout(update))
 
@@ -127,7 +111,7 @@ class EncoderLayer(nn.Module):
 
 
 def check_width(dim: int, in_features: int, *, projected: bool) -> None:
-    """Raise ConfigError for a decoder that reads a backbone's features as they are, and has another width."""
+    """Raise ConfigError for a decoder without input projection whose width differs from the backbone's."""
     if not projected and dim != in_features:
         raise ConfigError(
             f"head.dim={dim}: with input_projection=false it must equal the backbone's {in_features} features; "
@@ -138,8 +122,8 @@ def check_width(dim: int, in_features: int, *, projected: bool) -> None:
 class GroupFullyConnected(nn.Module):
     """Each of K embeddings gives the logits of g = ceil(N / K) classes (paper eq. 6), all in one batched product.
 
-    Class i belongs to place `i` of the (K, g) table, or to a random place that `grouping_seed` draws. The last
-    K * g - N places have weights but no class (paper §1.3). With K = N this is a weight vector a query (eq. 5).
+    Class i belongs to entry i of the (K, g) table, or to a random entry that `grouping_seed` determines. The last
+    K * g - N entries have weights but no class (paper §1.3). With K = N this is one weight vector per query (eq. 5).
     """
 
     places: Tensor | None
@@ -158,100 +142,40 @@ class GroupFullyConnected(nn.Module):
             places = random_places(num_classes, grouping_seed).to(self.weight.device)
         self.register_buffer("places", places)
 
-    def forward(self, embeddings_BKD: Tensor, labels: GroupedLabels | None = None) -> Tensor:
-        """Logits (B, N) in class order, or (B, n) of the labels of `labels`.
-
-        Labels that were not trained borrow the weights and biases of trained ones in turn; what these say of them is
-        chance (paper Table 8).
-        """
-        weight = self.weight if labels is None else self.weight[labels.groups]
-        with full_precision(embeddings_BKD):
-            table_KBg = torch.bmm(embeddings_BKD.transpose(0, 1).to(self.weight.dtype), weight)
-        table_BKg = table_KBg.transpose(0, 1).flatten(1)
-        if labels is not None:
-            return table_BKg.index_select(1, labels.places) + self.bias[labels.biases]
-        row_BN = table_BKg[:, : self.num_classes]
+    def forward(self, embeddings_BKD: Tensor) -> Tensor:
+        """Logits (B, N) in the order of the classes."""
+        row_BN = self.table(embeddings_BKD, self.weight)[:, : self.num_classes]
         if self.places is not None:
             row_BN = row_BN.index_select(1, self.places)
         return row_BN + self.bias
 
-    def label_weights(self, labels: GroupedLabels | None = None) -> Tensor:
-        """(n, D): what the embedding of its query is multiplied with to give the logit of each label, less the bias."""
-        if labels is not None:
-            return self.weight[labels.groups].transpose(1, 2).flatten(0, 1)[labels.places]
+    def table(self, embeddings_BKD: Tensor, weight_KDg: Tensor) -> Tensor:
+        """(B, K * g): the products of each embedding with the g weight vectors of its group, without bias."""
+        with full_precision(embeddings_BKD):
+            table_KBg = torch.bmm(embeddings_BKD.transpose(0, 1).to(self.weight.dtype), weight_KDg)
+        return table_KBg.transpose(0, 1).flatten(1)
+
+    def label_weights(self) -> Tensor:
+        """(N, D): the product of each with the embedding of its query is the logit of the class, without its bias."""
         table_KgD = self.weight.transpose(1, 2).flatten(0, 1)
         return table_KgD[: self.num_classes] if self.places is None else table_KgD[self.places]
 
 
 def random_places(num_classes: int, seed: int) -> Tensor:
-    """(N,) int64: the place that each class is dealt by a seeded permutation."""
+    """(N,) int64: the entry of the table that each class gets, by a seeded permutation."""
     return torch.randperm(num_classes, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
 
 
-class SharedFullyConnected(nn.Module):
-    """One matrix (D, g) and bias (g,) for all groups: new labels need no new weights (paper §2.3.3; §1.1 for g = 1)."""
-
-    def __init__(self, dim: int, group_size: int = 1) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(dim, group_size))
-        self.bias = nn.Parameter(torch.zeros(group_size))
-        nn.init.xavier_normal_(self.weight)
-
-    def forward(self, embeddings_BKD: Tensor, labels: GroupedLabels) -> Tensor:
-        """Logits (B, n) of the labels of `labels`."""
-        with full_precision(embeddings_BKD):
-            table_BKg = embeddings_BKD.to(self.weight.dtype) @ self.weight + self.bias
-        return table_BKg.flatten(1).index_select(1, labels.places)
-
-    def label_weights(self, labels: GroupedLabels) -> Tensor:
-        """(n, D): as of `GroupFullyConnected`."""
-        return self.weight.T[labels.places % self.weight.shape[1]]
-
-
-class LabelEmbeddingFullyConnected(nn.Module):
-    """Output weights that are label embeddings times one learned matrix (paper eq. 11): W_k = N_k W_b, one bias for all.
-
-    Args:
-        width: of the label embeddings.
-        dim: D.
-        length: root mean square length of the label embeddings, by which the start of W_b is scaled: logits begin with a
-            variance of about 1 for vectors of any length.
-    """
-
-    def __init__(self, width: int, dim: int, length: float = 1.0) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(dim, width) / (length * dim**0.5))
-        self.bias = nn.Parameter(torch.zeros(1))
-
-    def forward(self, embeddings_BKD: Tensor, labels: GroupedLabels) -> Tensor:
-        """Logits (B, n) of the labels of `labels`."""
-        with full_precision(embeddings_BKD):
-            projected_BKW = embeddings_BKD.to(self.weight.dtype) @ self.weight
-            table_BKg = torch.einsum("bkw,kgw->bkg", projected_BKW, labels.vectors.to(self.weight.dtype))
-        return table_BKg.flatten(1).index_select(1, labels.places) + self.bias
-
-    def label_weights(self, labels: GroupedLabels) -> Tensor:
-        """(n, D): as of `GroupFullyConnected`."""
-        return labels.vectors.flatten(0, 1)[labels.places].to(self.weight.dtype) @ self.weight.T
-
-
 def relu_of(linear: nn.Linear, x: Tensor) -> Tensor:
-    """relu(linear(x)) of (..., D), in the memory of the product: rows without batch dimensions, since autograd copies
-    what is changed through a view."""
+    """relu(linear(x)) of (..., D), with the ReLU in place.
+
+    The batch dimensions are flattened first, since autograd copies a tensor that is changed through a view.
+    """
     return F.relu(linear(x.flatten(0, -2)), inplace=True).unflatten(0, x.shape[:-1])
 
 
-def full_precision(like: Tensor) -> AbstractContextManager[object]:
-    """A context without autocast, for the product that makes logits.
-
-    bfloat16 leaves 256 steps to a power of two, and scores that tie cannot be ranked."""
-    if like.device.type == "meta":  # has shapes alone, and no autocast in older torch
-        return nullcontext()
-    return torch.autocast(like.device.type, enabled=False)
-
-
 def share_queries(queries_QD: Tensor, batch_size: int, per_image: bool) -> Tensor:
-    """Queries (1, Q, D) that all images share, or (B, Q, D) where dropout must differ from image to image."""
+    """Queries (1, Q, D) that all images share, or (B, Q, D) where dropout has to differ from image to image."""
     return queries_QD.expand(batch_size if per_image else 1, -1, -1)
 
 

@@ -1,4 +1,4 @@
-"""Where tokens are, as numbers that are added to them: two-dimensional sines, in Query2Label's published form."""
+"""Two-dimensional sine position encodings of tokens, in Query2Label's published form."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mldec.models.tokens import Tokens
 
 
 def grid_of(tokens: Tokens | Tensor) -> tuple[int, int] | None:
-    """(H, W) of tokens that are a map; None where no map is known."""
+    """(H, W) of tokens that are a map; None where no grid is known."""
     return tokens.grid if isinstance(tokens, Tokens) else None
 
 
 def sine_position(grid: tuple[int, int], dim: int, temperature: float = 10_000.0) -> Tensor:
-    """Fixed positions (H * W, dim), float64: the first half of the columns for the row, the second for the column.
+    """Fixed encodings (H * W, dim), float64: the first half of the entries encodes the row, the second the column.
 
-    Row i of H has the coordinate c = 2 pi (i + 1) / (H + 1e-6), and likewise each column, so that the same place of an
-    image has nearly the same code at any grid size. Entry k of a half is the sine, or for odd k the cosine, of
+    Row i of H has the coordinate c = 2 pi (i + 1) / (H + 1e-6), and columns likewise, so that a position in the image
+    has nearly the same encoding at any grid size. Entry k of a half is the sine, or for odd k the cosine, of
     c / temperature^(2 floor(k / 2) / (dim / 2)).
 
     Args:

@@ -1,9 +1,9 @@
 """Query2Label (Liu et al. 2021, arXiv:2107.10834), as its authors' code builds it.
 
 It differs from the transformer decoder of ML-Decoder's paper (`transformer_decoder.py`): by default its decoder layers
-have no self-attention, their input is a target of zeros, and the learned queries are positions that are added to the
-target in every layer, where it asks. Without self-attention the target also keeps neither the residual nor the norm of
-that step.
+have no self-attention, their input is a target of zeros, and the learned queries are position encodings that are added
+to the queries of the attention in every layer. Without self-attention, the residual connection and the norm of that
+step are left out too.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from mldec.config import ComponentConfig, Count, Natural, Share
+from mldec.config import ComponentConfig, Count, Natural, Share, arguments_of
 from mldec.errors import CheckpointError
 from mldec.labels import LabelSpace
-from mldec.models.heads.dropout import Dropout
+from mldec.models.heads.kernels import Dropout
 from mldec.models.heads.layers import (
     EncoderLayer,
     GroupFullyConnected,
@@ -49,15 +49,15 @@ PARTS = {
 
 
 class Query2Label(nn.Module):
-    """One learned query a class, cross-attention to encoded tokens, a weight vector a class.
+    """One learned query per class, cross-attention to encoded tokens, one weight vector per class.
 
     Args:
         in_features: C, width of the tokens.
         num_classes: N.
         dim: D, a multiple of `num_heads` and of 4.
         num_heads, ffn_dim, dropout, encoder_layers, decoder_layers: of the transformer; one decoder layer or more.
-        self_attention: which decoder layers have it: "none", the "first", the "others", or "all". The published options
-            keep_first_self_attn_dec and keep_other_self_attn_dec.
+        self_attention: the decoder layers that have it: "none", the "first", the "others", or "all"; in the published
+            code keep_first_self_attn_dec and keep_other_self_attn_dec.
         input_projection: map tokens from C to D (keep_input_proj); False needs C = D.
 
     Raises:
@@ -122,24 +122,24 @@ class Query2Label(nn.Module):
         return self.fc(self.norm(target))
 
     def maps(self, tokens: Tokens | Tensor, weighting: Weighting = "label") -> Tensor:
-        """Maps (B, N, T) of the last layer, see `heads/maps.py`. The encoder lets tokens know of one another."""
+        """Maps (B, N, T) of the last layer, see `heads/maps.py`. The encoder mixes information between tokens."""
         target, queries, memory_BTD, position_TD = self._begin(tokens)
         for layer in self.layers[:-1]:
             target = layer(target, queries, memory_BTD, position_TD)
         last, weights_ND = cast(Query2LabelLayer, self.layers[-1]), self.fc.label_weights()
-        own = torch.arange(len(weights_ND), device=weights_ND.device)  # one query a label
+        own = torch.arange(len(weights_ND), device=weights_ND.device)  # one query per label
         target = last.before_attention(target, queries)
         return layer_maps(last, target, memory_BTD, position_TD, own, weights_ND, weighting, self.norm, queries)
 
     def load_published(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the weights of a published checkpoint's head, of which this head must be: same sizes, same variant.
+        """Load the head of a published checkpoint of the same sizes and variant.
 
         Args:
-            tensors: its `state_dict`, also with `module.` before each name. The backbone's tensors, and the positions
-                stored among them, are left alone.
+            tensors: its `state_dict`, also with the prefix `module.`. Tensors of the backbone, among which are the
+                positions, are ignored.
 
         Raises:
-            CheckpointError: a tensor of the head is missing, left over or of another shape, however few.
+            CheckpointError: any tensor of the head is missing, unexpected or of another shape.
         """
         bare = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
         found = {name: tensor for name, tensor in bare.items() if not name.startswith("backbone.")}
@@ -153,10 +153,10 @@ class Query2Label(nn.Module):
                 wrong.append(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}")
             else:
                 fitting[ours] = tensor.reshape(expected.shape)  # fc.W is (1, N, D), the projection a 1x1 convolution
-        wrong += [f"{name} has no place" for name in found]
+        wrong += [f"{name} is unexpected" for name in found]
         if wrong:
             raise CheckpointError(
-                "these weights are not of this Query2Label head: "
+                "these weights do not fit this Query2Label head: "
                 + "; ".join(wrong[:10])
                 + (f"; and {len(wrong) - 10} more" if len(wrong) > 10 else "")
                 + ". Its classes, sizes, self_attention, encoder_layers and input_projection must be those of the file"
@@ -169,21 +169,21 @@ class Query2Label(nn.Module):
         grid = grid_of(tokens)
         if grid is None:
             raise ValueError(
-                "Query2Label needs the grid of the tokens for their positions, and this backbone does not know it; use "
+                "Query2Label needs the grid of the tokens for their positions, and this backbone does not give it; use "
                 "another backbone or head"
             )
         position_TD = sine_position(grid, memory_BTD.shape[2]).to(memory_BTD)
         for layer in self.encoder:
             memory_BTD = layer(memory_BTD, position_TD)
         queries = self.queries()[None]
-        # Before the first cross-attention all images share one target, unless dropout of self-attention differs.
+        # Before the first cross-attention all images share one target, unless self-attention has dropout.
         differs = self.training and self.dropout > 0 and cast(Query2LabelLayer, self.layers[0]).self_attn is not None
         target = share_queries(torch.zeros_like(queries[0]), memory_BTD.shape[0], differs)
         return target, queries, memory_BTD, position_TD
 
 
 class Query2LabelLayer(nn.Module):
-    """One post-norm decoder layer whose queries are added wherever its target asks, and nowhere else."""
+    """One post-norm decoder layer whose queries are added to the queries (and keys) of its attention only."""
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, self_attention: bool) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class Query2LabelLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, target_BQD: Tensor, queries: Tensor, memory_BTD: Tensor, position_TD: Tensor) -> Tensor:
-        """(B, Q, D). A target of batch size 1 stays so until it meets the images."""
+        """(B, Q, D). A target of batch size 1 is expanded in cross-attention only."""
         target = self.before_attention(target_BQD, queries)
         attended = self.multihead_attn(target + queries, with_position(memory_BTD, position_TD), memory_BTD)
         target = self.norm2(target + self.dropout(attended))
@@ -204,11 +204,11 @@ class Query2LabelLayer(nn.Module):
         return self.norm3(target + self.dropout(self.linear2(hidden)))
 
     def before_attention(self, target: Tensor, queries: Tensor) -> Tensor:
-        """The target that cross-attention is added to."""
+        """The target at the input of the cross-attention block."""
         if self.self_attn is None or self.norm1 is None:
             return target
-        asking = target + queries
-        return self.norm1(target + self.dropout(self.self_attn(asking, asking, target)))
+        placed = target + queries
+        return self.norm1(target + self.dropout(self.self_attn(placed, placed, target)))
 
 
 def _published_name(ours: str) -> str:
@@ -226,8 +226,8 @@ class Query2LabelConfig(ComponentConfig):
     dropout: Share = 0.1  # of attention and feed-forward
     encoder_layers: Natural = 1  # self-attention among the tokens before the decoder
     decoder_layers: Count = 2  # each with cross-attention to the tokens
-    self_attention: SelfAttention = "none"  # which decoder layers have self-attention among the queries before it
-    input_projection: bool = False  # map tokens to `dim`; false needs a backbone of just that width
+    self_attention: SelfAttention = "none"  # which decoder layers have self-attention among the queries
+    input_projection: bool = False  # map tokens to `dim`; false needs a backbone of exactly that width
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads:
@@ -235,21 +235,10 @@ class Query2LabelConfig(ComponentConfig):
         if self.dim % 4:
             raise ValueError(f"dim={self.dim}: not a multiple of 4, which the sine positions need")
         if self.self_attention == "others" and self.decoder_layers == 1:
-            raise ValueError("self_attention=others: there is one decoder layer only; use none or decoder_layers=2")
+            raise ValueError("self_attention=others: there is only one decoder layer; use none or decoder_layers=2")
 
 
 @HEADS.register("query2label", Query2LabelConfig)
 def build_query2label(config: Query2LabelConfig, *, in_features: int, labels: LabelSpace) -> Query2Label:
     check_width(config.dim, in_features, projected=config.input_projection)
-    return Query2Label(
-        in_features,
-        len(labels),
-        dim=config.dim,
-        num_heads=config.num_heads,
-        ffn_dim=config.ffn_dim,
-        dropout=config.dropout,
-        encoder_layers=config.encoder_layers,
-        decoder_layers=config.decoder_layers,
-        self_attention=config.self_attention,
-        input_projection=config.input_projection,
-    )
+    return Query2Label(in_features, len(labels), **arguments_of(config))

@@ -1,4 +1,4 @@
-"""The transformer decoder that ML-Decoder is measured against (paper eqs. 2-5)."""
+"""The transformer decoder, the baseline of ML-Decoder (paper eqs. 2-5)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from mldec.config import ComponentConfig, Count, Natural, Share
+from mldec.config import ComponentConfig, Count, Natural, Share, arguments_of
 from mldec.labels import LabelSpace
 from mldec.models.heads.layers import DecoderLayer, EncoderLayer, GroupFullyConnected, check_width, share_queries
 from mldec.models.heads.maps import Weighting, layer_maps
@@ -19,10 +19,10 @@ from mldec.registry import HEADS
 
 
 class TransformerDecoderHead(nn.Module):
-    """One query a class: self-attention among queries, cross-attention to tokens, feed-forward, a weight vector each.
+    """One query per class: self-attention among queries, cross-attention to tokens, feed-forward, a weight vector each.
 
-    With no encoder the tokens are the decoder's memory as they are. Sine positions are added to the keys (and to the
-    encoder's queries) wherever tokens are attended to.
+    Without an encoder the projected tokens are the decoder's memory. Sine positions are added to the keys (and to the
+    queries of the encoder) wherever tokens are attended to.
 
     Args:
         in_features: C, width of the tokens.
@@ -82,12 +82,12 @@ class TransformerDecoderHead(nn.Module):
         return self.fc(self.norm(embeddings))
 
     def maps(self, tokens: Tokens | Tensor, weighting: Weighting = "label") -> Tensor:
-        """Maps (B, N, T) of the last layer, see `heads/maps.py`. With an encoder, tokens know of one another."""
+        """Maps (B, N, T) of the last layer, see `heads/maps.py`. An encoder mixes information between tokens."""
         embeddings, memory_BTD, position_TD = self._begin(tokens)
         for layer in self.layers[:-1]:
             embeddings = layer(embeddings, memory_BTD, position_TD)
         last, weights_ND = cast(DecoderLayer, self.layers[-1]), self.fc.label_weights()
-        own = torch.arange(len(weights_ND), device=weights_ND.device)  # one query a label
+        own = torch.arange(len(weights_ND), device=weights_ND.device)  # one query per label
         queries = last.before_attention(embeddings)
         return layer_maps(last, queries, memory_BTD, position_TD, own, weights_ND, weighting, self.norm)
 
@@ -106,7 +106,7 @@ class TransformerDecoderHead(nn.Module):
         grid = grid_of(tokens)
         if grid is None:
             raise ValueError(
-                "position=sine needs the grid of the tokens, which this backbone does not know; use position=none"
+                "position=sine needs the grid of the tokens, which this backbone does not give; use position=none"
             )
         return sine_position(grid, like.shape[2]).to(like)
 
@@ -123,7 +123,7 @@ class TransformerDecoderConfig(ComponentConfig):
     decoder_layers: Count = 1  # each with self-attention among queries and cross-attention to the tokens
     queries: Literal["learnable", "fixed"] = "learnable"  # learned, or random and never trained
     position: Literal["none", "sine"] = "none"  # added to tokens where they are attended to; sine needs a grid
-    input_projection: bool = True  # map tokens to `dim`; false needs a backbone of just that width
+    input_projection: bool = True  # map tokens to `dim`; false needs a backbone of exactly that width
     final_norm: bool = False  # layer norm after the last decoder layer
 
     def __post_init__(self) -> None:
@@ -138,17 +138,4 @@ def build_transformer_decoder(
     config: TransformerDecoderConfig, *, in_features: int, labels: LabelSpace
 ) -> TransformerDecoderHead:
     check_width(config.dim, in_features, projected=config.input_projection)
-    return TransformerDecoderHead(
-        in_features,
-        len(labels),
-        dim=config.dim,
-        num_heads=config.num_heads,
-        ffn_dim=config.ffn_dim,
-        dropout=config.dropout,
-        queries=config.queries,
-        encoder_layers=config.encoder_layers,
-        decoder_layers=config.decoder_layers,
-        position=config.position,
-        input_projection=config.input_projection,
-        final_norm=config.final_norm,
-    )
+    return TransformerDecoderHead(in_features, len(labels), **arguments_of(config))
