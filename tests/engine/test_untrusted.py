@@ -353,6 +353,22 @@ def test_files_that_only_note_something_stop_nothing(run, content, capsys, caplo
     assert [record["kind"] for record in records if record["kind"] != "train"] == ["eval", "eval", "test"]
 
 
+def test_no_command_writes_through_a_linked_subdirectory(run, trained, capsys):
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    for name in ("images", "checkpoints"):
+        shutil.rmtree(run / name)
+        (run / name).symlink_to(trained / name)
+        files = sorted(run.iterdir())
+        assert command(["train", f"resume={run}", "schedule.epochs=9", "allow_schedule_change=true"]) == 2
+        assert f"{run / name} is a symbolic link" in capsys.readouterr().err
+        assert sorted(run.iterdir()) == files
+    for name, words in (("evaluation", ["evaluate"]), ("export", ["export", "format=safetensors"])):
+        (run / name).symlink_to(trained)
+        assert command([*words, f"run={run}"]) == 2
+        assert f"{run / name} is a symbolic link" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
 def test_a_report_of_records_of_any_kind_is_a_page(run):
     odd, names = [None, "x", -1, 1e400, [], {}, True], ("raw", "ema", "loss", "lr", "best")
     lines = [json.dumps({"kind": "eval", "step": 1, "epoch": value, "raw": value}) for value in odd]
