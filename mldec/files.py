@@ -10,10 +10,10 @@ import errno
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mldec.errors import ConfigError
+from mldec.errors import ConfigError, printable_name
 
 PARTIAL = ".partial"  # in the name of every hidden file that is not finished
 LONGEST_ENDING = 100  # bytes of a suffix that is kept, so that the name of a partial file fits into 255
@@ -103,9 +103,26 @@ def without_links(path: str | os.PathLike[str], flags: int) -> int:
     return descriptor
 
 
-def remove_partial(*folders: Path) -> None:
-    """Remove what a killed process left unfinished in folders that nobody else writes to; not below them."""
-    for folder in folders:
-        for partial in folder.glob(f".*{PARTIAL}*"):
+def refuse_linked(folder: Path, names: Iterable[str]) -> None:
+    """Refuse a directory that holds one of `names`, relative paths of its subdirectories, as a symbolic link.
+
+    Raises ConfigError: what is written below the link would replace files elsewhere, of another run for example.
+    """
+    for name in names:
+        inner = folder
+        for part in Path(name).parts:
+            inner = inner / part
+            if inner.is_symlink():
+                raise ConfigError(
+                    f"{inner} is a symbolic link (to {printable_name(os.readlink(inner))}), and nothing is written "
+                    "through one; remove it, or replace it with a directory that holds the same files"
+                )
+
+
+def remove_partial(folder: Path, *names: str) -> None:
+    """Remove what a killed process left unfinished in a directory that nobody else writes to, and in its subdirectories
+    of these names; not below them, and not in one that is a symbolic link."""
+    for inner in (folder, *(folder / name for name in names if not (folder / name).is_symlink())):
+        for partial in inner.glob(f".*{PARTIAL}*"):
             if partial.is_symlink() or partial.is_file():  # of a link itself, never of its target
                 partial.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mldec.errors import ConfigError
-from mldec.files import remove_partial, replacing, without_links
+from mldec.files import refuse_linked, remove_partial, replacing, without_links
 
 
 def fail(path: Path, error: BaseException) -> None:
@@ -50,7 +50,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
     for path in (*kept, *left):
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    remove_partial(tmp_path, tmp_path / "checkpoints", tmp_path / "absent")
+    remove_partial(tmp_path, "checkpoints", "absent")
     assert all(path.exists() for path in kept)
     assert not any(path.exists() for path in left)
 
@@ -69,6 +69,24 @@ def test_a_planted_link_is_neither_followed_nor_kept(tmp_path: Path) -> None:
     assert mine.read_text() == "mine"
     assert [path.name for path in folder.iterdir()] == ["cost.json"]
     assert (folder / "cost.json").read_text() == "{}"
+
+
+def test_a_linked_subdirectory_is_refused_and_never_searched(tmp_path: Path) -> None:
+    mine, folder = tmp_path / "mine", tmp_path / "run"
+    (mine / "below").mkdir(parents=True)
+    (mine / ".a.partial.pt").touch()
+    (folder / "evaluation").mkdir(parents=True)
+    (folder / "checkpoints").symlink_to("../mine")
+    (folder / "evaluation" / "digits_test").symlink_to("../../nowhere")
+    refuse_linked(folder, ["images", "evaluation", "evaluation/digits_val"])
+    for name in ("checkpoints", "checkpoints/below", "evaluation/digits_test"):
+        with pytest.raises(ConfigError, match=r"run/\S+ is a symbolic link \(to .*; remove it"):
+            refuse_linked(folder, ["images", name])
+    remove_partial(folder, "checkpoints")
+    assert (mine / ".a.partial.pt").exists()
+    (tmp_path / "link").symlink_to("mine")
+    remove_partial(tmp_path / "link")  # the directory itself is what the user named
+    assert not (mine / ".a.partial.pt").exists()
 
 
 def test_two_writers_of_a_file_do_not_share_what_is_unfinished(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from mldec.commands import compose
 from mldec.commands.options import folder_for_output, one_of, switch
 from mldec.config import Config, build_config, to_mapping
 from mldec.errors import ConfigError, DataError
+from mldec.files import refuse_linked
 from mldec.labels import LabelSpace
 
 if TYPE_CHECKING:  # torch is imported where something is measured
@@ -108,14 +109,16 @@ def _evaluate(
             config.head.label_embeddings, restored.classifier, labels, arguments.overrides
         ):
             display.say(f"warning: {sentence}")
+    run, name = run_directory_of(restored.path), f"evaluation/{config.dataset.name}_{split}"
+    if "output" not in own:
+        refuse_linked(run, [name])
+    folder = folder_for_output(own, "output", run / name)
     what = f"{config.dataset.name} {split}"
     scores, result = score_split(
         restored, config, index, labels, what=what, device=device, display=display, group=group
     )
     if not group.is_main:
         return
-    default = run_directory_of(restored.path) / "evaluation" / f"{config.dataset.name}_{split}"
-    folder = folder_for_output(own, "output", default)
     record: dict[str, Any] = {
         "checkpoint": str(restored.path),
         "step": restored.step,

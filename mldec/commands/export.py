@@ -9,6 +9,7 @@ from typing import Any
 from mldec.commands import compose
 from mldec.commands.options import folder_for_output, one_of, switch
 from mldec.errors import ConfigError
+from mldec.files import refuse_linked
 
 HELP = """usage: mldec export run=RUN format=onnx|torch_export|safetensors [key=value …]
 
@@ -82,4 +83,6 @@ def _default_folder(run: str, formats: Sequence[str]) -> Path:
         path = path.parent.parent
     if path.exists() and not (path / "checkpoints").is_dir():
         raise ConfigError(f"run={run} is no run folder that the export could go into; say where: output=DIR")
-    return path / "export" / "_".join(formats)
+    name = f"export/{'_'.join(formats)}"
+    refuse_linked(path, [name])
+    return path / name

@@ -287,7 +287,7 @@ def _lock(folder: Path, group: ProcessGroup, held: contextlib.ExitStack, *, fres
     if group.is_main:
         try:
             held.enter_context(lock_run(folder))
-            remove_partial(folder, folder / "checkpoints", folder / "images")
+            remove_partial(folder, "checkpoints", "images")
             if fresh and any((folder / "checkpoints").glob("*.pt")):
                 problem = f"run_dir={folder}: holds a run already; type resume={folder} to go on with it"
         except ConfigError as error:

@@ -28,6 +28,9 @@ MAX_BYTES = 3 * MAX_PIXELS + 2**20  # of a file: that many pixels of 8 bits with
 # than 100 are refused by libtiff, too. Of large images fewer are allowed: none takes longer than 20 of MAX_PIXELS.
 MAX_SCANS = 100
 MAX_SCANNED_PIXELS = 20 * MAX_PIXELS
+# A decoder of TIFF unpacks whole tiles, however little of them lies within the image. Encoders write tiles of 16 to
+# 1024 pixels a side, with which even an image of 30,000 x 1 stays below this.
+MAX_TILE_EXCESS = 2**25  # pixels that all tiles may have beyond those of the image
 SLACK = 4096  # pixels of the resized image that are made beyond what is kept of it
 
 # The shorter side of a JPEG decoded at reduced scale is at least this many times `min_side`. Measured on 215 images
@@ -207,6 +210,10 @@ _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2
 # A marker of a JPEG within coded data: neither a stuffed zero nor a restart.
 _MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
 
+# Tags of a TIFF that hold the sizes of its image and its tiles, and the types of whole numbers in it.
+_SIZE_TAGS = {256: "ImageWidth", 257: "ImageLength", 322: "TileWidth", 323: "TileLength"}
+_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+
 # How files begin, for the errors.
 _SIGNATURES = re.compile(
     rb"(?P<JPEG>\xff\xd8)|(?P<PNG>\x89PNG)|(?P<GIF>GIF8)|(?P<WebP>RIFF....WEBP)|(?P<TIFF>II\*\0|MM\0\*)|(?P<BMP>BM)"
@@ -251,6 +258,8 @@ def _decode_any(data: np.ndarray) -> np.ndarray:
     # Pillow's warnings are kept back: what is wrong is an error.
     with warnings.catch_warnings(action="ignore"), Image.open(source, formats=_formats()) as image:
         _refuse_scans(data, image.width * image.height)
+        if image.format == "TIFF":
+            _refuse_tiles(data.data, image.width * image.height)
         return _from_open(image)
 
 
@@ -319,6 +328,35 @@ def _refuse_scans(data: np.ndarray, pixels: int) -> None:
     # Counting bytes, which is fast, counts too many where thumbnails or profiles are embedded.
     if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > most and _count_scans(content, most + 1) > most:
         raise ValueError(f"more than {most} scans, which no encoder writes (a decompression bomb?)")
+
+
+def _refuse_tiles(data: memoryview, pixels: int) -> None:
+    """Raise ValueError for a TIFF whose tiles are much larger than its image of `pixels`, before one is decoded.
+
+    Read by hand, since Pillow takes the last of several equal tags, and libtiff, which decodes, the first.
+    """
+    order, big = ("<" if data[:2] == b"II" else ">"), 43 in data[2:4]
+    place = struct.unpack_from(order + "Q", data, 8)[0] if big else struct.unpack_from(order + "I", data, 4)[0]
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, place)
+    first, step = (place + 8, 20) if big else (place + 2, 12)
+    found: dict[int, int] = {}
+    for at in range(first, min(first + step * min(count, 2**16), len(data) - step + 1), step):
+        tag, kind, values = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, at)
+        if tag in _SIZE_TAGS:
+            if tag in found or values != 1 or kind not in _INTEGERS or (kind == 16 and not big):
+                raise ValueError(f"{_SIZE_TAGS[tag]} is there twice, or is no whole number, which no encoder writes")
+            (found[tag],) = struct.unpack_from(order + _INTEGERS[kind], data, at + (12 if big else 8))
+    width, height, tile_width, tile_height = (found.get(tag, 0) for tag in _SIZE_TAGS)
+    if not (tile_width or tile_height):  # in strips, of which both decoders take no more rows than the image has
+        return
+    if not all((width, height, tile_width, tile_height)):
+        raise ValueError(f"{width} x {height} pixels in tiles of {tile_width} x {tile_height}")
+    covered = math.ceil(width / tile_width) * tile_width * math.ceil(height / tile_height) * tile_height
+    if covered > pixels + MAX_TILE_EXCESS:
+        raise ValueError(
+            f"{width} x {height} pixels in tiles of {tile_width} x {tile_height}, which hold {covered:,} in all; at "
+            f"most {MAX_TILE_EXCESS:,} more than the image has are read (a decompression bomb?)"
+        )
 
 
 def _count_scans(content: bytes, most: int) -> int:

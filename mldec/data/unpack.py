@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import errno
 import gzip
+import lzma
 import os
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import IO
+from typing import IO, Any, NoReturn
 
-from mldec.errors import DataError
+from mldec.errors import DataError, first_lines, printable
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".gz")
 UNFINISHED = ".unpacking"  # a folder of this suffix beside an archive: its unpacking was cut short
@@ -26,14 +28,50 @@ MOST_TIMES = 300  # an archive may unpack to so many times its size; images have
 SLACK = 2**20  # bytes that even the smallest archive may unpack to
 MEMBER_COST = 512  # bytes that a member counts for even if empty: a million empty files are a bomb, too
 MARGIN = 2**28  # bytes that stay free on the disk
+MOST_HEADER = 2**18  # bytes of a tar's header that holds a long name or attributes; Linux allows names of 4,096
+MOST_GLOBAL = 100  # attributes of a tar as a whole; git writes one
 
 _MERGING = threading.Lock()  # two archives may bring the same new folder at once
 
 Member = tuple[str, bool, Callable[[], IO[bytes] | None]]  # its name, whether it is a folder, how to open it
 
 
+# What zipfile, tarfile and what they decompress with raise for damaged archives, beside an OSError without a number.
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError)
+_DAMAGE += (NotImplementedError, OverflowError, IndexError, KeyError, RecursionError)
+
+
 class DamagedArchive(DataError):
     """The file is no archive of its kind, or is cut short."""
+
+
+class BoundedHeader(tarfile.TarInfo):
+    """A member of a tar whose headers are of honest size: `tarfile.open(…, tarinfo=BoundedHeader)`.
+
+    tarfile reads pax headers and GNU's long names whole, and lists of the holes of a sparse file, whatever their size;
+    packed, a gigabyte of zeros takes a megabyte. Raises tarfile.ReadError instead.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> BoundedHeader:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            info._proc_gnusparse_10()
+        if not 0 <= info.size <= (MOST_HEADER if info.type in _HEADERS else info.size):
+            raise tarfile.ReadError(f"a header of {info.size:,} bytes; at most {MOST_HEADER:,} are read of one")
+        return info
+
+    def _proc_gnusparse_10(self, *_: Any) -> NoReturn:
+        raise tarfile.ReadError("it has a sparse file, which is not read; pack it without --sparse")
+
+
+_HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 
 
 def unpack(archive: str, target: str, *, top: str | None = None, keep_going: Callable[[], None] = lambda: None) -> None:
@@ -108,8 +146,15 @@ def _extract(archive: str, work: str, top: str | None, keep_going: Callable[[], 
                     file.write(chunk)
     except (FileExistsError, IsADirectoryError, NotADirectoryError):
         raise _refusal(archive, name, "both a file and a folder") from None
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DamagedArchive(f"{archive} cannot be unpacked: {error or 'it is cut short'}") from None
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+            raise _refusal(archive, name, f"{error.strerror}, for this disk") from None
+        if error.errno is not None:
+            raise
+        raise DamagedArchive(f"{archive} cannot be unpacked: {first_lines(error)}") from None
+    except _DAMAGE as error:
+        reason = "it is cut short" if isinstance(error, EOFError) else printable(first_lines(error))
+        raise DamagedArchive(f"{archive} cannot be unpacked: {reason}") from None
 
 
 def _members(archive: str) -> Iterator[Member]:
@@ -129,12 +174,17 @@ def _zip_members(archive: str) -> Iterator[Member]:
                 raise _refusal(archive, name, "a link or device")
             if info.flag_bits & 1:
                 raise _refusal(archive, name, "encrypted")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # zipfile unpacks a whole chunk of these at a time, of which a kilobyte can become gigabytes.
+                raise _refusal(archive, name, "packed by another method than deflate")
             yield name, info.is_dir(), partial(opened.open, info)
 
 
 def _tar_members(archive: str, mode: str) -> Iterator[Member]:
-    with tarfile.open(archive, mode) as opened:  # type: ignore[call-overload]
+    with tarfile.open(archive, mode, tarinfo=BoundedHeader) as opened:  # type: ignore[call-overload]
         for member in opened:
+            if member.size < 0 or len(opened.pax_headers) > MOST_GLOBAL:
+                raise tarfile.ReadError(f"member {member.name!r} has a size below 0, or too many attributes before it")
             if not (member.isreg() or member.isdir()):
                 raise _refusal(archive, member.name, "a link or device")
             yield member.name, member.isdir(), partial(opened.extractfile, member)

@@ -17,11 +17,12 @@ except ImportError:  # Windows: no lock
     fcntl = None  # type: ignore[assignment]
 
 from mldec.errors import ConfigError
-from mldec.files import without_links
+from mldec.files import refuse_linked, without_links
 
 logger = logging.getLogger(__name__)
 
 FILE = ".running"  # says who holds the lock; stays when the run ends, and means nothing then
+WRITTEN = ("checkpoints", "images", "tensorboard", "profile")  # subdirectories of a run directory
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # by some network file systems
 
 _held: set[int] = set()
@@ -32,8 +33,9 @@ def lock_run(folder: Path) -> Iterator[None]:
     """Hold the lock of a run directory within the block. Reading there is free to everybody.
 
     Raises ConfigError that names the process and host which hold it, if somebody does, and where the file of the lock
-    is a symbolic link or anything else but a regular file.
+    is a symbolic link or anything else but a regular file, or a subdirectory that training writes to is a link.
     """
+    refuse_linked(folder, WRITTEN)
     if fcntl is None:
         yield
         return

@@ -1,7 +1,8 @@
 """config.yaml of a run directory: plain values as YAML, written and read literally.
 
 The file may come from anybody. Nothing in it is resolved: `${…}` is text. Anchors and aliases, by which a few lines
-stand for millions of values, tags, and values within one another beyond any experiment's depth are refused.
+stand for millions of values, tags (`!!set`), integers that are not plain decimal, and values within one another beyond
+any experiment's depth are refused.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import yaml
 
 from mldec.data.files import read_bytes
-from mldec.errors import ConfigError, DataError, first_lines
+from mldec.errors import ConfigError, DataError, first_lines, shortened
 
 MOST_BYTES = 2**20
 DEPTH = 20  # of settings within one another; an experiment has 4
@@ -29,6 +30,8 @@ FLOAT = re.compile(
     re.X,
 )
 FLOAT_TAG, DATE_TAG = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
+INT_TAG, MERGE_TAG, VALUE_TAG = (f"tag:yaml.org,2002:{name}" for name in ("int", "merge", "value"))
+INTEGER = re.compile("[-+]?(?:0|[1-9][0-9]{0,19})")  # YAML 1.1 also has 0x1f, 0b1, 010 for 8 and 1:30 for 90
 
 
 def write_settings(settings: Mapping[str, Any]) -> str:
@@ -63,7 +66,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values without anchors; a setting that appears twice is an error."""
+    """Plain values without anchors or tags; a setting that appears twice is an error."""
 
     depth = 0
 
@@ -71,6 +74,9 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()
         if getattr(event, "anchor", None) is not None:
             raise yaml.composer.ComposerError(None, None, "anchors and aliases are not read", event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            problem = f"tags are not read ({shortened(event.tag)}); write the plain value"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
         self.depth += 1
         if self.depth > DEPTH:
             raise yaml.composer.ComposerError(
@@ -86,6 +92,12 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, "a setting appears twice", node.start_mark)
         return mapping
 
+    def construct_decimal(self, node: Any) -> int:
+        if INTEGER.fullmatch(node.value) is None:
+            problem = f"{shortened(node.value)} is not a whole number of at most 20 decimal digits"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return int(node.value)
+
 
 class _Dumper(yaml.SafeDumper):
     """Puts text in quotation marks that the loader would take for something else; writes no aliases."""
@@ -94,9 +106,10 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-for _kind in (_Loader, _Dumper):
+_Loader.add_constructor(INT_TAG, _Loader.construct_decimal)
+for _kind, _dropped in ((_Loader, (FLOAT_TAG, DATE_TAG, MERGE_TAG, VALUE_TAG)), (_Dumper, (FLOAT_TAG, DATE_TAG))):
     _kind.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in (FLOAT_TAG, DATE_TAG)]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _dropped]
         for first, resolvers in _kind.yaml_implicit_resolvers.items()
     }
     _kind.add_implicit_resolver(FLOAT_TAG, FLOAT, list("-+0123456789."))

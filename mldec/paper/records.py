@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mldec.config import Config, to_mapping
 from mldec.engine.metric_writer import read_records
 from mldec.engine.run_directory import read_json, read_metadata, write_json
-from mldec.errors import DataError
+from mldec.errors import DataError, printable, printable_name, shortened, whole_number
 
 VERSION = 1
 
@@ -25,6 +25,8 @@ BENCHMARK = "benchmark.json"  # in the run folder of a benchmark: what it measur
 
 #: What a record keeps of a run's environment.
 KEPT = ("device", "precision", "threads", "python", "platform", "packages", "mldec", "commit")
+
+LARGEST = 1e100  # of a record's numbers; beyond it sums and squares overflow
 
 #: Figures of a table of speed, and what `mldec benchmark model` calls them.
 QUANTITIES = {
@@ -145,13 +147,14 @@ def write_record(folder: Path, record: Record) -> Path:
 
 
 def find_records(folder: Path) -> Found:
-    """All records in a folder; a file that is none, or of another version, is listed with the reason."""
+    """All records in a folder; a file that is none, of another version, or with a wrong entry is listed with a reason
+    that is safe to print."""
     found = Found({}, {})
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
             record = _record(read_json(path))
         except (DataError, OSError, ValueError, TypeError, RecursionError) as error:
-            found.others[path] = str(error)
+            found.others[path] = printable(str(error))
         else:
             found.by_key[record.key] = record
     return found
@@ -218,18 +221,64 @@ def _record(content: Any) -> Record:
     if not isinstance(content, dict):
         raise ValueError("holds no record")
     if content.get("version") != VERSION:
-        raise ValueError(f"is a record of version {content.get('version')}; this mldec writes version {VERSION}")
-    names = {f.name for f in fields(Record)}
-    if unknown := set(content) - names:
-        raise ValueError(f"has entries that no record has: {', '.join(sorted(unknown))}")
-    return Record(**{**content, "overrides": tuple(content["overrides"])})
+        version = shortened(content.get("version"))
+        raise ValueError(f"is a record of version {version}; this mldec writes version {VERSION}")
+    if unknown := sorted(set(content) - set(_FIELDS)):
+        raise ValueError(f"has entries that no record has: {', '.join(map(shortened, unknown[:5]))}")
+    for name, (is_valid, expected) in _FIELDS.items():
+        if name not in content and name not in _OPTIONAL:
+            raise ValueError(f"has no {name}; a record needs it")
+        if name in content and not is_valid(content[name]):
+            raise ValueError(f"holds {name}={shortened(content[name])}; expected {expected}")
+    return Record(**{**content, "overrides": tuple(content.get("overrides", ()))})
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and printable_name(value) == value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST  # nan is not
+
+
+def _is_number_or_null(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+def _holds(value: Any, is_valid: Callable[[Any], bool]) -> bool:
+    """Whether `value` is an object of valid values under printable names."""
+    return isinstance(value, dict) and all(_is_text(name) and is_valid(item) for name, item in value.items())
+
+
+def _is_plain(value: Any) -> bool:
+    """Text, numbers, true, false, null and objects of these, as an environment holds them."""
+    return isinstance(value, bool) or _is_text(value) or _is_number_or_null(value) or _holds(value, _is_plain)
+
+
+#: What each entry of a record's file must be, since the file may come from anybody: a check, and its words.
+_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("table", "row", "scale", "key", "experiment", "protocol"), (_is_text, "text without control characters")
+    ),
+    **dict.fromkeys(("seed", "version"), (lambda value: type(value) is int and abs(value) < 2**63, "a whole number")),
+    "overrides": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts"),
+    "outcome": (lambda value: value in ("finished", "out_of_memory"), "finished or out_of_memory"),
+    **dict.fromkeys(
+        ("metrics", "val"), (lambda value: _holds(value, _is_number_or_null), "an object of numbers, or null for none")
+    ),
+    **dict.fromkeys(("best", "seconds"), (_is_number_or_null, "a finite number, or null")),
+    "peak_memory": (lambda value: _holds(value, _is_number), "an object of numbers"),
+    "environment": (lambda value: _holds(value, _is_plain), "an object of texts and numbers"),
+}
+_OPTIONAL = {f.name for f in fields(Record) if f.default is not MISSING or f.default_factory is not MISSING}
 
 
 def rounds_of_row(record: Record, row: str) -> tuple[Record, ...]:
     """What a benchmark's record says of the row `<head>_<labels>`, a record for each round that measured it."""
     rounds: dict[int, dict[str, float | None]] = {}
     for name, value in record.metrics.items():
-        measured, figure, number = name.rsplit(".", 2)
-        if measured == row:
-            rounds.setdefault(int(number), {})[figure] = value
+        measured, _, place = name.partition(f"{row}.")
+        figure, _, number = place.rpartition(".")
+        if not measured and (index := whole_number(number)) is not None:
+            rounds.setdefault(index, {})[figure] = value
     return tuple(replace(record, row=row, seed=number, metrics=rounds[number]) for number in sorted(rounds))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mldec.errors import printable_name
 from mldec.paper.exports import csv_text, latex
 from mldec.paper.findings import RULE, Verdict, findings, judge, plateaus
 from mldec.paper.layout import READING, Layout, caption, lay_out
@@ -195,7 +196,7 @@ def _needs(table: Table, lines: Sequence[Line]) -> str:
 def _left_out(others: Mapping[Path, str]) -> str:
     if not others:
         return ""
-    named = "; ".join(f"`{path.name}` ({markdown_text(others[path])})" for path in sorted(others))
+    named = "; ".join(f"`{printable_name(path.name)}` ({markdown_text(others[path])})" for path in sorted(others))
     return f"Left out, since of another configuration or version: {named}."
 
 

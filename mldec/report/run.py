@@ -15,7 +15,7 @@ from mldec.data.files import open_text, read_bytes
 from mldec.engine.metric_writer import describe_damaged, scan_records
 from mldec.engine.run_directory import read_json, run_directory_of
 from mldec.engine.settings_file import MOST_BYTES, read_settings
-from mldec.errors import CheckpointError, ConfigError, DataError, first_lines
+from mldec.errors import CheckpointError, ConfigError, DataError, first_lines, whole_number
 from mldec.labels import from_cell
 
 T = TypeVar("T")
@@ -153,7 +153,15 @@ def _yaml(path: Path) -> dict[str, Any]:
 def _per_class(path: Path) -> dict[str, tuple[float, int]]:
     found = {}
     with open_text(path, encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            text = row["average_precision"]
-            found[from_cell(row["label"])] = (float(text) / 100 if text else math.nan, int(row["positives"]))
+        rows = csv.DictReader(file)
+        try:
+            for row in rows:
+                label, text, positives = row["label"], row["average_precision"], whole_number(row["positives"] or "")
+                if not label or text is None or positives is None or (text and not 0 <= float(text) <= 100):
+                    raise ValueError("expected a label, its AP in percent or nothing, and a number of positives")
+                found[from_cell(label)] = (float(text) / 100 if text else math.nan, positives)
+        except KeyError as error:
+            raise ValueError(f"no column {error}") from None
+        except (csv.Error, ValueError) as error:
+            raise ValueError(f"line {rows.line_num}: {error}") from None
     return found

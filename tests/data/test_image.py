@@ -5,6 +5,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -196,6 +197,39 @@ def test_deep_tiffs_of_other_conventions(decoded: Decoded) -> None:
     twelve = b"".join((a << 12 | b).to_bytes(3, "big") for a, b in pairs)
     found = decoded(tiff(1, 12, 16, 12, twelve))
     assert np.abs(found - ((deep >> 4) / 4095 * 255)[..., None]).max() <= 1
+
+
+def tiled(width: int, height: int, tile: tuple[int, int], *, more: tuple[Any, ...] = (), form: str = "<") -> bytes:
+    """A packed TIFF of one empty tile, or one that is cut off; `form`: byte order, and Q for a BigTIFF."""
+    order, big = form[0], "Q" in form
+    whole = tile[0] * tile[1] <= 2**20
+    content = zlib.compress(bytes(tile[0] * tile[1])) if whole else zlib.compress(bytes(2**20))[:500]
+    head = struct.pack(order + "HHHQ", 43, 8, 0, 16) if big else struct.pack(order + "HI", 42, 8)
+    sizes = [(256, 4, width), (257, 4, height), (322, 4, tile[0]), (323, 4, tile[1])]
+    entries = sorted([*sizes, *more, *((tag, 3, value) for tag, value in ((258, 8), (259, 8), (262, 1), (277, 1)))])
+    place = 2 + len(head) + (16 + 20 * (len(entries) + 2) if big else 6 + 12 * (len(entries) + 2))
+    entries = sorted([*entries, (324, 4, place), (325, 4, len(content))], key=lambda entry: entry[0])
+    packed = b"".join(
+        struct.pack(order + ("HHQ" if big else "HHI"), tag, kind, 1)
+        + (struct.pack(order + "HH", value, 0) if kind == 3 else struct.pack(order + "I", value))
+        + bytes(4 * big)
+        for tag, kind, value in entries
+    )
+    count = struct.pack(order + ("Q" if big else "H"), len(entries))
+    return (b"II" if order == "<" else b"MM") + head + count + packed + bytes(8 if big else 4) + content
+
+
+@pytest.mark.parametrize("form", ["<", ">", "<Q"])
+def test_a_tiff_whose_tiles_dwarf_its_image_is_refused_unread(decoded: Decoded, form: str) -> None:
+    assert decoded(tiled(64, 48, (512, 512), form=form)).shape == (48, 64, 3)
+    for width, height, tile in ((64, 64, (46000, 46000)), (64, 64, (2**31, 16)), (30_000, 3, (16, 2**20))):
+        with pytest.raises(DataError, match=r"pixels in tiles of .*a decompression bomb"):
+            decoded(tiled(width, height, tile, form=form))
+    for more in ((322, 4, 64), (323, 3, 64), (256, 4, 64)):  # libtiff takes the first, Pillow the last
+        with pytest.raises(DataError, match="is there twice"):
+            decoded(tiled(64, 64, (46000, 46000), more=(more,), form=form))
+    with pytest.raises(DataError, match=r"in tiles of 0 x 16"):
+        decoded(tiled(64, 64, (0, 16), form=form))
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])

@@ -1,15 +1,18 @@
 import gzip
 import io
+import lzma
 import os
 import stat
+import struct
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from mldec.data import unpack as room
-from mldec.data.unpack import DamagedArchive, unpack
+from mldec.data.unpack import BoundedHeader, DamagedArchive, unpack
 from mldec.errors import DataError
 
 TREE = {"VOCdevkit/VOC2007/a.txt": b"a", "VOCdevkit/VOC2007/sub/b.bin": bytes(range(256)), "top.txt": b"", "./c": b"c"}
@@ -184,6 +187,109 @@ def test_damaged_archives_are_told_from_refused_ones(tmp_path: Path, name: str) 
         assert os.listdir(tmp_path) == [name]
     with pytest.raises(DataError, match=r"allowed: \.zip, \.tar"):
         unpack(str(tmp_path / "x.rar"), str(tmp_path / "out"))
+
+
+def pax(**records: str) -> bytes:
+    """Records of a pax header, each with its own length before it."""
+    parts = []
+    for key, value in records.items():
+        text = f" {key.replace('__', '.')}={value}\n".encode()
+        length = next(n for n in range(len(text), len(text) + 9) if len(str(n)) + len(text) == n)
+        parts.append(str(length).encode() + text)
+    return b"".join(parts)
+
+
+def headed(path: Path, *headers: tuple[bytes, bytes, int], member: bytes = b"") -> str:
+    """A .tar.gz with headers before its only member: type, content, and how many zeros come after that."""
+    with gzip.open(path, "wb") as file:
+        for kind, content, zeros in headers:
+            info = tarfile.TarInfo("././@Header")
+            info.type, info.size = kind, len(content) + zeros
+            file.write(info.tobuf(tarfile.GNU_FORMAT) + content)
+            for _ in range(zeros // 2**20):
+                file.write(bytes(2**20))
+            file.write(bytes(-len(content) % 512))
+        info = tarfile.TarInfo("a")
+        info.size = len(member)
+        file.write(info.tobuf() + member + bytes(-len(member) % 512) + bytes(1024))
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", [b"x", b"g", b"X", b"L", b"K"])
+def test_a_header_of_megabytes_is_refused_unread(tmp_path: Path, kind: bytes) -> None:
+    archive = headed(tmp_path / "x.tar.gz", (kind, b"", 256 * 2**20))
+    tracemalloc.start()
+    with pytest.raises(DamagedArchive, match=r"x\.tar\.gz cannot be unpacked: a header of 268,435,456 bytes; at most"):
+        unpack(archive, str(tmp_path / "out"))
+    with (
+        pytest.raises(tarfile.ReadError, match="at most 262,144"),
+        tarfile.open(archive, tarinfo=BoundedHeader) as opened,
+    ):
+        opened.getmembers()
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+    assert os.listdir(tmp_path) == ["x.tar.gz"]
+
+
+def test_headers_of_honest_size_are_read(tmp_path: Path) -> None:
+    name = "/".join(["long" * 25] * 9)
+    for kind, content in ((b"L", name.encode() + b"\0"), (b"x", pax(path=name, comment="c" * 2**17))):
+        unpack(headed(tmp_path / "x.tar.gz", (b"g", pax(comment="f00"), 0), (kind, content, 0)), str(tmp_path / "out"))
+        assert tree(tmp_path / "out") == {name: b""}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"x", pax(GNU__sparse__map="1,x"), 0)],
+        [(b"x", pax(GNU__sparse__size="x"), 0)],
+        [(b"x", pax(GNU__sparse__major="1", GNU__sparse__minor="0"), 0)],
+        [(b"x", pax(size="-1024"), 0)],
+        [(b"x", b"9999999999999 a=b\n", 0), (b"x", b"0 a=b\n", 0)],
+        [(b"g", pax(comment="a"), 0)] * 2000,
+        [(b"g", pax(**{f"k{number}": "v" for number in range(200)}), 0)],
+        [(b"S", b"", 0)],
+        [(b"x", b"30 hdrcharset=\xff\xfe\n", 0)],
+    ],
+    ids=["map", "size", "sparse-1.0", "negative", "length", "nested", "global", "sparse", "charset"],
+)
+def test_headers_that_mean_harm_are_one_error_of_the_archive(
+    tmp_path: Path, headers: list[tuple[bytes, bytes, int]]
+) -> None:
+    archive = headed(tmp_path / "x.tar.gz", *headers, member=b"1\n" * 512)
+    with pytest.raises(DamagedArchive, match=r"x\.tar\.gz cannot be unpacked: ") as caught:
+        unpack(archive, str(tmp_path / "out"))
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["x.tar.gz"]
+
+
+def test_whatever_a_library_raises_is_one_error_of_the_archive(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "x.zip", {"é.txt": b"x"})
+    content = Path(archive).read_bytes()
+    Path(archive).write_bytes(content.replace("é".encode(), b"\xff\xfe"))
+    with pytest.raises(DamagedArchive, match=r"x\.zip cannot be unpacked: 'utf-8' codec"):
+        unpack(archive, str(tmp_path / "out"))
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(archive, "w", method) as packed:
+            packed.writestr("a", b"a" * 1000)
+        with pytest.raises(DataError, match="'a' is refused: packed by another method than deflate"):
+            unpack(archive, str(tmp_path / "out"))
+    for error in (
+        lzma.LZMAError("x"),
+        OSError("Invalid data stream"),
+        RecursionError(),
+        struct.error("x"),
+        KeyError("x"),
+    ):
+
+        def keep_going(error: Exception = error) -> None:
+            raise error
+
+        with pytest.raises(DamagedArchive, match=r"x\.tar cannot be unpacked"):
+            unpack(make_tar(tmp_path / "x.tar", {"a": b"1"}), str(tmp_path / "out"), keep_going=keep_going)
+    with pytest.raises(DataError, match="is refused: File name too long"):
+        unpack(make_tar(tmp_path / "x.tar", {"a" * 300: b"1"}), str(tmp_path / "out"))
+    assert sorted(os.listdir(tmp_path)) == ["x.tar", "x.zip"]
 
 
 def test_contradictions_are_refused(tmp_path: Path) -> None:

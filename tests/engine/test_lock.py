@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mldec.commands.main import run
-from mldec.engine.lock import FILE, lock_run
+from mldec.engine.lock import FILE, WRITTEN, lock_run
 from mldec.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="flock and fork")
@@ -111,6 +111,17 @@ def test_a_file_where_the_run_directory_should_be_is_one_error(
             f"error: {name}={place}: {file} is a file; name a directory, or a path where nothing is yet\n"
         )
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_no_subdirectory_that_training_writes_to_is_a_link(name: str, tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / name).symlink_to("../victim")
+    with pytest.raises(ConfigError, match=rf"{name} is a symbolic link"), lock_run(run):
+        pass
+    assert [path.name for path in run.iterdir()] == [name]  # not even the file of the lock was written
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe"])

@@ -214,8 +214,8 @@ def test_no_command_puts_the_environment_in(run, tmp_path, monkeypatch, capfd):
         ("a: &x [1]\nb: *x\n", "anchors and aliases are not read"),
         ("a: [" * 1000, "more than 20 levels"),
         ("a: 1\na: 2", "twice"),
-        ("a: !!python/object:os.system x", "could not determine a constructor"),
-        ("a: " + "9" * 5000, "4300 digits"),
+        ("a: !!python/object:os.system x", "tags are not read"),
+        ("a: " + "9" * 5000, "is not a whole number of at most 20 decimal digits"),
         ("a: " + "x" * 2**21, "at most 1,048,576 are read"),
         ("", "holds no settings"),
         ("\x00", "cannot be read"),
@@ -230,8 +230,40 @@ def test_settings_that_stand_for_more_than_they_hold(run, text, message, capsys)
     assert "config.yaml" in error
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        *('!!bool "x"', '!!timestamp "x"', '!!int ""', '!!float ""', "!!float 1:x", "!!binary x", "!!null [x]", "! x"),
+        *("!!set {x, y}", "!!omap [x: 1]", "!!pairs [1]", "!!str [1]", "!!seq {x: 1}", "!mine x", "!!map [1]"),
+        *("0x" + "f" * 9000, "0b11", "010", "1_000", "1" + ":1" * 3000, "-1:30", "123456789012345678901"),
+    ],
+)
+def test_only_plain_values_and_decimal_integers_are_settings(value, tmp_path):
+    path = tmp_path / "config.yaml"
+    for text in (f"a: 1\nb: {value}\n", f"a:\n- {value}\n", f"{value}\n" if value.startswith("!") else f"a: [{value}]"):
+        path.write_text(text)
+        began = time.monotonic()
+        with pytest.raises(
+            ConfigError, match=r"config\.yaml .*(tags are not read|decimal digits).*\(line \d\)"
+        ) as caught:
+            settings_file.read_settings(path)
+        assert time.monotonic() - began < SECONDS
+        assert len(str(caught.value)) < 1000
+
+
+def test_signs_of_yaml_that_stand_for_other_values_are_text(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("a: {<<: {b: 1}, b: 2}\nc: {=: 1}\nd: [-0, +7, 18446744073709551615, 1_0.5]\n")
+    assert settings_file.read_settings(path) == {
+        "a": {"<<": {"b": 1}, "b": 2},
+        "c": {"=": 1},
+        "d": [0, 7, 18446744073709551615, 10.5],
+    }
+
+
 def test_settings_come_back_as_they_were_written(tmp_path):
-    settings = to_mapping(make(["experiment=digits"])) | {"name": "1e-3", "output": "2026-01-01", "run_dir": "yes"}
+    settings = to_mapping(make(["experiment=digits"])) | {"name": "1e-3", "output": "0x1f", "run_dir": "yes"}
+    settings["init_from"], settings["dataset"]["root"] = "2026-01-01", "<<"
     (tmp_path / "config.yaml").write_text(settings_file.write_settings(settings), encoding="utf-8")
     assert settings_file.read_settings(tmp_path / "config.yaml") == settings
 
@@ -353,6 +385,22 @@ def test_files_that_only_note_something_stop_nothing(run, content, capsys, caplo
     records, damaged = scan_records(run / "metrics.jsonl")
     assert not damaged
     assert [record["kind"] for record in records if record["kind"] != "train"] == ["eval", "eval", "test"]
+
+
+def test_no_command_writes_through_a_linked_subdirectory(run, trained, capsys):
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    for name in ("images", "checkpoints"):
+        shutil.rmtree(run / name)
+        (run / name).symlink_to(trained / name)
+        files = sorted(run.iterdir())
+        assert command(["train", f"resume={run}", "schedule.epochs=9", "allow_schedule_change=true"]) == 2
+        assert f"{run / name} is a symbolic link" in capsys.readouterr().err
+        assert sorted(run.iterdir()) == files
+    for name, words in (("evaluation", ["evaluate"]), ("export", ["export", "format=safetensors"])):
+        (run / name).symlink_to(trained)
+        assert command([*words, f"run={run}"]) == 2
+        assert f"{run / name} is a symbolic link" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
 def test_a_report_of_records_of_any_kind_is_a_page(run):

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from mldec.engine.display import Display
+from mldec.errors import printable
 from mldec.paper import runner
-from mldec.paper.records import Record, find_records, write_record
+from mldec.paper.records import Record, find_records, rounds_of_row, write_record
 from mldec.paper.runner import Job, Place, command, run_jobs, shell_lines, slurm_script
 
 #: Stands in for a training: notes that it began, then leaves what a run folder holds, or fails.
@@ -303,3 +304,54 @@ def test_records_of_another_version_or_shape_are_listed_and_not_mixed_in(tmp_pat
     assert reasons["old.json"] == "is a record of version 0; this mldec writes version 1"
     assert "surprise" in reasons["more.json"]
     assert "broken.json" in reasons
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"version": "\x1b[31mX\n"}, "is a record of version \\x1b[31mX\\n; this mldec writes version 1"),
+        ({"version": True}, "holds version=True"),
+        ({"\x1b]0;pwn\x07": 1}, "has entries that no record has: \\x1b]0;pwn\\x07"),
+        ({"overrides": ..., "metrics": ...}, "has no metrics; a record needs it"),
+        ({"key": [1]}, "holds key=[1]; expected text"),
+        ({"row": "a\x1b[2J"}, "holds row=a\\x1b[2J; expected text without control characters"),
+        ({"seed": 1.5}, "holds seed=1.5; expected a whole number"),
+        ({"overrides": None}, "holds overrides=None; expected a list of texts"),
+        ({"overrides": [["a"]]}, "expected a list of texts"),
+        ({"outcome": "won"}, "holds outcome=won; expected finished or out_of_memory"),
+        ({"metrics": [1]}, "holds metrics=[1]; expected an object of numbers"),
+        ({"metrics": {"mAP": "80"}}, "holds metrics={'mAP': '80'}"),
+        ({"metrics": {"mAP": 1e308}}, "expected an object of numbers"),
+        ({"metrics": {"a\x9b": 1}}, "expected an object of numbers"),
+        ({"best": True}, "holds best=True; expected a finite number, or null"),
+        ({"seconds": float("nan")}, "holds seconds=nan; expected a finite number, or null"),
+        ({"peak_memory": {"host": None}}, "expected an object of numbers"),
+        ({"environment": {"packages": {"torch": "\u202e"}}}, "expected an object of texts and numbers"),
+        ({"environment": {"device": ["a"]}}, "expected an object of texts and numbers"),
+    ],
+)
+def test_each_entry_of_a_strangers_record_is_checked(change, reason, tmp_path):
+    record = Record(
+        table="table1", row="gap", scale="desk", seed=0, key="k" * 16, experiment="e", outcome="finished",
+        protocol="standard", metrics={"mAP": 1.0}, environment={"device": "a", "packages": {"torch": None}},
+    )  # fmt: skip
+    path = write_record(tmp_path, record)
+    assert list(find_records(tmp_path).by_key) == [record.key]
+    content = {name: value for name, value in (json.loads(path.read_text()) | change).items() if value is not ...}
+    path.write_text(json.dumps(content))
+    found = find_records(tmp_path)
+    assert not found.by_key
+    (shown,) = found.others.values()
+    assert reason in shown
+    assert printable(shown) == shown
+
+
+def test_metrics_of_other_names_are_no_rounds_of_a_benchmark():
+    record = Record(
+        table="table9", row="a", scale="desk", seed=0, key="k" * 16, experiment="e", outcome="finished", protocol="",
+        metrics={"a.train_speed.0": 1.0, "a.train_speed.1": 2.0, "a": 3.0, "a.b": 4.0, "a.b.x": 5.0, "b.speed.0": 6.0},
+    )  # fmt: skip
+    assert [(one.seed, one.metrics) for one in rounds_of_row(record, "a")] == [
+        (0, {"train_speed": 1.0}),
+        (1, {"train_speed": 2.0}),
+    ]

@@ -144,6 +144,24 @@ def test_odd_rows_of_the_table_are_no_traceback(tmp_path, rows):
     check(folder, rows)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "label,average_precision\ncat,50.0\n",
+        'label,average_precision,positives\n"' + "x" * 140_000 + '",1,1\n',
+        *(f"label,average_precision,positives\n{row}\n" for row in ("cat", "cat,50.0", ",50.0,1", "cat,1e999,1")),
+        *(f"label,average_precision,positives\n{row}\n" for row in ("cat,nan,1", "cat,-1,1", f"cat,1,{'9' * 400}")),
+    ],
+)
+def test_a_damaged_table_of_classes_is_a_sentence(tmp_path, text):
+    folder = write(tmp_path / "run", FILES)
+    (folder / "per_class_ap.csv").write_text(text)
+    run = read_run(folder)
+    assert run.average_precision == {}
+    assert run.problems["per_class_ap.csv"].startswith("per_class_ap.csv is damaged: ")
+    assert "per_class_ap.csv is damaged" in report(run, "No weights.")
+
+
 def test_an_epoch_that_is_null_leaves_the_others(tmp_path):
     for number, done in ((1, "2 of 2 epochs"), (3, "1 of 2 epochs")):
         folder = write(tmp_path / "run", replaced(FILES, ("metrics.jsonl", number, "epoch"), None))
