@@ -92,7 +92,7 @@ def test_a_figure_is_no_table():
     [
         ("15", "paper", "table=15: no such table; did you mean"),
         ("foo", "paper", "table=foo: no such table"),
-        ("6", "desk", "table=6: has no form for the desk; use scale=paper, or one of table1"),
+        ("6", "desk", "table=6: has no version at desk scale; use scale=paper, or one of table1"),
     ],
 )
 def test_unknown_tables(name, scale, message):
@@ -109,12 +109,12 @@ def test_an_unknown_row():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("  rows: [{key: a, cells: {b: 1}}]", "are no columns"),
-        ("  rows: [{key: a, cells: {}}, {key: a, cells: {}}]", "two rows of one key"),
-        ("  rows: [{key: a, published: {mAP: 1}, source: X}]", "no such source"),
-        ("  rows: [{key: a, publised: {mAP: 1}}]", "no such entries"),
-        ("  rows: [{key: a, cells: {}}]\n  plateau: {a: b}", "not there"),
-        ("  rows: [{key: a, cells: {}}]\n  findings: [{claim: c, better: a, worse: b, figure: mAP}]", "not there"),
+        ("  rows: [{key: a, cells: {b: 1}}]", "are not columns"),
+        ("  rows: [{key: a, cells: {}}, {key: a, cells: {}}]", "two rows have the same key"),
+        ("  rows: [{key: a, published: {mAP: 1}, source: X}]", "unknown sources"),
+        ("  rows: [{key: a, publised: {mAP: 1}}]", "unknown entries"),
+        ("  rows: [{key: a, cells: {}}]\n  plateau: {a: b}", "do not exist"),
+        ("  rows: [{key: a, cells: {}}]\n  findings: [{claim: c, better: a, worse: b, figure: mAP}]", "do not exist"),
     ],
 )
 def test_a_file_that_contradicts_itself_is_refused(change, message, tmp_path: Path, monkeypatch):
