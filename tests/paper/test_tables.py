@@ -63,8 +63,8 @@ def test_published_values(table, row, figure, value, source):
     assert found.sources[figure] == source
 
 
-def test_claims_of_the_desk_are_about_rows_of_the_paper_or_say_so():
-    """A row of the desk stands for the paper's row of the same key."""
+def test_rows_at_desk_scale_have_the_key_of_a_row_of_the_paper():
+    """But for those that the paper does not have."""
     own = [
         row.key
         for scale, table, row in ROWS
@@ -136,11 +136,11 @@ def test_the_groups_of_table_4_are_those_of_the_trained_labels():
     assert (group_size, -(-925 // group_size), -(-1006 // 100)) == (10, 93, 11)
     note = find_table("4", "paper").row("group").note
     assert "93 groups of 10" in note
-    assert "11 a group" in note
+    assert "11 per group" in note
 
 
-def test_nothing_is_said_of_where_the_voc_run_started():
-    """No source says it."""
+def test_the_voc_run_states_no_initial_weights():
+    """No source has them."""
     row = find_table("11", "paper").row("ml_decoder")
     assert not row.note
-    assert row.needs.published_start == "weights that are not named"
+    assert row.needs.published_start == "weights that are not stated"
