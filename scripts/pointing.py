@@ -24,12 +24,13 @@ import numpy as np
 from PIL import Image
 
 from mldec.commands import compose
-from mldec.commands.table_plan import configs_of
+from mldec.commands.table import compose_with_start
+from mldec.config import build_config
 from mldec.engine.display import Display
 from mldec.engine.run_directory import read_json, write_json, write_text
 from mldec.models.heads.maps import Weighting
 from mldec.paper.records import KEPT, config_key, find_records
-from mldec.paper.runner import Job, Place, run_folder, run_jobs
+from mldec.paper.runner import Job, Workspace, job_folder, run_jobs
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS, PAGE, IMAGES = ROOT / "docs" / "records" / "pointing", ROOT / "docs" / "explain.md", ROOT / "docs" / "images"
@@ -69,7 +70,7 @@ def main() -> None:
     if not arguments.report_only:
         compose.load_components(())
         jobs = {(row, seed): job(row, seed) for seed in arguments.seeds for row in ROWS}
-        place = Place(
+        place = Workspace(
             records=arguments.output.absolute() / "pointing",
             runs=arguments.output.absolute() / "runs",
             slots=({},) * arguments.jobs,
@@ -78,7 +79,7 @@ def main() -> None:
         train(list(jobs.values()), place)
         for (row, seed), made in jobs.items():
             measure(row, seed, made, place)
-        draw({row: run_folder(jobs[row, arguments.seeds[0]], place) for row in ROWS})
+        draw({row: job_folder(jobs[row, arguments.seeds[0]], place) for row in ROWS})
     page = PAGE.read_text(encoding="utf-8")
     write_text(PAGE, with_figures(page, figures(read_measured(RECORDS))))
     print(PAGE.read_text(encoding="utf-8"))
@@ -88,14 +89,15 @@ def job(row: Row, seed: int) -> Job:
     """The training of a row, at a rate that Table 1 at desk scale has it choose from, and so under a key of its."""
     experiment = f"desk/table1/{row.key}"
     rate = ("schedule.max_lr=0.03",) if row.key == "gap" else ()  # the measured maps are of this rate
-    key = config_key(*configs_of(experiment, (*rate, f"seed={seed}"), None))
+    composed = compose_with_start((f"experiment={experiment}", *rate, f"seed={seed}"))
+    key = config_key(*map(build_config, composed))
     return Job(table="pointing", row=row.key, scale="desk", seed=seed, key=key, experiment=experiment, overrides=rate)
 
 
-def train(jobs: Sequence[Job], place: Place) -> None:
+def train(jobs: Sequence[Job], place: Workspace) -> None:
     """Make the runs that are not there. Leaves where one fails."""
     known = find_records(place.records).by_key
-    for gone in [known[job.key] for job in jobs if job.key in known and not run_folder(job, place).exists()]:
+    for gone in [known[job.key] for job in jobs if job.key in known and not job_folder(job, place).exists()]:
         (place.records / gone.file_name).unlink()  # its run was deleted, and there is nothing to look at
     outcome = run_jobs(jobs, place, Display())
     if outcome.stopped:
@@ -105,7 +107,7 @@ def train(jobs: Sequence[Job], place: Place) -> None:
         raise SystemExit("\n".join(map(str, outcome.failures)))
 
 
-def measure(row: Row, seed: int, made: Job, place: Place) -> None:
+def measure(row: Row, seed: int, made: Job, place: Workspace) -> None:
     """Score the maps of a run on the test scenes, and write that down, unless it is written already."""
     from mldec.engine import data_splits
     from mldec.engine.pointing import boxes_of, score_pointing
@@ -114,7 +116,7 @@ def measure(row: Row, seed: int, made: Job, place: Place) -> None:
     path = RECORDS / f"{row.key}_seed{seed}_{made.key[:8]}.json"
     if path.exists():
         return
-    folder, display = run_folder(made, place), Display()
+    folder, display = job_folder(made, place), Display()
     predictor = load(folder, device="cpu")
     test, boxes = data_splits.build_split(predictor.config, "test"), boxes_of(predictor.config, "test")
     scored = {}

@@ -4,7 +4,7 @@
     python scripts/write_headers.py table1     # those whose name begins so
 
 Command, hardware, hours, published and obtained values come from the tables and from the records in docs/records. Hours
-are an estimate, see mldec/commands/table_needs.py.
+are an estimate, see mldec/paper/requirements.py.
 """
 
 from __future__ import annotations
@@ -12,21 +12,20 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from mldec.commands import compose
-from mldec.commands import table as door
-from mldec.commands.table_needs import hardware, starts_from
-from mldec.commands.table_report import records_of_row
-from mldec.config import Config, build_config
-from mldec.paper.records import find_records
-from mldec.paper.report import Line, Value, cell_values
-from mldec.paper.tables import COUNTED, UNVERIFIED, Row, Scale, Table, load_tables
+from mldec.commands.table import OWN, make_planner
+from mldec.paper.planning import Planner
+from mldec.paper.requirements import describe_hardware, describe_start
+from mldec.paper.tables import COUNTED, UNVERIFIED, PaperTable, Scale, TableRow, load_tables
+from mldec.paper.values import ResultValue, RowResult, result_values
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS, RECORDS = ROOT / "configs" / "experiment", ROOT / "docs" / "records"
 
-#: Short names of rows, whose files get the same comment.
+#: Short names of rows; their files get the same comment.
 SHORT = {"coco_tresnet_l": "table5/tresnet_l", "voc2007_tresnet_l": "table11/ml_decoder", "nuswide_zsl": "table3/none"}
 
 
@@ -41,7 +40,7 @@ def main(prefixes: Sequence[str]) -> None:
 
 
 def experiments() -> list[str]:
-    """All experiments that get a comment."""
+    """The experiments whose file has a comment."""
     rows = {row.experiment for scale in ("desk", "paper") for table in load_tables(scale) for row in table.reproduced}
     return sorted({name for name in rows if name is not None} | set(SHORT))
 
@@ -64,44 +63,49 @@ def header(name: str) -> list[str]:
         for row in table.rows
         if row.experiment == source and not row.settings  # with settings it is another run than the file's
     ]
-    table, first = found[0]
-    config = build_config(compose.compose([f"experiment={name}"]))
-    what = f"{table.name}{' at desk scale' if scale == 'desk' else ''}, {table.title}: {describe(table, first)}."
+    table, row = found[0]
+    what = f"{table.name}{' at desk scale' if scale == 'desk' else ''}, {table.title}: {describe(table, row)}."
     if len(found) > 1:
-        what = f"{table.name}, {table.title}: {first.cells['head']}, {len(found)} numbers of classes."
-    lines = textwrap.wrap(what, 116)
-    lines.append(command(name, table, config))
-    lines += textwrap.wrap(
-        " ".join([cost(config, first, scale), *(result(table, row, scale) for _, row in found)]), 116
-    )
-    if start := starts_from(first):
+        what = f"{table.name}, {table.title}: {row.cells['head']}, {len(found)} numbers of classes."
+    lines = [*textwrap.wrap(what, 116), command(name, table, row)]
+    facts = [cost(table, row, scale), *(result(table, row, scale) for table, row in found)]
+    lines += textwrap.wrap(" ".join(facts), 116)
+    if start := describe_start(row):
         lines += textwrap.wrap(f"Starts from {start}.", 116, break_on_hyphens=False)
     for note in dict.fromkeys(row.note for _, row in found if row.note):
         lines += textwrap.wrap(note, 116)
     return lines
 
 
-def describe(table: Table, row: Row) -> str:
+def describe(table: PaperTable, row: TableRow) -> str:
     return ", ".join(f"{table.cells[column].lower()} {value}" for column, value in row.cells.items())
 
 
-def command(name: str, table: Table, config: Config) -> str:
+def command(name: str, table: PaperTable, row: TableRow) -> str:
     if table.kind == "benchmark":
         return f"mldec benchmark model experiment={name} labels=100,1000,5000"
-    root = "" if config.dataset.name.startswith("digits") else f" dataset.root=/path/to/{config.dataset.name}"
+    dataset = row.needs.dataset or ""
+    root = "" if dataset.startswith("digits") else f" dataset.root=/path/to/{dataset}"
     return f"python train.py experiment={name}{root}"
 
 
-def cost(config: Config, row: Row, scale: Scale) -> str:
+def cost(table: PaperTable, row: TableRow, scale: Scale) -> str:
     """Hardware and time."""
     if scale == "desk":
         return "Minutes on two cores."
-    words = hardware(config, row)
-    return f"{words[0].upper()}{words[1:]}."
+    rows = planner(scale)
+    hardware = describe_hardware(row, rows.config(table, row), lambda: rows.cost(table, row).macs)
+    return f"{hardware[0].upper()}{hardware[1:]}."
 
 
-def result(table: Table, row: Row, scale: Scale) -> str:
-    """What was published and what was obtained."""
+@cache
+def planner(scale: Scale) -> Planner:
+    """The planner of all tables of a scale, with the committed records."""
+    return make_planner("all", compose.parse([f"scale={scale}", f"records={RECORDS}"], own=OWN))
+
+
+def result(table: PaperTable, row: TableRow, scale: Scale) -> str:
+    """Published and obtained values."""
     measured = [name for name in table.figures if name not in COUNTED]
     published = []
     for name in measured:
@@ -111,25 +115,25 @@ def result(table: Table, row: Row, scale: Scale) -> str:
     if row.expect == "out_of_memory":
         published = ["out of memory"]
     where = f"{row.needs.labels} classes: " if table.kind == "benchmark" else ""
-    said = f"Published: {where}{', '.join(published) or 'not known'}; " if scale == "paper" else ""
-    return f"{said}{'obtained' if said else 'Obtained'}: {obtained(table, row, scale)}."
+    if scale == "desk":
+        return f"Obtained: {obtained(table, row, scale)}."
+    return f"Published: {where}{', '.join(published) or 'not known'}; obtained: {obtained(table, row, scale)}."
 
 
-def obtained(table: Table, row: Row, scale: Scale) -> str:
-    """Mean and standard deviation over the seeds whose records are there."""
-    request = door.make_request(table.id, compose.parse([f"scale={scale}", f"records={RECORDS}"], own=door.OWN))
-    records, _ = records_of_row(table, row, request, find_records(RECORDS))
+def obtained(table: PaperTable, row: TableRow, scale: Scale) -> str:
+    """Mean and standard deviation over the seeds that have records."""
+    records = planner(scale).records_of(table, row)
     if any(record.outcome == "out_of_memory" for record in records):
         return "out of memory"
-    values = cell_values(table, Line(row=row, records=records), scale)
+    values = result_values(table, RowResult(row=row, records=records), scale)
     found = {name: value for name, value in values.items() if name not in COUNTED and value.mean is not None}
     if not found:
         return "not run"
-    said = [f"{_with_spread(value)} {table.figures[name]}" for name, value in found.items()]
-    return f"{', '.join(said)} ({len(records)} {'rounds' if table.kind == 'benchmark' else 'seeds'})"
+    shown = [f"{_with_spread(value)} {table.figures[name]}" for name, value in found.items()]
+    return f"{', '.join(shown)} ({len(records)} {'rounds' if table.kind == 'benchmark' else 'seeds'})"
 
 
-def _with_spread(value: Value) -> str:
+def _with_spread(value: ResultValue) -> str:
     assert value.mean is not None
     digits = 0 if value.mean >= 200 else 2
     spread = "" if value.std is None else f" ± {value.std:.{digits}f}"

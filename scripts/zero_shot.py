@@ -21,13 +21,14 @@ from typing import Any
 from PIL import Image
 
 from mldec.commands import compose
-from mldec.commands.table_plan import configs_of
+from mldec.commands.table import compose_with_start
+from mldec.config import build_config
 from mldec.engine.display import Display
 from mldec.paper import tables as paper
 from mldec.paper.findings import RULE, findings
 from mldec.paper.records import Record, config_key, find_records
-from mldec.paper.runner import Job, Place, run_jobs
-from mldec.paper.values import Line
+from mldec.paper.runner import Job, Workspace, run_jobs
+from mldec.paper.values import RowResult
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS, PAGE = ROOT / "docs" / "records", ROOT / "docs" / "zero-shot-digits.md"
@@ -127,7 +128,7 @@ def main() -> None:
     compose.load_components(())
     if not arguments.report_only:
         threads = max(1, (os.cpu_count() or 2) // arguments.jobs)
-        place = Place(
+        place = Workspace(
             records=arguments.records.absolute(),
             runs=arguments.output.absolute() / "runs",
             slots=({},) * arguments.jobs,
@@ -142,7 +143,7 @@ def main() -> None:
     print(page)
 
 
-def run_all(place: Place) -> None:
+def run_all(place: Workspace) -> None:
     """Choose settings on the 8 classes, then run every row over the seeds. Leaves where a run fails."""
     execute([candidate(words) for words in dict.fromkeys(w for choice in CHOICES for w in choice.candidates)], place)
     everything = rows(choose(find_records(place.records).by_key))
@@ -151,7 +152,7 @@ def run_all(place: Place) -> None:
     execute(sorted(finals, key=lambda final: final.row != everything[0].key), place)
 
 
-def execute(jobs: Sequence[Job], place: Place) -> None:
+def execute(jobs: Sequence[Job], place: Workspace) -> None:
     """Run what has no record yet."""
     outcome = run_jobs(jobs, place, Display())
     if outcome.stopped:
@@ -168,7 +169,7 @@ def job(row: str, overrides: Sequence[str], seed: int) -> Job:
         row=row,
         scale="desk",
         seed=seed,
-        key=config_key(*configs_of("digits_zsl", (*overrides, f"seed={seed}"), None)),
+        key=config_key(*map(build_config, compose_with_start(("experiment=digits_zsl", *overrides, f"seed={seed}")))),
         experiment="digits_zsl",
         overrides=tuple(overrides),
     )
@@ -366,8 +367,8 @@ HARMLESS = {
 def judged(runs: Mapping[Row, Sequence[Record]]) -> str:
     """Each ordering with whether it holds here, by the rule of the tables."""
     shown = {
-        row.key: paper.Row(
-            key=row.key, cells={"what": row.title}, experiment="digits_zsl", needs=paper.Needs(labels=80)
+        row.key: paper.TableRow(
+            key=row.key, cells={"what": row.title}, experiment="digits_zsl", needs=paper.Requirements(labels=80)
         )
         for row in runs
     }
@@ -382,7 +383,7 @@ def judged(runs: Mapping[Row, Sequence[Record]]) -> str:
         )
         for key, name in HARMLESS.items()
     ]
-    table = paper.Table(
+    table = paper.PaperTable(
         id="zero_shot",
         title="Zero-shot on digit scenes",
         about="",
@@ -391,7 +392,7 @@ def judged(runs: Mapping[Row, Sequence[Record]]) -> str:
         rows=tuple(shown.values()),
         findings=(*above, *same),
     )
-    return findings(table, [Line(row=shown[row.key], records=tuple(records)) for row, records in runs.items()])
+    return findings(table, [RowResult(row=shown[row.key], records=tuple(records)) for row, records in runs.items()])
 
 
 def spread(values: Sequence[float | None]) -> str:

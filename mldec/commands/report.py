@@ -15,8 +15,8 @@ from mldec.errors import CheckpointError, ConfigError, DataError, shortened, sug
 
 if TYPE_CHECKING:
     from mldec.data.index import ImageIndex
-    from mldec.report.measure import Measured
-    from mldec.report.run import Run
+    from mldec.report.measure import MeasuredSplit
+    from mldec.report.run import RunFiles
 
 HELP = """usage: mldec report run=RUN[,RUN…] [output=FILE.html] [split=test] [labels="a,b"] [key=value …]
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     output = file_for_output(own, "output", _default_output(runs), "report.html")
     parts = (path for run in runs for path in run.folder.glob("**/*.*") if _is_part(path))
     refuse_overwriting("output", [output], parts)
-    measured: list[Measured | str] = []
+    measured: list[MeasuredSplit | str] = []
     for source, run in zip(sources, runs, strict=True):
         folder = run.folder if len(runs) == 1 else None  # a comparison shows no thresholds
         one = _measure(source, folder, split, weights, arguments, display)
@@ -91,7 +91,7 @@ def find_runs(own: dict[str, str]) -> list[str]:
 
 def _measure(
     source: str, folder: Path | None, split: str, weights: str, arguments: compose.Arguments, display: Any
-) -> Measured | str:
+) -> MeasuredSplit | str:
     """What the weights of a run say of a split, or a sentence that says why they cannot be asked."""
     from mldec.engine.checkpoint import restore
     from mldec.engine.device import choose_device, prepare_runtime
@@ -136,5 +136,5 @@ def _is_part(path: Path) -> bool:
     return path.suffix not in (".html", ".htm")
 
 
-def _default_output(runs: Sequence[Run]) -> Path:
+def _default_output(runs: Sequence[RunFiles]) -> Path:
     return Path("comparison.html") if len(runs) > 1 else Path(runs[0].folder / "report.html")

@@ -8,34 +8,34 @@ from collections.abc import Sequence
 
 from mldec.paper.layout import cell_text, lay_out
 from mldec.paper.markup import latex_text, spreadsheet_text
-from mldec.paper.tables import Scale, Table
-from mldec.paper.values import Line, cell_values
+from mldec.paper.tables import PaperTable, Scale
+from mldec.paper.values import RowResult, result_values
 
 FIELDS = ("published", "source", "mean", "std", "seeds", "difference", "within", "status")
 
 
-def csv_text(table: Table, lines: Sequence[Line], scale: Scale) -> str:
-    """A line for each row and figure, numbers in full.
+def csv_text(table: PaperTable, results: Sequence[RowResult], scale: Scale) -> str:
+    """One line per row and figure, with unrounded numbers.
 
-    Columns: table, row, the table's cells, figure, then `FIELDS`; `within` is yes or no. What is not there is empty.
-    Text that a spreadsheet would take for a formula begins with an apostrophe.
+    Columns: table, row, the table's cells, figure, then `FIELDS`; `within` is yes or no. Missing values are empty.
+    Text that a spreadsheet would take for a formula is prefixed with an apostrophe.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["table", "row", *map(spreadsheet_text, table.cells), "figure", *FIELDS])
-    for line in lines:
-        words = [table.id, line.row.key, *(cell_text(line, name) for name in table.cells)]
-        for figure, value in cell_values(table, line, scale).items():
+    for result in results:
+        leading = [table.id, result.row.key, *(cell_text(result, name) for name in table.cells)]
+        for figure, value in result_values(table, result, scale).items():
             within = None if value.within is None else "yes" if value.within else "no"
             numbers = (value.mean, value.std, value.seeds or None, value.difference)
-            row = [*map(spreadsheet_text, (*words, figure)), value.published, value.source, *numbers, within]
+            row = [*map(spreadsheet_text, (*leading, figure)), value.published, value.source, *numbers, within]
             writer.writerow(["" if entry is None else entry for entry in (*row, spreadsheet_text(value.status))])
     return out.getvalue()
 
 
-def latex(table: Table, lines: Sequence[Line], scale: Scale) -> str:
+def latex(table: PaperTable, results: Sequence[RowResult], scale: Scale) -> str:
     r"""A table environment for the package booktabs, with caption and `\label{tab:table5}`, `…-desk}` at desk scale."""
-    layout = lay_out(table, lines, scale)
+    layout = lay_out(table, results, scale)
     over, under, rules = [""] * len(layout.cells), [*layout.cells], []
     for figure, parts in layout.figures:
         first = len(under) + 1
@@ -44,11 +44,11 @@ def latex(table: Table, lines: Sequence[Line], scale: Scale) -> str:
         under += parts
     body = []
     for row, marks in zip(layout.rows, layout.marks, strict=True):
-        words = [latex_text(word) for word in row]
+        cells = [latex_text(cell) for cell in row]
         if marks:
-            words[0] += rf"\textsuperscript{{{','.join(map(str, marks))}}}"
-        body.append(" & ".join(words) + r" \\")
-    notes = [rf"\textsuperscript{{{place}}} {latex_text(note)}" for place, note in enumerate(layout.notes, 1)]
+            cells[0] += rf"\textsuperscript{{{','.join(map(str, marks))}}}"
+        body.append(" & ".join(cells) + r" \\")
+    notes = [rf"\textsuperscript{{{mark}}} {latex_text(note)}" for mark, note in enumerate(layout.notes, 1)]
     text = [
         r"\begin{table}",
         r"\centering",

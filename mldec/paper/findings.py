@@ -9,45 +9,44 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from mldec.paper.markup import markdown_text
-from mldec.paper.tables import COUNTED, UNVERIFIED, Finding, Plateau, Table
-from mldec.paper.values import MARK, Line, Value, cell_values, number, obtained, row_name, samples_by_seed
+from mldec.paper.tables import COUNTED, UNVERIFIED, Finding, PaperTable, Plateau
+from mldec.paper.values import MARK, ResultValue, RowResult, number, obtained, result_values, row_name, samples_by_seed
 
-Word = Literal["holds", "does not hold", "not decided", "not run"]
+VerdictText = Literal["holds", "does not hold", "not decided", "not run"]
 LEVEL = 0.05  # of the tests of a table together
-SETTLED = 0.2  # points of the mean val metric by which doubling the epochs may move a row that is at its plateau
-MOST = 100.0  # percent: what a val metric cannot exceed
+SETTLED = 0.2  # points by which doubling the epochs may change the mean val metric of a row at its plateau
+MOST = 100.0  # the upper bound of a val metric, in percent
 
 RULE = (
-    "A claim is judged by the differences of two rows between runs of the same seed: Student's t test, two-sided, with "
-    "one degree of freedom less than there are pairs, of whether their mean lies on the bar. The bar is 0 for a claim "
+    "A claim is judged by the differences of two rows between runs of the same seed: a paired, two-sided t test of "
+    "whether their mean equals the bar, with one degree of freedom less than there are pairs. The bar is 0 for a claim "
     "that one row is above another, and minus the tolerance for a claim that it is as good. The p-values of a table "
-    "are corrected by Holm's method, so that with 95 % probability none of its verdicts is wrong by the luck of the "
-    "seeds. "
-    "*Holds*: above the bar with p < 0.05. *Does not hold*: below it with p < 0.05. *Not decided*: all else, a single "
-    "pair among it. *Not run*: one of the two rows has no value. What is counted on the network has no error. Seeds "
-    "stand for other weights, orders and augmentations; the images are the same for all, so this says nothing about "
-    "other data."
+    "are corrected by Holm's method, so that with 95 % probability none of its verdicts is an artefact of the seeds. "
+    "*Holds*: above the bar with p < 0.05. *Does not hold*: below it with p < 0.05. *Not decided*: all else, including "
+    "a single pair. *Not run*: one of the two rows has no value. What is counted on the network has no error. Seeds "
+    "vary initial weights, data order and augmentations; the images are the same for all, so a verdict says nothing "
+    "about other data."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the records say of a finding, with the numbers that say so, in words."""
+    """Whether a finding holds according to the records, with the numbers as a sentence."""
 
     finding: Finding
-    word: Word
+    text: VerdictText
     evidence: str
 
 
-def judge(table: Table, lines: Sequence[Line]) -> tuple[Verdict, ...]:
+def judge(table: PaperTable, results: Sequence[RowResult]) -> tuple[Verdict, ...]:
     """A verdict for each finding of the table, by `RULE`.
 
     With d the mean of the paired differences `better - worse`, e its standard error over n pairs and b the bar (0, or
     `-within`, or `-within` percent of the mean of `worse`): t = (d - b) / e with n - 1 degrees of freedom. Figures that
-    are counted need no test: a claim holds above the bar, a claim of `within` on it, too. A claim about rows that are
-    said to be at their plateau stays undecided until `plateaus` shows that they are.
+    are counted need no test: a claim holds above the bar, and a claim with `within` also on it. A claim about rows
+    that are meant to be at their plateau stays undecided until `plateaus` shows that they are.
     """
-    by_key = {line.row.key: line for line in lines}
+    by_key = {result.row.key: result for result in results}
     compared = [_compare(table, finding, by_key) for finding in table.findings]
     corrected = iter(holm([entry.p for entry in compared if entry is not None and entry.p is not None]))
     verdicts = []
@@ -67,34 +66,42 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def t_test(differences: Sequence[float], bar: float) -> float:
-    """Two-sided p-value of Student's t test that the mean of two or more differences is `bar`."""
+class TTest(NamedTuple):
+    """Two-sided p-value of Student's t test, and the 95 % confidence interval of the mean."""
+
+    p: float
+    low: float
+    high: float
+
+
+def t_test(differences: Sequence[float], bar: float = 0.0) -> TTest:
+    """The test of whether the mean of two or more differences is `bar`."""
     from scipy import stats
 
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    gap = statistics.fmean(differences) - bar
-    if error == 0:
-        return 1.0 if gap == 0 else 0.0
-    return float(2 * stats.t.sf(abs(gap / error), len(differences) - 1))
+    if min(differences) == max(differences):  # no variance, for which scipy has no statistic
+        return TTest(1.0 if differences[0] == bar else 0.0, differences[0], differences[0])
+    result = stats.ttest_1samp(differences, bar)
+    low, high = result.confidence_interval(0.95)
+    return TTest(float(result.pvalue), float(low), float(high))
 
 
-def findings(table: Table, lines: Sequence[Line]) -> str:
+def findings(table: PaperTable, results: Sequence[RowResult]) -> str:
     """A Markdown bullet for each finding, with its verdict and the numbers; "" for a table without findings."""
     return "\n".join(
-        f"* {markdown_text(verdict.finding.claim.rstrip('.'))}: **{verdict.word}**. {markdown_text(verdict.evidence)}"
-        for verdict in judge(table, lines)
+        f"* {markdown_text(verdict.finding.claim.rstrip('.'))}: **{verdict.text}**. {markdown_text(verdict.evidence)}"
+        for verdict in judge(table, results)
     )
 
 
-def plateaus(table: Table, lines: Sequence[Line]) -> str:
-    """A Markdown bullet for each row that is said to be at its plateau, with what shows it; "" where there is none."""
-    by_key = {line.row.key: line for line in lines}
+def plateaus(table: PaperTable, results: Sequence[RowResult]) -> str:
+    """A Markdown bullet for each row that is meant to be at its plateau, with the evidence; "" where there is none."""
+    by_key = {result.row.key: result for result in results}
     bullets = []
     for pair in table.plateau:
         reached, evidence = _plateau(table, pair, by_key)
-        word = {True: "at its plateau", False: "not at its plateau", None: "not known"}[reached]
+        text = {True: "at its plateau", False: "not at its plateau", None: "not known"}[reached]
         name = row_name(table, table.row(pair.row))
-        bullets.append(f"* {markdown_text(name)}: **{word}**. {markdown_text(evidence)}")
+        bullets.append(f"* {markdown_text(name)}: **{text}**. {markdown_text(evidence)}")
     return "\n".join(bullets)
 
 
@@ -103,19 +110,19 @@ class _Comparison(NamedTuple):
 
     differences: list[float]
     bar: float
-    p: float | None  # of the mean difference being the bar's; None: not to be tested
+    p: float | None  # of the mean difference being the bar, not corrected; None: not tested
 
 
-def _compare(table: Table, finding: Finding, by_key: Mapping[str, Line]) -> _Comparison | None:
-    """What a finding rests on; None where one of its rows has no value."""
-    lines = [by_key.get(key) or Line(row=table.row(key)) for key in (finding.better, finding.worse)]
+def _compare(table: PaperTable, finding: Finding, by_key: Mapping[str, RowResult]) -> _Comparison | None:
+    """The values that a finding compares; None where one of its rows has none."""
+    results = _pair(table, finding, by_key)
     if finding.figure in COUNTED:
-        # The scale matters for differences to published values alone, which play no part here.
-        better, worse = (cell_values(table, line, "desk")[finding.figure].mean for line in lines)
+        # The scale only matters for differences to published values, which are not used here.
+        better, worse = (result_values(table, result, "desk")[finding.figure].mean for result in results)
         if better is None or worse is None:
             return None
         return _Comparison([better - worse], _bar(finding, worse), None)
-    samples = [samples_by_seed(line, finding.figure) for line in lines]
+    samples = [samples_by_seed(result, finding.figure) for result in results]
     if not all(samples):
         return None
     seeds = sorted(samples[0].keys() & samples[1].keys())
@@ -123,8 +130,13 @@ def _compare(table: Table, finding: Finding, by_key: Mapping[str, Line]) -> _Com
     bars = [_bar(finding, samples[1][seed]) for seed in seeds]  # a percentage is one of each pair's own value
     p = None
     if len(seeds) > 1:
-        p = t_test([difference - bar for difference, bar in zip(differences, bars, strict=True)], 0.0)
+        p = t_test([difference - bar for difference, bar in zip(differences, bars, strict=True)]).p
     return _Comparison(differences, statistics.fmean(bars) if bars else 0.0, p)
+
+
+def _pair(table: PaperTable, finding: Finding, by_key: Mapping[str, RowResult]) -> list[RowResult]:
+    """The results of the two rows of a finding."""
+    return [by_key.get(key) or RowResult(row=table.row(key)) for key in (finding.better, finding.worse)]
 
 
 def _bar(finding: Finding, worse: float) -> float:
@@ -134,30 +146,28 @@ def _bar(finding: Finding, worse: float) -> float:
 
 
 def _verdict(
-    table: Table, finding: Finding, by_key: Mapping[str, Line], entry: _Comparison | None, p: float | None
+    table: PaperTable, finding: Finding, by_key: Mapping[str, RowResult], entry: _Comparison | None, p: float | None
 ) -> Verdict:
-    pair = [by_key.get(key) or Line(row=table.row(key)) for key in (finding.better, finding.worse)]
-    values = [cell_values(table, line, "desk")[finding.figure] for line in pair]
-    shown = [f"{row_name(table, line.row)}: {obtained(value)}" for line, value in zip(pair, values, strict=True)]
+    pair = _pair(table, finding, by_key)
+    values = [result_values(table, result, "desk")[finding.figure] for result in pair]
+    shown = [f"{row_name(table, result.row)}: {obtained(value)}" for result, value in zip(pair, values, strict=True)]
     evidence = f"{table.figures[finding.figure]} of {'; of '.join(shown)}"
     if entry is None:
-        return Verdict(finding=finding, word="not run", evidence=f"{evidence}.{_paper(values)}")
+        return Verdict(finding=finding, text="not run", evidence=f"{evidence}.{_paper(values)}")
     evidence += f"; {_difference(finding, entry, p, like=values[1].mean or 0.0)}"
-    word = _word(finding, entry, p)
+    text = _verdict_text(finding, entry, p)
     unsettled = [
         row_name(table, table.row(plateau.row))
         for plateau in table.plateau
         if plateau.row in (finding.better, finding.worse) and not _plateau(table, plateau, by_key)[0]
     ]
     if unsettled:
-        word, evidence = "not decided", f"{evidence}; not shown to be at its plateau: {', '.join(unsettled)}"
-    return Verdict(finding=finding, word=word, evidence=f"{evidence}.{_paper(values)}")
+        text, evidence = "not decided", f"{evidence}; not shown to be at its plateau: {', '.join(unsettled)}"
+    return Verdict(finding=finding, text=text, evidence=f"{evidence}.{_paper(values)}")
 
 
 def _difference(finding: Finding, entry: _Comparison, p: float | None, like: float) -> str:
-    """`difference +1.05 over 5 pairs, 95 % interval +0.81 to +1.29, p = 0.002`, with what the tolerance is."""
-    from scipy import stats
-
+    """`difference +1.05 over 5 pairs, 95 % interval +0.81 to +1.29, p = 0.002`, with the tolerance, if any."""
     differences = entry.differences
     if not differences:
         return "no seed in common"
@@ -166,17 +176,16 @@ def _difference(finding: Finding, entry: _Comparison, p: float | None, like: flo
     if finding.figure not in COUNTED:
         text += f" over {len(differences)} {'pair' if len(differences) == 1 else 'pairs'}"
     if p is not None:
-        error = statistics.stdev(differences) / math.sqrt(len(differences))
-        reach = float(stats.t.ppf(0.975, len(differences) - 1)) * error
-        low, high = (number(mean + side * reach, like=like, sign=True) for side in (-1, 1))
+        test = t_test(differences)
+        low, high = (number(end, like=like, sign=True) for end in (test.low, test.high))
         text += f", 95 % interval {low} to {high}"
     if finding.within is not None:
         tolerance = f"{finding.within:g} %" if finding.percent else f"{finding.within:g}"
         text += f", tolerance {tolerance}"
     if p is not None:
         text += f", {_p(p)} after Holm's correction"
-        if entry.bar != 0 and (itself := t_test(differences, 0.0)) < LEVEL:
-            text += f"; the difference itself is significant ({_p(itself)}, not corrected)"
+        if entry.bar != 0 and test.p < LEVEL:
+            text += f"; the difference itself is significant ({_p(test.p)}, not corrected)"
     return text
 
 
@@ -184,7 +193,7 @@ def _p(p: float) -> str:
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
-def _word(finding: Finding, entry: _Comparison, p: float | None) -> Word:
+def _verdict_text(finding: Finding, entry: _Comparison, p: float | None) -> VerdictText:
     mean = statistics.fmean(entry.differences) if entry.differences else math.nan
     if finding.figure in COUNTED:
         return "holds" if mean > entry.bar or (finding.within is not None and mean == entry.bar) else "does not hold"
@@ -193,10 +202,10 @@ def _word(finding: Finding, entry: _Comparison, p: float | None) -> Word:
     return "holds" if mean > entry.bar else "does not hold"
 
 
-def _plateau(table: Table, plateau: Plateau, by_key: Mapping[str, Line]) -> tuple[bool | None, str]:
+def _plateau(table: PaperTable, plateau: Plateau, by_key: Mapping[str, RowResult]) -> tuple[bool | None, str]:
     """Whether a row is at its plateau, None where that is not known, and the evidence.
 
-    It is where twice the epochs move the mean val metric by less than `SETTLED`, over the seeds that both rows have.
+    It is if twice the epochs change the mean val metric by less than `SETTLED`, over the seeds that both rows have.
     """
     short, long = (
         {record.seed: record.best for record in by_key[key].records if record.best is not None} if key in by_key else {}
@@ -206,7 +215,7 @@ def _plateau(table: Table, plateau: Plateau, by_key: Mapping[str, Line]) -> tupl
         return None, "Not run."
     if seeds := sorted(short.keys() & long.keys()):
         before, after = (statistics.fmean(values[seed] for seed in seeds) for values in (short, long))
-        text = f"On val {before:.2f}, and with twice the epochs {after:.2f}: moved by {after - before:+.2f}"
+        text = f"On val {before:.2f}, and with twice the epochs {after:.2f}: changed by {after - before:+.2f}"
         text += f" over {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}; less than {SETTLED:g} is a plateau."
         return abs(after - before) < SETTLED, text
     mean = statistics.fmean(short.values())
@@ -214,10 +223,10 @@ def _plateau(table: Table, plateau: Plateau, by_key: Mapping[str, Line]) -> tupl
     return (True, f"{text}, and cannot add {SETTLED:g}.") if MOST - mean < SETTLED else (None, f"{text}.")
 
 
-def _paper(values: Sequence[Value]) -> str:
-    """The difference that the paper has, for the eye."""
+def _paper(values: Sequence[ResultValue]) -> str:
+    """The published difference, for comparison."""
     better, worse = values
     if better.published is None or worse.published is None:
         return ""
     doubt = f" {MARK}" if {better.source, worse.source} & set(UNVERIFIED) else ""
-    return f" The paper: {number(better.published - worse.published, like=worse.published, sign=True)}{doubt}."
+    return f" Published: {number(better.published - worse.published, like=worse.published, sign=True)}{doubt}."

@@ -1,12 +1,12 @@
-"""A table as it is shown, in plain text, for Markdown and LaTeX: columns, rows, footnotes and what the signs mean."""
+"""The content of a table in plain text, for Markdown and LaTeX: columns, rows, footnotes and a legend."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mldec.paper.tables import SOURCES, UNVERIFIED, Scale, Table
-from mldec.paper.values import MARK, SPREAD, Line, Value, cell_values, difference, obtained, published
+from mldec.paper.tables import SOURCES, UNVERIFIED, PaperTable, Scale
+from mldec.paper.values import MARK, SPREAD, ResultValue, RowResult, difference, obtained, published, result_values
 
 #: Titles of the columns of a figure.
 PARTS: dict[str, dict[str, str]] = {
@@ -24,7 +24,7 @@ READING: dict[str, tuple[str, ...]] = {
         "Difference: obtained minus published; (within) the spread of the seeds if it is at most "
         f"{SPREAD:g} standard deviations, else (outside); a single seed has no spread.",
     ),
-    "desk": (*_OBTAINED, "At desk scale the paper's values belong to other data and networks; no difference is taken."),
+    "desk": (*_OBTAINED, "At desk scale the paper's values are of other data and networks; no difference is shown."),
 }
 
 
@@ -36,11 +36,11 @@ class Layout:
         caption: `Table 5. MS-COCO, compared …`, with the scale.
         cells: titles of the first columns.
         figures: title of each figure and those of its columns, which follow the cells.
-        rows: as many words each as there are columns.
+        rows: one text per column each.
         marks: for each row the numbers of its footnotes.
         notes: the footnotes, from 1.
-        legend: sentences on this table's own signs and sources.
-        reading: sentences on every table of the scale.
+        legend: sentences about this table's marks and sources.
+        reading: sentences about all tables of the scale.
     """
 
     caption: str
@@ -53,21 +53,21 @@ class Layout:
     reading: tuple[str, ...]
 
 
-def lay_out(table: Table, lines: Sequence[Line], scale: Scale) -> Layout:
-    """The table in plain text. A figure that the paper has for none of the lines is only shown as obtained."""
-    values = [cell_values(table, line, scale) for line in lines]
+def lay_out(table: PaperTable, results: Sequence[RowResult], scale: Scale) -> Layout:
+    """The table in plain text. A figure that the paper has for none of the rows is only shown as obtained."""
+    values = [result_values(table, result, scale) for result in results]
     compared = {figure: any(row[figure].given for row in values) for figure in table.figures}
     parts = {f: tuple(p for p in PARTS[scale] if p == "obtained" or compared[f]) for f in table.figures}
     tags = _tags(values)
-    show: dict[str, Callable[[Value], str]] = {
+    show: dict[str, Callable[[ResultValue], str]] = {
         "published": lambda value: published(value, tags=len(tags) > 1),
         "obtained": obtained,
         "difference": difference,
     }
     notes: list[str] = []
     marks = []
-    for line, row in zip(lines, values, strict=True):
-        own = _notes(table, line, row)
+    for result, row in zip(results, values, strict=True):
+        own = _notes(table, result, row)
         notes += [note for note in own if note not in notes]
         marks.append(tuple(notes.index(note) + 1 for note in own))
     return Layout(
@@ -76,10 +76,10 @@ def lay_out(table: Table, lines: Sequence[Line], scale: Scale) -> Layout:
         figures=tuple((title, tuple(PARTS[scale][p] for p in parts[f])) for f, title in table.figures.items()),
         rows=tuple(
             (
-                *(cell_text(line, name) for name in table.cells),
-                *(show[p](value) for f, value in _status_once(line, row).items() for p in parts[f]),
+                *(cell_text(result, name) for name in table.cells),
+                *(show[p](value) for f, value in _status_once(result, row).items() for p in parts[f]),
             )
-            for line, row in zip(lines, values, strict=True)
+            for result, row in zip(results, values, strict=True)
         ),
         marks=tuple(marks),
         notes=tuple(notes),
@@ -88,45 +88,45 @@ def lay_out(table: Table, lines: Sequence[Line], scale: Scale) -> Layout:
     )
 
 
-def caption(table: Table, scale: Scale) -> str:
-    """`Table 5. MS-COCO, compared with other methods`, and that it is at desk scale if it is."""
+def caption(table: PaperTable, scale: Scale) -> str:
+    """`Table 5. MS-COCO, compared with other methods`, with "at desk scale" where it is."""
     return f"{table.name}{' at desk scale' if scale == 'desk' else ''}. {table.title}"
 
 
-def cell_text(line: Line, name: str) -> str:
-    """A cell of a row, nothing where it has none."""
-    value = line.row.cells.get(name)
+def cell_text(result: RowResult, name: str) -> str:
+    """A cell of a row, empty where it has none."""
+    value = result.row.cells.get(name)
     return "" if value is None else str(value)
 
 
-def _status_once(line: Line, values: Mapping[str, Value]) -> dict[str, Value]:
-    """The values of a row, where a row without records says why in the first of its columns only."""
-    said: set[str] = set()
+def _status_once(result: RowResult, values: Mapping[str, ResultValue]) -> dict[str, ResultValue]:
+    """The values of a row; a row without records shows each status only once."""
+    shown: set[str] = set()
     once = {}
     for figure, value in values.items():
-        again = not line.records and value.mean is None and value.status in said
+        again = not result.records and value.mean is None and value.status in shown
         once[figure] = replace(value, status="-") if again else value
-        said.add(value.status)
+        shown.add(value.status)
     return once
 
 
-def _tags(values: Sequence[Mapping[str, Value]]) -> tuple[str, ...]:
+def _tags(values: Sequence[Mapping[str, ResultValue]]) -> tuple[str, ...]:
     """The tags of the published values that are shown, in the order of SOURCES."""
     found = {value.source for row in values for value in row.values() if value.published is not None}
     return tuple(tag for tag in SOURCES if tag in found)
 
 
-def _notes(table: Table, line: Line, values: Mapping[str, Value]) -> list[str]:
-    notes = [line.row.note.strip()] if line.row.note.strip() else []
-    if ":" in line.status:
-        notes.append(" ".join(line.status.split()))
-    short = sum(record.outcome == "out_of_memory" for record in line.records)
+def _notes(table: PaperTable, result: RowResult, values: Mapping[str, ResultValue]) -> list[str]:
+    notes = [result.row.note.strip()] if result.row.note.strip() else []
+    if ":" in result.status:
+        notes.append(" ".join(result.status.split()))
+    short = sum(record.outcome == "out_of_memory" for record in result.records)
     if short and any(value.seeds for value in values.values()):
-        notes.append(f"{short} of {len(line.records)} seeds ran out of memory.")
+        notes.append(f"{short} of {len(result.records)} seeds ran out of memory.")
     return notes
 
 
-def _legend(values: Sequence[Mapping[str, Value]]) -> list[str]:
+def _legend(values: Sequence[Mapping[str, ResultValue]]) -> list[str]:
     shown = [value for row in values for value in row.values()]
     tags = _tags(values)
     sentences = []
@@ -135,8 +135,8 @@ def _legend(values: Sequence[Mapping[str, Value]]) -> list[str]:
     elif tags:
         sentences.append("Published values are from: " + "; ".join(f"[{tag}] {SOURCES[tag]}" for tag in tags) + ".")
     if doubtful := [tag for tag in tags if tag in UNVERIFIED]:
-        words = {"M": "from memory", "?": "of unknown source"}
-        sentences.append(f"{MARK} {' or '.join(words[tag] for tag in doubtful)}, unverified.")
+        origins = {"M": "from memory", "?": "of unknown source"}
+        sentences.append(f"{MARK} {' or '.join(origins[tag] for tag in doubtful)}, unverified.")
     if any(value.given and value.published is None and value.source != "?" for value in shown):
         sentences.append("NA: the paper prints none.")
     return sentences

@@ -1,11 +1,11 @@
-"""Text made harmless where it lands: in Markdown, LaTeX and spreadsheets."""
+"""Text escaped for Markdown, LaTeX and spreadsheets, and Markdown tables."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
 
-FORMULA = ("=", "+", "-", "@")  # a spreadsheet takes a cell that begins so for a formula
+FORMULA = ("=", "+", "-", "@")  # a spreadsheet takes a cell with such a first character for a formula
 
 _MARKDOWN = {
     "&": "&amp;",
@@ -33,29 +33,34 @@ _CODE = re.compile(r"`([^`]+)`")
 
 
 def markdown_text(text: str) -> str:
-    """Text on one line whose signs mean nothing in Markdown or HTML, also in a table; `spans of code` stay code."""
+    """Text on one line, escaped for Markdown, HTML and Markdown tables; `spans of code` stay code."""
     return _outside_code(text, _MARKDOWN, lambda code: "`" + code.replace("|", r"\|") + "`")
 
 
 def markdown_table(rows: Sequence[Sequence[str]], left: int) -> str:
-    """A Markdown table, the first row its head, the first `left` columns aligned left and the others right."""
+    """A Markdown table of escaped cells.
+
+    Args:
+        rows: the head, then the body.
+        left: how many columns are aligned left; the others are aligned right.
+    """
     rule = [":---" if column < left else "---:" for column in range(len(rows[0]))]
     return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:]))
 
 
 def latex_text(text: str) -> str:
-    """Text on one line whose signs mean nothing in LaTeX; `spans of code` become typewriter."""
+    """Text on one line, escaped for LaTeX; `spans of code` become typewriter."""
     return _outside_code(text, _LATEX, lambda code: rf"\texttt{{{_replace(code, _LATEX)}}}")
 
 
 def spreadsheet_text(text: str) -> str:
-    """Text on one line that no spreadsheet takes for a formula: an apostrophe goes before one."""
+    """Text on one line, with an apostrophe before what a spreadsheet would take for a formula."""
     text = " ".join(text.split())
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _outside_code(text: str, signs: dict[str, str], code: Callable[[str], str]) -> str:
-    parts = _CODE.split(" ".join(text.split()))  # text and code take turns
+    parts = _CODE.split(" ".join(text.split()))  # text and code alternate
     return "".join(code(part) if place % 2 else _replace(part, signs) for place, part in enumerate(parts))
 
 

@@ -1,4 +1,4 @@
-"""A figure of the paper drawn again: published points hollow and dashed, obtained ones solid with the seeds' spread."""
+"""Plots of the paper's figures: published points hollow and dashed, obtained ones solid with the spread of seeds."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mldec.paper.layout import caption
-from mldec.paper.tables import COUNTED, Plot, Row, Scale, Table
-from mldec.paper.values import Line, Value, cell_values
+from mldec.paper.tables import COUNTED, PaperTable, Plot, Scale, TableRow
+from mldec.paper.values import ResultValue, RowResult, result_values
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind too
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # distinguishable for colour-blind readers
 MARKERS = "osD^vP"
 
 
-class Point(NamedTuple):
-    """A row's place in the plot; `spread` is one standard deviation, None where there is none."""
+class PlotPoint(NamedTuple):
+    """A row in the plot; `spread` is one standard deviation, None where there is none."""
 
     x: float
     y: float
@@ -25,16 +25,16 @@ class Point(NamedTuple):
     name: str
 
 
-def draw(table: Table, lines: Sequence[Line], scale: Scale, path: Path) -> bool:
-    """Write a PNG of 1200 × 750 pixels, made to be read at 800; returns whether there was anything to draw.
+def draw(table: PaperTable, results: Sequence[RowResult], scale: Scale, path: Path) -> bool:
+    """Write a PNG of 1200 × 750 pixels, legible at a width of 800; returns whether there was anything to draw.
 
-    At paper scale published and obtained share the axes; at desk scale, where data and networks are others, each has
-    its own. A published value whose x is counted and not published stands at the x that was counted here for the same
+    At paper scale published and obtained points share the axes; at desk scale, with other data and networks, each has
+    its own. A published value whose x is counted but not published gets the x that was counted here for the same
     network.
     """
     if table.plot is None:
         return False
-    given, gained = _points(table, table.plot, lines, scale)
+    given, gained = _points(table, table.plot, results, scale)
     if not given and not gained:
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -46,7 +46,7 @@ def draw(table: Table, lines: Sequence[Line], scale: Scale, path: Path) -> bool:
     figure.suptitle(_plain(caption(table, scale)), fontsize=12)
     apart = scale == "desk" and given and gained
     panels = figure.subplots(1, 2 if apart else 1, squeeze=False)[0]
-    series = list(dict.fromkeys(str(line.row.cells.get(table.plot.series, "")) for line in lines))
+    series = list(dict.fromkeys(str(result.row.cells.get(table.plot.series, "")) for result in results))
     style = {name: (COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]) for n, name in enumerate(series)}
     for points, panel, solid in ((given, panels[0], False), (gained, panels[-1], True)):
         for name, found in points.items():
@@ -64,48 +64,48 @@ def draw(table: Table, lines: Sequence[Line], scale: Scale, path: Path) -> bool:
         panel.grid(color="#dddddd", linewidth=0.8)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.margins(x=0.36 if apart else 0.14, y=0.12)  # room for the names
+        panel.margins(x=0.36 if apart else 0.14, y=0.12)  # space for the names
     figure.legend(fontsize=9, loc="outside lower center", ncols=4, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings(action="ignore"):  # of signs that the font lacks: they become boxes
+    with warnings.catch_warnings(action="ignore"):  # about characters that the font lacks, which become boxes
         figure.savefig(path, metadata={"Software": None})  # the version would change the file
     return True
 
 
-Series = dict[str, list[Point]]
+Series = dict[str, list[PlotPoint]]
 
 
-def _points(table: Table, plot: Plot, lines: Sequence[Line], scale: Scale) -> tuple[Series, Series]:
+def _points(table: PaperTable, plot: Plot, results: Sequence[RowResult], scale: Scale) -> tuple[Series, Series]:
     """Published and obtained points by series, each from small x to large."""
     given: Series = {}
     gained: Series = {}
-    for line in lines:
-        values = cell_values(table, line, scale)
+    for result in results:
+        values = result_values(table, result, scale)
         x, y = values[plot.x], values[plot.y]
-        series = str(line.row.cells.get(plot.series, ""))
-        place = _published_x(x, plot, scale)
-        if place is not None and y.published is not None:
+        series = str(result.row.cells.get(plot.series, ""))
+        published_x = _published_x(x, plot, scale)
+        if published_x is not None and y.published is not None:
             given.setdefault(series, []).append(
-                Point(place, y.published, None, _name(line.published or line.row, plot))
+                PlotPoint(published_x, y.published, None, _name(result.published or result.row, plot))
             )
         if x.mean is not None and y.mean is not None:
-            gained.setdefault(series, []).append(Point(x.mean, y.mean, y.std, _name(line.row, plot)))
+            gained.setdefault(series, []).append(PlotPoint(x.mean, y.mean, y.std, _name(result.row, plot)))
     for points in (*given.values(), *gained.values()):
         points.sort(key=lambda point: point[:2])
     return given, gained
 
 
-def _name(row: Row, plot: Plot) -> str:
+def _name(row: TableRow, plot: Plot) -> str:
     return ", ".join(str(value) for cell, value in row.cells.items() if cell != plot.series and value is not None)
 
 
-def _published_x(x: Value, plot: Plot, scale: Scale) -> float | None:
+def _published_x(x: ResultValue, plot: Plot, scale: Scale) -> float | None:
     if x.published is None and plot.x in COUNTED and scale == "paper":
         return x.mean
     return x.published
 
 
-def _draw_series(panel: Any, points: Sequence[Point], name: str, style: tuple[str, str], solid: bool) -> None:
+def _draw_series(panel: Any, points: Sequence[PlotPoint], name: str, style: tuple[str, str], solid: bool) -> None:
     colour, marker = style
     panel.errorbar(
         [point.x for point in points],
@@ -134,5 +134,5 @@ def _draw_names(panel: Any, points: Series, first: str) -> None:
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib takes for no formula."""
+    """Text that matplotlib does not take for a formula."""
     return text.replace("$", r"\$")

@@ -1,12 +1,13 @@
-"""What a row gave: a JSON file for each row and seed, from which every report is made.
+"""Records: a JSON file with the result of each row and seed, from which every report is made.
 
-A record belongs to a configuration, known by the digest of its settings. So rows of two tables that are the same
-training share its record, and one of other settings, or of another version of this file's layout, is listed and never
-mixed in.
+A record belongs to a configuration, identified by the digest of its settings. Rows of two tables that are the same
+training share its record. A record of other settings, or of another version of this file format, is listed in the
+report but not used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from mldec.errors import DataError, printable, printable_name, shortened, whole_
 
 VERSION = 1
 
-BENCHMARK = "benchmark.json"  # in the run folder of a benchmark: what it measured
+BENCHMARK = "benchmark.json"  # in the run directory of a benchmark: its measurements
 
 #: What a record keeps of a run's environment.
 KEPT = ("device", "precision", "threads", "python", "platform", "packages", "mldec", "commit")
@@ -36,11 +37,11 @@ QUANTITIES = {
     "peak_memory": "peak memory of training",
 }
 
-#: Settings that say where and how visibly a run executes, not what it learns.
+#: Settings that change where and how a run executes, but not its result.
 NEUTRAL = ("name", "output", "run_dir", "runtime")
 
-#: Settings that came after the first records, and the value that means what was done before there was such a setting.
-#: With that value they are no part of a key, so that a new setting does not turn every earlier record into another run.
+#: Settings that are newer than the first records, and the value that reproduces the behaviour before they existed.
+#: With that value they are left out of the key, so that a new setting does not invalidate earlier records.
 ADDED: Mapping[tuple[str, str], Any] = {
     ("dataset", "interpolation"): None,
     ("backbone", "tag"): None,
@@ -52,13 +53,13 @@ ADDED: Mapping[tuple[str, str], Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """Which run a row consists of, whatever becomes of it.
+class RunIdentity:
+    """Which run a job or a record belongs to.
 
     Attributes:
         table, row, scale, seed: what it is run for.
         key: digest of its settings, see `config_key`.
-        experiment, overrides: what to type to run it again; the seed is left out.
+        experiment, overrides: options that run it again, without the seed.
     """
 
     table: str
@@ -71,20 +72,20 @@ class Training:
 
     def identity(self) -> dict[str, Any]:
         """These fields by name."""
-        return {f.name: getattr(self, f.name) for f in fields(Training)}
+        return {f.name: getattr(self, f.name) for f in fields(RunIdentity)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record(Training):
-    """What one run of a row gave.
+class Record(RunIdentity):
+    """The result of one run of a row.
 
     Attributes:
         outcome: "finished", or "out_of_memory" where that is the result.
-        protocol: by which it was measured.
+        protocol: the protocol of the metrics.
         metrics: of the test split, or the figures of a benchmark.
-        val: metrics of the val split at the epoch that was chosen; nothing where nothing was trained.
+        val: metrics of the val split at the best epoch; empty where nothing was trained.
         best: of these, the metric by which epochs are compared.
-        seconds: of the whole run, evaluations included, summed over the times that it was resumed.
+        seconds: of the whole run, evaluations included, summed over all times it was resumed.
         peak_memory: in bytes, `host` and (on a GPU) `device`.
         environment: device, versions, commit.
     """
@@ -105,20 +106,19 @@ class Record(Training):
         return f"{self.table}_{self.row}_seed{self.seed}_{self.key[:8]}.json"
 
 
-class Found(NamedTuple):
-    """Records of a folder by key, and the files that are none of this version, each with the reason."""
+class RecordSet(NamedTuple):
+    """The records of a folder by key, and the files that were skipped, each with the reason."""
 
     by_key: dict[str, Record]
-    others: dict[Path, str]
+    skipped: dict[Path, str]
 
 
 def config_key(*configs: Config) -> str:
-    """16 hex digits that differ whenever two runs learn something else: of all settings but those of `NEUTRAL`.
+    """16 hex digits of all settings but `NEUTRAL`, which differ whenever two runs may have different results.
 
-    Settings of `ADDED` count where they differ from what was done before. What limits a run
-    (`runtime.limit_train_batches`, …) counts as a setting; device and precision do not, and stand in the record; nor
-    does the folder that holds the dataset. A run that starts from another experiment has the settings of both: give
-    them both.
+    Settings of `ADDED` count where they differ from the earlier behaviour. Limits of a run
+    (`runtime.limit_train_batches`, …) count as settings. Device and precision do not, and are in the record; nor does
+    the folder of the dataset. A run that starts from another experiment has the settings of both: pass both configs.
     """
     trees = []
     for config in configs:
@@ -128,11 +128,11 @@ def config_key(*configs: Config) -> str:
             del settings[name]
         root = settings["dataset"].pop("root", None)
         settings["dataset"].pop("cache", None)
-        words = settings["head"].get("label_embeddings") or {}
-        if root and words.get("source", "").startswith(f"{root}/"):  # the published vectors lie with the images
-            words["source"] = words["source"].removeprefix(f"{root}/")
-        for (group, name), before in ADDED.items():
-            if settings[group].get(name) == before:
+        embeddings = settings["head"].get("label_embeddings") or {}
+        if root and embeddings.get("source", "").startswith(f"{root}/"):  # the published vectors lie with the images
+            embeddings["source"] = embeddings["source"].removeprefix(f"{root}/")
+        for (group, name), earlier in ADDED.items():
+            if settings[group].get(name) == earlier:
                 settings[group].pop(name, None)
         settings["limits"] = {name: value for name, value in runtime.items() if name.startswith("limit_") and value}
         trees.append(settings)
@@ -140,28 +140,36 @@ def config_key(*configs: Config) -> str:
 
 
 def write_record(folder: Path, record: Record) -> Path:
-    """Write a record, whole or not at all; returns its path."""
+    """Write a record atomically; returns its path."""
     path = folder / record.file_name
     write_json(path, asdict(record))
     return path
 
 
-def find_records(folder: Path) -> Found:
-    """All records in a folder; a file that is none, of another version, or with a wrong entry is listed with a reason
-    that is safe to print."""
-    found = Found({}, {})
+def find_records(folder: Path) -> RecordSet:
+    """All records in a folder. A file that is no record, or of another version, is skipped with the reason."""
+    found = RecordSet({}, {})
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
             record = _record(read_json(path))
         except (DataError, OSError, ValueError, TypeError, RecursionError) as error:
-            found.others[path] = printable(str(error))
+            found.skipped[path] = printable(str(error))
         else:
             found.by_key[record.key] = record
     return found
 
 
-def record_of_run(folder: Path, training: Training) -> Record:
-    """The record of a finished run folder. Raises ValueError if the run has no result yet."""
+def has_record(folder: Path, key: str) -> bool:
+    """Whether a folder has the record of a configuration; only files whose name has its key are read."""
+    for path in folder.glob(f"*_{key[:8]}.json"):
+        with contextlib.suppress(DataError, OSError, ValueError, TypeError, RecursionError):
+            if _record(read_json(path)).key == key:
+                return True
+    return False
+
+
+def record_of_run(folder: Path, training: RunIdentity) -> Record:
+    """The record of a finished run directory. Raises ValueError if the run has no result yet."""
     records = read_records(folder / "metrics.jsonl")
     test = next((r for r in reversed(records) if r["kind"] == "test"), None)
     if test is None:
@@ -179,13 +187,13 @@ def record_of_run(folder: Path, training: Training) -> Record:
     )
 
 
-def record_without_memory(folder: Path, training: Training) -> Record:
-    """The record of a run whose result is that memory does not suffice, with the device that did not have enough."""
+def record_without_memory(folder: Path, training: RunIdentity) -> Record:
+    """The record of a run whose result is that it runs out of memory, with the device that it was tried on."""
     return Record(**training.identity(), outcome="out_of_memory", protocol="", metrics={}, **_circumstances(folder))
 
 
 def _circumstances(folder: Path) -> dict[str, Any]:
-    """What a run folder says of the run's cost and environment; less where the run ended early."""
+    """Cost and environment from a run directory, as far as a run that ended early has written them."""
     cost = read_metadata(folder / "cost.json")
     return {
         "seconds": cost.get("seconds"),
@@ -198,12 +206,12 @@ def _kept(environment: Mapping[str, Any]) -> dict[str, Any]:
     return {name: environment[name] for name in KEPT if name in environment}
 
 
-def record_of_benchmark(folder: Path, training: Training) -> Record:
+def record_of_benchmark(folder: Path, training: RunIdentity) -> Record:
     """The record of a finished benchmark, with all rows: `<head>_<labels>.<figure>.<round>` of `QUANTITIES`."""
-    measured = read_json(folder / BENCHMARK)
-    figures = {figure["name"]: figure for figure in measured["figures"]}
+    content = read_json(folder / BENCHMARK)
+    figures = {figure["name"]: figure for figure in content["figures"]}
     metrics = {}
-    for case in measured["cases"]:
+    for case in content["cases"]:
         for name, quantity in QUANTITIES.items():
             figure = figures.get(f"{case['title']}: {quantity}", {"value": None, "samples": ()})
             for number, value in enumerate(figure["samples"] or [figure["value"]]):
@@ -213,68 +221,23 @@ def record_of_benchmark(folder: Path, training: Training) -> Record:
         outcome="finished",
         protocol="",
         metrics=metrics,
-        environment=_kept(measured["environment"]),
+        environment=_kept(content["environment"]),
     )
 
 
 def _record(content: Any) -> Record:
     if not isinstance(content, dict):
-        raise ValueError("holds no record")
+        raise ValueError("is not a record")
     if content.get("version") != VERSION:
-        version = shortened(content.get("version"))
-        raise ValueError(f"is a record of version {version}; this mldec writes version {VERSION}")
-    if unknown := sorted(set(content) - set(_FIELDS)):
-        raise ValueError(f"has entries that no record has: {', '.join(map(shortened, unknown[:5]))}")
-    for name, (is_valid, expected) in _FIELDS.items():
-        if name not in content and name not in _OPTIONAL:
-            raise ValueError(f"has no {name}; a record needs it")
-        if name in content and not is_valid(content[name]):
-            raise ValueError(f"holds {name}={shortened(content[name])}; expected {expected}")
-    return Record(**{**content, "overrides": tuple(content.get("overrides", ()))})
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and printable_name(value) == value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST  # nan is not
-
-
-def _is_number_or_null(value: Any) -> bool:
-    return value is None or _is_number(value)
-
-
-def _holds(value: Any, is_valid: Callable[[Any], bool]) -> bool:
-    """Whether `value` is an object of valid values under printable names."""
-    return isinstance(value, dict) and all(_is_text(name) and is_valid(item) for name, item in value.items())
-
-
-def _is_plain(value: Any) -> bool:
-    """Text, numbers, true, false, null and objects of these, as an environment holds them."""
-    return isinstance(value, bool) or _is_text(value) or _is_number_or_null(value) or _holds(value, _is_plain)
-
-
-#: What each entry of a record's file must be, since the file may come from anybody: a check, and its words.
-_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(
-        ("table", "row", "scale", "key", "experiment", "protocol"), (_is_text, "text without control characters")
-    ),
-    **dict.fromkeys(("seed", "version"), (lambda value: type(value) is int and abs(value) < 2**63, "a whole number")),
-    "overrides": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts"),
-    "outcome": (lambda value: value in ("finished", "out_of_memory"), "finished or out_of_memory"),
-    **dict.fromkeys(
-        ("metrics", "val"), (lambda value: _holds(value, _is_number_or_null), "an object of numbers, or null for none")
-    ),
-    **dict.fromkeys(("best", "seconds"), (_is_number_or_null, "a finite number, or null")),
-    "peak_memory": (lambda value: _holds(value, _is_number), "an object of numbers"),
-    "environment": (lambda value: _holds(value, _is_plain), "an object of texts and numbers"),
-}
-_OPTIONAL = {f.name for f in fields(Record) if f.default is not MISSING or f.default_factory is not MISSING}
+        raise ValueError(f"is a record of version {content.get('version')}; this mldec writes version {VERSION}")
+    names = {f.name for f in fields(Record)}
+    if unknown := set(content) - names:
+        raise ValueError(f"has unknown entries: {', '.join(sorted(unknown))}")
+    return Record(**{**content, "overrides": tuple(content["overrides"])})
 
 
 def rounds_of_row(record: Record, row: str) -> tuple[Record, ...]:
-    """What a benchmark's record says of the row `<head>_<labels>`, a record for each round that measured it."""
+    """The part of a benchmark's record for the row `<head>_<labels>`, as one record per round that measured it."""
     rounds: dict[int, dict[str, float | None]] = {}
     for name, value in record.metrics.items():
         measured, _, place = name.partition(f"{row}.")

@@ -1,7 +1,7 @@
-"""Runs the rows of a table: each row and seed a process of its own, some side by side, none twice.
+"""Runs the rows of a table: one process per row and seed, several at a time, none twice.
 
-A run whose record is there is not made again; one that was cut off goes on where it was. Several runners may share one
-results folder: whoever takes a run first holds its lock until the process ends, however it ends.
+A run that has a record is skipped; one that was interrupted is resumed. Several runners may share one results folder:
+the first to start a run holds its lock until its process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -33,27 +33,28 @@ from mldec.files import without_links
 from mldec.paper.records import (
     BENCHMARK,
     Record,
-    Training,
+    RunIdentity,
     find_records,
+    has_record,
     record_of_benchmark,
     record_of_run,
     record_without_memory,
     write_record,
 )
 
-LOG = "log.txt"  # in the run folder: what the process printed
-LAST_LINES = 15  # of the log of what failed
-KILLED = (-9, 137)  # what Linux does to a process where memory of the host runs out
-HEADLINES = ("zsl_mAP", "top1", "mAP")  # the first that a record has is shown when its run ends
+LOG = "log.txt"  # in the run directory: what the process printed
+LAST_LINES = 15  # of the log of a failed run
+KILLED = (-9, 137)  # exit codes of a process that Linux killed because the host ran out of memory
+HEADLINES = ("zsl_mAP", "top1", "mAP")  # the first of these that a record has is printed when its run ends
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(Training):
+class Job(RunIdentity):
     """One row with one seed, to be run.
 
     Attributes:
         expect: "out_of_memory" where running out of memory is the result.
-        benchmark: words of `mldec benchmark model`, where that is what gives all rows of a table at once.
+        benchmark: options of `mldec benchmark model`, where that measures all rows of a table at once.
     """
 
     expect: str | None = None
@@ -66,13 +67,13 @@ class Job(Training):
 
     @property
     def folder_name(self) -> str:
-        """Of its run folder, where no other table has begun the same training."""
+        """The name of its run directory, unless another table has begun the same training."""
         return f"{self.experiment.replace('/', '_')}_seed{self.seed}_{self.key[:8]}"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A job whose process failed: its exit code, where its log lies, and the log's last lines."""
+    """A job whose process failed: its exit code, its log, and the log's last lines."""
 
     job: Job
     code: int
@@ -86,22 +87,22 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """What became of the jobs that were given to `run_jobs`."""
+    """What `run_jobs` could not run."""
 
     failures: list[Failure] = field(default_factory=list)
-    stopped: int = 0  # the exit code for that, if somebody asked to stop
+    stopped: int = 0  # the exit code of a requested stop
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where runs lie and how many are made at a time.
+class Workspace:
+    """Where runs are kept and how many run at a time.
 
     Attributes:
         records: folder of the records.
-        runs: folder of the run folders.
-        slots: environment variables of each process that may run at a time, e.g. {"CUDA_VISIBLE_DEVICES": "3"}.
-        runtime: overrides that every run gets, also a resumed one, e.g. runtime.threads=1.
-        components: words by which every process finds components and files of the user's: plugins=…, --config-dir=….
+        runs: folder of the run directories.
+        slots: environment variables of each of the concurrent processes, e.g. {"CUDA_VISIBLE_DEVICES": "3"}.
+        runtime: overrides of every run, also of a resumed one, e.g. runtime.threads=1.
+        components: options by which every process finds the user's components and configs: plugins=…, --config-dir=….
     """
 
     records: Path
@@ -111,19 +112,19 @@ class Place:
     components: tuple[str, ...] = ()
 
 
-def run_jobs(jobs: Sequence[Job], place: Place, display: Display) -> Outcome:
+def run_jobs(jobs: Sequence[Job], workspace: Workspace, display: Display) -> Outcome:
     """Run all jobs that have no record yet, and write their records.
 
-    A failed job does not keep the others from running. After Ctrl-C, SIGTERM or SIGUSR1 no job is begun, those under
-    way save and stop, and the next call goes on with them.
+    A failed job does not keep the others from running. After Ctrl-C, SIGTERM or SIGUSR1 no job is started, running
+    ones save and stop, and the next call resumes them.
     """
     unique = list({job.key: job for job in jobs}.values())
-    known = find_records(place.records).by_key
+    known = find_records(workspace.records).by_key
     waiting = [job for job in unique if job.key not in known]
     if len(waiting) < len(unique):
-        display.say(f"{len(unique) - len(waiting)} of {len(unique)} runs have their records already")
+        display.say(f"{len(unique) - len(waiting)} of {len(unique)} runs already have records")
     slots: SimpleQueue[Mapping[str, str]] = SimpleQueue()
-    for slot in place.slots:
+    for slot in workspace.slots:
         slots.put(slot)
     outcome, stop = Outcome(), threading.Event()
     elsewhere: list[Job] = []
@@ -131,7 +132,7 @@ def run_jobs(jobs: Sequence[Job], place: Place, display: Display) -> Outcome:
     progress = _Progress(display, len(waiting))
 
     def work(job: Job, patient: bool = False) -> None:
-        if stop.is_set() or asked.requested:
+        if stop.is_set() or interrupt.requested:
             return
         slot = slots.get()
         try:
@@ -140,76 +141,86 @@ def run_jobs(jobs: Sequence[Job], place: Place, display: Display) -> Outcome:
             slots.put(slot)
 
     def _work(job: Job, slot: Mapping[str, str], patient: bool) -> None:
-        with _claim(place, job, patient=patient, stop=stop) as locks:
+        with _claim(workspace, job, patient=patient, stop=stop) as locks:
             if locks is None:
                 elsewhere.append(job)
                 return
-            if stop.is_set() or asked.requested or job.key in find_records(place.records).by_key:
+            if stop.is_set() or interrupt.requested or has_record(workspace.records, job.key):
                 return  # another runner was faster
-            log = run_folder(job, place) / LOG
+            log = job_folder(job, workspace) / LOG
             progress.begin(job, log)
             try:
-                failure = _run(job, place, slot, locks, processes)
-            except (OSError, ValueError, KeyError) as error:  # a full disk, a damaged run folder: the others go on
-                failure = Failure(job, 1, log, (f"{type(error).__name__}: {error}",))
-            if failure is None:
-                progress.end(job, f"{job.title}{_in_short(find_records(place.records).by_key[job.key])}")
-            elif asked.requested or failure.code in (STOPPED, PREEMPTED):
-                outcome.stopped = PREEMPTED if failure.code == PREEMPTED else STOPPED
+                result = _run(job, workspace, slot, locks, processes)
+            except (OSError, ValueError, KeyError) as error:  # a full disk, a damaged run directory: others continue
+                result = Failure(job, 1, log, (f"{type(error).__name__}: {error}",))
+            if isinstance(result, Record):
+                progress.end(job, f"{job.title}{_summary(result)}")
+            elif interrupt.requested or result.code in (STOPPED, PREEMPTED):
+                outcome.stopped = PREEMPTED if result.code == PREEMPTED else STOPPED
                 stop.set()
             else:
-                outcome.failures.append(failure)
-                progress.end(job, str(failure))
+                outcome.failures.append(result)
+                progress.end(job, str(result))
 
-    with pass_on(processes) as asked, progress.shown(), ThreadPoolExecutor(len(place.slots)) as pool:
+    with pass_on(processes) as interrupt, progress.shown(), ThreadPoolExecutor(len(workspace.slots)) as pool:
         futures = [pool.submit(work, job) for job in waiting]
         try:
             for future in futures:
                 future.result()
             waits = list(elsewhere)
             for job in waits:
-                display.say(f"{job.title} is run by somebody else; waiting for it")
+                display.say(f"{job.title} is being run by another process; waiting for it")
             for future in [pool.submit(work, job, True) for job in waits]:
                 future.result()
         except KeyboardInterrupt:
-            stop.set()  # the processes got the signal too; the pool waits until they have saved
-    if asked.requested:
+            stop.set()  # the processes received the signal too; the pool waits until they have saved
+    if interrupt.requested:
         outcome.stopped = PREEMPTED
     elif stop.is_set() and not outcome.stopped:
         outcome.stopped = STOPPED
     return outcome
 
 
-def run_folder(job: Job, place: Place) -> Path:
-    """Where a job runs: where it was begun before, be it for another table, else a folder named after it."""
-    begun = sorted(place.runs.glob(f"*_seed{job.seed}_{job.key[:8]}"))
-    return begun[0] if begun else place.runs / job.folder_name
+def job_folder(job: Job, workspace: Workspace) -> Path:
+    """The run directory of a job: the one in which it was begun, even for another table, else one named after it."""
+    begun = sorted(workspace.runs.glob(f"*_seed{job.seed}_{job.key[:8]}"))
+    return begun[0] if begun else workspace.runs / job.folder_name
 
 
-def command(job: Job, place: Place) -> list[str]:
-    """The command line of a job; of a training that was cut off, what resumes it."""
-    folder = run_folder(job, place)
+def command(job: Job, workspace: Workspace) -> list[str]:
+    """The command line of a job; for an interrupted training, the one that resumes it."""
+    folder = job_folder(job, workspace)
     if job.benchmark:
-        words = [*job.benchmark, *job.overrides, *place.runtime, *place.components, f"output={folder / BENCHMARK}"]
+        words = [
+            *job.benchmark,
+            *job.overrides,
+            *workspace.runtime,
+            *workspace.components,
+            f"output={folder / BENCHMARK}",
+        ]
         return [sys.executable, "-m", "mldec", "benchmark", "model", *words]
     words = [f"experiment={job.experiment}", *job.overrides, f"seed={job.seed}"]
-    words += [f"output={place.runs}", f"run_dir={folder}"]
+    words += [f"output={workspace.runs}", f"run_dir={folder}"]
     if (folder / "checkpoints" / "last.pt").exists():
         words = [f"resume={folder}"]
-    return [sys.executable, "-m", "mldec", "train", *words, *place.runtime, *place.components]
+    return [sys.executable, "-m", "mldec", "train", *words, *workspace.runtime, *workspace.components]
 
 
-def shell_lines(jobs: Sequence[Job], words: Sequence[str]) -> list[str]:
-    """A shell command for each job, which runs it alone and writes its record; `words` say where."""
+def shell_lines(jobs: Sequence[Job], options: Sequence[str]) -> list[str]:
+    """A shell command for each job, which runs it alone and writes its record.
+
+    Args:
+        options: what every command gets, such as output=….
+    """
     lines = []
     for job in jobs:
         which = [] if job.benchmark else [f"rows={job.row}", f"seeds={job.seed}"]
-        lines.append(shlex.join(["mldec", "table", job.table, f"scale={job.scale}", *which, *words]))
+        lines.append(shlex.join(["mldec", "table", job.table, f"scale={job.scale}", *which, *options]))
     return lines
 
 
 def slurm_script(name: str, lines: Sequence[str], *, gpus: int = 1) -> str:
-    """A Slurm job array with one task a line. What a task began and did not finish, it goes on with when requeued."""
+    """A Slurm job array with one task per line. A requeued task resumes what it had begun."""
     tasks = "\n".join(f"  {shlex.quote(line)}" for line in lines)
     return f"""#!/bin/bash
 #SBATCH --job-name=mldec-{name}
@@ -228,17 +239,21 @@ eval "${{tasks[$SLURM_ARRAY_TASK_ID]}}"
 
 
 def _run(
-    job: Job, place: Place, slot: Mapping[str, str], locks: Sequence[IO[str]], processes: set[subprocess.Popen[bytes]]
-) -> Failure | None:
-    """Train a job to its end, in one of `processes`, and write its record; None, or why there is none."""
-    folder = run_folder(job, place)
+    job: Job,
+    workspace: Workspace,
+    slot: Mapping[str, str],
+    locks: Sequence[IO[str]],
+    processes: set[subprocess.Popen[bytes]],
+) -> Record | Failure:
+    """Train a job to its end, in one of `processes`, and write its record; returns that, or why there is none."""
+    folder = job_folder(job, workspace)
     log = folder / LOG
-    code, began = 0, log.stat().st_size if log.exists() else 0
+    code, log_start = 0, log.stat().st_size if log.exists() else 0
     if not _is_finished(job, folder):
         folder.mkdir(parents=True, exist_ok=True)
         with open(log, "a", encoding="utf-8", opener=without_links) as file:
             process = subprocess.Popen(
-                command(job, place),
+                command(job, workspace),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -251,13 +266,15 @@ def _run(
             processes.discard(process)
     if code == 0:
         collect = record_of_benchmark if job.benchmark else record_of_run
-        write_record(place.records, collect(folder, job))
-        return None
-    text = log.read_bytes()[began:].decode("utf-8", "replace")
+        record = collect(folder, job)
+        write_record(workspace.records, record)
+        return record
+    text = log.read_bytes()[log_start:].decode("utf-8", "replace")
     exhausted = code in KILLED or any(sign in text for sign in (*OUT_OF_MEMORY, "MemoryError"))
     if job.expect == "out_of_memory" and exhausted:
-        write_record(place.records, record_without_memory(folder, job))
-        return None
+        record = record_without_memory(folder, job)
+        write_record(workspace.records, record)
+        return record
     return Failure(job, code, log, tuple(text.splitlines()[-LAST_LINES:]))
 
 
@@ -266,12 +283,12 @@ def _is_finished(job: Job, folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _claim(place: Place, job: Job, *, patient: bool, stop: threading.Event) -> Iterator[list[IO[str]] | None]:
-    """The locks of a job, held within the block; None if somebody else has one (`patient`: not before `stop`).
+def _claim(workspace: Workspace, job: Job, *, patient: bool, stop: threading.Event) -> Iterator[list[IO[str]] | None]:
+    """The locks of a job, held within the block; None if another process has one (`patient`: waits until `stop`).
 
-    One lies with the records and one with the runs, since others may share either.
+    One lock is beside the records and one beside the runs, since other runners may share either folder.
     """
-    folders = [folder / ".locks" for folder in dict.fromkeys((place.records, place.runs))]
+    folders = [folder / ".locks" for folder in dict.fromkeys((workspace.records, workspace.runs))]
     with contextlib.ExitStack() as stack:
         locks: list[IO[str]] = []
         for folder in folders:
@@ -286,7 +303,7 @@ def _claim(place: Place, job: Job, *, patient: bool, stop: threading.Event) -> I
 
 
 def _lock_all(locks: Sequence[IO[str]]) -> bool:
-    """Lock all files or none; whether it could be done."""
+    """Lock all files or none; returns whether they are locked."""
     if fcntl is None:
         return True
     for lock in locks:
@@ -299,8 +316,8 @@ def _lock_all(locks: Sequence[IO[str]]) -> bool:
     return True
 
 
-def _in_short(record: Record) -> str:
-    """What a record says, in half a line."""
+def _summary(record: Record) -> str:
+    """The result of a record, in half a line."""
     chosen = f" {' '.join(record.overrides)}" if record.overrides else ""
     if record.outcome == "out_of_memory":
         return f"{chosen}: out of memory, as expected"
@@ -311,11 +328,11 @@ def _in_short(record: Record) -> str:
 
 
 class _Progress:
-    """How many of the jobs are done and which are under way: a bar on a terminal, else a line for each."""
+    """How many jobs are done and which are running: a progress bar on a terminal, else a line for each."""
 
     def __init__(self, display: Display, total: int) -> None:
         self.display, self.total, self.done = display, total, 0
-        self._bar, self._under_way, self._lock = Bar(None, None), dict[str, None](), threading.Lock()
+        self._bar, self._running, self._lock = Bar(None, None), dict[str, None](), threading.Lock()
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
@@ -324,13 +341,13 @@ class _Progress:
 
     def begin(self, job: Job, log: Path) -> None:
         with self._lock:
-            self._under_way[job.title] = None
-            self.display.line(f"{job.title} begins, see {log}")
-            self._bar.advance(0, ", ".join(self._under_way))
+            self._running[job.title] = None
+            self.display.line(f"{job.title} started, see {log}")
+            self._bar.advance(0, ", ".join(self._running))
 
     def end(self, job: Job, text: str) -> None:
         with self._lock:
             self.done += 1
-            self._under_way.pop(job.title, None)
+            self._running.pop(job.title, None)
             self.display.say(f"[{self.done}/{self.total}] {text}")
-            self._bar.advance(1, ", ".join(self._under_way))
+            self._bar.advance(1, ", ".join(self._running))

@@ -1,7 +1,7 @@
-"""The tables as data: `published.yaml` has the paper's own, `desk.yaml` the ones that a laptop can run in its place.
+"""The tables as data: `published.yaml` has those of the paper, `desk.yaml` the versions that run on a laptop.
 
-A table has `rows`; a row has `cells` that describe it, `figures` that were published for it, and the experiment that
-reproduces it. A figure is known by the name of a metric, or is one of `COUNTED`, which are never typed.
+A table has `rows`. A row has `cells` that describe it, the figures that were published for it, and the experiment that
+reproduces it. A figure has the name of a metric, or is one of `COUNTED`, which are computed from the network.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from mldec.errors import ConfigError, shortened, suggest
 Scale = Literal["paper", "desk"]
 FILES: dict[str, str] = {"paper": "published.yaml", "desk": "desk.yaml"}
 
-#: Figures that are counted from the network itself.
+#: Figures that are counted on the network itself.
 COUNTED = ("macs", "parameters")
 
-#: What a source tag means, and whether what it stands for can be relied on.
+#: The meaning of each source tag.
 SOURCES = {
     "S": "the paper's text",
     "C": "the authors' code or README",
@@ -38,16 +38,16 @@ LITERATURE = "literature"  # in place of an experiment: another method's row, qu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What a row needs before it can run.
+class Requirements:
+    """What a row requires to run.
 
     Attributes:
         dataset: its name; None: nothing is read from disk.
-        labels: how many classes the dataset has.
-        weights: what the backbone of our experiment starts from, by its full name in timm's hub, or "none".
-        published_start: what the published run started from, in words, where that is not the same.
-        memory: of the GPU in GiB, for the batch of the experiment.
-        images: of the train split, where the dataset does not say so itself.
+        labels: the number of classes of the dataset.
+        weights: initial weights of our experiment's backbone, by their full name in timm's hub, or "none".
+        published_start: description of the initial weights of the published run, where they differ.
+        memory: of the GPU in GiB, for the batch size of the experiment.
+        images: of the train split, where the dataset's class does not have that number.
     """
 
     dataset: str | None = None
@@ -59,28 +59,28 @@ class Needs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of a table.
+class TableRow:
+    """One row of a table.
 
     Attributes:
         key: its name within the table.
-        cells: what it is, by column.
+        cells: its description, by column.
         experiment: what reproduces it, as in `experiment=NAME`; None: quoted from the literature.
         published: figures of the paper; None where it printed none.
-        sources: tags of `SOURCES`, a published figure each.
+        sources: a tag of `SOURCES` per published figure.
         expect: "out_of_memory" where running out of memory is the result.
-        note: a caveat in words.
+        note: a caveat, shown as a footnote.
         choose: a setting that is chosen on val with the first seed, and its candidates. Where all of them are numbers
             and the best is the smallest or the largest, more are tried beyond it.
-        chosen_in: another row, whose choice this one takes over.
-        settings: what differs from the experiment, by name of the setting.
-        seeds: how many of the table's seeds the row takes, the first ones; None: all of them.
+        chosen_in: another row, whose chosen setting this one uses.
+        settings: overrides of the experiment, by name of the setting.
+        seeds: how many of the table's seeds are run, from the first; None: all of them.
     """
 
     key: str
     cells: Mapping[str, Any]
     experiment: str | None
-    needs: Needs
+    needs: Requirements
     published: Mapping[str, float | None] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     expect: Literal["out_of_memory"] | None = None
@@ -93,7 +93,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Plateau:
-    """A row that claims to be trained to its plateau, and the row of twice the epochs that shows it."""
+    """A row that is meant to be trained to its plateau, and the row with twice the epochs that verifies it."""
 
     row: str
     doubled: str
@@ -121,12 +121,12 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class PaperTable:
     """A table or a figure of the paper.
 
     Attributes:
-        benchmark: further words of the benchmark's command.
-        seeds: how many seeds its rows are run with unless the command line says so: 0, 1, ….
+        benchmark: options of `mldec benchmark model`, for a table of kind "benchmark".
+        seeds: the default number of seeds of its rows: 0, 1, ….
         plateau: rows that are trained to a plateau.
     """
 
@@ -135,7 +135,7 @@ class Table:
     about: str
     cells: Mapping[str, str]
     figures: Mapping[str, str]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     kind: Literal["training", "benchmark"] = "training"
     plot: Plot | None = None
     findings: tuple[Finding, ...] = ()
@@ -147,16 +147,16 @@ class Table:
     @property
     def name(self) -> str:
         """`Table 5`, `Figure 6`."""
-        word = "Table" if self.id.startswith("table") else "Figure"
-        return f"{word} {self.id.removeprefix(word.lower())}"
+        kind = "Table" if self.id.startswith("table") else "Figure"
+        return f"{kind} {self.id.removeprefix(kind.lower())}"
 
     @property
-    def reproduced(self) -> tuple[Row, ...]:
+    def reproduced(self) -> tuple[TableRow, ...]:
         """The rows that have an experiment."""
         return tuple(row for row in self.rows if row.experiment is not None)
 
-    def row(self, key: str) -> Row:
-        """The row of that name. Raises ConfigError with the names that there are."""
+    def row(self, key: str) -> TableRow:
+        """The row of that key. Raises ConfigError with the keys that exist."""
         found = next((row for row in self.rows if row.key == key), None)
         if found is None:
             raise ConfigError(f"rows={key}: {self.name} has no such row; {suggest(key, [r.key for r in self.rows])}")
@@ -164,17 +164,17 @@ class Table:
 
 
 @cache
-def load_tables(scale: Scale) -> tuple[Table, ...]:
-    """All tables of a scale, in the paper's order. Raises ValueError where the file contradicts itself."""
+def load_tables(scale: Scale) -> tuple[PaperTable, ...]:
+    """All tables of a scale, in the paper's order. Raises ValueError for an inconsistent file."""
     text = resources.files("mldec.paper").joinpath(FILES[scale]).read_text(encoding="utf-8")
     tables = tuple(_table(entry) for entry in yaml.safe_load(text))
     if len({table.id for table in tables}) < len(tables):
-        raise ValueError(f"{FILES[scale]}: two tables of one id")
+        raise ValueError(f"{FILES[scale]}: two tables have the same id")
     return tables
 
 
-def find_table(name: str, scale: Scale) -> Table:
-    """The table that a user names: `5`, `table5`, `figure5`, `F5`. Raises ConfigError for any other name."""
+def find_table(name: str, scale: Scale) -> PaperTable:
+    """The table of a name that users write: `5`, `table5`, `figure5`, `F5`. Raises ConfigError for any other name."""
     wanted = name.lower().replace(" ", "").replace("-", "")
     if wanted.isdigit():
         wanted = f"table{wanted}"
@@ -184,11 +184,11 @@ def find_table(name: str, scale: Scale) -> Table:
     if wanted in tables:
         return tables[wanted]
     if scale == "desk" and wanted in {table.id for table in load_tables("paper")}:
-        raise ConfigError(f"table={name}: has no form for the desk; use scale=paper, or one of {', '.join(tables)}")
+        raise ConfigError(f"table={name}: has no version at desk scale; use scale=paper, or one of {', '.join(tables)}")
     raise ConfigError(f"table={shortened(name)}: no such table; {suggest(wanted[:80], tables)}")
 
 
-def _table(entry: Mapping[str, Any]) -> Table:
+def _table(entry: Mapping[str, Any]) -> PaperTable:
     entry = dict(entry)
     where = entry.get("id", "a table without id")
     source, needs = entry.pop("source", "?"), entry.pop("needs", {})
@@ -197,8 +197,8 @@ def _table(entry: Mapping[str, Any]) -> Table:
     findings = tuple(Finding(**finding) for finding in entry.pop("findings", ()))
     benchmark = tuple(entry.pop("benchmark", ()))
     plateau = tuple(Plateau(row=row, doubled=doubled) for row, doubled in entry.pop("plateau", {}).items())
-    table = Table(
-        **_known(entry, Table, where),
+    table = PaperTable(
+        **_known(entry, PaperTable, where),
         rows=rows,
         plot=plot,
         findings=findings,
@@ -207,42 +207,42 @@ def _table(entry: Mapping[str, Any]) -> Table:
     )
     keys = [row.key for row in rows]
     if len(set(keys)) < len(keys):
-        raise ValueError(f"{where}: two rows of one key among {keys}")
+        raise ValueError(f"{where}: two rows have the same key: {keys}")
     for row in rows:
         if row.chosen_in is not None and row.chosen_in not in keys:
-            raise ValueError(f"{where}, {row.key}: chosen_in names a row that is not there: {row.chosen_in}")
+            raise ValueError(f"{where}, {row.key}: chosen_in names a row that does not exist: {row.chosen_in}")
         for given, columns in ((row.cells, table.cells), (row.published, table.figures)):
             if unknown := set(given) - set(columns):
-                raise ValueError(f"{where}, {row.key}: {sorted(unknown)} are no columns of the table")
+                raise ValueError(f"{where}, {row.key}: {sorted(unknown)} are not columns of the table")
     if unknown := {key for pair in plateau for key in (pair.row, pair.doubled)} - set(keys):
-        raise ValueError(f"{where}: the plateau names rows that are not there: {sorted(unknown)}")
+        raise ValueError(f"{where}: plateau names rows that do not exist: {sorted(unknown)}")
     for finding in findings:
         if finding.figure not in table.figures or not {finding.better, finding.worse} <= set(keys):
-            raise ValueError(f"{where}: a finding of rows or figures that are not there: {finding}")
+            raise ValueError(f"{where}: a finding refers to rows or figures that do not exist: {finding}")
     return table
 
 
-def _row(entry: Mapping[str, Any], table: str, source: str, needs: Mapping[str, Any]) -> Row:
+def _row(entry: Mapping[str, Any], table: str, source: str, needs: Mapping[str, Any]) -> TableRow:
     entry = dict(entry)
     where = f"{table}, {entry.get('key', 'a row without key')}"
     source, own_sources = entry.pop("source", source), entry.pop("sources", {})
     published = dict(entry.pop("published", {}))
     sources = {name: own_sources.get(name, source) for name in published}
     if unknown := set(sources.values()) - set(SOURCES):
-        raise ValueError(f"{where}: no such source as {sorted(unknown)}")
+        raise ValueError(f"{where}: unknown sources {sorted(unknown)}")
     experiment = entry.pop("experiment", f"{table}/{entry['key']}")
     merged = {**needs, **entry.pop("needs", {})}
-    return Row(
-        **_known(entry, Row, where),
+    return TableRow(
+        **_known(entry, TableRow, where),
         experiment=None if experiment == LITERATURE else experiment,
         published=published,
         sources=sources,
-        needs=Needs(**_known(merged, Needs, where)),
+        needs=Requirements(**_known(merged, Requirements, where)),
     )
 
 
 def _known(entry: Mapping[str, Any], cls: type, where: str) -> dict[str, Any]:
-    """`entry`, none of whose keys is unknown to the dataclass. Raises ValueError."""
+    """`entry`, whose keys are all fields of the dataclass. Raises ValueError if one is not."""
     if unknown := set(entry) - {f.name for f in fields(cls)}:
-        raise ValueError(f"{where}: no such entries as {sorted(unknown)}")
+        raise ValueError(f"{where}: unknown entries {sorted(unknown)}")
     return dict(entry)

@@ -1,4 +1,4 @@
-"""What the records of a row say beside what was published: means over seeds, differences, numbers as they are shown."""
+"""Obtained beside published values: means over seeds, differences, and numbers as they are shown."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mldec.paper.records import Record
-from mldec.paper.tables import COUNTED, UNVERIFIED, Row, Scale, Table
+from mldec.paper.tables import COUNTED, UNVERIFIED, PaperTable, Scale, TableRow
 
 SPREAD = 2.0  # standard deviations from the mean within which a published value agrees with the seeds
 MARK = "†"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """What is shown of a row.
+class RowResult:
+    """What a row obtained.
 
     Attributes:
         row: the row itself.
-        records: of its configuration, one a seed.
+        records: of its configuration, one per seed.
         sizes: counted on the network: `macs` in G, `parameters`; None: not counted.
-        status: in words why there are no records: "not run", "dataset absent", "failed: …", "out of memory",
-            "literature". What follows a colon goes into a footnote.
+        status: why there are no records: "not run", "dataset absent", "failed: …", "out of memory", "literature".
+            What follows a colon goes into a footnote.
         published: the row of the paper to compare with, at paper scale the row itself; None: there is none.
-        chosen: what was chosen on val where `row.choose` asks for it.
-        tried: the values among which it was chosen, in order of size.
-        needs: in words what running it takes; empty where nothing but minutes.
+        chosen: the settings of `row.choose` that were chosen on val.
+        tried: the values among which each was chosen, in ascending order.
+        needs: what a run requires, as text; empty where it takes minutes.
     """
 
-    row: Row
+    row: TableRow
     records: tuple[Record, ...] = ()
     sizes: Mapping[str, float] | None = None
     status: str = "not run"
-    published: Row | None = None
+    published: TableRow | None = None
     chosen: Mapping[str, Any] = field(default_factory=dict)
     tried: Mapping[str, Sequence[str]] = field(default_factory=dict)
     needs: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Value:
-    """One figure of one line.
+class ResultValue:
+    """One figure of one row.
 
     Attributes:
-        given: whether the paper has this figure for the row at all, be it without a value.
-        published, source: the paper's value and the tag of where it is known from.
-        mean, std, seeds: over the seeds that have a value; `std`, the sample standard deviation, needs two of them.
+        given: whether the paper has this figure for the row at all, even without a value.
+        published, source: the paper's value and the tag of its source.
+        mean, std, seeds: over the seeds that have a value; `std`, the sample standard deviation, requires two of them.
             What is counted on the network has a mean, no `std` and no seeds.
-        difference: mean minus published; None at desk scale, where data and networks are others.
+        difference: mean minus published; None at desk scale, where data and networks differ from the paper's.
         within: whether the difference is at most `SPREAD` standard deviations; None where one of them is missing.
         status: "finished" where there is a mean, else why there is none.
     """
@@ -67,37 +67,37 @@ class Value:
 
     @property
     def unverified(self) -> bool:
-        """Whether the published value is one that nothing confirms."""
+        """Whether the published value has no source that confirms it."""
         return self.published is not None and self.source in UNVERIFIED
 
 
-def cell_values(table: Table, line: Line, scale: Scale) -> dict[str, Value]:
-    """The value of each figure of the table for one of its lines."""
-    return {figure: _value(line, figure, scale) for figure in table.figures}
+def result_values(table: PaperTable, result: RowResult, scale: Scale) -> dict[str, ResultValue]:
+    """The value of each figure of the table for one of its rows."""
+    return {figure: _value(result, figure, scale) for figure in table.figures}
 
 
-def samples_by_seed(line: Line, figure: str) -> dict[int, float]:
-    """The finite values of a measured figure, by seed; none for what is counted."""
+def samples_by_seed(result: RowResult, figure: str) -> dict[int, float]:
+    """The finite values of a measured figure, by seed; empty for a counted one."""
     if figure in COUNTED:
         return {}
-    values = {record.seed: record.metrics.get(figure) for record in sorted(line.records, key=lambda r: r.seed)}
+    values = {record.seed: record.metrics.get(figure) for record in sorted(result.records, key=lambda r: r.seed)}
     return {seed: float(value) for seed, value in values.items() if value is not None and math.isfinite(value)}
 
 
-def row_name(table: Table, row: Row) -> str:
-    """A row in words: those of its cells that are not the same all over the table, as `ML-Decoder · queries 20`."""
-    words = []
+def row_name(table: PaperTable, row: TableRow) -> str:
+    """A row as text: its cells that are not the same in all rows, as `ML-Decoder · queries 20`."""
+    parts = []
     for name, title in table.cells.items():
         value = row.cells.get(name)
         if value is None or len({str(other.cells.get(name)) for other in table.rows}) == 1 < len(table.rows):
             continue
         plain = title if title[1:2].isupper() else title[:1].lower() + title[1:]
-        words.append(value if isinstance(value, str) else f"{plain} {value}")
-    return " · ".join(words) or row.key
+        parts.append(value if isinstance(value, str) else f"{plain} {value}")
+    return " · ".join(parts) or row.key
 
 
 def number(value: float, like: float | None = None, sign: bool = False) -> str:
-    """A measured value with as many decimals as the size of `like` (itself, if not given) makes sensible."""
+    """A measured value with decimals according to the magnitude of `like` (default: its own)."""
     size = abs(value if like is None else like)
     if size >= 1000:
         decimals = 0
@@ -112,7 +112,7 @@ def number(value: float, like: float | None = None, sign: bool = False) -> str:
     return f"{rounded:{'+' if sign else ''}{separator}.{decimals}f}"
 
 
-def obtained(value: Value) -> str:
+def obtained(value: ResultValue) -> str:
     """`87.12 ± 0.15 (3)`: mean, standard deviation, seeds; without a mean the status up to its colon."""
     if value.mean is None:
         return value.status.partition(":")[0]
@@ -122,22 +122,21 @@ def obtained(value: Value) -> str:
     return f"{shown} ({value.seeds})" if value.seeds else shown
 
 
-def published(value: Value, tags: bool = False) -> str:
-    """The paper's value as it was typed, marked if unverified, with its source if `tags`.
+def published(value: ResultValue, tags: bool = False) -> str:
+    """The paper's value as it is in published.yaml, marked if unverified, with its source if `tags`.
 
-    `NA` where the paper prints none; `not known` where it prints one that we do not know; nothing where it has no such
+    `NA` where the paper prints none; `not known` where it prints one that we do not know; empty where it has no such
     figure.
     """
     if not value.given:
         return ""
     if value.published is None:
         return "not known" if value.source == "?" else "NA"
-    typed = value.published
-    shown = f"{typed:,}" if abs(typed) >= 10_000 else str(typed)
+    shown = f"{value.published:,}" if abs(value.published) >= 10_000 else str(value.published)
     return shown + (f" [{value.source}]" if tags else "") + (f" {MARK}" if value.unverified else "")
 
 
-def difference(value: Value) -> str:
+def difference(value: ResultValue) -> str:
     """`-0.30 (within)`, `-0.90 (outside)`, or the bare difference where the seeds have no spread."""
     if value.difference is None or value.mean is None:
         return ""
@@ -145,25 +144,25 @@ def difference(value: Value) -> str:
     return shown if value.within is None else f"{shown} ({'within' if value.within else 'outside'})"
 
 
-def _value(line: Line, figure: str, scale: Scale) -> Value:
-    paper = line.published
+def _value(result: RowResult, figure: str, scale: Scale) -> ResultValue:
+    paper = result.published
     given = paper is not None and figure in paper.published
     target = paper.published[figure] if paper is not None and given else None
     source = paper.sources.get(figure) if paper is not None and given else None
     if figure in COUNTED:
-        counted = (line.sizes or {}).get(figure)
+        counted = (result.sizes or {}).get(figure)
         values = [] if counted is None else [counted]
-        missing, seeds = "literature" if line.row.experiment is None else "not counted", 0
+        missing, seeds = "literature" if result.row.experiment is None else "not counted", 0
     else:
-        values = list(samples_by_seed(line, figure).values())
-        missing, seeds = _missing(line, figure), len(values)
+        values = list(samples_by_seed(result, figure).values())
+        missing, seeds = _missing(result, figure), len(values)
     if not values:
-        return Value(given=given, published=target, source=source, status=missing)
+        return ResultValue(given=given, published=target, source=source, status=missing)
     mean = statistics.fmean(values)
     std = statistics.stdev(values) if len(values) > 1 else None
     gap = None if target is None or scale == "desk" else mean - target
     within = None if gap is None or std is None else abs(gap) <= SPREAD * std
-    return Value(
+    return ResultValue(
         given=given,
         published=target,
         source=source,
@@ -175,10 +174,10 @@ def _value(line: Line, figure: str, scale: Scale) -> Value:
     )
 
 
-def _missing(line: Line, figure: str) -> str:
+def _missing(result: RowResult, figure: str) -> str:
     """Why no seed has a value of a measured figure."""
-    if not line.records:
-        return " ".join(line.status.split())
-    if any(record.outcome == "out_of_memory" for record in line.records):
+    if not result.records:
+        return " ".join(result.status.split())
+    if any(record.outcome == "out_of_memory" for record in result.records):
         return "out of memory"
-    return "undefined" if any(figure in record.metrics for record in line.records) else "not measured"
+    return "undefined" if any(figure in record.metrics for record in result.records) else "not measured"

@@ -21,7 +21,7 @@ class Curve(NamedTuple):
     precision: np.ndarray
 
 
-class Counts(NamedTuple):
+class DecisionCounts(NamedTuple):
     """By label (N,), at some threshold: found rightly, given at all, present. Integers."""
 
     true: np.ndarray
@@ -44,7 +44,7 @@ class Counts(NamedTuple):
         return np.where(self.present > 0, _ratio(2 * self.true, self.given + self.present), np.nan)
 
 
-class Pairs(NamedTuple):
+class ErrorPairs(NamedTuple):
     """Labels that are wrongly given with labels that are present in the same images, the most frequent errors first.
 
     All (P,): columns of both, in how many images, and in how many of these the present one is missed.
@@ -83,9 +83,9 @@ def _corners(true: np.ndarray, given: np.ndarray) -> Curve:
     return Curve(true[kept] / max(1, true[-1] if len(true) else 0), true[kept] / given[kept])
 
 
-def count_at(scores: np.ndarray, targets: np.ndarray, thresholds: np.ndarray | float) -> Counts:
+def count_at(scores: np.ndarray, targets: np.ndarray, thresholds: np.ndarray | float) -> DecisionCounts:
     """What is given with scores above `thresholds`, one for all labels or (N,)."""
-    return Counts(*count_decisions(scores, targets, thresholds))
+    return DecisionCounts(*count_decisions(scores, targets, thresholds))
 
 
 def image_losses(scores: np.ndarray, targets: np.ndarray, *, softmax: bool = False) -> np.ndarray:
@@ -101,7 +101,7 @@ def image_losses(scores: np.ndarray, targets: np.ndarray, *, softmax: bool = Fal
     return losses
 
 
-def wrong_pairs(scores: np.ndarray, targets: np.ndarray, threshold: float, *, single_label: bool) -> Pairs:
+def wrong_pairs(scores: np.ndarray, targets: np.ndarray, threshold: float, *, single_label: bool) -> ErrorPairs:
     """Which label is wrongly given where which is present, those that stand in for missed ones first.
 
     Given are labels above `threshold`, of a `single_label` image the best one. Of an image with more than
@@ -124,7 +124,7 @@ def wrong_pairs(scores: np.ndarray, targets: np.ndarray, threshold: float, *, si
     missed_counts[np.searchsorted(keys, missed_keys)] = some  # where one is missed it is present
     given_of, present_of = np.divmod(keys, scores.shape[1])
     order = np.lexsort((keys, -counts, -missed_counts))
-    return Pairs(given_of[order], present_of[order], counts[order], missed_counts[order])
+    return ErrorPairs(given_of[order], present_of[order], counts[order], missed_counts[order])
 
 
 def _entries(matrix: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 36
 MOST_POINTS = 240  # of a line; more are averaged
 
 
-class Line(NamedTuple):
+class ChartLine(NamedTuple):
     """A line through points; `style` is a class of the style sheet: s0 to s5, and `dashed` with it."""
 
     name: str
@@ -24,7 +24,7 @@ class Line(NamedTuple):
     style: str = "s0"
 
 
-class Mark(NamedTuple):
+class ChartMark(NamedTuple):
     """A place on a line; `style` is `dot` or `ring`."""
 
     x: float
@@ -33,7 +33,7 @@ class Mark(NamedTuple):
 
 
 def chart(
-    lines: Sequence[Line],
+    lines: Sequence[ChartLine],
     *,
     label: str,
     x: str,
@@ -41,7 +41,7 @@ def chart(
     log: bool = False,
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
-    marks: Sequence[Mark] = (),
+    marks: Sequence[ChartMark] = (),
 ) -> Markup:
     """Lines over common axes.
 

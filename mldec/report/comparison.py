@@ -8,28 +8,29 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from mldec.report.charts import Line
+from mldec.report.charts import ChartLine
+from mldec.report.headline import headline
 from mldec.report.html import NOTHING, render
-from mldec.report.measure import Measured
-from mldec.report.page import Panel, epochs_chart, headline, learning, spread
-from mldec.report.run import Run, flat
+from mldec.report.measure import MeasuredSplit
+from mldec.report.run import RunFiles, flat
+from mldec.report.training import ChartPanel, epochs_chart, training_curves, value_ratio
 
 MOST = 10  # labels that gain and that lose
 STYLES = ("s0", "s1 dashed", "s2", "s3 dashed", "s4", "s5 dashed")
 PLACES = ("run_dir", "output")  # settings in which all runs differ
 
 
-class Side(NamedTuple):
+class ComparedRun(NamedTuple):
     """A run under its letter: the figures of its headline, and what they belong to."""
 
     letter: str
-    run: Run
+    run: RunFiles
     values: dict[str, str]
     facts: str
     notes: list[str]
 
 
-class Change(NamedTuple):
+class LabelChange(NamedTuple):
     """A label in two runs: AP in percent, and the second less the first."""
 
     name: str
@@ -42,7 +43,7 @@ class Change(NamedTuple):
         return self.after - self.before
 
 
-class Changes(NamedTuple):
+class RunChanges(NamedTuple):
     """What became of the labels from the first run to another: those that gain most, those that lose most."""
 
     before: str
@@ -50,11 +51,11 @@ class Changes(NamedTuple):
     labels: int
     better: int
     worse: int
-    gains: list[Change]
-    losses: list[Change]
+    gains: list[LabelChange]
+    losses: list[LabelChange]
 
 
-def compare(runs: Sequence[Run], measured: Sequence[Measured | str]) -> str:
+def compare(runs: Sequence[RunFiles], measured: Sequence[MeasuredSplit | str]) -> str:
     """The page of several runs as HTML, the first of which is what the others are compared with.
 
     `measured` holds of each what its weights say of a split, or a sentence that says why they could not be asked.
@@ -85,11 +86,10 @@ def compare(runs: Sequence[Run], measured: Sequence[Measured | str]) -> str:
     )
 
 
-def _side(letter: str, run: Run, measured: Measured | str) -> Side:
+def _side(letter: str, run: RunFiles, measured: MeasuredSplit | str) -> ComparedRun:
     head = headline(run, measured)
-    values = [head["main"], *head["others"]] if head["main"] else []
-    facts = "; ".join(f"{fact.value}" for fact in head["facts"])
-    return Side(letter, run, {value.name: value.value for value in values}, facts, head["notes"])
+    facts = "; ".join(fact.value for fact in head.facts)
+    return ComparedRun(letter, run, {tile.name: tile.value for tile in head.metrics}, facts, head.notes)
 
 
 def _letters(number: int) -> list[str]:
@@ -97,17 +97,17 @@ def _letters(number: int) -> list[str]:
     return [chr(ord("A") + i % 26) + (str(i // 26 + 1) if i >= 26 else "") for i in range(number)]
 
 
-def _title(run: Run, runs: Sequence[Run]) -> str:
+def _title(run: RunFiles, runs: Sequence[RunFiles]) -> str:
     """The run's name, with its folder where another one has the same name."""
     same = [other for other in runs if other.name == run.name]
     return run.name if len(same) == 1 else f"{run.name} ({run.folder.resolve().name})"
 
 
-def _styles(sides: Sequence[Side]) -> list[str]:
+def _styles(sides: Sequence[ComparedRun]) -> list[str]:
     return [STYLES[i % len(STYLES)] for i in range(len(sides))]
 
 
-def _warnings(runs: Sequence[Run], measured: Sequence[Measured | str]) -> list[str]:
+def _warnings(runs: Sequence[RunFiles], measured: Sequence[MeasuredSplit | str]) -> list[str]:
     """What makes figures of these runs differ for other reasons than what was trained."""
     found = []
     protocols = {_protocol(run, one) for run, one in zip(runs, measured, strict=True)}
@@ -124,7 +124,7 @@ def _warnings(runs: Sequence[Run], measured: Sequence[Measured | str]) -> list[s
     return found
 
 
-def _protocol(run: Run, measured: Measured | str) -> str:
+def _protocol(run: RunFiles, measured: MeasuredSplit | str) -> str:
     if not isinstance(measured, str):
         protocol = measured.config.protocol
         return f"{protocol.name}, {protocol.average_precision}, threshold {protocol.threshold:g}"
@@ -133,14 +133,14 @@ def _protocol(run: Run, measured: Measured | str) -> str:
     return f"{name}, {definition}, threshold {threshold}"
 
 
-def _fingerprint(run: Run, measured: Measured | str) -> str:
+def _fingerprint(run: RunFiles, measured: MeasuredSplit | str) -> str:
     if not isinstance(measured, str):
         return measured.index.fingerprint()
     data = run.data.get("test" if run.tests else "val")
     return str(data.get("fingerprint", "")) if isinstance(data, dict) else ""
 
 
-def _settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+def _settings(runs: Sequence[RunFiles]) -> list[tuple[str, list[str]]]:
     """Settings that are not the same in all runs, with their values."""
     all_settings = [flat(run.config) for run in runs]
     keys = list(dict.fromkeys(key for settings in all_settings for key in settings if key not in PLACES))
@@ -148,35 +148,31 @@ def _settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
-def _panels(sides: Sequence[Side]) -> list[Panel]:
-    learned = [learning(side.run) for side in sides]
-    styles = _styles(sides)
-    losses = [Line(side.letter, each[0], style) for side, each, style in zip(sides, learned, styles, strict=True)]
+def _panels(sides: Sequence[ComparedRun]) -> list[ChartPanel]:
+    curves, styles = [training_curves(side.run) for side in sides], _styles(sides)
+    losses = [ChartLine(side.letter, c.loss, style) for side, c, style in zip(sides, curves, styles, strict=True)]
     log = all(value > 0 for line in losses for _, value in line.points)
-    log = log and spread([point for line in losses for point in line.points]) > 10
+    log = log and value_ratio([point for line in losses for point in line.points]) > 10
     kinds = {str(side.run.setting("loss")) for side in sides}
-    note = (
-        "Other losses are other numbers: compare their shape alone" if len(kinds) > 1 else "logarithmic" if log else ""
-    )
-    panels = [Panel("Loss", _chart(losses, "Loss of training", "loss", log=log), [], note)]
-    for name in dict.fromkeys(each[2][0] for each in learned):
+    note = "different losses: only their shapes can be compared" if len(kinds) > 1 else "logarithmic" if log else ""
+    panels = [ChartPanel("Loss", _chart(losses, "Training loss", "loss", log=log), note=note)]
+    for metric in dict.fromkeys(each.metric for each in curves):
         lines = []
-        for side, each, style in zip(sides, learned, styles, strict=True):
-            series = each[2][1] if each[2][0] == name else {}
-            reported = "raw" if "EMA" not in series or side.run.setting("protocol.report") == "raw" else "EMA"
-            lines.append(Line(side.letter, series.get(reported, []), style))
-        panels.append(
-            Panel(f"{name} on val", _chart(lines, f"{name} on val", name), [], "of the weights that are reported")
-        )
+        for side, each, style in zip(sides, curves, styles, strict=True):
+            val = each.val if each.metric == metric else {}
+            reported = "raw" if "EMA" not in val or side.run.setting("protocol.report") == "raw" else "EMA"
+            lines.append(ChartLine(side.letter, val.get(reported, []), style))
+        name = f"{metric} on val"
+        panels.append(ChartPanel(name, _chart(lines, name, metric), note="of the weights that are reported"))
     return [panel for panel in panels if panel.chart]
 
 
-def _chart(lines: Sequence[Line], what: str, y: str, *, log: bool = False) -> Markup:
+def _chart(lines: Sequence[ChartLine], what: str, y: str, *, log: bool = False) -> Markup:
     ends = ", ".join(f"{line.name} ends at {line.points[-1][1]:.4g}" for line in lines if line.points)
     return epochs_chart(lines, label=f"{what} by run: {ends}.", y=y, log=log)
 
 
-def _average_precision(run: Run, measured: Measured | str) -> dict[str, tuple[float, int]]:
+def _average_precision(run: RunFiles, measured: MeasuredSplit | str) -> dict[str, tuple[float, int]]:
     if isinstance(measured, str):
         return run.average_precision
     support = (measured.scores.targets == 1).sum(axis=0)
@@ -184,11 +180,11 @@ def _average_precision(run: Run, measured: Measured | str) -> dict[str, tuple[fl
     return {name: (float(ap), int(positives)) for name, ap, positives in rows}
 
 
-def _changes(before: str, after: str, first: dict[str, Any], other: dict[str, Any]) -> Changes:
+def _changes(before: str, after: str, first: dict[str, Any], other: dict[str, Any]) -> RunChanges:
     common = [name for name in first if name in other]
-    all_changes = [Change(name, first[name][1], 100 * first[name][0], 100 * other[name][0]) for name in common]
+    all_changes = [LabelChange(name, first[name][1], 100 * first[name][0], 100 * other[name][0]) for name in common]
     finite = [change for change in all_changes if math.isfinite(change.difference)]
     ordered = sorted(finite, key=lambda change: -change.difference)
     better = [change for change in ordered if change.difference > 0]
     worse = [change for change in reversed(ordered) if change.difference < 0]
-    return Changes(before, after, len(finite), len(better), len(worse), better[:MOST], worse[:MOST])
+    return RunChanges(before, after, len(finite), len(better), len(worse), better[:MOST], worse[:MOST])

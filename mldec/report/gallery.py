@@ -14,7 +14,7 @@ from mldec.engine import config_properties
 from mldec.engine.image_sheets import View, overlay
 from mldec.errors import DataError
 from mldec.report.analysis import image_losses
-from mldec.report.measure import Measured
+from mldec.report.measure import MeasuredSplit
 
 SIDE = 192  # of an embedded image, px
 QUALITY = 82  # of its JPEG
@@ -23,7 +23,7 @@ MOST_LABELS = 6  # listed with an image
 MAPS = 2  # labels of an image whose maps are shown
 
 
-class Label(NamedTuple):
+class ImageLabel(NamedTuple):
     """A label of an image; `kind` is found, wrong, missed or unknown."""
 
     name: str
@@ -31,7 +31,7 @@ class Label(NamedTuple):
     kind: str
 
 
-class Tile(NamedTuple):
+class ImageTile(NamedTuple):
     """An image as a data URI, what it shows as text, and what is written under it."""
 
     source: str
@@ -39,25 +39,25 @@ class Tile(NamedTuple):
     caption: str = ""
 
 
-class Shown(NamedTuple):
+class GalleryImage(NamedTuple):
     """An image of the split: file, loss, labels (and how many more there are), itself and its maps."""
 
     name: str
     loss: float
-    labels: list[Label]
+    labels: list[ImageLabel]
     more: int
-    tiles: list[Tile]
+    tiles: list[ImageTile]
 
 
 class Gallery(NamedTuple):
     """Images with the lowest and the highest loss, and a sentence if there are no maps."""
 
-    best: list[Shown]
-    worst: list[Shown]
+    best: list[GalleryImage]
+    worst: list[GalleryImage]
     without_maps: str
 
 
-def gallery(measured: Measured) -> Gallery:
+def gallery(measured: MeasuredSplit) -> Gallery:
     """The best and worst images. Raises DataError if one of them cannot be read any more."""
     scores, targets = measured.scores.scores, measured.scores.targets
     softmax = config_properties.uses_softmax(measured.config)
@@ -73,28 +73,28 @@ def gallery(measured: Measured) -> Gallery:
     except DataError as error:
         without_maps = f"No maps: {error}."
 
-    def show(rows: Sequence[int]) -> list[Shown]:
+    def show(rows: Sequence[int]) -> list[GalleryImage]:
         return [_show(measured, row, float(losses[row]), maps=not without_maps) for row in rows]
 
     return Gallery(show(best), show(worst), without_maps)
 
 
-def _show(measured: Measured, row: int, loss: float, *, maps: bool) -> Shown:
+def _show(measured: MeasuredSplit, row: int, loss: float, *, maps: bool) -> GalleryImage:
     sample = int(measured.scores.ids[row])
     name, path = measured.index.name(sample), measured.index.path(sample)
     columns = _interesting(measured, row)
     labels = [_label(measured, row, column) for column in columns[:MOST_LABELS]]
     image = decode(path)
     view = measured.predictor.view(*image.shape[:2])
-    tiles = [Tile(_jpeg(_fit(image, view)), f"Image {name}")]
+    tiles = [ImageTile(_jpeg(_fit(image, view)), f"Image {name}")]
     if maps and labels:
         maps_NHW = measured.predictor.maps([path])[0]
         for label in labels[:MAPS]:
             looked = f"Where the network looked for {label.name}, which it {_verb(label.kind)}, in {name}"
             place = measured.predictor.labels.index(label.name)
             shown = _fit(overlay(image, maps_NHW[place], view), view)
-            tiles.append(Tile(_jpeg(shown), looked, label.name))
-    return Shown(name, loss, labels, max(0, len(columns) - MOST_LABELS), tiles)
+            tiles.append(ImageTile(_jpeg(shown), looked, label.name))
+    return GalleryImage(name, loss, labels, max(0, len(columns) - MOST_LABELS), tiles)
 
 
 def _fit(image: np.ndarray, view: View) -> np.ndarray:
@@ -106,7 +106,7 @@ def _fit(image: np.ndarray, view: View) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
 
 
-def _interesting(measured: Measured, row: int) -> list[int]:
+def _interesting(measured: MeasuredSplit, row: int) -> list[int]:
     """Columns of labels that are given or present, those that cost most first."""
     scores, targets = measured.scores.scores[row].astype(np.float64), measured.scores.targets[row]
     given = _given(measured, scores)
@@ -118,17 +118,17 @@ def _interesting(measured: Measured, row: int) -> list[int]:
     ]
 
 
-def _given(measured: Measured, scores: np.ndarray) -> np.ndarray:
+def _given(measured: MeasuredSplit, scores: np.ndarray) -> np.ndarray:
     if measured.single_label:
         return np.arange(len(scores)) == scores.argmax()
     return scores > measured.config.protocol.threshold
 
 
-def _label(measured: Measured, row: int, column: int) -> Label:
+def _label(measured: MeasuredSplit, row: int, column: int) -> ImageLabel:
     scores, target = measured.scores.scores[row], int(measured.scores.targets[row, column])
     given = bool(_given(measured, scores)[column])
     kind = ("found" if given else "missed") if target == 1 else "wrong" if target == 0 else "unknown"
-    return Label(measured.labels.names[column], float(scores[column]), kind)
+    return ImageLabel(measured.labels.names[column], float(scores[column]), kind)
 
 
 def _verb(kind: str) -> str:

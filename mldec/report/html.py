@@ -1,8 +1,9 @@
-"""From values to a page: everything that is text is escaped, and nothing on the page may fetch or run anything else."""
+"""Renders pages: all text is escaped, and a page cannot load or run anything that is not part of it."""
 
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import math
 from importlib import resources
@@ -13,12 +14,13 @@ from markupsafe import Markup, escape
 
 import mldec
 from mldec.errors import CONTROL
+from mldec.report.run import number
 
-NOTHING = "\u2013"  # what stands where there is no number
+NOTHING = "\u2013"  # shown where there is no number
 
 
 def render(template: str, **values: Any) -> str:
-    """A page of `templates/`. Strings among `values` are text, whatever they hold; `Markup` is taken as it is."""
+    """A page of `templates/`. Strings among `values` are escaped; `Markup` is inserted as it is."""
     environment = Environment(
         loader=PackageLoader("mldec.report"),
         autoescape=True,
@@ -27,9 +29,9 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, share=share, count=count)
+    environment.filters.update(percent=percent, share=share, count=count, duration=duration, gib=gib)
     style, script = _part("style.css") + _scales(), _part("script.js")
-    # Style and script of these very bytes alone: what a label could smuggle in would not run.
+    # Only style and script with these hashes are allowed: injected ones would not run.
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
@@ -41,9 +43,9 @@ def render(template: str, **values: Any) -> str:
 
 
 def shown(value: Any) -> Any:
-    """A value as text that any file can hold: control characters and halves of characters as their codes.
+    """A value as text that can be written to any file: control characters and lone surrogates are escaped.
 
-    Marks of the text direction stay, which names in Arabic or Hebrew need: the style sheet isolates names.
+    Marks of the text direction are kept for names in Arabic or Hebrew; the style sheet isolates names.
     """
     if isinstance(value, Markup):
         return value
@@ -52,23 +54,35 @@ def shown(value: Any) -> Any:
 
 
 def text(value: Any) -> Markup:
-    """`shown`, escaped, for what is put together outside of a template."""
+    """`shown`, escaped, for markup that is not built by a template."""
     return escape(shown(value))
 
 
 def percent(value: float, digits: int = 2) -> str:
-    """A number that is in percent already; a dash for nan."""
+    """A number in percent; a dash for nan."""
     return f"{value:.{digits}f}" if math.isfinite(value) else NOTHING
 
 
 def share(value: float, digits: int = 1) -> str:
-    """A share of 0..1 in percent, without the sign."""
+    """A share of 0..1 in percent, without the percent sign."""
     return percent(100 * value, digits)
 
 
-def count(value: int) -> str:
-    """A whole number with its thousands apart."""
-    return f"{value:,}"
+def count(value: Any) -> str:
+    """An integer with thousands separators; a dash for anything else."""
+    return f"{value:,}" if isinstance(value, int) else NOTHING
+
+
+def duration(value: Any) -> str:
+    """Seconds as hours, minutes and seconds; a dash for anything but a finite number."""
+    seconds = number(value)
+    return f"{datetime.timedelta(seconds=int(seconds))} h" if 0 <= seconds < 1e9 else NOTHING
+
+
+def gib(value: Any) -> str:
+    """Bytes in GiB; a dash for anything but a finite number."""
+    size = number(value) / 2**30
+    return f"{size:.2f} GiB" if math.isfinite(size) else NOTHING
 
 
 def figure(value: float) -> str:
@@ -77,7 +91,7 @@ def figure(value: float) -> str:
 
 
 def _scales() -> str:
-    """Widths of bars and shades of a heat map as classes: the page's policy allows no style attributes."""
+    """Widths of bars and shades of the heat map as classes: the page's policy forbids style attributes."""
     widths = "".join(f".b{share}{{width:{share}%}}" for share in range(101))
     # At most 36 %, so that text on it stays readable.
     shades = (f".h{i}{{background:color-mix(in srgb,var(--accent) {4 * i}%,transparent)}}" for i in range(1, 10))

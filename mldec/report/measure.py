@@ -23,7 +23,7 @@ from mldec.labels import LabelSpace
 
 
 @dataclass(frozen=True)
-class Thresholds:
+class LabelThresholds:
     """One for each label (N,), and a sentence about where they come from."""
 
     values: np.ndarray
@@ -31,7 +31,7 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredSplit:
     """What a run's weights say of a split.
 
     Attributes:
@@ -50,7 +50,7 @@ class Measured:
     labels: LabelSpace
     scores: Scores
     result: Result
-    thresholds: Thresholds | str
+    thresholds: LabelThresholds | str
     predictor: Predictor
 
     @property
@@ -67,7 +67,7 @@ def measure(
     device: torch.device,
     display: Display,
     check: Callable[[str, ImageIndex], None] = lambda split, index: None,
-) -> Measured:
+) -> MeasuredSplit:
     """Score `split` and, where thresholds by label have to be chosen, val.
 
     Args:
@@ -85,7 +85,7 @@ def measure(
         return index, labels, *score_split(restored, config, index, labels, what=what, device=device, display=display)
 
     index, labels, scores, result = score(split)
-    cuts: Thresholds | str
+    cuts: LabelThresholds | str
     if config_properties.is_single_label(config):
         cuts = "Each image has exactly one label, and the best one is given: there are no thresholds."
     elif folder is None:
@@ -102,14 +102,14 @@ def measure(
             origin = f"the {len(val_index):,} images of val, where the F1 of each label is highest"
             if val_index.fingerprint() == index.fingerprint():
                 origin += ". These are the images on which it is shown too, which flatters"
-            cuts = Thresholds(values, origin)
+            cuts = LabelThresholds(values, origin)
         except MldecError as error:
             cuts = f"Thresholds by label are chosen on val, which could not be scored: {error}"
     # The last use of the network has the labels of the split, whatever val asked for.
     if restored.classifier.vocabulary is not None:
         build.set_query_labels(restored.classifier, labels.names, config.head.label_embeddings)
     predictor = Predictor(dataclasses.replace(restored, config=config, labels=labels), str(device))
-    return Measured(
+    return MeasuredSplit(
         config=config,
         split=split,
         weights=restored.weights,
@@ -123,11 +123,11 @@ def measure(
     )
 
 
-def _read(path: Path, labels: LabelSpace, default: float) -> Thresholds | str:
+def _read(path: Path, labels: LabelSpace, default: float) -> LabelThresholds | str:
     """Thresholds that a run folder holds; a sentence if they are damaged."""
     try:
         found = thresholds.read_thresholds(path, labels, default)
     except DataError as error:
         return f"There are no thresholds by label: {error}."
     rest = f"; {len(found.untuned):,} labels that it lacks keep the protocol's" if found.untuned else ""
-    return Thresholds(found.values, f"{path.name} of the run, tuned on val{rest}")
+    return LabelThresholds(found.values, f"{path.name} of the run, tuned on val{rest}")

@@ -24,7 +24,7 @@ LARGEST = 1e100  # of what a run records; beyond it sums and squares overflow
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFiles:
     """The files of a run.
 
     Attributes:
@@ -70,7 +70,7 @@ class Run:
         return ""
 
 
-def read_run(source: str | Path) -> Run:
+def read_run(source: str | Path) -> RunFiles:
     """The run folder `source`, or the one that a checkpoint `source` lies in.
 
     Raises CheckpointError if there is nothing of a run.
@@ -96,7 +96,7 @@ def read_run(source: str | Path) -> Run:
     if damaged:
         problems["metrics.jsonl"] = describe_damaged(Path("metrics.jsonl"), damaged)
     kinds = {kind: [record for record in records if record.get("kind") == kind] for kind in ("train", "eval", "test")}
-    run = Run(
+    run = RunFiles(
         folder=folder,
         config=read("config.yaml", _yaml, {}),
         config_text=read("config.yaml", _text, ""),

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from mldec.commands import compose, main
-from mldec.commands import table as door
-from mldec.commands.table_plan import chosen_words, job_of
-from mldec.paper.tables import Row, Table, load_tables
+from mldec.commands.table import OWN, make_planner
+from mldec.paper.tables import PaperTable, TableRow, load_tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,11 +32,11 @@ def test_the_results_at_desk_scale(tmp_path, capsys, monkeypatch):
     ("table", "row"),
     [pytest.param(t, r, id=f"{t.id}-{r.key}") for t in load_tables("desk") for r in t.reproduced if r.choose],
 )
-def test_the_experiment_of_a_row_has_what_was_chosen_for_it(table: Table, row: Row):
+def test_the_experiment_of_a_row_has_what_was_chosen_for_it(table: PaperTable, row: TableRow):
     """`python train.py experiment=desk/…`, the command in the file, is then the run whose figure stands beside it."""
     compose.load_components(())
     records = f"records={ROOT / 'docs' / 'records'}"
-    request = door.make_request(table.id, compose.parse(["scale=desk", records], own=door.OWN))
-    chosen = chosen_words(table, row, request)
+    planner = make_planner(table.id, compose.parse(["scale=desk", records], own=OWN))
+    chosen = planner.chosen(table, row)
     assert chosen is not None
-    assert job_of(table, row, 0, chosen, request).key == job_of(table, row, 0, (), request).key, chosen
+    assert planner.job(table, row, 0, chosen).key == planner.job(table, row, 0).key, chosen

@@ -1,4 +1,4 @@
-"""`mldec table`: rows over seeds from one command, with words for what is wrong."""
+"""`mldec table`: rows over seeds from one command, with clear errors."""
 
 import dataclasses
 import hashlib
@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from mldec.commands import compose, main, table
-from mldec.commands.table_plan import configs_of, job_of
-from mldec.config import to_mapping
+from mldec.config import build_config, to_mapping
 from mldec.errors import ConfigError
 from mldec.paper import runner
 from mldec.paper.records import ADDED, config_key, find_records
@@ -68,7 +67,7 @@ def test_a_table_is_run_reported_and_not_run_again(small, tmp_path, capsys):
     runs = sorted(path.stat().st_mtime_ns for path in (out / "runs").glob("*/metrics.jsonl"))
     code, text = run(capsys, "7", *small, "rows=random", "seeds=0,1")
     assert code == 0
-    assert "2 of 2 runs have their records already" in text
+    assert "2 of 2 runs already have records" in text
     assert sorted(path.stat().st_mtime_ns for path in (out / "runs").glob("*/metrics.jsonl")) == runs
     assert re.search(r"fixed noise.*\(2\)", text)
 
@@ -88,9 +87,9 @@ def test_a_setting_is_chosen_on_val_with_the_first_seed(small, tmp_path, capsys)
 def test_a_failed_row_is_shown_and_the_others_go_on(small, tmp_path, capsys, monkeypatch):
     plain = runner.command
 
-    def command(job, place):
+    def command(job, workspace):
         failing = [sys.executable, "-c", "import sys; print('boom'); sys.exit(3)"]
-        return failing if job.row == "ml_decoder_k20" else plain(job, place)
+        return failing if job.row == "ml_decoder_k20" else plain(job, workspace)
 
     monkeypatch.setattr(runner, "command", command)
     code, text = run(capsys, "1", *small, "seeds=0", "rows=gap,ml_decoder_k20")
@@ -220,9 +219,20 @@ def test_the_benchmark_table(tmp_path, capsys, monkeypatch):
     assert re.search(r"transformer-decoder.*not run", text, re.IGNORECASE)
 
 
+def plan(name: str, *words: str):
+    """The planner of a table at desk scale, and the table."""
+    planner = table.make_planner(name, compose.parse(["scale=desk", *words], own=table.OWN))
+    return planner, planner.request.tables[0]
+
+
 def gap_job(*words: str):
-    request = table.make_request("1", compose.parse(["scale=desk", *words], own=table.OWN))
-    return job_of(request.tables[0], request.tables[0].row("gap"), 0, (), request), request
+    planner, one = plan("1", *words)
+    return planner.job(one, one.row("gap"), 0), planner.request
+
+
+def config_keys(experiment: str, *words: str) -> str:
+    composed = table.compose_with_start((f"experiment={experiment}", *words, "seed=0"))
+    return config_key(*map(build_config, composed))
 
 
 def test_what_shortens_a_run_makes_another_record_and_what_only_executes_it_does_not():
@@ -231,22 +241,22 @@ def test_what_shortens_a_run_makes_another_record_and_what_only_executes_it_does
     assert gap_job("runtime.precision=bf16", "runtime=cpu", "dataset.root=elsewhere")[0].key == whole.key
     short, request = gap_job("runtime.limit_train_batches=2")
     assert short.key != whole.key
-    assert "runtime.limit_train_batches=2" in runner.command(short, request.place)
+    assert "runtime.limit_train_batches=2" in runner.command(short, request.workspace)
 
 
 def test_a_run_that_another_table_began_is_gone_on_with(tmp_path):
     """Rows of two tables that are one training have one run folder, whichever began it."""
     compose.load_components(())
-    place = runner.Place(records=tmp_path, runs=tmp_path)
+    workspace = runner.Workspace(records=tmp_path, runs=tmp_path)
     twins = []
     for name, key in (("1", "ml_decoder_k80"), ("7", "random")):
-        request = table.make_request(name, compose.parse(["scale=desk"], own=table.OWN))
-        twins.append(job_of(request.tables[0], request.tables[0].row(key), 0, (), request))
+        planner, one = plan(name)
+        twins.append(planner.job(one, one.row(key), 0))
     assert twins[0].key == twins[1].key
     checkpoints = tmp_path / twins[0].folder_name / "checkpoints"
     checkpoints.mkdir(parents=True)
     (checkpoints / "last.pt").touch()
-    assert runner.command(twins[1], place)[4] == f"resume={checkpoints.parent}"
+    assert runner.command(twins[1], workspace)[4] == f"resume={checkpoints.parent}"
 
 
 def test_a_benchmark_is_one_command_for_all_rows(tmp_path, capsys):
@@ -261,8 +271,7 @@ def test_the_published_vectors_may_lie_anywhere(tmp_path):
     compose.load_components(())
     keys = set()
     for root in ("/data/one", "/data/another"):
-        configs = configs_of("table3/none", (f"dataset.root={root}", "seed=0"), None)
-        keys.add(config_key(*configs))
+        keys.add(config_keys("table3/none", f"dataset.root={root}"))
     assert len(keys) == 1
 
 
@@ -274,8 +283,8 @@ def test_the_published_vectors_may_lie_anywhere(tmp_path):
         (["1", "scale=lap"], "scale=lap: no such scale"),
         (["1", "seeds="], "seeds=: empty"),
         (["1", "seeds=²"], "seeds=²: expected a whole number"),
-        (["1", "seed=5"], "seed=5: every row has its own; type seeds=0,1,2"),
-        (["1", "run_dir=x"], "run_dir=x: every row has its own; type output=DIR"),
+        (["1", "seed=5"], "seed=5: every row has its own; use seeds=0,1,2"),
+        (["1", "run_dir=x"], "run_dir=x: every row has its own; use output=DIR"),
         (["1", "-m"], "-m: a table runs its rows and seeds anyway"),
         (["1", "seeds=a"], "seeds=a: expected a whole number"),
         (["1", "rows=gab"], "did you mean gap"),
@@ -283,8 +292,8 @@ def test_the_published_vectors_may_lie_anywhere(tmp_path):
         (["all", "rows=gap"], "belongs to one table"),
         (["1", "launcher=pbs"], "launcher=pbs: no such launcher"),
         (["1", "run=perhaps"], "run=perhaps: expected true or false"),
-        (["1", "gpus=99"], "gpus=99: there are"),
-        (["6", "scale=desk"], "has no form for the desk"),
+        (["1", "gpus=99"], "gpus=99: this machine has"),
+        (["6", "scale=desk"], "has no version at desk scale"),
     ],
 )
 def test_bad_input(words, message):
@@ -304,7 +313,8 @@ def test_list_shows_every_row(capsys):
 def test_a_setting_that_came_later_leaves_the_keys_of_earlier_records():
     """With the value that means what was done before, it is no part of a key; any other value is another run."""
     compose.load_components(())
-    (config,) = configs_of("desk/table1/gap", ("seed=0",), None)
+    (composed,) = table.compose_with_start(("experiment=desk/table1/gap", "seed=0"))
+    config = build_config(composed)
     key = config_key(config)
     tree = to_mapping(config)
     for group, name in ADDED:
@@ -316,4 +326,4 @@ def test_a_setting_that_came_later_leaves_the_keys_of_earlier_records():
     tree["limits"] = {}
     assert key == hashlib.sha256(json.dumps([tree], sort_keys=True).encode()).hexdigest()[:16]
     for word in ("dataset.interpolation=bicubic", "protocol.zsl_images=with_unseen", "protocol.gzsl_images=with_any"):
-        assert config_key(*configs_of("desk/table1/gap", ("seed=0", word), None)) != key
+        assert config_keys("desk/table1/gap", word) != key

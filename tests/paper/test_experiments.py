@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from mldec.commands import compose
-from mldec.commands.table_needs import starts_from
 from mldec.config import build_config
 from mldec.engine import build, config_checks, config_properties
 from mldec.engine.mixing import answer_random_queries
@@ -15,6 +14,7 @@ from mldec.labels import LabelSpace
 from mldec.models.complexity import count_macs
 from mldec.models.hub import TRESNETS, loaded_name
 from mldec.models.label_embeddings import LabelEmbeddings
+from mldec.paper.requirements import describe_start
 from mldec.paper.tables import load_tables
 
 ROWS = {
@@ -90,7 +90,7 @@ def test_every_row_of_coco_says_that_the_published_one_started_from_open_images(
     for table in load_tables("paper"):
         for row in table.reproduced:
             if row.needs.dataset == "coco" and row.cells.get("method", "ML-Decoder") == "ML-Decoder":
-                found[row.experiment] = (row.cells.get("backbone"), starts_from(row))
+                found[row.experiment] = (row.cells.get("backbone"), describe_start(row))
     assert len(found) == 4 + 2 + 3 + 4 + 6  # tables 1, 5, 7, 10 and figure 5
     for experiment, (backbone, text) in found.items():
         assert ("Open Images" in text) == (backbone != "ResNet-101"), experiment  # of which nothing is published

@@ -17,7 +17,7 @@ from mldec.engine.display import Display
 from mldec.errors import printable
 from mldec.paper import runner
 from mldec.paper.records import Record, find_records, rounds_of_row, write_record
-from mldec.paper.runner import Job, Place, command, run_jobs, shell_lines, slurm_script
+from mldec.paper.runner import Job, Workspace, command, run_jobs, shell_lines, slurm_script
 
 #: Stands in for a training: notes that it began, then leaves what a run folder holds, or fails.
 TRAINING = """
@@ -72,8 +72,8 @@ def job(row: str = "gap", seed: int = 0, **more: object) -> Job:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(records=tmp_path / "records", runs=tmp_path / "runs", slots=({}, {}))
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(records=tmp_path / "records", runs=tmp_path / "runs", slots=({}, {}))
 
 
 @pytest.fixture
@@ -82,23 +82,23 @@ def training(tmp_path: Path, monkeypatch):
     script = tmp_path / "training.py"
     script.write_text(textwrap.dedent(TRAINING))
 
-    def stand_in(job: Job, place: Place) -> list[str]:
-        return [sys.executable, str(script), str(place.runs / job.folder_name), job.row]
+    def stand_in(job: Job, workspace: Workspace) -> list[str]:
+        return [sys.executable, str(script), str(workspace.runs / job.folder_name), job.row]
 
     monkeypatch.setattr(runner, "command", stand_in)
     return script
 
 
-def begun(place: Place) -> list[str]:
-    path = place.runs / "begun.txt"
+def begun(workspace: Workspace) -> list[str]:
+    path = workspace.runs / "begun.txt"
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_every_job_leaves_a_record_and_is_not_run_again(place, training):
+def test_every_job_leaves_a_record_and_is_not_run_again(workspace, training):
     jobs = [job(seed=seed) for seed in range(3)]
     said = Said()
-    assert not run_jobs(jobs, place, said).failures
-    records = find_records(place.records).by_key
+    assert not run_jobs(jobs, workspace, said).failures
+    records = find_records(workspace.records).by_key
     assert set(records) == {j.key for j in jobs}
     record = records[jobs[0].key]
     assert (record.metrics["mAP"], record.best, record.seconds) == (71.5, 70.0, 12.5)
@@ -108,21 +108,21 @@ def test_every_job_leaves_a_record_and_is_not_run_again(place, training):
         {"device": "cpu", "commit": "abc"},
         "standard",
     )
-    assert len(begun(place)) == 3
-    run_jobs([*jobs, job(seed=3)], place, said)
-    assert len(begun(place)) == 4
-    assert "3 of 4 runs have their records already" in said.texts
+    assert len(begun(workspace)) == 3
+    run_jobs([*jobs, job(seed=3)], workspace, said)
+    assert len(begun(workspace)) == 4
+    assert "3 of 4 runs already have records" in said.texts
 
 
-def test_a_run_that_two_tables_share_is_made_once(place, training):
+def test_a_run_that_two_tables_share_is_made_once(workspace, training):
     twin = Job(**{**job().__dict__, "table": "table7", "row": "random"})
-    run_jobs([job(), twin], place, Display(quiet=True))
-    assert len(begun(place)) == 1
+    run_jobs([job(), twin], workspace, Display(quiet=True))
+    assert len(begun(workspace)) == 1
 
 
-def test_a_failed_row_does_not_stop_the_others_and_shows_its_last_lines(place, training):
-    outcome = run_jobs([job("fail"), job("gap"), job("gap", 1)], place, Display(quiet=True))
-    assert len(find_records(place.records).by_key) == 2
+def test_a_failed_row_does_not_stop_the_others_and_shows_its_last_lines(workspace, training):
+    outcome = run_jobs([job("fail"), job("gap"), job("gap", 1)], workspace, Display(quiet=True))
+    assert len(find_records(workspace.records).by_key) == 2
     (failure,) = outcome.failures
     assert failure.code == 2
     assert failure.lines[-1] == "error: something is wrong"
@@ -131,54 +131,54 @@ def test_a_failed_row_does_not_stop_the_others_and_shows_its_last_lines(place, t
     assert "line 0" in failure.log.read_text()
 
 
-def test_running_out_of_memory_is_a_result_only_where_it_is_expected(place, training):
-    outcome = run_jobs([job("memory", 0), job("memory", 1, expect="out_of_memory")], place, Display(quiet=True))
+def test_running_out_of_memory_is_a_result_only_where_it_is_expected(workspace, training):
+    outcome = run_jobs([job("memory", 0), job("memory", 1, expect="out_of_memory")], workspace, Display(quiet=True))
     assert [failure.job.seed for failure in outcome.failures] == [0]
-    (record,) = find_records(place.records).by_key.values()
+    (record,) = find_records(workspace.records).by_key.values()
     assert (record.seed, record.outcome, dict(record.metrics)) == (1, "out_of_memory", {})
     assert record.environment == {"device": "cpu", "commit": "abc"}  # whose memory did not suffice
 
 
-def test_a_process_that_the_system_kills_ran_out_of_memory(place, training):
-    outcome = run_jobs([job("killed", 0), job("killed", 1, expect="out_of_memory")], place, Display(quiet=True))
+def test_a_process_that_the_system_kills_ran_out_of_memory(workspace, training):
+    outcome = run_jobs([job("killed", 0), job("killed", 1, expect="out_of_memory")], workspace, Display(quiet=True))
     assert [failure.job.seed for failure in outcome.failures] == [0]
-    assert [r.outcome for r in find_records(place.records).by_key.values()] == ["out_of_memory"]
+    assert [r.outcome for r in find_records(workspace.records).by_key.values()] == ["out_of_memory"]
 
 
-def test_another_failure_is_none_where_memory_was_expected_to_run_out(place, training):
-    outcome = run_jobs([job("fail", expect="out_of_memory")], place, Display(quiet=True))
+def test_another_failure_is_none_where_memory_was_expected_to_run_out(workspace, training):
+    outcome = run_jobs([job("fail", expect="out_of_memory")], workspace, Display(quiet=True))
     assert len(outcome.failures) == 1
-    assert not find_records(place.records).by_key
+    assert not find_records(workspace.records).by_key
 
 
-def test_two_runners_on_one_folder_lose_nothing_and_run_nothing_twice(place, training):
+def test_two_runners_on_one_folder_lose_nothing_and_run_nothing_twice(workspace, training):
     jobs = [job(seed=seed) for seed in range(8)]
-    threads = [threading.Thread(target=run_jobs, args=(jobs, place, Display(quiet=True))) for _ in range(3)]
+    threads = [threading.Thread(target=run_jobs, args=(jobs, workspace, Display(quiet=True))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(find_records(place.records).by_key) == 8
-    assert len(begun(place)) == len(set(begun(place))) == 8
+    assert len(find_records(workspace.records).by_key) == 8
+    assert len(begun(workspace)) == len(set(begun(workspace))) == 8
 
 
 @pytest.mark.parametrize("shared", ["records", "runs"])
-def test_two_runners_that_share_only_one_of_their_folders_run_nothing_twice(shared, place, training, tmp_path):
+def test_two_runners_that_share_only_one_of_their_folders_run_nothing_twice(shared, workspace, training, tmp_path):
     """With one folder of records each run is made once; with one of runs, none is made by two at a time."""
-    other = replace(place, **{"runs" if shared == "records" else "records": tmp_path / "other"})
+    other = replace(workspace, **{"runs" if shared == "records" else "records": tmp_path / "other"})
     jobs = [job(seed=seed) for seed in range(4)]
-    threads = [threading.Thread(target=run_jobs, args=(jobs, p, Display(quiet=True))) for p in (place, other)]
+    threads = [threading.Thread(target=run_jobs, args=(jobs, p, Display(quiet=True))) for p in (workspace, other)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for folder in {place.records, other.records}:
+    for folder in {workspace.records, other.records}:
         assert len(find_records(folder).by_key) == 4
-    assert len([*begun(place), *(begun(other) if other.runs != place.runs else [])]) == 4
+    assert len([*begun(workspace), *(begun(other) if other.runs != workspace.runs else [])]) == 4
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
-def test_asked_to_stop_nothing_is_begun_and_the_next_call_goes_on(signum, code, place, training, tmp_path):
+def test_asked_to_stop_nothing_is_begun_and_the_next_call_goes_on(signum, code, workspace, training, tmp_path):
     """Ctrl-C reaches the runner and its trainings alike; what the system sends to the runner alone is passed on. The
     trainings save and exit with a code that says so."""
     script = training.read_text().replace(
@@ -195,28 +195,29 @@ from pathlib import Path
 from mldec.engine.display import Display
 from mldec.paper import runner
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner that was started in the background ignores it
-place = runner.Place(records=Path({str(place.records)!r}), runs=Path({str(place.runs)!r}), slots=({{}}, {{}}))
-runner.command = lambda job, place: [sys.executable, {str(training)!r}, str(place.runs / job.folder_name), job.row]
+runs = Path({str(workspace.runs)!r})
+workspace = runner.Workspace(records=Path({str(workspace.records)!r}), runs=runs, slots=({{}}, {{}}))
+runner.command = lambda job, _: [sys.executable, {str(training)!r}, str(runs / job.folder_name), job.row]
 jobs = [runner.Job(**words) for words in {[j.__dict__ for j in jobs]!r}]
-outcome = runner.run_jobs(jobs, place, Display(quiet=True))
+outcome = runner.run_jobs(jobs, workspace, Display(quiet=True))
 sys.exit(1 if outcome.failures else outcome.stopped)
 """
     )
     process = subprocess.Popen([sys.executable, str(first)], start_new_session=True)
     deadline = time.monotonic() + 60
-    while sum("slow" in line for line in begun(place)) < 2 and time.monotonic() < deadline:
+    while sum("slow" in line for line in begun(workspace)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.3)  # the handler of the second is set a moment after it began
     os.killpg(process.pid, signum) if signum == signal.SIGINT else process.send_signal(signum)
     assert process.wait(timeout=60) == code
-    assert len(begun(place)) == 3
-    assert [record.row for record in find_records(place.records).by_key.values()] == ["gap"]
+    assert len(begun(workspace)) == 3
+    assert [record.row for record in find_records(workspace.records).by_key.values()] == ["gap"]
     training.write_text(script.replace("time.sleep(60)", "pass"))
-    assert not run_jobs(jobs, place, Display(quiet=True)).failures
-    assert len(find_records(place.records).by_key) == 7
+    assert not run_jobs(jobs, workspace, Display(quiet=True)).failures
+    assert len(find_records(workspace.records).by_key) == 7
 
 
-def test_a_training_whose_runner_was_killed_keeps_its_lock(place, training, tmp_path):
+def test_a_training_whose_runner_was_killed_keeps_its_lock(workspace, training, tmp_path):
     """The runner dies, its training goes on; a second runner waits for it instead of training beside it."""
     slow = training.read_text().replace("time.sleep(0.2)", "time.sleep(3)")
     training.write_text(slow)
@@ -227,42 +228,45 @@ import sys
 from pathlib import Path
 from mldec.engine.display import Display
 from mldec.paper import runner
-place = runner.Place(records=Path({str(place.records)!r}), runs=Path({str(place.runs)!r}))
-runner.command = lambda job, place: [sys.executable, {str(training)!r}, str(place.runs / job.folder_name), "gap"]
-runner.run_jobs([runner.Job(**{job().__dict__!r})], place, Display(quiet=True))
+runs = Path({str(workspace.runs)!r})
+workspace = runner.Workspace(records=Path({str(workspace.records)!r}), runs=runs)
+runner.command = lambda job, _: [sys.executable, {str(training)!r}, str(runs / job.folder_name), "gap"]
+runner.run_jobs([runner.Job(**{job().__dict__!r})], workspace, Display(quiet=True))
 """
     )
     first = subprocess.Popen([sys.executable, str(script)])
     for _ in range(200):
-        if begun(place):
+        if begun(workspace):
             break
         time.sleep(0.1)
     first.send_signal(signal.SIGKILL)
     first.wait()
     said = Said()
-    run_jobs([job()], place, said)
-    assert len(begun(place)) == 1
+    run_jobs([job()], workspace, said)
+    assert len(begun(workspace)) == 1
     assert any("waiting for it" in text for text in said.texts)
-    assert len(find_records(place.records).by_key) == 1  # made from the finished run folder
+    assert len(find_records(workspace.records).by_key) == 1  # made from the finished run folder
 
 
-def test_each_process_gets_the_gpu_of_its_slot(place, training):
-    places = Place(
-        records=place.records, runs=place.runs, slots=({"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"})
+def test_each_process_gets_the_gpu_of_its_slot(workspace, training):
+    places = Workspace(
+        records=workspace.records,
+        runs=workspace.runs,
+        slots=({"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"}),
     )
     run_jobs([job(seed=seed) for seed in range(6)], places, Display(quiet=True))
-    used = [line.split()[1] for line in begun(place)]
+    used = [line.split()[1] for line in begun(workspace)]
     assert set(used) == {"2", "5"}
 
 
-def test_the_command_trains_or_resumes(place):
-    words = command(job(overrides=("schedule.epochs=2",)), place)
+def test_the_command_trains_or_resumes(workspace):
+    words = command(job(overrides=("schedule.epochs=2",)), workspace)
     assert words[1:5] == ["-m", "mldec", "train", "experiment=desk/table1/gap"]
     assert {"schedule.epochs=2", "seed=0"} <= set(words)
-    folder = place.runs / job().folder_name
+    folder = workspace.runs / job().folder_name
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "last.pt").touch()
-    assert command(job(), place)[4:] == [f"resume={folder}"]
+    assert command(job(), workspace)[4:] == [f"resume={folder}"]
 
 
 def test_commands_and_job_arrays_name_every_job(tmp_path):

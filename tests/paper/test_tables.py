@@ -63,8 +63,8 @@ def test_published_values(table, row, figure, value, source):
     assert found.sources[figure] == source
 
 
-def test_claims_of_the_desk_are_about_rows_of_the_paper_or_say_so():
-    """A row of the desk stands for the paper's row of the same key."""
+def test_rows_at_desk_scale_have_the_key_of_a_row_of_the_paper():
+    """But for those that the paper does not have."""
     own = [
         row.key
         for scale, table, row in ROWS
@@ -92,7 +92,7 @@ def test_a_figure_is_no_table():
     [
         ("15", "paper", "table=15: no such table; did you mean"),
         ("foo", "paper", "table=foo: no such table"),
-        ("6", "desk", "table=6: has no form for the desk; use scale=paper, or one of table1"),
+        ("6", "desk", "table=6: has no version at desk scale; use scale=paper, or one of table1"),
     ],
 )
 def test_unknown_tables(name, scale, message):
@@ -109,12 +109,12 @@ def test_an_unknown_row():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("  rows: [{key: a, cells: {b: 1}}]", "are no columns"),
-        ("  rows: [{key: a, cells: {}}, {key: a, cells: {}}]", "two rows of one key"),
-        ("  rows: [{key: a, published: {mAP: 1}, source: X}]", "no such source"),
-        ("  rows: [{key: a, publised: {mAP: 1}}]", "no such entries"),
-        ("  rows: [{key: a, cells: {}}]\n  plateau: {a: b}", "not there"),
-        ("  rows: [{key: a, cells: {}}]\n  findings: [{claim: c, better: a, worse: b, figure: mAP}]", "not there"),
+        ("  rows: [{key: a, cells: {b: 1}}]", "are not columns"),
+        ("  rows: [{key: a, cells: {}}, {key: a, cells: {}}]", "two rows have the same key"),
+        ("  rows: [{key: a, published: {mAP: 1}, source: X}]", "unknown sources"),
+        ("  rows: [{key: a, publised: {mAP: 1}}]", "unknown entries"),
+        ("  rows: [{key: a, cells: {}}]\n  plateau: {a: b}", "do not exist"),
+        ("  rows: [{key: a, cells: {}}]\n  findings: [{claim: c, better: a, worse: b, figure: mAP}]", "do not exist"),
     ],
 )
 def test_a_file_that_contradicts_itself_is_refused(change, message, tmp_path: Path, monkeypatch):
@@ -136,11 +136,11 @@ def test_the_groups_of_table_4_are_those_of_the_trained_labels():
     assert (group_size, -(-925 // group_size), -(-1006 // 100)) == (10, 93, 11)
     note = find_table("4", "paper").row("group").note
     assert "93 groups of 10" in note
-    assert "11 a group" in note
+    assert "11 per group" in note
 
 
-def test_nothing_is_said_of_where_the_voc_run_started():
-    """No source says it."""
+def test_the_voc_run_states_no_initial_weights():
+    """No source has them."""
     row = find_table("11", "paper").row("ml_decoder")
     assert not row.note
-    assert row.needs.published_start == "weights that are not named"
+    assert row.needs.published_start == "weights that are not stated"

@@ -28,7 +28,7 @@ class Page(HTMLParser):
         self._silent = False
         self._words: list[str] = []
         self.feed(text)
-        self.vocabulary = " ".join(self._words)
+        self.text = " ".join(self._words)
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
@@ -84,12 +84,12 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(images: Path, folder: Path, *more: str) -> Path:
+def train(image_folder: Path, folder: Path, *more: str) -> Path:
     """A run of three epochs on them."""
     words = [
         "experiment=digits",
         "dataset=table",
-        *(f"dataset.{split}={images / split}.jsonl" for split in ("train", "val", "test")),
+        *(f"dataset.{split}={image_folder / split}.jsonl" for split in ("train", "val", "test")),
         "dataset.image_size=32",
         "augment.repeats=1",
         "schedule.epochs=3",
@@ -107,14 +107,14 @@ def train(images: Path, folder: Path, *more: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; copy it before anything is changed in it."""
     small = ("head.dim=32", "head.ffn_dim=32", "head.num_heads=4")
-    return train(images, tmp_path_factory.mktemp("runs") / "first", *small)
+    return train(image_folder, tmp_path_factory.mktemp("runs") / "first", *small)
 
 
 @pytest.fixture(scope="session")
-def second(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def second(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another one: another head, another protocol."""
     words = ("head=gap", "protocol.threshold=0.4", "seed=1")
-    return train(images, tmp_path_factory.mktemp("runs") / "second", *words)
+    return train(image_folder, tmp_path_factory.mktemp("runs") / "second", *words)

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mldec.report.charts import MOST_POINTS, Line, Mark, chart, log_ticks, short, ticks
+from mldec.report.charts import MOST_POINTS, ChartLine, ChartMark, chart, log_ticks, short, ticks
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3, 17), (99.2, 99.4), (0, 1e-5), (1234, 98765)])
@@ -30,8 +30,10 @@ def test_logarithmic_ticks_are_inside(low, high):
 
 
 def test_a_drawing_stays_inside_its_frame_and_says_what_it_shows():
-    lines = [Line("a", [(i, math.sin(i)) for i in range(1000)]), Line("b", [(1, math.nan), (2, 0.5)], "s1")]
-    drawn = chart(lines, label='<b> & "quotes".', x="epoch", y="loss", marks=[Mark(3, 0.2), Mark(math.nan, 1)])
+    lines = [ChartLine("a", [(i, math.sin(i)) for i in range(1000)]), ChartLine("b", [(1, math.nan), (2, 0.5)], "s1")]
+    drawn = chart(
+        lines, label='<b> & "quotes".', x="epoch", y="loss", marks=[ChartMark(3, 0.2), ChartMark(math.nan, 1)]
+    )
     root = ElementTree.fromstring(str(drawn))
     assert root.get("role") == "img"
     assert root.get("aria-label") == '<b> & "quotes". loss over epoch.'
@@ -43,9 +45,9 @@ def test_a_drawing_stays_inside_its_frame_and_says_what_it_shows():
 
 
 def test_of_nothing_there_is_no_drawing():
-    assert chart([Line("a", [(0, math.nan)])], label="", x="", y="") == ""
-    assert chart([Line("a", [(0, -1.0)])], label="", x="", y="", log=True) == ""
-    assert "circle" in chart([Line("a", [(4, 7.0)])], label="", x="", y="")  # one epoch
+    assert chart([ChartLine("a", [(0, math.nan)])], label="", x="", y="") == ""
+    assert chart([ChartLine("a", [(0, -1.0)])], label="", x="", y="", log=True) == ""
+    assert "circle" in chart([ChartLine("a", [(4, 7.0)])], label="", x="", y="")  # one epoch
 
 
 def test_numbers_of_an_axis_are_short():

@@ -29,17 +29,17 @@ def test_figures_settings_and_labels_of_two_runs(runs, tmp_path):
     assert len(page.of("script")) == 1
     for folder in runs:
         recorded = read_records(folder / "metrics.jsonl")[-1]
-        assert f"{recorded['mAP']:.2f}" in page.words
-        assert f"{recorded['CF1']:.2f}" in page.words
-    assert NAME in page.words
+        assert f"{recorded['mAP']:.2f}" in page.text
+        assert f"{recorded['CF1']:.2f}" in page.text
+    assert NAME in page.text
     cells = [cell for rows in tables for row in rows for cell in row]
     assert "head.name" in cells
     assert "seed" in cells
     assert "protocol.threshold" in cells
     assert "loss.name" not in cells
     assert "run_dir" not in cells
-    assert "The protocols differ" in page.words
-    assert "other fingerprints" not in page.words
+    assert "The protocols differ" in page.text
+    assert "other fingerprints" not in page.text
     assert SCRIPT in cells
     drawn = [str(svg["aria-label"]) for svg in page.of("svg") if svg.get("aria-label")]
     assert any(label.startswith("mAP on val by run: A ends at") for label in drawn)
@@ -60,10 +60,10 @@ def test_other_images_and_a_run_without_weights_are_warned_of(runs, tmp_path, ca
     (runs[1] / "data.json").write_text(json.dumps(data))
     shutil.rmtree(runs[1] / "checkpoints")
     page = compare([runs[0], runs[1], runs[0]], tmp_path / "page.html")
-    assert "Some runs were measured again" in page.words
-    assert "other fingerprints" in page.words
-    assert "trained on different images" in page.words
-    assert "A to C" in page.words
+    assert "Some runs were measured again" in page.text
+    assert "other fingerprints" in page.text
+    assert "trained on different images" in page.text
+    assert "A to C" in page.text
 
 
 def test_a_wrong_word_is_one_line(runs, tmp_path, capsys, monkeypatch):

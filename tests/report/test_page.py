@@ -43,7 +43,7 @@ def test_the_page_says_what_evaluate_finds(copy, capsys):
     folder = copy / "evaluation" / "table_test"
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
     for name in ("mAP", "CF1", "OF1", "CF1@3", "OF1@3"):
-        assert re.search(rf"\b{metrics[name]:.2f}\b", page.words), name
+        assert re.search(rf"\b{metrics[name]:.2f}\b", page.text), name
     with (folder / "per_class_ap.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["label"].removeprefix("'"): row for row in csv.DictReader(file)}
     table = page.tables["ap"][1:]
@@ -53,7 +53,7 @@ def test_the_page_says_what_evaluate_finds(copy, capsys):
     values = [float(row[2]) for row in table]
     assert values == sorted(values, reverse=True)
     data = json.loads((copy / "data.json").read_text())["test"]["fingerprint"]
-    assert data[:12] in page.words
+    assert data[:12] in page.text
 
 
 def test_thresholds_are_chosen_on_val_and_shown_on_test(copy):
@@ -76,9 +76,9 @@ def test_thresholds_are_chosen_on_val_and_shown_on_test(copy):
     rows = {row[0]: row[1:] for row in page.tables["at"][2:]}
     assert rows["red"][4] == "0.125"
     assert rows[SCRIPT][4] == "0.500"
-    assert "4 labels that it lacks keep the protocol's" in page.words
+    assert "4 labels that it lacks keep the protocol's" in page.text
     (copy / "thresholds.csv").write_text("nothing\n1\n")
-    assert "thresholds.csv: expected the columns label,threshold" in make(copy).words
+    assert "thresholds.csv: expected the columns label,threshold" in make(copy).text
 
 
 def test_nothing_of_a_label_or_a_name_is_markup(copy):
@@ -95,7 +95,7 @@ def test_nothing_of_a_label_or_a_name_is_markup(copy):
     assert not [1 for image in page.of("img") if not str(image["src"]).startswith("data:image/jpeg;base64,")]
     assert "\x1b" not in text
     for word in (SCRIPT, QUOTES, HIDDEN, NAME, "alert(2)", "<svg onload=alert(3)>", "\\x1b[31m", "\\ud800"):
-        assert word in page.words, word
+        assert word in page.text, word
     alts = [str(image["alt"]) for image in page.of("img")]
     assert any(SCRIPT in alt for alt in alts)
     assert any(QUOTES in alt for alt in alts)
@@ -171,7 +171,7 @@ def test_what_a_run_lacks_is_a_sentence(copy, missing, sentence, capsys):
     else:
         path.unlink()
     page = make(copy)
-    assert sentence in page.words
+    assert sentence in page.text
     assert len(page.tables["ap"]) == len(LABELS) + 1  # measured, or as the run recorded it
 
 
@@ -180,7 +180,7 @@ def test_what_is_damaged_is_a_sentence(copy):
     (copy / "environment.json").write_text("{")
     (copy / "config.yaml").write_text("a: [")
     (copy / "per_class_ap.csv").write_text("label,average_precision,positives\nred,many,1\n")
-    words = make(copy).words
+    words = make(copy).text
     for name in ("metrics.jsonl", "environment.json", "config.yaml", "per_class_ap.csv"):
         assert f"{name} is damaged" in words
 
@@ -188,17 +188,17 @@ def test_what_is_damaged_is_a_sentence(copy):
 def test_an_interrupted_run_and_one_without_images_have_pages(copy, tmp_path, capsys):
     records = (copy / "metrics.jsonl").read_text().splitlines()
     (copy / "metrics.jsonl").write_text("\n".join(line for line in records if '"test"' not in line) + '\n{"kind": "tr')
-    assert "The run did not finish" in make(copy).words
+    assert "The run did not finish" in make(copy).text
     page = make(copy, f"dataset.test={tmp_path / 'gone.jsonl'}")
     assert "warning:" in capsys.readouterr().out
-    assert page.words.count("The images could not be read") >= 5
-    assert "as the run recorded it" in page.words.lower()
+    assert page.text.count("The images could not be read") >= 5
+    assert "as the run recorded it" in page.text.lower()
 
 
-def test_images_that_are_gone_are_a_sentence(copy, images, tmp_path):
-    moved = Path(shutil.copytree(images, tmp_path / "moved"))
+def test_images_that_are_gone_are_a_sentence(copy, image_folder, tmp_path):
+    moved = Path(shutil.copytree(image_folder, tmp_path / "moved"))
     (moved / "test7.png").unlink()
-    words = make(copy, f"dataset.root={moved}").words
+    words = make(copy, f"dataset.root={moved}").text
     assert "The images could not be read" in words
     assert "test7.png" in words
 
@@ -212,18 +212,18 @@ def test_a_head_without_maps_says_so(second, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Predictor, "maps", none)
     page = make(Path(shutil.copytree(second, tmp_path / "run")))
-    assert "No maps: head=gap has none." in page.words
+    assert "No maps: head=gap has none." in page.text
     assert all(str(image["alt"]).startswith("Image") for image in page.of("img"))
 
 
-def test_single_labels_and_other_splits(images, tmp_path):
+def test_single_labels_and_other_splits(image_folder, tmp_path):
     one = {"train": 40, "test": 20}
     for split, count in one.items():
         lines = [json.dumps({"path": f"train{i}.png", "labels": [LABELS[i % 5]]}) for i in range(count)]
-        (images / f"single_{split}.jsonl").write_text("\n".join(lines) + "\n")
-    words = [f"dataset.{split}={images / f'single_{split}.jsonl'}" for split in one]
+        (image_folder / f"single_{split}.jsonl").write_text("\n".join(lines) + "\n")
+    words = [f"dataset.{split}={image_folder / f'single_{split}.jsonl'}" for split in one]
     folder = train(
-        images,
+        image_folder,
         tmp_path / "run",
         *words,
         "dataset.val=null",
@@ -233,13 +233,13 @@ def test_single_labels_and_other_splits(images, tmp_path):
         "protocol.holdout=0.2",
     )
     page = make(folder)
-    assert "top-1, percent" in page.words
-    assert "there are no thresholds" in page.words
+    assert "top-1, percent" in page.text
+    assert "there are no thresholds" in page.text
     page = make(folder, "split=val")
-    assert "8 images, 5 labels" in page.words
+    assert "8 images, 5 labels" in page.text
 
 
-def test_thousands_of_labels_stay_small(copy, images):
+def test_thousands_of_labels_stay_small(copy):
     """9,605 labels as Open Images has, with images, scores and maps of all of them."""
     restored = restore(copy)
     measured = measure(restored, restored.config, "test", copy, choose_device("cpu"), Display(quiet=True))
@@ -248,7 +248,6 @@ def test_thousands_of_labels_stay_small(copy, images):
     labels = LabelSpace([f"A label of about this length {i}" for i in range(count)])
     scores = rng.random((size, count), np.float32)
     targets = (rng.random((size, count)) < 0.1).astype(np.int8)
-    paths = [str(images / f"test{i}.png") for i in range(size)]
 
     class Predictor:
         def __init__(self):
@@ -268,7 +267,6 @@ def test_thousands_of_labels_stay_small(copy, images):
         thresholds=dataclasses.replace(measured.thresholds, values=rng.random(count)),
         predictor=Predictor(),
     )
-    assert paths
     text = report(read_run(copy), large)
     assert len(Page(text).tables["ap"]) == count + 1
     assert len(text.encode()) < 5 * 2**20

@@ -1,0 +1,273 @@
+"""Plans the runs of a table: its rows, the settings that they choose on val, and their seeds.
+
+Nothing here knows where an experiment comes from: a `Planner` is given the function that composes one. Each row and
+setting is composed once, with `SEED` in place of a seed, and `with_seed` puts the seeds in.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mldec.benchmarks.network import Cost, count_cost
+from mldec.config import Config, build_config
+from mldec.paper.records import Record, config_key, find_records, rounds_of_row
+from mldec.paper.runner import Job, Workspace
+from mldec.paper.tables import PaperTable, Scale, TableRow
+
+#: From overrides (`experiment=…` first) to the experiment as nested plain values, followed by the experiment that it
+#: starts from, if any.
+Compose = Callable[[tuple[str, ...]], Sequence[Mapping[str, Any]]]
+
+WIDENED = 4  # candidates beyond a row's own
+ALL = "all"  # in place of a row: a benchmark measures all rows at once
+MOST_SEED = 10**18 - 1
+SEED = MOST_SEED + 1  # a seed that nobody can ask for: stands in a composed experiment until `with_seed` replaces it
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRequest:
+    """What to run and to report.
+
+    Attributes:
+        tables: one or several, all of `scale`.
+        seeds: of every row; none: as many as each table states.
+        choose_seed: the seed with which settings are chosen; None: the first of `seeds`.
+        rows: keys of the rows to run; none: all that are reproduced.
+        overrides: settings of every run.
+        runtime: overrides of `runtime` that the user gave; `workspace.runtime` has those of the machine, too.
+        workspace: where records and runs lie, and how many run at a time.
+        output: folder of the reports.
+    """
+
+    tables: tuple[PaperTable, ...]
+    scale: Scale
+    seeds: tuple[int, ...] = ()
+    choose_seed: int | None = None
+    rows: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    runtime: tuple[str, ...] = ()
+    workspace: Workspace
+    output: Path
+
+    @property
+    def search_seed(self) -> int:
+        """The seed with which settings are chosen."""
+        return (self.seeds or (0,))[0] if self.choose_seed is None else self.choose_seed
+
+
+class Planner:
+    """The runs of a request's tables, given the records that exist.
+
+    Attributes:
+        request: what to run.
+        records: the records of the workspace as of the last `read_records`.
+    """
+
+    def __init__(self, request: TableRequest, compose: Compose) -> None:
+        self.request = request
+        self._compose = cache(compose)
+        self._keys: dict[tuple[tuple[str, ...], int], str] = {}
+        self._costs: dict[str, Cost] = {}
+        self.read_records()
+
+    def read_records(self) -> None:
+        """Read the records again, after runs that have added some."""
+        self.records = find_records(self.request.workspace.records)
+
+    def rows(self, table: PaperTable) -> tuple[TableRow, ...]:
+        """The rows of a table that are to be run."""
+        return tuple(table.row(key) for key in self.request.rows) if self.request.rows else table.reproduced
+
+    def seeds(self, table: PaperTable, row: TableRow) -> tuple[int, ...]:
+        """The seeds of a row: the request's, else the table's; of these no more than the row takes."""
+        return (self.request.seeds or tuple(range(table.seeds)))[: row.seeds]
+
+    def search_jobs(self, table: PaperTable, row: TableRow) -> list[Job]:
+        """The runs among which a row chooses its setting, as far as they are known now (`_candidate_records`)."""
+        if not row.choose:
+            return []
+        return [self.job(table, row, self.request.search_seed, words) for words in self._candidate_records(table, row)]
+
+    def final_jobs(self, table: PaperTable, row: TableRow) -> list[Job]:
+        """The runs of a row, one per seed; none while its setting has not been chosen."""
+        words = self.chosen(table, row)
+        return [] if words is None else [self.job(table, row, seed, words) for seed in self.seeds(table, row)]
+
+    def chosen(self, table: PaperTable, row: TableRow) -> tuple[str, ...] | None:
+        """The overrides that are best on val with the search seed, or those of the row that this one refers to.
+
+        None while a candidate of the row has no record. Candidates beyond the row's own count once they have one.
+        """
+        if row.chosen_in is not None:
+            return self.chosen(table, table.row(row.chosen_in))
+        if not row.choose:
+            return ()
+        val = _val_metrics(self._candidate_records(table, row))
+        return None if any(words not in val for words in candidates(row)) else max(val, key=val.__getitem__)
+
+    def tried(self, table: PaperTable, row: TableRow) -> dict[str, list[str]]:
+        """The values that were run of each setting that a row chooses, in ascending order."""
+        ran = [words for words, record in self._candidate_records(table, row).items() if record is not None]
+        values = {
+            key: dict.fromkeys(words[position].partition("=")[2] for words in ran)
+            for position, key in enumerate(row.choose)
+        }
+        return {key: sorted(found, key=_ascending) for key, found in values.items()}
+
+    def records_of(self, table: PaperTable, row: TableRow) -> tuple[Record, ...]:
+        """The records of a row, one per seed; of a benchmark one per round."""
+        if table.kind == "benchmark":
+            record = self.records.by_key.get(self.benchmark_job(table).key)
+            return () if record is None else rounds_of_row(record, row.key)
+        keys = [job.key for job in self.final_jobs(table, row)]
+        return tuple(self.records.by_key[key] for key in keys if key in self.records.by_key)
+
+    def is_complete(self, table: PaperTable, row: TableRow) -> bool:
+        """Whether all seeds of a row have records."""
+        jobs = self.final_jobs(table, row)
+        return bool(jobs) and all(job.key in self.records.by_key for job in jobs)
+
+    def job(self, table: PaperTable, row: TableRow, seed: int, words: Sequence[str] = ()) -> Job:
+        """The run of a row with one seed and the overrides `words`."""
+        assert row.experiment is not None
+        overrides = self._overrides(row, words)
+        return Job(
+            table=table.id,
+            row=row.key,
+            scale=self.request.scale,
+            seed=seed,
+            key=self._key(row.experiment, overrides, seed),
+            experiment=row.experiment,
+            overrides=overrides,
+            expect=row.expect,
+        )
+
+    def benchmark_job(self, table: PaperTable) -> Job:
+        """The one run that measures all rows of a table of speed."""
+        experiments = list(dict.fromkeys(row.experiment for row in table.reproduced if row.experiment is not None))
+        configs = [self._configs(experiment, self.request.overrides, 0)[0] for experiment in experiments]
+        return Job(
+            table=table.id,
+            row=ALL,
+            scale=self.request.scale,
+            seed=0,
+            key=config_key(*configs),
+            experiment=experiments[0],
+            overrides=self.request.overrides,
+            benchmark=table.benchmark,
+        )
+
+    def config(self, table: PaperTable, row: TableRow) -> Config:
+        """The config of a row with the setting that it chose, or else the first candidate, and seed 0."""
+        assert row.experiment is not None
+        words = self.chosen(table, row)
+        if words is None:
+            words = candidates(row if row.chosen_in is None else table.row(row.chosen_in))[0]
+        return self._configs(row.experiment, self._overrides(row, words), 0)[0]
+
+    def cost(self, table: PaperTable, row: TableRow) -> Cost:
+        """Multiply-accumulates and parameters of a row's network; rows with the same network are counted once."""
+        config = self.config(table, row)
+        network = repr((config.backbone, config.head, config.dataset.image_size, row.needs.labels))
+        if network not in self._costs:
+            self._costs[network] = count_cost(config, row.needs.labels)
+        return self._costs[network]
+
+    def _overrides(self, row: TableRow, words: Sequence[str]) -> tuple[str, ...]:
+        return (*(f"{key}={value}" for key, value in row.settings.items()), *words, *self.request.overrides)
+
+    def _key(self, experiment: str, overrides: tuple[str, ...], seed: int) -> str:
+        which = ((experiment, *overrides), seed)
+        if which not in self._keys:
+            self._keys[which] = config_key(*self._configs(experiment, overrides, seed))
+        return self._keys[which]
+
+    def _configs(self, experiment: str, overrides: tuple[str, ...], seed: int) -> list[Config]:
+        """The config of an experiment, and that of the one it starts from, if any."""
+        composed = self._compose((f"experiment={experiment}", *overrides, f"seed={SEED}"))
+        return [build_config(with_seed(mapping, seed)) for mapping in composed]
+
+    def _candidate_records(self, table: PaperTable, row: TableRow) -> dict[tuple[str, ...], Record | None]:
+        """The record of each candidate, None where there is none; the row's own first, then those beyond its best.
+
+        Where a row chooses one number and the best value is at an end of all that were tried, the next one of 1, 3,
+        10, … beyond it is a candidate, too, up to `WIDENED` of them: a best value at the edge means that the grid is
+        too narrow.
+        """
+
+        def record(words: tuple[str, ...]) -> Record | None:
+            return self.records.by_key.get(self.job(table, row, self.request.search_seed, words).key)
+
+        found = {words: record(words) for words in candidates(row)}
+        for _ in range(WIDENED):
+            words = _beyond(row, found)
+            if words is None:
+                break
+            found[words] = record(words)
+        return found
+
+
+def with_seed(value: Any, seed: int) -> Any:
+    """Nested plain values in which `seed` stands wherever `SEED` stood, as if composed with that seed."""
+    if isinstance(value, Mapping):
+        return {key: with_seed(item, seed) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_seed(item, seed) for item in value]
+    if isinstance(value, str):  # text that refers to the seed
+        return value.replace(str(SEED), str(seed))
+    return seed if value == SEED else value
+
+
+def candidates(row: TableRow) -> list[tuple[str, ...]]:
+    """The overrides of each combination of values that a row chooses from; one without any where it chooses nothing."""
+    axes = [[f"{key}={value}" for value in values] for key, values in row.choose.items()]
+    return [tuple(combination) for combination in itertools.product(*axes)]
+
+
+def _val_metrics(found: Mapping[tuple[str, ...], Record | None]) -> dict[tuple[str, ...], float]:
+    """The metric on val of each candidate that has one."""
+    return {words: r.best for words, r in found.items() if r is not None and r.best is not None}
+
+
+def _beyond(row: TableRow, found: Mapping[tuple[str, ...], Record | None]) -> tuple[str, ...] | None:
+    """The next candidate beyond the best one; None where that is not at an end, or not known yet."""
+    if len(row.choose) != 1 or len(found) < 2:
+        return None
+    ((key, _),) = row.choose.items()
+    val = _val_metrics(found)
+    sizes = {words: size for words in found if (size := _number(words[0].partition("=")[2])) is not None and size > 0}
+    if len(val) < len(found) or len(sizes) < len(found):
+        return None
+    best = max(val, key=val.__getitem__)
+    smallest, largest = (end(sizes, key=sizes.__getitem__) for end in (min, max))
+    if best not in (smallest, largest):
+        return None
+    return (f"{key}={_next_size(sizes[best], up=best == largest):g}",)
+
+
+def _number(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _ascending(value: str) -> tuple[bool, float]:
+    """Numbers by size, then text."""
+    size = _number(value)
+    return size is None, size or 0.0
+
+
+def _next_size(value: float, *, up: bool) -> float:
+    """The next number of …, 0.1, 0.3, 1, 3, 10, … above or below `value`."""
+    power = math.floor(math.log10(value)) - 1
+    steps = [digit * 10.0 ** (power + offset) for offset in range(4) for digit in (1, 3)]
+    if up:
+        return min(step for step in steps if step > value * 1.01)
+    return max(step for step in steps if step < value * 0.99)

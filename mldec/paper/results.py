@@ -1,0 +1,114 @@
+"""What the rows of a table obtained, written as Markdown, CSV, LaTeX and PNG, and as one page of several tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mldec.engine.tracking import write_text
+from mldec.paper import exports, plots, report
+from mldec.paper.planning import ALL, Planner
+from mldec.paper.requirements import describe_requirements
+from mldec.paper.runner import Failure
+from mldec.paper.tables import COUNTED, PaperTable, load_tables
+from mldec.paper.values import RowResult
+
+INTRODUCTIONS = {
+    "desk": "The comparisons of the paper's tables on [digit scenes](digits.md), with a small residual network, the "
+    "`standard` protocol and three to five seeds: settings are chosen on val, metrics are of test. Each table is one "
+    "command, such as `mldec table 1 scale=desk` ([tables.md](tables.md)). Absolute values cannot be compared with the "
+    "paper's. A finding that holds here is some evidence for it; one that does not hold is little evidence against it.",
+    "paper": "Published values beside those obtained with the experiments of the same rows ([tables.md](tables.md)).",
+}
+
+
+def row_results(
+    planner: Planner, table: PaperTable, failures: Sequence[Failure] = (), unavailable: Mapping[str, str] | None = None
+) -> list[RowResult]:
+    """The result of each row of a table, whether it was to be run or not.
+
+    Args:
+        failures: of runs in this call.
+        unavailable: by experiment, the dataset that it needs and that cannot be used.
+    """
+    published = {row.key: row for paper in load_tables("paper") if paper.id == table.id for row in paper.rows}
+    failed = {failure.job.row: failure for failure in failures if failure.job.table == table.id}
+    results = []
+    for row in table.rows:
+        status = "literature" if row.experiment is None else "not run"
+        if row.experiment is not None and (failure := failed.get(row.key) or failed.get(ALL)):
+            status = f"failed: exit code {failure.code}, see {failure.log}"
+        elif row.experiment is not None and unavailable and row.experiment in unavailable:
+            status = f"dataset absent: {unavailable[row.experiment]}"
+        result = RowResult(row=row, status=status, published=published.get(row.key))
+        results.append(result if row.experiment is None else _with_records(planner, table, result))
+    return results
+
+
+def _with_records(planner: Planner, table: PaperTable, result: RowResult) -> RowResult:
+    """A result with the row's records, the settings it chose, the size of its network and what a run requires."""
+    row, sizes, needs = result.row, None, ""
+    records = planner.records_of(table, row)
+    if any(name in COUNTED for name in table.figures):
+        cost = planner.cost(table, row)
+        sizes = {"macs": cost.macs / 1e9, "parameters": cost.parameters}
+    if not records and planner.request.scale == "paper":  # at desk scale a run takes minutes
+        needs = describe_requirements(row, planner.config(table, row), lambda: planner.cost(table, row).macs)
+    return replace(
+        result,
+        records=records,
+        sizes=sizes,
+        chosen=dict(word.split("=", 1) for word in planner.chosen(table, row) or ()),
+        tried=planner.tried(table, row),
+        needs=needs,
+    )
+
+
+def write_table(planner: Planner, table: PaperTable, results: Sequence[RowResult]) -> str:
+    """Write a table as Markdown, CSV, LaTeX and, where it is a figure, PNG; returns its text for the terminal."""
+    scale, path = planner.request.scale, planner.request.output / table.id
+    text = report.markdown(table, results, scale, _leftover_records(planner, table, results))
+    if table.plateau:
+        text += f"\n{report.plateaus(table, results)}\n"
+    if table.findings:
+        text += f"\n{report.findings(table, results)}\n"
+    write_text(path.with_suffix(".md"), text)
+    write_text(path.with_suffix(".csv"), exports.csv_text(table, results, scale))
+    write_text(path.with_suffix(".tex"), exports.latex(table, results, scale))
+    shown = f"{table.name}: {table.title}\n{table.about}\n\n{text}"
+    if plots.draw(table, results, scale, path.with_suffix(".png")):
+        shown += f"\nplot written to {path}.png\n"
+    return shown
+
+
+def write_page(planner: Planner, results: Mapping[str, Sequence[RowResult]], path: Path, command: str) -> None:
+    """Write one page of the request's tables.
+
+    Args:
+        results: of each table's rows, by table id.
+        path: the Markdown file; plots go to `images/` beside it.
+        command: what writes the page, for its head.
+    """
+    scale, sections = planner.request.scale, []
+    for table in planner.request.tables:
+        image = path.parent / "images" / f"{scale}-{table.id}.png"
+        drawn = plots.draw(table, results[table.id], scale, image)
+        plot = f"images/{image.name}" if drawn else None
+        sections.append(report.PageSection(table, results[table.id], scale, plot=plot))
+    title = "Results at desk scale" if scale == "desk" else "Results"
+    write_text(path, report.page(sections, command=command, title=title, introduction=INTRODUCTIONS[scale]))
+
+
+def _leftover_records(planner: Planner, table: PaperTable, results: Sequence[RowResult]) -> dict[Path, str]:
+    """Records that are not shown: of another version, or of this table with other settings than it has now."""
+    used = {record.key for result in results for record in result.records}
+    used |= {job.key for row in table.reproduced for job in planner.search_jobs(table, row)}
+    seeds = {seed for row in table.reproduced for seed in planner.seeds(table, row)}
+    others = dict(planner.records.skipped)
+    for key, record in planner.records.by_key.items():
+        here = (record.table, record.scale) == (table.id, planner.request.scale) and record.seed in seeds
+        if here and key not in used:
+            path = planner.request.workspace.records / record.file_name
+            others[path] = "was made with other settings than the row has now"
+    return others
