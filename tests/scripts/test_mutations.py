@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_each_fault_changes_one_place_and_leaves_valid_python():
-    assert len({fault.name for fault in mutations.FAULTS}) == len(mutations.FAULTS) == 81
+    assert len({fault.name for fault in mutations.FAULTS}) == len(mutations.FAULTS) >= 81
     for fault in mutations.FAULTS:
         changed = mutations.apply(fault, (ROOT / fault.file).read_text(encoding="utf-8"))
         compile(changed, fault.name, "exec")
