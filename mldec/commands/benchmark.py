@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from mldec.commands import compose
 from mldec.commands.options import EXPERIMENT, OutputFile, compose_config, parse
-from mldec.config import Config, Count, Range, Some, build_config
+from mldec.config import Config, Range, Some, build_config
 from mldec.errors import ConfigError, DataError, shortened, suggest
 from mldec.files import refuse_overwriting
 from mldec.registry import HEADS
@@ -68,9 +68,7 @@ def measure_model(options: ModelOptions, arguments: compose.Arguments) -> Measur
     cases = make_cases(options, arguments)
     from mldec.benchmarks.model import measure
 
-    figures = measure(
-        cases, repeats=options.repeats, seconds=options.seconds, largest_batch=options.largest_batch
-    )
+    figures = measure(cases, repeats=options.repeats, seconds=options.seconds, largest_batch=options.largest_batch)
     described = [
         {
             "title": case.title,
