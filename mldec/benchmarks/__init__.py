@@ -1,8 +1,4 @@
-"""What is fast and what it costs: measurements that anyone can repeat, as ratios within one run.
+"""Measurements of speed and memory that anyone can repeat, as ratios within one run.
 
-Each module is a subject of `mldec benchmark` and has `measure(options…) -> list[Figure]`.
+`model`, `train`, `loader` and `data` are the subjects of `mldec benchmark`; each has `measure(…) -> list[Figure]`.
 """
-
-from mldec.benchmarks.figure import Figure
-
-__all__ = ["Figure"]

@@ -1,7 +1,7 @@
-"""The index: how long it takes to build and to open, and what it costs in memory, at the sizes of COCO and Open Images.
+"""The index: time to build and to open it, and its memory, at the sizes of COCO and Open Images.
 
-Annotation files of those sizes are generated, in the published formats, with labels at random. Images are empty files
-(COCO) or not looked for (Open Images).
+Annotation files of those sizes are generated in the published formats, with random labels. Images are empty files
+(COCO) or not checked (Open Images).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import gc
 import json
 import logging
 import multiprocessing
-import os
 import resource
 import shutil
 from collections.abc import Callable
@@ -28,7 +27,7 @@ COCO_IMAGES, COCO_BOXES = 82_783, 604_907
 OPEN_IMAGES_IMAGES, OPEN_IMAGES_ROWS, OPEN_IMAGES_LABELS = 9_000_000, 60_000_000, 9_605
 WORKERS = 8
 
-_kept: tuple[ImageIndex, Any]  # of a worker: what it touches, and where it waits for the others
+_kept: tuple[ImageIndex, Any]  # in a worker: the index it reads, and the barrier where it waits for the others
 
 
 def measure(folder: Path, *, scale: float = 1.0, repeats: int = 3) -> list[Figure]:
@@ -55,7 +54,7 @@ def _coco(root: Path, scale: float, repeats: int) -> list[Figure]:
 
     try:
         loading, building = [], []
-        for _ in range(repeats):  # in turns, so that both see the same state of a shared machine
+        for _ in range(repeats):  # in turn, so that both see the same state of a shared machine
             loading.append(seconds(load, 1, gc.collect))
             building.append(seconds(lambda: build_coco(config, split="train"), 1, forget))
         opening = seconds(lambda: build_coco(config, split="train"), max(repeats, 5))
@@ -71,7 +70,7 @@ def _coco(root: Path, scale: float, repeats: int) -> list[Figure]:
             built / loaded,
             "x",
             1.3,
-            "in turns; json.load with Python's collector on, as it is, building with it off",
+            "in turn; json.load with Python's garbage collector on, building with it off",
         ),
         Figure("COCO: index opened from its cache", opening, "s", 0.3, size),
     ]
@@ -113,7 +112,7 @@ def _build_and_peak(config: OpenImagesConfig) -> dict[str, float]:
 
 
 def _in_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of `work` in a new process, whose peak memory is its own."""
+    """The result of `work` in a new process, so that its peak memory is measured alone."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(work, arguments)
 
@@ -143,16 +142,16 @@ def _touch(_: int) -> float:
 
 
 def _private_dirty() -> float:
-    """kB of this process's pages that it has changed and shares with nobody."""
+    """kB of this process's private dirty pages."""
     with open("/proc/self/smaps_rollup", encoding="ascii") as file:
         return sum(float(line.split()[1]) for line in file if line.startswith("Private_Dirty"))
 
 
-# Files of the published formats, at any size --------------------------------------------------------------------------
+# Files in the published formats, of any size --------------------------------------------------------------------------
 
 
 def write_coco(root: Path, num_images: int, boxes: int) -> Path:
-    """Write annotations/instances_train2014.json with polygons of the usual length, and empty num_images."""
+    """Write annotations/instances_train2014.json with polygons of the usual length, and empty image files."""
     rng = np.random.default_rng(0)
     for entry in ("train2014", "val2014", "annotations"):
         (root / entry).mkdir(parents=True)
@@ -202,9 +201,3 @@ def write_open_images(root: Path, num_images: int, rows: int, labels: int) -> No
                 f"{image:016x},verification,{names[column]},{state}\n"
                 for image, column, state in zip(ids.tolist(), columns, present, strict=True)
             )
-
-
-def free_space(folder: Path) -> float:
-    """GB that may still be written to `folder`."""
-    os.makedirs(folder, exist_ok=True)
-    return shutil.disk_usage(folder).free / 1e9

@@ -14,14 +14,14 @@ class Figure:
     """One measurement.
 
     Attributes:
-        name: what was measured; stays the same from version to version, so that files can be compared. Where several
-            things are measured in the same ways, `thing: quantity`.
+        name: what was measured. It is stable between versions, so that files can be compared; `subject: quantity` where
+            several subjects have the same quantities.
         value: in `unit`, the median where it was measured repeatedly; None: it could not be measured, `note` says why.
         unit: s, MB, x (a ratio), %, …
-        target: what it should be at most, or at least where higher is better; None: no target.
+        target: upper bound, or lower bound where higher is better; None: no target.
         note: sizes and circumstances.
-        better: which direction is the good one.
-        samples: what `value` is the median of, in the order in which it was measured.
+        better: which direction is better.
+        samples: the values of which `value` is the median, in the order of measurement.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Figure:
 
 
 def seconds(work: Callable[[], object], repeats: int, before: Callable[[], object] = lambda: None) -> float:
-    """Median duration of `work`, with `before` called ahead of each time and not counted."""
+    """Median duration of `work` in seconds; `before` runs ahead of each repetition and does not count."""
     durations = []
     for _ in range(repeats):
         before()
@@ -70,9 +70,9 @@ def as_table(figures: Sequence[Figure], earlier: Sequence[Figure] = ()) -> str:
 
 
 def as_grid(figures: Sequence[Figure]) -> str:
-    """A Markdown table of the figures `thing: quantity`, a row a thing and a column a quantity; below it the others.
+    """A Markdown table of the figures `subject: quantity`, one row per subject and one column per quantity; then the others.
 
-    Where samples differ their range stands behind the median. A note stands once where all of a column have the same.
+    The median is followed by the range of the samples where they differ. A note shared by a whole column is shown once.
     """
     things: dict[str, dict[str, Figure]] = {}
     columns: dict[str, list[Figure]] = {}

@@ -1,4 +1,4 @@
-"""JPEG files of the usual size that look enough like photographs for a decoder to have its usual work."""
+"""JPEG files of the usual size, similar enough to photographs that decoding them takes as long."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from mldec.data.index import ImageIndex
 from mldec.labels import LabelSpace
 
-DIFFERENT = 128  # images that are drawn; more files have the content of these
-POSITIVES = 3  # labels of an image
+DIFFERENT = 128  # images that are generated; further files repeat them
+POSITIVES = 3  # labels per image
 WIDTH, HEIGHT = 640, 427  # the median image of COCO
 QUALITY = 90
 
 
 def write_index(folder: Path, count: int, num_labels: int) -> ImageIndex:
-    """Write `count` images; an index of them, with labels at random."""
+    """Write `count` images; returns an index of them with random labels."""
     paths = write_images(folder, count)
     columns = np.random.default_rng(0).integers(0, num_labels, (count, min(POSITIVES, num_labels)))
     samples: list[tuple[str, list[int], list[int], list[int]]]

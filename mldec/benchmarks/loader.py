@@ -19,7 +19,7 @@ from mldec.data.loader import Augment, TrainLoader, train_loader
 
 SIZE, IMAGES, BATCH = 448, 512, 32
 SHARE = 60.0  # target: % of the bare rate with one worker
-AHEAD = 2  # batches that a worker may have made before time is taken
+AHEAD = 2  # batches that a worker may have prepared before the timing starts
 
 
 def measure(*, scale: float = 1.0, repeats: int = 3, workers: Sequence[int] = (1,)) -> list[Figure]:
@@ -34,7 +34,7 @@ def measure(*, scale: float = 1.0, repeats: int = 3, workers: Sequence[int] = (1
 def measure_dataset(
     index: ImageIndex, augment: Augment, size: str, *, repeats: int = 3, workers: Sequence[int] = (1,)
 ) -> list[Figure]:
-    """The same of somebody's own images and augmentation."""
+    """The same for the images of a dataset and their augmentation."""
     return _measure(index, augment, size, repeats, workers, None)
 
 
@@ -50,7 +50,7 @@ def _measure(
     }
     bare: list[float] = []
     rates: dict[int, list[float]] = {count: [] for count in workers}
-    for epoch in range(repeats + 1):  # the first, in which workers start and files are read, does not count
+    for epoch in range(repeats + 1):  # the first does not count: workers start and files enter the page cache
         bare.append(_bare_rate(index, augment, limit * batch))
         for count, loader in loaders.items():
             rates[count].append(_loader_rate(loader, epoch))
@@ -74,7 +74,7 @@ def _bare_rate(index: ImageIndex, augment: Augment, count: int) -> float:
 
 
 def _loader_rate(loader: TrainLoader, epoch: int) -> float:
-    """Images a second once what was made beforehand is used up."""
+    """Images/s, once the batches that were prepared in advance are used up."""
     images, began = 0, 0.0
     for number, batch in enumerate(loader.batches(epoch)):
         if number == AHEAD:

@@ -1,4 +1,4 @@
-"""Memory of what runs on a device: its peak, and running out of it as an error that can be caught."""
+"""Peak memory of a device, and out-of-memory as an error that can be caught."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 
 from mldec import errors
 
-SHARE = 0.9  # of the free memory: the rest is for what else the machine does meanwhile
+SHARE = 0.9  # of the free memory; the rest is left to other processes
 
 
 class PeakMemory:
     """The peak since this object was made.
 
     CUDA: what torch had allocated at most. Elsewhere: growth of the peak of the whole process's resident memory, which
-    Linux alone lets one measure anew.
+    can be reset on Linux only.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -32,7 +32,7 @@ class PeakMemory:
             self._before = _begin_resident_peak()
 
     def mib(self) -> float | None:
-        """The peak in MiB; None where this system does not tell."""
+        """The peak in MiB; None where the system does not report it."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         if self._before is None:
@@ -41,17 +41,17 @@ class PeakMemory:
 
 
 def release(device: torch.device) -> None:
-    """Give back what is no longer used, so that the next measurement does not start with it."""
+    """Free what is no longer used, so that the next measurement does not start with it."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     else:
-        with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
+        with contextlib.suppress(OSError, AttributeError):  # only glibc has it
             ctypes.CDLL(None).malloc_trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch or Python means that memory ran out, on any device."""
+    """Whether an error of torch or Python means out of memory, on any device."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, (MemoryError, RuntimeError)) and errors.is_out_of_memory(error)
@@ -59,9 +59,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def limited_memory(device: torch.device) -> Iterator[None]:
-    """Within the block a process on the CPU gets an error where it asks for more memory than is free.
+    """Within the block, a process on the CPU gets an error when it allocates more memory than is free.
 
-    Linux would grant it, and kill some process once it is used. Nothing changes on other devices and systems.
+    Linux would grant it and kill a process once the memory is used. Other devices and systems are not affected.
     """
     free = _free() if device.type == "cpu" else None
     if free is None:
@@ -80,7 +80,7 @@ def limited_memory(device: torch.device) -> Iterator[None]:
 
 
 def _begin_resident_peak() -> int | None:
-    """Reset the process's peak to what is resident now; gives that, in KiB, or None where it can't be done."""
+    """Reset the process's peak to its resident memory; returns that in KiB, or None where this is impossible."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         return _kib("/proc/self/status", "VmRSS")
@@ -89,7 +89,7 @@ def _begin_resident_peak() -> int | None:
 
 
 def _free() -> int | None:
-    """Bytes that may still be taken, by the machine and by the container's own limit; None where not known."""
+    """Bytes that can still be allocated, on the machine and within the container's limit; None if unknown."""
     try:
         free = _kib("/proc/meminfo", "MemAvailable") * 1024
     except OSError:

@@ -1,8 +1,8 @@
 """Speed and memory of networks in training and inference, as in the paper's Table 9.
 
-What is timed is the step of `Trainer`, with every part that the experiment configures, and the network in evaluation;
-both on random images that lie on the device already, so that loading them does not count. Configurations are measured
-in rounds, each of them once a round: what else happens on a shared machine hits all alike.
+The timed steps are that of `Trainer`, with every part that the experiment configures, and the network in evaluation,
+both on random images that are on the device already, so that loading does not count. All configurations are measured
+once per round, so that other load on a shared machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def measure(
     """All figures of `cases`, which share one device and precision.
 
     Rates are also given over those of the first case with the same number of labels. A batch that does not fit into
-    memory is halved until it does; what never fits is a figure without a value.
+    memory is halved until it does; a figure that never fits has no value.
 
     Args:
         cases: with different titles. Neither their datasets nor their pretrained weights are read.
-        repeats: rounds. What is slow gets fewer, at least one.
+        repeats: rounds. Slow cases get fewer, at least one.
         seconds: about how long each rate is measured in a round; a single step may be longer.
         largest_batch: search for the largest batch that can be trained, on CUDA; compiled networks would be compiled
             for each size.
@@ -58,7 +58,7 @@ def measure(
     device = choose_device(cases[0].config.runtime.device)
     dtype = choose_precision(cases[0].config.runtime.precision, device)
     costs = [count_cost(case.config, case.num_labels) for case in cases]
-    _wake(cases[0], device)
+    _warm_up(cases[0], device)
     subjects = [_Subject(case, device, seconds, largest_batch) for case in cases]
     products = []
     for number in range(repeats):
@@ -77,7 +77,7 @@ def measure(
 
 
 class _Subject:
-    """A case while it is measured: whatever does not fit into memory stays None."""
+    """A case while it is measured. What does not fit into memory stays None."""
 
     network: Network | None = None
     training: Rate | None = None
@@ -86,7 +86,7 @@ class _Subject:
     largest: tuple[int, str] | None = None
 
     def __init__(self, case: Case, device: torch.device, seconds: float, largest_batch: bool) -> None:
-        """Build it, find the batches that fit, warm up, and measure all that is measured once."""
+        """Build the network, find the batches that fit, warm up, and measure what is measured once."""
         self.case, self.device = case, device
 
         def begin(size: int) -> tuple[Network, Rate, float | None]:
@@ -110,7 +110,7 @@ class _Subject:
         self._make_room()
 
     def round(self, seconds: float, repeats: int) -> None:
-        """A sample of each rate, unless a slow one has had its time."""
+        """Sample each rate, except slow ones that have used up their time."""
         rates = [rate for rate in (self.training, self.inference) if rate and rate.spent < SLOW * seconds * repeats]
         for rate in rates:
             try:
@@ -156,14 +156,14 @@ class _Subject:
             release(self.device)
 
 
-def _wake(case: Case, device: torch.device) -> None:
-    """Let torch load what it loads at its first steps, or its memory would count as that of the first case."""
+def _warm_up(case: Case, device: torch.device) -> None:
+    """Run a first step: the memory of what torch loads then would otherwise count for the first case."""
     size = min(4, case.config.schedule.batch_size)
     _halved_until_it_fits(lambda size: Network(case.config, case.num_labels).train(size), size, device)
 
 
 def _halved_until_it_fits(attempt: Callable[[int], Result], size: int, device: torch.device) -> Result | None:
-    """What `attempt` gives for the first of size, size / 2, …, 1 that fits into memory; None if none does."""
+    """The result of `attempt` for the first of size, size / 2, …, 1 that fits into memory; None if none does."""
     while size:
         try:
             with limited_memory(device):
@@ -186,15 +186,15 @@ def _rate_figure(name: str, rate: Rate | None, wanted: int) -> Figure:
 
 
 def _size_figures(subject: _Subject, cost: Cost, product: float) -> list[Figure]:
-    """What an image costs, and how much of the device's rate of a matrix product inference comes to."""
+    """The cost of one image, and the share of the matrix product's rate that inference reaches."""
     title = subject.case.title
     found = [
-        Figure(f"{title}: multiply-accumulates", cost.macs / 1e9, "G", note="of an image by itself"),
+        Figure(f"{title}: multiply-accumulates", cost.macs / 1e9, "G", note="of one image"),
         Figure(f"{title}: parameters", cost.parameters / 1e6, "M"),
     ]
     if subject.inference and subject.inference.samples:
         macs = cost.batch_macs / inference_batch(subject.case.config)
         share = 100 * macs * median(subject.inference.samples) / product
-        note = "multiply-accumulates a second of batches in inference over those of the matrix product"
+        note = "inference in batches, over the rate of the matrix product"
         found.append(Figure(f"{title}: share of matrix product", share, "%", note=note, better="higher"))
     return found

@@ -29,7 +29,7 @@ LARGEST = 2**20  # images, where the search for the largest batch ends
 class Network:
     """The trainer of an experiment with `num_labels` labels, on random images that lie on its device.
 
-    Neither the dataset nor pretrained weights are read. Where memory runs out, torch's error comes through.
+    Neither the dataset nor pretrained weights are read. torch's out-of-memory error is passed on.
     """
 
     def __init__(self, config: Config, num_labels: int) -> None:
@@ -59,7 +59,7 @@ class Network:
                 trainer.network(images)
 
     def move(self, device: torch.device) -> None:
-        """Take weights and the optimizer's state to `device`: what is not measured makes room for what is."""
+        """Move weights and optimizer state to `device`: networks that wait make room for the measured one."""
         trainer = self.trainer
         self.forget()
         trainer.state.model.to(device)
@@ -92,7 +92,7 @@ class Network:
 
 
 class Cost(NamedTuple):
-    """Multiply-accumulates of an image alone and of a batch in inference, and parameters."""
+    """Multiply-accumulates of one image and of a batch in inference, and parameters."""
 
     macs: int
     batch_macs: int
@@ -100,7 +100,7 @@ class Cost(NamedTuple):
 
 
 def count_cost(config: Config, num_labels: int) -> Cost:
-    """What the network of an experiment costs. Raises ConfigError for settings that do not fit together."""
+    """The cost of an experiment's network. Raises ConfigError for settings that do not fit together."""
     config_checks.check_config(config)
     classifier = build.build_bare_classifier(config, _labels(num_labels), _label_embeddings(config, num_labels))
     side, batch = config_properties.image_size(config), inference_batch(config)
@@ -116,7 +116,7 @@ def inference_batch(config: Config) -> int:
 def search_largest_batch(network: Network, start: int, seconds: float) -> tuple[int, str]:
     """The most images that can be trained at once, and a note on the search; `start` is known to fit.
 
-    After about `seconds` the largest batch that was found until then counts.
+    After about `seconds` the largest batch found until then counts.
     """
     ends, device, note = perf_counter() + seconds, network.trainer.device, ""
 

@@ -1,4 +1,4 @@
-"""How many of something a device handles in a second, and the rates that it cannot exceed."""
+"""Rates of repeated work on a device, and reference rates that it cannot exceed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SLOW = 5  # times `seconds`: a longer step is not warmed up again
 
 
 class Rate:
-    """How many of something a repeated `step` handles in a second, `amount` at a time."""
+    """The rate, per second, of a repeated `step` that handles `amount` at a time."""
 
     def __init__(self, step: Callable[[], object], amount: float, device: torch.device, seconds: float) -> None:
-        """Warms up: what is allocated, compiled or chosen at the first step shall not count."""
+        """Warm up, so that what is allocated, compiled or chosen in the first step does not count."""
         self.step, self.amount, self.device = step, amount, device
         self.samples: list[float] = []
         self.spent = 0.0
@@ -29,7 +29,7 @@ class Rate:
     def sample(self, seconds: float) -> float:
         """Measure once more, for about `seconds`."""
         if self.device.type == "cuda" and self.duration <= seconds:
-            self._time(1)  # takes back from the driver what was released since the last round
+            self._time(1)  # allocate again what was released since the last round
         steps = max(1, round(seconds / max(self.duration, 1e-6)))
         elapsed = self._time(steps)
         self.duration = elapsed / steps
@@ -59,7 +59,7 @@ def matrix_side(device: torch.device) -> int:
 
 
 def matrix_figure(samples: Sequence[float], device: torch.device, dtype: torch.dtype) -> Figure:
-    """What `matrix_product` gave in each round."""
+    """The rate of `matrix_product` in each round."""
     name, side = str(dtype).removeprefix("torch."), matrix_side(device)
     if device.type == "cuda" and dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         name += " (TF32)"
@@ -69,13 +69,13 @@ def matrix_figure(samples: Sequence[float], device: torch.device, dtype: torch.d
 
 
 def memory_copy(source: torch.Tensor, seconds: float) -> Rate:
-    """Bytes of `source` copied to a place of their own."""
+    """Bytes/s of copying `source` to memory of its own."""
     target = torch.empty_like(source)
     return Rate(lambda: target.copy_(source), source.numel() * source.element_size(), source.device, seconds)
 
 
 def sample_in_turn(rates: Iterable[Rate], repeats: int, seconds: float) -> None:
-    """Measure all of `rates` once a round: what else happens on a shared machine hits all alike."""
+    """Measure all of `rates` once per round, so that other load on a shared machine affects all of them alike."""
     for _ in range(repeats):
         for rate in rates:
             rate.sample(seconds)
@@ -91,7 +91,7 @@ def ratio_figure(
     note: str = "",
     better: Literal["lower", "higher"] = "higher",
 ) -> Figure:
-    """Our rate over theirs, round by round; with better="lower" our time over theirs."""
+    """Our rate over theirs, per round; with better="lower" our time over theirs."""
     pairs = zip(ours.samples, theirs.samples, strict=True)
     scale = 100 if unit == "%" else 1
     ratios = tuple(scale * (a / b if better == "higher" else b / a) for a, b in pairs)
@@ -99,13 +99,13 @@ def ratio_figure(
 
 
 def time_figure(name: str, rate: Rate, note: str = "") -> Figure:
-    """How long one of what is counted takes, in ms."""
+    """The time per unit of work, in ms."""
     samples = tuple(1000 / sample for sample in rate.samples)
     return Figure(name, median(samples), "ms", note=note, samples=samples)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -1,4 +1,4 @@
-"""The training command as a whole against a bare loop: what loading, logging, schedule and average cost."""
+"""The whole training loop against a bare loop: the cost of loading, logging, schedule and EMA."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ SHARE = 90.0  # target: % of the bare loop's speed
 def measure(
     config: Config, *, steps: int = 40, repeats: int = 3, images: int | None = None, num_labels: int = 80
 ) -> list[Figure]:
-    """Epochs of `steps` steps of the experiment on its own images, in turn with as many of a bare loop.
+    """Epochs of `steps` steps of the experiment, in turn with epochs of as many steps of a bare loop.
 
-    With `images` these are that many generated JPEG files with `num_labels` labels, and the dataset is not read.
+    The bare loop has the same network, loss, optimizer and precision, and one batch on the device as floats.
 
-    The bare loop has the same network, loss, optimizer and precision, and one batch that lies on the device as floats.
+    Args:
+        images: train on this many generated JPEG files with `num_labels` labels; None: on the experiment's dataset.
     """
     config = dataclasses.replace(
         config,
@@ -55,7 +56,7 @@ def _generated(folder: Path, images: int, num_labels: int) -> data_splits.Splits
 
 
 class _Timed(Trainer):
-    """A trainer that takes the time of its epochs, each followed by one of the bare loop."""
+    """A trainer that times its epochs, each followed by one of the bare loop."""
 
     def train_epoch(self) -> None:
         if not hasattr(self, "loop"):

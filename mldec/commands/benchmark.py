@@ -1,101 +1,278 @@
-"""`mldec benchmark`: every figure of speed and memory in docs comes from here."""
+"""`mldec benchmark`: speed and memory of networks, of the training loop, of loading images, and of the index."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from mldec.commands import compose
-from mldec.commands.benchmark_subjects import REPORT_WORDS, SUBJECTS
-from mldec.commands.options import file_for_output, refuse_overwriting
+from mldec.commands.options import EXPERIMENT, OutputFile, compose_config, parse
+from mldec.config import Config, Range, Some, build_config
 from mldec.errors import ConfigError, DataError, shortened, suggest
+from mldec.files import refuse_overwriting
+from mldec.registry import HEADS
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is imported only where something is measured
     from mldec.benchmarks.figure import Figure
+    from mldec.benchmarks.model import Case
 
-HELP = """usage: mldec benchmark SUBJECT [word=value …] [output=FILE] [page=FILE] [compare=FILE]
+NUM_GROUPS = 100  # K of an ML-Decoder where none is set: that of the paper's Table 9
 
-{subjects}
+Repeats = Annotated[int, Range(low=1, high=10**6)]
+Labels = Annotated[int, Range(low=1, high=10**6)]
+Seconds = Annotated[float, Range(low=0, high=1000, open_low=True)]
+Scale = Annotated[float, Range(low=0, high=1000, open_low=True)]
 
-all
-  output=FILE    write the figures, device and versions as JSON
-  page=FILE      write them as a page of Markdown
-  compare=FILE   show ratios to the figures of an earlier output
-all but ema, model and startup
-  scale=0.01     a part of the size, to see that it runs; targets belong to scale=1
-  repeats=3      rounds, in which all are measured in turn; the median counts
-  seconds=1      about how long each rate is measured in a round
-  runtime.threads=2 runtime.device=cpu runtime.precision=bf16      as in training
-data
-  folder=DIR     where generated files lie while it runs; default: the system's temporary folder
-loader
-  experiment=NAME [key=value …]   its images and augmentation; default: generated images, the paper's augmentation
-  workers=1,2,4                   numbers of workers
-train
-  experiment=NAME [key=value …]   default: digits
-  steps=40                        of a round
-  images=512 labels=80          generated JPEG files of 640 x 427 with that many labels; the dataset is not read
-model experiment=NAME labels=N[,N…] [key=value …]
-  labels=100,1000        how many labels; the dataset itself is not read
-  heads=gap,ml_decoder   heads to compare, at each number of labels; the first is what others are compared with. What is
-                         set for one head (head.num_groups=100) is left out where a head has no such setting
-  head.num_groups=K      ML-Decoder's queries, at most one a label; default: 100; null: one a label
-  repeats=3              rounds, in which all are measured in turn; the median counts
-  seconds=2              about how long training and inference are measured in a round
-  largest_batch=false    do not search for the largest batch that can be trained, which takes 15 times as long"""
+
+class Measured(NamedTuple):
+    """The result of a subject: figures, device and precision (of `runtime`), and what else belongs in the record."""
+
+    figures: list[Figure]
+    device: str = "cpu"
+    details: Mapping[str, Any] = {}
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions:
+    """Options of every subject."""
+
+    SETTINGS: ClassVar[Sequence[str]] = EXPERIMENT
+
+    repeats: Repeats = 3  # rounds: everything is measured once per round, and the median counts
+    output: OutputFile | None = None  # write figures, device and versions as JSON
+    page: OutputFile | None = None  # write them as a Markdown page
+    compare: Path | None = None  # show ratios to the figures of an earlier output
+
+
+# Subjects -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(BenchmarkOptions):
+    """Training and inference of networks, as in the paper's Table 9."""
+
+    num_labels: tuple[Labels, ...]  # numbers of labels, such as 100,1000; the dataset itself is not read
+    heads: tuple[str, ...] = ()  # heads to compare for each number of labels; rates are also given over the first one's
+    seconds: Seconds = 2.0  # about how long training and inference are measured in a round
+    largest_batch: bool = True  # on CUDA, search for the largest batch that can be trained: 15 times `seconds`
+
+
+def measure_model(options: ModelOptions, arguments: compose.Arguments) -> Measured:
+    cases = make_cases(options, arguments)
+    from mldec.benchmarks.model import measure
+
+    figures = measure(cases, repeats=options.repeats, seconds=options.seconds, largest_batch=options.largest_batch)
+    described = [
+        {
+            "title": case.title,
+            "labels": case.num_labels,
+            "head": case.config.head.name,
+            "num_groups": getattr(case.config.head, "num_groups", None),
+            "backbone": getattr(case.config.backbone, "model", case.config.backbone.name),
+            "image_size": case.config.dataset.image_size,
+            "batch_size": case.config.schedule.batch_size,
+            **{name: getattr(case.config.runtime, name) for name in ("precision", "channels_last", "compile")},
+        }
+        for case in cases
+    ]
+    details = {"repeats": options.repeats, "seconds": options.seconds, "cases": described}
+    runtime = cases[0].config.runtime
+    return Measured(figures, runtime.device, details, runtime.precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(BenchmarkOptions):
+    """The training loop of an experiment (default: digits) against a bare loop over a batch in memory."""
+
+    steps: Repeats = 40  # per round
+    images: Repeats | None = None  # use this many generated JPEG files of 640 x 427 instead of the dataset
+    num_labels: Labels = 80  # of the generated images
+
+
+def measure_train(options: TrainOptions, arguments: compose.Arguments) -> Measured:
+    from mldec.benchmarks.train import measure
+
+    config = _config(arguments)
+    given = {name: getattr(options, name) for name in ("steps", "repeats", "images", "num_labels")}
+    return Measured(measure(config, **given), config.runtime.device, {}, config.runtime.precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderOptions(BenchmarkOptions):
+    """From image files to batches against decoding and resizing alone.
+
+    Without experiment=… or dataset=…, generated images with the paper's augmentation.
+    """
+
+    workers: tuple[Some, ...] = (1,)  # numbers of loader processes, such as 1,4,8
+    scale: Scale = 1.0  # shrinks the number of generated images
+
+
+def measure_loader(options: LoaderOptions, arguments: compose.Arguments) -> Measured:
+    from mldec.benchmarks.loader import measure, measure_dataset
+    from mldec.engine import build
+
+    given: dict[str, Any] = {"repeats": options.repeats, "workers": options.workers}
+    if not _chooses_data(arguments):
+        if arguments.overrides:
+            raise ConfigError(f"{arguments.overrides[0]}: has no effect without experiment=… or dataset=…")
+        return Measured(measure(scale=options.scale, **given))
+    if options.scale != 1:
+        raise ConfigError(f"scale={options.scale:g}: has no effect on the images of an experiment; leave it out")
+    config = _config(arguments)
+    index = build.build_split(config, "train", quiet=True)
+    size = f"{config.dataset.name}, augment={config.augment.name}, to {config_properties.image_size(config)}"
+    return Measured(measure_dataset(index, build.build_augment(config), size, **given))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(BenchmarkOptions):
+    """Building, opening and sharing the index at the sizes of COCO and Open Images (10 minutes, 6 GB)."""
+
+    SETTINGS: ClassVar[Sequence[str]] = ()
+
+    scale: Scale = 1.0  # shrinks the generated annotations; targets belong to 1
+    directory: Path | None = None  # where the generated files lie meanwhile; default: the temporary directory
+
+
+def measure_data(options: DataOptions, arguments: compose.Arguments) -> Measured:
+    if options.directory is not None and not options.directory.is_dir():
+        raise ConfigError(f"directory={shortened(options.directory)}: no such directory; create it, or leave this out")
+    from mldec.benchmarks.data import measure
+
+    with tempfile.TemporaryDirectory(prefix="mldec-", dir=options.directory) as folder:
+        return Measured(measure(Path(folder), scale=options.scale, repeats=options.repeats))
+
+
+#: The options of each subject,
+SUBCOMMANDS: dict[str, type[BenchmarkOptions]] = {
+    "model": ModelOptions,
+    "train": TrainOptions,
+    "loader": LoaderOptions,
+    "data": DataOptions,
+}
+#: and the function that measures it.
+MEASURES: dict[str, Callable[[Any, compose.Arguments], Measured]] = {
+    "model": measure_model,
+    "train": measure_train,
+    "loader": measure_loader,
+    "data": measure_data,
+}
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(HELP.format(subjects="\n".join(f"{name:<8} {subject.what}" for name, subject in SUBJECTS.items())))
-        return 0
-    if argv[0] not in SUBJECTS:
-        raise ConfigError(f"{shortened(argv[0])}: no such subject; {suggest(argv[0][:80], SUBJECTS)}")
-    subject = SUBJECTS[argv[0]]
-    arguments = compose.parse(argv[1:], own=(*subject.words, *REPORT_WORDS), multirun=True)
-    if arguments.help:
-        return main([])
-    if arguments.multirun:
-        raise ConfigError("-m: a benchmark is one run; several values go into heads=a,b and labels=1,2")
-    own = arguments.own
-    output = file_for_output(own, "output", "", "figures.json") if "output" in own else None
-    page = file_for_output(own, "page", "", "figures.md") if "page" in own else None
-    for name, path in (("output", output), ("page", page)):
-        refuse_overwriting(name, [path] if path else [], [own["compare"]] if "compare" in own else [])
+    subject = argv[0]
+    if subject not in SUBCOMMANDS:
+        raise ConfigError(f"{shortened(subject)}: no such subject; {suggest(subject[:80], SUBCOMMANDS)}")
+    options, arguments = parse(argv[1:], SUBCOMMANDS[subject], f"benchmark {subject}")
+    for name, path in (("output", options.output), ("page", options.page)):
+        refuse_overwriting(name, [path] if path else [], [options.compare] if options.compare else [])
     from mldec.benchmarks.figure import as_grid, as_table
     from mldec.engine import environment, run_directory
-    from mldec.engine.device import choose_device, choose_precision
 
-    earlier = _read(Path(own["compare"])) if "compare" in own else []
-    figures, name, details, precision = subject.measure(arguments)
-    table = as_grid(figures) if subject.grid else as_table(figures, earlier)
-    if subject.grid and earlier:
-        table += "\n\n" + as_table(figures, earlier)
+    earlier = _read_figures(options.compare) if options.compare else []
+    measured = MEASURES[subject](options, arguments)
+    table = as_grid(measured.figures) if subject == "model" else as_table(measured.figures, earlier)
+    if subject == "model" and earlier:
+        table += "\n\n" + as_table(measured.figures, earlier)
     print(table)
-    device = choose_device(name)
-    record = {
-        "subject": argv[0],
-        "date": datetime.date.today().isoformat(),
-        "environment": environment.environment(device, choose_precision(precision, device)),
-        **details,
-        "figures": [dataclasses.asdict(figure) for figure in figures],
-    }
-    if output is not None:
-        run_directory.write_json(output, record)
-    if page is not None:
-        run_directory.write_text(page, _page(argv, record, table))
+    record = make_record(subject, measured)
+    if options.output is not None:
+        run_directory.write_json(options.output, record)
+    if options.page is not None:
+        run_directory.write_text(options.page, _page(argv, record, table))
     return 0
+
+
+# The networks that are compared ---------------------------------------------------------------------------------------
+
+
+def make_cases(options: ModelOptions, arguments: compose.Arguments) -> list[Case]:
+    """All combinations of `num_labels` and `heads`, those with the same number of labels together."""
+    from mldec.benchmarks.model import Case
+
+    compose.load_components(arguments.plugins)
+    by_head = _compose_heads(options.heads, arguments)
+    num_groups_given = any(override.startswith("head.num_groups=") for override in arguments.overrides)
+    cases = []
+    for count in options.num_labels:
+        for name, mapping in by_head.items():
+            config, title = build_config(mapping), f"{name}, {count} labels"
+            if config.head.name == "ml_decoder":
+                num_groups = config.head.num_groups
+                if num_groups is None:
+                    num_groups = count if num_groups_given else NUM_GROUPS
+                head = dataclasses.replace(config.head, num_groups=min(num_groups, count))
+                config, title = dataclasses.replace(config, head=head), f"{name} K={head.num_groups}, {count} labels"
+            cases.append(Case(title, config, count))
+    return cases
+
+
+def _compose_heads(heads: Sequence[str], arguments: compose.Arguments) -> dict[str, dict[str, Any]]:
+    """The composed experiment with each of `heads`, or as it is; by the name of the head.
+
+    A setting given for `head` goes to the heads that have it. Raises ConfigError if none has.
+    """
+    overrides = arguments.overrides
+    if not heads:
+        mapping = compose.compose(overrides, arguments.config_dir)
+        return {mapping["head"]["name"]: mapping}
+    if chosen := [override for override in overrides if override.startswith("head=")]:
+        raise ConfigError(f"{chosen[0]}: heads={','.join(heads)} chooses the heads; leave one of both out")
+    given = {text: text.partition("=")[0].split(".")[1] for text in overrides if text.startswith("head.")}
+    others = [override for override in overrides if override not in given]
+    composed = {name: compose.compose([*others, f"head={name}"], arguments.config_dir) for name in heads}
+    settings = {
+        name: {field.name for field in dataclasses.fields(HEADS[mapping["head"]["name"]].config_class)}
+        for name, mapping in composed.items()
+    }
+    for override, key in given.items():
+        if not any(key in known for known in settings.values()):
+            everything = {f"head.{setting}" for known in settings.values() for setting in known}
+            raise ConfigError(f"{override}: no head of {', '.join(heads)} has it; {suggest(f'head.{key}', everything)}")
+    return {
+        name: compose.change(mapping, [override for override, key in given.items() if key in settings[name]])
+        for name, mapping in composed.items()
+    }
+
+
+def _config(arguments: compose.Arguments) -> Config:
+    """The experiment of the command line, by default digits."""
+    default = () if _chooses_data(arguments) else ("experiment=digits",)
+    return compose_config(dataclasses.replace(arguments, overrides=(*default, *arguments.overrides)))
+
+
+def _chooses_data(arguments: compose.Arguments) -> bool:
+    return any(override.startswith(("experiment=", "dataset=")) for override in arguments.overrides)
 
 
 # Records and pages ----------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> list[Figure]:
+def make_record(subject: str, measured: Measured) -> dict[str, Any]:
+    """What `output` holds: figures, with the date, device, precision, versions and commit."""
+    from mldec.engine import environment, run_directory
+    from mldec.engine.device import choose_device, choose_precision
+
+    device = choose_device(measured.device)
+    return {
+        "subject": subject,
+        "date": datetime.date.today().isoformat(),
+        "environment": environment.environment(device, choose_precision(measured.precision, device)),
+        **measured.details,
+        "figures": [dataclasses.asdict(figure) for figure in measured.figures],
+    }
+
+
+def _read_figures(path: Path) -> list[Figure]:
     from mldec.benchmarks.figure import Figure
     from mldec.data.files import read_bytes
     from mldec.engine.run_directory import MOST_JSON
@@ -103,22 +280,20 @@ def _read(path: Path) -> list[Figure]:
     try:
         record = json.loads(read_bytes(path, most=MOST_JSON).decode("utf-8"))
         if not isinstance(record.get("figures"), list):
-            raise ValueError("no figures in it")
+            raise ValueError("it has no figures")
         figures = [Figure(**figure) for figure in record["figures"]]
         if not all(isinstance(f.name, str) and isinstance(f.value, (int, float, type(None))) for f in figures):
-            raise ValueError("a figure of it has no name, or no number as its value")
+            raise ValueError("a figure has no name, or its value is no number")
         return figures
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"compare={shortened(path)}: is no output of mldec benchmark: {shortened(error)}") from None
+        raise DataError(f"compare={shortened(path)}: not an output of mldec benchmark: {shortened(error)}") from None
 
 
-def _page(argv: Sequence[str], record: dict[str, Any], table: str) -> str:
-    environment = record["environment"]
+def _page(argv: Sequence[str], record: Mapping[str, Any], table: str) -> str:
+    environment, what = record["environment"], (SUBCOMMANDS[argv[0]].__doc__ or "").partition("\n")[0]
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
-    what, _, _ = SUBJECTS[argv[0]].what.partition(" (")
     return (
-        f"# Benchmark: {argv[0]}\n\n{what}. "
-        f"Written by `mldec benchmark {' '.join(argv)}` on {record['date']}.\n\n"
+        f"# Benchmark: {argv[0]}\n\n{what} Written by `mldec benchmark {' '.join(argv)}` on {record['date']}.\n\n"
         f"{environment['device']}. Python {environment['python']}, {versions}. Commit {environment['commit']}.\n\n"
         f"{table}\n"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from mldec.engine import build
+from mldec.engine import data_splits
 from mldec.engine.display import Display
 from mldec.errors import DataError
 from mldec.paper.planning import Planner
@@ -99,7 +99,7 @@ def _is_available(
     dataset = f"{config.dataset.name} in {config.dataset.folder}"
     if dataset not in status.unavailable.values():
         try:
-            build.build_splits(config)
+            data_splits.build_splits(config)
             return True
         except DataError as error:
             display.say(f"warning: {config.dataset.name} cannot be used; rows that need it are skipped\n{error}\n")

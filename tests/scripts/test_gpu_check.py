@@ -1,4 +1,4 @@
-"""`scripts/gpu_check.py` and `scripts/gpu_wheels.py`: what is lacking is installed beside, and time is kept."""
+"""`scripts/gpu_check.py` and `scripts/gpu_wheels.py`: missing packages are installed beside, the budget is kept."""
 
 import importlib.util
 import json
@@ -9,6 +9,8 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import gpu_check
+import gpu_wheels
 import pytest
 import torch
 from packaging.requirements import Requirement
@@ -16,14 +18,6 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 
 
-def load(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-gpu_check, gpu_wheels = load("gpu_check"), load("gpu_wheels")
 DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
 
 
@@ -52,7 +46,7 @@ def test_only_what_is_lacking_is_installed_and_only_beside(wheels, tmp_path, mon
     assert str(tmp_path / "check" / "site") in environment["PYTHONPATH"].split(os.pathsep)
 
 
-def test_what_is_neither_installed_nor_carried_is_named(tmp_path, monkeypatch):
+def test_what_is_neither_installed_nor_in_the_wheels_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(gpu_check, "WHEELS", tmp_path)
     monkeypatch.setitem(gpu_check.MODULES, "no_such_module", "no-such-package")
@@ -65,20 +59,20 @@ def test_without_a_gpu_it_says_so_and_leaves_with_2(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(gpu_check, "WHEELS", tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu_check.main([]) == 2
-    assert "torch sees no CUDA device here; device=cpu tiny=true records=DIR rehearses" in capsys.readouterr().err
+    assert "torch finds no CUDA device; device=cpu tiny=true records=DIR rehearses" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["bugdet=3"], "bugdet: no such option; allowed: budget,"),
         (["budget=8m"], "budget=8m: expected whole seconds above 0"),
         (["tests=no"], "tests=no: expected true or false"),
-        (["device=cpu"], "is for the records of a GPU at full size; type records=DIR"),
+        (["device=cpu"], "is for records of a GPU at full size; use records=DIR"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_installed(words, message, capsys):
-    assert gpu_check.main(words) == 2
+def test_bad_input_is_refused_before_anything_is_installed(arguments, message, capsys):
+    assert gpu_check.main(arguments) == 2
     assert message in capsys.readouterr().err
 
 
@@ -95,7 +89,7 @@ def test_tests_come_first_measurements_get_the_rest_and_each_leaves_its_record(t
     def call(command, environment, seconds):
         called.append((command, seconds))
         if "pytest" in command:
-            report = next(word for word in command if word.startswith("--junitxml="))
+            report = next(a for a in command if a.startswith("--junitxml="))
             Path(report.partition("=")[2]).write_text(REPORT)
             return 1
         return 0
@@ -107,7 +101,7 @@ def test_tests_come_first_measurements_get_the_rest_and_each_leaves_its_record(t
     (tests, for_tests), (measure, _) = called  # and no page, which is that of the records in docs
     assert 230 < for_tests <= 240
     assert tests[-1].endswith("tests/engine/test_cuda.py")
-    budget = next(word for word in measure if word.startswith("budget="))
+    budget = next(a for a in measure if a.startswith("budget="))
     assert 450 <= int(budget.removeprefix("budget=")) <= 460
     assert {f"records={tmp_path}", "device=cpu", "tiny=false", "commit=0123abc", "loop"} <= set(measure)
     record = json.loads((tmp_path / "tests_gpu.json").read_text())
@@ -131,7 +125,7 @@ def test_what_takes_too_long_is_ended_with_all_that_it_began(tmp_path, capsys):
     began = time.monotonic()
     assert gpu_check.call(["sh", "-c", f"sleep 300 & echo $! > {child}; wait"], os.environ, 1.0) == 124
     assert time.monotonic() - began < 60
-    assert "for want of time" in capsys.readouterr().out
+    assert "for lack of time" in capsys.readouterr().out
     state = Path(f"/proc/{int(child.read_text())}/stat")
     deadline = time.monotonic() + 10
     while state.exists() and " Z " not in state.read_text() and time.monotonic() < deadline:
@@ -142,29 +136,34 @@ def test_what_takes_too_long_is_ended_with_all_that_it_began(tmp_path, capsys):
 # Wheels ---------------------------------------------------------------------------------------------------------------
 
 
-def test_every_dependency_is_asked_for_by_the_check():
+def test_every_dependency_is_required_by_the_check():
     assert set(gpu_check.MODULES.values()) == {Requirement(line).name for line in DEPENDENCIES} | {"pytest"}
 
 
-def test_what_mldec_needs_is_carried_but_what_belongs_to_the_driver_never():
-    carried = {each.partition("==")[0] for each in gpu_wheels.carried("3.12")}
-    assert {"hydra-core", "omegaconf", "antlr4-python3-runtime", "pycocotools", "albumentations", "pydantic"} <= carried
-    everything = {each.partition("==")[0] for each in gpu_wheels.carried("3.12", gpu_wheels.ASSUMED)}
+def test_what_mldec_needs_is_included_but_never_what_belongs_to_the_driver():
+    included = {each.partition("==")[0] for each in gpu_wheels.needed_packages("3.12")}
+    assert {
+        "hydra-core",
+        "omegaconf",
+        "antlr4-python3-runtime",
+        "pycocotools",
+        "albumentations",
+        "pydantic",
+    } <= included
+    everything = {each.partition("==")[0] for each in gpu_wheels.needed_packages("3.12", gpu_wheels.ASSUMED)}
     assert not everything & {"torch", "torchvision", "timm", "numpy", "triton", "typing-extensions"}
-    assert everything - carried >= {"scipy", "opencv-python-headless"}
-    assert {f"{name}" for name in gpu_check.MODULES.values()} <= everything | set(
-        gpu_wheels.needs(gpu_wheels.OF_TORCH, "3.12")
-    )
+    assert everything - included >= {"scipy", "opencv-python-headless"}
+    assert set(gpu_check.MODULES.values()) <= everything | gpu_wheels.closure(gpu_wheels.OF_TORCH, "3.12")
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["lack=scipy"], "lack: no such option; allowed: python, lacks"),
         (["lacks=torch"], "lacks=torch: allowed are opencv-python-headless, scipy"),
         (["python=3"], "python=3: expected a version such as 3.12"),
     ],
 )
-def test_bad_words_are_refused_before_anything_is_downloaded(words, message, capsys):
-    assert gpu_wheels.main(words) == 2
+def test_bad_words_are_refused_before_anything_is_downloaded(arguments, message, capsys):
+    assert gpu_wheels.main(arguments) == 2
     assert message in capsys.readouterr().err
