@@ -152,7 +152,7 @@ def write_page(request: Request, lines: dict[str, list[Line]]) -> None:
     places = f"records={_from_here(request.place.records)} page={_from_here(request.page)}"
     text = report.page(
         parts,
-        command=f"mldec table {request.name} scale={request.scale} run=false {places}",
+        command=f"mldec table {request.name} scale={request.scale} report_only=true {places}",
         title="Results at desk scale" if request.scale == "desk" else "Results",
         introduction=INTRODUCTIONS[request.scale],
     )

@@ -35,6 +35,7 @@ BATCH = 32  # images that are scored at a time
 AHEAD = 2  # batches that are decoded while one is scored
 MAPS_BATCH = 8  # images whose maps are made at a time: on the way there are features for each image and label
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 ImageInput = Any  # a path, a PIL image, or uint8: (H,W,3) RGB or (H,W) grey
 
 
@@ -46,18 +47,21 @@ class Answer(NamedTuple):
     error: str = ""
 
 
-def load(path: str | Path, weights: Weights = "best", device: str = "auto") -> Predictor:
-    """The network of a run folder, a checkpoint or an exported folder, ready for images.
+def load(
+    path: str | Path, weights: Weights = "best", device: str = "auto", precision: Precision = "auto"
+) -> Predictor:
+    """The network of a run directory, a checkpoint or an exported folder, ready for images.
 
     Args:
         weights: "best", those whose metric training reported; "ema", their moving average; or "raw", without averaging.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: "auto" (bf16 on CUDA that has it, else fp32), "fp32", "bf16" or "fp16".
 
     Raises:
         CheckpointError: there is none, it is damaged, or holds something else.
         ConfigError: no such device.
     """
-    return Predictor(restore(path, weights=weights), device)
+    return Predictor(restore(path, weights=weights), device, precision)
 
 
 class Predictor:
@@ -68,10 +72,10 @@ class Predictor:
         labels: what the scores are of; of a zero-shot network those that are asked for.
     """
 
-    def __init__(self, restored: Restored, device: str = "auto") -> None:
+    def __init__(self, restored: Restored, device: str = "auto", precision: Precision = "auto") -> None:
         self.config, self.normalization, self.path = restored.config, restored.normalization, restored.path
         self.device = choose_device(device)
-        self.dtype = choose_precision("auto", self.device)
+        self.dtype = choose_precision(precision, self.device)
         self.model: Classifier = restored.classifier.to(self.device)
         self.softmax = build.uses_softmax(self.config)
         self._fit = build.build_resize(self.config)
@@ -190,7 +194,7 @@ class Predictor:
         """
         if self.thresholds is None:
             raise DataError(
-                f"{self.path} has no {FILE}; type mldec evaluate run=RUN split=val thresholds=true, or name a threshold"
+                f"{self.path} has no {FILE}; run mldec evaluate run=RUN split=val tune_thresholds=true, or set a threshold"
             )
         return self.thresholds.of(self.labels, default).values
 
