@@ -2,7 +2,7 @@
 
 `build_config` turns plain nested dicts (composed YAML) into a `Config`, collecting every problem into one
 `ConfigError`; `to_mapping` is its inverse. Component groups (`head: {name: ml_decoder, …}`) become the dataclass that
-the component registered.
+the component registered. `build_options` checks the options of a command in the same way.
 
 Ranges are part of the annotation, so that a field reads as its own documentation:
 
@@ -18,10 +18,13 @@ import types
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
-from mldec.errors import ConfigError, brief, shortened, suggest
+from mldec.errors import ConfigError, shortened, suggest
 from mldec.registry import REGISTRIES
+
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,18 @@ def build_config(mapping: Mapping[str, Any]) -> Config:
     return typing.cast(Config, config)
 
 
+def build_options(cls: type[Options], values: Mapping[str, Any], owner: str = "") -> Options:
+    """Check plain values and make them an instance of the dataclass `cls`, which declares the options of a command.
+
+    `owner` names the command in the error for an unknown option. Raises ConfigError listing all problems, a line each.
+    """
+    problems: list[str] = []
+    options = _dataclass(values, cls, "", problems, f"{owner} has " if owner else "")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return typing.cast(Options, options)
+
+
 def from_stored(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """An experiment as a run or checkpoint stored it, completed by what settings that came later stand for there.
 
@@ -190,6 +205,8 @@ def describe_type(annotation: Any) -> str:
     origin = typing.get_origin(annotation)
     if origin is Annotated:
         base, *bounds = typing.get_args(annotation)
+        if isinstance(bounds[0], str):  # the type in words
+            return bounds[0]
         return " ".join([describe_type(base), *map(str, bounds)])
     if origin in _UNIONS:
         return " or ".join(describe_type(option) for option in typing.get_args(annotation))
@@ -198,9 +215,8 @@ def describe_type(annotation: Any) -> str:
     if origin is tuple:
         item = typing.get_args(annotation)
         return f"a list of {describe_type(item[0])}" if item[-1] is ... else f"a list of {len(item)} values"
-    return {type(None): "null", int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(
-        annotation, str(annotation)
-    )
+    names = {type(None): "null", int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return {**names, Path: "a path"}.get(annotation, str(annotation))
 
 
 LARGEST_INT = 2**64  # of settings: what numpy, torch and printing take
@@ -218,8 +234,8 @@ def _dataclass(value: Any, cls: type, path: str, problems: list[str], owner: str
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = [key for key in value if key not in fields]
     for key in unknown[:SHOWN]:
-        where = _join(path, brief(key))
-        problems.append(f"{where}: {owner}no such setting; {suggest(brief(key), fields)}")
+        where = _join(path, shortened(key))
+        problems.append(f"{where}: {owner}no such setting; {suggest(shortened(key), fields)}")
     if len(unknown) > SHOWN:
         problems.append(f"{path or 'the experiment'}: and {len(unknown) - SHOWN} more settings that there are not")
     arguments = {}
@@ -276,7 +292,8 @@ def _fit(value: Any, annotation: Any) -> Any:
     if origin is Annotated:
         base, *bounds = typing.get_args(annotation)
         fitted = _fit(value, base)
-        return fitted if fitted is not _INVALID and all(fitted in bound for bound in bounds) else _INVALID
+        ranges = (bound for bound in bounds if isinstance(bound, Range))
+        return fitted if fitted is not _INVALID and all(fitted in bound for bound in ranges) else _INVALID
     if origin in _UNIONS:
         for option in typing.get_args(annotation):
             fitted = _fit(value, option)
@@ -309,6 +326,11 @@ def _fit(value: Any, annotation: Any) -> Any:
     if annotation is int:
         is_int = isinstance(value, int) and not isinstance(value, bool)
         return value if is_int and abs(value) < LARGEST_INT else _INVALID
+    if annotation is Path:
+        try:
+            return Path(value).expanduser() if isinstance(value, (str, Path)) else _INVALID
+        except RuntimeError:  # ~user, of whom there is none
+            return _INVALID
     if annotation in (str, bool):
         return value if isinstance(value, annotation) else _INVALID
     raise TypeError(f"config fields may not have the type {annotation}")

@@ -1,4 +1,4 @@
-"""How mldec says no: one sentence with what was found, what is allowed and what to type."""
+"""Errors: one sentence with what was found, what is allowed and what to do."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import os
 import re
 import reprlib
 from collections.abc import Iterable
-from typing import Any
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all control characters but tab and newline
 
 SURROGATE = re.compile(r"[\ud800-\udfff]")  # in text: a byte that is not UTF-8 (PEP 383), or half of a UTF-16 pair
-MAX_OPTIONS, MAX_COMPARED = 5000, 200  # that a word is compared with, and its letters: comparing takes long
+MAX_OPTIONS, MAX_COMPARED = 5000, 200  # compared, and their letters: comparing takes long
 # What a terminal must not be given as it is: control characters but tab and newline, marks and overrides of the text
 # direction (Unicode TR9), line and paragraph separators, and surrogates, which stand for bytes that are no UTF-8.
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -22,7 +21,7 @@ LONGEST_SHOWN = 80  # characters of a wrong value that an error repeats
 
 
 class MldecError(Exception):
-    """A problem that the user can mend. Commands print it without a traceback and leave with `exit_code`."""
+    """A problem that the user can correct. Commands print it without a traceback and leave with `exit_code`."""
 
     exit_code = 1
 
@@ -46,60 +45,45 @@ class CheckpointError(MldecError):
 
 
 class RunError(MldecError):
-    """A run that had begun cannot go on; what it had saved is kept."""
-
-
-def brief(value: Any, most: int = 120) -> str:
-    """`value` as text of at most about `most` characters, in a time that does not depend on its size."""
-    if isinstance(value, int) and value.bit_length() > 256:
-        return f"a whole number of {value.bit_length():,} bits"
-    if value is None or isinstance(value, (str, bool, int, float)):
-        text = value[: most + 1] if isinstance(value, str) else str(value)
-    elif isinstance(value, (os.PathLike, Exception)):
-        text = str(value)[: most + 1]
-    elif isinstance(value, (dict, list, tuple, set)):
-        text = _SHORT.repr(value)
-    else:
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= most else f"{text[:most]}…"
+    """A run that had begun cannot continue; what it had saved is kept."""
 
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 2, 6, 60, 60
 
 
-#: What torch, numpy, OpenCV and CUDA say where memory of the host or of a device ran out.
+#: What errors of torch, numpy, OpenCV and CUDA contain where memory of the host or of a device ran out.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "insufficient memory", "bad_alloc")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: MemoryError, and what libraries raise in its place."""
+    """Whether an error means that memory ran out: MemoryError, and what libraries raise in its place."""
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
 
 
 def describe_out_of_memory(error: BaseException) -> str:
-    """One line for an error of which `is_out_of_memory` is true: what was asked for, if it says so, and what to do."""
+    """One line for an error of which `is_out_of_memory` is true: how much was requested, if known, and what to do."""
     amount = re.search(r"allocate (?:more than )?([\d.]+ ?(?:bytes|[KMGT]iB))", str(error))
-    asked = f" (asked for {amount[1]})" if amount else ""
+    requested = f" (requested {amount[1]})" if amount else ""
     return (
-        f"out of memory{asked}. Lower schedule.batch_size, runtime.eval_batch_size, batch_size= or dataset.image_size, "
+        f"out of memory{requested}. Lower schedule.batch_size, runtime.eval_batch_size, batch_size= or dataset.image_size, "
         "use fewer runtime.workers, or a machine with more memory; debug=true shows where it happened"
     )
 
 
 def first_lines(error: BaseException, most: int = 1) -> str:
-    """The first lines of what an error says, on one line; the name of its type where it says nothing."""
+    """The first lines of an error's text, joined; the name of its type where it has none."""
     lines = [line.strip() for line in str(error).strip().splitlines()[:most]]
     return "; ".join(lines) or type(error).__name__
 
 
-def suggest(word: str, options: Iterable[str]) -> str:
-    """`did you mean …? (allowed: …)` for a word that is none of `options`."""
+def suggest(name: str, options: Iterable[str]) -> str:
+    """`did you mean …? (allowed: …)` for a name that is none of `options`."""
     names = sorted(options)
-    near = difflib.get_close_matches(word[:MAX_COMPARED], names[:MAX_OPTIONS], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name[:MAX_COMPARED], names[:MAX_OPTIONS], n=1, cutoff=0.5)
     allowed = (
         "allowed: "
-        + ", ".join(name[:80] for name in names[:40])
+        + ", ".join(option[:80] for option in names[:40])
         + (f", and {len(names) - 40} more" if len(names) > 40 else "")
     )
     return f"did you mean {near[0][:MAX_COMPARED]}? ({allowed})" if near else allowed
@@ -118,23 +102,24 @@ def printable_name(name: object) -> str:
     return printable(str(name).replace("\n", "\\n").replace("\t", "\\t"))
 
 
-def shown(value: object, most: int = 80) -> str:
-    """`value` in quotes and escaped, for an error message; of a long one the beginning."""
-    try:
-        text = repr(value)
-    except RecursionError:
-        return f"a {type(value).__name__} nested too deeply"
-    return text if len(text) <= most else f"{text[:most]}…"
-
-
 def shortened(value: object, most: int = LONGEST_SHOWN) -> str:
-    """A wrong value as an error repeats it: on one line, and not all of its 5,000 digits."""
-    text = value if isinstance(value, str) else brief(value, most)
+    """Any value as an error repeats it: on one line, of at most about `most` characters, in a bounded time."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a whole number of {value.bit_length():,} bits"
+    if value is None or isinstance(value, (str, bool, int, float, os.PathLike, Exception)):
+        text = str(value)
+    else:
+        text = _SHORT.repr(value) if isinstance(value, (dict, list, tuple, set)) else f"a {type(value).__name__}"
     return printable_name(text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)")
 
 
+def shown(value: object, most: int = LONGEST_SHOWN) -> str:
+    """As `shortened`, with text in quotation marks."""
+    return f"'{shortened(value, most)}'" if isinstance(value, str) else shortened(value, most)
+
+
 def without_long_words(text: str) -> str:
-    """`text` with its longest words cut: a value of 5,000 digits, a name of as many letters."""
+    """`text` with its longest words cut, such as a value of 5,000 digits."""
     return _LONG_WORD.sub(lambda found: f"{found[0][:LONGEST_SHOWN]}… ({len(found[0]):,} characters)", text)
 
 

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mldec.errors import ConfigError, printable_name
+from mldec.errors import ConfigError, printable_name, shortened
 
 PARTIAL = ".partial"  # in the name of every hidden file that is not finished
 LONGEST_ENDING = 100  # bytes of a suffix that is kept, so that the name of a partial file fits into 255
@@ -126,3 +126,60 @@ def remove_partial(folder: Path, *names: str) -> None:
         for partial in inner.glob(f".*{PARTIAL}*"):
             if partial.is_symlink() or partial.is_file():  # of a link itself, never of its target
                 partial.unlink(missing_ok=True)
+
+
+# Places that a user names for output ----------------------------------------------------------------------------------
+
+
+def check_output_directory(name: str, path: Path) -> None:
+    """Raise ConfigError where the directory that option `name` names, which need not exist, cannot be one."""
+    _check_place(name, path, [path, *path.parents])
+
+
+def check_output_file(name: str, path: Path) -> None:
+    """Raise ConfigError where the file that option `name` names, which need not exist, cannot be one."""
+    if path.is_dir():
+        raise ConfigError(f"{name}={shortened(path)}: is a directory; name a file in it")
+    _check_place(name, path, path.parents)
+
+
+def _check_place(name: str, path: Path, directories: Iterable[Path]) -> None:
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
+            raise ConfigError(f"{name}={shortened(path)}: {error.strerror}; use another path") from None
+    for directory in directories:
+        if os.path.lexists(directory) and not directory.is_dir():
+            found = "is a file" if directory == path else f"{shortened(directory)} is a file"
+            raise ConfigError(
+                f"{name}={shortened(path)}: {found}, so nothing can be written there; name a directory or a new path"
+            )
+
+
+def refuse_overwriting(name: str, outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
+    """Raise ConfigError if a file that would be written is one that is read, under whatever name, links included.
+
+    Args:
+        name: the option that names the output.
+        outputs, inputs: files or directories that need not exist.
+    """
+    written = {identity: path for path in outputs if (identity := _identity(path)) is not None}
+    if not written:
+        return
+    for path in inputs:
+        identity = _identity(path)
+        if identity is not None and (output := written.get(identity)) is not None:
+            raise ConfigError(
+                f"{name}: {shortened(output)} would be overwritten, and it is read as {shortened(path)}; "
+                f"use another {name}"
+            )
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """What all names of a file have in common: its device and inode; None where there is no such file."""
+    try:
+        status = os.stat(os.path.expanduser(os.fspath(path)))
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino

@@ -1,7 +1,7 @@
-"""From what was typed to a plain experiment: the only room that knows Hydra.
+"""From overrides to a plain experiment: the only module that knows Hydra.
 
-Hydra composes YAML; it never instantiates, launches, changes folders or logs here. Values are taken as typed, also
-under keys that no YAML file mentions: the dataclasses of the components know which keys exist, and say so.
+Hydra composes YAML; it never instantiates, launches, changes directories or logs here. An override may have a key that
+no YAML file mentions: the dataclasses of the components know which keys exist, and their check reports the others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,97 +31,21 @@ GROUPS = (*REGISTRIES, "runtime", "protocol")
 CHOICES = (*GROUPS, "experiment", "debug")
 EMBEDDINGS_SOURCE = "head.label_embeddings.source"
 _LONG_NUMBER = "set_int_max_str_digits"  # in Python's error for an integer of more than 4,300 digits
-_RANGE = f"whole numbers from {-(2**63):,} to {2**63 - 1:,} are allowed; type a smaller one"
+_RANGE = f"whole numbers from {-(2**63):,} to {2**63 - 1:,} are allowed; use a smaller one"
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """A parsed command line."""
+    """What a command line holds beside the command's own options."""
 
-    overrides: tuple[str, ...]  # Hydra's grammar: group=choice, key=value
-    own: dict[str, str] = field(default_factory=dict)  # words of the command itself, e.g. run=…
+    overrides: tuple[str, ...] = ()  # Hydra's grammar: group=choice, key=value
     plugins: tuple[str, ...] = ()
     config_dir: str | None = None
     multirun: bool = False
-    help: bool = False
 
-
-def parse(
-    argv: Sequence[str],
-    own: Sequence[str] = (),
-    flags: Sequence[str] = (),
-    *,
-    repeatable: Sequence[str] = (),
-    multirun: bool = False,
-    config_dir: bool = True,
-) -> Arguments:
-    """Sort a command line into overrides and the command's `own` words (`word=value`).
-
-    A flag such as --fix is an own word that is "true".
-
-    Args:
-        repeatable: own words that may be typed several times; the command reads them from `argv` itself.
-        multirun: whether -m means something to the command.
-        config_dir: whether --config-dir means something to the command.
-
-    Raises ConfigError for an option that does not exist or has no effect, for a word that is no `key=value`, and for
-    an own word that is empty or typed twice with different values.
-    """
-    overrides, words = [], {}
-    plugins: tuple[str, ...] = ()
-    options: dict[str, Any] = {}
-    for position, argument in enumerate(argv):
-        name, separator, value = argument.partition("=")
-        if "\0" in argument:
-            raise ConfigError(f"{shortened(argument)}: holds a zero byte, which no name or value may")
-        if argument in ("-h", "--help"):
-            options["help"] = True
-        elif argument in ("-m", "--multirun"):
-            if not multirun:
-                raise ConfigError(f"{argument}: has no effect here; only mldec train runs several combinations")
-            options["multirun"] = True
-        elif name == "--config-dir" and separator:
-            if not config_dir:
-                raise ConfigError(f"{shortened(argument)}: has no effect here; this command composes no experiment")
-            if not os.path.isdir(os.path.expanduser(value)):
-                raise ConfigError(f"{shortened(argument)}: no such folder")
-            options["config_dir"] = value
-        elif argument in flags:
-            words[argument.lstrip("-")] = "true"
-        elif argument.startswith("-"):
-            known = ("--help", *(("--multirun",) if multirun else ()), "--config-dir=DIR", *flags)
-            raise ConfigError(f"{shortened(argument)}: no such option; {suggest(argument[:80], known)}")
-        elif not separator and not argument.startswith("~"):
-            raise ConfigError(
-                f"{shortened(argument)} (word {position + 1}): expected key=value, as in schedule.epochs=10 or head=gap"
-            )
-        elif _debug_switch(argument) is not None:
-            continue  # for `wants_traceback`; any other value of debug is a choice of the group
-        elif name == "plugins":
-            plugins = tuple(module.strip() for module in value.strip("[]").split(",") if module.strip())
-        elif name in own:
-            _check_own(name, value, None if name in repeatable else words.get(name))
-            words[name] = value
-        else:
-            overrides.append(argument)
-    return Arguments(tuple(overrides), words, plugins, **options)
-
-
-def _check_own(name: str, value: str, earlier: str | None) -> None:
-    """Raise ConfigError for a value that cannot be meant."""
-    if not value.strip():
-        raise ConfigError(f"{name}=: empty; type a value, or leave it out")
-    if earlier is not None and earlier != value:
-        raise ConfigError(
-            f"{name}={shortened(value)}: typed twice, before as {name}={shortened(earlier)}; leave one out"
-        )
-    if value.startswith("~") and os.path.expanduser(value) == value:
-        raise ConfigError(f"{name}={shortened(value)}: there is no user of that name; type the path in full, or ./~…")
-
-
-def wants_traceback(argv: Sequence[str]) -> bool:
-    """Whether a command line has `debug=true`."""
-    return any(_debug_switch(argument) for argument in argv)
+    def keys(self) -> set[str]:
+        """The keys of the overrides."""
+        return set(map(key_of, self.overrides))
 
 
 def load_components(plugins: Sequence[str]) -> None:
@@ -134,31 +58,31 @@ def load_components(plugins: Sequence[str]) -> None:
         sys.path.insert(0, os.getcwd())  # python train.py finds modules beside it; the mldec script should too
     for module in plugins:
         if not all(module.split(".")):  # relative, or with two dots
-            raise ConfigError(f"plugins={shortened(module)}: no name of a module; type it as in import: my_module")
+            raise ConfigError(f"plugins={shortened(module)}: not a module name; write it as in import: my_module")
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"plugins={module}: {error}; is it on PYTHONPATH or in the folder you stand in?"
-            ) from None
-        except (Exception, SystemExit) as error:  # code of the user's own, which may raise anything
+            raise ConfigError(f"plugins={module}: {error}; is it on PYTHONPATH or in the current directory?") from None
+        except (Exception, SystemExit) as error:  # the user's own code, which may raise anything
             raise ConfigError(
                 f"plugins={module}: importing it raised {type(error).__name__}: {_first_line(error)}{_where(error)}; "
                 "debug=true shows the traceback"
             ) from error
 
 
-def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
+def compose(overrides: Sequence[str], config_dir: str | None = None, notes: list[str] | None = None) -> dict[str, Any]:
     """The experiment that `configs/train.yaml` and `overrides` compose, as nested plain values.
+
+    A sentence for each setting that was left out, since the component it belongs to was replaced, is added to `notes`.
 
     Raises ConfigError for choices that do not exist, overrides that cannot be read, and files that try to set what
     only the command line may.
     """
     folders = _folders(config_dir)
-    words = [word for override in overrides for word in _for_hydra(override, folders)]
+    for_hydra = [item for override in overrides for item in _for_hydra(override, folders)]
     if config_dir:
         check_config_files(folders[1], CHOICES)
-        words.append(f"hydra.searchpath=[file://{folders[1]}]")
+        for_hydra.append(f"hydra.searchpath=[file://{folders[1]}]")
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -167,7 +91,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str
         with _hydra(folders[0]):
             from hydra import compose as hydra_compose
 
-            composed = hydra_compose("train", overrides=words, return_hydra_config=True)
+            composed = hydra_compose("train", overrides=for_hydra, return_hydra_config=True)
         _refuse_hydra_settings(composed.hydra)
         experiment = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         mapping: dict[str, Any] = OmegaConf.to_container(experiment, resolve=True)  # type: ignore[assignment]
@@ -175,26 +99,25 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> dict[str
         raise
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_readable(error)) from error
-    except Exception as error:  # the YAML of a folder of the user's own: binary, endless, of a wrong shape
+    except Exception as error:  # YAML of the user's own: binary, endless, of a wrong shape
         raise _unreadable(error, config_dir) from error
     for forbidden in ("plugins", "resume"):
         if forbidden in mapping:
             raise ConfigError(f"{forbidden} may be set on the command line only, not in a config file")
     if mapping.get("dataset") is None:
         raise ConfigError(
-            "no dataset chosen; type experiment=… or dataset=…\n"
+            "no dataset chosen; use experiment=… or dataset=…\n"
             f"  experiments: {', '.join(choices('experiment', folders))}\n"
             f"  datasets: {', '.join(choices('dataset', folders))}"
         )
-    return _without_leftovers(mapping, overrides)
+    return _without_leftovers(mapping, overrides, notes if notes is not None else [])
 
 
 def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
     """A stored experiment with overrides applied: `group=choice` replaces a group whole, `key=value` sets one value.
 
-    `${…}` is resolved in what was typed; what is stored is literal.
-
-    Another source of words leaves the stored names of its rows behind, unless names are typed too.
+    `${…}` is resolved in overrides; what is stored is literal. Another source of label embeddings drops the stored
+    names of its rows, unless an override sets them too.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -202,23 +125,23 @@ def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | N
     literal = _Literal()
     mapping = OmegaConf.create(literal.hide(stored))
     folders = _folders(config_dir)
-    group_choices = [word for word in overrides if key_of(word) in GROUPS and not _value(word).startswith("{")]
+    group_choices = [item for item in overrides if key_of(item) in GROUPS and not _value(item).startswith("{")]
     if group_choices:
         needed = (
             []
-            if any(key_of(word) == "dataset" for word in group_choices)
+            if any(key_of(choice) == "dataset" for choice in group_choices)
             else [f"dataset={choices('dataset', folders)[0]}"]
         )
         composed = compose([*group_choices, *needed], config_dir)
-        for word in group_choices:
-            mapping[key_of(word)] = literal.hide(composed[key_of(word)])
-    words = OmegaConf.select(mapping, "head.label_embeddings")
+        for choice in group_choices:
+            mapping[key_of(choice)] = literal.hide(composed[key_of(choice)])
+    embeddings = OmegaConf.select(mapping, "head.label_embeddings")
     if any(
-        key_of(word) == EMBEDDINGS_SOURCE and _parsed(word).value() != literal.show(words.get("source"))
-        for word in overrides
-        if words
+        key_of(override) == EMBEDDINGS_SOURCE and _parsed(override).value() != literal.show(embeddings.get("source"))
+        for override in overrides
+        if embeddings
     ):
-        words.names = None  # those of another file
+        embeddings.names = None  # those of another file
     try:
         for override in overrides:
             if override in group_choices:
@@ -255,7 +178,7 @@ def to_yaml(mapping: dict[str, Any]) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A plain experiment from a run folder's config.yaml, taken literally.
+    """A plain experiment from a run directory's config.yaml, taken literally.
 
     Raises ConfigError if it is not there, not YAML, or stands for more than it holds.
     """
@@ -283,38 +206,33 @@ def _folders(config_dir: str | None) -> list[Path]:
     return [config_folder(), *([Path(config_dir).expanduser().resolve()] if config_dir else [])]
 
 
-def _debug_switch(argument: str) -> bool | None:
-    """The value of `debug=true` or `debug=false`; None for any other word."""
-    return {"debug=true": True, "debug=false": False}.get(argument.lower())
-
-
 class _Literal:
-    """Keeps stored text from being taken for an interpolation: OmegaConf sees a random word in its place."""
+    """Keeps stored text from being taken for an interpolation: OmegaConf sees a random token in its place."""
 
     def __init__(self) -> None:
-        self._words: dict[str, str] = {}
+        self._texts: dict[str, str] = {}
 
     def hide(self, value: Any) -> Any:
-        """Nested plain values in which text that OmegaConf gives a meaning is a word without one."""
+        """Nested plain values in which a token replaces text that OmegaConf gives a meaning."""
         if isinstance(value, dict):
             return {key: self.hide(item) for key, item in value.items()}
         if isinstance(value, list):
             return [self.hide(item) for item in value]
         if isinstance(value, str) and ("$" in value or value == "???"):
-            word = f"literal-{secrets.token_hex(16)}"
-            self._words[word] = value
-            return word
+            token = f"literal-{secrets.token_hex(16)}"
+            self._texts[token] = value
+            return token
         return value
 
     def show(self, value: Any) -> Any:
-        """The same values with the text itself, also where a typed value refers to it."""
+        """The same values with the text itself, also where an override refers to it."""
         if isinstance(value, dict):
             return {key: self.show(item) for key, item in value.items()}
         if isinstance(value, list):
             return [self.show(item) for item in value]
         if isinstance(value, str) and "literal-" in value:
-            for word, text in self._words.items():
-                value = value.replace(word, text)
+            for token, text in self._texts.items():
+                value = value.replace(token, text)
         return value
 
 
@@ -341,7 +259,7 @@ def _for_hydra(override: str, folders: Sequence[Path]) -> list[str]:
     if value in known:
         return [override]
     if value == "null" and key in ("dataset", "experiment", "debug"):
-        return []  # which is what they are when nothing is said
+        return []  # their default
     if key == "backbone" and _is_timm_model(value):
         return ["backbone=timm", f"++backbone.model={value}"]
     raise ConfigError(
@@ -349,23 +267,23 @@ def _for_hydra(override: str, folders: Sequence[Path]) -> list[str]:
     )
 
 
-def _without_leftovers(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Leave out what files say of a component that was replaced, and say so.
+def _without_leftovers(mapping: dict[str, Any], overrides: Sequence[str], notes: list[str]) -> dict[str, Any]:
+    """Leave out what files set for a component that was replaced, with a note.
 
     `experiment=digits head=gap` would otherwise fail on the widths that the experiment gives its decoder. What the new
     component has too is kept, so that heads are compared at equal widths; what no component of the group has, or what
-    was typed, is a mistake that stays for `build_config` to find.
+    an override sets, is a mistake that stays for `build_config` to find.
     """
-    typed = {key_of(override) for override in overrides}
+    given = {key_of(override) for override in overrides}
     for group, registry in REGISTRIES.items():
         node = mapping.get(group)
         if not isinstance(node, dict) or node.get("name") not in registry:
             continue
         own = {field.name for field in dataclasses.fields(registry[node["name"]].config_class)}
-        leftovers = [key for key in node if key in registry.settings() - own and f"{group}.{key}" not in typed]
+        leftovers = [key for key in node if key in registry.settings() - own and f"{group}.{key}" not in given]
         for key in leftovers:
             value = node.pop(key)
-            print(f"note: {group}={node['name']} has no {key}; left out {group}.{key}={value}", file=sys.stderr)
+            notes.append(f"{group}={node['name']} has no {key}; left out {group}.{key}={value}")
     return mapping
 
 
@@ -428,7 +346,7 @@ def key_of(override: str) -> str:
 
 
 def _unreadable(error: Exception, config_dir: str | None) -> ConfigError:
-    """What to say of configs that Hydra or YAML stumble over."""
+    """The error for configs that Hydra or YAML cannot read."""
     where = "the experiment cannot be composed" if config_dir is None else f"--config-dir={config_dir}: cannot be read"
     if isinstance(error, RecursionError):
         return ConfigError(f"{where}: a config file includes or refers to itself, or is nested too deeply")
@@ -447,12 +365,20 @@ def _where(error: BaseException) -> str:
     return "" if last is None else f" ({last.tb_frame.f_code.co_filename}:{last.tb_lineno})"
 
 
+def as_override(key: str, value: str) -> str:
+    """An override that sets `key` to the text `value`, quoted as Hydra needs it."""
+    if re.fullmatch(r"[\w/.:%+*@?| -]+", value):
+        return f"{key}={value}"
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
 def _value(override: str) -> str:
     return override.partition("=")[2]
 
 
 def _readable(error: Exception) -> str:
-    """The lines of a Hydra message that speak of the user's input."""
+    """The lines of a Hydra message about the user's input."""
     if _LONG_NUMBER in str(error):
         return f"a whole number has too many digits; {_RANGE}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

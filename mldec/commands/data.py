@@ -1,76 +1,109 @@
-"""`mldec data`: what is done with images and annotations before training."""
+"""Images and annotations before training: download, check, describe, divide, shrink."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from mldec.commands import compose, options
-from mldec.config import build_config
-from mldec.errors import ConfigError, DataError, RunError, printable_name, suggest
+from mldec.commands import compose
+from mldec.commands.options import OutputDirectory, OutputFile, parse
+from mldec.config import Count, Fraction, Range, Seed, Some, build_config
+from mldec.errors import ConfigError, DataError, RunError, printable_name, shortened, suggest
+from mldec.files import check_output_directory, check_output_file, refuse_overwriting
 
-HELP = """usage: mldec data download dataset=NAME [root=DIR] [parallel=4]
-       mldec data verify   dataset=NAME [root=DIR] [split=all] [--fix]
-       mldec data stats    dataset=NAME [root=DIR] [split=train]
-       mldec data split    table=FILE [train=0.8 val=0.1 test=0.1] [seed=0]
-       mldec data shrink   dataset=NAME [root=DIR] side=256 output=DIR
+SHOWN = 10  # problems on the screen; the file lists all
 
-  download   fetch the published files, unpack them, check what can be checked; type it again to go on after a stop
-  verify     open and decode every image, and compare the folder with the annotations; --fix adds what is broken to
-             excluded.txt in the dataset's folder, which training honours. Nothing is deleted
-  stats      images, labels per image, classes, labels that come together, sizes: as text, JSON and an image
-  split      divide a table into train, val and test so that each has its share of every label
-  shrink     write the dataset once more with images of `side` pixels on the shorter side, annotations adjusted
 
-  root=DIR       short for dataset.root=DIR; all other settings of the dataset work too: dataset.year=2017
-  split=…        train, val, test or all, as published
-  workers=N      processes (verify, stats, shrink); default: one a core
-  output=…       verify: the list of problems; stats and split: a folder; shrink: the new dataset's folder
-  quality=90     shrink: of JPEG files
-  extra=a,b      download: optional parts (openimages: machine, validation-images, test-images, train-images)
-  keep=true      download: keep archives after unpacking"""
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """Options of all commands for a dataset; dataset=NAME and its settings, such as dataset.year=2017, are overrides."""
+
+    SETTINGS = ("dataset", "experiment")
+
+    root: Path | None = None  # short for dataset.root=DIR
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadOptions(DatasetOptions):
+    """Download the published files of dataset=NAME, unpack them, check them; the same command resumes after a stop."""
+
+    parallel: Annotated[int, Range(1, 100)] = 4  # files at a time
+    extra: tuple[str, ...] = ()  # optional parts (openimages: machine, validation-images, test-images, train-images)
+    keep: bool = False  # keep archives after unpacking
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(DatasetOptions):
+    """Open and decode every image of dataset=NAME, and compare the directory with the annotations."""
+
+    split: str = "all"  # train, val, test or all, as published
+    workers: Some | None = None  # processes; default: one per core
+    output: OutputFile | None = None  # the list of problems; default outputs/data/NAME/problems.txt
+    fix: bool = False  # add what is broken to excluded.txt, which training honours; nothing is deleted
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatsOptions(DatasetOptions):
+    """Images, labels per image, classes, labels that occur together, sizes of dataset=NAME: text, JSON and an image."""
+
+    split: str = "train"  # train, val, test or all, as published
+    output: OutputDirectory | None = None  # default outputs/data/NAME
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions(DatasetOptions):
+    """Divide a table into train, val and test so that each has its share of every label."""
+
+    table: str  # the file
+    train: Fraction | None = None  # share; where none of the three is given 0.8, 0.1 and 0.1, else the others are 0
+    val: Fraction | None = None
+    test: Fraction | None = None
+    seed: Seed = 0
+    output: OutputDirectory | None = None  # default: the directory of the table
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShrinkOptions(DatasetOptions):
+    """Write dataset=NAME again with smaller images, annotations adjusted."""
+
+    side: Count  # pixels on the shorter side, such as 256
+    output: OutputDirectory  # the directory of the new dataset
+    quality: Annotated[int, Range(1, 100)] = 90  # of JPEG files
+    workers: Some | None = None  # processes; default: one per core
+
+
+SUBCOMMANDS = {
+    "download": DownloadOptions,
+    "verify": VerifyOptions,
+    "stats": StatsOptions,
+    "split": SplitOptions,
+    "shrink": ShrinkOptions,
+}
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
+    works: dict[str, Callable[[Any, compose.Arguments], int]]
     works = {"download": _download, "verify": _verify, "stats": _stats, "split": _split, "shrink": _shrink}
-    if not argv or argv[0] in ("-h", "--help"):
-        print(HELP)
-        return 0
     if argv[0] not in works:
-        raise ConfigError(f"{argv[0]}: mldec data cannot do that; {suggest(argv[0], works)}")
-    work, own = works[argv[0]], WORDS[argv[0]]
-    arguments = compose.parse(argv[1:], own=own, flags=("--fix",) if "fix" in own else ())
-    if arguments.help:
-        print(HELP)
-        return 0
+        raise ConfigError(f"{argv[0][:80]}: no such command of mldec data; {suggest(argv[0][:80], works)}")
+    options, arguments = parse(argv[1:], SUBCOMMANDS[argv[0]], f"data {argv[0]}")
     compose.load_components(arguments.plugins)
-    return work(arguments)
+    return works[argv[0]](options, arguments)
 
 
-SHOWN = 10  # problems on the screen; the file lists all
-WORDS = {
-    "download": ("root", "parallel", "extra", "keep"),
-    "verify": ("root", "split", "workers", "output", "fix"),
-    "stats": ("root", "split", "output"),
-    "split": ("table", "train", "val", "test", "seed", "output"),
-    "shrink": ("root", "side", "output", "quality", "workers"),
-}
-
-
-def _download(arguments: compose.Arguments) -> int:
+def _download(options: DownloadOptions, arguments: compose.Arguments) -> int:
     from mldec.data.download import fetch
     from mldec.data.sources import published
     from mldec.engine.display import Display
 
-    keep, parallel = options.switch(arguments.own, "keep"), _whole(arguments, "parallel", 4, most=100)
-    config, display = _dataset(arguments), Display()
-    extra = tuple(options.listed(arguments.own.get("extra", "")))
-    wanted = published(config.name, year=getattr(config, "year", None), extra=extra)
+    config, display = _dataset(options, arguments), Display()
+    wanted = published(config.name, year=getattr(config, "year", None), extra=options.extra)
     if wanted.by_hand:
         display.say(wanted.by_hand)
     if wanted.downloads:
@@ -79,8 +112,8 @@ def _download(arguments: compose.Arguments) -> int:
             done = fetch(
                 wanted.downloads,
                 config.folder,
-                parallel=parallel,
-                keep_archives=keep,
+                parallel=options.parallel,
+                keep_archives=options.keep,
                 on_bytes=on_bytes,
             )
         for line in done:
@@ -88,22 +121,21 @@ def _download(arguments: compose.Arguments) -> int:
     return 0
 
 
-def _verify(arguments: compose.Arguments) -> int:
+def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
     from mldec.data.cache import exclusion_file
     from mldec.data.exclusions import EXCLUDED, read_exclusions
     from mldec.data.verify import unlisted_images, verify, write_exclusions, write_list
     from mldec.engine.display import Display
 
-    fix, workers = options.switch(arguments.own, "fix"), _workers(arguments)
-    config, display = dataclasses.replace(_dataset(arguments), missing="ignore"), Display()
-    default = Path("outputs") / "data" / config.name / "problems.txt"
-    output = options.file_for_output(arguments.own, "output", default, "problems.txt")
-    options.refuse_overwriting("output", [output], _files(config))
-    indexes = {split: _index(config, split) for split in _splits(arguments, config, "all")}
+    config, display = dataclasses.replace(_dataset(options, arguments), missing="ignore"), Display()
+    output = options.output or Path("outputs") / "data" / config.name / "problems.txt"
+    check_output_file("output", output)
+    refuse_overwriting("output", [output], _files(config))
+    indexes = {split: _index(config, split) for split in _splits(options.split, config)}
     problems = []
     for split, index in indexes.items():
         with display.bar(f"{config.name} {split}", len(index)) as bar:
-            found = verify(index, workers=workers, on_done=bar.advance)
+            found = verify(index, workers=_workers(options), on_done=bar.advance)
         problems += found
         display.say(f"{config.name} {split}: {len(index):,} images, {len(found):,} of them cannot be used")
         for problem in found[:SHOWN]:
@@ -121,8 +153,8 @@ def _verify(arguments: compose.Arguments) -> int:
         return 0
     write_list(problems, output)
     display.say(f"listed in {output}")
-    if not fix:
-        display.say("add --fix to leave them out of training (nothing is deleted)")
+    if not options.fix:
+        display.say("note: add fix=true to leave them out of training (nothing is deleted)")
         return 1
     exclusions = Path(config.exclude or os.path.join(config.folder, EXCLUDED))
     count = write_exclusions(problems, config.folder, exclusions)
@@ -130,14 +162,15 @@ def _verify(arguments: compose.Arguments) -> int:
     return 0
 
 
-def _stats(arguments: compose.Arguments) -> int:
+def _stats(options: StatsOptions, arguments: compose.Arguments) -> int:
     from mldec.data.statistics import SAMPLE, draw, summarize
     from mldec.engine.display import Display
     from mldec.engine.run_directory import write_json
 
-    config, display = _dataset(arguments), Display()
-    folder = options.folder_for_output(arguments.own, "output", Path("outputs") / "data" / config.name)
-    for split in _splits(arguments, config, "train"):
+    config, display = _dataset(options, arguments), Display()
+    folder = options.output or Path("outputs") / "data" / config.name
+    check_output_directory("output", folder)
+    for split in _splits(options.split, config):
         index = _index(config, split)
         with display.bar(f"{config.name} {split}", min(SAMPLE, len(index))) as bar:
             summary = summarize(index, on_done=bar.advance)
@@ -148,62 +181,58 @@ def _stats(arguments: compose.Arguments) -> int:
     return 0
 
 
-def _split(arguments: compose.Arguments) -> int:
+def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
     from mldec.data.stratify import stratify
     from mldec.data.table import read_table
     from mldec.data.table_file import open_table, write_table
     from mldec.engine.display import Display
 
-    own, display = arguments.own, Display()
-    if "table" not in own:
-        raise ConfigError("say which table to divide: table=FILE")
-    shares = {split: _share(own, split, default) for split, default in (("train", 0.8), ("val", 0.1), ("test", 0.1))}
-    shares = {split: share for split, share in shares.items() if share > 0}
+    display, names = Display(), ("train", "val", "test")
+    given = {split: share for split in names if (share := getattr(options, split)) is not None}
+    shares = {split: share for split, share in (given or {"train": 0.8, "val": 0.1, "test": 0.1}).items() if share > 0}
     if abs(sum(shares.values()) - 1) > 1e-6 or len(shares) < 2:
         shown = " ".join(f"{split}={share:g}" for split, share in shares.items())
         raise ConfigError(f"{shown}: at least two shares that sum to 1 are needed, as in train=0.8 val=0.1 test=0.1")
-    seed = _whole(arguments, "seed", 0, least=0)
-    config = _dataset(arguments, choice="table", train=own["table"])
+    config = _dataset(options, arguments, choice="table", train=options.table)
     index = read_table(config, "train")
-    parts = stratify(index.positives, len(index.labels), list(shares.values()), seed=seed)
+    parts = stratify(index.positives, len(index.labels), list(shares.values()), seed=options.seed)
     table = open_table(config.file("train"))
     home = os.path.dirname(table.path) or "."
-    folder = options.folder_for_output(own, "output", home)
+    folder = options.output or Path(home)
     files = {split: folder / f"{split}{os.path.splitext(table.path)[1]}" for split in shares}
     taken = [str(file) for file in files.values() if file.exists()]
     if taken:
-        raise DataError(f"{', '.join(taken)}: there already; move it away or type output=FOLDER")
+        raise DataError(f"{', '.join(taken)}: exists already; move it away or use output=DIR")
     folder.mkdir(parents=True, exist_ok=True)
     for number, (split, file) in enumerate(files.items()):
         rows = (parts == number).nonzero()[0].tolist()
         write_table(table, rows, str(file))
         display.say(f"{split:<6} {len(rows):>9,} images   {file}")
-    settings = " ".join(f"dataset.{split}={file}" for split, file in files.items())
-    root = "" if folder.resolve() == Path(home).resolve() and not config.root else f" dataset.root={config.folder}"
-    display.say(f"next: mldec train dataset=table {settings}{root}{_typed(arguments, *files, 'root')}")
+    settings = {f"dataset.{split}": str(file) for split, file in files.items()}
+    if folder.resolve() != Path(home).resolve() or config.root:
+        settings["dataset.root"] = str(config.folder)
+    given_too = _given(arguments, *settings, "dataset.root")
+    display.say(f"next: {_train_command('dataset=table', settings, given_too)}")
     return 0
 
 
-def _shrink(arguments: compose.Arguments) -> int:
+def _shrink(options: ShrinkOptions, arguments: compose.Arguments) -> int:
     from mldec.data.dataset import name_some
     from mldec.data.shrink import copy_regular, prepare, shrink
+    from mldec.data.shrink_annotations import shrink_annotations
     from mldec.data.shrink_plan import survey
     from mldec.engine.display import Display
 
-    own = arguments.own
-    if "output" not in own or "side" not in own:
-        raise ConfigError("say how small and where to: side=256 output=FOLDER")
-    side, quality = _whole(arguments, "side", 256), _whole(arguments, "quality", 90, most=100)
-    workers, output = _workers(arguments), options.folder_for_output(own, "output", "")
-    config, display = _dataset(arguments), Display()
+    side, quality, output, workers = options.side, options.quality, options.output, _workers(options)
+    config, display = _dataset(options, arguments), Display()
     indexes = {split: _index(config, split) for split in config.splits}
     places = {split: os.path.relpath(index.root, os.path.abspath(config.folder)) for split, index in indexes.items()}
     outside = [split for split, place in places.items() if place.startswith("..")]
     if outside:
-        raise ConfigError(f"the images of {outside[0]} lie outside of {config.folder}; type root=FOLDER that holds all")
+        raise ConfigError(f"the images of {outside[0]} lie outside of {config.folder}; use root=DIR that holds all")
     # All that can be wrong with annotations, files and disk is found before the first of what may be hours of images.
     plan = survey(config.folder, output, indexes.values(), side=side)
-    _adjust(config, None, places, plan.files)
+    shrink_annotations(config, None, places, plan.files)
     prepare(config.folder, output, side=side, quality=quality)
     problems = []
     try:
@@ -213,97 +242,53 @@ def _shrink(arguments: compose.Arguments) -> int:
                 problems += shrink(index, target, side=side, quality=quality, workers=workers, on_done=bar.advance)
         for place in plan.files:
             copy_regular(os.path.join(config.folder, place), output / place)
-        settings = _adjust(config, output, places, plan.files)
+        settings = shrink_annotations(config, output, places, plan.files)
     except OSError as error:
         raise RunError(
-            f"output={output}: {error.strerror or error}; the files that are there are whole, and the same command "
-            "goes on after them"
+            f"output={output}: {error.strerror or error}; the files that are written are whole, and the same command "
+            "resumes after them"
         ) from None
     left_out = [*(problem.reason for problem in problems), *plan.left_out]
     for reason in left_out:
-        display.say(f"left out: {reason}")
+        display.say(f"warning: left out: {reason}")
     total = sum(len(index) for index in indexes.values()) - len(problems)
     display.say(f"{total:,} images and {len(plan.files):,} other files in {output}")
-    drop = " dataset.missing=drop" if problems else ""
-    new = [word.partition("=")[0].removeprefix("dataset.") for word in f"{settings}{drop}".split()]
-    typed = _typed(arguments, *new, "root", "cache")
-    display.say(f"next: mldec train dataset={config.name} dataset.root={output}{settings}{typed}{drop}")
+    settings = {"dataset.root": str(output), **settings}
+    if problems:
+        settings["dataset.missing"] = "drop"
+    given = _given(arguments, *settings, "dataset.cache")
+    display.say(f"next: {_train_command(f'dataset={config.name}', settings, given)}")
     if left_out:
         raise RunError(
-            f"output={output}: all is there but {len(left_out):,} left out: {name_some(left_out, len(left_out))}"
+            f"output={output}: all is written but {len(left_out):,} left out: {name_some(left_out, len(left_out))}"
         )
     return 0
 
 
-def _adjust(config: Any, output: Path | None, places: dict[str, str], copied: Sequence[str]) -> str:
-    """Write annotations with their boxes adjusted. Returns settings that the new dataset needs beside its root.
-
-    Args:
-        output: the new dataset's folder; None: only find out whether all can be adjusted, and write nothing.
-        places: the folder of each split's images, relative to the dataset's.
-        copied: other files of the dataset, relative to its folder.
-    """
-    from mldec.data.coco import CocoConfig, CocoJsonConfig
-    from mldec.data.dataset import FilesConfig
-    from mldec.data.shrink import copy_regular, shrink_coco_json, shrink_voc_xml
-    from mldec.data.voc import VocConfig
-
-    folder = Path(config.folder)
-
-    def new(*parts: str) -> Path | None:
-        return None if output is None else output.joinpath(*parts)
-
-    if isinstance(config, CocoConfig):
-        for place in places.values():
-            name = f"annotations/instances_{place}.json"
-            shrink_coco_json(folder / name, new(place), new(name))
-    if isinstance(config, VocConfig):
-        for path in (Path(name) for name in copied if Path(name).parent.name == "Annotations"):
-            if path.suffix == ".xml":
-                image = str(path.parent.parent / "JPEGImages" / f"{path.stem}.jpg")
-                shrink_voc_xml(folder / path, new(image), new(str(path)))
-    settings = ""
-    if isinstance(config, FilesConfig):
-        taken = set(copied)
-        for split, place in places.items():
-            file, home = Path(config.file(split)).resolve(), folder.resolve()
-            name = str(file.relative_to(home)) if file.is_relative_to(home) else file.name
-            if not file.is_relative_to(home) and name in taken:  # of another file
-                name = f"{split}-{name}"
-            taken.add(name)
-            if isinstance(config, CocoJsonConfig):
-                shrink_coco_json(file, new(place), new(name))
-                settings += f" dataset.{split}_images={new(place)}"
-            elif output is not None:
-                copy_regular(file, output / name)
-            settings += f" dataset.{split}={new(name)}"
-    return settings
+# Parts of a command ---------------------------------------------------------------------------------------------------
 
 
-# Words --------------------------------------------------------------------------------------------------------------
-
-
-def _dataset(arguments: compose.Arguments, choice: str | None = None, **settings: str) -> Any:
-    """The settings of the dataset that a command line names; other groups are no matter of these commands."""
-    strange = [
-        word for word in arguments.overrides if word.partition("=")[0].split(".")[0] not in ("dataset", "experiment")
-    ]
-    if strange:
-        raise ConfigError(
-            f"{strange[0]}: not a word of this command; it takes dataset=…, dataset.…=…, experiment=… and its own"
-        )
+def _dataset(options: DatasetOptions, arguments: compose.Arguments, choice: str | None = None, **settings: str) -> Any:
+    """The settings of the dataset that a command line names."""
     chosen = [] if choice is None else [f"dataset={choice}"]
     mapping = compose.compose([*chosen, *arguments.overrides], arguments.config_dir)
-    if "root" in arguments.own:
-        settings["root"] = arguments.own["root"]
+    if options.root is not None:
+        settings["root"] = str(options.root)
     return build_config(mapping | {"dataset": mapping["dataset"] | settings}).dataset
 
 
-def _typed(arguments: compose.Arguments, *without: str) -> str:
-    """The settings of the dataset that were typed, but for some: what comes next needs them, too."""
-    names = {f"dataset.{name}" for name in without}
-    words = [w for w in arguments.overrides if w.startswith("dataset.") and w.partition("=")[0] not in names]
-    return "".join(f" {shlex.quote(word)}" for word in words)
+def _given(arguments: compose.Arguments, *without: str) -> list[str]:
+    """The overrides of the dataset's settings, but for some: the next command needs them, too."""
+    return [
+        override
+        for override in arguments.overrides
+        if override.startswith("dataset.") and compose.key_of(override) not in without
+    ]
+
+
+def _train_command(choice: str, settings: dict[str, str], overrides: Sequence[str]) -> str:
+    new = [compose.as_override(key, value) for key, value in settings.items()]
+    return shlex.join(["mldec", "train", choice, *new, *overrides])
 
 
 def _index(config: Any, split: str) -> Any:
@@ -315,29 +300,21 @@ def _index(config: Any, split: str) -> Any:
     return index
 
 
-def _splits(arguments: compose.Arguments, config: Any, default: str) -> tuple[str, ...]:
-    split = arguments.own.get("split", default)
+def _splits(split: str, config: Any) -> tuple[str, ...]:
     if split == "all":
         return tuple(config.splits)
     if split not in config.splits:
-        raise ConfigError(f"split={split}: {config.name} has {', '.join(config.splits)}; all means each of them")
+        raise ConfigError(
+            f"split={shortened(split)}: {config.name} has {', '.join(config.splits)}; all is each of them"
+        )
     return (split,)
 
 
-def _workers(arguments: compose.Arguments) -> int:
-    return _whole(arguments, "workers", os.cpu_count() or 1, most=options.MOST_WORKERS)
-
-
-def _whole(arguments: compose.Arguments, name: str, default: int, *, least: int = 1, most: int = 10**9) -> int:
-    return options.whole(arguments.own.get(name, str(default)), name, least=least, most=most)
+def _workers(options: VerifyOptions | ShrinkOptions) -> int:
+    return options.workers or os.cpu_count() or 1
 
 
 def _files(config: Any) -> list[str]:
     """The files of a dataset that its settings name."""
     named = (getattr(config, name, None) for name in ("train", "val", "test", "labels", "exclude"))
     return [name for name in named if isinstance(name, str)]
-
-
-def _share(own: dict[str, str], name: str, default: float) -> float:
-    # Naming one share names all: the others are 0 unless they are said, too.
-    return options.share(own, name, 0.0 if {"train", "val", "test"} & set(own) else default)

@@ -1,4 +1,4 @@
-"""The `mldec` command: one door for each thing a user does."""
+"""The `mldec` command: finds the command that is named, runs it, and turns what is raised into an exit code."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from types import ModuleType
 
 import mldec
-from mldec.commands import compose
 from mldec.engine.interrupt import PREEMPTED, STOPPED, Terminated, ignore_signals, leave_on_signals
 from mldec.errors import (
     ConfigError,
@@ -24,24 +24,24 @@ from mldec.errors import (
     without_long_words,
 )
 
-#: Doors by name; each is the module `mldec.commands.<name>`, or the one that MODULES says, with `HELP` and
-#: `main(arguments) -> exit code`.
+#: Commands by name. Each is the module `mldec.commands.<name>`, or the one in MODULES, with `main(arguments) -> exit code`
+#: and the dataclass of its options, `OPTIONS`; or `SUBCOMMANDS`, dataclasses by the name of the subcommand.
 COMMANDS = {
     "train": "compose an experiment, check it, train it; resume=RUN continues one, -m runs several",
     "show": "the resolved experiment, its size, cost, steps and schedule; trains nothing",
-    "evaluate": "metrics and per-class table of a run, on its own dataset or another",
-    "predict": "labels and scores of images; a zero-shot run can be asked for any labels",
-    "import": "a run folder from published weights: the authors' files, timm's ML-Decoder, average pooling",
-    "report": "a run, or several beside one another, as one HTML page for the browser",
+    "evaluate": "metrics and a table per label of a run, on its own dataset or another",
+    "predict": "labels and scores of images; a zero-shot network predicts any labels",
+    "import": "a run directory from published weights: the authors' files, timm's ML-Decoder, average pooling",
+    "report": "a run, or several side by side, as one HTML page",
     "export": "a network for use elsewhere: ONNX, torch.export or safetensors, with a model card",
     "data": "download, verify, stats, split, shrink: images and annotations before training",
     "table": "a table of the paper: its rows over their seeds, published values beside obtained ones",
-    "benchmark": "the figures of speed and memory that docs quote",
+    "benchmark": "the figures of speed and memory in the documentation",
 }
 
-MODULES = {"import": "import_weights"}  # Python keeps the word for itself
+MODULES = {"import": "import_weights"}  # a keyword of Python
 
-#: What the system says of a path that cannot be meant: bad input, while a full disk, say, is a failure.
+#: Errors of the system for a path that cannot be right: bad input, while a full disk, for example, is a failure.
 WRONG_PLACES = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.EINVAL}
 
 USAGE = """mldec {version}: multi-label image classification with ML-Decoder
@@ -50,12 +50,12 @@ usage: mldec COMMAND [group=choice …] [key=value …]
 
 {commands}
 
-mldec COMMAND --help says more. First steps: mldec train experiment=digits"""
+mldec COMMAND --help shows its options. First steps: mldec train experiment=digits"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what `argv` names and leave with its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted,
-    75 stopped by the system (SIGTERM, SIGUSR1) and to be continued."""
+    75 stopped by the system (SIGTERM, SIGUSR1) and to be resumed."""
     code = run(sys.argv[1:] if argv is None else list(argv))
     if code in (STOPPED, PREEMPTED):
         ignore_signals()
@@ -63,27 +63,30 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """What `main` does, as a function: returns the exit code."""
+    """Run what `argv` names; returns the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0
     if argv[0] == "--version":
         print(mldec.__version__)
         return 0
-    wants_traceback = compose.wants_traceback(argv) or os.environ.get("MLDEC_DEBUG") == "1"
+    shows_traceback = "debug=true" in map(str.lower, argv) or os.environ.get("MLDEC_DEBUG") == "1"
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(message)s"))
     logging.basicConfig(handlers=[handler])
-    # What takes long says what it is doing; of several processes (torchrun, runtime.devices) the first.
+    # Long work reports what it does; of several processes (torchrun, runtime.devices) the main one.
     logging.getLogger("mldec").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     try:
         with leave_on_signals():
             if argv[0] not in COMMANDS:
                 raise ConfigError(f"{shortened(argv[0])}: no such command; {suggest(argv[0][:80], COMMANDS)}")
             command = importlib.import_module(f"mldec.commands.{MODULES.get(argv[0], argv[0])}")
+            if {"-h", "--help"} & set(argv[1:]) or (hasattr(command, "SUBCOMMANDS") and not argv[1:]):
+                print(_help(argv, command))
+                return 0
             return int(command.main(list(argv[1:])))
     except (MldecError, OSError) as error:  # OSError: a full disk, a folder that may not be written
-        if wants_traceback:
+        if shows_traceback:
             traceback.print_exc()
         _say(str(error))
         if isinstance(error, MldecError):
@@ -92,7 +95,7 @@ def run(argv: Sequence[str]) -> int:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        if wants_traceback:
+        if shows_traceback:
             traceback.print_exc()
         _say(describe_out_of_memory(error))
         return 1
@@ -101,14 +104,26 @@ def run(argv: Sequence[str]) -> int:
         return PREEMPTED if isinstance(interrupt, Terminated) else STOPPED
 
 
+def _help(argv: Sequence[str], command: ModuleType) -> str:
+    """The help of a command, or of its subcommand."""
+    from mldec.commands.help import command_help, subcommands_help
+
+    if not hasattr(command, "SUBCOMMANDS"):
+        return command_help(argv[0], command.OPTIONS)
+    name = next((argument for argument in argv[1:] if argument in command.SUBCOMMANDS), None)
+    if name is None:
+        return subcommands_help(argv[0], command.__doc__ or "", command.SUBCOMMANDS)
+    return command_help(f"{argv[0]} {name}", command.SUBCOMMANDS[name])
+
+
 def _say(text: str) -> None:
-    # Of several processes each says which it is: all find the same mistake, or one alone has trouble.
+    # Each of several processes names itself: all find the same mistake, or one alone has trouble.
     which = f"[process {rank}] " if (rank := os.environ.get("RANK", "0")) != "0" else ""
     print(f"{which}error: {without_long_words(printable(text))}", file=sys.stderr)
 
 
 class _Printable(logging.Formatter):
-    """Warnings that name files and labels hold nothing that a terminal would obey."""
+    """Escapes what a terminal would obey: warnings name files and labels."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))

@@ -1,124 +1,224 @@
-"""Values of a command's own options, from what was typed. Every command parses its options with these and no others."""
+"""The grammar of the command line, one for all commands: `mldec COMMAND [group=choice] [key=value]`.
+
+A command declares its options as a frozen dataclass: the fields are their names, types and defaults, the comment on the
+line of a field is its help. `parse` reads each value by the type of its field, and `mldec.config` checks it, as it
+checks the settings of an experiment.
+"""
 
 from __future__ import annotations
 
-import errno
+import dataclasses
+import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from mldec.errors import ConfigError, shortened, whole_number
+from mldec.commands import compose
+from mldec.commands.compose import Arguments, key_of
+from mldec.config import Config, Count, Options, SomeOrNone, build_config, build_options
+from mldec.errors import ConfigError, DataError, shortened, suggest
+from mldec.files import check_output_directory, check_output_file
+from mldec.labels import LabelSpace
 
-BOOLEANS = {"true": True, "false": False}
-MOST = 10**9  # of a number of things, where no other bound is given
-MOST_WORKERS = 1024  # threads or processes
+#: Types of options beside those of settings. The text describes them in errors and help.
+OutputDirectory = Annotated[Path, "a directory to write into"]
+OutputFile = Annotated[Path, "a file to write"]
+LabelNames = Annotated[tuple[str, ...], "label names a,b or @FILE"]
+Repeatable = Annotated[tuple[str, ...], "text, several times if need be"]
 
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
+Weights = Literal["best", "ema", "raw"]
+Split = Literal["train", "val", "test"]
 
-
-def one_of(own: Mapping[str, str], name: str, allowed: Sequence[str], default: str) -> str:
-    """One of the `allowed` values. Raises ConfigError for any other."""
-    value = own.get(name, default)
-    if value not in allowed:
-        raise ConfigError(f"{name}={shortened(value)}: expected one of {', '.join(allowed)}")
-    return value
-
-
-def switch(own: Mapping[str, str], name: str, default: bool = False) -> bool:
-    """true or false, in letters of any case as in settings. Raises ConfigError for anything else: yes, 1, on."""
-    text = own.get(name, str(default))
-    if text.lower() not in BOOLEANS:
-        raise ConfigError(f"{name}={shortened(text)}: expected true or false")
-    return BOOLEANS[text.lower()]
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")  # ASCII digits only
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
-def count(own: Mapping[str, str], name: str, *, least: int = 1, most: int = MOST) -> int | None:
-    """An integer from `least` to `most`; None where none was typed, or null. Raises ConfigError for anything else."""
-    text = own.get(name)
-    return None if text is None or text == "null" else whole(text, name, least=least, most=most)
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Options of every command that runs a trained network."""
+
+    weights: Weights = "best"  # best: those whose metric training reported; ema: their moving average; raw: without it
+    device: str | None = None  # auto, cpu, cuda, cuda:N or mps; default: as in training, for predict auto
+    batch_size: Count | None = None  # images per batch; default: as in training, for predict 32
+    workers: SomeOrNone | None = (
+        None  # loader processes, for predict threads; default: as in training, for predict auto
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None  # default: as in training, for predict auto
+
+    def runtime(self) -> dict[str, Any]:
+        """The settings of `runtime` that these options replace."""
+        names = {"device": "device", "batch_size": "eval_batch_size", "workers": "workers", "precision": "precision"}
+        return {name: value for option, name in names.items() if (value := getattr(self, option)) is not None}
 
 
-def whole(text: str, name: str, *, least: int = 1, most: int = MOST) -> int:
-    """An integer from `least` to `most` in ASCII digits. Raises ConfigError for anything else."""
-    value = whole_number(text)
-    if value is None or not least <= value <= most:
-        upper = "" if most == MOST and (value is None or value <= most) else f" and at most {most}"
-        raise ConfigError(f"{name}={shortened(text)}: expected a whole number of at least {least}{upper}")
-    return value
+def parse(argv: Sequence[str], declared: type[Options], command: str) -> tuple[Options, Arguments]:
+    """Read and check the options that `declared` has fields for; what else is given are overrides of an experiment.
+
+    Class attributes of `declared` say more about a command: `SETTINGS`, the groups and top-level settings of an
+    experiment that it takes (none by default), and `MULTIRUN`, whether -m has a meaning.
+
+    Raises ConfigError for an unknown option, for one without an effect, for what is no `key=value`, and for a value
+    that is empty, given twice differently, or not of the option's type.
+    """
+    settings = getattr(declared, "SETTINGS", ())
+    known = {field.name: field for field in dataclasses.fields(declared)}  # type: ignore[arg-type]
+    texts: dict[str, list[str]] = {}
+    overrides, flags = [], dict[str, Any]()
+    for position, argument in enumerate(argv, start=1):
+        name, separator, value = argument.partition("=")
+        if "\0" in argument:
+            raise ConfigError(f"{shortened(argument)}: holds a zero byte, which no name or value may")
+        if argument.startswith("-"):
+            flags |= _flag(argument, multirun=getattr(declared, "MULTIRUN", False), composes="dataset" in settings)
+        elif not separator and not argument.startswith("~"):
+            raise ConfigError(
+                f"{shortened(argument)} (argument {position}): expected key=value, as in schedule.epochs=10 or head=gap"
+            )
+        elif argument.lower() in ("debug=true", "debug=false"):
+            continue  # for mldec.commands.main; any other value of debug is a choice of the group
+        elif name == "plugins":
+            flags["plugins"] = tuple(split_list(value))
+        elif name in known:
+            _check_text(name, value)
+            texts.setdefault(name, []).append(value)
+        elif _is_setting(argument, settings):
+            overrides.append(argument)
+        else:
+            allowed = {*known, *settings}
+            raise ConfigError(
+                f"{shortened(argument)}: no such option of mldec {command}; {suggest(key_of(argument)[:80], allowed)}"
+            )
+    hints = typing.get_type_hints(declared, include_extras=True)
+    values = {name: _read(name, given, hints[name]) for name, given in texts.items()}
+    for name, field in known.items():
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{name}=… is missing; mldec {command} --help shows what is needed")
+    return make_options(declared, values), Arguments(tuple(overrides), **flags)
 
 
-def number(text: str) -> float | None:
-    """The finite number that `text` is, in ASCII digits; None if it is none."""
-    value = float(text) if _NUMBER.fullmatch(text) and len(text) <= 400 else None
-    return value if value is not None and abs(value) != float("inf") else None
+def make_options(declared: type[Options], values: Mapping[str, Any]) -> Options:
+    """Options from plain values, checked; places to write are looked at. Raises ConfigError listing all problems."""
+    options = build_options(declared, values)
+    for name, annotation in typing.get_type_hints(declared, include_extras=True).items():
+        value = getattr(options, name, None)
+        if value is not None and OutputDirectory in (annotation, *typing.get_args(annotation)):
+            check_output_directory(name, value)
+        if value is not None and OutputFile in (annotation, *typing.get_args(annotation)):
+            check_output_file(name, value)
+    return options
 
 
-def share(own: Mapping[str, str], name: str, default: float) -> float:
-    """A number from 0 to 1. Raises ConfigError for anything else."""
-    value = default if name not in own else number(own[name])
-    if value is None or not 0 <= value <= 1:
-        raise ConfigError(f"{name}={shortened(own[name])}: expected a number from 0 to 1")
-    return value
+def compose_config(arguments: Arguments) -> Config:
+    """The experiment of a command line, composed and checked; notes of what was left out go to standard error."""
+    compose.load_components(arguments.plugins)
+    notes: list[str] = []
+    config = build_config(compose.compose(arguments.overrides, arguments.config_dir, notes))
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return config
 
 
-def listed(text: str) -> list[str]:
+def split_list(text: str) -> list[str]:
     """The values of `a,b` or `[a,b]`, without empty ones."""
     return [value.strip() for value in text.strip("[]").split(",") if value.strip()]
 
 
-def folder_for_output(own: Mapping[str, str], name: str, default: str | Path) -> Path:
-    """The folder that an option names, which need not exist yet. Raises ConfigError where a file is in the way."""
-    path = Path(own.get(name, default)).expanduser()
-    check_writable_place(name, path, [path, *path.parents])
-    return path
+def read_label_names(text: str) -> tuple[str, ...]:
+    """The names in `a,b c`, or in `@FILE`: one per line, or JSON. Raises DataError for an empty or repeated one."""
+    if text.startswith("@"):
+        from mldec.models.embedding_files import read_names
 
-
-def file_for_output(own: Mapping[str, str], name: str, default: str | Path, example: str) -> Path:
-    """The file that an option names. Raises ConfigError where a folder, or on the way to it a file, is in its place."""
-    path = Path(own.get(name, default)).expanduser()
-    if path.is_dir():
-        raise ConfigError(f"{name}={shortened(path)}: is a folder; name a file in it, such as {path / example}")
-    check_writable_place(name, path, path.parents)
-    return path
-
-
-def check_writable_place(name: str, path: Path, folders: Iterable[Path]) -> None:
-    """Raise ConfigError if a file stands where a folder of `folders` should, or no system takes such a name."""
+        try:
+            names = read_names(Path(text[1:]).expanduser())
+        except DataError as error:
+            reason = str(error).partition(": ")[2]
+            raise DataError(f"labels={shortened(text)}: {reason}") from None
+    else:
+        names = [name.strip() for name in text.strip("[]").split(",")]
     try:
-        os.lstat(path)
-    except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
-            raise ConfigError(f"{name}={shortened(path)}: {error.strerror}; name another place") from None
-    for folder in folders:
-        if os.path.lexists(folder) and not folder.is_dir():
-            shown = "is a file" if folder == path else f"{shortened(folder)} is a file"
-            raise ConfigError(f"{name}={shortened(path)}: {shown}, so that nothing can be written there; name a folder")
+        return LabelSpace(names).names
+    except DataError as error:
+        wanted = ",".join(dict.fromkeys(name for name in names if name)) or "red seven,blue one"
+        advice = "list each label once, one per line" if text.startswith("@") else f'use labels="{shortened(wanted)}"'
+        raise DataError(f"labels={shortened(text)}: {error}; {advice}") from None
 
 
-def refuse_overwriting(name: str, outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
-    """Raise ConfigError if a file that would be written is one that is read, under whatever name, links included.
+def value_of(text: str, annotation: Any) -> Any:
+    """The plain value that `text` stands for in a field of the type; `text` itself where it is none of that type."""
+    if annotation == LabelNames:
+        return read_label_names(text)
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return value_of(text, parts[0])
+    if origin in (typing.Union, types.UnionType):
+        return next((value for part in parts if (value := value_of(text, part)) is not text), text)
+    if origin is tuple:
+        return [value_of(item, parts[0]) for item in split_list(text)]
+    if annotation is type(None):
+        return None if text == "null" else text
+    if annotation is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if annotation is int:
+        return int(text) if _WHOLE.fullmatch(text) else text
+    if annotation is float:
+        value = float(text) if _NUMBER.fullmatch(text) and len(text) <= 400 else math.inf
+        return value if math.isfinite(value) else text
+    return text
 
-    Args:
-        name: the option by which the output is named.
-        outputs, inputs: files, or folders, that need not exist.
-    """
-    written = {identity: path for path in outputs if (identity := _identity(path)) is not None}
-    if not written:  # what does not exist is nobody's
-        return
-    for path in inputs:
-        identity = _identity(path)
-        if identity is not None and (output := written.get(identity)) is not None:
-            raise ConfigError(
-                f"{name}: {shortened(output)} would be overwritten, and it is read as {shortened(path)}; "
-                f"name another {name}"
-            )
+
+def _read(name: str, texts: Sequence[str], annotation: Any) -> Any:
+    """The value of an option from all that was given for it."""
+    if annotation == Repeatable:
+        return texts
+    if other := next((text for text in texts if text != texts[0]), None):
+        raise ConfigError(
+            f"{name}={shortened(other)}: given twice, before as {name}={shortened(texts[0])}; leave one out"
+        )
+    value = value_of(texts[0], annotation)
+    if isinstance(value, list) and (not value or len(set(value)) < len(value)):
+        found = "an item twice" if value else "no item"
+        raise ConfigError(f"{name}={shortened(texts[0])}: found {found}; list different values: {name}=a,b")
+    return value
 
 
-def _identity(path: str | Path) -> tuple[int, int] | None:
-    """What all names of a file have in common: its device and inode; None where there is no such file."""
-    try:
-        status = os.stat(os.path.expanduser(os.fspath(path)))
-    except (OSError, ValueError):
-        return None
-    return status.st_dev, status.st_ino
+def _check_text(name: str, value: str) -> None:
+    """Raise ConfigError for a value that no option can have."""
+    if not value.strip():
+        raise ConfigError(f"{name}=: empty; set a value, or leave it out")
+    if value.startswith("~") and os.path.expanduser(value) == value:
+        raise ConfigError(f"{name}={shortened(value)}: there is no user of that name; use the full path, or ./~…")
+
+
+def _flag(argument: str, *, multirun: bool, composes: bool) -> dict[str, Any]:
+    """What -m and --config-dir set. Raises ConfigError for any other, and where they have no effect."""
+    name, separator, value = argument.partition("=")
+    if argument in ("-m", "--multirun"):
+        if not multirun:
+            raise ConfigError(f"{argument}: has no effect here; only mldec train runs several combinations")
+        return {"multirun": True}
+    if name == "--config-dir" and separator:
+        if not composes:
+            raise ConfigError(f"{shortened(argument)}: has no effect here; this command composes no experiment")
+        if not os.path.isdir(os.path.expanduser(value)):
+            raise ConfigError(f"{shortened(argument)}: no such directory")
+        return {"config_dir": value}
+    known = ("--help", *(("--multirun",) if multirun else ()), *(("--config-dir=DIR",) if composes else ()))
+    raise ConfigError(f"{shortened(argument)}: no such option; {suggest(argument[:80], known)}")
+
+
+def _is_setting(argument: str, settings: Sequence[str]) -> bool:
+    """Whether an override sets something that a command takes: `settings` holds groups, and keys of any depth."""
+    key = key_of(argument)
+    if "dataset" in settings and key.startswith("hydra"):
+        return True  # which is refused with the reason
+    return any(key == setting or key.startswith(f"{setting}.") for setting in settings)
+
+
+#: What an experiment consists of: the SETTINGS of commands that take all of it.
+EXPERIMENT = tuple(dict.fromkeys((*compose.CHOICES, *(field.name for field in dataclasses.fields(Config)))))

@@ -2,80 +2,92 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 from mldec.commands import compose
-from mldec.commands.options import count
-from mldec.config import Config, build_config, to_mapping
+from mldec.commands.options import EXPERIMENT, compose_config, parse
+from mldec.config import Config, Range, build_config, to_mapping
 from mldec.errors import printable
-
-HELP = """usage: mldec show experiment=NAME [group=choice …] [key=value …]
-       mldec show run=RUN
-
-Prints the resolved experiment, the network's parameters and multiply-accumulates, and, where the dataset is at hand,
-its images, steps and the curve of the learning rate. Trains nothing, writes no run folder.
-
-  labels=N     how many labels to assume where the dataset is not at hand"""
 
 MOST_LABELS = 10**6  # beyond which a network is not built to be looked at
 ASSUMED_WIDTH = 300  # of label embeddings that are not at hand: that of GloVe and fastText
 BARS = "▁▂▃▄▅▆▇█"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions:
+    """The resolved experiment, and what it costs. Trains nothing, writes nothing.
+
+    summary  the experiment, parameters, multiply-accumulates, images, steps and the curve of the learning rate
+    yaml     the experiment alone, as in the config.yaml of a run directory
+    """
+
+    SETTINGS = EXPERIMENT
+
+    run: Path | None = None  # show the experiment of a run directory
+    format: Literal["summary", "yaml"] = "summary"
+    num_labels: Annotated[int, Range(1, MOST_LABELS)] | None = None  # assume as many labels; the dataset is not read
+
+
+OPTIONS = ShowOptions
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    arguments = compose.parse(argv, own=("run", "labels"))
-    if arguments.help:
-        print(HELP)
-        return 0
-    labels = count(arguments.own, "labels", most=MOST_LABELS)  # before anything is read
-    compose.load_components(arguments.plugins)
-    if "run" in arguments.own:
-        stored = compose.read_yaml(Path(arguments.own["run"]).expanduser() / "config.yaml")
+    options, arguments = parse(argv, ShowOptions, "show")
+    if options.run is not None:
+        compose.load_components(arguments.plugins)
+        stored = compose.read_yaml(options.run / "config.yaml")
         config = build_config(compose.change(stored, arguments.overrides, arguments.config_dir))
     else:
-        config = build_config(compose.compose(arguments.overrides, arguments.config_dir))
-    print(printable(compose.to_yaml(to_mapping(config))))
-    show(config, labels)
+        config = compose_config(arguments)
+    text = compose.to_yaml(to_mapping(config))
+    print(printable(text) if sys.stdout.isatty() else text, end="")
+    if options.format == "summary":
+        print(flush=True)
+        show(config, options.num_labels)
     return 0
 
 
 def show(config: Config, assumed_labels: int | None = None) -> None:
-    """Print the network's size and the schedule of `config`; `assumed_labels`: without looking at the dataset."""
+    """Print the network's size and the schedule of `config`; `assumed_labels`: without reading the dataset.
+
+    Raises DataError if the dataset cannot be read.
+    """
     import torch
 
     from mldec.data.loader import steps_per_epoch
-    from mldec.engine import build, config_checks, config_properties, data_splits
+    from mldec.engine import build
     from mldec.errors import DataError
     from mldec.labels import LabelSpace
     from mldec.models.complexity import count_macs, count_parameters
     from mldec.models.label_embeddings import LabelEmbeddings
 
-    config_checks.check_config(config)
-    train = None
+    build.check_config(config)
+    train = embeddings = None
     if assumed_labels is None:
         try:
-            splits = data_splits.build_splits(config)
-            labels, train = splits.labels, splits.train
-            print(f"images     {len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test")
+            splits = build.build_splits(config)
         except DataError as error:
-            print(f"dataset      {printable(str(error))}\n             add labels=N to see the network without it")
-            return
+            raise DataError(f"{error}\nadd num_labels=N to see the network without the dataset") from None
+        labels, train = splits.labels, splits.train
+        print(f"images       {len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test")
     else:
         labels = LabelSpace([f"label {number}" for number in range(assumed_labels)])
-
-    words = None
-    if assumed_labels is not None and config_properties.uses_label_embeddings(config):
-        words = LabelEmbeddings(labels.names, torch.randn(len(labels), ASSUMED_WIDTH), "assumed")
-        print(f"words        assumed: {ASSUMED_WIDTH} numbers a label")
-    classifier = build.build_bare_classifier(config, labels, words)
+        if build.uses_label_embeddings(config):
+            embeddings = LabelEmbeddings(labels.names, torch.randn(len(labels), ASSUMED_WIDTH), "assumed")
+            print(f"embeddings   assumed: {ASSUMED_WIDTH} numbers per label")
+    classifier = build.build_bare_classifier(config, labels, embeddings)
     for name, part in (("backbone", classifier.backbone), ("head", classifier.head), ("network", classifier)):
         total, trainable = count_parameters(part)
         print(f"{name:<12} {total:,} parameters, {trainable:,} trained")
-    macs = count_macs(classifier, config_properties.image_size(config))
+    macs = count_macs(classifier, build.image_size(config))
     cost = f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.1f} M"
-    print(f"cost         {cost} multiply-accumulates an image of {config_properties.image_size(config)} px")
+    print(f"cost         {cost} multiply-accumulates per image of {build.image_size(config)} px")
     print(f"labels       {len(labels)}")
     steps = 1000  # where images are not at hand, enough for the curve's shape
     batch_size, epochs = config.schedule.batch_size, config.schedule.epochs

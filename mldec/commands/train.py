@@ -2,59 +2,62 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 from mldec.commands import compose
-from mldec.commands.options import switch
-from mldec.commands.paths import places_of_data, with_absolute_paths
+from mldec.commands.options import EXPERIMENT, compose_config, parse
 from mldec.config import Config, build_config, to_mapping
 from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
 from mldec.engine.launcher import LAUNCHED, launch, starts_processes
 from mldec.errors import ConfigError
-from mldec.files import without_links
+from mldec.files import check_output_directory
 
 if TYPE_CHECKING:  # torch is imported where something is trained
-    from mldec.engine.distributed import ProcessGroup
+    from mldec.engine.training import TrainResult
 
-HELP = """usage: mldec train experiment=NAME [group=choice …] [key=value …]      (or python train.py …)
 
-  experiment=digits            a named experiment; mldec show experiment=… prints what is in it
-  head=gap schedule.epochs=10  any group takes another choice, any setting another value
-  seed=0,1,2 -m                several values: one run for each combination, one after another
-  resume=RUN                   go on with an interrupted run; settings that would change its course are refused,
-                               unless allow_schedule_change=true; other images or labels than it began with are
-                               refused, too, unless allow_other_data=true
-  init_from=RUN                start a new run from another one's weights; experiment:NAME trains that one first, once
-  debug=fast|overfit|profile   two steps of everything; one batch to zero loss; a profiler trace
-  debug=true                   show tracebacks
-  runtime.devices=4            as many processes, each with a device and a share of every batch
-  plugins=[my_module]          import components of your own before composing
-  run_dir=DIR output=DIR       where the run folder lies: exactly there, or output/<name>/<date>_<time>
-  --config-dir=DIR             a folder with experiment/*.yaml and other groups of your own
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Compose an experiment, check it, train it. `python train.py …` is the same.
 
-groups: """
+    experiment=digits            a named experiment; mldec show experiment=… prints what is in it
+    head=gap schedule.epochs=10  any group takes another choice, any setting another value
+    seed=0,1,2 -m                several values: one run for each combination, one after another
+    init_from=RUN                start from the weights of another run; experiment:NAME trains that one first, once
+    debug=fast|overfit|profile   two steps of everything; one batch to zero loss; a profiler trace
+    runtime.devices=4            as many processes, each with a device and a share of every batch
+    run_dir=DIR output=DIR       the run directory: exactly there, or output/<name>/<date>_<time>
+    """
 
-NEEDED = "experiment:"  # init_from=experiment:NAME is a run of that experiment, which is trained if it is not there
+    SETTINGS = EXPERIMENT
+    MULTIRUN = True
+
+    resume: Path | None = None  # continue an interrupted run; settings that would change its course are refused
+    allow_schedule_change: bool | None = None  # resume with settings that change the course of the run
+    allow_other_data: bool | None = None  # resume with other images or labels than the run began with
+
+    def __post_init__(self) -> None:
+        for name in ("allow_schedule_change", "allow_other_data"):
+            if getattr(self, name) is not None and self.resume is None:
+                raise ValueError(f"{name}: has no effect without resume=RUN; leave it out")
+
+
+OPTIONS = TrainOptions
+
+NEEDED = "experiment:"  # init_from=experiment:NAME is a run of that experiment, which is trained if it does not exist
 SHARED = ("seed", "output", "dataset", "runtime")
 
-CONSENTS = ("allow_schedule_change", "allow_other_data")  # options by which resume accepts what it refuses by itself
-
-# What a resumed run may not change without being told to: with these, the rest of the schedule would be another one.
+# What a resumed run may change only with allow_schedule_change=true: the rest of the schedule would be another one.
 COURSE = (
     "schedule",
     "dataset",
@@ -72,56 +75,88 @@ SHAPE = ("backbone", "head", "name")
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    arguments = compose.parse(argv, own=("resume", *CONSENTS), multirun=True)
-    if arguments.help:
-        print(HELP + ", ".join(compose.GROUPS))
-        return 0
-    for word in CONSENTS:
-        switch(arguments.own, word)
-        if word in arguments.own and "resume" not in arguments.own:
-            raise ConfigError(f"{word}={arguments.own[word]}: has no effect without resume=RUN; leave it out")
+    options, arguments = parse(argv, TrainOptions, "train")
     if arguments.multirun:
         return sweep(argv, arguments)
-    return resume(arguments, argv) if "resume" in arguments.own else start(arguments, argv)
+    result = _train(options, arguments, argv)
+    if isinstance(result, int):
+        return result
+    if result.metrics or result.exit_code:
+        _conclude(result)
+    return result.exit_code
 
 
-def start(arguments: compose.Arguments, overrides: Sequence[str]) -> int:
-    """A new run, from composing to the last figure."""
-    compose.load_components(arguments.plugins)
-    config = build_config(compose.compose(arguments.overrides, arguments.config_dir))
-    _check_place(config)
+def train(*experiment: str | Config) -> TrainResult:
+    """Train an experiment: `mldec.train("experiment=digits", "schedule.epochs=3")`, or a `Config`.
+
+    Takes what `mldec train` takes, `resume=RUN` and `plugins=[module]` included, and prints the same table of epochs.
+
+    Returns:
+        A result with `metrics` of the test split, `run_dir` and `predictor`, the trained network.
+
+    Raises ConfigError, DataError or CheckpointError, as the command does; KeyboardInterrupt where Ctrl-C stopped the
+    run, which has saved its state and can be resumed.
+    """
+    if len(experiment) == 1 and isinstance(experiment[0], Config):
+        compose.load_components(())
+        result = _begin(experiment[0], None)
+    else:
+        if not all(isinstance(override, str) for override in experiment):
+            raise ConfigError("mldec.train takes overrides, such as 'experiment=digits', or one Config")
+        options, arguments = parse([str(override) for override in experiment], TrainOptions, "train")
+        if arguments.multirun:
+            raise ConfigError("-m: mldec.train is one run; call it for each combination")
+        result = _train(options, arguments)
+    assert not isinstance(result, int)  # which only launched processes give
+    if result.exit_code:
+        raise KeyboardInterrupt(f"{result.summary}; resume={result.run_dir} continues")
+    return result
+
+
+def _train(
+    options: TrainOptions, arguments: compose.Arguments, overrides: Sequence[str] | None = None
+) -> TrainResult | int:
+    """A new run, or the rest of one. `overrides` are handed to the processes that `runtime.devices` starts."""
+    if options.resume is not None:
+        config = resumed_config(options, arguments)
+        return _begin(config, overrides, options.resume, allow_other_data=bool(options.allow_other_data))
+    config = compose_config(arguments)
     if config.init_from is not None and config.init_from.startswith(NEEDED):
         if LAUNCHED in os.environ:
-            raise ConfigError(f"init_from={config.init_from}: train that first, by itself, and give its run folder")
-        needed = build_config(needed_experiment(config.init_from.removeprefix(NEEDED), arguments))
-        _check_label_embeddings(config)
-        first = needed_folder(needed)
-        if code := _train_once(needed, first):
-            return code
-        config, overrides = dataclasses.replace(config, init_from=str(first)), [*overrides, f"init_from={first}"]
-    return _begin(config, None, overrides)
+            raise ConfigError(f"init_from={config.init_from}: train that first, by itself, and name its run directory")
+        _check_place(config)
+        first = _train_needed(config, arguments)
+        if isinstance(first, int):
+            return first
+        config = dataclasses.replace(config, init_from=str(first))
+        overrides = None if overrides is None else [*overrides, f"init_from={first}"]
+    return _begin(config, overrides)
 
 
-def _check_label_embeddings(config: Config) -> None:
-    """Refuse what is wrong with a config or its label embeddings now, not when what it starts from has been trained."""
-    from mldec.engine import build, config_checks, config_properties, data_splits
+def _train_needed(config: Config, arguments: compose.Arguments) -> Path | int:
+    """Train the experiment that `config` starts from, unless that is done: its directory, or the code of its stop."""
+    from mldec.engine.training import check_before_needed_run, train_once
 
-    config_checks.check_config(config)
-    if config_properties.uses_label_embeddings(config):
-        build.build_label_embeddings(config, data_splits.build_split(config, "test", quiet=True).labels)
-        if config.protocol.zero_shot != "seen":
-            data_splits.check_val_covers_unseen(config, data_splits.build_split(config, "val", quiet=True))
+    assert config.init_from is not None
+    needed = build_config(needed_experiment(config.init_from.removeprefix(NEEDED), arguments))
+    check_before_needed_run(config)
+    first = needed_folder(needed)
+    print(f"note: starting from {needed.name} in {first}, which is trained first, once", file=sys.stderr, flush=True)
+    result = train_once(needed, first)
+    if result.metrics or result.exit_code:
+        _conclude(result)
+    return result.exit_code or first
 
 
 def needed_experiment(name: str, arguments: compose.Arguments) -> dict[str, Any]:
-    """The experiment that another one starts from, with what was typed of data, seed, runtime and place."""
-    shared = [word for word in arguments.overrides if word.partition("=")[0].split(".")[0] in SHARED]
-    shared = [word for word in shared if not word.startswith("dataset=")]  # the experiment names its own
+    """The experiment that another one starts from, with its overrides of data, seed, runtime and output."""
+    shared = [override for override in arguments.overrides if override.partition("=")[0].split(".")[0] in SHARED]
+    shared = [override for override in shared if not override.startswith("dataset=")]  # the experiment names its own
     return compose.compose([f"experiment={name}", *shared], arguments.config_dir)
 
 
 def needed_folder(config: Config) -> Path:
-    """Where that run lies: named by its settings, so that runs with the same start share it."""
+    """The directory of that run: named by its settings, so that runs with the same start share it."""
     settings = to_mapping(config)
     for neutral in ("output", "run_dir"):
         del settings[neutral]
@@ -130,95 +165,31 @@ def needed_folder(config: Config) -> Path:
     return Path(config.output).expanduser() / config.name / key
 
 
-def _train_once(config: Config, folder: Path) -> int:
-    """Train to the end unless that is done; a run that was cut off goes on. Returns the exit code."""
-    from mldec.engine.metric_writer import is_complete
-
-    with _alone(folder):
-        if is_complete(folder):
-            print(f"starting from {folder}")
-            return 0
-        print(f"training {config.name} first, once: {folder}", flush=True)
-        begun = (folder / "checkpoints" / "last.pt").exists()
-        return _train(dataclasses.replace(config, run_dir=str(folder)), folder=folder if begun else None)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Of several runs that need the same start one trains it, and the others wait for it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    with open(folder / ".lock", "w", opener=without_links) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given up when this process ends, however it ends
-        yield
-
-
 def _check_place(config: Config) -> None:
-    """Refuse a run folder that cannot be one, before anything is read."""
+    """Refuse a run directory that cannot be one, before anything is read."""
     name, value = ("output", config.output) if config.run_dir is None else ("run_dir", config.run_dir)
-    place = Path(value).expanduser()
-    for folder in (place, *place.parents):
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"{name}={value}: {folder} is a file; name a directory, or a path where nothing is yet")
+    check_output_directory(name, Path(value).expanduser())
 
 
-def resume(arguments: compose.Arguments, overrides: Sequence[str]) -> int:
-    """Go on where a run folder stands, with the configuration that lies in it."""
-    folder = Path(arguments.own["resume"]).expanduser()
+def resumed_config(options: TrainOptions, arguments: compose.Arguments) -> Config:
+    """The config that lies in a run directory, with overrides. Raises ConfigError for those that resuming forbids."""
+    assert options.resume is not None
     compose.load_components(arguments.plugins)
-    stored = build_config(compose.read_yaml(folder / "config.yaml"))
+    from mldec.engine.consent import confine
+    from mldec.engine.paths import places_of_data, with_absolute_paths
+
+    stored = build_config(compose.read_yaml(options.resume / "config.yaml"))
     config = build_config(compose.change(to_mapping(stored), arguments.overrides, arguments.config_dir))
     stored, config = with_absolute_paths(stored), with_absolute_paths(config)
     changed = differences(to_mapping(stored), to_mapping(config))
-    for line in changed.values():
-        print(f"changed: {line}")
     refuse(changed, SHAPE, "the saved weights belong to the old value; start a new run with init_from=")
-    if not switch(arguments.own, "allow_schedule_change"):
+    if not options.allow_schedule_change:
         # Where the data lies may change: whether it is the same data is known once it is read.
         course = {key: line for key, line in changed.items() if key not in places_of_data(config)}
-        refuse(course, COURSE, "it would change the course of the run; add allow_schedule_change=true if you mean it")
-    from mldec.engine.consent import confine
-
-    typed = set(map(compose.key_of, arguments.overrides))
-    confined = confine(config, typed, folder / "config.yaml")
-    return _begin(confined, folder, overrides, other_data=switch(arguments.own, "allow_other_data"))
-
-
-def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:
-    """One process for each combination of values; the first failure does not keep the others from running."""
-    fixed = [word for word in argv if word not in ("-m", "--multirun") and word not in arguments.overrides]
-    runs = compose.expand_sweep(arguments.overrides)
-    failed = []
-    for number, overrides in enumerate(runs, start=1):
-        print(f"[{number}/{len(runs)}] {' '.join(overrides)}", flush=True)
-        code, preempted = _run_patiently([sys.executable, "-m", "mldec", "train", *fixed, *overrides])
-        if preempted or code in (STOPPED, PREEMPTED):
-            return PREEMPTED if preempted else code
-        if code:
-            failed.append((code, overrides))
-    for code, overrides in failed:
-        print(f"error: exit code {code} from: {' '.join(overrides)}", file=sys.stderr)
-    return failed[0][0] if failed else 0
-
-
-def _run_patiently(command: Sequence[str]) -> tuple[int, bool]:
-    """Run a command; signals that ask to stop reach it too, and it is given the time to save.
-
-    Returns its exit code, and whether the system asked.
-    """
-    processes: list[subprocess.Popen] = []
-    with pass_on(processes) as stop:
-        process = subprocess.Popen(command)
-        processes.append(process)
-        if stop.requested:  # while it was being started
-            process.terminate()
-        while True:
-            try:
-                return process.wait(), stop.preempted
-            except KeyboardInterrupt:
-                continue
+        refuse(course, COURSE, "it would change the course of the run; add allow_schedule_change=true to allow it")
+    for line in changed.values():
+        print(f"note: changed {line}", file=sys.stderr)
+    return confine(config, arguments.keys(), options.resume / "config.yaml")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> dict[str, str]:
@@ -242,143 +213,71 @@ def refuse(changed: dict[str, str], prefixes: Sequence[str], why: str) -> None:
         raise ConfigError("\n".join(f"{line} cannot be changed on resume: {why}" for line in lines))
 
 
-def _begin(config: Config, folder: Path | None, overrides: Sequence[str], *, other_data: bool = False) -> int:
-    """Train in this process or, with `runtime.devices`, in several that get the same overrides.
-
-    `other_data`: a run that goes on may do so with other images than it began with.
-    """
+def _begin(
+    config: Config, overrides: Sequence[str] | None, resume: Path | None = None, *, allow_other_data: bool = False
+) -> TrainResult | int:
+    """Train in this process or, with `runtime.devices`, in several that get the same `overrides`."""
+    if resume is None:
+        _check_place(config)
     if starts_processes(config.runtime.devices):
+        if overrides is None:
+            raise ConfigError(f"runtime.devices={config.runtime.devices}: use `mldec train` or torchrun")
         return launch(["train", *overrides], config.runtime.devices, on_cpu=config.runtime.device == "cpu")
-    return _train(config, folder, other_data=other_data)
+    from mldec.engine.training import train_config
+
+    return train_config(config, resume, allow_other_data=allow_other_data)
 
 
-def _train(config: Config, folder: Path | None, *, other_data: bool = False) -> int:
-    """Train in this process, which may be one of a process group."""
-    from mldec.engine.distributed import join_process_group
+def _conclude(result: TrainResult) -> None:
+    """Print the result of a run, and the commands that use it."""
+    if not result.summary:  # a process of a group other than the main one
+        return
+    folder = result.run_dir
+    if result.exit_code:
+        print(f"\n{result.summary}. To resume:\n  {shlex.join(['mldec', 'train', f'resume={folder}'])}")
+        return
+    print(f"\n{result.summary}\n")
+    print(f"run directory  {folder}")
+    print(f"images         {folder / 'images' / 'predictions.png'}")
+    print(f"per label      {folder / 'per_class_ap.csv'}")
+    print(f"curves         {shlex.join(['tensorboard', '--logdir', str(folder)])}")
+    print(f"evaluate       {shlex.join(['mldec', 'evaluate', f'run={folder}'])}")
+    print(f"report         {shlex.join(['mldec', 'report', f'run={folder}'])}", flush=True)
 
-    with join_process_group() as group:
-        if group.is_main:
-            return _train_together(config, folder, group, other_data=other_data)
-        with tempfile.TemporaryDirectory(prefix="mldec-") as elsewhere:
-            return _train_together(config, folder, group, Path(elsewhere), other_data=other_data)
+
+# Several runs ---------------------------------------------------------------------------------------------------------
 
 
-def _train_together(
-    config: Config, folder: Path | None, group: ProcessGroup, elsewhere: Path | None = None, *, other_data: bool = False
-) -> int:
-    """Build all, then make (or take) the run folder, then train: what is refused leaves nothing behind.
+def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:
+    """One process for each combination of values; the first failure does not keep the others from running."""
+    fixed = [item for item in argv if item not in ("-m", "--multirun") and item not in arguments.overrides]
+    runs = compose.expand_sweep(arguments.overrides)
+    failed = []
+    for number, overrides in enumerate(runs, start=1):
+        print(f"[{number}/{len(runs)}] {shlex.join(overrides)}", flush=True)
+        code, preempted = _run_patiently([sys.executable, "-m", "mldec", "train", *fixed, *overrides])
+        if preempted or code in (STOPPED, PREEMPTED):
+            return PREEMPTED if preempted else code
+        if code:
+            failed.append((code, overrides))
+    for code, overrides in failed:
+        print(f"error: exit code {code} from: {shlex.join(overrides)}", file=sys.stderr)
+    return failed[0][0] if failed else 0
 
-    The main process of the process group writes there, the others `elsewhere`. It holds the lock of the folder: from before a
-    checkpoint is read that is to be continued, else from before anything is written.
+
+def _run_patiently(command: Sequence[str]) -> tuple[int, bool]:
+    """Run a command; signals that stop this process reach it too, and it has the time to save.
+
+    Returns its exit code, and whether the system stopped it.
     """
-    with contextlib.ExitStack() as held:
-        if folder is not None:
-            _lock(folder, group, held)
-        return _train_locked(config, folder, group, held, elsewhere, other_data=other_data)
-
-
-def _lock(folder: Path, group: ProcessGroup, held: contextlib.ExitStack, *, fresh: bool = False) -> None:
-    """Take the lock of a run folder for the whole group. Raises ConfigError, in all its processes, where that is taken,
-    and where a `fresh` run would lie on top of another one."""
-    from mldec.engine.lock import lock_run
-    from mldec.files import remove_partial
-
-    problem = None
-    if group.is_main:
-        try:
-            held.enter_context(lock_run(folder))
-            remove_partial(folder, "checkpoints", "images")
-            if fresh and any((folder / "checkpoints").glob("*.pt")):
-                problem = f"run_dir={folder}: holds a run already; type resume={folder} to go on with it"
-        except ConfigError as error:
-            problem = str(error)
-    if problem := group.broadcast(problem):
-        raise ConfigError(problem)
-
-
-def _train_locked(
-    config: Config,
-    folder: Path | None,
-    group: ProcessGroup,
-    held: contextlib.ExitStack,
-    elsewhere: Path | None,
-    *,
-    other_data: bool,
-) -> int:
-    from mldec.data.data_checks import find_data_problems
-    from mldec.engine import config_checks, data_splits, environment, run_directory
-    from mldec.engine.checkpoint import find_checkpoint, load_checkpoint, stored_label_embeddings
-    from mldec.engine.display import Display
-    from mldec.engine.ema import find_lag
-    from mldec.engine.interrupt import Interrupted
-    from mldec.engine.same_data import FILE, OPTION, other_splits, read_recorded
-    from mldec.engine.trainer import Trainer
-
-    config_checks.check_config(config)
-    config = with_absolute_paths(config)
-    display = Display(quiet=not group.is_main)
-    for sentence in config_checks.find_unused(config):
-        display.say(f"warning: {sentence}")
-    splits = data_splits.build_splits(config)
-    for sentence in find_data_problems(splits.train, {"val": splits.val, "test": splits.test}):
-        display.say(f"warning: {sentence}")
-    data = data_splits.describe_splits(splits)
-    recorded = {} if folder is None else read_recorded(folder)
-    others = other_splits(recorded, data)
-    if others and not other_data:
-        raise ConfigError(
-            f"the {' and '.join(others)} images or labels are not those that {folder} began with; type dataset.root=… "
-            f"or dataset.{others[0]}=… with the run's data, or {OPTION} to go on with these"
-        )
-    embeddings = None if folder is None else stored_label_embeddings(load_checkpoint(find_checkpoint(folder, "last")))
-    trainer = Trainer(config, splits, display, fresh=folder is None, label_embeddings=embeddings, group=group)
-    if lag := find_lag(trainer.state.ema, len(trainer.batches) * config.schedule.epochs):
-        display.say(f"warning: {lag}")
-    resumed = folder is not None
-    if folder is not None:
-        trainer.load(folder)
-    else:
-        if group.is_main:
+    processes: list[subprocess.Popen] = []
+    with pass_on(processes) as stop:
+        process = subprocess.Popen(command)
+        processes.append(process)
+        if stop.requested:  # while it was being started
+            process.terminate()
+        while True:
             try:
-                folder = run_directory.make_run_directory(config.output, config.name, config.run_dir)
-            except FileExistsError as error:
-                folder = Path(str(error))  # the lock knows whether that run is still going on
-        folder = folder or Path()
-        _lock(folder, group, held, fresh=True)
-    folder = elsewhere or folder
-    assert folder is not None  # the main process's
-    run_directory.write_text(folder / "config.yaml", compose.to_yaml(to_mapping(config)))
-    environment = environment.environment(trainer.device, trainer.dtype) | {"processes": group.size}
-    run_directory.write_json(folder / "environment.json", environment)
-    for split in others:
-        display.say(f"warning: the {split} images or their labels are not those that this run began with")
-    # What the run began with stays, as what it is compared with.
-    name = f"data_from_step_{trainer.state.progress.step}.json" if others else FILE
-    if others or not recorded:
-        run_directory.write_json(folder / name, data)
-
-    sizes = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test images"
-    where = f"{trainer.device}" if group.size == 1 else f"{group.size} devices, each a {trainer.device.type}"
-    display.say(f"{config.name}: {len(splits.labels)} labels, {sizes}, on {where} in {str(trainer.dtype)[6:]}")
-    display.say(f"run folder: {folder}" + (f", resumed at step {trainer.state.progress.step}" if resumed else ""))
-    try:
-        with environment.record_cost(folder, trainer.device):
-            record = trainer.fit(folder)
-    except Interrupted:
-        display.say(f"\nstopped at step {trainer.state.progress.step}. To go on:\n  mldec train resume={folder}")
-        return trainer.stop.exit_code
-    _conclude(display, record, folder, trainer.single_label)
-    return 0
-
-
-def _conclude(display: Any, record: dict[str, Any], folder: Path, single_label: bool) -> None:
-    from mldec.engine.evaluator import describe
-
-    display.say(f"\ntest ({record['protocol']} protocol, {record['weights']} weights of epoch {record['epoch']})")
-    display.say(describe(record, single_label))
-    display.say(f"\nrun folder   {folder}")
-    display.say(f"images     {folder / 'images' / 'predictions.png'}")
-    display.say(f"per class    {folder / 'per_class_ap.csv'}")
-    display.say(f"curves       tensorboard --logdir {folder}")
-    display.say(f"evaluate     mldec evaluate run={folder}")
-    display.say(f"report       mldec report run={folder}")
+                return process.wait(), stop.preempted
+            except KeyboardInterrupt:
+                continue

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mldec.errors import CheckpointError, brief
+from mldec.errors import CheckpointError, shortened
 
 MOST_COUNT = 2**40  # limit of every counter: steps, epochs
 
@@ -17,7 +17,7 @@ def check_fields(content: Mapping[str, Any], source: str) -> None:
     """Raise CheckpointError that names `source` and the first entry with an invalid value."""
     for name, (expected, holds) in FIELDS.items():
         if name in content and not holds(content[name]):
-            raise CheckpointError(f"{source}: {name}={brief(content[name])}: expected {expected}")
+            raise CheckpointError(f"{source}: {name}={shortened(content[name])}: expected {expected}")
     labels, seen = content["labels"], content.get("seen")
     if len(set(labels)) < len(labels):
         raise CheckpointError(f"{source}: labels: {len(labels) - len(set(labels))} names appear more than once")
@@ -121,7 +121,7 @@ _PROGRESS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 def _check_resume(state: Any, source: str) -> None:
     kinds = {"optimizer": Mapping, "scaler": Mapping, "ema_updates": int, "progress": Mapping}
     if not isinstance(state, Mapping):
-        raise CheckpointError(f"{source}: resume={brief(state)}: expected {', '.join(kinds)}")
+        raise CheckpointError(f"{source}: resume={shortened(state)}: expected {', '.join(kinds)}")
     for name, kind in kinds.items():
         value = state.get(name)
         if not isinstance(value, kind) or (kind is int and not is_count(value)):
@@ -129,10 +129,10 @@ def _check_resume(state: Any, source: str) -> None:
     progress = state["progress"]
     for name in progress:
         if name not in _PROGRESS:
-            raise CheckpointError(f"{source}: resume.progress.{brief(name)}: no such entry; upgrade mldec")
+            raise CheckpointError(f"{source}: resume.progress.{shortened(name)}: no such entry; upgrade mldec")
     for name, (expected, holds) in _PROGRESS.items():
         if not holds(progress.get(name)):
             raise CheckpointError(
-                f"{source}: resume.progress.{name}={brief(progress.get(name))}: expected {expected}; the file is "
+                f"{source}: resume.progress.{name}={shortened(progress.get(name))}: expected {expected}; the file is "
                 "damaged, use another checkpoint"
             )

@@ -15,7 +15,7 @@ from mldec.config import Config
 from mldec.data import cifar
 from mldec.data.digits import ScenesConfig, fingerprint
 from mldec.engine import config_properties
-from mldec.errors import ConfigError, DataError, brief
+from mldec.errors import ConfigError, DataError, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def confine(config: Config, typed: Collection[str], source: object) -> Config:
     if config.dataset.cache is not None and not confirmed("dataset.cache"):
         logger.info(
             "note: %s is stored in %s and not used, since files are written there; type it to use it",
-            f"dataset.cache={brief(config.dataset.cache)}",
+            f"dataset.cache={shortened(config.dataset.cache)}",
             source,
         )
         config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, cache=None))

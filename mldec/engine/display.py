@@ -1,7 +1,11 @@
-"""What the terminal shows: a progress bar where there is one, plain lines where output goes to a file."""
+"""What the terminal shows: results on standard output, diagnostics and progress on standard error.
+
+A progress bar is drawn where standard error is a terminal, plain lines are written where it is a file.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,6 +15,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
@@ -20,37 +25,49 @@ from rich.table import Column
 
 from mldec.errors import printable
 
+DIAGNOSTICS = ("warning: ", "error: ", "note: ")  # how messages begin that are not results
+
 
 class Display:
-    """Everything that a run prints. `quiet` shows nothing, for tests and for ranks other than 0."""
+    """Everything that a run prints. `quiet` shows nothing, for tests and for ranks other than 0.
+
+    Attributes:
+        console: for results, on standard output.
+        diagnostics: for warnings, errors, notes and progress, on standard error.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.diagnostics = Console(quiet=quiet, highlight=False, soft_wrap=True, stderr=True)
         self.quiet = quiet
         self._table_begun = False
 
     def say(self, text: str) -> None:
-        """One message, printed as it is: square brackets are no markup, and control characters are shown."""
-        self.console.print(printable(text), markup=False, emoji=False)
+        """One message, printed as it is: square brackets are no markup, and control characters are shown.
+
+        One that begins with `warning: `, `error: ` or `note: ` is a diagnostic, any other one a result.
+        """
+        console = self.diagnostics if text.startswith(DIAGNOSTICS) else self.console
+        console.print(printable(text), markup=False, emoji=False)
 
     @contextmanager
     def bar(self, description: str, total: int, done: int = 0) -> Iterator[Bar]:
         """A progress bar over `total` units of work; on a file or pipe it draws nothing."""
-        if self.quiet or not self.console.is_terminal:
+        if self.quiet or not self.diagnostics.is_terminal:
             yield Bar(None, None)
             return
         columns = (
             TextColumn("{task.description}", table_column=_whole()),
-            BarColumn(bar_width=24 if self.console.width >= 100 else 4),
+            BarColumn(bar_width=24 if self.diagnostics.width >= 100 else 4),
             MofNCompleteColumn(table_column=_whole()),
             TextColumn("{task.fields[text]}", markup=False, table_column=_whole()),
         )
-        with Progress(*columns, console=self.console, transient=True, refresh_per_second=5) as progress:
+        with self._progress(*columns, refresh_per_second=5) as progress:
             yield Bar(progress, progress.add_task(description, total=total, completed=done, text=""))
 
     @contextmanager
     def transfers(self) -> Iterator[Callable[[str, int, int | None], None]]:
-        """Gives a function that is told of each file how many of its bytes are there, and of how many, if known."""
+        """Gives a function to call with a file, how many of its bytes are there, and of how many, if known."""
         shown: dict[str, TaskID] = {}
         tenths: dict[str, int] = {}
 
@@ -58,13 +75,13 @@ class Display:
             tenth = 10 * done // total if total else done // 2**30
             if tenth > tenths.get(file, 0):
                 tenths[file] = tenth
-                self.say(f"{file}: {done:,} bytes" + (f", {done / total:.0%}" if total else ""))
+                self.line(f"{file}: {done:,} bytes" + (f", {done / total:.0%}" if total else ""))
 
-        if self.quiet or not self.console.is_terminal:
+        if self.quiet or not self.diagnostics.is_terminal:
             yield say
             return
         columns = (TextColumn("{task.description}"), BarColumn(24), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as progress:
+        with self._progress(*columns, TimeRemainingColumn()) as progress:
 
             def show(file: str, done: int, total: int | None) -> None:
                 if file not in shown:
@@ -75,8 +92,18 @@ class Display:
 
     def line(self, text: str) -> None:
         """A line of progress for outputs on which a bar cannot be drawn."""
-        if not self.console.is_terminal:
-            self.say(text)
+        if not self.diagnostics.is_terminal:
+            self.diagnostics.print(printable(text), markup=False, emoji=False)
+
+    def _progress(self, *columns: ProgressColumn, refresh_per_second: float = 10) -> Progress:
+        # Results that are printed meanwhile stand above the bar, unless they go elsewhere than the terminal.
+        return Progress(
+            *columns,
+            console=self.diagnostics,
+            transient=True,
+            refresh_per_second=refresh_per_second,
+            redirect_stdout=sys.stdout.isatty(),
+        )
 
     def epoch_row(self, cells: dict[str, str]) -> None:
         """One row of the epoch table, by column; the names of the columns stand before the first."""
@@ -88,7 +115,7 @@ class Display:
 
 
 def _whole() -> Column:
-    """A column that is shown as it is: what rich cuts short on a narrow terminal says nothing."""
+    """A column that is never cut short on a narrow terminal."""
     return Column(no_wrap=True, overflow="ignore")
 
 
@@ -99,7 +126,7 @@ class Bar:
         self._progress, self._task = progress, task
 
     def advance(self, amount: int = 1, text: str | None = None) -> None:
-        """Move on by `amount`; `text` replaces what stands behind the bar."""
+        """Advance by `amount`; `text` replaces the text behind the bar."""
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, amount)
             if text is not None:

@@ -63,6 +63,18 @@ def lock_run(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def wait_for_lock(folder: Path) -> Iterator[None]:
+    """Hold a lock of a run directory that several runs start from: one trains it, and the others wait for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    with open(folder / ".lock", "w", opener=without_links) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given up when this process ends, however it ends
+        yield
+
+
 def _holder(descriptor: int) -> str:
     text = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
     return text or "a process that has just begun"

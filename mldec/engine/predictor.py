@@ -36,6 +36,7 @@ BATCH = 32  # images per forward pass
 AHEAD = 2  # batches that are decoded while one is computed
 MAPS_BATCH = 8  # images whose maps are computed together: intermediate features have an entry per image and label
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 ImageInput = Any  # a path, a PIL image, or uint8: (H,W,3) RGB or (H,W) grey
 
 
@@ -64,18 +65,21 @@ class _Decoded(NamedTuple):
     resized: np.ndarray
 
 
-def load(path: str | Path, weights: Weights = "best", device: str = "auto") -> Predictor:
+def load(
+    path: str | Path, weights: Weights = "best", device: str = "auto", precision: Precision = "auto"
+) -> Predictor:
     """The network of a run directory, a checkpoint or an exported folder, ready for images.
 
     Args:
         weights: "best", those whose metric training reported; "ema", their moving average; or "raw", without averaging.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: "auto" (bf16 on CUDA that has it, else fp32), "fp32", "bf16" or "fp16".
 
     Raises:
         CheckpointError: it is missing, damaged, or not of mldec.
         ConfigError: the device is not available.
     """
-    return Predictor(restore(path, weights=weights), device)
+    return Predictor(restore(path, weights=weights), device, precision)
 
 
 class Predictor:
@@ -87,11 +91,11 @@ class Predictor:
         thresholds: tuned on val for the loaded weights; None if there are none. May be set.
     """
 
-    def __init__(self, restored: Restored, device: str = "auto") -> None:
+    def __init__(self, restored: Restored, device: str = "auto", precision: Precision = "auto") -> None:
         self.config, self.normalization, self.path = restored.config, restored.normalization, restored.path
         self.thresholds: LabelThresholds | None = restored.thresholds
         self.device = choose_device(device)
-        self.dtype = choose_precision("auto", self.device)
+        self.dtype = choose_precision(precision, self.device)
         self.model: Classifier = restored.classifier.to(self.device)
         self.softmax = uses_softmax(self.config)
         self._resize = build.build_resize(self.config)

@@ -23,7 +23,7 @@ from mldec.engine.consent import confine
 from mldec.engine.export import exported_model
 from mldec.engine.metric_writer import read_records, scan_records
 from mldec.engine.run_directory import read_metadata
-from mldec.errors import CheckpointError, ConfigError, DataError, MldecError, brief
+from mldec.errors import CheckpointError, ConfigError, DataError, MldecError, shortened
 from tests.curve import make, small_experiment
 from tests.engine.test_export import SMALL, untrained
 from tests.nested import put
@@ -125,9 +125,9 @@ def test_a_value_in_a_message_is_short_whatever_it_is():
     for _ in range(50):
         lists = [lists, lists]
     for value in ("x" * 10**6, 10**10_000, lists, dict.fromkeys(range(10**5)), torch.zeros(10**6), [["y" * 10**6] * 9]):
-        assert len(brief(value)) <= 200
-    assert brief(-3) == "-3"
-    assert brief("text") == "text"
+        assert len(shortened(value)) <= 200
+    assert shortened(-3) == "-3"
+    assert shortened("text") == "text"
 
 
 # Sizes ----------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Paths in a run's config: absolute, so that the config means the same from whatever folder it is used."""
+"""Paths in a run's config: absolute, so that the config means the same in every working directory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mldec.config import Config
 def with_absolute_paths(config: Config) -> Config:
     """`config` with the paths of its dataset, and those of label embeddings that are files, in full.
 
-    What a relative path meant is only known where it was typed. Sources of label embeddings that are no files
+    A relative path has its meaning only where the run began. Sources of label embeddings that are no files
     (package:NAME, hub:OWNER/NAME) stay as they are.
     """
     dataset = config.dataset

@@ -1,4 +1,4 @@
-"""What `mldec predict` reads and where it writes: from words to paths."""
+"""The images that `mldec predict` reads and the files that it writes: from options to paths."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mldec.commands.options import check_writable_place, listed, refuse_overwriting
+from mldec.engine.predictions import FORMATS, check_form
 from mldec.errors import ConfigError, DataError, printable_name, shortened
+from mldec.files import check_output_directory, check_output_file, refuse_overwriting
 
 ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif"}
-#: Endings of images that nothing here reads: they are named, not passed over in silence.
+#: Endings of images that cannot be read: they are reported, not skipped silently.
 UNREAD = {".heic", ".heif", ".hif", ".jxl", ".psd", ".svg", ".eps", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf"}
 UNREAD |= {".raf", ".rw2", ".exr", ".hdr", ".tga", ".xcf"}
-NO_FORMS = {".json", ".ndjson", ".tsv", ".txt", ".xlsx", ".xls", ".pq", ".html"}  # a folder is hardly meant by these
+NOT_DIRECTORIES = {".json", ".ndjson", ".tsv", ".txt", ".xlsx", ".xls", ".pq", ".html"}  # hardly meant as directories
 APPLE_DOUBLE = b"\0\5\x16\7"  # how a ._ file begins, which macOS puts beside a file on disks of other systems
 SHOWN = 3  # names in a note
 
-#: In the folders of images that `mldec predict` draws: they are results and no input.
+#: In the directories of images that `mldec predict` draws: they are results and no input.
 MARKER = ".mldec-predict"
 
 
-class Place(NamedTuple):
-    """Where the output goes: `files` by format, and for images `folder`, if there is one."""
+class PredictionFiles(NamedTuple):
+    """The files that are written, by format, and the directory of drawn images, if there is one."""
 
     files: dict[str, Path]
-    folder: Path | None
+    directory: Path | None
 
     @property
     def stem(self) -> Path:
@@ -52,9 +53,9 @@ class Place(NamedTuple):
 
 
 def find_inputs(sources: Sequence[str], notes: list[str] | None = None) -> list[str]:
-    """Paths of images that the `input=` words name, each once.
+    """Paths of images that `input=` options name, each once.
 
-    What was passed over is said in a sentence each, added to `notes`. Raises DataError for a word that names none.
+    A sentence for what was skipped is added to `notes`. Raises DataError for an input that names no image.
     """
     paths: dict[str, None] = {}
     for source in sources:
@@ -66,7 +67,7 @@ def find_inputs(sources: Sequence[str], notes: list[str] | None = None) -> list[
 def read_list(source: str) -> list[str]:
     """The lines of `@FILE`, or of standard input for `-`, as they are; or what stands between zero bytes in it.
 
-    Whether there are such images is not looked at; but AppleDouble files, which hold none, are left out. Raises
+    Whether the images exist is not checked; AppleDouble files, which hold none, are left out. Raises
     DataError for a file that cannot be read, or without lines.
     """
     try:
@@ -77,37 +78,39 @@ def read_list(source: str) -> list[str]:
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\0" if b"\0" in data else b"\n")
     paths = [os.fsdecode(line.removesuffix(b"\r")) for line in lines if line.strip()]
     if not paths:
-        raise DataError(f"input={shortened(source)}: lists no image; it takes a path a line")
+        raise DataError(f"input={shortened(source)}: lists no image; write one path per line")
     return [path for path in paths if not (os.path.basename(path).startswith("._") and _is_apple_double(path))]
 
 
 def find_images(source: str, notes: list[str] | None = None) -> list[str]:
-    """Paths of images that `source` names: an image, a folder, or a pattern.
+    """Paths of images that `source` names: an image, a directory, or a pattern.
 
-    In folders and patterns the files that macOS adds (._x.jpg, __MACOSX) are left out, and what `mldec predict` drew.
-    What else is passed over is said in a sentence each, added to `notes`. Raises DataError if there is no image.
+    In directories and patterns the files that macOS adds (._x.jpg, __MACOSX) are left out, and what `mldec predict` drew.
+    A sentence for what else is skipped is added to `notes`. Raises DataError if there is no image.
     """
     path = os.path.expanduser(source)
-    passed = _PassedOver()
+    skipped = _Skipped()
     if os.path.isdir(path):
-        paths = sorted(_images_below(path, passed))
+        paths = sorted(_images_below(path, skipped))
         if not paths:
-            found = "".join(f"; {sentence}" for sentence in passed.sentences())
+            found = "".join(f"; {sentence}" for sentence in skipped.sentences())
             raise DataError(f"input={shortened(source)}: no images there ({', '.join(sorted(ENDINGS))}){found}")
     elif os.path.isfile(path):
         return [path]
     else:
-        paths = sorted(name for name in _matches(path, passed) if os.path.isfile(name))
+        paths = sorted(name for name in _matches(path, skipped) if os.path.isfile(name))
         if not paths:
-            found = "".join(f"; {sentence}" for sentence in passed.sentences())
-            raise DataError(f"input={shortened(source)}: no such image or folder, and no file of that pattern{found}")
+            found = "".join(f"; {sentence}" for sentence in skipped.sentences())
+            raise DataError(
+                f"input={shortened(source)}: no such image or directory, and no file of that pattern{found}"
+            )
     if notes is not None:
-        notes += passed.sentences()
+        notes += skipped.sentences()
     return paths
 
 
-class _PassedOver:
-    """Files and folders that were left out, by the reason."""
+class _Skipped:
+    """Files and directories that were left out, by the reason."""
 
     def __init__(self) -> None:
         self.names: dict[str, list[str]] = defaultdict(list)
@@ -117,14 +120,14 @@ class _PassedOver:
 
     def sentences(self) -> list[str]:
         return [
-            f"passed over {', '.join(map(printable_name, names[:SHOWN]))}"
+            f"skipped {', '.join(map(printable_name, names[:SHOWN]))}"
             f"{f' and {len(names) - SHOWN:,} more' if len(names) > SHOWN else ''}: {reason}"
             for reason, names in self.names.items()
         ]
 
 
-def _images_below(folder: str, passed: _PassedOver) -> Iterator[str]:
-    """Files with an ending of ENDINGS in a folder and its subfolders."""
+def _images_below(folder: str, skipped: _Skipped) -> Iterator[str]:
+    """Files with an ending of ENDINGS in a directory and its subdirectories."""
     waiting = [folder]
     while waiting:
         place = waiting.pop()
@@ -132,41 +135,41 @@ def _images_below(folder: str, passed: _PassedOver) -> Iterator[str]:
             with os.scandir(place) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            passed.add(f"the folder cannot be read ({error.strerror})", place)
+            skipped.add(f"the directory cannot be read ({error.strerror})", place)
             continue
         if place != folder and any(entry.name == MARKER for entry in found):
-            passed.add("mldec predict drew what is in this folder", place)
+            skipped.add("mldec predict drew what is in this directory", place)
             continue
         for entry in found:
             if entry.is_dir(follow_symlinks=False):
                 waiting += [entry.path] if entry.name != "__MACOSX" else []
             elif entry.is_symlink() and entry.is_dir():
-                passed.add("linked folders are not entered; name it as another input=", entry.path)
+                skipped.add("linked directories are not entered; name it as another input=", entry.path)
             elif not entry.name.startswith("._"):
                 ending = os.path.splitext(entry.name)[1].lower()
                 if ending in UNREAD:
-                    passed.add(f"images in {ending[1:].upper()} are not read; convert them to JPEG or PNG", entry.path)
+                    skipped.add(f"images in {ending[1:].upper()} are not read; convert them to JPEG or PNG", entry.path)
                 elif ending in ENDINGS:
                     yield entry.path
 
 
-def _matches(pattern: str, passed: _PassedOver) -> Iterator[str]:
-    """What a pattern names, without what macOS adds and what `mldec predict` drew in folders that were not typed."""
+def _matches(pattern: str, skipped: _Skipped) -> Iterator[str]:
+    """What a pattern names, without what macOS adds and what `mldec predict` drew in directories that the pattern does not name itself."""
     fixed = []
     for part in pattern.split(os.sep):
         if glob.has_magic(part):
             break
         fixed.append(part)
-    typed = os.path.normpath(os.sep.join(fixed) or ".")
+    named = os.path.normpath(os.sep.join(fixed) or ".")
     drawn: dict[str, bool] = {}
 
     def is_drawn(folder: str) -> bool:
         if folder not in drawn:
             parent = os.path.dirname(folder)
-            inside = os.path.normpath(folder) != typed and parent != folder
+            inside = os.path.normpath(folder) != named and parent != folder
             drawn[folder] = inside and (os.path.lexists(os.path.join(folder, MARKER)) or is_drawn(parent))
             if drawn[folder] and not is_drawn(parent):
-                passed.add("mldec predict drew what is in this folder", folder)
+                skipped.add("mldec predict drew what is in this directory", folder)
         return drawn[folder]
 
     for path in glob.iglob(pattern, recursive=True):
@@ -186,60 +189,56 @@ def _is_apple_double(path: str) -> bool:
         return False
 
 
-def find_place(output: str | None, form: str | None) -> Place | None:
-    """Where `output` and `format` say that predictions go; None: nowhere.
+def choose_files(output: Path | None, formats: Sequence[str] | None) -> PredictionFiles | None:
+    """The files that the options `output` and `format` name; None where nothing is written.
 
-    An `output` that ends in .jsonl, .csv or .parquet is a file, anything else a folder. Raises ConfigError where the
-    two contradict, or where a file lies in the way, and DataError for a format that needs what is not installed.
+    An `output` that ends in .jsonl, .csv or .parquet is a file, anything else a directory. Raises ConfigError where the
+    two contradict, or where a file is in the way, and DataError for a format that requires a missing package.
     """
-    from mldec.engine.predictions import FORMATS, check_form
-
     if output is None:
-        if form is not None:
-            raise ConfigError(f"format={form} needs a place: output=DIR, or a file: output=predictions.{form}")
+        if formats is not None:
+            raise ConfigError(
+                f"format={','.join(formats)} needs output=DIR, or a file: output=predictions.{formats[0]}"
+            )
         return None
-    path = Path(output).expanduser()
-    check_writable_place("output", path, path.parents)
-    ending = path.suffix.lower().removeprefix(".")
-    if ending in FORMATS and not path.is_dir():
-        if form not in (None, ending):
-            raise ConfigError(f"format={form}: output={output} is one file; name a folder to get {form} there")
+    ending = output.suffix.lower().removeprefix(".")
+    if ending in FORMATS and not output.is_dir():
+        check_output_file("output", output)
+        if formats is not None and list(formats) != [ending]:
+            raise ConfigError(f"format={','.join(formats)}: output={output} is one file; name a directory instead")
         check_form(ending)
-        return Place({ending: path}, None)
-    if path.suffix.lower() in NO_FORMS and not path.is_dir():
-        raise ConfigError(f"output={output}: files end in .{', .'.join(FORMATS)}")
-    if os.path.lexists(path) and not path.is_dir():
-        raise ConfigError(f"output={output}: is a file; name a folder, or a file in .{', .'.join(FORMATS)}")
-    forms = list(dict.fromkeys(listed(form or "jsonl")))
-    if not forms:
-        raise ConfigError(f"format={shortened(form)}: names no format; type {', '.join(FORMATS)}, one or several")
-    for word in forms:
-        check_form(word)
-    return Place({word: path / f"predictions.{word}" for word in forms}, path)
+        return PredictionFiles({ending: output}, None)
+    if output.suffix.lower() in NOT_DIRECTORIES and not output.is_dir():
+        raise ConfigError(f"output={output}: a file ends in .{', .'.join(FORMATS)}")
+    check_output_directory("output", output)
+    formats = formats or ("jsonl",)
+    for form in formats:
+        check_form(form)
+    return PredictionFiles({form: output / f"predictions.{form}" for form in formats}, output)
 
 
-def check_place(place: Place, paths: Sequence[str], files: Sequence[str], *, drawings: Sequence[str]) -> None:
+def check_files(files: PredictionFiles, paths: Sequence[str], read: Sequence[str], *, drawings: Sequence[str]) -> None:
     """Raise ConfigError where the output would overwrite an input, or lie among the images that are read.
 
     Args:
         paths: the images that are read.
-        files: what else is read: lists, labels, thresholds, the checkpoint.
-        drawings: names of the folders within the output's that images are drawn into.
+        read: other files that are read: lists, labels, thresholds, the checkpoint.
+        drawings: names of the subdirectories that images are drawn into.
     """
-    refuse_overwriting("output", place.written, [*files, *paths])
-    for name in drawings if place.folder is not None else ():
-        assert place.folder is not None
-        folder = os.path.realpath(place.folder / name)
-        if not os.path.isdir(folder):
+    refuse_overwriting("output", files.written, [*read, *paths])
+    for name in drawings if files.directory is not None else ():
+        assert files.directory is not None
+        directory = os.path.realpath(files.directory / name)
+        if not os.path.isdir(directory):
             continue
-        inside = {path for path in map(os.path.dirname, paths) if _is_within(os.path.realpath(path or "."), folder)}
+        inside = {path for path in map(os.path.dirname, paths) if _is_within(os.path.realpath(path or "."), directory)}
         if inside:
             first = printable_name(sorted(inside)[0])
             raise ConfigError(
-                f"output={shortened(place.folder)}: {name}=… is drawn into its folder {name}, which holds images that "
-                f"are read ({first}); name another output"
+                f"output={shortened(files.directory)}: {name}=… is drawn into its directory {name}, which holds images "
+                f"that are read ({first}); use another output"
             )
 
 
-def _is_within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(os.path.join(folder, ""))
+def _is_within(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(os.path.join(directory, ""))

@@ -1,0 +1,144 @@
+"""The measurement of a trained network on a split: its metrics, and the files that `mldec evaluate` writes."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mldec.config import Config, to_mapping
+from mldec.engine import build, tracking
+from mldec.engine.checkpoint import Restored, run_folder
+from mldec.engine.device import choose_device, prepare_runtime
+from mldec.engine.display import Display
+from mldec.engine.distributed import ALONE, ProcessGroup
+from mldec.engine.evaluator import describe, write_per_class
+from mldec.engine.same_data import check_same_data
+from mldec.engine.scoring import open_split, score_split
+from mldec.engine.thresholds import FILE, read_thresholds, write_tuned
+from mldec.errors import ConfigError, DataError
+from mldec.labels import LabelSpace
+from mldec.metrics import f1_at_threshold
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured. `record` is what metrics.json in `directory` holds, `summary` the same for people."""
+
+    record: dict[str, Any]
+    directory: Path
+    summary: str
+
+
+def evaluate_split(
+    restored: Restored,
+    config: Config,
+    split: str,
+    *,
+    display: Display,
+    output: Path | None = None,
+    overrides: Collection[str] = (),
+    allow_other_data: bool = False,
+    uses_reported: bool = True,
+    tune_thresholds: bool = False,
+    group: ProcessGroup = ALONE,
+) -> Evaluation | None:
+    """Measure a split and write metrics.json and per_class_ap.csv. None in all processes of a group but the main one.
+
+    Args:
+        config: of the run, with what is changed for this measurement.
+        output: the directory of the files; None: in the run directory.
+        overrides: keys of the settings that the user changed.
+        allow_other_data: accept images or labels that are not those of the run.
+        uses_reported: whether these weights are those that training reported, for which its thresholds were tuned.
+        tune_thresholds: also tune a threshold for each label, and write them into the run directory.
+    """
+    if tune_thresholds and build.is_single_label(config):
+        raise ConfigError(
+            f"tune_thresholds=true: images of {config.dataset.name} have one label each, the best is predicted"
+        )
+    device = choose_device(config.runtime.device, group.local_rank if group.size > 1 else None)
+    prepare_runtime(config.runtime, device)
+    index, labels = open_split(restored, config, split)
+    if other := check_same_data(restored.path, split, index, overrides=overrides, allowed=allow_other_data):
+        display.say(f"note: {other}")
+    for sentence in _unused_embedding_settings(restored, config, labels, overrides):
+        display.say(f"warning: {sentence}")
+    what = f"{config.dataset.name} {split}"
+    scores, result = score_split(
+        restored, config, index, labels, what=what, device=device, display=display, group=group
+    )
+    if not group.is_main:
+        return None
+    directory = output or run_folder(restored.path) / "evaluation" / f"{config.dataset.name}_{split}"
+    record: dict[str, Any] = {
+        "checkpoint": str(restored.path),
+        "step": restored.step,
+        "weights": restored.weights,
+        "dataset": to_mapping(config.dataset),
+        "split": split,
+        "images": len(scores.ids),
+        "data": build.describe_index(index),
+        "protocol": to_mapping(config.protocol),
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "environment": tracking.environment(device),
+        "metrics": result.metrics,
+    }
+    # Thresholds were tuned for the weights that are reported, of the best epoch.
+    tuned = _read_tuned(restored, config, labels, display) if uses_reported else None
+    if tuned is not None and split != "val" and not build.is_single_label(config):
+        f1 = f1_at_threshold(scores.scores, scores.targets, tuned)
+        record["tuned"] = {"CF1": f1.CF1, "OF1": f1.OF1}
+    tracking.write_json(directory / "metrics.json", record)
+    write_per_class(directory / "per_class_ap.csv", result, scores, labels)
+    lines = [
+        f"{restored.path}, {restored.weights} weights of step {restored.step}",
+        f"{config.dataset.name} {split}: {len(scores.ids):,} images, {len(labels)} labels, "
+        f"{config.protocol.name} protocol, AP definition {config.protocol.average_precision}",
+        describe(result.metrics, build.is_single_label(config)),
+    ]
+    if "tuned" in record:
+        biased = ", which are these images: optimistically biased" if _is_val(config, split) else ""
+        figures = "   ".join(f"{name} {value:.2f}" for name, value in record["tuned"].items())
+        lines.append(f"{figures}   at the thresholds of {FILE}, tuned on val{biased}")
+    lines.append(f"written to {directory}")
+    if tune_thresholds:
+        path = run_folder(restored.path) / FILE
+        write_tuned(path, labels, scores.scores, scores.targets, config.protocol.threshold)
+        lines.append(f"thresholds in {path}")
+    return Evaluation(record, directory, "\n".join(lines))
+
+
+def _read_tuned(restored: Restored, config: Config, labels: LabelSpace, display: Display) -> Any:
+    """The thresholds (N,) that were tuned for these weights, if there are any."""
+    path = run_folder(restored.path) / FILE
+    if not path.exists():
+        return None
+    try:
+        return read_thresholds(path, labels, config.protocol.threshold).values
+    except DataError as error:
+        display.say(f"warning: {error}")
+        return None
+
+
+def _is_val(config: Config, split: str) -> bool:
+    """Whether a split's images are those of val, since the dataset has no such split of its own."""
+    published = config.dataset.splits
+    no_val = "val" not in published and config.protocol.holdout == 0
+    return split == "val" or (split == "test" and (no_val or "test" not in published))
+
+
+def _unused_embedding_settings(
+    restored: Restored, config: Config, labels: LabelSpace, overrides: Collection[str]
+) -> list[str]:
+    """Overrides of label embeddings that have no effect on these labels, a sentence each."""
+    vocabulary = restored.classifier.vocabulary
+    given = [key for key in overrides if key.startswith("head.label_embeddings.")]
+    if vocabulary is None or not given:
+        return []
+    if not set(labels.names) - set(vocabulary.known.names):
+        return [f"{key}: the run has embeddings of all these labels, none are looked up" for key in given]
+    unused: list[str] = config.head.label_embeddings.unused()
+    return unused

@@ -1,0 +1,208 @@
+"""The prediction of many images: shown as they come, or written to files that an interrupted command continues."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mldec.data.image import decode
+from mldec.engine import image_sheets, predictions
+from mldec.engine.display import Display
+from mldec.engine.prediction_files import MARKER, PredictionFiles
+from mldec.engine.predictor import Predictor
+from mldec.errors import DataError, printable_name
+from mldec.models.heads.maps import Weighting
+
+SHOWN = 10  # images whose labels are printed where there is a file of all
+SHOWN_BROKEN = 20
+SECONDS = 15.0  # between two lines of progress where no bar can be drawn
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which labels of an image are listed, and what is drawn of them."""
+
+    threshold: float | np.ndarray  # labels with a score above it; or (N,), one per label
+    top_k: int | None = None  # the best k labels instead
+    all_scores: bool = False  # write the scores of all labels
+    annotated: bool = False  # draw each image with its labels
+    maps: Weighting | None = None  # draw a map of each listed label
+    batch_size: int = 32
+    workers: int | None = None
+
+    @property
+    def drawings(self) -> list[str]:
+        """The subdirectories that images are drawn into."""
+        return [name for name, wanted in (("annotated", self.annotated), ("maps", self.maps)) if wanted]
+
+
+def show_predictions(predictor: Predictor, paths: Sequence[str], selection: Selection, display: Display) -> int:
+    """Print the labels of each image. Returns how many images could not be read."""
+    errors = []
+    with display.bar("predicting", len(paths)) as bar:
+        for answers in predictor.stream(paths, batch_size=selection.batch_size, workers=selection.workers):
+            for path, scores, error in answers:
+                if scores is None:
+                    errors.append(error)
+                else:
+                    _say(path, predictor.name(scores, selection.threshold, selection.top_k), display)
+            bar.advance(len(answers))
+    for error in errors:
+        display.say(f"error: {printable_name(error)}")
+    return len(errors)
+
+
+def write_predictions(
+    predictor: Predictor,
+    paths: Sequence[str],
+    selection: Selection,
+    files: PredictionFiles,
+    display: Display,
+    *,
+    resume: bool | None,
+    settings: Mapping[str, Any],
+) -> int:
+    """Write the labels of each image to files. Returns how many images could not be read or drawn.
+
+    Args:
+        resume: whether to continue an interrupted prediction; None: if it was made with the same `settings`.
+        settings: what predictions depend on beside the images.
+    """
+    journal = predictions.Journal(files.journal, settings, paths, resume)
+    if journal.done or journal.changed:
+        display.say(f"note: resuming after {journal.done:,} images of an interrupted prediction")
+    if journal.changed:
+        display.say(f"note: {journal.changed:,} images changed since they were scored and are scored again")
+    finished = False
+    try:
+        undrawn = _fill(journal, predictor, paths, selection, files, display)
+        finished = True
+    except BaseException:
+        if journal.done:
+            display.say(
+                f"note: {journal.done:,} of {len(paths):,} images are kept in {files.journal}; "
+                "the same command resumes from there"
+            )
+        raise
+    finally:
+        if not finished:
+            journal.close(finished=journal.done == 0)
+    for form, path in files.files.items():
+        predictions.write(path, form, journal.records(), predictor.labels, all_scores=selection.all_scores)
+        display.say(f"written to {path}")
+    predictions.write_broken(files.broken, journal.records())
+    if files.directory is not None:
+        for name in selection.drawings:
+            display.say(f"{name} in {files.directory / name}")
+    if journal.broken:
+        errors = (record["error"] for record in journal.records() if "error" in record)
+        display.say(f"error: {journal.broken:,} of {len(paths):,} images could not be read: {files.broken}")
+        for _, error in zip(range(SHOWN_BROKEN), errors, strict=False):
+            display.say(f"error: {printable_name(error)}")
+    if undrawn:
+        display.say(f"error: {len(undrawn):,} of {len(paths):,} images could not be drawn; their scores are written")
+        for error in undrawn[:SHOWN_BROKEN]:
+            display.say(f"error: {printable_name(error)}")
+    journal.close(finished=True)
+    return journal.broken + len(undrawn)
+
+
+def _fill(
+    journal: predictions.Journal,
+    predictor: Predictor,
+    paths: Sequence[str],
+    selection: Selection,
+    files: PredictionFiles,
+    display: Display,
+) -> list[str]:
+    """Predict what the journal does not hold yet, and draw it. Returns why images could not be drawn."""
+    done, began = journal.done, time.monotonic()
+    reported, printed = began, 0
+    common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    stamps: deque[Any] = deque()
+    undrawn: list[str] = []
+
+    def stamped() -> Iterator[str]:
+        for number in list(journal.remaining):
+            stamps.append(predictions.stamp(paths[number]))  # before it is read: what is replaced later differs
+            yield paths[number]
+
+    stream = predictor.stream(stamped(), batch_size=selection.batch_size, workers=selection.workers)
+    with display.bar("predicting", len(paths), done) as bar:
+        for answers in stream:
+            records = []
+            for answer in answers:
+                labels: dict[str, float] = {}
+                if answer.scores is not None:
+                    labels = predictor.name(answer.scores, selection.threshold, selection.top_k)
+                    if reason := _draw(predictor, answer.image, labels, selection, files.directory, common):
+                        undrawn.append(reason)
+                    printed += 1
+                    if printed <= SHOWN:
+                        _say(answer.image, labels, display)
+                    elif printed == SHOWN + 1:
+                        display.say("…")
+                records.append(predictions.to_record(answer, labels, keep_scores=selection.all_scores))
+            journal.add(records, [stamps.popleft() for _ in records])
+            rate = (journal.done - done) / max(time.monotonic() - began, 1e-9)
+            bar.advance(len(answers), f"{rate:.0f} images/s")
+            if time.monotonic() - reported >= SECONDS:
+                reported = time.monotonic()
+                display.line(f"{journal.done:,} of {len(paths):,} images, {rate:.0f} images/s")
+    return undrawn
+
+
+def _draw(
+    predictor: Predictor,
+    path: str,
+    labels: Mapping[str, float],
+    selection: Selection,
+    directory: Path | None,
+    common: str,
+) -> str:
+    """Draw the images that are wanted of `path`, placed in `directory` as it lies in the directory `common`.
+
+    Returns why that cannot be done, or nothing: one image does not stop the prediction of all, a full disk does.
+    """
+    if directory is None or not selection.drawings:
+        return ""
+    try:
+        _draw_wanted(predictor, path, labels, selection, directory, common)
+    except (DataError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return f"{path}: cannot be drawn: {getattr(error, 'strerror', None) or error}"
+    return ""
+
+
+def _draw_wanted(
+    predictor: Predictor, path: str, labels: Mapping[str, float], selection: Selection, directory: Path, common: str
+) -> None:
+    name, image = os.path.relpath(os.path.abspath(path), common), decode(path)
+    for kind in selection.drawings:
+        if not (directory / kind / MARKER).exists():
+            (directory / kind).mkdir(parents=True, exist_ok=True)
+            (directory / kind / MARKER).touch()
+    if selection.annotated:
+        target = image_sheets.drawing_path(directory / "annotated", name, ".jpg")
+        image_sheets.save_image(target, image_sheets.annotated(image, labels))
+    if selection.maps:
+        columns = [predictor.labels.index(label) for label in labels]
+        maps = predictor.maps([path], selection.maps)[0][columns]
+        captions = [[(f"{label} {100 * score:.0f}%", image_sheets.WHITE)] for label, score in labels.items()]
+        view = predictor.view(*image.shape[:2])
+        sheet = image_sheets.maps_sheet(image, maps, captions, view)
+        image_sheets.save_image(image_sheets.drawing_path(directory / "maps", name, ".png"), sheet)
+
+
+def _say(path: str, labels: Mapping[str, float], display: Display) -> None:
+    listed = ", ".join(f"{printable_name(name)} {100 * score:.0f}%" for name, score in labels.items())
+    display.say(f"{printable_name(path)}: {listed or 'nothing found'}")
