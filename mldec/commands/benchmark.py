@@ -117,7 +117,7 @@ class LoaderOptions(BenchmarkOptions):
 
 def measure_loader(options: LoaderOptions, arguments: compose.Arguments) -> Measured:
     from mldec.benchmarks.loader import measure, measure_dataset
-    from mldec.engine import build
+    from mldec.engine import build, config_properties, data_splits
 
     given: dict[str, Any] = {"repeats": options.repeats, "workers": options.workers}
     if not _chooses_data(arguments):
@@ -127,7 +127,7 @@ def measure_loader(options: LoaderOptions, arguments: compose.Arguments) -> Meas
     if options.scale != 1:
         raise ConfigError(f"scale={options.scale:g}: has no effect on the images of an experiment; leave it out")
     config = _config(arguments)
-    index = build.build_split(config, "train", quiet=True)
+    index = data_splits.build_split(config, "train", quiet=True)
     size = f"{config.dataset.name}, augment={config.augment.name}, to {config_properties.image_size(config)}"
     return Measured(measure_dataset(index, build.build_augment(config), size, **given))
 
@@ -176,7 +176,7 @@ def main(argv: Sequence[str]) -> int:
     for name, path in (("output", options.output), ("page", options.page)):
         refuse_overwriting(name, [path] if path else [], [options.compare] if options.compare else [])
     from mldec.benchmarks.figure import as_grid, as_table
-    from mldec.engine import environment, run_directory
+    from mldec.engine import run_directory
 
     earlier = _read_figures(options.compare) if options.compare else []
     measured = MEASURES[subject](options, arguments)
@@ -259,7 +259,7 @@ def _chooses_data(arguments: compose.Arguments) -> bool:
 
 def make_record(subject: str, measured: Measured) -> dict[str, Any]:
     """What `output` holds: figures, with the date, device, precision, versions and commit."""
-    from mldec.engine import environment, run_directory
+    from mldec.engine import environment
     from mldec.engine.device import choose_device, choose_precision
 
     device = choose_device(measured.device)

@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     options, arguments = parse(argv, ImportOptions, "import")
     compose.load_components(arguments.plugins)
 
-    from mldec.engine import build
+    from mldec.engine import build, config_checks
     from mldec.engine.display import Display
     from mldec.engine.imported_run import choose_labels, has_data, summary, write_run
     from mldec.engine.paths import with_absolute_paths
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     config = build_config(mapping)
     if _names_data(arguments.overrides):
         config = with_absolute_paths(config)
-    build.check_config(config)
+    config_checks.check_config(config)
     labels, more = choose_labels(found, config, options.labels, _names_data(arguments.overrides))
     classifier = build_within(lambda: build.build_bare_classifier(config, labels), found.tensors, found.source)
     found.load_into(classifier)

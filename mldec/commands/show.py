@@ -61,33 +61,33 @@ def show(config: Config, assumed_labels: int | None = None) -> None:
     import torch
 
     from mldec.data.loader import steps_per_epoch
-    from mldec.engine import build
+    from mldec.engine import build, config_checks, config_properties, data_splits
     from mldec.errors import DataError
     from mldec.labels import LabelSpace
     from mldec.models.complexity import count_macs, count_parameters
     from mldec.models.label_embeddings import LabelEmbeddings
 
-    build.check_config(config)
+    config_checks.check_config(config)
     train = embeddings = None
     if assumed_labels is None:
         try:
-            splits = build.build_splits(config)
+            splits = data_splits.build_splits(config)
         except DataError as error:
             raise DataError(f"{error}\nadd num_labels=N to see the network without the dataset") from None
         labels, train = splits.labels, splits.train
         print(f"images       {len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test")
     else:
         labels = LabelSpace([f"label {number}" for number in range(assumed_labels)])
-        if build.uses_label_embeddings(config):
+        if config_properties.uses_label_embeddings(config):
             embeddings = LabelEmbeddings(labels.names, torch.randn(len(labels), ASSUMED_WIDTH), "assumed")
             print(f"embeddings   assumed: {ASSUMED_WIDTH} numbers per label")
     classifier = build.build_bare_classifier(config, labels, embeddings)
     for name, part in (("backbone", classifier.backbone), ("head", classifier.head), ("network", classifier)):
         total, trainable = count_parameters(part)
         print(f"{name:<12} {total:,} parameters, {trainable:,} trained")
-    macs = count_macs(classifier, build.image_size(config))
+    macs = count_macs(classifier, config_properties.image_size(config))
     cost = f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.1f} M"
-    print(f"cost         {cost} multiply-accumulates per image of {build.image_size(config)} px")
+    print(f"cost         {cost} multiply-accumulates per image of {config_properties.image_size(config)} px")
     print(f"labels       {len(labels)}")
     steps = 1000  # where images are not at hand, enough for the curve's shape
     batch_size, epochs = config.schedule.batch_size, config.schedule.epochs

@@ -90,7 +90,9 @@ def compose_with_start(overrides: tuple[str, ...], config_dir: str | None = None
     start = str(experiment.get("init_from") or "")
     if not start.startswith(NEEDED):
         return (experiment,)
-    return experiment, needed_experiment(start.removeprefix(NEEDED), compose.Arguments(overrides, config_dir=config_dir))
+    return experiment, needed_experiment(
+        start.removeprefix(NEEDED), compose.Arguments(overrides, config_dir=config_dir)
+    )
 
 
 def make_request(name: str, options: TableOptions, arguments: compose.Arguments) -> TableRequest:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mldec.config import Config, to_mapping
-from mldec.engine import build, tracking
-from mldec.engine.checkpoint import Restored, run_folder
+from mldec.engine import config_properties, data_splits, environment, run_directory
+from mldec.engine.checkpoint import Restored
 from mldec.engine.device import choose_device, prepare_runtime
 from mldec.engine.display import Display
 from mldec.engine.distributed import ALONE, ProcessGroup
@@ -55,7 +55,7 @@ def evaluate_split(
         uses_reported: whether these weights are those that training reported, for which its thresholds were tuned.
         tune_thresholds: also tune a threshold for each label, and write them into the run directory.
     """
-    if tune_thresholds and build.is_single_label(config):
+    if tune_thresholds and config_properties.is_single_label(config):
         raise ConfigError(
             f"tune_thresholds=true: images of {config.dataset.name} have one label each, the best is predicted"
         )
@@ -72,7 +72,9 @@ def evaluate_split(
     )
     if not group.is_main:
         return None
-    directory = output or run_folder(restored.path) / "evaluation" / f"{config.dataset.name}_{split}"
+    directory = (
+        output or run_directory.run_directory_of(restored.path) / "evaluation" / f"{config.dataset.name}_{split}"
+    )
     record: dict[str, Any] = {
         "checkpoint": str(restored.path),
         "step": restored.step,
@@ -80,24 +82,24 @@ def evaluate_split(
         "dataset": to_mapping(config.dataset),
         "split": split,
         "images": len(scores.ids),
-        "data": build.describe_index(index),
+        "data": data_splits.describe_index(index),
         "protocol": to_mapping(config.protocol),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "environment": tracking.environment(device),
+        "environment": environment.environment(device),
         "metrics": result.metrics,
     }
     # Thresholds were tuned for the weights that are reported, of the best epoch.
     tuned = _read_tuned(restored, config, labels, display) if uses_reported else None
-    if tuned is not None and split != "val" and not build.is_single_label(config):
+    if tuned is not None and split != "val" and not config_properties.is_single_label(config):
         f1 = f1_at_threshold(scores.scores, scores.targets, tuned)
         record["tuned"] = {"CF1": f1.CF1, "OF1": f1.OF1}
-    tracking.write_json(directory / "metrics.json", record)
+    run_directory.write_json(directory / "metrics.json", record)
     write_per_class(directory / "per_class_ap.csv", result, scores, labels)
     lines = [
         f"{restored.path}, {restored.weights} weights of step {restored.step}",
         f"{config.dataset.name} {split}: {len(scores.ids):,} images, {len(labels)} labels, "
         f"{config.protocol.name} protocol, AP definition {config.protocol.average_precision}",
-        describe(result.metrics, build.is_single_label(config)),
+        describe(result.metrics, config_properties.is_single_label(config)),
     ]
     if "tuned" in record:
         biased = ", which are these images: optimistically biased" if _is_val(config, split) else ""
@@ -105,7 +107,7 @@ def evaluate_split(
         lines.append(f"{figures}   at the thresholds of {FILE}, tuned on val{biased}")
     lines.append(f"written to {directory}")
     if tune_thresholds:
-        path = run_folder(restored.path) / FILE
+        path = run_directory.run_directory_of(restored.path) / FILE
         write_tuned(path, labels, scores.scores, scores.targets, config.protocol.threshold)
         lines.append(f"thresholds in {path}")
     return Evaluation(record, directory, "\n".join(lines))
@@ -113,7 +115,7 @@ def evaluate_split(
 
 def _read_tuned(restored: Restored, config: Config, labels: LabelSpace, display: Display) -> Any:
     """The thresholds (N,) that were tuned for these weights, if there are any."""
-    path = run_folder(restored.path) / FILE
+    path = run_directory.run_directory_of(restored.path) / FILE
     if not path.exists():
         return None
     try:

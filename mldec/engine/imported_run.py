@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mldec.config import Config, to_mapping
-from mldec.engine import build, tracking
+from mldec.engine import data_splits, environment, run_directory
 from mldec.engine.checkpoint import pack, save_checkpoint
 from mldec.engine.settings_file import write_settings
 from mldec.errors import ConfigError, DataError, MldecError
@@ -68,7 +68,7 @@ def write_run(found: Any, config: Config, labels: LabelSpace, classifier: Classi
     """Make the run directory, all of it or none. Raises ConfigError if it holds a run already."""
     is_new = config.run_dir is None or not Path(config.run_dir).expanduser().exists()
     try:
-        folder = tracking.make_run_folder(config.output, config.name, config.run_dir)
+        folder = run_directory.make_run_directory(config.output, config.name, config.run_dir)
     except FileExistsError as error:
         raise ConfigError(f"run_dir={error}: holds a run already; name another directory") from None
     try:
@@ -76,11 +76,11 @@ def write_run(found: Any, config: Config, labels: LabelSpace, classifier: Classi
             names = str((folder / "labels.txt").resolve())
             config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, labels=names))
         save_checkpoint(folder / "checkpoints" / "best.pt", pack(config, labels, classifier))
-        environment = tracking.environment(torch.device("cpu")) | {"processes": 1, "imported": _origin(found)}
-        tracking.write_json(folder / "environment.json", environment)
-        tracking.write_text(folder / "labels.txt", "".join(f"{name}\n" for name in labels.names))
-        tracking.write_text(folder / "metrics.jsonl", "")
-        tracking.write_text(folder / "config.yaml", write_settings(to_mapping(config)))
+        environment = environment.environment(torch.device("cpu")) | {"processes": 1, "imported": _origin(found)}
+        run_directory.write_json(folder / "environment.json", environment)
+        run_directory.write_text(folder / "labels.txt", "".join(f"{name}\n" for name in labels.names))
+        run_directory.write_text(folder / "metrics.jsonl", "")
+        run_directory.write_text(folder / "config.yaml", write_settings(to_mapping(config)))
     except BaseException:
         if is_new:
             shutil.rmtree(folder, ignore_errors=True)
@@ -135,7 +135,7 @@ def has_data(config: Config) -> bool:
 def _labels_of_dataset(config: Config) -> tuple[LabelSpace | None, str]:
     """The labels of the dataset; None and the reason where it is not at hand."""
     try:
-        return build.build_split(config, "test", quiet=True).labels, ""
+        return data_splits.build_split(config, "test", quiet=True).labels, ""
     except MldecError as error:
         return None, str(error).splitlines()[0].removesuffix(" Expected there:")
 

@@ -65,9 +65,7 @@ class _Decoded(NamedTuple):
     resized: np.ndarray
 
 
-def load(
-    path: str | Path, weights: Weights = "best", device: str = "auto", precision: Precision = "auto"
-) -> Predictor:
+def load(path: str | Path, weights: Weights = "best", device: str = "auto", precision: Precision = "auto") -> Predictor:
     """The network of a run directory, a checkpoint or an exported folder, ready for images.
 
     Args:
@@ -302,7 +300,9 @@ class Predictor:
                 .numpy()
             )
         except torch.OutOfMemoryError:
-            raise RunError(f"out of memory on {self.device} with {len(images)} images per batch; lower batch_size") from None
+            raise RunError(
+                f"out of memory on {self.device} with {len(images)} images per batch; lower batch_size"
+            ) from None
         if not np.isfinite(scores).all():
             raise RunError(f"{self.path}: scores are not finite; the weights are damaged")
         return scores, kept[0]

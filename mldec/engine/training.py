@@ -12,7 +12,7 @@ from typing import Any
 
 from mldec.config import Config, to_mapping
 from mldec.data.data_checks import find_data_problems
-from mldec.engine import build, tracking
+from mldec.engine import build, config_checks, config_properties, data_splits, environment, metric_writer, run_directory
 from mldec.engine.checkpoint import find_checkpoint, load_checkpoint, stored_label_embeddings
 from mldec.engine.display import Display
 from mldec.engine.distributed import ProcessGroup, join_process_group
@@ -113,15 +113,15 @@ def _train_locked(
     allow_other_data: bool,
     quiet: bool,
 ) -> TrainResult:
-    build.check_config(config)
+    config_checks.check_config(config)
     config = with_absolute_paths(config)
     display = Display(quiet=quiet or not group.is_main)
-    for sentence in build.find_unused(config):
+    for sentence in config_checks.find_unused(config):
         display.say(f"warning: {sentence}")
-    splits = build.build_splits(config)
+    splits = data_splits.build_splits(config)
     for sentence in find_data_problems(splits.train, {"val": splits.val, "test": splits.test}):
         display.say(f"warning: {sentence}")
-    data = build.describe_splits(splits)
+    data = data_splits.describe_splits(splits)
     recorded = {} if folder is None else read_recorded(folder)
     others = other_splits(recorded, data)
     if others and not allow_other_data:
@@ -139,22 +139,22 @@ def _train_locked(
     else:
         if group.is_main:
             try:
-                folder = tracking.make_run_folder(config.output, config.name, config.run_dir)
+                folder = run_directory.make_run_directory(config.output, config.name, config.run_dir)
             except FileExistsError as error:
                 folder = Path(str(error))  # the lock shows whether that run is still being trained
         folder = folder or Path()
         _lock(folder, group, held, fresh=True)
     folder = elsewhere or folder
     assert folder is not None  # the main process's
-    tracking.write_text(folder / "config.yaml", write_settings(to_mapping(config)))
-    environment = tracking.environment(trainer.device, trainer.dtype) | {"processes": group.size}
-    tracking.write_json(folder / "environment.json", environment)
+    run_directory.write_text(folder / "config.yaml", write_settings(to_mapping(config)))
+    environment = environment.environment(trainer.device, trainer.dtype) | {"processes": group.size}
+    run_directory.write_json(folder / "environment.json", environment)
     for split in others:
         display.say(f"warning: the {split} images or their labels are not those that this run began with")
     # What the run began with stays, as what it is compared with.
     name = f"data_from_step_{trainer.progress.step}.json" if others else FILE
     if others or not recorded:
-        tracking.write_json(folder / name, data)
+        run_directory.write_json(folder / name, data)
 
     sizes = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test images"
     where = f"{trainer.device}" if group.size == 1 else f"{group.size} devices, each a {trainer.device.type}"
@@ -162,7 +162,7 @@ def _train_locked(
     display.say(f"run directory: {folder}" + (f", resumed at step {trainer.progress.step}" if resumed else ""))
     run_dir = folder if elsewhere is None else Path()
     try:
-        with tracking.cost(folder, trainer.device):
+        with environment.record_cost(folder, trainer.device):
             record = trainer.fit(folder)
     except Interrupted:
         summary = f"stopped at step {trainer.progress.step}" if group.is_main else ""
@@ -175,17 +175,17 @@ def _train_locked(
 
 def check_before_needed_run(config: Config) -> None:
     """Refuse what is wrong with a config or its label embeddings before the run that it starts from is trained."""
-    build.check_config(config)
-    if build.uses_label_embeddings(config):
-        build.build_label_embeddings(config, build.build_split(config, "test", quiet=True).labels)
+    config_checks.check_config(config)
+    if config_properties.uses_label_embeddings(config):
+        build.build_label_embeddings(config, data_splits.build_split(config, "test", quiet=True).labels)
         if config.protocol.zero_shot != "seen":
-            build.check_choice(config, build.build_split(config, "val", quiet=True))
+            data_splits.check_val_covers_unseen(config, data_splits.build_split(config, "val", quiet=True))
 
 
 def train_once(config: Config, folder: Path, *, quiet: bool = False) -> TrainResult:
     """Train into `folder` unless that is done; an interrupted run is resumed. Other processes wait for it."""
     with wait_for_lock(folder):
-        if tracking.is_complete(folder):
+        if metric_writer.is_complete(folder):
             return TrainResult({}, folder)
         begun = (folder / "checkpoints" / "last.pt").exists()
         new = dataclasses.replace(config, run_dir=str(folder))

@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mldec.config import Config, to_mapping
 from mldec.engine.metric_writer import read_records
 from mldec.engine.run_directory import read_json, read_metadata, write_json
-from mldec.errors import DataError, printable, printable_name, shortened, whole_number
+from mldec.errors import DataError, printable, whole_number
 
 VERSION = 1
 

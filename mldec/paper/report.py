@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from mldec.errors import printable_name
-from mldec.paper.exports import csv_text, latex
 from mldec.paper.findings import RULE, Verdict, VerdictText, findings, judge, plateaus
 from mldec.paper.layout import READING, Layout, caption, lay_out
 from mldec.paper.markup import markdown_table, markdown_text

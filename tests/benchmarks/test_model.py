@@ -171,7 +171,9 @@ def test_what_is_parked_trains_on(monkeypatch):
     parked.trainer.schedule = lambda step: build.build_schedule(parked.trainer.config, 100)(50)
     parked.train(4)
     assert any(not torch.equal(a, b) for a, b in zip(before, parked.trainer.state.model.parameters(), strict=True))
-    assert any(not torch.equal(a, b) for a, b in zip(average, parked.trainer.state.ema.module.parameters(), strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(average, parked.trainer.state.ema.module.parameters(), strict=True)
+    )
 
 
 def test_num_groups_are_100_unless_something_else_is_set(capsys):

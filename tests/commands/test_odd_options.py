@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from mldec.commands.benchmark_subjects import REPORT_WORDS, SUBJECTS
 
 from mldec.commands import compose, data, evaluate, export, import_weights, options, predict, report, table, train
-from mldec.commands.benchmark_subjects import REPORT_WORDS, SUBJECTS
 from mldec.commands.main import COMMANDS, run
 from mldec.errors import ConfigError, printable, printable_name, shortened, whole_number
 from tests.curve import small_experiment

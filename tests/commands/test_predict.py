@@ -13,12 +13,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mldec.commands.predict_files import find_images, find_inputs
 from PIL import Image
 
 import mldec
 import mldec.labels
 from mldec.commands.main import run
-from mldec.commands.predict_files import find_images, find_inputs
 from mldec.engine import build, data_splits, predictions, text_rendering
 from mldec.engine.checkpoint import restore
 from mldec.engine.evaluator import compute_scores

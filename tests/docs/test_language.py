@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -36,17 +35,24 @@ class Rule(NamedTuple):
 
 UNITS = "second|minute|hour|image|label|class|query|step|epoch|group|split|row|run|core|batch|seed|device"
 END = r"(?=\s*(?:[,.;:)|`\"]|$|and\b|or\b|in\b|at\b|on\b|with\b|for\b|of\b))"
-NOT_A_NOUN = "".join(f"(?<!{before} )" for before in "the of its this a any each file same which what media".split())
+NOT_A_NOUN = "".join(
+    f"(?<!{before} )"
+    for before in ["the", "of", "its", "this", "a", "any", "each", "file", "same", "which", "what", "media"]
+)
 
 RULES = (
     Rule(r"picture", "image"),
     # Label embeddings, options
     Rule(r"\bwords?=", "label_embeddings=, or option, override"),
-    Rule(r"head\.words?\b|\.words\.(?:source|names|aliases|templates)|\bwords\.py\b", "head.label_embeddings, options.py"),
+    Rule(
+        r"head\.words?\b|\.words\.(?:source|names|aliases|templates)|\bwords\.py\b", "head.label_embeddings, options.py"
+    ),
     Rule(r"\bword queries\b|\bword groups?\b", "label-embedding queries"),
     Rule(r"\b(?:in|the same|further|own|such a|no such|as) words?\b", "overrides, options; as a message"),
     Rule(r"\bwords?\b(?! vectors?\b)", "option, override", ("mldec/commands/", "mldec/benchmarks/", "mldec/paper/")),
-    Rule(r"\bask(?:s|ed|ing)? for\b|\basked\b|\bask_for|_asked\b|\basked_", "query labels; request, require, need, set"),
+    Rule(
+        r"\bask(?:s|ed|ing)? for\b|\basked\b|\bask_for|_asked\b|\basked_", "query labels; request, require, need, set"
+    ),
     Rule(NOT_A_NOUN + r"\btype (?:an?|the|it|in|this|them|make|mldec|`|[a-z_.]+=)", "use, pass, set, run"),
     Rule(
         r"\b(?:is|are|was|were|be|been|as|not|when|if|unless|until|once|words?) typed\b|\btyped (?:here|again|in|on|by|it)\b",
@@ -60,7 +66,10 @@ RULES = (
     Rule(r"\brun[\s_]folders?\b", "run directory"),
     # Processes
     Rule(r"\bteam(?:s|mates?)?\b|\bteam_|_team\b", "process group"),
-    Rule(r"\bleader\b|\.leads\b|\bis_leader\b|\bgroup\.(?:tell|total|align)\b", "is_main, broadcast, all_reduce, sync_buffers"),
+    Rule(
+        r"\bleader\b|\.leads\b|\bis_leader\b|\bgroup\.(?:tell|total|align)\b",
+        "is_main, broadcast, all_reduce, sync_buffers",
+    ),
     # Training
     Rule(r"\blive (?:weights|metrics?|mAP)\b|\bweights=live\b|[\"']live[\"']", "raw"),
     Rule(r"(?<![\w-])chances?\b(?![\s_](?:levels?|%))(?! \|)", "rng, seed, randomness; chance level"),
@@ -81,12 +90,19 @@ RULES = (
     Rule(r"\bflatter(?:s|ed|ing)?\b", "is optimistically biased"),
     Rule(r"\b(?:could not|cannot|can|is not|to|may) be had\b", "is (not) available, failed"),
     Rule(r"\bthe right way\b", "good practice, correctly"),
-    Rule(r"\bas many as there are\b|\bwhich are none\b|\bof (?:images|labels) there (?:is|are)\b", "subject, verb, object"),
+    Rule(
+        r"\bas many as there are\b|\bwhich are none\b|\bof (?:images|labels) there (?:is|are)\b",
+        "subject, verb, object",
+    ),
     Rule(r"\b(?:makes?|made|making) of (?:it|them|that|this|these|those)\b", "predicts, does with"),
     Rule(r"\ba images?\b|\ban images\b", "an image, images"),
-    Rule(rf"\b(?:images|steps|samples|batches|times|once|bytes|[kMG]B|ms|seconds|minutes) an? (?:{UNITS})\b" + END, "per"),
+    Rule(
+        rf"\b(?:images|steps|samples|batches|times|once|bytes|[kMG]B|ms|seconds|minutes) an? (?:{UNITS})\b" + END, "per"
+    ),
     Rule(r"\bone an? (?:line|image|label|class|query|group|row|second|device|GPU|core|table|seed)\b", "one per"),
-    Rule(r"\ban? (?!time\b)\w+ an? (?:line|row|split|seed|device|epoch|class|query|second|core)\b" + END, "one … per …"),
+    Rule(
+        r"\ban? (?!time\b)\w+ an? (?:line|row|split|seed|device|epoch|class|query|second|core)\b" + END, "one … per …"
+    ),
 )
 
 #: Path, what the found text is followed or surrounded by on its line, and why it is right.
@@ -99,7 +115,10 @@ ALLOWED = (
 
 def texts() -> Iterator[tuple[str, str]]:
     """Path from the root, and content, of every file whose language is checked."""
-    files = [ROOT / "README.md", *(path for top in ("mldec", "configs", "docs", "scripts") for path in (ROOT / top).rglob("*"))]
+    files = [
+        ROOT / "README.md",
+        *(path for top in ("mldec", "configs", "docs", "scripts") for path in (ROOT / top).rglob("*")),
+    ]
     for path in files:
         name = path.relative_to(ROOT).as_posix()
         if path.suffix in SUFFIXES and not name.startswith(SKIPPED):

@@ -26,10 +26,10 @@ from mldec.engine import build
 from mldec.engine.checkpoint import FORMAT, pack_label_embeddings, restore, save_checkpoint
 from mldec.engine.export import exported_model, graph
 from mldec.engine.export.exporter import export, preprocessing
+from mldec.engine.export.graph import takes_vectors
 from mldec.engine.export.model_card import open_image
 from mldec.engine.metric_writer import read_records
 from mldec.engine.run_directory import read_json
-from mldec.engine.export.graph import takes_vectors
 from mldec.engine.thresholds import read_thresholds
 from mldec.errors import CheckpointError, ConfigError, RunError
 from mldec.labels import LabelSpace

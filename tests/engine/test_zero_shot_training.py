@@ -174,7 +174,9 @@ def test_words_of_the_run_that_is_started_from_do_not_come_along(run, zero_shot)
 
 
 def test_a_part_without_a_start_is_a_warning(zero_shot):
-    assert any("init_part=backbone" in line for line in config_checks.find_unused(make([*zero_shot, "init_part=backbone"])))
+    assert any(
+        "init_part=backbone" in line for line in config_checks.find_unused(make([*zero_shot, "init_part=backbone"]))
+    )
 
 
 def test_scores_of_labels_do_not_depend_on_which_are_asked_for(run):
@@ -308,7 +310,9 @@ def test_vectors_are_looked_up_for_trained_labels_first(zero_shot):
 def test_what_has_no_effect_or_no_meaning_is_said(zero_shot, small_digits):
     plain = config_checks.find_unused(make([*small_digits, "head.normalize=unit"]))
     assert any(line.startswith("head.normalize=unit") for line in plain)
-    seeded = config_checks.find_unused(make([*zero_shot, "head.label_embeddings.source=x.txt", "head.label_embeddings.seed=3"]))
+    seeded = config_checks.find_unused(
+        make([*zero_shot, "head.label_embeddings.source=x.txt", "head.label_embeddings.seed=3"])
+    )
     assert any(line.startswith("head.label_embeddings.seed") for line in seeded)
     aliased = config_checks.find_unused(make([*zero_shot, "head.label_embeddings.aliases=x.tsv"]))
     assert any(line.startswith("head.label_embeddings.aliases=x.tsv: without effect") for line in aliased)

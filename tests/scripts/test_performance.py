@@ -11,7 +11,7 @@ from performance import Options, benchmark_arguments
 from mldec.benchmarks import rate
 from mldec.commands import benchmark
 from mldec.commands.options import parse
-from mldec.engine import build, tracking
+from mldec.engine import config_checks, environment
 
 GPU, TINY = Options(device="cuda"), Options(device="cpu", tiny=True)
 ENVIRONMENT = {"device": "a device", "threads": 2, "python": "3.12", "commit": "0123456789abcdef"}
@@ -34,7 +34,7 @@ NETWORKS = [name for name, entry in performance.PLAN["gpu"].items() if entry["ru
 def test_each_measurement_on_a_gpu_fits_together():
     for name in NETWORKS:
         for _, config in configs_of(name):
-            build.check_config(config)
+            config_checks.check_config(config)
             assert (config.runtime.device, config.runtime.precision) == ("cuda", "bf16")
 
 
@@ -76,7 +76,7 @@ OTHERS = tuple(name for name in performance.PLAN["gpu"] if name not in REHEARSED
 @pytest.mark.parametrize("names", [REHEARSED, pytest.param(OTHERS, marks=pytest.mark.slow)])
 def test_rehearsed_on_the_cpu_each_leaves_a_record(names, tmp_path, monkeypatch):
     monkeypatch.setattr(rate, "matrix_side", lambda device: 64)
-    monkeypatch.setattr(tracking, "_git_commit", lambda: None)
+    monkeypatch.setattr(environment, "_git_commit", lambda: None)
     assert performance.main([*names, "device=cpu", "tiny=true", f"records={tmp_path}", "commit=0123abc"]) == 0
     for name in names:
         record = json.loads((tmp_path / f"{name}_gpu.json").read_text())
@@ -89,14 +89,14 @@ def test_rehearsed_on_the_cpu_each_leaves_a_record(names, tmp_path, monkeypatch)
 
 
 def test_a_record_of_cuda_names_the_driver_and_the_versions(monkeypatch):
-    found = tracking.subprocess.CompletedProcess([], 0, stdout="580.159.04\n580.159.04\n")
-    monkeypatch.setattr(tracking.subprocess, "run", lambda *_, **__: found)
+    found = environment.subprocess.CompletedProcess([], 0, stdout="580.159.04\n580.159.04\n")
+    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: found)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
-    environment = tracking.environment(torch.device("cuda"))
+    environment = environment.environment(torch.device("cuda"))
     assert environment["device"] == "a GPU"
     assert (environment["driver"], environment["cuda"]) == ("580.159.04", torch.version.cuda)
     assert "cudnn" in environment
-    assert "driver" not in tracking.environment(torch.device("cpu"))
+    assert "driver" not in environment.environment(torch.device("cpu"))
 
 
 def test_what_does_not_fit_into_the_budget_is_left_out_and_listed(monkeypatch, capsys, tmp_path):

@@ -191,8 +191,12 @@ def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # safetensors refuses shared memory
-    path.write_bytes(safetensors.torch.save(own, metadata=dict(header)))  # save_file ignores the umask: only the owner could read it
+    own = {
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()
+    }  # safetensors refuses shared memory
+    path.write_bytes(
+        safetensors.torch.save(own, metadata=dict(header))
+    )  # save_file ignores the umask: only the owner could read it
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
