@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ def measure(subject: str, options: Sequence[str]) -> Measured:
     device = choose_device(config.runtime.device)
     prepare_runtime(config.runtime, device)
     dtype = choose_precision(config.runtime.precision, device)
-    figures = SUBJECTS[subject](Setting(config, device, dtype, **numbers))  # type: ignore[arg-type]
+    figures = SUBJECTS[subject](Setting(config, device, dtype, **numbers))
     precision = config.runtime.precision if subject in ("head", "ema") else "fp32"
     return Measured(figures, config.runtime.device, {}, precision)
 
@@ -131,7 +131,7 @@ class Head:
     """ML-Decoder of the paper's widths in training on random tokens, with gradients of the tokens too."""
 
     def __init__(self, shape: Shape, dropout: float, setting: Setting) -> None:
-        options = {"device": setting.device, "dtype": setting.dtype}
+        options: dict[str, Any] = {"device": setting.device, "dtype": setting.dtype}
         module = MLDecoder(FEATURES, shape.classes, shape.queries, dim=DIM, ffn_dim=FFN_DIM, dropout=dropout)
         self.head = module.to(**options)
         self.tokens = torch.randn(shape.images, shape.tokens, FEATURES, requires_grad=True, **options)
@@ -187,11 +187,11 @@ def measure_ema(setting: Setting) -> list[Figure]:
     large, small = Network(build_config(paper), num_labels=80), Network(setting.config, num_labels=80)
 
     def update(network: Network) -> Rate:
-        raw = network.trainer.classifier
+        raw = network.trainer.state.model
         average = Ema(raw)
         return setting.rate(lambda: average.update(raw))
 
-    raw = large.trainer.classifier
+    raw = large.trainer.state.model
     size = sum(part.numel() * part.element_size() for part in (*raw.parameters(), *raw.buffers()))
     copy = memory_copy(torch.zeros(size // 4, device=setting.device), setting.seconds)
     copy.amount = 1

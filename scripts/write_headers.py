@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from mldec.commands import compose
-from mldec.commands.table import OWN, make_planner
+from mldec.commands.table import TableOptions, make_planner
 from mldec.paper.planning import Planner
 from mldec.paper.requirements import describe_hardware, describe_start
 from mldec.paper.tables import COUNTED, UNVERIFIED, PaperTable, Scale, TableRow, load_tables
@@ -83,7 +83,7 @@ def describe(table: PaperTable, row: TableRow) -> str:
 
 def command(name: str, table: PaperTable, row: TableRow) -> str:
     if table.kind == "benchmark":
-        return f"mldec benchmark model experiment={name} labels=100,1000,5000"
+        return f"mldec benchmark model experiment={name} num_labels=100,1000,5000"
     dataset = row.needs.dataset or ""
     root = "" if dataset.startswith("digits") else f" dataset.root=/path/to/{dataset}"
     return f"python train.py experiment={name}{root}"
@@ -101,7 +101,7 @@ def cost(table: PaperTable, row: TableRow, scale: Scale) -> str:
 @cache
 def planner(scale: Scale) -> Planner:
     """The planner of all tables of a scale, with the committed records."""
-    return make_planner("all", compose.parse([f"scale={scale}", f"records={RECORDS}"], own=OWN))
+    return make_planner("all", TableOptions(scale=scale, records=RECORDS), compose.Arguments())
 
 
 def result(table: PaperTable, row: TableRow, scale: Scale) -> str:

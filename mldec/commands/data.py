@@ -92,6 +92,7 @@ def main(argv: Sequence[str]) -> int:
     works = {"download": _download, "verify": _verify, "stats": _stats, "split": _split, "shrink": _shrink}
     if argv[0] not in works:
         raise ConfigError(f"{argv[0][:80]}: no such command of mldec data; {suggest(argv[0][:80], works)}")
+    options: Any
     options, arguments = parse(argv[1:], SUBCOMMANDS[argv[0]], f"data {argv[0]}")
     compose.load_components(arguments.plugins)
     return works[argv[0]](options, arguments)

@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     compose.load_components(arguments.plugins)
 
     from mldec.engine.display import Display
-    from mldec.engine.export import BATCHES, export
+    from mldec.engine.export.exporter import BATCHES, export
 
     display = Display()
     found = export(

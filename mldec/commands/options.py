@@ -132,10 +132,10 @@ def split_list(text: str) -> list[str]:
 def read_label_names(text: str) -> tuple[str, ...]:
     """The names in `a,b c`, or in `@FILE`: one per line, or JSON. Raises DataError for an empty or repeated one."""
     if text.startswith("@"):
-        from mldec.models.embedding_files import read_names
+        from mldec.models.embedding_files import read_name_list
 
         try:
-            names = read_names(Path(text[1:]).expanduser())
+            names = read_name_list(Path(text[1:]).expanduser())
         except DataError as error:
             reason = str(error).partition(": ")[2]
             raise DataError(f"labels={shortened(text)}: {reason}") from None

@@ -135,7 +135,7 @@ def prepare(options: PredictOptions, overrides: Sequence[str]) -> tuple[Predicto
     from mldec.engine.predictor import load
 
     if options.font is not None:
-        text_rendering.use_font(options.font)
+        text_rendering.use_font(str(options.font))
     predictor = load(options.run, options.weights, options.device or "auto", options.precision or "auto")
     warnings = _choose_label_embeddings(predictor, options, overrides)
     if options.labels is not None:

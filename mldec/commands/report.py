@@ -16,8 +16,8 @@ from mldec.files import check_output_file, refuse_overwriting, write_text
 if TYPE_CHECKING:
     from mldec.data.index import ImageIndex
     from mldec.engine.display import Display
-    from mldec.report.measure import Measured
-    from mldec.report.run import Run
+    from mldec.report.measure import MeasuredSplit
+    from mldec.report.run import RunFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     check_output_file("output", output)
     parts = (path for run in runs for path in run.folder.glob("**/*.*") if _is_part(path))
     refuse_overwriting("output", [output], parts)
-    measured: list[Measured | str] = []
+    measured: list[MeasuredSplit | str] = []
     for source, run in zip(sources, runs, strict=True):
         folder = run.folder if len(runs) == 1 else None  # a comparison shows no thresholds
         one = _measure(source, folder, options, arguments, display)
@@ -90,7 +90,7 @@ def find_runs(text: str) -> list[str]:
 
 def _measure(
     source: str, folder: Path | None, options: ReportOptions, arguments: compose.Arguments, display: Display
-) -> Measured | str:
+) -> MeasuredSplit | str:
     """The predictions of a run's network for a split, or a sentence with the reason why there are none."""
     from mldec.engine.checkpoint import restore
     from mldec.engine.device import choose_device, prepare_runtime
@@ -126,5 +126,5 @@ def _is_part(path: Path) -> bool:
     return path.suffix not in (".html", ".htm")
 
 
-def _default_output(runs: Sequence[Run]) -> Path:
+def _default_output(runs: Sequence[RunFiles]) -> Path:
     return Path("comparison.html") if len(runs) > 1 else Path(runs[0].folder / "report.html")

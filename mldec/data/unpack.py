@@ -37,6 +37,7 @@ Member = tuple[str, bool, Callable[[], IO[bytes] | None]]  # its name, whether i
 
 
 # What zipfile, tarfile and what they decompress with raise for damaged archives, beside an OSError without a number.
+_DAMAGE: tuple[type[Exception], ...]
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError)
 _DAMAGE += (NotImplementedError, OverflowError, IndexError, KeyError, RecursionError)
 

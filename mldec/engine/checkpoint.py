@@ -19,7 +19,7 @@ from mldec.data.image import Normalization
 from mldec.engine.build import build_bare_classifier, build_normalization
 from mldec.engine.checkpoint_fields import check_fields
 from mldec.engine.config_properties import uses_label_embeddings
-from mldec.engine.export.exporter import exported_model
+from mldec.engine.export import exported_model
 from mldec.engine.lock import lock_run
 from mldec.engine.run_directory import checkpoint_path, run_directory_of
 from mldec.engine.thresholds import LabelThresholds

@@ -1,8 +1,8 @@
 """Several processes that train one network: who they are, what each takes, and how they agree.
 
 Each process has a device of its own and a share of every batch; gradients are averaged by DistributedDataParallel. One
-of them, the main process, shows and writes; what only it knows it tells the others. A process alone is a process group of one, for
-which nothing here costs anything.
+of them, the main process, prints and writes, and broadcasts what only it knows. A single process is a process group of
+one, for which nothing here costs anything.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 @contextmanager
 def join_process_group() -> Iterator[ProcessGroup]:
-    """The process group that torchrun or `runtime.devices` made this process part of; a process group of one where nobody did.
+    """The process group of torchrun or `runtime.devices`; without either, a process group of one.
 
     Raises ConfigError if the environment names a process group but not how to reach it.
     """

@@ -10,15 +10,16 @@ from typing import Any
 
 from mldec.config import Config, to_mapping
 from mldec.engine import config_properties, data_splits, environment, run_directory
-from mldec.engine.checkpoint import Restored
+from mldec.engine.checkpoint import Restored, store_thresholds
 from mldec.engine.device import choose_device, prepare_runtime
 from mldec.engine.display import Display
-from mldec.engine.distributed import ALONE, ProcessGroup
+from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
 from mldec.engine.evaluator import describe, write_per_class
 from mldec.engine.same_data import check_same_data
 from mldec.engine.scoring import open_split, score_split
-from mldec.engine.thresholds import FILE, read_thresholds, write_tuned
-from mldec.errors import ConfigError, DataError
+from mldec.engine.thresholds import FILE, LabelThresholds, write_thresholds
+from mldec.errors import ConfigError
+from mldec.files import refuse_linked
 from mldec.labels import LabelSpace
 from mldec.metrics import f1_at_threshold
 
@@ -43,7 +44,7 @@ def evaluate_split(
     allow_other_data: bool = False,
     uses_reported: bool = True,
     tune_thresholds: bool = False,
-    group: ProcessGroup = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Evaluation | None:
     """Measure a split and write metrics.json and per_class_ap.csv. None in all processes of a group but the main one.
 
@@ -66,15 +67,16 @@ def evaluate_split(
         display.say(f"note: {other}")
     for sentence in _unused_embedding_settings(restored, config, labels, overrides):
         display.say(f"warning: {sentence}")
+    run, inner = run_directory.run_directory_of(restored.path), f"evaluation/{config.dataset.name}_{split}"
+    if output is None:
+        refuse_linked(run, [inner])
+    directory = output or run / inner
     what = f"{config.dataset.name} {split}"
     scores, result = score_split(
         restored, config, index, labels, what=what, device=device, display=display, group=group
     )
     if not group.is_main:
         return None
-    directory = (
-        output or run_directory.run_directory_of(restored.path) / "evaluation" / f"{config.dataset.name}_{split}"
-    )
     record: dict[str, Any] = {
         "checkpoint": str(restored.path),
         "step": restored.step,
@@ -89,7 +91,9 @@ def evaluate_split(
         "metrics": result.metrics,
     }
     # Thresholds were tuned for the weights that are reported, of the best epoch.
-    tuned = _read_tuned(restored, config, labels, display) if uses_reported else None
+    tuned = None
+    if uses_reported and restored.thresholds is not None:
+        tuned = restored.thresholds.of(labels, config.protocol.threshold).values
     if tuned is not None and split != "val" and not config_properties.is_single_label(config):
         f1 = f1_at_threshold(scores.scores, scores.targets, tuned)
         record["tuned"] = {"CF1": f1.CF1, "OF1": f1.OF1}
@@ -107,22 +111,13 @@ def evaluate_split(
         lines.append(f"{figures}   at the thresholds of {FILE}, tuned on val{biased}")
     lines.append(f"written to {directory}")
     if tune_thresholds:
+        values = label_thresholds.tune_thresholds(scores.scores, scores.targets, config.protocol.threshold)
+        thresholds = LabelThresholds(labels, values)
+        store_thresholds(restored, thresholds)
         path = run_directory.run_directory_of(restored.path) / FILE
-        write_tuned(path, labels, scores.scores, scores.targets, config.protocol.threshold)
-        lines.append(f"thresholds in {path}")
+        write_thresholds(path, thresholds, scores.scores, scores.targets)
+        lines.append(f"thresholds in {restored.path}, listed in {path}")
     return Evaluation(record, directory, "\n".join(lines))
-
-
-def _read_tuned(restored: Restored, config: Config, labels: LabelSpace, display: Display) -> Any:
-    """The thresholds (N,) that were tuned for these weights, if there are any."""
-    path = run_directory.run_directory_of(restored.path) / FILE
-    if not path.exists():
-        return None
-    try:
-        return read_thresholds(path, labels, config.protocol.threshold).values
-    except DataError as error:
-        display.say(f"warning: {error}")
-        return None
 
 
 def _is_val(config: Config, split: str) -> bool:

@@ -76,8 +76,8 @@ def write_run(found: Any, config: Config, labels: LabelSpace, classifier: Classi
             names = str((folder / "labels.txt").resolve())
             config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, labels=names))
         save_checkpoint(folder / "checkpoints" / "best.pt", pack(config, labels, classifier))
-        environment = environment.environment(torch.device("cpu")) | {"processes": 1, "imported": _origin(found)}
-        run_directory.write_json(folder / "environment.json", environment)
+        machine = environment.environment(torch.device("cpu")) | {"processes": 1, "imported": _origin(found)}
+        run_directory.write_json(folder / "environment.json", machine)
         run_directory.write_text(folder / "labels.txt", "".join(f"{name}\n" for name in labels.names))
         run_directory.write_text(folder / "metrics.jsonl", "")
         run_directory.write_text(folder / "config.yaml", write_settings(to_mapping(config)))

@@ -17,7 +17,7 @@ from mldec.data.image import decode
 from mldec.engine import image_sheets, predictions
 from mldec.engine.display import Display
 from mldec.engine.prediction_files import MARKER, PredictionFiles
-from mldec.engine.predictor import Predictor
+from mldec.engine.predictor import MAPS_BATCH, Prediction, Predictor
 from mldec.errors import DataError, printable_name
 from mldec.models.heads.maps import Weighting
 
@@ -49,11 +49,12 @@ def show_predictions(predictor: Predictor, paths: Sequence[str], selection: Sele
     errors = []
     with display.bar("predicting", len(paths)) as bar:
         for answers in predictor.stream(paths, batch_size=selection.batch_size, workers=selection.workers):
-            for path, scores, error in answers:
-                if scores is None:
-                    errors.append(error)
+            for answer in answers:
+                if answer.scores is None:
+                    errors.append(answer.error)
                 else:
-                    _say(path, predictor.name(scores, selection.threshold, selection.top_k), display)
+                    labels = predictor.name(answer.scores, selection.threshold, selection.top_k)
+                    _say(answer.image, labels, display)
             bar.advance(len(answers))
     for error in errors:
         display.say(f"error: {printable_name(error)}")
@@ -135,7 +136,8 @@ def _fill(
             stamps.append(predictions.stamp(paths[number]))  # before it is read: what is replaced later differs
             yield paths[number]
 
-    stream = predictor.stream(stamped(), batch_size=selection.batch_size, workers=selection.workers)
+    batch_size = selection.batch_size if selection.maps is None else min(selection.batch_size, MAPS_BATCH)
+    stream = predictor.stream(stamped(), batch_size=batch_size, workers=selection.workers, maps=selection.maps)
     with display.bar("predicting", len(paths), done) as bar:
         for answers in stream:
             records = []
@@ -143,7 +145,7 @@ def _fill(
                 labels: dict[str, float] = {}
                 if answer.scores is not None:
                     labels = predictor.name(answer.scores, selection.threshold, selection.top_k)
-                    if reason := _draw(predictor, answer.image, labels, selection, files.directory, common):
+                    if reason := _draw(predictor, answer, labels, selection, files.directory, common):
                         undrawn.append(reason)
                     printed += 1
                     if printed <= SHOWN:
@@ -162,31 +164,37 @@ def _fill(
 
 def _draw(
     predictor: Predictor,
-    path: str,
+    answer: Prediction,
     labels: Mapping[str, float],
     selection: Selection,
     directory: Path | None,
     common: str,
 ) -> str:
-    """Draw the images that are wanted of `path`, placed in `directory` as it lies in the directory `common`.
+    """Draw the images that are wanted of a prediction, placed in `directory` as its image lies in the directory `common`.
 
     Returns why that cannot be done, or nothing: one image does not stop the prediction of all, a full disk does.
     """
     if directory is None or not selection.drawings:
         return ""
     try:
-        _draw_wanted(predictor, path, labels, selection, directory, common)
+        _draw_wanted(predictor, answer, labels, selection, directory, common)
     except (DataError, OSError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        return f"{path}: cannot be drawn: {getattr(error, 'strerror', None) or error}"
+        return f"{answer.image}: cannot be drawn: {getattr(error, 'strerror', None) or error}"
     return ""
 
 
 def _draw_wanted(
-    predictor: Predictor, path: str, labels: Mapping[str, float], selection: Selection, directory: Path, common: str
+    predictor: Predictor,
+    answer: Prediction,
+    labels: Mapping[str, float],
+    selection: Selection,
+    directory: Path,
+    common: str,
 ) -> None:
-    name, image = os.path.relpath(os.path.abspath(path), common), decode(path)
+    name = os.path.relpath(os.path.abspath(answer.image), common)
+    image = decode(answer.image) if answer.pixels is None else answer.pixels
     for kind in selection.drawings:
         if not (directory / kind / MARKER).exists():
             (directory / kind).mkdir(parents=True, exist_ok=True)
@@ -194,9 +202,8 @@ def _draw_wanted(
     if selection.annotated:
         target = image_sheets.drawing_path(directory / "annotated", name, ".jpg")
         image_sheets.save_image(target, image_sheets.annotated(image, labels))
-    if selection.maps:
-        columns = [predictor.labels.index(label) for label in labels]
-        maps = predictor.maps([path], selection.maps)[0][columns]
+    if answer.maps is not None:
+        maps = list(answer.maps[[predictor.labels.index(label) for label in labels]])
         captions = [[(f"{label} {100 * score:.0f}%", image_sheets.WHITE)] for label, score in labels.items()]
         view = predictor.view(*image.shape[:2])
         sheet = image_sheets.maps_sheet(image, maps, captions, view)

@@ -14,7 +14,7 @@ class Throughput:
     def __init__(self) -> None:
         self._reset()
 
-    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Pass `batches` on, counting their images and timing how long each was waited for."""
         self._reset()
         while True:

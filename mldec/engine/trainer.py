@@ -118,7 +118,7 @@ class Trainer:
                     f"runtime.sync_batch_norm=true needs CUDA devices, found {self.device.type}; leave it out"
                 )
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return model.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload,no-any-return]
+        return model.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     # The run ----------------------------------------------------------------------------------------------------------
 

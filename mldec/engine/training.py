@@ -13,7 +13,7 @@ from typing import Any
 from mldec.config import Config, to_mapping
 from mldec.data.data_checks import find_data_problems
 from mldec.engine import build, config_checks, config_properties, data_splits, environment, metric_writer, run_directory
-from mldec.engine.checkpoint import find_checkpoint, load_checkpoint, stored_label_embeddings
+from mldec.engine.checkpoint import read_last, stored_label_embeddings
 from mldec.engine.display import Display
 from mldec.engine.distributed import ProcessGroup, join_process_group
 from mldec.engine.ema import find_lag
@@ -95,7 +95,7 @@ def _lock(folder: Path, group: ProcessGroup, held: contextlib.ExitStack, *, fres
     if group.is_main:
         try:
             held.enter_context(lock_run(folder))
-            remove_partial(folder, folder / "checkpoints", folder / "images")
+            remove_partial(folder, "checkpoints", "images")
             if fresh and any((folder / "checkpoints").glob("*.pt")):
                 problem = f"run_dir={folder}: holds a run already; use resume={folder} to continue it"
         except ConfigError as error:
@@ -129,13 +129,13 @@ def _train_locked(
             f"the {' and '.join(others)} images or labels are not those that {folder} began with; set dataset.root=… "
             f"or dataset.{others[0]}=… to the run's data, or {OPTION} to continue with these"
         )
-    embeddings = None if folder is None else stored_label_embeddings(load_checkpoint(find_checkpoint(folder, "last")))
-    trainer = Trainer(config, splits, display, fresh=folder is None, label_embeddings=embeddings, group=group)
-    if lag := find_lag(trainer.ema, len(trainer.batches) * config.schedule.epochs):
+    stored = None if folder is None else read_last(folder)
+    embeddings = None if stored is None else stored_label_embeddings(stored.content)
+    trainer = Trainer(config, splits, display, fresh=stored is None, label_embeddings=embeddings, group=group)
+    if lag := find_lag(trainer.state.ema, len(trainer.batches) * config.schedule.epochs):
         display.say(f"warning: {lag}")
-    resumed = folder is not None
-    if folder is not None:
-        trainer.load(folder)
+    if stored is not None:
+        trainer.load(stored)
     else:
         if group.is_main:
             try:
@@ -147,25 +147,27 @@ def _train_locked(
     folder = elsewhere or folder
     assert folder is not None  # the main process's
     run_directory.write_text(folder / "config.yaml", write_settings(to_mapping(config)))
-    environment = environment.environment(trainer.device, trainer.dtype) | {"processes": group.size}
-    run_directory.write_json(folder / "environment.json", environment)
+    machine = environment.environment(trainer.device, trainer.dtype) | {"processes": group.size}
+    run_directory.write_json(folder / "environment.json", machine)
     for split in others:
         display.say(f"warning: the {split} images or their labels are not those that this run began with")
     # What the run began with stays, as what it is compared with.
-    name = f"data_from_step_{trainer.progress.step}.json" if others else FILE
+    name = f"data_from_step_{trainer.state.progress.step}.json" if others else FILE
     if others or not recorded:
         run_directory.write_json(folder / name, data)
 
     sizes = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test images"
     where = f"{trainer.device}" if group.size == 1 else f"{group.size} devices, each a {trainer.device.type}"
     display.say(f"{config.name}: {len(splits.labels)} labels, {sizes}, on {where} in {str(trainer.dtype)[6:]}")
-    display.say(f"run directory: {folder}" + (f", resumed at step {trainer.progress.step}" if resumed else ""))
+    display.say(
+        f"run directory: {folder}" + (f", resumed at step {trainer.state.progress.step}" if stored is not None else "")
+    )
     run_dir = folder if elsewhere is None else Path()
     try:
         with environment.record_cost(folder, trainer.device):
             record = trainer.fit(folder)
     except Interrupted:
-        summary = f"stopped at step {trainer.progress.step}" if group.is_main else ""
+        summary = f"stopped at step {trainer.state.progress.step}" if group.is_main else ""
         return TrainResult({}, run_dir, trainer.stop.exit_code, summary)
     if not group.is_main:
         return TrainResult(record, run_dir)

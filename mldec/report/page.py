@@ -58,7 +58,6 @@ def report(run: RunFiles, measured: MeasuredSplit | str, labels: Sequence[str] |
 
     Raises DataError for a label that the run does not have.
     """
-    missing = measured if isinstance(measured, str) else None
     return render(
         "report.html",
         title=f"{run.name}: report",
@@ -66,10 +65,10 @@ def report(run: RunFiles, measured: MeasuredSplit | str, labels: Sequence[str] |
         headline=headline(run, measured),
         training=training_panels(run),
         classes=_classes(run, measured),
-        precision=missing or _precision(measured, labels),
-        images=missing or _example_images(measured),
-        errors=missing or _errors(measured),
-        thresholds=missing or _thresholds(measured),
+        precision=measured if isinstance(measured, str) else _precision(measured, labels),
+        images=measured if isinstance(measured, str) else _example_images(measured),
+        errors=measured if isinstance(measured, str) else _errors(measured),
+        thresholds=measured if isinstance(measured, str) else _thresholds(measured),
     )
 
 

@@ -48,7 +48,9 @@ def training_panels(run: RunFiles) -> list[ChartPanel] | str:
             panels.append(ChartPanel(title, drawing, note=f"{'logarithmic; ' if log else ''}{course}"))
     if curves.val:
         name, styles = f"{curves.metric} on val", ("s0", "s1 dashed")
-        lines = [ChartLine(key, *rest) for (key, *rest) in zip(curves.val, curves.val.values(), styles, strict=False)]
+        lines = [
+            ChartLine(key, points, style) for (key, points), style in zip(curves.val.items(), styles, strict=False)
+        ]
         best, epoch, weights = max(
             (value, -epoch, key) for key, points in curves.val.items() for epoch, value in points
         )

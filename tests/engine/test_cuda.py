@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mldec.engine.checkpoint import load_checkpoint
+from mldec.engine.checkpoint import load_checkpoint, read_last
 from mldec.engine.interrupt import Interrupted
 from mldec.engine.metric_writer import read_records
 from tests.curve import make, make_trainer

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mldec.engine import config_checks, data_splits
-from mldec.engine.checkpoint import load_checkpoint, restore
+from mldec.engine.checkpoint import load_checkpoint, read_last, restore
 from mldec.engine.display import Display
 from mldec.engine.interrupt import Interrupted
 from mldec.engine.metric_writer import read_records

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mldec.engine import build, config_checks, data_splits
-from mldec.engine.checkpoint import load_checkpoint, restore, save_checkpoint
+from mldec.engine.checkpoint import load_checkpoint, read_last, restore, save_checkpoint
 from mldec.engine.evaluator import compute_metrics, compute_scores, describe, headline
 from mldec.engine.interrupt import Interrupted
 from mldec.engine.metric_writer import read_records

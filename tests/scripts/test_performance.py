@@ -92,10 +92,10 @@ def test_a_record_of_cuda_names_the_driver_and_the_versions(monkeypatch):
     found = environment.subprocess.CompletedProcess([], 0, stdout="580.159.04\n580.159.04\n")
     monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: found)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
-    environment = environment.environment(torch.device("cuda"))
-    assert environment["device"] == "a GPU"
-    assert (environment["driver"], environment["cuda"]) == ("580.159.04", torch.version.cuda)
-    assert "cudnn" in environment
+    found = environment.environment(torch.device("cuda"))
+    assert found["device"] == "a GPU"
+    assert (found["driver"], found["cuda"]) == ("580.159.04", torch.version.cuda)
+    assert "cudnn" in found
     assert "driver" not in environment.environment(torch.device("cpu"))
 
 

@@ -26,7 +26,7 @@ from mldec.engine.checkpoint import Restored, Weights, restore
 from mldec.engine.config_properties import image_size, uses_softmax
 from mldec.engine.device import choose_device
 from mldec.engine.display import Display
-from mldec.engine.export.exporter import exported_model, graph
+from mldec.engine.export import exported_model, graph
 from mldec.engine.export.model_card import model_card
 from mldec.engine.inference import logits_to_scores
 from mldec.engine.metric_writer import read_records
