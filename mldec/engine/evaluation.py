@@ -18,6 +18,7 @@ from mldec.engine.evaluator import describe, write_per_class
 from mldec.engine.same_data import check_same_data
 from mldec.engine.scoring import open_split, score_split
 from mldec.engine.thresholds import FILE, LabelThresholds, write_thresholds
+from mldec.engine.thresholds import tune_thresholds as best_thresholds
 from mldec.errors import ConfigError
 from mldec.files import refuse_linked
 from mldec.labels import LabelSpace
@@ -111,7 +112,7 @@ def evaluate_split(
         lines.append(f"{figures}   at the thresholds of {FILE}, tuned on val{biased}")
     lines.append(f"written to {directory}")
     if tune_thresholds:
-        values = label_thresholds.tune_thresholds(scores.scores, scores.targets, config.protocol.threshold)
+        values = best_thresholds(scores.scores, scores.targets, config.protocol.threshold)
         thresholds = LabelThresholds(labels, values)
         store_thresholds(restored, thresholds)
         path = run_directory.run_directory_of(restored.path) / FILE

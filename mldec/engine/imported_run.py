@@ -112,7 +112,8 @@ def summary(found: Any, config: Config, labels: LabelSpace, classifier: Classifi
         answer = f"{head['num_groups'] or found.num_classes} queries"
     width = f", D = {head['dim']}" if "dim" in head else ""
     shown = ", ".join(labels.names[:4]) + (", …" if len(labels) > 4 else "")
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in classifier.backbone.normalization)
+    backbone: Any = classifier.backbone
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in backbone.normalization)
     scale = "within 0..1" if (mean, std) == ("0, 0, 0", "1, 1, 1") else f"less {mean}, divided by {std}"
     body = getattr(config.backbone, "model", config.backbone.name)
     lines = [
