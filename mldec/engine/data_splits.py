@@ -66,6 +66,20 @@ def build_split(config: Config, split: str, *, quiet: bool = False) -> ImageInde
     return train.subset(np.sort(order[held:] if split == "train" else order[:held]))
 
 
+def describe_test_split(config: Config) -> str:
+    """Which images are measured as "test", where they also chose the epoch: `test = the val images (no test split)`.
+
+    Empty where the dataset has a test split of its own that nothing was chosen on.
+    """
+    published = config.dataset.splits
+    if "test" not in published:
+        what = "the val images" if "val" in published else "the val images, held out of train"
+        return f"test = {what} (no test split)"
+    if "val" not in published and config.protocol.holdout == 0:
+        return "val = the test images (no val split, protocol.holdout=0)"
+    return ""
+
+
 def build_splits(config: Config) -> Splits:
     """All three splits, see `build_split`. Raises DataError if their labels differ."""
     if "test" not in config.dataset.splits:
