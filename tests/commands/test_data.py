@@ -199,10 +199,10 @@ def test_download_says_what_is_there_and_what_is_done_by_hand(tmp_path, capsys, 
     assert run(["data", "download", "dataset=imagenet", f"root={tmp_path}"]) == 0
     assert "image-net.org" in capsys.readouterr().out
     assert run(["data", "download", "dataset=digits"]) == 2
-    assert "nothing is to be downloaded" in capsys.readouterr().err
+    assert "there is nothing to download" in capsys.readouterr().err
     (tmp_path / "there").touch()
     item = Download(file="there", urls=("http://127.0.0.1:9/there",), provides=("there",))
-    monkeypatch.setitem(sources.SOURCES, "coco", ((2014,), (), lambda year, extra: Published(downloads=(item,))))
+    monkeypatch.setattr(sources, "published", lambda *_, **named: Published(downloads=(item,)))
     assert run(["data", "download", "dataset=coco", f"root={tmp_path}"]) == 0
     assert "there already" in capsys.readouterr().out
 
@@ -239,7 +239,7 @@ def test_a_downloaded_dataset_is_ready_to_train(tmp_path, capsys, monkeypatch):
             )
             for path in sorted(served.iterdir())
         )
-        monkeypatch.setitem(sources.SOURCES, "coco", ((2014,), (), lambda year, extra: Published(downloads=items)))
+        monkeypatch.setattr(sources, "published", lambda *_, **named: Published(downloads=items))
         assert run(["data", "download", "dataset=coco", "root=coco"]) == 0
         assert capsys.readouterr().out.count("sha256 as expected") == 3
         assert run(["data", "download", "dataset=coco", "root=coco"]) == 0
