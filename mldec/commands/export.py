@@ -10,6 +10,7 @@ from typing import Literal
 from mldec.commands import compose
 from mldec.commands.options import OutputDirectory, Weights, parse
 from mldec.errors import ConfigError, shortened
+from mldec.files import refuse_linked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,4 +80,6 @@ def _default_directory(options: ExportOptions) -> Path:
         raise ConfigError(
             f"run={shortened(options.run)}: is no run directory that the export could go into; use output=DIR"
         )
-    return path / "export" / "_".join(options.format)
+    name = f"export/{'_'.join(options.format)}"
+    refuse_linked(path, [name])
+    return path / name

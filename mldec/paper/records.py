@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mldec.config import Config, to_mapping
 from mldec.engine.metric_writer import read_records
 from mldec.engine.run_directory import read_json, read_metadata, write_json
-from mldec.errors import DataError, printable, whole_number
+from mldec.errors import DataError, printable, printable_name, shortened, whole_number
 
 VERSION = 1
 
@@ -147,7 +147,8 @@ def write_record(folder: Path, record: Record) -> Path:
 
 
 def find_records(folder: Path) -> RecordSet:
-    """All records in a folder. A file that is no record, or of another version, is skipped with the reason."""
+    """All records in a folder. A file that is no record, of another version, or with a wrong entry is skipped with a
+    reason that is safe to print."""
     found = RecordSet({}, {})
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
@@ -229,11 +230,56 @@ def _record(content: Any) -> Record:
     if not isinstance(content, dict):
         raise ValueError("is not a record")
     if content.get("version") != VERSION:
-        raise ValueError(f"is a record of version {content.get('version')}; this mldec writes version {VERSION}")
-    names = {f.name for f in fields(Record)}
-    if unknown := set(content) - names:
-        raise ValueError(f"has unknown entries: {', '.join(sorted(unknown))}")
-    return Record(**{**content, "overrides": tuple(content["overrides"])})
+        version = shortened(content.get("version"))
+        raise ValueError(f"is a record of version {version}; this mldec writes version {VERSION}")
+    if unknown := sorted(set(content) - set(_FIELDS)):
+        raise ValueError(f"has unknown entries: {', '.join(map(shortened, unknown[:5]))}")
+    for name, (is_valid, expected) in _FIELDS.items():
+        if name not in content and name not in _OPTIONAL:
+            raise ValueError(f"has no {name}; a record needs it")
+        if name in content and not is_valid(content[name]):
+            raise ValueError(f"holds {name}={shortened(content[name])}; expected {expected}")
+    return Record(**{**content, "overrides": tuple(content.get("overrides", ()))})
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and printable_name(value) == value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST  # nan is not
+
+
+def _is_number_or_null(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+def _holds(value: Any, is_valid: Callable[[Any], bool]) -> bool:
+    """Whether `value` is an object of valid values under printable names."""
+    return isinstance(value, dict) and all(_is_text(name) and is_valid(item) for name, item in value.items())
+
+
+def _is_plain(value: Any) -> bool:
+    """Text, numbers, true, false, null and objects of these, as an environment holds them."""
+    return isinstance(value, bool) or _is_text(value) or _is_number_or_null(value) or _holds(value, _is_plain)
+
+
+#: For each entry of the file of a record, which may come from anybody: its check, and what the error expects.
+_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("table", "row", "scale", "key", "experiment", "protocol"), (_is_text, "text without control characters")
+    ),
+    **dict.fromkeys(("seed", "version"), (lambda value: type(value) is int and abs(value) < 2**63, "a whole number")),
+    "overrides": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts"),
+    "outcome": (lambda value: value in ("finished", "out_of_memory"), "finished or out_of_memory"),
+    **dict.fromkeys(
+        ("metrics", "val"), (lambda value: _holds(value, _is_number_or_null), "an object of numbers, or null for none")
+    ),
+    **dict.fromkeys(("best", "seconds"), (_is_number_or_null, "a finite number, or null")),
+    "peak_memory": (lambda value: _holds(value, _is_number), "an object of numbers"),
+    "environment": (lambda value: _holds(value, _is_plain), "an object of texts and numbers"),
+}
+_OPTIONAL = {f.name for f in fields(Record) if f.default is not MISSING or f.default_factory is not MISSING}
 
 
 def rounds_of_row(record: Record, row: str) -> tuple[Record, ...]:

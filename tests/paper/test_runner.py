@@ -304,7 +304,7 @@ def test_records_of_another_version_or_shape_are_listed_and_not_mixed_in(tmp_pat
     (tmp_path / "broken.json").write_text("{")
     found = find_records(tmp_path)
     assert set(found.by_key) == {record.key}
-    reasons = {file.name: reason for file, reason in found.others.items()}
+    reasons = {file.name: reason for file, reason in found.skipped.items()}
     assert reasons["old.json"] == "is a record of version 0; this mldec writes version 1"
     assert "surprise" in reasons["more.json"]
     assert "broken.json" in reasons
@@ -315,7 +315,7 @@ def test_records_of_another_version_or_shape_are_listed_and_not_mixed_in(tmp_pat
     [
         ({"version": "\x1b[31mX\n"}, "is a record of version \\x1b[31mX\\n; this mldec writes version 1"),
         ({"version": True}, "holds version=True"),
-        ({"\x1b]0;pwn\x07": 1}, "has entries that no record has: \\x1b]0;pwn\\x07"),
+        ({"\x1b]0;pwn\x07": 1}, "has unknown entries: \\x1b]0;pwn\\x07"),
         ({"overrides": ..., "metrics": ...}, "has no metrics; a record needs it"),
         ({"key": [1]}, "holds key=[1]; expected text"),
         ({"row": "a\x1b[2J"}, "holds row=a\\x1b[2J; expected text without control characters"),
@@ -345,7 +345,7 @@ def test_each_entry_of_a_strangers_record_is_checked(change, reason, tmp_path):
     path.write_text(json.dumps(content))
     found = find_records(tmp_path)
     assert not found.by_key
-    (shown,) = found.others.values()
+    (shown,) = found.skipped.values()
     assert reason in shown
     assert printable(shown) == shown
 
