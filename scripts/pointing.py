@@ -22,6 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image
+from pointing_score import boxes_of, score_pointing
 
 from mldec.commands import compose
 from mldec.commands.table import compose_with_start
@@ -110,7 +111,6 @@ def train(jobs: Sequence[Job], place: Workspace) -> None:
 def measure(row: Row, seed: int, made: Job, place: Workspace) -> None:
     """Score the maps of a run on the test scenes, and write that down, unless it is written already."""
     from mldec.engine import data_splits
-    from mldec.engine.pointing import boxes_of, score_pointing
     from mldec.engine.predictor import load
 
     path = RECORDS / f"{row.key}_seed{seed}_{made.key[:8]}.json"
@@ -148,7 +148,6 @@ def draw(runs: dict[Row, Path], scenes: int = 3) -> None:
     group, for its one query."""
     from mldec.data.image import decode
     from mldec.engine import data_splits, image_sheets
-    from mldec.engine.pointing import boxes_of
     from mldec.engine.predictor import Predictor, load
 
     predictors = {row: load(folder, device="cpu") for row, folder in runs.items()}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from pointing_score import boxes_of, score_pointing
 from torch import nn
 
 from mldec.commands import main
@@ -18,8 +19,7 @@ from mldec.data.image import decode
 from mldec.engine import data_splits, image_sheets
 from mldec.engine.cam_alignment import measure_shift
 from mldec.engine.image_sheets import View
-from mldec.engine.pointing import boxes_of, score_pointing
-from mldec.engine.predictor import load
+from mldec.engine.predictor import Prediction, load
 from mldec.errors import ConfigError, DataError
 from mldec.models.backbone import Backbone
 from mldec.models.resnet import SmallResNet
@@ -31,8 +31,8 @@ from tests.curve import make, make_trainer, small_experiment
 def run(digits_root, tmp_path_factory):
     """A run of a few steps whose evaluation sees the middle of images alone."""
     folder = tmp_path_factory.mktemp("explain") / "run"
-    words = [word for word in small_experiment(digits_root) if not word.startswith("head.")]
-    trainer = make_trainer(make([*words, "head=gap", "schedule.epochs=1", "dataset.crop=0.5"]))
+    overrides = [name for name in small_experiment(digits_root) if not name.startswith("head.")]
+    trainer = make_trainer(make([*overrides, "head=gap", "schedule.epochs=1", "dataset.crop=0.5"]))
     trainer.fit(folder)
     return folder, trainer.splits.test
 
@@ -52,7 +52,7 @@ class Brightness(nn.Module):
 @pytest.mark.parametrize("crop", [None, 0.875, 0.5])
 def test_a_map_peaks_where_the_bright_spot_of_the_image_is(run, height, width, crop):
     predictor = load(run[0], device="cpu")
-    predictor._fit = type(predictor._fit)(64, crop)
+    predictor._resize = type(predictor._resize)(64, crop)
     predictor._shift = (0.0, 0.0)
     predictor.model.backbone = predictor.model.head = Brightness()
     image = np.zeros((height, width, 3), np.uint8)
@@ -136,19 +136,21 @@ def test_what_has_no_map_says_so(run):
 
 def test_the_command_draws_maps_and_refuses_before_it_scores(run, tmp_path, capsys):
     folder, test = run
-    words = ["predict", f"run={folder}", f"input={test.path(0)}", "top_k=2", f"output={tmp_path / 'out'}"]
-    assert main.run([*words, "maps=true"]) == 0
+    command = ["predict", f"run={folder}", f"input={test.path(0)}", "top_k=2", f"output={tmp_path / 'out'}"]
+    assert main.run([*command, "maps=true"]) == 0
     (sheet,) = (tmp_path / "out" / "maps").glob("[!.]*")
     assert cv2.imread(str(sheet)).shape[1] == 3 * (image_sheets.TILE + 12) + 8
-    assert main.run([*words[:-1], f"output={tmp_path / 'none'}", "maps=attention"]) == 2
+    assert main.run([*command[:-1], f"output={tmp_path / 'none'}", "maps=attention"]) == 2
     assert "no attention that could be shown" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("experiment", ["digits", "digits_many"])
 def test_boxes_are_those_of_the_labels_of_each_row(digits_root, experiment):
-    words = [word for word in small_experiment(digits_root) if not word.startswith("experiment=")]
-    config = make([f"experiment={experiment}", *words, *(["init_from=null"] if experiment == "digits_many" else [])])
+    overrides = [name for name in small_experiment(digits_root) if not name.startswith("experiment=")]
+    config = make(
+        [f"experiment={experiment}", *overrides, *(["init_from=null"] if experiment == "digits_many" else [])]
+    )
     index = data_splits.build_split(config, "test")
     boxes = boxes_of(config, "test")
     read = scene_boxes if experiment == "digits" else placed_boxes
@@ -174,26 +176,17 @@ class Oracle:
 
     def __init__(self, index, boxes, point_at) -> None:
         self.labels, self.boxes, self.point_at = index.labels, boxes, point_at
-        self.at = {"scores": 0, "maps": 0}
 
     def view(self, height, width):
         return View((0, 0, width, height))
 
-    def _rows(self, what, images):
-        first = self.at[what]
-        self.at[what] += len(images)
-        return range(first, first + len(images))
-
-    def scores(self, images):
-        rows = self._rows("scores", images)
-        return np.stack([[0.9 if name in self.boxes[row] else 0.1 for name in self.labels.names] for row in rows])
-
-    def maps(self, images, weighting):
-        maps = np.zeros((len(images), len(self.labels), 64, 64), np.float32)
-        for place, row in enumerate(self._rows("maps", images)):
+    def stream(self, paths, maps):
+        for row, path in enumerate(paths):
+            scores = np.array([0.9 if name in self.boxes[row] else 0.1 for name in self.labels.names])
+            found = np.zeros((len(self.labels), 64, 64), np.float32)
             for name in self.boxes[row]:
-                maps[(place, self.labels.index(name), *self.point_at(self.boxes[row], name))] = 1
-        return maps
+                found[(self.labels.index(name), *self.point_at(self.boxes[row], name))] = 1
+            yield [Prediction(path, scores, pixels=np.zeros((64, 64, 3), np.uint8), maps=found)]
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +233,6 @@ def test_a_map_that_is_laid_where_its_cells_are_may_point_elsewhere(scenes):
     oracle = Oracle(index, boxes, lambda own, name: (own[name][0][1], own[name][0][0]))
     oracle.view = lambda height, width: View((0, 0, width, height), (-2.0, -2.0))
     assert score_pointing(oracle, index, boxes).inside < 100
-    oracle.at = {"scores": 0, "maps": 0}
     assert score_pointing(oracle, index, boxes, shifted=False).inside == 100
 
 

@@ -16,11 +16,10 @@ import numpy as np
 from mldec.config import Config
 from mldec.data.digits import Box, DigitsConfig, scene_boxes
 from mldec.data.digits_many import DigitsManyConfig, placed_boxes
-from mldec.data.image import decode
 from mldec.data.index import ImageIndex
 from mldec.engine import image_sheets
 from mldec.engine.image_sheets import View
-from mldec.engine.predictor import BATCH, Predictor
+from mldec.engine.predictor import Predictor
 from mldec.errors import DataError
 from mldec.models.heads.maps import Weighting
 
@@ -76,29 +75,27 @@ def score_pointing(
         on_batch: called with the number of images after each batch.
 
     Raises:
-        DataError: as of `Predictor.maps`; or no label was found, so that there is nothing to score.
+        DataError: as `Predictor.maps`; or no label was found, so that there is nothing to score.
     """
     columns = {name: column for column, name in enumerate(predictor.labels.names)}
     outcomes: list[tuple[float, ...]] = []
-    present = 0
-    for first in range(0, len(index), BATCH):
-        rows = range(first, min(first + BATCH, len(index)))
-        images = [decode(index.path(row)) for row in rows]
-        scores, maps = predictor.scores(images), predictor.maps(images, weighting)
-        for row, image, row_scores, row_maps in zip(rows, images, scores, maps, strict=True):
-            height, width = image.shape[:2]
+    present, row = 0, -1
+    for predictions in predictor.stream([index.path(row) for row in range(len(index))], maps=weighting):
+        for prediction in predictions:
+            row += 1
+            if prediction.scores is None or prediction.maps is None or prediction.pixels is None:
+                raise DataError(prediction.error)
+            height, width = prediction.pixels.shape[:2]
+            view = predictor.view(height, width)
             for name in boxes[row]:
-                if name not in columns:  # a zero-shot network was not asked for it
+                if name not in columns:  # not a query label of a zero-shot network
                     continue
-                column = columns[name]
                 present += 1
-                if row_scores[column] <= threshold:
-                    continue
-                view = predictor.view(height, width)
-                view = view if shifted else View(view.box)
-                where = image_sheets.upsampled(row_maps[column], height, width, view)
-                outcomes.append(_point(where, boxes[row], name))
-        on_batch(len(rows))
+                if prediction.scores[columns[name]] > threshold:
+                    place = view if shifted else View(view.box)
+                    where = image_sheets.upsampled(prediction.maps[columns[name]], height, width, place)
+                    outcomes.append(_point(where, boxes[row], name))
+        on_batch(len(predictions))
     if not outcomes:
         raise DataError(f"none of the {present:,} labels has a score above {threshold}: there is nothing to point at")
     inside, another, chance, chance_another = (100 * float(share) for share in np.mean(outcomes, axis=0))
