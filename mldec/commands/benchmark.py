@@ -274,8 +274,8 @@ def make_record(subject: str, measured: Measured) -> dict[str, Any]:
 
 def _read_figures(path: Path) -> list[Figure]:
     from mldec.benchmarks.figure import Figure
-    from mldec.data.files import read_bytes
     from mldec.engine.run_directory import MOST_JSON
+    from mldec.untrusted import read_bytes
 
     try:
         record = json.loads(read_bytes(path, most=MOST_JSON).decode("utf-8"))

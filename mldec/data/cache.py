@@ -22,10 +22,10 @@ import numpy as np
 
 from mldec.data.dataset import DatasetConfig, missing_images, name_some
 from mldec.data.exclusions import EXCLUDED, read_exclusions
-from mldec.data.files import check_regular
 from mldec.data.index import ImageIndex
 from mldec.data.index_file import VERSION, Gaps, changed, open_index, save_index
 from mldec.errors import DataError
+from mldec.untrusted import check_regular
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, ImageSize, Statistics, check_split, naming, require
-from mldec.data.files import MAX_SMALL, read_bytes
 from mldec.data.folder import class_folders, read_class_folders
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
+from mldec.untrusted import MAX_SMALL, read_bytes
 
 TREE = [
     "devkit/cars_meta.mat",

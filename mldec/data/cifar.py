@@ -15,12 +15,12 @@ import numpy as np
 
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, ImageSize, Statistics, appearing_at_once, check_split, require
-from mldec.data.files import open_text, read_bytes
 from mldec.data.folder import class_folders, read_class_folders
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
+from mldec.untrusted import open_text, read_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import io
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import Any, ClassVar, Literal
-
-from pycocotools.coco import COCO
+from typing import Any, ClassVar, Literal, NoReturn
 
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, FilesConfig, Statistics, check_split, naming, require
-from mldec.data.files import read_json
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError, shown
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
+from mldec.untrusted import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +94,8 @@ def build_coco_json(config: CocoJsonConfig, *, split: str) -> ImageIndex:
     def read() -> ImageIndex:
         labels = config.named_labels()
         if labels is None and split != "train":
-            labels = _labels(_load(train))
+            with _naming_mistakes(train):
+                labels = LabelSpace(list(_category_names(_load(train)).values()))
         return read_coco_json(file, folder, labels=labels)
 
     return cached(config, split, [file, train, *config.label_files()], read, root=folder)
@@ -115,19 +113,21 @@ def read_coco_json(annotation_file: str, image_folder: str, *, labels: LabelSpac
         DataError: the file is not COCO JSON, or names unknown images or categories.
     """
     logger.info("reading %s", annotation_file)
-    with _no_collection():
-        return _read(annotation_file, image_folder, labels)
-
-
-def _read(annotation_file: str, image_folder: str, labels: LabelSpace | None) -> ImageIndex:
-    coco = _load(annotation_file)
-    try:
-        with naming(annotation_file):
-            labels = labels or _labels(coco)
-            column = {category: labels.index(_name(coco, category)) for category in coco.cats}
-            return ImageIndex.build(_samples(coco, column), root=image_folder, labels=labels)
-    except KeyError as error:
-        raise DataError(f"{annotation_file}: no {error} where an image, annotation or category needs it") from None
+    with _no_collection(), _naming_mistakes(annotation_file):
+        content = _load(annotation_file)
+        images, names = _by_id(content, "images"), _category_names(content)
+        labels = labels or LabelSpace(list(names.values()))
+        columns = {category: labels.index(name) for category, name in names.items()}
+        if "annotations" not in content:
+            raise DataError("no `annotations`, so nothing is known of its images; use the file that has them")
+        present: dict[Any, set[int]] = {image: set() for image in images}
+        for annotation in content["annotations"]:
+            image, category = annotation["image_id"], annotation["category_id"]
+            if image not in present or category not in columns:
+                _refuse_reference(image, category, present, columns)
+            present[image].add(columns[category])
+        samples = ((entry["file_name"], sorted(present[image]), (), ()) for image, entry in images.items())
+        return ImageIndex.build(samples, root=image_folder, labels=labels)
 
 
 def _tree(year: int) -> list[str]:
@@ -138,52 +138,63 @@ def _tree(year: int) -> list[str]:
 def _advice(config: CocoConfig) -> str:
     other: Literal[2014, 2017] = 2017 if config.year == 2014 else 2014
     if any(os.path.exists(os.path.join(config.folder, entry)) for entry in _tree(other)):
-        return f"These are files of {other}: type dataset.year={other},"
+        return f"These are files of {other}: use dataset.year={other},"
     return f"Get them with: mldec data download dataset=coco dataset.year={config.year} root={config.folder}"
 
 
-def _load(annotation_file: str) -> COCO:
+def _load(annotation_file: str) -> dict[str, Any]:
+    content = read_json(annotation_file)
+    if not isinstance(content, dict):
+        raise TypeError(f"expected an object {{…}}, found a {type(content).__name__}")
+    return content
+
+
+def _by_id(content: dict[str, Any], name: str) -> dict[Any, dict[str, Any]]:
+    """The images or categories of a file by ascending id. Raises DataError for none, or ids that repeat."""
+    entries = content[name]
+    kinds = sorted({type(entry["id"]).__name__ for entry in entries})
+    if not kinds:
+        raise DataError(f"0 {name}; at least one is needed")
+    if len(kinds) > 1:
+        raise DataError(f"`{name}` holds ids of the types {' and '.join(kinds)}; they must be of one")
+    repeated, count = Counter(entry["id"] for entry in entries).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"`{name}` holds the id {repeated!r} more than once")
+    return {entry["id"]: entry for entry in sorted(entries, key=lambda entry: entry["id"])}
+
+
+def _category_names(content: dict[str, Any]) -> dict[Any, str]:
+    """The names of the categories by ascending id."""
+    names = {category: entry["name"] for category, entry in _by_id(content, "categories").items()}
+    for category, name in names.items():
+        if not isinstance(name, str):
+            raise DataError(f"category {shown(category)} has the name {shown(name)}; text is needed")
+    return names
+
+
+def _refuse_reference(image: Any, category: Any, images: Collection[Any], categories: Collection[Any]) -> NoReturn:
+    what, wrong, name, known = (
+        ("category", category, "categories", categories) if image in images else ("image", image, "images", images)
+    )
+    allowed = shorten(", ".join(map(repr, known)), 400, placeholder=" …")
+    raise DataError(f"an annotation has the {what} id {wrong!r}, which is not among `{name}` (allowed: {allowed})")
+
+
+@contextlib.contextmanager
+def _naming_mistakes(annotation_file: str) -> Iterator[None]:
+    """Errors from the block are DataErrors that name the file."""
     try:
-        coco = COCO()
-        coco.dataset = read_json(annotation_file)
-        if not isinstance(coco.dataset, dict):
-            raise TypeError(f"expected an object {{…}}, found a {type(coco.dataset).__name__}")
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print
-            coco.createIndex()
+        with naming(annotation_file):
+            yield
     except KeyError as error:
         raise DataError(f"{annotation_file}: no {error} where an image, annotation or category needs it") from None
-    except (ValueError, AssertionError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{annotation_file} is not COCO JSON, or was cut short: {error}") from None
-    with naming(annotation_file):
-        _check(coco)
-    return coco
-
-
-def _check(coco: COCO) -> None:
-    """Refuse what pycocotools passes over: of entries with one id it keeps the last, references may lead nowhere."""
-    if not coco.imgs or not coco.cats:
-        raise DataError(f"{len(coco.imgs)} images and {len(coco.cats)} categories; both are needed")
-    if "annotations" not in coco.dataset:
-        raise DataError("no `annotations`, so nothing is known of its images; take the file that has them")
-    for name, known in (("images", coco.imgs), ("categories", coco.cats)):
-        ids = [entry["id"] for entry in coco.dataset[name]]
-        if len(ids) > len(known):
-            raise DataError(f"`{name}` holds the id {Counter(ids).most_common(1)[0][0]!r} more than once")
-        if len(kinds := sorted({type(number).__name__ for number in ids})) > 1:
-            raise DataError(f"`{name}` holds ids of the types {' and '.join(kinds)}; they must be of one")
-    for what, name, used, known in (
-        ("image", "images", coco.imgToAnns, coco.imgs),
-        ("category", "categories", coco.catToImgs, coco.cats),
-    ):
-        unknown = min(set(used) - set(known), key=repr, default=None)
-        if unknown is not None:
-            allowed = shorten(", ".join(map(repr, known)), 400, placeholder=" …")
-            raise DataError(f"annotations of {what} id {unknown!r}, which is not among `{name}` (allowed: {allowed})")
 
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Millions of small objects are made here and none is garbage: looking for some would take half of the time."""
+    """Pause the garbage collector: none of the millions of objects is garbage, and looking takes half of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -191,21 +202,3 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _labels(coco: COCO) -> LabelSpace:
-    return LabelSpace([_name(coco, category) for category in sorted(coco.cats)])
-
-
-def _name(coco: COCO, category: int) -> str:
-    name = coco.cats[category]["name"]
-    if not isinstance(name, str):
-        raise DataError(f"category {shown(category)} has the name {shown(name)}; a text is needed")
-    return name
-
-
-def _samples(coco: COCO, column: dict[int, int]) -> Iterator[tuple[str, list[int], tuple[()], tuple[()]]]:
-    for image in sorted(coco.imgs):
-        annotations: list[dict[str, Any]] = coco.imgToAnns.get(image, [])
-        positives = sorted({column[annotation["category_id"]] for annotation in annotations})
-        yield coco.imgs[image]["file_name"], positives, (), ()

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from mldec.config import ComponentConfig, Range
-from mldec.data.files import check_regular, open_text
 from mldec.data.image import Interpolation
 from mldec.data.index import ImageIndex
 from mldec.errors import ConfigError, DataError, printable_name
 from mldec.labels import LabelSpace
+from mldec.untrusted import check_regular, open_text
 
 logger = logging.getLogger(__name__)
 

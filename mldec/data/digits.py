@@ -22,10 +22,10 @@ from mldec.config import Count, Range, Seed
 from mldec.data.cache import cached
 from mldec.data.coco import read_coco_json
 from mldec.data.dataset import DatasetConfig, appearing_at_once, check_split
-from mldec.data.files import read_json
 from mldec.data.index import ImageIndex
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
+from mldec.untrusted import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from typing import Any
 from mldec.config import Count
 from mldec.data.cache import cached
 from mldec.data.digits import Box, ScenesConfig, scene_boxes, scene_files
-from mldec.data.files import read_json
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
+from mldec.untrusted import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from mldec.data.files import open_text
 from mldec.errors import DataError
 from mldec.files import write_text
+from mldec.untrusted import open_text
 
 EXCLUDED = "excluded.txt"
 HEADER = (

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mldec.data.files import read_bytes
 from mldec.errors import DataError, printable_name
+from mldec.untrusted import read_bytes
 
 Interpolation = Literal["bilinear", "bicubic"]
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

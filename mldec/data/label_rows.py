@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mldec.data.files import open_text
 from mldec.data.progress import progress
 from mldec.errors import DataError
+from mldec.untrusted import open_text
 
 logger = logging.getLogger(__name__)
 

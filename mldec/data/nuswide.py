@@ -12,11 +12,11 @@ import numpy as np
 
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, Statistics, check_split, naming, require
-from mldec.data.files import open_text
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
+from mldec.untrusted import open_text
 
 #: Where files of the original release lie; people unpack its archives into different folders.
 FOLDERS = (

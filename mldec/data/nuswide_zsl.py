@@ -10,7 +10,6 @@ import numpy as np
 
 from mldec.data.cache import cached
 from mldec.data.dataset import ImageSize, Statistics, check_split, naming, require
-from mldec.data.files import open_text, read_json
 from mldec.data.index import ImageIndex
 from mldec.data.nuswide import (
     ADVICE,
@@ -30,6 +29,7 @@ from mldec.data.nuswide import (
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
+from mldec.untrusted import open_text, read_json
 
 BENCHMARK = "benchmark_81_v0.json"
 NAMES, SEEN, UNSEEN, UNSEEN_TEXT = (

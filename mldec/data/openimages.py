@@ -16,12 +16,12 @@ import numpy as np
 from mldec.config import Fraction
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, ImageSize, Statistics, check_split, require
-from mldec.data.files import MAX_SMALL, open_text, read_json
 from mldec.data.index import ABSENT, UNKNOWN, ImageIndex, Ragged
 from mldec.data.label_rows import OTHER, LabelRows, csv_rows, read_label_rows
 from mldec.errors import DataError
 from mldec.labels import LabelSpace, repeated_names
 from mldec.registry import DATASETS
+from mldec.untrusted import MAX_SMALL, open_text, read_json
 
 PUBLISHED = {"train": "train", "val": "validation", "test": "test"}  # what our splits are called there
 DESCRIPTIONS, TRAINABLE = "oidv6-class-descriptions.csv", "oidv6-classes-trainable.txt"

@@ -15,13 +15,13 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from mldec.data.files import CHUNK, MAX_SMALL, open_regular, read_bytes, read_json
 from mldec.data.image import MAX_BYTES, decode, read_size
 from mldec.data.index import ImageIndex
 from mldec.data.verify import Problem, for_each_image
 from mldec.data.voc import read_xml
 from mldec.errors import DataError, shown
 from mldec.files import PARTIAL, replacing, write_text
+from mldec.untrusted import CHUNK, MAX_SMALL, open_regular, read_bytes, read_json
 
 MARKER = ".shrunk.json"  # in the new folder: the settings of its images
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mldec.data.files import check_regular, open_text
 from mldec.errors import SURROGATE, DataError
 from mldec.files import replacing
 from mldec.labels import repeated_names
+from mldec.untrusted import check_regular, open_text
 
 MAX_ROW_GROUP = 4 * 2**30  # bytes that a row group of Parquet may unpack to
 PARQUET_ROWS = 2**13  # that are in memory at a time

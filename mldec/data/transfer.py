@@ -18,10 +18,10 @@ from email.message import Message
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from mldec.data.files import read_bytes
 from mldec.data.watch import Watch
 from mldec.errors import DataError, shortened, whole_number
 from mldec.files import replacing, without_links
+from mldec.untrusted import read_bytes
 
 SCHEMES = ("http", "https")
 TIMEOUT = 60.0  # seconds without a byte

@@ -12,11 +12,11 @@ from xml.etree import ElementTree
 
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, Statistics, check_split, require
-from mldec.data.files import MAX_SMALL, open_text, read_bytes
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
+from mldec.untrusted import MAX_SMALL, open_text, read_bytes
 
 LABELS = LabelSpace(
     [

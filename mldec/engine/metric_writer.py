@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from mldec.data.files import read_bytes
 from mldec.engine.board import Board
 from mldec.engine.run_directory import finite_json, write_text
 from mldec.errors import RunError
+from mldec.untrusted import read_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from mldec import files
-from mldec.data.files import read_bytes
 from mldec.errors import DataError, first_lines
+from mldec.untrusted import read_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from mldec.data.files import read_bytes
 from mldec.errors import ConfigError, DataError, first_lines, shortened
+from mldec.untrusted import read_bytes
 
 MOST_BYTES = 2**20
 DEPTH = 20  # of settings within one another; an experiment has 4

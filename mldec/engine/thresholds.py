@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from mldec.data.files import open_text
 from mldec.errors import DataError, suggest
 from mldec.files import write_text
 from mldec.labels import LabelSpace, from_cell, to_cell
 from mldec.metrics import f1_per_class
 from mldec.metrics.inputs import MOST_THREADS, as_arrays, map_classes, row_blocks
+from mldec.untrusted import open_text
 
 FILE = "thresholds.csv"
 

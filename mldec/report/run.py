@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mldec.data.files import open_text, read_bytes
 from mldec.engine.metric_writer import describe_damaged, scan_records
 from mldec.engine.run_directory import read_json, run_directory_of
 from mldec.engine.settings_file import MOST_BYTES, read_settings
 from mldec.errors import CheckpointError, ConfigError, DataError, first_lines, whole_number
 from mldec.labels import from_cell
+from mldec.untrusted import open_text, read_bytes
 
 T = TypeVar("T")
 

@@ -20,12 +20,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mldec.data.files import check_regular, read_bytes
 from mldec.engine.checkpoint_fields import are_numbers
 from mldec.engine.run_directory import write_json
 from mldec.errors import CheckpointError, DataError
 from mldec.labels import LabelSpace
 from mldec.models.tensor_files import check_names
+from mldec.untrusted import check_regular, read_bytes
 
 FORMAT = 1
 MOST_DESCRIPTION = 2**28  # bytes of mldec.json: a million labels with their thresholds fit

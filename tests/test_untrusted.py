@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mldec.data import files
-from mldec.data.files import open_regular, open_text, read_bytes, read_json
+from mldec import untrusted as files
 from mldec.errors import DataError
+from mldec.untrusted import open_regular, open_text, read_bytes, read_json
 
 
 def unusual(folder: Path) -> list[str]:
