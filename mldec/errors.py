@@ -66,8 +66,8 @@ def describe_out_of_memory(error: BaseException) -> str:
     amount = re.search(r"allocate (?:more than )?([\d.]+ ?(?:bytes|[KMGT]iB))", str(error))
     requested = f" (requested {amount[1]})" if amount else ""
     return (
-        f"out of memory{requested}. Lower schedule.batch_size, runtime.eval_batch_size, batch_size= or dataset.image_size, "
-        "use fewer runtime.workers, or a machine with more memory; debug=true shows where it happened"
+        f"out of memory{requested}. Lower schedule.batch_size, runtime.eval_batch_size, batch_size= or "
+        "dataset.image_size, use fewer runtime.workers, or a machine with more memory; debug=true shows where it was"
     )
 
 
@@ -111,11 +111,6 @@ def shortened(value: object, most: int = LONGEST_SHOWN) -> str:
     else:
         text = _SHORT.repr(value) if isinstance(value, (dict, list, tuple, set)) else f"a {type(value).__name__}"
     return printable_name(text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)")
-
-
-def shown(value: object, most: int = LONGEST_SHOWN) -> str:
-    """As `shortened`, with text in quotation marks."""
-    return f"'{shortened(value, most)}'" if isinstance(value, str) else shortened(value, most)
 
 
 def without_long_words(text: str) -> str:

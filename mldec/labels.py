@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mldec.errors import CONTROL, SURROGATE, DataError, shown, suggest
+from mldec.errors import CONTROL, SURROGATE, DataError, shortened, suggest
 
 
 @dataclass(frozen=True, init=False)
@@ -34,12 +34,12 @@ class LabelSpace:
             raise DataError("every label needs a name: found an empty one")
         controls = [name for name in names if CONTROL.search(name) or "\n" in name]
         if controls:
-            raise DataError(f"label {shown(controls[0])} holds control characters; write labels in letters and signs")
+            raise DataError(f"label '{shortened(controls[0])}' holds control characters; use letters and signs")
         broken = next((name for name in names if SURROGATE.search(name)), None)
         if broken is not None:
             raise DataError(
-                f"label {shown(broken)} is not valid UTF-8 (a byte or half a character that stands for no letter); "
-                "correct or rename it where it comes from"
+                f"label '{shortened(broken)}' is not valid UTF-8 (a byte or half a character that stands for no "
+                "letter); correct or rename it where it comes from"
             )
         repeated = repeated_names(names)
         if repeated:
@@ -70,7 +70,7 @@ class LabelSpace:
         try:
             return self._columns[name]
         except KeyError:
-            raise DataError(f"no label {shown(name)}; {suggest(name, self.names)}") from None
+            raise DataError(f"no label '{shortened(name)}'; {suggest(name, self.names)}") from None
 
     @functools.cached_property
     def _columns(self) -> dict[str, int]:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, NoReturn
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, FilesConfig, Statistics, check_split, naming, require
 from mldec.data.index import ImageIndex
-from mldec.errors import DataError, shown
+from mldec.errors import DataError, shortened
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 from mldec.untrusted import read_json
@@ -168,7 +168,7 @@ def _category_names(content: dict[str, Any]) -> dict[Any, str]:
     names = {category: entry["name"] for category, entry in _by_id(content, "categories").items()}
     for category, name in names.items():
         if not isinstance(name, str):
-            raise DataError(f"category {shown(category)} has the name {shown(name)}; text is needed")
+            raise DataError(f"category {shortened(category)} has the name {shortened(name)}; text is needed")
     return names
 
 

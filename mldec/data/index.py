@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from mldec.errors import DataError, shown
+from mldec.errors import DataError, shortened
 from mldec.labels import LabelSpace
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
@@ -123,7 +123,9 @@ class ImageIndex:
         for path, *groups in samples:
             name = check_path(path)
             if name in listed:
-                raise DataError(f"{root}: image {shown(name, 300)} is listed twice; keep one entry with all its labels")
+                raise DataError(
+                    f"{root}: image '{shortened(name, 300)}' is listed twice; keep one entry with all labels"
+                )
             listed.add(name)
             blob += name.encode()
             ends.append(len(blob))
@@ -312,17 +314,17 @@ def check_path(path: Any) -> str:
         DataError: it is no text, leaves the dataset's folder, or cannot be the name of a file in UTF-8.
     """
     if not isinstance(path, str) or not path.strip():
-        raise DataError(f"image path {shown(path)}: expected text such as folder/name.jpg")
+        raise DataError(f"image path {shortened(path)}: expected text such as folder/name.jpg")
     if os.path.isabs(path) or re.match(r"[/\\]|[A-Za-z]:", path) or ".." in re.split(r"[/\\]", path):
-        raise DataError(f"image path {shown(path)} leaves the dataset's folder; it must be relative and free of '..'")
+        raise DataError(f"image path '{shortened(path)}' leaves the dataset's folder; use a relative path without '..'")
     if "\0" in path:
-        raise DataError(f"image path {shown(path)} holds a NUL character, which no file name has")
+        raise DataError(f"image path '{shortened(path)}' holds a NUL character, which no file name has")
     try:
         path.encode()
     except UnicodeEncodeError:
         raise DataError(
-            f"image path {shown(path)} is not valid UTF-8 (a byte or half a character that stands for no letter); "
-            "rename the file, or correct where it is listed"
+            f"image path '{shortened(path)}' is not valid UTF-8 (a byte or half a character that stands for no "
+            "letter); rename the file, or correct where it is listed"
         ) from None
     return posixpath.normpath(path) if "./" in path or "//" in path else path
 

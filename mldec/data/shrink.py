@@ -19,7 +19,7 @@ from mldec.data.image import MAX_BYTES, decode, read_size
 from mldec.data.index import ImageIndex
 from mldec.data.verify import Problem, for_each_image
 from mldec.data.voc import read_xml
-from mldec.errors import DataError, shown
+from mldec.errors import DataError, shortened
 from mldec.files import PARTIAL, replacing, write_text
 from mldec.untrusted import CHUNK, MAX_SMALL, open_regular, read_bytes, read_json
 
@@ -45,7 +45,7 @@ def prepare(source: str, target: Path, *, side: int, quality: int) -> None:
         begun = read_json(marker, most=MAX_SMALL)
         if begun != settings:
             raise DataError(
-                f"output={target}: was begun with {shown(begun, 300)}, now it is {settings}; use another folder"
+                f"output={target}: was begun with {shortened(begun, 300)}, now it is {settings}; use another folder"
             )
         for partial in target.rglob(f".*{PARTIAL}*"):  # of a killed call
             partial.unlink(missing_ok=True)

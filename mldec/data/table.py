@@ -18,7 +18,7 @@ from mldec.data.cache import cached
 from mldec.data.dataset import FilesConfig, check_split, name_some, naming
 from mldec.data.index import ABSENT, PRESENT, UNKNOWN, ImageIndex
 from mldec.data.table_file import Table, open_table
-from mldec.errors import DataError, shown, suggest
+from mldec.errors import DataError, shortened, suggest
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 
@@ -147,7 +147,7 @@ def _refuse_joined(layout: _Layout, names: set[str], separator: str) -> None:
         joined = sorted(name for name in names if other in name)
         if other != separator and len(joined) > (len(names) / 2 if other == "," else 0):
             raise DataError(
-                f"{layout.table.path}: {shown(joined[0])} looks like several labels; type "
+                f"{layout.table.path}: '{shortened(joined[0])}' looks like several labels; type "
                 f"dataset.separator='\"{other}\"' if they are, or list the names in a file and type "
                 f"dataset.labels=FILE if {other!r} belongs to them"
             )
@@ -221,7 +221,7 @@ def _listed(layout: _Layout, line: int, row: dict[str, Any], separator: str) -> 
     elif isinstance(value, int) and not isinstance(value, bool):
         value = [value]
     if not isinstance(value, list) or not all(isinstance(item, (str, int)) for item in value):
-        raise DataError(f"{where}: expected labels as text or a list of texts, found {shown(value, 200)}")
+        raise DataError(f"{where}: expected labels as text or a list of texts, found {shortened(value, 200)}")
     return [str(item).strip() for item in value if str(item).strip()]
 
 
@@ -248,8 +248,8 @@ def _states(
         state = None if isinstance(value, (list, dict)) else STATES.get(str(value).strip().lower())
         if state is None:
             raise DataError(
-                f"{where}: column {name} holds {shown(value)}; allowed are 1 present, 0 absent, -1 or nothing unknown. "
-                f"If it is no class: dataset.ignore=[{name}]"
+                f"{where}: column {name} holds {shortened(value)}; allowed are 1 present, 0 absent, -1 or nothing "
+                f"unknown. If it is no class: dataset.ignore=[{name}]"
             )
         found[state].append(column)
     return found[PRESENT], [], found[UNKNOWN]
