@@ -219,8 +219,7 @@ def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
 
 def _shrink(options: ShrinkOptions, arguments: compose.Arguments) -> int:
     from mldec.data.dataset import name_some
-    from mldec.data.shrink import copy_regular, prepare, shrink
-    from mldec.data.shrink_annotations import shrink_annotations
+    from mldec.data.shrink import copy_others, prepare, shrink
     from mldec.data.shrink_plan import survey
     from mldec.engine.display import Display
 
@@ -233,7 +232,6 @@ def _shrink(options: ShrinkOptions, arguments: compose.Arguments) -> int:
         raise ConfigError(f"the images of {outside[0]} lie outside of {config.folder}; use root=DIR that holds all")
     # All that can be wrong with annotations, files and disk is found before the first of what may be hours of images.
     plan = survey(config.folder, output, indexes.values(), side=side)
-    shrink_annotations(config, None, places, plan.files)
     prepare(config.folder, output, side=side, quality=quality)
     problems = []
     try:
@@ -241,9 +239,7 @@ def _shrink(options: ShrinkOptions, arguments: compose.Arguments) -> int:
             with display.bar(f"{config.name} {split}", len(index)) as bar:
                 target = output / places[split]
                 problems += shrink(index, target, side=side, quality=quality, workers=workers, on_done=bar.advance)
-        for place in plan.files:
-            copy_regular(os.path.join(config.folder, place), output / place)
-        settings = shrink_annotations(config, output, places, plan.files)
+        settings = copy_others(config, output, places, plan.files)
     except OSError as error:
         raise RunError(
             f"output={output}: {error.strerror or error}; the files that are written are whole, and the same command "

@@ -1,7 +1,7 @@
 """A copy of a dataset with smaller images, which are read faster.
 
-The paper trains on Open Images with images of 256 pixels on the shorter side (§2.6). Annotations keep ids, labels and
-image sizes; boxes, areas and outlines are left out, since training does not read them.
+The paper trains on Open Images with images of 256 pixels on the shorter side (§2.6). Annotations are copied unchanged:
+sizes and boxes in them, which training does not read, are those of the original images.
 """
 
 from __future__ import annotations
@@ -9,24 +9,21 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from xml.etree import ElementTree
 
 from PIL import Image
 
+from mldec.data.coco import CocoJsonConfig
+from mldec.data.dataset import DatasetConfig, FilesConfig
 from mldec.data.image import MAX_BYTES, decode, read_size
 from mldec.data.index import ImageIndex
 from mldec.data.verify import Problem, for_each_image
-from mldec.data.voc import read_xml
 from mldec.errors import DataError, shortened
 from mldec.files import PARTIAL, replacing, write_text
 from mldec.untrusted import CHUNK, MAX_SMALL, open_regular, read_bytes, read_json
 
 MARKER = ".shrunk.json"  # in the new folder: the settings of its images
-
-#: Entries of COCO annotations in pixels of the old image. Training does not read them.
-GEOMETRY = ("bbox", "segmentation", "area", "keypoints", "num_keypoints")
 
 
 def prepare(source: str, target: Path, *, side: int, quality: int) -> None:
@@ -110,54 +107,34 @@ def copy_regular(source: str | os.PathLike[str], target: Path) -> None:
         new.truncate(size - left)
 
 
-def shrink_coco_json(path: Path, images: Path | None, target: Path | None = None) -> None:
-    """Write a file in COCO's format with the sizes of the new images and without GEOMETRY.
+def copy_others(
+    config: DatasetConfig, output: Path, folders: Mapping[str, str], files: Sequence[str]
+) -> dict[str, str]:
+    """Copy what a dataset has beside its images. Returns the settings that the new dataset needs beside its root.
 
     Args:
-        images: the folder of the new images; sizes of images that are not there stay. None: only check the file, and
-            write nothing.
-        target: the new file; None: replace `path`.
-
-    Raises:
-        DataError: it is no such file; the message says what is wrong.
+        output: the new dataset's folder.
+        folders: of each split's images, relative to the dataset's folder.
+        files: to be copied, relative to the dataset's folder; files of the splits that lie elsewhere are copied, too.
     """
-    content = read_json(path)
-    try:
-        for image in content["images"]:
-            if images is not None and "width" in image and (file := images / image["file_name"]).is_file():
-                image["width"], image["height"] = read_size(str(file))
-        for annotation in content.get("annotations", ()):
-            for name in GEOMETRY:
-                annotation.pop(name, None)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: is not COCO JSON: {type(error).__name__}: {error}") from None
-    if images is not None:
-        write_text(path if target is None else target, json.dumps(content))
-
-
-def shrink_voc_xml(path: Path, image: Path | None, target: Path | None = None) -> None:
-    """Write a VOC annotation with the size of the new image and without boxes.
-
-    Args:
-        image: the new image; None: only check the file, and write nothing.
-        target: the new file; None: replace `path`.
-
-    Raises:
-        DataError: it is no such file.
-    """
-    if image is not None and not image.is_file():
-        return
-    root = read_xml(str(path))
-    if image is None:
-        return
-    for parent in list(root.iter()):
-        for box in parent.findall("bndbox"):
-            parent.remove(box)
-    for name, value in zip(("width", "height"), read_size(str(image)), strict=True):
-        element = root.find(f"size/{name}")
-        if element is not None:
-            element.text = str(value)
-    write_text(path if target is None else target, ElementTree.tostring(root, encoding="unicode"))
+    for name in files:
+        copy_regular(os.path.join(config.folder, name), output / name)
+    settings: dict[str, str] = {}
+    if not isinstance(config, FilesConfig):
+        return settings
+    taken, home = set(files), Path(config.folder).resolve()
+    for split, folder in folders.items():
+        file = Path(config.file(split)).resolve()
+        name = str(file.relative_to(home)) if file.is_relative_to(home) else file.name
+        if not file.is_relative_to(home) and name in taken:  # of another file
+            name = f"{split}-{name}"
+        if name not in taken:
+            copy_regular(file, output / name)
+        taken.add(name)
+        settings[f"dataset.{split}"] = str(output / name)
+        if isinstance(config, CocoJsonConfig):
+            settings[f"dataset.{split}_images"] = str(output / folder)
+    return settings
 
 
 def _shrink_row(index: ImageIndex, row: int, *, target: Path, side: int, quality: int) -> Problem | None:
