@@ -1,55 +1,53 @@
-"""The file of an index: arrays that are memory-mapped, and a footer that says where they lie.
+"""The file of an index: its arrays in the safetensors format, memory-mapped, and notes in the header.
 
-Nothing in it is believed unchecked, whoever wrote it: types, places, offsets, columns, paths and the root are those
-that an index of this dataset may have, so a forged one can say no more than forged annotations could.
+Nothing in it is trusted unchecked, whoever wrote it: arrays, offsets, columns, paths and the root are those that an
+index of this dataset may have, so a forged file can state no more than forged annotations could.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import glob
 import hashlib
 import json
 import os
-import struct
 import time
-import uuid
-import zlib
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from mldec.data.index import ImageIndex, Ragged, check_path
 from mldec.errors import DataError
+from mldec.files import PARTIAL, replacing
 from mldec.labels import LabelSpace
-from mldec.untrusted import open_regular
+from mldec.untrusted import check_regular
 
-VERSION = 4  # raise it when the format, or what any dataset reads, changes
+VERSION = 5  # raise it when the format, or what any dataset reads, changes
 ABANDONED_SECONDS = 3600
-MAX_FOOTER = 256 * 2**20  # bytes; the names of several million labels
-
-MAGIC = b"mldecidx"
-TAIL = struct.Struct("<QI8s")  # length and crc32 of the footer, then MAGIC
-BLOCK_WORDS = 2**17  # checksums are taken over blocks of 1 MiB
-ALIGNMENT = 64
 ROWS_AT_ONCE = 2**16
 LISTS = ("paths", "positives", "negatives", "unknown")
-DTYPES: dict[str, np.dtype] = {"paths.values": np.dtype(np.uint8), "confidence": np.dtype(np.float32)}
-DTYPES |= {f"{name}.offsets": np.dtype(np.int64) for name in LISTS}
-DTYPES |= {f"{name}.values": np.dtype(np.int32) for name in LISTS[1:]}
-FIELDS = {"version", "root", "labels", "seen", "default", "gaps", "arrays", "checksum"}
+TYPES = {"paths.values": "U8", "confidence": "F32"}  # of each array, as safetensors names them
+TYPES |= {f"{name}.offsets": "I64" for name in LISTS} | {f"{name}.values": "I32" for name in LISTS[1:]}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "U8": np.dtype(np.uint8),
+    "I32": np.dtype(np.int32),
+    "I64": np.dtype(np.int64),
+    "F32": np.dtype(np.float32),
+}
+NOTES = {"version", "root", "labels", "seen", "default", "gaps", "checksum"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Gaps:
-    """Images that an index goes on without, since they were missing when it was built (dataset.missing=drop).
+    """Images that an index lacks because they were missing when it was built (dataset.missing=drop).
 
     Attributes:
         missing, listed: how many were missing, of how many.
-        folders: by their place below the index's root, when the folders that lacked some had last changed, in
-            nanoseconds; None: there was no such folder. Another time means that more images may have come.
+        folders: by path relative to the index's root, when the folders that lacked some had last changed, in
+            nanoseconds; None: there was no such folder. Another time means that more images may have arrived.
     """
 
     missing: int
@@ -76,40 +74,29 @@ def save_index(
 
     Args:
         base: the folder from which its root is noted relatively, so that a dataset may be moved with its cache.
-        gaps: what it lacks; `cached` builds it anew when that comes.
-        root: what `open_index` will be told that the root is.
+        gaps: the images that it lacks; `cached` builds it anew when they arrive.
+        root: the root that `open_index` will expect.
 
     Raises:
         OSError: the folder cannot be written, or is full.
         ValueError, DataError: the index holds what `open_index` refuses; no file is left.
     """
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    _remove_abandoned(path)
-    partial = f"{path}.{uuid.uuid4().hex}.partial"
-    try:
-        with open(partial, "xb") as file:
-            footer = {
-                "version": VERSION,
-                "root": os.path.relpath(index.root, os.path.abspath(base)),
-                "labels": index.labels.names,
-                "seen": index.labels.seen,
-                "default": index.default,
-                "gaps": None if gaps is None else dataclasses.asdict(gaps),
-                "arrays": {name: _write_array(file, array, DTYPES[name]) for name, array in _arrays(index)},
-            }
-            file.write(b"\0" * (-file.tell() % 8))
-            file.flush()
-            footer["checksum"] = _checksum(partial, file.tell())
-            content = json.dumps(footer).encode()  # as ASCII: a folder's name may be no UTF-8
-            file.write(content)
-            file.write(TAIL.pack(len(content), zlib.crc32(content), MAGIC))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        if os.path.exists(partial):
-            os.unlink(partial)
-        raise
+    _remove_abandoned(Path(path).parent)
+    arrays = _arrays(index)
+    notes: dict[str, Any] = {
+        "version": VERSION,
+        "root": os.path.relpath(index.root, os.path.abspath(base)),
+        "labels": index.labels.names,
+        "seen": index.labels.seen,
+        "default": index.default,
+        "gaps": None if gaps is None else dataclasses.asdict(gaps),
+    }
+    notes["checksum"] = _checksum(notes, arrays)
+    with replacing(path, sync=True) as partial:
+        try:
+            save_file(arrays, partial, {"mldec": json.dumps(notes)})  # as ASCII: a folder's name may be no UTF-8
+        except SafetensorError as error:
+            raise ValueError(f"cannot be written: {error}") from None
     try:
         return open_index(path, base, root)[0]
     except (ValueError, DataError):  # what a dataset of a plugin's own making may hold
@@ -118,7 +105,7 @@ def save_index(
 
 
 def open_index(path: str, base: str, root: str | None = None) -> tuple[ImageIndex, Gaps | None]:
-    """Map an index that `save_index` wrote, once all that it says is checked.
+    """Map an index that `save_index` wrote, once all of its content is checked.
 
     Args:
         base: the dataset's folder, from which the root is noted relatively.
@@ -126,91 +113,39 @@ def open_index(path: str, base: str, root: str | None = None) -> tuple[ImageInde
 
     Raises:
         OSError: there is no such file.
-        ValueError, DataError: it is damaged or forged; says how.
+        ValueError, DataError: it is damaged or forged; the message explains how.
     """
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        footer, end = _read_footer(file, size)
-    places = _places(footer["arrays"], end)
-    if footer["checksum"] != _checksum(path, end):
-        raise ValueError("its arrays are damaged")
-    arrays = {name: _map_array(path, name, place) for name, place in places.items()}
-    labels = _labels(footer["labels"], footer["seen"])
-    lists = {name: _checked_list(name, arrays) for name in LISTS}
-    _check_paths(lists["paths"])
+    check_regular(path)
+    try:
+        with safe_open(path, framework="numpy"):  # checks the header, and that the arrays fill the file, each byte once
+            header, begin = _read_header(path)
+        notes = json.loads(header.pop("__metadata__")["mldec"])
+    except (SafetensorError, RecursionError, KeyError, TypeError) as error:
+        raise ValueError(f"is damaged, or no index: {error}") from None
+    arrays = {name: _map_array(path, name, place, begin) for name, place in header.items()}
+    if not isinstance(notes, dict) or set(notes) != NOTES:
+        raise ValueError("has other notes")
+    if notes["version"] != VERSION:
+        raise ValueError(f"has version {str(notes['version'])[:20]}, not {VERSION}")
+    if notes["checksum"] != _checksum(notes, arrays):
+        raise ValueError("is damaged: its checksum is another one")
+    paths = _checked_list("paths", arrays, 0)
+    lists = {name: _checked_list(name, arrays, len(paths)) for name in LISTS[1:]}
+    _check_paths(paths)
     index = ImageIndex(  # checks that columns are those of labels, and that all lists have the rows of `paths`
-        root=_root(footer["root"], base, root),
-        labels=labels,
-        default=_whole(footer["default"], "default", low=-1),
+        root=_root(notes["root"], base, root),
+        labels=_labels(notes["labels"], notes["seen"]),
+        paths=paths,
+        default=_whole(notes["default"], "default", low=-1),
         confidence=arrays.get("confidence"),
         **lists,
     )
     if index.confidence is not None and not np.isfinite(index.confidence).all():
-        raise ValueError("a confidence is no number")
-    return index, _gaps(footer["gaps"])
+        raise ValueError("a confidence is not a number")
+    return index, _gaps(notes["gaps"])
 
 
-# What it says, checked ----------------------------------------------------------------------------------------------
-
-
-def _read_footer(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
-    """The footer, and where the arrays end, of a file of `size` bytes."""
-    if size < TAIL.size:
-        raise ValueError("cut short")
-    file.seek(size - TAIL.size)
-    length, crc, magic = TAIL.unpack(file.read(TAIL.size))
-    if magic != MAGIC or length > size - TAIL.size:
-        raise ValueError("cut short, or no index")
-    if length > MAX_FOOTER:
-        raise ValueError(f"a footer of {length:,} bytes; at most {MAX_FOOTER:,} are read")
-    end = size - TAIL.size - length
-    file.seek(end)
-    content = file.read(length)
-    if zlib.crc32(content) != crc:
-        raise ValueError("its footer is damaged")
-    try:
-        footer = json.loads(content)
-    except RecursionError:
-        raise ValueError("its footer is nested too deeply") from None
-    if not isinstance(footer, dict) or set(footer) != FIELDS or not isinstance(footer["arrays"], dict):
-        raise ValueError("its footer has other fields")
-    if footer["version"] != VERSION:
-        raise ValueError(f"it has version {str(footer['version'])[:20]}, not {VERSION}")
-    return footer, end
-
-
-def _places(arrays: dict[str, Any], end: int) -> dict[str, tuple[int | None, int]]:
-    """Where each array begins (None: all zeros, not stored) and how many items it has, within the first `end` bytes.
-
-    So none takes more memory than the file has bytes, and no byte of the file is left over.
-    """
-    if not set(DTYPES) - {"confidence"} <= set(arrays) <= set(DTYPES):
-        raise ValueError("it has other arrays")
-    places: dict[str, tuple[int | None, int]] = {}
-    last = 0
-    for name, place in arrays.items():
-        if not isinstance(place, dict) or place.get("dtype") != DTYPES[name].str:
-            raise ValueError(f"`{name}` is of another type than {DTYPES[name].str}")
-        shape = place.get("shape")
-        if not isinstance(shape, list) or len(shape) != 1:
-            raise ValueError(f"`{name}` is no array of one dimension")
-        count = _whole(shape[0], f"the length of `{name}`")
-        if "zeros" in place:
-            if name.removesuffix(".offsets") not in LISTS[1:] or place != {**place, "zeros": True} or "offset" in place:
-                raise ValueError(f"`{name}` cannot be left out")
-            places[name] = None, count
-            continue
-        offset = _whole(place.get("offset"), f"the place of `{name}`")
-        if offset % ALIGNMENT or offset > end or count > (end - offset) // DTYPES[name].itemsize:
-            raise ValueError(f"`{name}` lies outside of the file")
-        places[name] = offset, count
-        last = max(last, offset + count * DTYPES[name].itemsize)
-    if end != last + -last % 8:
-        raise ValueError("its arrays do not end where its footer begins")
-    rows = places["paths.offsets"][1]
-    if any(places[f"{name}.offsets"][1] != rows for name in LISTS):
-        raise ValueError("its lists differ in their number of rows")
-    return places
+# Checks of the content ------------------------------------------------------------------------------------------------
 
 
 def _whole(value: Any, what: str, *, low: int = 0) -> int:
@@ -219,12 +154,14 @@ def _whole(value: Any, what: str, *, low: int = 0) -> int:
     return value
 
 
-def _checked_list(name: str, arrays: dict[str, np.ndarray]) -> Ragged:
-    """Lists whose offsets begin at 0, never fall and end with their values."""
-    offsets, values = arrays[f"{name}.offsets"], arrays[f"{name}.values"]
-    if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(values):
+def _checked_list(name: str, arrays: dict[str, np.ndarray], rows: int) -> Ragged:
+    """Lists whose offsets begin at 0, never fall and end with their values; empty ones of `rows` if there are none."""
+    offsets, values = arrays.get(f"{name}.offsets"), arrays.get(f"{name}.values")
+    if offsets is None and values is None and rows:
+        return Ragged.empty(rows)
+    if offsets is None or values is None or not len(offsets) or offsets[0] != 0 or offsets[-1] != len(values):
         raise ValueError(f"the offsets of `{name}` do not span its values")
-    if offsets.strides != (0,) and (offsets[1:] < offsets[:-1]).any():
+    if (offsets[1:] < offsets[:-1]).any():
         raise ValueError(f"the offsets of `{name}` fall")
     return Ragged(offsets, values)
 
@@ -293,52 +230,53 @@ def _gaps(content: Any) -> Gaps | None:
     return Gaps(_whole(content["missing"], "missing"), _whole(content["listed"], "listed"), folders)
 
 
-# The file: arrays at multiples of 64 bytes, then a JSON footer that says where they lie, then TAIL. ------------------
+# The file -------------------------------------------------------------------------------------------------------------
 
 
-def _remove_abandoned(path: str) -> None:
-    """Remove what writers of `path` left that were killed; a living one has changed its file within the hour."""
-    for partial in glob.glob(f"{glob.escape(path)}.*.partial"):
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed writers left; a living one has changed its file within the hour."""
+    for partial in folder.glob(f".*{PARTIAL}*"):
         with contextlib.suppress(OSError):
-            if time.time() - os.path.getmtime(partial) > ABANDONED_SECONDS:
-                os.unlink(partial)
+            if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
+                partial.unlink()
 
 
-def _arrays(index: ImageIndex) -> Iterator[tuple[str, np.ndarray]]:
+def _arrays(index: ImageIndex) -> dict[str, np.ndarray]:
+    """All but the empty lists, by name."""
+    arrays: dict[str, np.ndarray] = {}
     for name in LISTS:
         lists: Ragged = getattr(index, name)
-        yield f"{name}.offsets", lists.offsets
-        yield f"{name}.values", lists.values
+        if len(lists.values):
+            arrays |= {f"{name}.offsets": lists.offsets, f"{name}.values": lists.values}
     if index.confidence is not None:
-        yield "confidence", index.confidence
+        arrays["confidence"] = index.confidence
+    return {name: np.ascontiguousarray(array, DTYPES[TYPES[name]]) for name, array in arrays.items()}
 
 
-def _write_array(file: BinaryIO, array: np.ndarray, dtype: np.dtype) -> dict[str, Any]:
-    """Write an array and return its place; the offsets of empty lists are one number repeated and need none."""
-    place: dict[str, Any] = {"dtype": dtype.str, "shape": list(array.shape)}
-    if len(array) and array.strides == (0,) and array[0] == 0:
-        return place | {"zeros": True}
-    file.write(b"\0" * (-file.tell() % ALIGNMENT))
-    place["offset"] = file.tell()
-    file.write(np.ascontiguousarray(array, dtype).data)
-    return place
+def _read_header(path: str) -> tuple[dict[str, Any], int]:
+    """The header of a file that safetensors has checked, and where its arrays begin."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(length)), 8 + length
 
 
-def _map_array(path: str, name: str, place: tuple[int | None, int]) -> np.ndarray:
-    offset, count = place
-    if offset is None:
-        return np.broadcast_to(DTYPES[name].type(0), (count,))
-    if not count:  # cannot be mapped
-        return np.empty(0, DTYPES[name])
-    return np.memmap(path, DTYPES[name], "r", offset, (count,))
+def _map_array(path: str, name: str, place: dict[str, Any], begin: int) -> np.ndarray:
+    if TYPES.get(name) != place["dtype"] or len(place["shape"]) != 1:
+        raise ValueError(f"`{name}` is an array of another type, or none that an index has")
+    first, end = place["data_offsets"]
+    dtype = DTYPES[place["dtype"]]
+    if first == end:  # cannot be mapped
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype, "r", begin + first, ((end - first) // dtype.itemsize,))
 
 
-def _checksum(path: str, size: int) -> str:
-    """A digest of the first `size` bytes (a multiple of 8) at the speed of memory: of the sum of each block's words."""
-    if size == 0:
-        return ""
-    words = np.memmap(path, np.uint64, "r", shape=(size // 8,))
-    whole = len(words) // BLOCK_WORDS * BLOCK_WORDS
-    sums = words[:whole].reshape(-1, BLOCK_WORDS).sum(axis=1)
-    rest = words[whole:].sum(keepdims=True)
-    return hashlib.sha256(np.concatenate([sums, rest]).tobytes()).hexdigest()
+def _checksum(notes: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+    """A digest of the notes and of the sum of each array's words, at the speed of memory."""
+    content = {name: note for name, note in notes.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps([content, {n: _sum(arrays[n]) for n in sorted(arrays)}]).encode()).hexdigest()
+
+
+def _sum(array: np.ndarray) -> list[int]:
+    octets = array.view(np.uint8)
+    whole = len(octets) // 8 * 8
+    return [len(octets), int(octets[:whole].view(np.uint64).sum()), *octets[whole:].tolist()]

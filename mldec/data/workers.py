@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-import mmap
 import multiprocessing
 import os
 import signal
@@ -18,7 +17,6 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from multiprocessing import reduction
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
@@ -226,8 +224,8 @@ def packed(batch: Any) -> Any:
     """`collate_fn` of every DataLoader here: a named tuple whose tensors are where another process can reach them.
 
     Torch would move them to shared memory in a thread of its queue, where an error is printed and the batch is lost:
-    where /dev/shm is full the main process would wait for ever. Here they are moved at once. Where /dev/shm has no room
-    they go to anonymous memory, which no mount limits, and where that fails too a Failure is sent.
+    with a full /dev/shm the main process would wait forever. Here they are moved at once, and where /dev/shm has no
+    space they are sent through the queue's pipe, as numpy arrays.
     """
     if get_worker_info() is None or isinstance(batch, Failure):
         return batch
@@ -235,11 +233,8 @@ def packed(batch: Any) -> Any:
         _share([value for value in batch if isinstance(value, torch.Tensor)])
         return batch
     except RuntimeError as error:
-        reason = str(error)
-    try:
-        return _Parcels(type(batch), tuple(_Parcel(v) if isinstance(v, torch.Tensor) else v for v in batch), reason)
-    except (OSError, AttributeError) as error:  # AttributeError: not on this system
-        return Failure(RunError, f"no shared memory for a batch: {reason.splitlines()[0]} ({error}); {ADVICE}")
+        values = tuple(value.numpy() if isinstance(value, torch.Tensor) else value for value in batch)
+        return _Unshared(type(batch), values, str(error))
 
 
 def _share(tensors: list[torch.Tensor]) -> None:
@@ -247,51 +242,27 @@ def _share(tensors: list[torch.Tensor]) -> None:
         tensor.share_memory_()
 
 
-class _Parcel:
-    """The values of a tensor in anonymous memory (memfd), which is not part of /dev/shm, and a handle to send."""
+class _Unshared(NamedTuple):
+    """A batch whose values are numpy arrays, which are sent through a pipe."""
 
-    def __init__(self, tensor: torch.Tensor) -> None:
-        values = np.ascontiguousarray(tensor.numpy())
-        self.shape, self.dtype, self.bytes = values.shape, values.dtype, values.nbytes
-        descriptor = os.memfd_create("mldec")
-        try:
-            if self.bytes:
-                os.posix_fallocate(descriptor, 0, self.bytes)  # an error now rather than SIGBUS later
-                with mmap.mmap(descriptor, self.bytes) as memory:
-                    np.frombuffer(memory, self.dtype)[:] = values.reshape(-1)
-            self.handle = reduction.DupFd(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def open(self) -> torch.Tensor:
-        descriptor = self.handle.detach()
-        try:
-            if not self.bytes:
-                return torch.from_numpy(np.empty(self.shape, self.dtype))
-            memory = mmap.mmap(descriptor, self.bytes)  # lives as long as the tensor
-            return torch.from_numpy(np.frombuffer(memory, self.dtype).reshape(self.shape))
-        finally:
-            os.close(descriptor)
-
-
-class _Parcels(NamedTuple):
     kind: Any
     values: tuple[Any, ...]
     reason: str
 
 
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
 def _unpacked(batch: Any) -> Any:
-    if not isinstance(batch, _Parcels):
+    if not isinstance(batch, _Unshared):
         return batch
-    if not _said:
-        _said.add(batch.reason)
+    if not _warned:
+        _warned.add(batch.reason)
         logger.warning(
-            "warning: /dev/shm has no room for batches of loader processes (%s); they go through anonymous memory, "
-            "which counts as memory of the processes. For less of it: %s",
+            "warning: /dev/shm has no space for batches of loader processes (%s); they are sent through a pipe, which "
+            "is slower. To avoid this: %s",
             batch.reason.splitlines()[0],
             ADVICE,
         )
-    return batch.kind(*(value.open() if isinstance(value, _Parcel) else value for value in batch.values))
+    values = (torch.from_numpy(value) if isinstance(value, np.ndarray) else value for value in batch.values)
+    return batch.kind(*values)

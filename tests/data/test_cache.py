@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import pickle
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,20 +132,30 @@ def test_a_full_disk_leaves_nothing_half(root: Path, monkeypatch: pytest.MonkeyP
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("mldec.data.index_file.os.fsync", full)
+    monkeypatch.setattr("mldec.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         save_index(make(root), str(root / "cache" / "x.index"), str(root))
+    assert os.listdir(root / "cache") == []
+    monkeypatch.undo()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    try:
+        with pytest.raises(ValueError, match=r"cannot be written: .*too large"):
+            save_index(make(root), str(root / "cache" / "x.index"), str(root))
+    finally:
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+        )
     assert os.listdir(root / "cache") == []
 
 
 def test_what_a_killed_writer_left_is_removed(root: Path) -> None:
     (root / "cache").mkdir()
-    old, new = root / "cache" / "x.index.1.partial", root / "cache" / "x.index.2.partial"
+    old, new = root / "cache" / ".1.partial.index", root / "cache" / ".2.partial.index"
     old.touch()
     new.touch()
     os.utime(old, (0, 0))
     save_index(make(root), str(root / "cache" / "x.index"), str(root))
-    assert sorted(os.listdir(root / "cache")) == ["x.index", "x.index.2.partial"]
+    assert sorted(os.listdir(root / "cache")) == [".2.partial.index", "x.index"]
 
 
 def test_an_index_that_cannot_be_kept_is_used_all_the_same(root: Path, caplog: pytest.LogCaptureFixture) -> None:

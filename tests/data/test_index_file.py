@@ -1,9 +1,9 @@
 """Property: whatever the bytes of an index say, what is opened is an index of this dataset, or it is refused."""
 
+import contextlib
 import json
 import os
 import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig
 from mldec.data.index import ImageIndex
-from mldec.data.index_file import TAIL, _checksum, open_index, save_index
+from mldec.data.index_file import _checksum, _map_array, open_index, save_index
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 
@@ -29,55 +29,68 @@ def make(root: str = ROOT, samples: list[Any] = SAMPLES) -> ImageIndex:
     return ImageIndex.build(samples, root=root, labels=labels, confidence=np.array([0.5, 1, 1], np.float32))
 
 
-def forge(path: Path, change: Callable[[bytearray, dict[str, Any]], Any]) -> None:
-    """Change an index as somebody would who knows the format: with sound checksums."""
+Change = Callable[[bytearray, dict[str, Any], dict[str, Any]], Any]
+
+
+def forge(path: Path, change: Change) -> None:
+    """Change an index as somebody would who knows the format: with a sound checksum."""
     raw = path.read_bytes()
-    length, _, magic = TAIL.unpack(raw[-TAIL.size :])
-    body = bytearray(raw[: -TAIL.size - length])
-    footer = json.loads(raw[-TAIL.size - length : -TAIL.size])
-    footer = change(body, footer) or footer
-    path.write_bytes(body)
-    footer["checksum"] = _checksum(str(path), len(body))
-    content = json.dumps(footer).encode()
-    path.write_bytes(bytes(body) + content + TAIL.pack(len(content), zlib.crc32(content), magic))
+    begin = 8 + int.from_bytes(raw[:8], "little")
+    header, body = json.loads(raw[8:begin]), bytearray(raw[begin:])
+    notes = json.loads(header.pop("__metadata__")["mldec"])
+    notes = change(body, header, notes) or notes
+    write(path, header, notes, body)
+    if "checksum" in notes:
+        with contextlib.suppress(Exception):
+            arrays = {name: _map_array(str(path), name, place, 8 + length(path)) for name, place in header.items()}
+            write(path, header, notes | {"checksum": _checksum(notes, arrays)}, body)
 
 
-def array(name: str, **place: Any) -> Callable[[bytearray, dict[str, Any]], None]:
-    return lambda body, footer: footer["arrays"][name].update(place)
+def write(path: Path, header: dict[str, Any], notes: Any, body: bytes) -> None:
+    content = json.dumps({"__metadata__": {"mldec": json.dumps(notes)}} | header).encode()
+    content += b" " * (-len(content) % 8)
+    path.unlink()  # what is mapped stays
+    path.write_bytes(struct.pack("<Q", len(content)) + content + body)
 
 
-def put(name: str, content: bytes, at: int = 0) -> Callable[[bytearray, dict[str, Any]], None]:
+def length(path: Path) -> int:
+    return int.from_bytes(path.read_bytes()[:8], "little")
+
+
+def array(name: str, **place: Any) -> Change:
+    return lambda body, header, notes: header[name].update(place)
+
+
+def put(name: str, content: bytes, at: int = 0) -> Change:
     """Overwrite bytes of an array."""
 
-    def change(body: bytearray, footer: dict[str, Any]) -> None:
-        begin = footer["arrays"][name]["offset"] + at
+    def change(body: bytearray, header: dict[str, Any], notes: dict[str, Any]) -> None:
+        begin = header[name]["data_offsets"][0] + at
         body[begin : begin + len(content)] = content
 
     return change
 
 
-def field(name: str, value: Any) -> Callable[[bytearray, dict[str, Any]], None]:
-    return lambda body, footer: footer.update({name: value})
-
-
-def zeros(name: str) -> Callable[[bytearray, dict[str, Any]], None]:
-    return lambda body, footer: footer["arrays"].update({name: {"dtype": "<i8", "shape": [4], "zeros": True}})
+def field(name: str, value: Any) -> Change:
+    return lambda body, header, notes: notes.update({name: value})
 
 
 FORGERIES = {
-    "pointers": array("positives.values", dtype="|O"),
-    "text": array("paths.values", dtype="<U9"),
-    "other integers": array("positives.values", dtype="<i8"),
+    "other numbers": array("positives.values", dtype="F32"),
+    "other integers": array("positives.values", dtype="U32"),
+    "text": array("paths.values", dtype="O"),
     "two dimensions": array("positives.values", shape=[1, 3]),
     "less than nothing": array("positives.values", shape=[-1]),
     "beyond the end": array("positives.values", shape=[2**40]),
     "no whole number": array("positives.values", shape=[3.0]),
     "true": array("positives.values", shape=[True]),
-    "place beyond the end": array("positives.values", offset=2**40 * 64),
-    "place before the beginning": array("positives.values", offset=-64),
-    "crooked place": array("positives.values", offset=65),
-    "rows without end": array("unknown.offsets", shape=[2**50]),
-    "paths of nothing": zeros("paths.offsets"),
+    "place beyond the end": array("positives.values", data_offsets=[2**46, 2**46 + 12]),
+    "place before the beginning": array("positives.values", data_offsets=[-64, -52]),
+    "place of another array": array("positives.values", data_offsets=[0, 12]),
+    "a list of a third of its rows": array("negatives.offsets", shape=[2]),
+    "paths of nothing": lambda body, header, notes: (
+        [header.pop(f"paths.{part}") for part in ("offsets", "values")] and None
+    ),
     "offsets that fall": put("positives.offsets", struct.pack("<q", 3), at=8),
     "offsets below zero": put("positives.offsets", struct.pack("<q", -3)),
     "offsets beyond the values": put("positives.offsets", struct.pack("<q", 99), at=24),
@@ -105,36 +118,50 @@ FORGERIES = {
     "gaps elsewhere": field("gaps", {"missing": 1, "listed": 2, "folders": {"../..": 1}}),
     "another version": field("version", 1),
     "a field too many": field("more", 1),
-    "no arrays": field("arrays", []),
-    "an array missing": lambda body, footer: footer["arrays"].pop("positives.values") and None,
-    "an array too many": lambda body, footer: footer["arrays"].update(more=footer["arrays"]["confidence"]),
-    "bytes between": lambda body, footer: body.extend(bytes(64)),
-    "a list for a footer": lambda body, footer: {"checksum": 0},
+    "a field missing": lambda body, header, notes: notes.pop("seen") and None,
+    "no arrays": lambda body, header, notes: header.clear(),
+    "an array missing": lambda body, header, notes: header.pop("positives.values") and None,
+    "an array too many": lambda body, header, notes: header.update(more=header["confidence"]),
+    "a name that no index has": lambda body, header, notes: header.update(more=header.pop("confidence")),
+    "bytes after the arrays": lambda body, header, notes: body.extend(bytes(64)),
+    "other notes": lambda body, header, notes: {"checksum": 0},
+    "a list of notes": lambda body, header, notes: [1],
+    "deep notes": lambda body, header, notes: deep(),
 }
 
 
+def deep() -> Any:
+    value: Any = []
+    for _ in range(400):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize("change", FORGERIES.values(), ids=FORGERIES)
-def test_a_forged_index_is_refused(tmp_path: Path, change: Callable[[bytearray, dict[str, Any]], Any]) -> None:
+def test_a_forged_index_is_refused(tmp_path: Path, change: Change) -> None:
     path = tmp_path / "x.index"
     save_index(make(), str(path), ROOT)
-    forge(path, lambda body, footer: None)
+    forge(path, lambda body, header, notes: None)
     assert open_index(str(path), ROOT)[0].fingerprint() == make().fingerprint()
     forge(path, change)
     with pytest.raises((ValueError, DataError)):
         open_index(str(path), ROOT)
 
 
-def test_a_footer_of_any_depth_or_length_is_refused(tmp_path: Path) -> None:
+def test_a_header_of_any_depth_or_length_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.index"
     content = b"[" * 100_000
-    path.write_bytes(content + TAIL.pack(len(content), zlib.crc32(content), b"mldecidx"))
-    with pytest.raises(ValueError, match="nested too deeply"):
+    path.write_bytes(struct.pack("<Q", len(content)) + content)
+    with pytest.raises(ValueError, match="is damaged, or no index"):
+        open_index(str(path), ROOT)
+    notes = json.dumps({"__metadata__": {"mldec": "[" * 100_000}}).encode()
+    path.write_bytes(struct.pack("<Q", len(notes)) + notes)
+    with pytest.raises(ValueError, match="is damaged, or no index"):
         open_index(str(path), ROOT)
     with path.open("wb") as file:
-        file.truncate(2**32)
-        file.seek(0, os.SEEK_END)
-        file.write(TAIL.pack(2**32, 0, b"mldecidx"))
-    with pytest.raises(ValueError, match="at most"):
+        file.write(struct.pack("<Q", 2**32))
+        file.truncate(2**33)
+    with pytest.raises(ValueError, match="too large"):
         open_index(str(path), ROOT)
 
 
