@@ -1,24 +1,18 @@
-"""Properties: images keep their names and proportions, annotations keep what training reads, a stopped call is repeated."""
+"""Properties: images keep their names and proportions, other files are copied unchanged, a stopped call is repeated."""
 
 import json
 import shutil
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mldec.data.coco import read_coco_json
+from mldec.data.coco import CocoJsonConfig
 from mldec.data.image import decode, read_size
 from mldec.data.index import ImageIndex
-from mldec.data.shrink import (
-    prepare,
-    shrink,
-    shrink_coco_json,
-    shrink_image,
-    shrink_voc_xml,
-)
+from mldec.data.shrink import copy_others, prepare, shrink, shrink_image
+from mldec.data.voc import Voc2007Config
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 
@@ -91,69 +85,37 @@ def test_folders_that_do_not_fit_are_refused(source: Path, tmp_path: Path) -> No
         prepare(str(source), tmp_path / "full", side=80, quality=90)
 
 
-def test_coco_keeps_ids_labels_and_sizes_and_loses_geometry(source: Path, tmp_path: Path) -> None:
-    """Boxes of the old image would be wrong in the new one; what training reads is the same in both."""
-    geometry = {
-        "bbox": [40, 20, 100, 60],
-        "area": 6000,
-        "segmentation": [[40, 20, 140, 20, 140, 80, 40, 80]],
-        "keypoints": [1, 2, 3],
-        "num_keypoints": 1,
-    }
+def test_annotations_are_copied_byte_for_byte(source: Path, tmp_path: Path) -> None:
+    """Also those of splits that lie elsewhere, and two of one name."""
     content = {
-        "images": [
-            {"id": 1, "file_name": "a.jpg", "width": 400, "height": 200},
-            {"id": 2, "file_name": "gone.jpg", "width": 9, "height": 9},
-            {"id": 3, "file_name": "b.jpg"},
-        ],
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0} | geometry,
-            {"id": 9, "image_id": 2, "category_id": 2, "bbox": [1, 2, 3, 4]},
-        ],
-        "categories": [{"id": 1, "name": "x"}, {"id": 2, "name": "y"}],
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 400, "height": 200}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [40, 20, 100, 60], "area": 6000}],
+        "categories": [{"id": 1, "name": "x"}],
     }
-    target = tmp_path / "new"
-    shrink(make(source), target, side=80, workers=1)
-    path = tmp_path / "x.json"
-    path.write_text(json.dumps(content))
-    old = read_coco_json(str(path), str(target))
-    shrink_coco_json(path, None)
-    assert json.loads(path.read_text()) == content  # a check writes nothing
-    shrink_coco_json(path, target)
-    new = json.loads(path.read_text())
-    assert (new["images"][0]["width"], new["images"][0]["height"]) == (160, 80)
-    assert new["images"][1:] == content["images"][1:]
-    assert new["annotations"] == [
-        {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0},
-        {"id": 9, "image_id": 2, "category_id": 2},
-    ]
-    assert new["categories"] == content["categories"]
-    assert read_coco_json(str(path), str(target)).fingerprint() == old.fingerprint()
-    path.write_text(json.dumps({"images": [{"width": 1}], "annotations": [7]}))
-    with pytest.raises(DataError, match=r"x\.json: is not COCO JSON"):
-        shrink_coco_json(path, None)
-
-
-def test_voc_keeps_labels_and_sizes_and_loses_boxes(source: Path, tmp_path: Path) -> None:
-    target = tmp_path / "new"
-    shrink(make(source), target, side=80, workers=1)
-    path = tmp_path / "a.xml"
-    box = "<bndbox><xmin>41</xmin><ymin>21</ymin><xmax>140</xmax><ymax>80</ymax></bndbox>"
-    part = f"<part><name>head</name>{box}</part>"
-    text = (
-        "<annotation><size><width>400</width><height>200</height><depth>3</depth></size>"
-        f"<object><name>x</name><difficult>1</difficult>{box}{part}</object><object>{box}<name>y</name></object></annotation>"
-    )
-    path.write_text(text)
-    shrink_voc_xml(path, None)
-    shrink_voc_xml(path, target / "gone.jpg")
-    assert path.read_text() == text
-    shrink_voc_xml(path, target / "a.jpg")
-    root = ElementTree.parse(path).getroot()
-    assert [root.findtext(f"size/{name}") for name in ("width", "height", "depth")] == ["160", "80", "3"]
-    assert [item.findtext("name") for item in root.iter("object")] == ["x", "y"]
-    assert root.findtext("object/difficult") == "1"
-    assert list(root.iter("bndbox")) == []
+    lists = {"train": source / "list.json", "val": tmp_path / "list.json"}
+    for path in lists.values():
+        path.write_text(json.dumps(content))
+    (source / "notes.txt").write_text("mine")
+    files = {split: str(path) for split, path in lists.items()}
+    images = {f"{split}_images": str(source / "images") for split in lists}
+    config = CocoJsonConfig(name="coco_json", root=str(source), **files, **images)
+    new = tmp_path / "new"
+    settings = copy_others(config, new, dict.fromkeys(lists, "images"), ["list.json", "notes.txt"])
+    assert settings == {
+        "dataset.train": str(new / "list.json"),
+        "dataset.train_images": str(new / "images"),
+        "dataset.val": str(new / "val-list.json"),
+        "dataset.val_images": str(new / "images"),
+    }
+    for name, old in (
+        ("list.json", lists["train"]),
+        ("val-list.json", lists["val"]),
+        ("notes.txt", source / "notes.txt"),
+    ):
+        assert (new / name).read_bytes() == old.read_bytes()
+    voc = Voc2007Config(name="voc2007", root=str(source))
+    assert copy_others(voc, tmp_path / "voc", {"train": "images"}, ["notes.txt"]) == {}
+    assert (tmp_path / "voc" / "notes.txt").read_text() == "mine"
 
 
 def test_a_stop_leaves_nothing_half(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,6 @@ def test_what_mldec_needs_is_included_but_never_what_belongs_to_the_driver():
         "hydra-core",
         "omegaconf",
         "antlr4-python3-runtime",
-        "pycocotools",
         "albumentations",
         "pydantic",
     } <= included
