@@ -313,6 +313,12 @@ def _fit(value: Any, annotation: Any) -> Any:
         kinds = [item[0]] * len(value) if len(item) == 2 and item[1] is ... else list(item)
         fitted_items = [_fit(v, kind) for v, kind in zip(value, kinds, strict=False)]
         return _INVALID if len(kinds) != len(value) or _INVALID in fitted_items else tuple(fitted_items)
+    if origin is Mapping:  # in JSON
+        if not isinstance(value, Mapping):
+            return _INVALID
+        key, item = typing.get_args(annotation)
+        fitted = {_fit(k, key): _fit(v, item) for k, v in value.items()}
+        return _INVALID if _INVALID in (*fitted, *fitted.values()) else fitted
     if annotation in (None, type(None)):
         return None if value is None else _INVALID
     if annotation is float:

@@ -1,7 +1,7 @@
 """Download what `make gpu-check` needs and a GPU machine without a network may lack, as wheels into .wheels/.
 
-    python scripts/gpu_wheels.py                             # what mldec and pytest need, in the versions installed here
-    python scripts/gpu_wheels.py lacks=scipy,matplotlib      # also these, which such a machine is expected to have
+    python scripts/gpu_wheels.py                         # what mldec and pytest need, in the versions installed here
+    python scripts/gpu_wheels.py lacks=scipy,matplotlib  # also these, which such a machine is expected to have
 
     python=3.12       of that machine; Linux on x86-64
     lacks=NAME[,…]    any of opencv-python-headless, scipy, scikit-learn, matplotlib, tensorboard

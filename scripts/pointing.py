@@ -1,23 +1,23 @@
-"""Do maps point at objects? Train the heads on digit scenes, score their maps, write figures into docs/explain.md.
+"""Do maps point at objects? Train the heads on digit scenes, score their maps, and write docs/explain.md's table.
 
-    python scripts/pointing.py                  # four trainings of minutes; cut off, it goes on where it was
-    python scripts/pointing.py --seeds 0 1 2    # more of them
-    python scripts/pointing.py --report-only    # write the page from the records that are there
+    python scripts/pointing.py                   # four trainings of minutes; interrupted, the same command resumes
+    python scripts/pointing.py seeds=0,1,2       # with more seeds
+    python scripts/pointing.py report_only=true  # only the page, from the records in docs/records/pointing
 
-The trainings are those of `mldec table 1 scale=desk`: runs that it left under --output are taken as they are.
+The trainings are those of `mldec table 1 scale=desk`: its runs below output=DIR are used if they are there.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import statistics
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -25,12 +25,17 @@ from PIL import Image
 from pointing_score import boxes_of, score_pointing
 
 from mldec.commands import compose
-from mldec.commands.table import compose_with_start
-from mldec.config import build_config
+from mldec.commands.options import OutputDirectory, parse
+from mldec.commands.table import RunSeed, TableOptions, make_planner
+from mldec.config import Some
+from mldec.data.image import decode
+from mldec.engine import data_splits, image_sheets
 from mldec.engine.display import Display
+from mldec.engine.image_sheets import GREY, WHITE
+from mldec.engine.predictor import Predictor, load
 from mldec.engine.run_directory import read_json, write_json, write_text
 from mldec.models.heads.maps import Weighting
-from mldec.paper.records import KEPT, config_key, find_records
+from mldec.paper.records import KEPT, find_records
 from mldec.paper.runner import Job, Workspace, job_folder, run_jobs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,95 +47,92 @@ RUNTIME = (
     *("runtime.tensorboard=false", "runtime.eval_every=1000"),
 )
 SIDE = 256  # of a scene in the images, px
+SCENES = 3  # in each image
 
 
-@dataclass(frozen=True)
-class Row:
-    """A head: the experiment desk/table1/KEY, and the weightings that its maps have."""
+class Head(NamedTuple):
+    """A row of Table 1 at desk scale, at one of its learning rates, and the weightings that its maps have."""
 
     key: str
     title: str
+    rate: float = 0.003
     weightings: tuple[Weighting, ...] = ("attention", "label")
 
 
-ROWS = (
-    Row("gap", "average pooling", ("label",)),
-    Row("transformer_decoder", "transformer decoder, 80 queries"),
-    Row("ml_decoder_k80", "ML-Decoder, K = 80"),
-    Row("ml_decoder_k20", "ML-Decoder, K = 20, 4 labels a query"),
+HEADS = (
+    Head("gap", "average pooling", 0.03, ("label",)),
+    Head("transformer_decoder", "transformer decoder, 80 queries"),
+    Head("ml_decoder_k80", "ML-Decoder, K = 80"),
+    Head("ml_decoder_k20", "ML-Decoder, K = 20, 4 labels per query"),
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "tables" / "desk", help="where runs lie")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 2, help="trainings side by side")
-    parser.add_argument("--report-only", action="store_true", help="write the page from the records that are there")
-    arguments = parser.parse_args()
-    if not arguments.report_only:
-        compose.load_components(())
-        jobs = {(row, seed): job(row, seed) for seed in arguments.seeds for row in ROWS}
-        place = Workspace(
-            records=arguments.output.absolute() / "pointing",
-            runs=arguments.output.absolute() / "runs",
-            slots=({},) * arguments.jobs,
-            runtime=(*RUNTIME, f"runtime.threads={max(1, (os.cpu_count() or 2) // arguments.jobs)}"),
-        )
+@dataclass(frozen=True, kw_only=True)
+class PointingOptions:
+    """Options of this script."""
+
+    seeds: tuple[RunSeed, ...] = (0,)
+    output: OutputDirectory = ROOT / "outputs" / "tables" / "desk"  # where the runs are
+    jobs: Some = 2  # trainings at a time
+    report_only: bool = False
+
+
+def main(argv: Sequence[str]) -> None:
+    options, _ = parse(argv, PointingOptions, "pointing")
+    if not options.report_only:
+        output, threads = options.output.absolute(), max(1, (os.cpu_count() or 2) // options.jobs)
+        runtime, slots = (*RUNTIME, f"runtime.threads={threads}"), ({},) * options.jobs
+        place = Workspace(records=output / "pointing", runs=output / "runs", slots=slots, runtime=runtime)
+        jobs = {(head, seed): job(head, seed) for seed in options.seeds for head in HEADS}
         train(list(jobs.values()), place)
-        for (row, seed), made in jobs.items():
-            measure(row, seed, made, place)
-        draw({row: job_folder(jobs[row, arguments.seeds[0]], place) for row in ROWS})
-    page = PAGE.read_text(encoding="utf-8")
-    write_text(PAGE, with_figures(page, figures(read_measured(RECORDS))))
-    print(PAGE.read_text(encoding="utf-8"))
+        for (head, seed), training in jobs.items():
+            measure(head, seed, training, place)
+        draw({head: load(job_folder(jobs[head, options.seeds[0]], place), device="cpu") for head in HEADS})
+    write_text(PAGE, with_figures(PAGE.read_text(encoding="utf-8"), figures(read_scores(RECORDS))))
+    print(f"written to {PAGE}")
 
 
-def job(row: Row, seed: int) -> Job:
-    """The training of a row, at a rate that Table 1 at desk scale has it choose from, and so under a key of its."""
-    experiment = f"desk/table1/{row.key}"
-    rate = ("schedule.max_lr=0.03",) if row.key == "gap" else ()  # the measured maps are of this rate
-    composed = compose_with_start((f"experiment={experiment}", *rate, f"seed={seed}"))
-    key = config_key(*map(build_config, composed))
-    return Job(table="pointing", row=row.key, scale="desk", seed=seed, key=key, experiment=experiment, overrides=rate)
+def job(head: Head, seed: int) -> Job:
+    """The training of a head, which has the key of its run in Table 1."""
+    compose.load_components(())
+    planner = make_planner("1", TableOptions(scale="desk"), compose.Arguments())
+    (table,) = planner.request.tables
+    return replace(planner.job(table, table.row(head.key), seed, (f"schedule.max_lr={head.rate}",)), table="pointing")
 
 
 def train(jobs: Sequence[Job], place: Workspace) -> None:
-    """Make the runs that are not there. Leaves where one fails."""
+    """Train what is missing. Exits if a run fails."""
     known = find_records(place.records).by_key
     for gone in [known[job.key] for job in jobs if job.key in known and not job_folder(job, place).exists()]:
-        (place.records / gone.file_name).unlink()  # its run was deleted, and there is nothing to look at
+        (place.records / gone.file_name).unlink()  # its run was deleted, so there are no weights to score
     outcome = run_jobs(jobs, place, Display())
     if outcome.stopped:
-        print("stopped; the same command goes on")
+        print("stopped; the same command resumes")
         raise SystemExit(outcome.stopped)
     if outcome.failures:
         raise SystemExit("\n".join(map(str, outcome.failures)))
 
 
-def measure(row: Row, seed: int, made: Job, place: Workspace) -> None:
-    """Score the maps of a run on the test scenes, and write that down, unless it is written already."""
-    from mldec.engine import data_splits
-    from mldec.engine.predictor import load
-
-    path = RECORDS / f"{row.key}_seed{seed}_{made.key[:8]}.json"
+def measure(head: Head, seed: int, training: Job, place: Workspace) -> None:
+    """Score the maps of a run on the test scenes and write the record, unless there is one."""
+    path = RECORDS / f"{head.key}_seed{seed}_{training.key[:8]}.json"
     if path.exists():
         return
-    folder, display = job_folder(made, place), Display()
+    folder, display = job_folder(training, place), Display()
     predictor = load(folder, device="cpu")
     test, boxes = data_splits.build_split(predictor.config, "test"), boxes_of(predictor.config, "test")
     scored = {}
-    with display.bar(f"{row.key} seed {seed}", len(row.weightings) * 2 * len(test)) as bar:
-        for weighting in row.weightings:
+    with display.bar(f"{head.key} seed {seed}", len(head.weightings) * 2 * len(test)) as bar:
+        for weighting in head.weightings:
             for shifted in (True, False):
                 found = score_pointing(predictor, test, boxes, weighting, shifted=shifted, on_batch=bar.advance)
                 scored[weighting if shifted else f"{weighting}, not shifted"] = asdict(found)
     environment = read_json(folder / "environment.json")
     content = {
-        "row": row.key,
+        "row": head.key,
         "seed": seed,
-        "key": made.key,
-        "mAP": find_records(place.records).by_key[made.key].metrics["mAP"],
+        "key": training.key,
+        "mAP": find_records(place.records).by_key[training.key].metrics["mAP"],
         "shift": predictor.view(64, 64).shift,
         "pointing": scored,
         "environment": {name: environment[name] for name in KEPT if name in environment},
@@ -143,17 +145,12 @@ def measure(row: Row, seed: int, made: Job, place: Workspace) -> None:
 # Images -------------------------------------------------------------------------------------------------------------
 
 
-def draw(runs: dict[Row, Path], scenes: int = 3) -> None:
-    """The first test scenes of four digits or more whose first label all heads found; and scenes with two labels of one
-    group, for its one query."""
-    from mldec.data.image import decode
-    from mldec.engine import data_splits, image_sheets
-    from mldec.engine.predictor import Predictor, load
-
-    predictors = {row: load(folder, device="cpu") for row, folder in runs.items()}
-    config = predictors[ROWS[0]].config
-    test, boxes = data_splits.build_split(config, "test"), boxes_of(config, "test")
-    names = test.labels.names
+def draw(predictors: dict[Head, Predictor]) -> None:
+    """The first test scenes of at least four labels whose first one all heads found, and those with two labels of one
+    group of the last head, for their shared query."""
+    grouped = predictors[HEADS[-1]]
+    test, boxes = data_splits.build_split(grouped.config, "test"), boxes_of(grouped.config, "test")
+    names, group = test.labels.names, grouped.model.head.query_of_labels().tolist()  # type: ignore[operator]
 
     def tile(predictor: Predictor, image: np.ndarray, row: int, name: str, weighting: Any) -> np.ndarray:
         where = predictor.maps([image], weighting)[0, names.index(name)]
@@ -162,40 +159,28 @@ def draw(runs: dict[Row, Path], scenes: int = 3) -> None:
     def found(predictor: Predictor, image: np.ndarray, labels: Sequence[str]) -> bool:
         return bool((predictor.scores([image])[0, [names.index(name) for name in labels]] > 0.5).all())
 
-    tiles: list[np.ndarray] = []
-    captions: list[list[tuple[str, tuple[int, int, int]]]] = []
-    columns = 1 + sum(len(row.weightings) for row in runs)
+    columns = 1 + sum(len(head.weightings) for head in predictors)
+    tiles, captions, group_tiles, group_captions = [], [], [], []
     for row in range(len(test)):
         image, name = decode(test.path(row)), next(iter(boxes[row]))
-        if len(boxes[row]) < 4 or not all(found(p, image, [name]) for p in predictors.values()):
-            continue
-        tiles.append(framed(enlarged(image), boxes[row][name]))
-        captions.append([(name, image_sheets.WHITE)])
-        for head, predictor in predictors.items():
-            for weighting in head.weightings:
-                tiles.append(tile(predictor, image, row, name, weighting))
-                captions.append([(head.key, image_sheets.WHITE), (weighting, image_sheets.GREY)])
-        if len(tiles) == scenes * columns:
+        wanted = len(tiles) < SCENES * columns and len(boxes[row]) >= 4
+        if wanted and all(found(predictor, image, [name]) for predictor in predictors.values()):
+            tiles.append(framed(enlarged(image), boxes[row][name]))
+            captions.append([(name, WHITE)])
+            for head, predictor in predictors.items():
+                tiles += [tile(predictor, image, row, name, weighting) for weighting in head.weightings]
+                captions += [[(head.key, WHITE), (weighting, GREY)] for weighting in head.weightings]
+        of_one = ([n for n in boxes[row] if group[names.index(n)] == g] for g in sorted(set(group)))
+        pair = next((labels[:2] for labels in of_one if len(labels) > 1), None)
+        if len(group_tiles) < SCENES * 4 and pair is not None and found(grouped, image, pair):
+            shared = framed(tile(grouped, image, row, pair[0], "attention"), boxes[row][pair[1]])
+            group_tiles += [enlarged(image), shared, *(tile(grouped, image, row, name, "label") for name in pair)]
+            group_captions += [[(" and ".join(pair), WHITE)], [("attention of their query", GREY)]]
+            group_captions += [[(name, WHITE)] for name in pair]
+        if len(tiles) == SCENES * columns and len(group_tiles) == SCENES * 4:
             break
     save(IMAGES / "explain-heads.jpg", image_sheets.sheet(tiles, captions, columns=columns), width=1400)
-
-    grouped = predictors[ROWS[-1]]
-    group = grouped.model.head.query_of_labels().tolist()  # type: ignore[operator]
-    tiles, captions = [], []
-    for row in range(len(test)):
-        image = decode(test.path(row))
-        of_one = [[n for n in boxes[row] if group[names.index(n)] == g] for g in sorted(set(group))]
-        pair = next((labels[:2] for labels in of_one if len(labels) > 1), None)
-        if pair is None or not found(grouped, image, pair):
-            continue
-        tiles += [enlarged(image), tile(grouped, image, row, pair[0], "attention")]
-        captions += [[(" and ".join(pair), image_sheets.WHITE)], [("attention of their query", image_sheets.GREY)]]
-        tiles[-1] = framed(tiles[-1], boxes[row][pair[1]])
-        tiles += [tile(grouped, image, row, name, "label") for name in pair]
-        captions += [[(name, image_sheets.WHITE)] for name in pair]
-        if len(tiles) == 4 * 3:
-            break
-    save(IMAGES / "explain-group.jpg", image_sheets.sheet(tiles, captions, columns=4), width=960)
+    save(IMAGES / "explain-group.jpg", image_sheets.sheet(group_tiles, group_captions, columns=4), width=960)
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:
@@ -203,7 +188,7 @@ def enlarged(image: np.ndarray) -> np.ndarray:
 
 
 def framed(image: np.ndarray, boxes: Sequence[tuple[int, int, int, int]], canvas: int = 64) -> np.ndarray:
-    """A scene of side SIDE with thin frames around boxes that are in pixels of the `canvas`."""
+    """A scene of side SIDE with thin frames around boxes in pixels of the `canvas`."""
     scale = SIDE // canvas
     for x, y, width, height in boxes:
         corner = (scale * (x + width), scale * (y + height))
@@ -219,81 +204,59 @@ def save(path: Path, image: np.ndarray, width: int) -> None:
 # The page -------------------------------------------------------------------------------------------------------------
 
 
-def read_measured(folder: Path) -> dict[Row, list[dict[str, Any]]]:
-    """What was measured of the rows that were, with the seeds that all of these have. Leaves if there is none."""
-    measured = {
-        row: sorted(
-            (json.loads(path.read_text(encoding="utf-8")) for path in folder.glob(f"{row.key}_seed*.json")),
-            key=lambda content: content["seed"],
-        )
-        for row in ROWS
-    }
-    measured = {row: found for row, found in measured.items() if found}
-    each = [{content["seed"] for content in found} for found in measured.values()]
-    seeds = set.intersection(*each) if each else set()
+def read_scores(folder: Path) -> dict[Head, list[dict[str, Any]]]:
+    """The records of each head, by seed, of the seeds that all measured heads have. Exits if there is none."""
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*_seed*.json"))]
+    by_head = {head: [c for c in contents if c["row"] == head.key] for head in HEADS}
+    by_head = {head: sorted(found, key=lambda c: c["seed"]) for head, found in by_head.items() if found}
+    seeds = set.intersection(*({c["seed"] for c in found} for found in by_head.values())) if by_head else set()
     if not seeds:
-        raise SystemExit(f"{folder} has no seed of which all heads were measured; type: python scripts/pointing.py")
-    return {row: [content for content in found if content["seed"] in seeds] for row, found in measured.items()}
+        raise SystemExit(f"{folder} has no seed of which all heads were measured; use python scripts/pointing.py")
+    return {head: [c for c in found if c["seed"] in seeds] for head, found in by_head.items()}
 
 
 def with_figures(page: str, made: str) -> str:
     """The page with what stands between the two marks replaced. Raises ValueError without them."""
-    before, _, rest = page.partition(BEGIN)
-    _, mark, after = rest.partition(END)
-    if not mark:
+    if not re.search(rf"{re.escape(BEGIN)}.*{re.escape(END)}", page, re.DOTALL):
         raise ValueError(f"{PAGE} lacks the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{made}\n{END}{after}"
+    return f"{page.partition(BEGIN)[0]}{BEGIN}\n\n{made}\n{END}{page.partition(END)[2]}"
 
 
-def figures(measured: dict[Row, list[dict[str, Any]]]) -> str:
-    """The generated part of the page, from what was measured alone."""
-
-    def values(key: str, weighting: str, name: str = "inside") -> list[float]:
-        row = next(row for row in ROWS if row.key == key)
-        return [content["pointing"][weighting][name] for content in measured[row]]
-
-    lines = []
-    for row, contents in measured.items():
-        scores = spread([content["mAP"] for content in contents])
-        for weighting in row.weightings:
-            scored = {
-                name: values(row.key, weighting, name)
-                for name in ("inside", "another", "chance", "labels", "present", "chance_another")
-            }
-            plain = spread(values(row.key, f"{weighting}, not shifted"))
-            share = statistics.mean(scored["labels"]) / statistics.mean(scored["present"])
-            lines.append(
-                f"| {row.title} | {weighting} | {scores} | {100 * share:.1f} | **{spread(scored['inside'])}** | "
-                f"{spread(scored['chance'])} | {spread(scored['another'])} | {spread(scored['chance_another'])} | "
-                f"{plain} |"
-            )
-    seeds = sorted({content["seed"] for contents in measured.values() for content in contents})
-    every = [content for contents in measured.values() for content in contents]
-    shifts = [-value for content in every for value in content["shift"]]
-    environment = every[0]["environment"]
-    present = every[0]["pointing"]["label"]["present"]
-    versions = ", ".join(f"{name} {environment['packages'][name]}" for name in ("torch", "timm"))
+def figures(scores: dict[Head, list[dict[str, Any]]]) -> str:
+    """The generated part of the page."""
     titles = ["head", "maps", "test mAP", "found %", "**inside %**", "chance %"]
     titles += ["on another label's object %", "chance %", "inside %, not shifted"]
+    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+    for head, contents in scores.items():
+        for weighting in head.weightings:
+            of = {
+                name: [c["pointing"][weighting][name] for c in contents] for name in contents[0]["pointing"][weighting]
+            }
+            plain = [content["pointing"][f"{weighting}, not shifted"]["inside"] for content in contents]
+            found = 100 * sum(of["labels"]) / sum(of["present"])
+            cells = [head.title, weighting, spread([content["mAP"] for content in contents]), f"{found:.1f}"]
+            cells += [f"**{spread(of['inside'])}**", spread(of["chance"]), spread(of["another"])]
+            lines.append(f"| {' | '.join([*cells, spread(of['chance_another']), spread(plain)])} |")
+    every = [content for contents in scores.values() for content in contents]
+    seeds = sorted({content["seed"] for content in every})
+    counted = f"Means ± standard deviation of seeds {', '.join(map(str, seeds))}"
+    if len(seeds) == 1:
+        counted = f"One seed ({seeds[0]}), so differences of a few points are not significant"
+    shifts = [-value for content in every for value in content["shift"]]
+    environment, present = every[0]["environment"], every[0]["pointing"]["label"]["present"]
+    versions = ", ".join(f"{name} {environment['packages'][name]}" for name in ("torch", "timm"))
     table = "\n".join(lines)
-    findings = "\n".join(sentence for key, sentence in SENTENCES.items() if key in {row.key for row in measured})
-    for name in re.findall(r"{(\S+?)}", findings):
-        key, weighting, quantity = name.split(":")
-        findings = findings.replace(f"{{{name}}}", f"{statistics.mean(values(key, weighting, quantity)):.1f} %")
-    return f"""| {" | ".join(titles)} |
-|{"---|" * len(titles)}
-{table}
+    return f"""{table}
 
-{counted(seeds)}. The trainings are those that Table 1 at desk scale makes
-or tries (average pooling: at 0.03). Of the {present:,} labels in the 2,000 test scenes
-those count that have a score above 0.5 ("found"): nearly all, since the loss favours what is present. "Inside": the
-highest point of the map is in a box of that label. Chance is a point drawn anywhere in the image.
+{counted}. The trainings are those that Table 1 at desk scale makes or tries (average pooling: at 0.03).
+A label counts if its score is above 0.5 ("found"), as for nearly all of the {present:,} labels in the 2,000 test
+scenes, since the loss favours labels that are present. "Inside": the peak of the map is in a box of that label.
+Chance is the same for a random point of the image.
 
-{findings}
-* The map of this backbone lies {min(shifts):.2f} to {max(shifts):.2f} cells further to the top left than an image of
-  its size would (measured in each run; by its strides 0.44). The last column is without regard to that.
+The map of this backbone lies {min(shifts):.2f} to {max(shifts):.2f} cells further to the top left than an image of
+its size would (measured in each run; 0.44 according to its strides). The last column ignores that.
 
-![One scene a row with one of its labels, which is framed: the maps of the heads](images/explain-heads.jpg)
+![One scene per row with one of its labels, which is framed: the maps of the heads](images/explain-heads.jpg)
 
 The first test scenes of at least four labels whose first one all heads found; of seed {seeds[0]}, not selected further.
 
@@ -306,29 +269,10 @@ Made by `python scripts/pointing.py` on {environment["device"]}, Python {environ
 """
 
 
-#: What the figures say of each head; {head:maps:figure} is put in.
-SENTENCES = {
-    "gap": "* The class activation map of average pooling is inside in {gap:label:inside}.",
-    "transformer_decoder": """* The attention of the transformer decoder is inside in
-  {transformer_decoder:attention:inside}, its contributions in {transformer_decoder:label:inside}.""",
-    "ml_decoder_k80": """* With one query a label, ML-Decoder's attention is inside in
-  {ml_decoder_k80:attention:inside}, contributions in {ml_decoder_k80:label:inside}.""",
-    "ml_decoder_k20": """* Where four labels share a query, its attention is inside a box of the label in
-  {ml_decoder_k20:attention:inside} and on an object of another label in {ml_decoder_k20:attention:another}; what the
-  label itself makes of that attention, in {ml_decoder_k20:label:inside} and {ml_decoder_k20:label:another}.""",
-}
-
-
-def counted(seeds: Sequence[int]) -> str:
-    if len(seeds) == 1:
-        return f"One seed ({seeds[0]}), so differences of a few points say nothing"
-    return f"Means ± standard deviation of seeds {', '.join(map(str, seeds))}"
-
-
 def spread(values: Sequence[float]) -> str:
     """Mean ± standard deviation; of a single seed its value."""
     return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -164,26 +164,27 @@ def _slots(options: TableOptions) -> tuple[tuple[dict[str, str], ...], tuple[str
 def _reproduce(planner: Planner, name: str, *, run: bool, page: Path | None) -> int:
     """Run what is missing of each table (if `run`) and report all of them; returns the exit code."""
     from mldec.engine.display import Display
-    from mldec.paper.reproduction import ReproductionStatus, reproduce
+    from mldec.paper.reproduction import reproduce
     from mldec.paper.results import row_results, write_page, write_table
+    from mldec.paper.runner import Outcome
 
-    status, results = ReproductionStatus(), {}
+    outcome, results = Outcome(), {}
     for table in planner.request.tables:
-        if run and not status.stopped:
-            reproduce(planner, table, status, Display())
-        results[table.id] = row_results(planner, table, status.failures, status.unavailable)
+        if run and not outcome.stopped:
+            reproduce(planner, table, outcome, Display())
+        results[table.id] = row_results(planner, table, outcome)
         print(f"\n{write_table(planner, table, results[table.id])}", flush=True)
     if page is not None:
         records, scale = planner.request.workspace.records, planner.request.scale
         places = f"records={_relative(records)} page={_relative(page)}"
         write_page(planner, results, page, f"mldec table {name} scale={scale} report_only=true {places}")
         print(f"written to {page}", file=sys.stderr)
-    for failure in status.failures:
+    for failure in outcome.failures:
         print(f"error: failed: {failure}", file=sys.stderr)
-    if status.stopped:
+    if outcome.stopped:
         print("note: stopped; the same command resumes", file=sys.stderr)
-        return status.stopped
-    return 1 if status.failures or status.unavailable else 0
+        return outcome.stopped
+    return 1 if outcome.failures or outcome.unavailable else 0
 
 
 def _launch(planner: Planner, arguments: compose.Arguments, *, slurm: bool) -> int:

@@ -6,8 +6,9 @@ import csv
 import io
 from collections.abc import Sequence
 
-from mldec.paper.layout import cell_text, lay_out
-from mldec.paper.markup import latex_text, spreadsheet_text
+from mldec.labels import to_cell
+from mldec.paper.layout import READING, caption, cell_text, lay_out
+from mldec.paper.markup import latex_text
 from mldec.paper.tables import PaperTable, Scale
 from mldec.paper.values import RowResult, result_values
 
@@ -22,14 +23,14 @@ def csv_text(table: PaperTable, results: Sequence[RowResult], scale: Scale) -> s
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["table", "row", *map(spreadsheet_text, table.cells), "figure", *FIELDS])
+    writer.writerow(["table", "row", *table.cells, "figure", *FIELDS])
     for result in results:
         leading = [table.id, result.row.key, *(cell_text(result, name) for name in table.cells)]
         for figure, value in result_values(table, result, scale).items():
             within = None if value.within is None else "yes" if value.within else "no"
-            numbers = (value.mean, value.std, value.seeds or None, value.difference)
-            row = [*map(spreadsheet_text, (*leading, figure)), value.published, value.source, *numbers, within]
-            writer.writerow(["" if entry is None else entry for entry in (*row, spreadsheet_text(value.status))])
+            numbers = (value.published, value.source, value.mean, value.std, value.seeds or None, value.difference)
+            row = (*leading, figure, *numbers, within, value.status)
+            writer.writerow([to_cell(" ".join(cell.split())) if isinstance(cell, str) else cell for cell in row])
     return out.getvalue()
 
 
@@ -37,7 +38,7 @@ def latex(table: PaperTable, results: Sequence[RowResult], scale: Scale) -> str:
     r"""A table environment for the package booktabs, with caption and `\label{tab:table5}`, `…-desk}` at desk scale."""
     layout = lay_out(table, results, scale)
     over, under, rules = [""] * len(layout.cells), [*layout.cells], []
-    for figure, parts in layout.figures:
+    for figure, parts in layout.figures.items():
         first = len(under) + 1
         over.append(rf"\multicolumn{{{len(parts)}}}{{c}}{{{latex_text(figure)}}}")
         rules.append(rf"\cmidrule(lr){{{first}-{first + len(parts) - 1}}}")
@@ -54,7 +55,7 @@ def latex(table: PaperTable, results: Sequence[RowResult], scale: Scale) -> str:
         r"\centering",
         r"\footnotesize",
         r"\setlength{\tabcolsep}{4pt}",
-        rf"\caption{{{latex_text(layout.caption)}}}",
+        rf"\caption{{{latex_text(caption(table, scale))}}}",
         rf"\label{{tab:{table.id}{'-desk' if scale == 'desk' else ''}}}",
         rf"\begin{{tabular}}{{{'l' * len(layout.cells)}{'r' * (len(under) - len(layout.cells))}}}",
         r"\toprule",
@@ -66,6 +67,6 @@ def latex(table: PaperTable, results: Sequence[RowResult], scale: Scale) -> str:
         r"\bottomrule",
         r"\end{tabular}",
     ]
-    below = [*notes, " ".join(map(latex_text, (*layout.legend, *layout.reading)))]
+    below = [*notes, " ".join(map(latex_text, (*layout.legend, *READING[scale])))]
     text += ["", r"\medskip", r"\raggedright", *(rf"{sentence}\par" for sentence in below)]
     return "\n".join([*text, r"\end{table}", ""])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from mldec.paper.markup import markdown_text
-from mldec.paper.tables import COUNTED, UNVERIFIED, Finding, PaperTable, Plateau
+from mldec.paper.tables import COUNTED, Finding, PaperTable
 from mldec.paper.values import MARK, ResultValue, RowResult, number, obtained, result_values, row_name, samples_by_seed
 
 VerdictText = Literal["holds", "does not hold", "not decided", "not run"]
@@ -48,12 +47,11 @@ def judge(table: PaperTable, results: Sequence[RowResult]) -> tuple[Verdict, ...
     """
     by_key = {result.row.key: result for result in results}
     compared = [_compare(table, finding, by_key) for finding in table.findings]
-    corrected = iter(holm([entry.p for entry in compared if entry is not None and entry.p is not None]))
-    verdicts = []
-    for finding, entry in zip(table.findings, compared, strict=True):
-        p = next(corrected) if entry is not None and entry.p is not None else None
-        verdicts.append(_verdict(table, finding, by_key, entry, p))
-    return tuple(verdicts)
+    corrected = iter(holm([pair.p for pair in compared if pair.p is not None]))
+    return tuple(
+        _verdict(table, finding, pair, None if pair.p is None else next(corrected), by_key)
+        for finding, pair in zip(table.findings, compared, strict=True)
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -97,46 +95,40 @@ def plateaus(table: PaperTable, results: Sequence[RowResult]) -> str:
     """A Markdown bullet for each row that is meant to be at its plateau, with the evidence; "" where there is none."""
     by_key = {result.row.key: result for result in results}
     bullets = []
-    for pair in table.plateau:
-        reached, evidence = _plateau(table, pair, by_key)
+    for key in table.plateau:
+        reached, evidence = _plateau(table, key, by_key)
         text = {True: "at its plateau", False: "not at its plateau", None: "not known"}[reached]
-        name = row_name(table, table.row(pair.row))
-        bullets.append(f"* {markdown_text(name)}: **{text}**. {markdown_text(evidence)}")
+        bullets.append(f"* {markdown_text(row_name(table, table.row(key)))}: **{text}**. {markdown_text(evidence)}")
     return "\n".join(bullets)
 
 
 class _Comparison(NamedTuple):
-    """Paired differences of the two rows of a finding (one number where the figure is counted)."""
+    """The two rows of a finding, better first, and their paired differences: one number where the figure is counted."""
 
-    differences: list[float]
-    bar: float
-    p: float | None  # of the mean difference being the bar, not corrected; None: not tested
+    names: list[str]
+    values: list[ResultValue]
+    differences: list[float] | None = None  # None: a row has no value
+    bar: float = 0.0
+    p: float | None = None  # of the mean difference being the bar, not corrected; None: not tested
 
 
-def _compare(table: PaperTable, finding: Finding, by_key: Mapping[str, RowResult]) -> _Comparison | None:
-    """The values that a finding compares; None where one of its rows has none."""
-    results = _pair(table, finding, by_key)
+def _compare(table: PaperTable, finding: Finding, by_key: Mapping[str, RowResult]) -> _Comparison:
+    results = [by_key.get(key) or RowResult(row=table.row(key)) for key in (finding.better, finding.worse)]
+    names = [row_name(table, result.row) for result in results]
+    # The scale only matters for differences to published values, which are not used here.
+    values = [result_values(table, result, "desk")[finding.figure] for result in results]
+    better, worse = (value.mean for value in values)
+    if better is None or worse is None:
+        return _Comparison(names, values)
     if finding.figure in COUNTED:
-        # The scale only matters for differences to published values, which are not used here.
-        better, worse = (result_values(table, result, "desk")[finding.figure].mean for result in results)
-        if better is None or worse is None:
-            return None
-        return _Comparison([better - worse], _bar(finding, worse), None)
-    samples = [samples_by_seed(result, finding.figure) for result in results]
-    if not all(samples):
-        return None
-    seeds = sorted(samples[0].keys() & samples[1].keys())
-    differences = [samples[0][seed] - samples[1][seed] for seed in seeds]
-    bars = [_bar(finding, samples[1][seed]) for seed in seeds]  # a percentage is one of each pair's own value
-    p = None
-    if len(seeds) > 1:
-        p = t_test([difference - bar for difference, bar in zip(differences, bars, strict=True)]).p
-    return _Comparison(differences, statistics.fmean(bars) if bars else 0.0, p)
-
-
-def _pair(table: PaperTable, finding: Finding, by_key: Mapping[str, RowResult]) -> list[RowResult]:
-    """The results of the two rows of a finding."""
-    return [by_key.get(key) or RowResult(row=table.row(key)) for key in (finding.better, finding.worse)]
+        return _Comparison(names, values, [better - worse], _bar(finding, worse))
+    ours, theirs = (samples_by_seed(result, finding.figure) for result in results)
+    seeds = sorted(ours.keys() & theirs.keys())
+    differences = [ours[seed] - theirs[seed] for seed in seeds]
+    bars = [_bar(finding, theirs[seed]) for seed in seeds]  # a percentage is one of each pair's own value
+    above = [difference - bar for difference, bar in zip(differences, bars, strict=True)]
+    p = t_test(above).p if len(seeds) > 1 else None
+    return _Comparison(names, values, differences, statistics.fmean(bars) if bars else 0.0, p)
 
 
 def _bar(finding: Finding, worse: float) -> float:
@@ -146,45 +138,36 @@ def _bar(finding: Finding, worse: float) -> float:
 
 
 def _verdict(
-    table: PaperTable, finding: Finding, by_key: Mapping[str, RowResult], entry: _Comparison | None, p: float | None
+    table: PaperTable, finding: Finding, pair: _Comparison, p: float | None, by_key: Mapping[str, RowResult]
 ) -> Verdict:
-    pair = _pair(table, finding, by_key)
-    values = [result_values(table, result, "desk")[finding.figure] for result in pair]
-    shown = [f"{row_name(table, result.row)}: {obtained(value)}" for result, value in zip(pair, values, strict=True)]
+    shown = [f"{name}: {obtained(value)}" for name, value in zip(pair.names, pair.values, strict=True)]
     evidence = f"{table.figures[finding.figure]} of {'; of '.join(shown)}"
-    if entry is None:
-        return Verdict(finding=finding, text="not run", evidence=f"{evidence}.{_paper(values)}")
-    evidence += f"; {_difference(finding, entry, p, like=values[1].mean or 0.0)}"
-    text = _verdict_text(finding, entry, p)
-    unsettled = [
-        row_name(table, table.row(plateau.row))
-        for plateau in table.plateau
-        if plateau.row in (finding.better, finding.worse) and not _plateau(table, plateau, by_key)[0]
-    ]
-    if unsettled:
-        text, evidence = "not decided", f"{evidence}; not shown to be at its plateau: {', '.join(unsettled)}"
-    return Verdict(finding=finding, text=text, evidence=f"{evidence}.{_paper(values)}")
+    text: VerdictText = "not run"
+    if pair.differences is not None:
+        text, evidence = _verdict_text(finding, pair, p), f"{evidence}; {_difference(finding, pair, p)}"
+        keys = [key for key in table.plateau if key in (finding.better, finding.worse)]
+        unsettled = [row_name(table, table.row(key)) for key in keys if not _plateau(table, key, by_key)[0]]
+        if unsettled:
+            text, evidence = "not decided", f"{evidence}; not shown to be at its plateau: {', '.join(unsettled)}"
+    return Verdict(finding=finding, text=text, evidence=f"{evidence}.{_paper(pair.values)}")
 
 
-def _difference(finding: Finding, entry: _Comparison, p: float | None, like: float) -> str:
+def _difference(finding: Finding, pair: _Comparison, p: float | None) -> str:
     """`difference +1.05 over 5 pairs, 95 % interval +0.81 to +1.29, p = 0.002`, with the tolerance, if any."""
-    differences = entry.differences
-    if not differences:
+    if not pair.differences:
         return "no seed in common"
-    mean = statistics.fmean(differences)
-    text = f"difference {number(mean, like=like, sign=True)}"
+    like, test = pair.values[1].mean, None if p is None else t_test(pair.differences)
+    text = f"difference {number(statistics.fmean(pair.differences), like=like, sign=True)}"
     if finding.figure not in COUNTED:
-        text += f" over {len(differences)} {'pair' if len(differences) == 1 else 'pairs'}"
-    if p is not None:
-        test = t_test(differences)
+        text += f" over {len(pair.differences)} {'pair' if len(pair.differences) == 1 else 'pairs'}"
+    if test is not None:
         low, high = (number(end, like=like, sign=True) for end in (test.low, test.high))
         text += f", 95 % interval {low} to {high}"
     if finding.within is not None:
-        tolerance = f"{finding.within:g} %" if finding.percent else f"{finding.within:g}"
-        text += f", tolerance {tolerance}"
-    if p is not None:
+        text += f", tolerance {finding.within:g}{' %' if finding.percent else ''}"
+    if p is not None and test is not None:
         text += f", {_p(p)} after Holm's correction"
-        if entry.bar != 0 and test.p < LEVEL:
+        if pair.bar != 0 and test.p < LEVEL:
             text += f"; the difference itself is significant ({_p(test.p)}, not corrected)"
     return text
 
@@ -193,23 +176,25 @@ def _p(p: float) -> str:
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
-def _verdict_text(finding: Finding, entry: _Comparison, p: float | None) -> VerdictText:
-    mean = statistics.fmean(entry.differences) if entry.differences else math.nan
-    if finding.figure in COUNTED:
-        return "holds" if mean > entry.bar or (finding.within is not None and mean == entry.bar) else "does not hold"
-    if p is None or p >= LEVEL:
+def _verdict_text(finding: Finding, pair: _Comparison, p: float | None) -> VerdictText:
+    counted = finding.figure in COUNTED
+    if not pair.differences or (not counted and (p is None or p >= LEVEL)):
         return "not decided"
-    return "holds" if mean > entry.bar else "does not hold"
+    mean = statistics.fmean(pair.differences)
+    above = mean > pair.bar or (counted and finding.within is not None and mean == pair.bar)
+    return "holds" if above else "does not hold"
 
 
-def _plateau(table: PaperTable, plateau: Plateau, by_key: Mapping[str, RowResult]) -> tuple[bool | None, str]:
+def _plateau(table: PaperTable, key: str, by_key: Mapping[str, RowResult]) -> tuple[bool | None, str]:
     """Whether a row is at its plateau, None where that is not known, and the evidence.
 
     It is if twice the epochs change the mean val metric by less than `SETTLED`, over the seeds that both rows have.
     """
     short, long = (
-        {record.seed: record.best for record in by_key[key].records if record.best is not None} if key in by_key else {}
-        for key in (plateau.row, plateau.doubled)
+        {record.seed: record.best for record in by_key[name].records if record.best is not None}
+        if name in by_key
+        else {}
+        for name in (key, table.plateau[key])
     )
     if not short:
         return None, "Not run."
@@ -228,5 +213,5 @@ def _paper(values: Sequence[ResultValue]) -> str:
     better, worse = values
     if better.published is None or worse.published is None:
         return ""
-    doubt = f" {MARK}" if {better.source, worse.source} & set(UNVERIFIED) else ""
+    doubt = f" {MARK}" if better.unverified or worse.unverified else ""
     return f" Published: {number(better.published - worse.published, like=worse.published, sign=True)}{doubt}."

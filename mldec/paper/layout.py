@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from mldec.paper.tables import SOURCES, UNVERIFIED, PaperTable, Scale
 from mldec.paper.values import MARK, SPREAD, ResultValue, RowResult, difference, obtained, published, result_values
@@ -33,59 +34,49 @@ class Layout:
     """A table in plain text.
 
     Attributes:
-        caption: `Table 5. MS-COCO, compared …`, with the scale.
         cells: titles of the first columns.
-        figures: title of each figure and those of its columns, which follow the cells.
+        figures: by the title of a figure those of its columns, which follow the cells.
+        legend: sentences about this table's marks and sources.
         rows: one text per column each.
         marks: for each row the numbers of its footnotes.
         notes: the footnotes, from 1.
-        legend: sentences about this table's marks and sources.
-        reading: sentences about all tables of the scale.
     """
 
-    caption: str
     cells: tuple[str, ...]
-    figures: tuple[tuple[str, tuple[str, ...]], ...]
-    rows: tuple[tuple[str, ...], ...]
-    marks: tuple[tuple[int, ...], ...]
-    notes: tuple[str, ...]
-    legend: tuple[str, ...]
-    reading: tuple[str, ...]
+    figures: dict[str, list[str]]
+    legend: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    marks: list[list[int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def lay_out(table: PaperTable, results: Sequence[RowResult], scale: Scale) -> Layout:
     """The table in plain text. A figure that the paper has for none of the rows is only shown as obtained."""
     values = [result_values(table, result, scale) for result in results]
-    compared = {figure: any(row[figure].given for row in values) for figure in table.figures}
-    parts = {f: tuple(p for p in PARTS[scale] if p == "obtained" or compared[f]) for f in table.figures}
-    tags = _tags(values)
-    show: dict[str, Callable[[ResultValue], str]] = {
-        "published": lambda value: published(value, tags=len(tags) > 1),
-        "obtained": obtained,
-        "difference": difference,
-    }
-    notes: list[str] = []
-    marks = []
-    for result, row in zip(results, values, strict=True):
-        own = _notes(table, result, row)
-        notes += [note for note in own if note not in notes]
-        marks.append(tuple(notes.index(note) + 1 for note in own))
-    return Layout(
-        caption=caption(table, scale),
+    columns = [
+        (figure, part)
+        for figure in table.figures
+        for part in PARTS[scale]
+        if part == "obtained" or any(row[figure].given for row in values)
+    ]
+    found = {value.source for row in values for value in row.values() if value.published is not None}
+    tags = [tag for tag in SOURCES if tag in found]
+    show: dict[str, Callable[[ResultValue], str]]
+    show = {"published": partial(published, tags=len(tags) > 1), "obtained": obtained, "difference": difference}
+    layout = Layout(
         cells=tuple(table.cells.values()),
-        figures=tuple((title, tuple(PARTS[scale][p] for p in parts[f])) for f, title in table.figures.items()),
-        rows=tuple(
-            (
-                *(cell_text(result, name) for name in table.cells),
-                *(show[p](value) for f, value in _status_once(result, row).items() for p in parts[f]),
-            )
-            for result, row in zip(results, values, strict=True)
-        ),
-        marks=tuple(marks),
-        notes=tuple(notes),
-        legend=tuple(_legend(values)),
-        reading=READING[scale],
+        figures={
+            table.figures[figure]: [PARTS[scale][p] for f, p in columns if f == figure] for figure in table.figures
+        },
+        legend=_legend(tags, [value for row in values for value in row.values()]),
     )
+    for result, row in zip(results, values, strict=True):
+        own, once = _notes(result, row), _status_once(result, row)
+        layout.notes += [note for note in own if note not in layout.notes]
+        layout.marks.append([layout.notes.index(note) + 1 for note in own])
+        cells = [cell_text(result, name) for name in table.cells]
+        layout.rows.append([*cells, *(show[part](once[figure]) for figure, part in columns)])
+    return layout
 
 
 def caption(table: PaperTable, scale: Scale) -> str:
@@ -110,13 +101,7 @@ def _status_once(result: RowResult, values: Mapping[str, ResultValue]) -> dict[s
     return once
 
 
-def _tags(values: Sequence[Mapping[str, ResultValue]]) -> tuple[str, ...]:
-    """The tags of the published values that are shown, in the order of SOURCES."""
-    found = {value.source for row in values for value in row.values() if value.published is not None}
-    return tuple(tag for tag in SOURCES if tag in found)
-
-
-def _notes(table: PaperTable, result: RowResult, values: Mapping[str, ResultValue]) -> list[str]:
+def _notes(result: RowResult, values: Mapping[str, ResultValue]) -> list[str]:
     notes = [result.row.note.strip()] if result.row.note.strip() else []
     if ":" in result.status:
         notes.append(" ".join(result.status.split()))
@@ -126,9 +111,8 @@ def _notes(table: PaperTable, result: RowResult, values: Mapping[str, ResultValu
     return notes
 
 
-def _legend(values: Sequence[Mapping[str, ResultValue]]) -> list[str]:
-    shown = [value for row in values for value in row.values()]
-    tags = _tags(values)
+def _legend(tags: Sequence[str], values: Sequence[ResultValue]) -> list[str]:
+    """Sentences about the sources of the published values, whose tags are in the order of SOURCES, and their marks."""
     sentences = []
     if len(tags) == 1:
         sentences.append(f"Published values are from: {SOURCES[tags[0]]} ({tags[0]}).")
@@ -137,6 +121,6 @@ def _legend(values: Sequence[Mapping[str, ResultValue]]) -> list[str]:
     if doubtful := [tag for tag in tags if tag in UNVERIFIED]:
         origins = {"M": "from memory", "?": "of unknown source"}
         sentences.append(f"{MARK} {' or '.join(origins[tag] for tag in doubtful)}, unverified.")
-    if any(value.given and value.published is None and value.source != "?" for value in shown):
+    if any(value.given and value.published is None and value.source != "?" for value in values):
         sentences.append("NA: the paper prints none.")
     return sentences

@@ -1,11 +1,9 @@
-"""Text escaped for Markdown, LaTeX and spreadsheets, and Markdown tables."""
+"""Text escaped for Markdown and LaTeX, and Markdown tables."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-
-FORMULA = ("=", "+", "-", "@")  # a spreadsheet takes a cell with such a first character for a formula
 
 _MARKDOWN = {
     "&": "&amp;",
@@ -51,12 +49,6 @@ def markdown_table(rows: Sequence[Sequence[str]], left: int) -> str:
 def latex_text(text: str) -> str:
     """Text on one line, escaped for LaTeX; `spans of code` become typewriter."""
     return _outside_code(text, _LATEX, lambda code: rf"\texttt{{{_replace(code, _LATEX)}}}")
-
-
-def spreadsheet_text(text: str) -> str:
-    """Text on one line, with an apostrophe before what a spreadsheet would take for a formula."""
-    text = " ".join(text.split())
-    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _outside_code(text: str, signs: dict[str, str], code: Callable[[str], str]) -> str:

@@ -71,8 +71,7 @@ class Planner:
 
     def __init__(self, request: TableRequest, compose: Compose) -> None:
         self.request = request
-        self._compose = cache(compose)
-        self._keys: dict[tuple[tuple[str, ...], int], str] = {}
+        self._compose, self._key = cache(compose), cache(self._config_key)
         self._costs: dict[str, Cost] = {}
         self.read_records()
 
@@ -92,12 +91,14 @@ class Planner:
         """The runs among which a row chooses its setting, as far as they are known now (`_candidate_records`)."""
         if not row.choose:
             return []
-        return [self.job(table, row, self.request.search_seed, words) for words in self._candidate_records(table, row)]
+        return [
+            self.job(table, row, self.request.search_seed, choice) for choice in self._candidate_records(table, row)
+        ]
 
     def final_jobs(self, table: PaperTable, row: TableRow) -> list[Job]:
         """The runs of a row, one per seed; none while its setting has not been chosen."""
-        words = self.chosen(table, row)
-        return [] if words is None else [self.job(table, row, seed, words) for seed in self.seeds(table, row)]
+        choice = self.chosen(table, row)
+        return [] if choice is None else [self.job(table, row, seed, choice) for seed in self.seeds(table, row)]
 
     def chosen(self, table: PaperTable, row: TableRow) -> tuple[str, ...] | None:
         """The overrides that are best on val with the search seed, or those of the row that this one refers to.
@@ -109,16 +110,13 @@ class Planner:
         if not row.choose:
             return ()
         val = _val_metrics(self._candidate_records(table, row))
-        return None if any(words not in val for words in candidates(row)) else max(val, key=val.__getitem__)
+        return None if any(choice not in val for choice in candidates(row)) else max(val, key=val.__getitem__)
 
     def tried(self, table: PaperTable, row: TableRow) -> dict[str, list[str]]:
         """The values that were run of each setting that a row chooses, in ascending order."""
-        ran = [words for words, record in self._candidate_records(table, row).items() if record is not None]
-        values = {
-            key: dict.fromkeys(words[position].partition("=")[2] for words in ran)
-            for position, key in enumerate(row.choose)
-        }
-        return {key: sorted(found, key=_ascending) for key, found in values.items()}
+        ran = [choice for choice, record in self._candidate_records(table, row).items() if record is not None]
+        values = [{choice[number].partition("=")[2] for choice in ran} for number in range(len(row.choose))]
+        return {key: sorted(found, key=_ascending) for key, found in zip(row.choose, values, strict=True)}
 
     def records_of(self, table: PaperTable, row: TableRow) -> tuple[Record, ...]:
         """The records of a row, one per seed; of a benchmark one per round."""
@@ -133,10 +131,10 @@ class Planner:
         jobs = self.final_jobs(table, row)
         return bool(jobs) and all(job.key in self.records.by_key for job in jobs)
 
-    def job(self, table: PaperTable, row: TableRow, seed: int, words: Sequence[str] = ()) -> Job:
-        """The run of a row with one seed and the overrides `words`."""
+    def job(self, table: PaperTable, row: TableRow, seed: int, choice: Sequence[str] = ()) -> Job:
+        """The run of a row with one seed and the chosen overrides."""
         assert row.experiment is not None
-        overrides = self._overrides(row, words)
+        overrides = self._overrides(row, choice)
         return Job(
             table=table.id,
             row=row.key,
@@ -166,10 +164,10 @@ class Planner:
     def config(self, table: PaperTable, row: TableRow) -> Config:
         """The config of a row with the setting that it chose, or else the first candidate, and seed 0."""
         assert row.experiment is not None
-        words = self.chosen(table, row)
-        if words is None:
-            words = candidates(row if row.chosen_in is None else table.row(row.chosen_in))[0]
-        return self._configs(row.experiment, self._overrides(row, words), 0)[0]
+        choice = self.chosen(table, row)
+        if choice is None:
+            choice = candidates(row if row.chosen_in is None else table.row(row.chosen_in))[0]
+        return self._configs(row.experiment, self._overrides(row, choice), 0)[0]
 
     def cost(self, table: PaperTable, row: TableRow) -> Cost:
         """Multiply-accumulates and parameters of a row's network; rows with the same network are counted once."""
@@ -179,14 +177,11 @@ class Planner:
             self._costs[network] = count_cost(config, row.needs.labels)
         return self._costs[network]
 
-    def _overrides(self, row: TableRow, words: Sequence[str]) -> tuple[str, ...]:
-        return (*(f"{key}={value}" for key, value in row.settings.items()), *words, *self.request.overrides)
+    def _overrides(self, row: TableRow, choice: Sequence[str]) -> tuple[str, ...]:
+        return (*(f"{key}={value}" for key, value in row.settings.items()), *choice, *self.request.overrides)
 
-    def _key(self, experiment: str, overrides: tuple[str, ...], seed: int) -> str:
-        which = ((experiment, *overrides), seed)
-        if which not in self._keys:
-            self._keys[which] = config_key(*self._configs(experiment, overrides, seed))
-        return self._keys[which]
+    def _config_key(self, experiment: str, overrides: tuple[str, ...], seed: int) -> str:
+        return config_key(*self._configs(experiment, overrides, seed))
 
     def _configs(self, experiment: str, overrides: tuple[str, ...], seed: int) -> list[Config]:
         """The config of an experiment, and that of the one it starts from, if any."""
@@ -201,15 +196,14 @@ class Planner:
         too narrow.
         """
 
-        def record(words: tuple[str, ...]) -> Record | None:
-            return self.records.by_key.get(self.job(table, row, self.request.search_seed, words).key)
+        def record(choice: tuple[str, ...]) -> Record | None:
+            return self.records.by_key.get(self.job(table, row, self.request.search_seed, choice).key)
 
-        found = {words: record(words) for words in candidates(row)}
+        found = {choice: record(choice) for choice in candidates(row)}
         for _ in range(WIDENED):
-            words = _beyond(row, found)
-            if words is None:
+            if (choice := _beyond(row, found)) is None:
                 break
-            found[words] = record(words)
+            found[choice] = record(choice)
         return found
 
 
@@ -232,42 +226,40 @@ def candidates(row: TableRow) -> list[tuple[str, ...]]:
 
 def _val_metrics(found: Mapping[tuple[str, ...], Record | None]) -> dict[tuple[str, ...], float]:
     """The metric on val of each candidate that has one."""
-    return {words: r.best for words, r in found.items() if r is not None and r.best is not None}
+    return {choice: r.best for choice, r in found.items() if r is not None and r.best is not None}
 
 
 def _beyond(row: TableRow, found: Mapping[tuple[str, ...], Record | None]) -> tuple[str, ...] | None:
     """The next candidate beyond the best one; None where that is not at an end, or not known yet."""
     if len(row.choose) != 1 or len(found) < 2:
         return None
-    ((key, _),) = row.choose.items()
-    val = _val_metrics(found)
-    sizes = {words: size for words in found if (size := _number(words[0].partition("=")[2])) is not None and size > 0}
+    val, (key,) = _val_metrics(found), row.choose
+    sizes = {choice: size for choice in found if (size := _number(choice[0].partition("=")[2])) > 0}
     if len(val) < len(found) or len(sizes) < len(found):
         return None
+    ordered = sorted(sizes, key=sizes.__getitem__)
     best = max(val, key=val.__getitem__)
-    smallest, largest = (end(sizes, key=sizes.__getitem__) for end in (min, max))
-    if best not in (smallest, largest):
+    if best not in (ordered[0], ordered[-1]):
         return None
-    return (f"{key}={_next_size(sizes[best], up=best == largest):g}",)
+    return (f"{key}={_next_size(sizes[best], up=best == ordered[-1]):g}",)
 
 
-def _number(value: str) -> float | None:
+def _number(value: str) -> float:
+    """A number; nan for other text."""
     try:
         return float(value)
     except ValueError:
-        return None
+        return math.nan
 
 
-def _ascending(value: str) -> tuple[bool, float]:
+def _ascending(value: str) -> tuple[bool, float | str]:
     """Numbers by size, then text."""
     size = _number(value)
-    return size is None, size or 0.0
+    return (True, value) if math.isnan(size) else (False, size)
 
 
 def _next_size(value: float, *, up: bool) -> float:
     """The next number of …, 0.1, 0.3, 1, 3, 10, … above or below `value`."""
     power = math.floor(math.log10(value)) - 1
     steps = [digit * 10.0 ** (power + offset) for offset in range(4) for digit in (1, 3)]
-    if up:
-        return min(step for step in steps if step > value * 1.01)
-    return max(step for step in steps if step < value * 0.99)
+    return min(s for s in steps if s > value * 1.01) if up else max(s for s in steps if s < value * 0.99)

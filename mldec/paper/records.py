@@ -7,18 +7,17 @@ report but not used.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from mldec.config import Config, to_mapping
+from mldec.config import Config, Range, Seed, build_options, to_mapping
 from mldec.engine.metric_writer import read_records
 from mldec.engine.run_directory import read_json, read_metadata, write_json
-from mldec.errors import DataError, printable, printable_name, shortened, whole_number
+from mldec.errors import MldecError, printable, printable_name, shortened, whole_number
 
 VERSION = 1
 
@@ -26,8 +25,6 @@ BENCHMARK = "benchmark.json"  # in the run directory of a benchmark: its measure
 
 #: What a record keeps of a run's environment.
 KEPT = ("device", "precision", "threads", "python", "platform", "packages", "mldec", "commit")
-
-LARGEST = 1e100  # of a record's numbers; beyond it sums and squares overflow
 
 #: Figures of a table of speed, and what `mldec benchmark model` calls them.
 QUANTITIES = {
@@ -51,6 +48,12 @@ ADDED: Mapping[tuple[str, str], Any] = {
     ("protocol", "gzsl_images"): "all",
 }
 
+LARGEST = 1e100  # of a record's numbers; beyond it sums and squares overflow
+Number = Annotated[float, Range(low=-LARGEST, high=LARGEST)]
+Metrics = Annotated[Mapping[str, Number | None], "an object of numbers, or null where there is none"]
+Scalar = str | int | float | bool | None
+Environment = Annotated[Mapping[str, Scalar | Mapping[str, Scalar]], "an object of texts and numbers"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunIdentity:
@@ -65,7 +68,7 @@ class RunIdentity:
     table: str
     row: str
     scale: str
-    seed: int
+    seed: Seed
     key: str
     experiment: str
     overrides: tuple[str, ...] = ()
@@ -92,12 +95,12 @@ class Record(RunIdentity):
 
     outcome: Literal["finished", "out_of_memory"]
     protocol: str
-    metrics: Mapping[str, float | None]
-    val: Mapping[str, float | None] = field(default_factory=dict)
-    best: float | None = None
-    seconds: float | None = None
-    peak_memory: Mapping[str, int] = field(default_factory=dict)
-    environment: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Metrics
+    val: Metrics = field(default_factory=dict)
+    best: Number | None = None
+    seconds: Number | None = None
+    peak_memory: Annotated[Mapping[str, int], "an object of numbers"] = field(default_factory=dict)
+    environment: Environment = field(default_factory=dict)
     version: int = VERSION
 
     @property
@@ -146,14 +149,14 @@ def write_record(folder: Path, record: Record) -> Path:
     return path
 
 
-def find_records(folder: Path) -> RecordSet:
+def find_records(folder: Path, pattern: str = "*.json") -> RecordSet:
     """All records in a folder. A file that is no record, of another version, or with a wrong entry is skipped with a
     reason that is safe to print."""
     found = RecordSet({}, {})
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+    for path in sorted(folder.glob(pattern)) if folder.is_dir() else []:
         try:
             record = _record(read_json(path))
-        except (DataError, OSError, ValueError, TypeError, RecursionError) as error:
+        except (MldecError, OSError, ValueError, RecursionError) as error:
             found.skipped[path] = printable(str(error))
         else:
             found.by_key[record.key] = record
@@ -162,11 +165,7 @@ def find_records(folder: Path) -> RecordSet:
 
 def has_record(folder: Path, key: str) -> bool:
     """Whether a folder has the record of a configuration; only files whose name has its key are read."""
-    for path in folder.glob(f"*_{key[:8]}.json"):
-        with contextlib.suppress(DataError, OSError, ValueError, TypeError, RecursionError):
-            if _record(read_json(path)).key == key:
-                return True
-    return False
+    return key in find_records(folder, f"*_{key[:8]}.json").by_key
 
 
 def record_of_run(folder: Path, training: RunIdentity) -> Record:
@@ -227,59 +226,25 @@ def record_of_benchmark(folder: Path, training: RunIdentity) -> Record:
 
 
 def _record(content: Any) -> Record:
+    """A record from the content of its file, which may come from anybody. Raises ConfigError or ValueError."""
     if not isinstance(content, dict):
         raise ValueError("is not a record")
     if content.get("version") != VERSION:
         version = shortened(content.get("version"))
         raise ValueError(f"is a record of version {version}; this mldec writes version {VERSION}")
-    if unknown := sorted(set(content) - set(_FIELDS)):
-        raise ValueError(f"has unknown entries: {', '.join(map(shortened, unknown[:5]))}")
-    for name, (is_valid, expected) in _FIELDS.items():
-        if name not in content and name not in _OPTIONAL:
-            raise ValueError(f"has no {name}; a record needs it")
-        if name in content and not is_valid(content[name]):
-            raise ValueError(f"holds {name}={shortened(content[name])}; expected {expected}")
-    return Record(**{**content, "overrides": tuple(content.get("overrides", ()))})
+    unsafe = next((text for text in _texts(content) if printable_name(text) != text), None)
+    if unsafe is not None:
+        raise ValueError(f"holds {shortened(unsafe)}; expected text without control characters")
+    return build_options(Record, content, "a record")
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and printable_name(value) == value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST  # nan is not
-
-
-def _is_number_or_null(value: Any) -> bool:
-    return value is None or _is_number(value)
-
-
-def _holds(value: Any, is_valid: Callable[[Any], bool]) -> bool:
-    """Whether `value` is an object of valid values under printable names."""
-    return isinstance(value, dict) and all(_is_text(name) and is_valid(item) for name, item in value.items())
-
-
-def _is_plain(value: Any) -> bool:
-    """Text, numbers, true, false, null and objects of these, as an environment holds them."""
-    return isinstance(value, bool) or _is_text(value) or _is_number_or_null(value) or _holds(value, _is_plain)
-
-
-#: For each entry of the file of a record, which may come from anybody: its check, and what the error expects.
-_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(
-        ("table", "row", "scale", "key", "experiment", "protocol"), (_is_text, "text without control characters")
-    ),
-    **dict.fromkeys(("seed", "version"), (lambda value: type(value) is int and abs(value) < 2**63, "a whole number")),
-    "overrides": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts"),
-    "outcome": (lambda value: value in ("finished", "out_of_memory"), "finished or out_of_memory"),
-    **dict.fromkeys(
-        ("metrics", "val"), (lambda value: _holds(value, _is_number_or_null), "an object of numbers, or null for none")
-    ),
-    **dict.fromkeys(("best", "seconds"), (_is_number_or_null, "a finite number, or null")),
-    "peak_memory": (lambda value: _holds(value, _is_number), "an object of numbers"),
-    "environment": (lambda value: _holds(value, _is_plain), "an object of texts and numbers"),
-}
-_OPTIONAL = {f.name for f in fields(Record) if f.default is not MISSING or f.default_factory is not MISSING}
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in nested lists and objects, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for item in (*value, *(value.values() if isinstance(value, dict) else ())):
+            yield from _texts(item)
 
 
 def rounds_of_row(record: Record, row: str) -> tuple[Record, ...]:

@@ -41,12 +41,12 @@ def markdown(
     """A table in Markdown, and below it its footnotes, a legend, what was chosen, and where the numbers come from.
 
     Args:
-        lines: in the order in which they are shown.
+        results: in the order in which they are shown.
         others: records that belong to another configuration or version, each with the reason; listed, not used.
         reading: say how to read the numbers, which a page does once for all of its tables.
     """
     layout = lay_out(table, results, scale)
-    legend = (*layout.legend, *(layout.reading if reading else ()))
+    legend = (*layout.legend, *(READING[scale] if reading else ()))
     sections = [
         _grid(layout),
         "\n".join(f"{place}. {markdown_text(note)}" for place, note in enumerate(layout.notes, 1)),
@@ -97,7 +97,7 @@ def page(
 
 
 def _grid(layout: Layout) -> str:
-    titles = [*layout.cells, *(f"{figure}, {part}" for figure, parts in layout.figures for part in parts)]
+    titles = [*layout.cells, *(f"{figure}, {part}" for figure, parts in layout.figures.items() for part in parts)]
     rows = [[markdown_text(title) for title in titles]]
     for row, marks in zip(layout.rows, layout.marks, strict=True):
         cells = [markdown_text(cell) for cell in row]
@@ -142,27 +142,18 @@ def _chosen(table: PaperTable, results: Sequence[RowResult]) -> str:
 
 
 def _provenance(table: PaperTable, results: Sequence[RowResult]) -> str:
-    """One sentence about the records: protocol, seeds, device, time, memory; a warning where protocols differ."""
-    records = _distinct(record for result in results for record in result.records)
-    if not records:
+    """One sentence about the records; a warning where protocols differ."""
+    if not any(result.records for result in results):
         return "" if all(result.row.experiment is None for result in results) else "No row has a record yet."
     rows_by_protocol: dict[str, list[str]] = {}
     for result in results:
         for protocol in sorted({record.protocol for record in result.records}):
             rows_by_protocol.setdefault(protocol, []).append(row_name(table, result.row))
-    protocols = sorted(rows_by_protocol)
-    facts = [
-        _count(len(records), "record"),
-        f"protocol {' and '.join(protocols)}" if any(protocols) else "",  # a benchmark has none
-        f"{'seed' if len({r.seed for r in records}) == 1 else 'seeds'} {_listed({r.seed for r in records})}",
-        _images_counted(records),
-        *_devices(records),
-        _time(records),
-        _memory(records),
-    ]
-    text = markdown_text("; ".join(filter(None, facts)) + ".")
-    if len(protocols) > 1:
-        named = "; ".join(f"{protocol} ({' / '.join(rows_by_protocol[protocol])})" for protocol in protocols)
+    text = markdown_text("; ".join(_facts(record for result in results for record in result.records)) + ".")
+    if len(rows_by_protocol) > 1:
+        named = "; ".join(
+            f"{protocol} ({' / '.join(rows_by_protocol[protocol])})" for protocol in sorted(rows_by_protocol)
+        )
         text += f"\n\n**Protocols differ**, so these rows cannot be compared: {markdown_text(named)}."
     return text
 
@@ -184,43 +175,46 @@ def _left_out(others: Mapping[Path, str]) -> str:
     return f"Records of another configuration or version, not used: {named}."
 
 
-def _machine(records: Iterable[Record]) -> str:
-    distinct = _distinct(records)
-    if not distinct:
-        return "No row has a record yet."
-    packages: dict[str, set[str]] = {}
-    for record in distinct:
-        found = {**record.environment.get("packages", {}), "mldec": record.environment.get("mldec")}
-        for name in ("mldec", "torch", "timm"):
-            if found.get(name):
-                packages.setdefault(name, set()).add(str(found[name]))
-        if record.environment.get("python"):
-            packages.setdefault("Python", set()).add(str(record.environment["python"]))
+def _facts(records: Iterable[Record]) -> list[str]:
+    """How many records, protocol, seeds, device, time and memory. Records that rows share count once."""
+    distinct = [record for _, record in sorted({(r.key, r.seed): r for r in records}.items())]
+    protocols, seeds = sorted({r.protocol for r in distinct} - {""}), {r.seed for r in distinct}  # a benchmark has none
     facts = [
         _count(len(distinct), "record"),
-        f"seeds {_listed({record.seed for record in distinct})}",
+        f"protocol {' and '.join(protocols)}" if protocols else "",
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {_listed(seeds)}",
+        _images_counted(distinct),
+        _devices(distinct),
         _time(distinct),
         _memory(distinct),
-        ", ".join(f"{name} {_listed(versions)}" for name, versions in packages.items()),
     ]
-    return "\n".join(f"* {markdown_text(fact)}" for fact in [*_devices(distinct), *filter(None, facts)])
+    return [fact for fact in facts if fact]
 
 
-def _distinct(records: Iterable[Record]) -> list[Record]:
-    """Each record once, since rows with the same training share one, in a fixed order."""
-    return [record for _, record in sorted({(r.key, r.seed): r for r in records}.items())]
+def _machine(records: Sequence[Record]) -> str:
+    if not records:
+        return "No row has a record yet."
+    versions: dict[str, set[str]] = {"mldec": set(), "torch": set(), "timm": set(), "Python": set()}
+    for record in records:
+        there = record.environment
+        found = {**there.get("packages", {}), "mldec": there.get("mldec"), "Python": there.get("python")}
+        for name in versions:
+            versions[name] |= {str(found[name])} if found.get(name) else set()
+    packages = ", ".join(f"{name} {_listed(those)}" for name, those in versions.items() if those)
+    return "\n".join(f"* {markdown_text(fact)}" for fact in filter(None, [*_facts(records), packages]))
 
 
-def _devices(records: Sequence[Record]) -> list[str]:
-    devices = {str(record.environment["device"]) for record in records if record.environment.get("device")}
+def _devices(records: Sequence[Record]) -> str:
+    devices, threads, precisions = (
+        {record.environment[name] for record in records if record.environment.get(name)}
+        for name in ("device", "threads", "precision")
+    )
     if not devices:
-        return []
-    threads = {record.environment["threads"] for record in records if record.environment.get("threads")}
-    on_cpu = all(device.startswith("cpu") for device in devices)
+        return ""
+    on_cpu = all(str(device).startswith("cpu") for device in devices)
     suffix = f", {_listed(threads)} {'thread' if threads == {1} else 'threads'}" if threads and on_cpu else ""
-    precisions = {record.environment["precision"] for record in records if record.environment.get("precision")}
     suffix += f", in {' and '.join(sorted(precisions))}" if precisions else ""
-    return [f"device {' and '.join(sorted(devices))}{suffix}"]
+    return f"device {' and '.join(sorted(devices))}{suffix}"
 
 
 def _images_counted(records: Sequence[Record]) -> str:

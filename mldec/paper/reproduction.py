@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from mldec.engine import data_splits
 from mldec.engine.display import Display
 from mldec.errors import DataError
 from mldec.paper.planning import Planner
-from mldec.paper.runner import Failure, Job, run_jobs, shell_lines
+from mldec.paper.runner import Job, Outcome, run_jobs, shell_lines
 from mldec.paper.tables import PaperTable, TableRow
 
 
-@dataclass
-class ReproductionStatus:
-    """What went wrong so far.
-
-    Attributes:
-        failures: runs that failed.
-        unavailable: by experiment, the dataset that cannot be used, as "coco in /data/coco".
-        stopped: the exit code of a stop that the user or the system requested, else 0.
-    """
-
-    failures: list[Failure] = field(default_factory=list)
-    unavailable: dict[str, str] = field(default_factory=dict)
-    stopped: int = 0
-
-
-def reproduce(planner: Planner, table: PaperTable, status: ReproductionStatus, display: Display) -> None:
-    """Run what has no record yet; failures are added to `status`. Afterwards the planner has read all records."""
+def reproduce(planner: Planner, table: PaperTable, outcome: Outcome, display: Display) -> None:
+    """Run what has no record yet; `outcome` gets what could not be run. Afterwards the planner has read all records."""
+    workspace = planner.request.workspace
     if table.kind == "benchmark":
-        # One process measures all rows in turn, by itself: other load on the machine affects all of them alike.
-        _run(planner, [planner.benchmark_job(table)], status, display, alone=True)
+        # One process measures all rows in turn, by itself, with no runtime settings but the user's: other load on the
+        # machine then affects all of them alike.
+        alone = replace(workspace, slots=workspace.slots[:1], runtime=planner.request.runtime)
+        run_jobs([planner.benchmark_job(table)], alone, display, outcome)
+        planner.read_records()
         return
     rows = [
         row
         for row in planner.rows(table)
-        if planner.is_complete(table, row) or _is_available(planner, table, row, status, display)
+        if planner.is_complete(table, row) or _is_available(planner, table, row, outcome, display)
     ]
     # A setting is chosen on val first, with one seed; a best value at the edge adds candidates.
     searched: set[str] = set()
     while jobs := [j for row in rows for j in planner.search_jobs(table, row) if j.key not in searched]:
         searched |= {job.key for job in jobs}
-        if not _run(planner, jobs, status, display):
+        stopped = run_jobs(jobs, workspace, display, outcome).stopped
+        planner.read_records()
+        if stopped:
             return
     # Seed by seed, so that an interrupted table has rows to compare.
     jobs = [job for row in rows for job in planner.final_jobs(table, row)]
-    _run(planner, sorted(jobs, key=lambda job: job.seed), status, display)
+    run_jobs(sorted(jobs, key=lambda job: job.seed), workspace, display, outcome)
+    planner.read_records()
 
 
 def pending_commands(planner: Planner, options: list[str]) -> tuple[list[str], bool]:
@@ -73,35 +65,16 @@ def pending_commands(planner: Planner, options: list[str]) -> tuple[list[str], b
     return list(dict.fromkeys(shell_lines(list(jobs.values()), options))), searching
 
 
-def _run(
-    planner: Planner, jobs: list[Job], status: ReproductionStatus, display: Display, *, alone: bool = False
-) -> bool:
-    """Run jobs and read their records; returns whether to continue.
-
-    `alone`: one at a time, with no runtime settings but the user's.
-    """
-    workspace = planner.request.workspace
-    if alone:
-        workspace = replace(workspace, slots=workspace.slots[:1], runtime=planner.request.runtime)
-    outcome = run_jobs(jobs, workspace, display)
-    planner.read_records()
-    status.failures += outcome.failures
-    status.stopped = outcome.stopped
-    return not outcome.stopped
-
-
-def _is_available(
-    planner: Planner, table: PaperTable, row: TableRow, status: ReproductionStatus, display: Display
-) -> bool:
+def _is_available(planner: Planner, table: PaperTable, row: TableRow, outcome: Outcome, display: Display) -> bool:
     """Whether a row's dataset can be read; each dataset that cannot is reported once, with where to get it."""
     assert row.experiment is not None
     config = planner.config(table, row)
     dataset = f"{config.dataset.name} in {config.dataset.folder}"
-    if dataset not in status.unavailable.values():
+    if dataset not in outcome.unavailable.values():
         try:
             data_splits.build_splits(config)
             return True
         except DataError as error:
             display.say(f"warning: {config.dataset.name} cannot be used; rows that need it are skipped\n{error}\n")
-    status.unavailable[row.experiment] = dataset
+    outcome.unavailable[row.experiment] = dataset
     return False

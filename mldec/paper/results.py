@@ -10,7 +10,7 @@ from mldec.engine.run_directory import write_text
 from mldec.paper import exports, plots, report
 from mldec.paper.planning import ALL, Planner
 from mldec.paper.requirements import describe_requirements
-from mldec.paper.runner import Failure
+from mldec.paper.runner import Outcome
 from mldec.paper.tables import COUNTED, PaperTable, load_tables
 from mldec.paper.values import RowResult
 
@@ -23,25 +23,20 @@ INTRODUCTIONS = {
 }
 
 
-def row_results(
-    planner: Planner, table: PaperTable, failures: Sequence[Failure] = (), unavailable: Mapping[str, str] | None = None
-) -> list[RowResult]:
-    """The result of each row of a table, whether it was to be run or not.
-
-    Args:
-        failures: of runs in this call.
-        unavailable: by experiment, the dataset that it needs and that cannot be used.
-    """
+def row_results(planner: Planner, table: PaperTable, outcome: Outcome | None = None) -> list[RowResult]:
+    """The result of each row of a table, whether it was to be run or not; `outcome`: what could not be run."""
+    outcome = outcome or Outcome()
     published = {row.key: row for paper in load_tables("paper") if paper.id == table.id for row in paper.rows}
-    failed = {failure.job.row: failure for failure in failures if failure.job.table == table.id}
+    failed = {failure.job.row: failure for failure in outcome.failures if failure.job.table == table.id}
     results = []
     for row in table.rows:
-        status = "literature" if row.experiment is None else "not run"
-        if row.experiment is not None and (failure := failed.get(row.key) or failed.get(ALL)):
-            status = f"failed: exit code {failure.code}, see {failure.log}"
-        elif row.experiment is not None and unavailable and row.experiment in unavailable:
-            status = f"dataset absent: {unavailable[row.experiment]}"
-        result = RowResult(row=row, status=status, published=published.get(row.key))
+        result = RowResult(row=row, published=published.get(row.key))
+        if row.experiment is None:
+            result = replace(result, status="literature")
+        elif failure := failed.get(row.key) or failed.get(ALL):
+            result = replace(result, status=f"failed: exit code {failure.code}, see {failure.log}")
+        elif row.experiment in outcome.unavailable:
+            result = replace(result, status=f"dataset absent: {outcome.unavailable[row.experiment]}")
         results.append(result if row.experiment is None else _with_records(planner, table, result))
     return results
 
@@ -49,20 +44,14 @@ def row_results(
 def _with_records(planner: Planner, table: PaperTable, result: RowResult) -> RowResult:
     """A result with the row's records, the settings it chose, the size of its network and what a run requires."""
     row, sizes, needs = result.row, None, ""
-    records = planner.records_of(table, row)
+    records, chosen = planner.records_of(table, row), planner.chosen(table, row) or ()
     if any(name in COUNTED for name in table.figures):
         cost = planner.cost(table, row)
         sizes = {"macs": cost.macs / 1e9, "parameters": cost.parameters}
     if not records and planner.request.scale == "paper":  # at desk scale a run takes minutes
         needs = describe_requirements(row, planner.config(table, row), lambda: planner.cost(table, row).macs)
-    return replace(
-        result,
-        records=records,
-        sizes=sizes,
-        chosen=dict(word.split("=", 1) for word in planner.chosen(table, row) or ()),
-        tried=planner.tried(table, row),
-        needs=needs,
-    )
+    settings, tried = dict(override.split("=", 1) for override in chosen), planner.tried(table, row)
+    return replace(result, records=records, sizes=sizes, chosen=settings, tried=tried, needs=needs)
 
 
 def write_table(planner: Planner, table: PaperTable, results: Sequence[RowResult]) -> str:

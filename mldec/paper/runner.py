@@ -87,10 +87,17 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """What `run_jobs` could not run."""
+    """What could not be run.
+
+    Attributes:
+        failures: runs that failed.
+        unavailable: by experiment, the dataset that cannot be used, as "coco in /data/coco".
+        stopped: the exit code of a stop that the user or the system requested, else 0.
+    """
 
     failures: list[Failure] = field(default_factory=list)
-    stopped: int = 0  # the exit code of a requested stop
+    unavailable: dict[str, str] = field(default_factory=dict)
+    stopped: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +119,8 @@ class Workspace:
     components: tuple[str, ...] = ()
 
 
-def run_jobs(jobs: Sequence[Job], workspace: Workspace, display: Display) -> Outcome:
-    """Run all jobs that have no record yet, and write their records.
+def run_jobs(jobs: Sequence[Job], workspace: Workspace, display: Display, outcome: Outcome | None = None) -> Outcome:
+    """Run all jobs that have no record yet, and write their records. Returns `outcome` with what could not be run.
 
     A failed job does not keep the others from running. After Ctrl-C, SIGTERM or SIGUSR1 no job is started, running
     ones save and stop, and the next call resumes them.
@@ -126,8 +133,7 @@ def run_jobs(jobs: Sequence[Job], workspace: Workspace, display: Display) -> Out
     slots: SimpleQueue[Mapping[str, str]] = SimpleQueue()
     for slot in workspace.slots:
         slots.put(slot)
-    outcome, stop = Outcome(), threading.Event()
-    elsewhere: list[Job] = []
+    outcome, stop, elsewhere = outcome or Outcome(), threading.Event(), list[Job]()
     processes: set[subprocess.Popen[bytes]] = set()
     progress = _Progress(display, len(waiting))
 
@@ -167,10 +173,9 @@ def run_jobs(jobs: Sequence[Job], workspace: Workspace, display: Display) -> Out
         try:
             for future in futures:
                 future.result()
-            waits = list(elsewhere)
-            for job in waits:
+            for job in elsewhere:
                 display.say(f"{job.title} is being run by another process; waiting for it")
-            for future in [pool.submit(work, job, True) for job in waits]:
+            for future in [pool.submit(work, job, True) for job in tuple(elsewhere)]:
                 future.result()
         except KeyboardInterrupt:
             stop.set()  # the processes received the signal too; the pool waits until they have saved
@@ -191,19 +196,13 @@ def command(job: Job, workspace: Workspace) -> list[str]:
     """The command line of a job; for an interrupted training, the one that resumes it."""
     folder = job_folder(job, workspace)
     if job.benchmark:
-        words = [
-            *job.benchmark,
-            *job.overrides,
-            *workspace.runtime,
-            *workspace.components,
-            f"output={folder / BENCHMARK}",
-        ]
-        return [sys.executable, "-m", "mldec", "benchmark", "model", *words]
-    words = [f"experiment={job.experiment}", *job.overrides, f"seed={job.seed}"]
-    words += [f"output={workspace.runs}", f"run_dir={folder}"]
-    if (folder / "checkpoints" / "last.pt").exists():
-        words = [f"resume={folder}"]
-    return [sys.executable, "-m", "mldec", "train", *words, *workspace.runtime, *workspace.components]
+        given = ["benchmark", "model", *job.benchmark, *job.overrides, f"output={folder / BENCHMARK}"]
+    elif (folder / "checkpoints" / "last.pt").exists():
+        given = ["train", f"resume={folder}"]
+    else:
+        given = ["train", f"experiment={job.experiment}", *job.overrides, f"seed={job.seed}"]
+        given += [f"output={workspace.runs}", f"run_dir={folder}"]
+    return [sys.executable, "-m", "mldec", *given, *workspace.runtime, *workspace.components]
 
 
 def shell_lines(jobs: Sequence[Job], options: Sequence[str]) -> list[str]:

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 
 from mldec.errors import ConfigError, shortened, suggest
+
+T = TypeVar("T")
 
 Scale = Literal["paper", "desk"]
 FILES: dict[str, str] = {"paper": "published.yaml", "desk": "desk.yaml"}
@@ -92,14 +94,6 @@ class TableRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plateau:
-    """A row that is meant to be trained to its plateau, and the row with twice the epochs that verifies it."""
-
-    row: str
-    doubled: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Plot:
     """A figure's axes: names of `figures`; points of equal `series` cell are joined."""
 
@@ -127,7 +121,7 @@ class PaperTable:
     Attributes:
         benchmark: options of `mldec benchmark model`, for a table of kind "benchmark".
         seeds: the default number of seeds of its rows: 0, 1, ….
-        plateau: rows that are trained to a plateau.
+        plateau: rows that are meant to be trained to a plateau, each with the row of twice the epochs that verifies it.
     """
 
     id: str
@@ -142,7 +136,7 @@ class PaperTable:
     note: str = ""
     benchmark: tuple[str, ...] = ()
     seeds: int = 3
-    plateau: tuple[Plateau, ...] = ()
+    plateau: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -189,60 +183,41 @@ def find_table(name: str, scale: Scale) -> PaperTable:
 
 
 def _table(entry: Mapping[str, Any]) -> PaperTable:
-    entry = dict(entry)
     where = entry.get("id", "a table without id")
-    source, needs = entry.pop("source", "?"), entry.pop("needs", {})
-    rows = tuple(_row(row, where, source, needs) for row in entry.pop("rows"))
-    plot = Plot(**entry.pop("plot")) if "plot" in entry else None
-    findings = tuple(Finding(**finding) for finding in entry.pop("findings", ()))
-    benchmark = tuple(entry.pop("benchmark", ()))
-    plateau = tuple(Plateau(row=row, doubled=doubled) for row, doubled in entry.pop("plateau", {}).items())
-    table = PaperTable(
-        **_known(entry, PaperTable, where),
-        rows=rows,
-        plot=plot,
-        findings=findings,
-        benchmark=benchmark,
-        plateau=plateau,
-    )
-    keys = [row.key for row in rows]
+    own = {key: value for key, value in entry.items() if key not in ("source", "needs")}
+    own["rows"] = tuple(_row(row, where, entry.get("source", "?"), entry.get("needs", {})) for row in entry["rows"])
+    own["findings"] = tuple(_make(Finding, finding, where) for finding in entry.get("findings", ()))
+    own["plot"] = _make(Plot, entry["plot"], where) if "plot" in entry else None
+    table = _make(PaperTable, {**own, "benchmark": tuple(entry.get("benchmark", ()))}, where)
+    keys = [row.key for row in table.rows]
     if len(set(keys)) < len(keys):
         raise ValueError(f"{where}: two rows have the same key: {keys}")
-    for row in rows:
-        if row.chosen_in is not None and row.chosen_in not in keys:
-            raise ValueError(f"{where}, {row.key}: chosen_in names a row that does not exist: {row.chosen_in}")
-        for given, columns in ((row.cells, table.cells), (row.published, table.figures)):
-            if unknown := set(given) - set(columns):
-                raise ValueError(f"{where}, {row.key}: {sorted(unknown)} are not columns of the table")
-    if unknown := {key for pair in plateau for key in (pair.row, pair.doubled)} - set(keys):
-        raise ValueError(f"{where}: plateau names rows that do not exist: {sorted(unknown)}")
-    for finding in findings:
-        if finding.figure not in table.figures or not {finding.better, finding.worse} <= set(keys):
-            raise ValueError(f"{where}: a finding refers to rows or figures that do not exist: {finding}")
+    used = [(f"{row.key}: a cell", row.cells, table.cells) for row in table.rows]
+    used += [(f"{row.key}: a figure", row.published, table.figures) for row in table.rows]
+    used += [(f"{row.key}: chosen_in", filter(None, [row.chosen_in]), keys) for row in table.rows]
+    used += [("plateau", [*table.plateau, *table.plateau.values()], keys)]
+    used += [("findings: a row", [key for f in table.findings for key in (f.better, f.worse)], keys)]
+    used += [("findings: a figure", [finding.figure for finding in table.findings], table.figures)]
+    for what, names, known in used:
+        if unknown := set(names) - set(known):
+            raise ValueError(f"{where}, {what}: {sorted(unknown)} do not exist; allowed: {', '.join(known)}")
     return table
 
 
 def _row(entry: Mapping[str, Any], table: str, source: str, needs: Mapping[str, Any]) -> TableRow:
-    entry = dict(entry)
     where = f"{table}, {entry.get('key', 'a row without key')}"
-    source, own_sources = entry.pop("source", source), entry.pop("sources", {})
-    published = dict(entry.pop("published", {}))
-    sources = {name: own_sources.get(name, source) for name in published}
+    own = {key: value for key, value in entry.items() if key != "source"}
+    sources = {name: entry.get("source", source) for name in entry.get("published", {})} | entry.get("sources", {})
     if unknown := set(sources.values()) - set(SOURCES):
         raise ValueError(f"{where}: unknown sources {sorted(unknown)}")
-    experiment = entry.pop("experiment", f"{table}/{entry['key']}")
-    merged = {**needs, **entry.pop("needs", {})}
-    return TableRow(
-        **_known(entry, TableRow, where),
-        experiment=None if experiment == LITERATURE else experiment,
-        published=published,
-        sources=sources,
-        needs=Requirements(**_known(merged, Requirements, where)),
-    )
+    experiment = entry.get("experiment", f"{table}/{entry['key']}")
+    own["experiment"] = None if experiment == LITERATURE else experiment
+    own["needs"] = _make(Requirements, {**needs, **entry.get("needs", {})}, where)
+    return _make(TableRow, {**own, "sources": sources}, where)
 
 
-def _known(entry: Mapping[str, Any], cls: type, where: str) -> dict[str, Any]:
-    """`entry`, whose keys are all fields of the dataclass. Raises ValueError if one is not."""
-    if unknown := set(entry) - {f.name for f in fields(cls)}:
+def _make(cls: type[T], entry: Mapping[str, Any], where: str) -> T:
+    """An instance of a dataclass. Raises ValueError for entries that are not its fields."""
+    if unknown := set(entry) - {f.name for f in fields(cls)}:  # type: ignore[arg-type]
         raise ValueError(f"{where}: unknown entries {sorted(unknown)}")
-    return dict(entry)
+    return cls(**entry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mldec.paper.records import Record
@@ -99,13 +99,8 @@ def row_name(table: PaperTable, row: TableRow) -> str:
 def number(value: float, like: float | None = None, sign: bool = False) -> str:
     """A measured value with decimals according to the magnitude of `like` (default: its own)."""
     size = abs(value if like is None else like)
-    if size >= 1000:
-        decimals = 0
-    elif size >= 100:
-        decimals = 1
-    elif size >= 1 or size == 0:
-        decimals = 2
-    else:
+    decimals = next((places for bound, places in ((1000, 0), (100, 1), (1, 2)) if size >= bound), 2)
+    if 0 < size < 1:
         decimals = min(2 - math.floor(math.log10(size)), 9)
     rounded = round(value, decimals) + 0.0  # -0.0 becomes 0.0
     separator = "," if abs(rounded) >= 10_000 else ""
@@ -146,32 +141,22 @@ def difference(value: ResultValue) -> str:
 
 def _value(result: RowResult, figure: str, scale: Scale) -> ResultValue:
     paper = result.published
-    given = paper is not None and figure in paper.published
-    target = paper.published[figure] if paper is not None and given else None
-    source = paper.sources.get(figure) if paper is not None and given else None
+    value = ResultValue()
+    if paper is not None and figure in paper.published:
+        value = ResultValue(given=True, published=paper.published[figure], source=paper.sources.get(figure))
     if figure in COUNTED:
         counted = (result.sizes or {}).get(figure)
         values = [] if counted is None else [counted]
-        missing, seeds = "literature" if result.row.experiment is None else "not counted", 0
+        missing = "literature" if result.row.experiment is None else "not counted"
     else:
-        values = list(samples_by_seed(result, figure).values())
-        missing, seeds = _missing(result, figure), len(values)
+        values, missing = list(samples_by_seed(result, figure).values()), _missing(result, figure)
     if not values:
-        return ResultValue(given=given, published=target, source=source, status=missing)
-    mean = statistics.fmean(values)
-    std = statistics.stdev(values) if len(values) > 1 else None
-    gap = None if target is None or scale == "desk" else mean - target
+        return replace(value, status=missing)
+    mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    gap = None if value.published is None or scale == "desk" else mean - value.published
     within = None if gap is None or std is None else abs(gap) <= SPREAD * std
-    return ResultValue(
-        given=given,
-        published=target,
-        source=source,
-        mean=mean,
-        std=std,
-        seeds=seeds,
-        difference=gap,
-        within=within,
-    )
+    seeds = 0 if figure in COUNTED else len(values)
+    return replace(value, mean=mean, std=std, seeds=seeds, difference=gap, within=within)
 
 
 def _missing(result: RowResult, figure: str) -> str:

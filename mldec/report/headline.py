@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mldec.engine.data_splits import describe_test_split
 from mldec.report.html import percent
 from mldec.report.measure import MeasuredSplit
 from mldec.report.run import RunFiles, number
@@ -51,13 +52,12 @@ def headline(run: RunFiles, measured: MeasuredSplit | str) -> Headline:
         metrics = recorded or (reported if isinstance(reported, dict) else {})
         where = "test, as the run recorded it" if recorded else "val, last evaluated epoch" if last else ""
         protocol, definition = (str(run.setting(f"protocol.{name}") or "") for name in ("name", "average_precision"))
-        weights, step = str((recorded or last).get("weights", "")), None
-        described = run.data.get("test" if recorded else "val")
-        data = described if isinstance(described, dict) else {}
-        dataset = str(run.setting("dataset.name") or "")
+        weights, of_step = str((recorded or last).get("weights", "")), ""
+        data, dataset = run.facts("test" if recorded else "val"), str(run.setting("dataset.name") or "")
         single = "top1" in metrics
     else:
-        metrics, where, weights, step = measured.result.metrics, measured.split, measured.weights, measured.step
+        metrics, where, weights = measured.result.metrics, measured.split, measured.weights
+        of_step = f"of step {measured.step:,}"
         protocol, definition = measured.config.protocol.name, measured.config.protocol.average_precision
         sizes = {"images": len(measured.scores.ids), "labels": len(measured.labels)}
         data, dataset = sizes | {"fingerprint": measured.index.fingerprint()}, measured.config.dataset.name
@@ -65,7 +65,7 @@ def headline(run: RunFiles, measured: MeasuredSplit | str) -> Headline:
     facts = [
         MetricTile("Data", f"{dataset} {where}".strip(), _size(data)),
         MetricTile("Protocol", protocol, DEFINITIONS.get(definition, definition)),
-        MetricTile("Weights", WEIGHTS.get(weights, weights), f"of step {step:,}" if step is not None else ""),
+        MetricTile("Weights", WEIGHTS.get(weights, weights), of_step),
         MetricTile("Checkpoint", run.date(), _epochs(run)),
     ]
     tiles = metric_tiles(metrics, single_label=single)
@@ -93,17 +93,23 @@ def _image_count(metrics: Mapping[str, Any], name: str) -> str:
 
 def _notes(run: RunFiles, measured: MeasuredSplit | str, recorded: Mapping[str, Any] | None) -> list[str]:
     notes = list(run.problems.values())
-    if isinstance(measured, str):
-        notes.append(measured)
     if recorded is None:
         notes.append("The run did not finish, or was imported: it recorded no metrics of the test split.")
-    elif not isinstance(measured, str) and measured.split == "test" and recorded.get("weights") == measured.weights:
-        name = "top1" if measured.single_label else "mAP"
-        before, now = number(recorded.get(name)), measured.result.metrics[name]
-        if math.isfinite(before) and abs(before - now) >= 0.005:
-            notes.append(f"The run recorded {name} {before:.2f} at its end; measured again it is {now:.2f}.")
-    if not isinstance(measured, str) and (undefined := int((~np.isfinite(measured.result.per_class)).sum())):
-        notes.append(f"{undefined:,} of {len(measured.labels):,} labels have no average precision on this split.")
+    if isinstance(measured, str):
+        test, val = (run.facts(split).get("fingerprint") for split in ("test", "val"))
+        chosen_on = "test = the val images" if recorded and test and test == val else ""
+        notes.append(measured)
+    else:
+        chosen_on = describe_test_split(measured.config) if measured.split == "test" else ""
+        if recorded and measured.split == "test" and recorded.get("weights") == measured.weights:
+            name = "top1" if measured.single_label else "mAP"
+            before, now = number(recorded.get(name)), measured.result.metrics[name]
+            if math.isfinite(before) and abs(before - now) >= 0.005:
+                notes.append(f"The run recorded {name} {before:.2f} at its end; measured again it is {now:.2f}.")
+        if undefined := int((~np.isfinite(measured.result.per_class)).sum()):
+            notes.append(f"{undefined:,} of {len(measured.labels):,} labels have no average precision on this split.")
+    if chosen_on:
+        notes.append(f"{chosen_on}: the epoch was chosen on them, too, so these metrics are optimistically biased.")
     return notes
 
 
@@ -115,8 +121,5 @@ def _size(data: Mapping[str, Any]) -> str:
 
 def _epochs(run: RunFiles) -> str:
     epochs = [number(record.get("epoch")) for record in run.evals]
-    planned, done = (
-        run.setting("schedule.epochs"),
-        max((int(epoch) for epoch in epochs if math.isfinite(epoch)), default=0),
-    )
+    planned, done = run.setting("schedule.epochs"), max((int(e) for e in epochs if math.isfinite(e)), default=0)
     return f"{done} of {planned} epochs" if planned and done else ""

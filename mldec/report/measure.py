@@ -58,6 +58,11 @@ class MeasuredSplit:
         """Whether each image has one label, of which the best is given."""
         return config_properties.is_single_label(self.config)
 
+    @property
+    def positives(self) -> np.ndarray:
+        """(N,): how many images have each label."""
+        return np.count_nonzero(self.scores.targets == 1, axis=0)
+
 
 def measure(
     restored: Restored,

@@ -60,6 +60,11 @@ class RunFiles:
             value = value.get(key) if isinstance(value, Mapping) else None
         return value
 
+    def facts(self, split: str) -> Mapping[str, Any]:
+        """What data.json says of a split: images, labels, fingerprint; {} if nothing."""
+        found = self.data.get(split)
+        return found if isinstance(found, dict) else {}
+
     def date(self) -> str:
         """When its best checkpoint was written (UTC), which does not change with the report; else empty."""
         for name in ("best", "last"):

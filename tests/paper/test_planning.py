@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from mldec.commands import compose
-from mldec.commands.table import OWN, compose_with_start, make_planner
+from mldec.commands.options import parse
+from mldec.commands.table import TableOptions, compose_with_start, make_planner
 from mldec.config import build_config
 from mldec.paper import planning, records
 from mldec.paper.planning import SEED, Planner, with_seed
@@ -18,9 +19,9 @@ def components() -> None:
     compose.load_components(())
 
 
-def plan(folder: Path, *words: str, table: str = "13") -> tuple[Planner, PaperTable]:
+def plan(folder: Path, *given: str, table: str = "13") -> tuple[Planner, PaperTable]:
     """The planner of a table at desk scale with the records of a folder."""
-    planner = make_planner(table, compose.parse(["scale=desk", f"records={folder}", *words], own=OWN))
+    planner = make_planner(table, *parse(["scale=desk", f"records={folder}", *given], TableOptions, "table"))
     return planner, planner.request.tables[0]
 
 
@@ -28,8 +29,8 @@ def write(jobs, planner: Planner, val) -> None:
     """Records in which a learning rate has `val` on val."""
     for job in jobs:
         rate = float(job.overrides[0].partition("=")[2])
-        given = job.identity() | {"outcome": "finished", "protocol": "standard", "metrics": {}, "best": val(rate)}
-        write_record(planner.request.workspace.records, Record(**given))
+        entries = job.identity() | {"outcome": "finished", "protocol": "standard", "metrics": {}, "best": val(rate)}
+        write_record(planner.request.workspace.records, Record(**entries))
     planner.read_records()
 
 
@@ -65,9 +66,9 @@ def test_nothing_is_chosen_before_all_candidates_are_known(tmp_path: Path) -> No
     assert len(planner.search_jobs(table, row)) == 3
 
 
-def decided(folder: Path, best: float, *words: str) -> tuple[Planner, PaperTable]:
+def decided(folder: Path, best: float, *given: str) -> tuple[Planner, PaperTable]:
     """The planner of a table whose average pooling was found to be best on val at the rate `best`."""
-    planner, table = plan(folder, *words)
+    planner, table = plan(folder, *given)
     write(planner.search_jobs(table, table.row("sigmoid_gap")), planner, lambda rate: -abs(rate - best))
     return planner, table
 
@@ -95,8 +96,8 @@ def test_longer_rows_use_the_setting_that_the_short_one_chose(best: float, tmp_p
 def test_a_longer_row_is_the_same_experiment_with_more_epochs(tmp_path: Path) -> None:
     for table in load_tables("desk"):
         planner, _ = plan(tmp_path, table=table.id)
-        for pair in table.plateau:
-            row, doubled = table.row(pair.row), table.row(pair.doubled)
+        for key, double in table.plateau.items():
+            row, doubled = table.row(key), table.row(double)
             epochs = [planner.config(table, r).schedule.epochs for r in (row, doubled)]
             assert epochs[1] == 2 * epochs[0] == 2 * row.cells["epochs"]
             assert doubled.cells["epochs"] == epochs[1]

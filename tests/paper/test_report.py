@@ -21,7 +21,7 @@ from mldec.paper.exports import csv_text, latex
 from mldec.paper.findings import findings, holm, judge, plateaus, t_test
 from mldec.paper.records import Record
 from mldec.paper.report import PageSection, markdown, page
-from mldec.paper.tables import Finding, PaperTable, Plateau, Requirements, TableRow, load_tables
+from mldec.paper.tables import Finding, PaperTable, Requirements, TableRow, load_tables
 from mldec.paper.values import RowResult, result_values
 
 SEEDS = (88.11, 87.64, 88.42)
@@ -430,7 +430,7 @@ def val(row: TableRow, *values: float) -> RowResult:
 def test_better_is_judged_at_the_plateau(short, doubled, word: str, verdict: str) -> None:
     rows = make_row("a"), make_row("a_double"), make_row("b")
     finding = Finding(claim="c", better="a", worse="b", figure="mAP")
-    table = make_table(*rows, findings=(finding,), plateau=(Plateau(row="a", doubled="a_double"),))
+    table = make_table(*rows, findings=(finding,), plateau={"a": "a_double"})
     results = [val(rows[0], *short), val(rows[1], *doubled), make_result(rows[2], (90.0, 90.01))]
     assert f"**{word}**" in plateaus(table, results)
     assert judge(table, results)[0].text == verdict
