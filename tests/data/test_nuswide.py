@@ -73,7 +73,7 @@ def test_the_original_release(tmp_path: Path) -> None:
     assert build(tmp_path, images="/elsewhere").root == "/elsewhere"
 
 
-def test_the_csv_says_the_same(tmp_path: Path) -> None:
+def test_the_csv_has_the_same_labels(tmp_path: Path) -> None:
     write_csv(tmp_path, concepts_only=True)
     train = build(tmp_path)
     assert train.labels.names == ("bear", "cat", "sky")
@@ -135,7 +135,7 @@ def test_broken_files_of_the_release_are_named(tmp_path: Path, file: str, conten
         ("", "holds no image"),
         ("a,b\n", "holds no image"),
         ("a,b\nx.jpg,[dog]\n", "line 2: 2 columns; expected a path, a list of labels, and train or val"),
-        ("a,b,c\nx.jpg,dog,train\n", r"line 2: 'dog' is no list of labels such as \[dog, cat\]"),
+        ("a,b,c\nx.jpg,dog,train\n", r"line 2: 'dog' is not a list of labels such as \[dog, cat\]"),
         ("a,b,c\nx.jpg,[dog],dev\n", "line 2: split 'dev'; allowed are train and val"),
         ("a,b,c\n/etc/x.jpg,[dog],train\n", "leaves the dataset's folder"),
         ('a,b,c\n"x.jpg,[dog],train\n', "cannot be read as CSV"),
@@ -164,8 +164,8 @@ def test_broken_zero_shot_files_are_named(tmp_path: Path) -> None:
     write_release(tmp_path)
     for content, message in [
         ("{", "cannot be read as JSON"),
-        ("[]", "expected a JSON dict, found a list"),
-        ('{"test class": [1]}', "expected a list of names under 'test class'"),
+        ("[]", "expected a JSON object, found a list"),
+        ('{"test class": [1], "train class": ["zoo"]}', "expected a list of names under 'test class'"),
         ('{"test class": ["sky"], "train class": ["sky", "zoo"]}', "among both sky; none may be both"),
         (
             '{"test class": ["sky"], "train class": ["moon"]}',
