@@ -32,8 +32,8 @@ def published(dataset: str, *, year: int | None = None, extra: Sequence[str] = (
     Args:
         dataset: its name, as in `dataset=NAME`.
         year: of coco, 2014 (default) or 2017; of VOC, the one in its name.
-        extra: optional parts. openimages: machine, validation-images, test-images, train-images; cifar100: binary,
-            instead of the pickles. The others have none.
+        extra: optional parts. openimages: machine, validation-images, test-images, train-images. The others have
+            none.
 
     Raises:
         ConfigError: nothing of it is published, or it has no such year or part.
@@ -53,11 +53,7 @@ def published(dataset: str, *, year: int | None = None, extra: Sequence[str] = (
         if part not in parts:
             raise ConfigError(f"extra={part}: {dataset} has no such part; {suggest(part, parts) if parts else 'none'}")
     files = [{**group, **file} for group in source.get("downloads", ()) for file in group["files"]]
-    chosen = (
-        file
-        for file in files
-        if file.get("year", year) == year and file.get("part") in (None, *extra) and file.get("unless") not in extra
-    )
+    chosen = (file for file in files if file.get("year", year) == year and file.get("part") in (None, *extra))
     by_hand = source.get("by_hand", "")
     return Published(
         downloads=tuple(map(_download, chosen)),

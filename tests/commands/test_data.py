@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import pickle
 import shlex
 import shutil
 import threading
@@ -286,14 +285,14 @@ def make_imagenet(root: Path) -> list[str]:
 
 
 def make_cifar(root: Path) -> list[str]:
-    (root / "cifar-100-python").mkdir(parents=True)
+    folder = root / "cifar-100-binary"
+    folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
-        data = rng.integers(0, 256, (100, 3072), np.uint8)
-        content = {b"data": data, b"fine_labels": list(range(100))}
-        (root / "cifar-100-python" / split).write_bytes(pickle.dumps(content, protocol=2))
-    names = [f"n{number:02d}".encode() for number in range(100)]
-    (root / "cifar-100-python" / "meta").write_bytes(pickle.dumps({b"fine_label_names": names}, protocol=2))
+        records = rng.integers(0, 256, (100, 3074), np.uint8)
+        records[:, 1] = np.arange(100)
+        records.tofile(folder / f"{split}.bin")
+    (folder / "fine_label_names.txt").write_text("".join(f"n{number:02d}\n" for number in range(100)))
     return ["dataset=cifar100", f"dataset.root={root}", "loss=ce", "schedule.batch_size=50"]
 
 

@@ -79,11 +79,6 @@ def test_open_images_images_are_asked_for() -> None:
     assert {(item.unpack, item.top) for item in shards} == {("train", f"train_{digit}") for digit in "0123456789abcdef"}
 
 
-def test_cifar_in_either_form() -> None:
-    assert published("cifar100").downloads[0].file == "cifar-100-python.tar.gz"
-    assert [item.file for item in published("cifar100", extra=["binary"]).downloads] == ["cifar-100-binary.tar.gz"]
-
-
 def test_what_cannot_be_fetched_is_explained() -> None:
     for dataset, *words in [
         ("nuswide", "lms.comp.nus.edu.sg", "ImageList.zip", "Flickr/"),
