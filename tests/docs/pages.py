@@ -44,15 +44,15 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """What is typed, as words, and the lines that it prints, where the page shows them."""
+    """A command as a list of arguments, program first, and the lines that it prints, where the page shows them."""
 
     line: int
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
     needs: str | None
     output: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return shlex.join(self.vocabulary)
+        return shlex.join(self.argv)
 
 
 def blocks(page: Path) -> list[Block]:
@@ -83,7 +83,7 @@ def blocks(page: Path) -> list[Block]:
                 text.append(lines[number][indent:])
                 number += 1
             text = "\n".join(text).rstrip("\n").split("\n")
-            if follows and not _typed(text[0]) and "needs" not in marks:
+            if follows and not _is_command(text[0]) and "needs" not in marks:
                 found[-1].output = text
             else:
                 found.append(Block(first, "", lines=text, **marks))
@@ -94,17 +94,17 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(block: Block) -> Iterator[Command]:
-    """What a block has to be typed: the lines after `$ `; without any, paragraphs that begin with a program."""
+    """The commands of a block: the lines after `$ `; without any, paragraphs that begin with a program."""
     if block.title or block.language not in ("", "sh", "bash"):
         return
     lines = list(_joined(block.lines))
     prompted = any(line.startswith("$ ") for line in lines)
-    typing = bool(block.language)
+    in_commands = bool(block.language)
     for place, line in enumerate(lines):
         if not block.language and (place == 0 or not lines[place - 1].strip()):
-            typing = _typed(line)
-        words = _words(line)
-        if not words or (not line.startswith("$ ") if prompted else not typing):
+            in_commands = _is_command(line)
+        argv = _split(line)
+        if not argv or (not line.startswith("$ ") if prompted else not in_commands):
             continue
         output = []
         for after in lines[place + 1 :] if prompted else []:
@@ -112,7 +112,7 @@ def commands(block: Block) -> Iterator[Command]:
                 break
             output.append(after)
         comment = re.search(r"\bneeds: (.+)$", line)
-        yield Command(block.line, words, comment[1] if comment else block.needs, tuple(output))
+        yield Command(block.line, argv, comment[1] if comment else block.needs, tuple(output))
 
 
 def links(page: Path) -> Iterator[tuple[str, str]]:
@@ -138,18 +138,18 @@ def _visible(text: str) -> str:
     return re.sub(r"<!--(?![^\n]*-->).*?-->", lambda comment: "\n" * comment[0].count("\n"), text, flags=re.S)
 
 
-def _typed(line: str) -> bool:
+def _is_command(line: str) -> bool:
     return line.startswith("$ ") or line.split(" ")[0] in PROGRAMS
 
 
-def _words(line: str) -> tuple[str, ...]:
+def _split(line: str) -> tuple[str, ...]:
     """A command without its prompt, comment, and what the shell does with its output."""
     try:
-        words = shlex.split(line.removeprefix("$ "), comments=True)
+        arguments = shlex.split(line.removeprefix("$ "), comments=True)
     except ValueError:  # an apostrophe in what is printed
         return ()
-    ends = [place for place, word in enumerate(words) if word in (">", "|", "&&")]
-    return tuple(words[: min(ends, default=len(words))])
+    ends = [place for place, argument in enumerate(arguments) if argument in (">", "|", "&&")]
+    return tuple(arguments[: min(ends, default=len(arguments))])
 
 
 def _joined(lines: list[str]) -> Iterator[str]:

@@ -1,19 +1,18 @@
-"""The documentation: its links lead somewhere, its commands are those that the doors take, and what needs nothing runs.
+"""The documentation: its links lead somewhere, its commands exist with their options, and what needs nothing runs.
 
-A command that a test cannot run says what it needs: `<!-- needs: MS-COCO -->` before its block, or `# needs: a GPU` at
-the end of its line. It is still read as its door would read it. All others are run, shortened to two steps.
+A command that a test cannot run states what it needs: `<!-- needs: MS-COCO -->` before its block, or `# needs: a GPU`
+at the end of its line. It is still parsed by its command. All others are run, shortened to two steps.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import random
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from mldec.commands import compose, main
+from mldec.commands import compose, main, options
 from mldec.registry import REGISTRIES
 from tests.docs import pages
 from tests.docs.pages import ROOT, Block, Command
@@ -30,7 +29,7 @@ NAMES = [page.relative_to(ROOT).as_posix() for page in pages.PAGES]
 RUN_OFTEN = ("docs/losses.md", "docs/evaluation.md")  # and those of docs/extending/
 DIGITS = ["dataset.train=24", "dataset.val=8", "dataset.test=8"]
 SHORT = ["debug=fast", "schedule.epochs=1", "schedule.batch_size=4", "runtime=cpu", "runtime.threads=1"]
-NO_PROGRAM_OF_OURS = ("source", "tensorboard", "torchrun", "git", "sbatch")
+OTHER_PROGRAMS = ("source", "tensorboard", "torchrun", "git", "sbatch")
 
 
 # Links ----------------------------------------------------------------------------------------------------------------
@@ -80,7 +79,7 @@ def test_the_site_is_built_and_fetches_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_command_is_one_that_its_door_takes(name, tmp_path, monkeypatch, registries):
+def test_every_command_exists_with_its_options(name, tmp_path, monkeypatch, registries):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     # The runs that commands name are settings alone, whose images were never drawn.
@@ -91,16 +90,18 @@ def test_every_command_is_one_that_its_door_takes(name, tmp_path, monkeypatch, r
             write(block)
         for command in pages.commands(block):
             with_name = f"{name}:{command.line}: {command}"
-            for key, _, folder in (word.partition("=") for word in command.words):
+            for key, _, value in (argument.partition("=") for argument in command.argv):
                 if key in ("run", "resume"):
-                    Path(folder).mkdir(parents=True, exist_ok=True)
-                    Path(folder, "config.yaml").write_text(stored, encoding="utf-8")
-            code, said = take(command, monkeypatch)
+                    Path(value).mkdir(parents=True, exist_ok=True)
+                    Path(value, "config.yaml").write_text(stored, encoding="utf-8")
+                if key == "labels" and value.startswith("@"):
+                    Path(value[1:]).write_text("cat\ndog\n", encoding="utf-8")
+            code, printed = parse_only(command, monkeypatch)
             expected = next((line for line in command.output if line.startswith("error: ")), None)
             if expected is None or code == 0:  # what only the data can show, the run shows
-                assert code == 0, f"{with_name}\n{said}"
+                assert code == 0, f"{with_name}\n{printed}"
             else:
-                assert expected in said.splitlines(), f"{with_name}\n{said}"
+                assert expected in printed.splitlines(), f"{with_name}\n{printed}"
 
 
 def pages_to_run() -> list[object]:
@@ -117,16 +118,16 @@ def pages_to_run() -> list[object]:
 def is_run(what: Block | Command) -> bool:
     if isinstance(what, Block):
         return what.language == "python" and not what.title and what.needs is None
-    return what.needs is None and what.words[0] not in ("make", "pip", *NO_PROGRAM_OF_OURS)
+    return what.needs is None and what.argv[0] not in ("make", "pip", *OTHER_PROGRAMS)
 
 
 @pytest.mark.parametrize("name", pages_to_run())
 def test_what_needs_nothing_runs(name, tmp_path, monkeypatch, registries, trained):
-    """Files that the page shows are written, commands run in order, and outputs are what the page says."""
+    """Files that the page shows are written, commands run in order, and outputs are what the page shows."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     blocks = pages.blocks(ROOT / name)
-    splits = any(command.words[1:3] == ("data", "split") for block in blocks for command in pages.commands(block))
+    splits = any(command.argv[1:3] == ("data", "split") for block in blocks for command in pages.commands(block))
     own_images(tmp_path, divided=not splits)
     namespace: dict[str, object] = {}
     for block in blocks:
@@ -143,121 +144,117 @@ def test_what_needs_nothing_runs(name, tmp_path, monkeypatch, registries, traine
 
 
 def check_run(name: str, command: Command, trained: Path) -> None:
-    printed = io.StringIO()
-    words = [word.replace("RUN", str(trained)) for word in door_of(command)]
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        code = main.run(shortened(words))
-    said = printed.getvalue()
+    argv = [argument.replace("RUN", str(trained)) for argument in mldec_arguments(command)]
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        code = main.run(shortened(argv))
     expected = [line for line in command.output if line.startswith(("error: ", "note: ", "warning: "))]
-    where = f"{name}:{command.line}: {command}\n{said}"
-    assert [line for line in expected if line.replace("RUN", str(trained)) not in said.splitlines()] == [], where
+    where = f"{name}:{command.line}: {command}\n{stdout.getvalue()}{stderr.getvalue()}"
+    diagnostics = stderr.getvalue().splitlines()
+    assert [line for line in expected if line.replace("RUN", str(trained)) not in diagnostics] == [], where
     assert (code != 0) == any(line.startswith("error: ") for line in expected), where
 
 
-# How a command is taken -----------------------------------------------------------------------------------------------
+# How a command is parsed ----------------------------------------------------------------------------------------------
 
 
-def take(command: Command, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
-    """Exit code and messages of a command that its door reads, and then does not carry out."""
-    program, *words = command.words
+def parse_only(command: Command, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    """Exit code and messages of a command that is parsed and checked, and then not carried out."""
+    program, *arguments = command.argv
     if program == "make":
         targets = re.findall(r"^([\w%-]+(?: [\w%-]+)*):(?!=)", (ROOT / "Makefile").read_text(), flags=re.M)
         known = [re.escape(target).replace("%", ".+") for line in targets for target in line.split()]
-        return int(not any(re.fullmatch(pattern, words[0]) for pattern in known)), "no such target"
-    if program in ("pip", "bash", "python3", *NO_PROGRAM_OF_OURS) or words[:1] == ["-c"]:
-        return refuse_foreign(program, words)
-    if program == "python" and words[0] != "train.py" and words[:2] != ["-m", "mldec"]:
-        return int(not (ROOT / words[0]).is_file()), f"no {words[0]}"
-    door, *rest = door_of(command)
-    if door not in main.COMMANDS:
-        return main.run([door]), f"no such command: {door}"
-    if door not in ("train", "show", "data", "table"):
-        return refuse_unknown_words(door, rest)
+        return int(not any(re.fullmatch(pattern, arguments[0]) for pattern in known)), "no such target"
+    if program in ("pip", "bash", "python3", *OTHER_PROGRAMS) or arguments[:1] == ["-c"]:
+        return refuse_foreign(program, arguments)
+    if program == "python" and arguments[0] != "train.py" and arguments[:2] != ["-m", "mldec"]:
+        return int(not (ROOT / arguments[0]).is_file()), f"no {arguments[0]}"
     with monkeypatch.context() as patch:
         leave_undone(patch)
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            code = main.run([door, *rest])
+            code = main.run(mldec_arguments(command))
     return code, printed.getvalue()
 
 
-def door_of(command: Command) -> list[str]:
-    """The words after `mldec`, however it was called."""
-    program, *words = command.words
+def mldec_arguments(command: Command) -> list[str]:
+    """The arguments of `mldec`, however it was called."""
+    program, *arguments = command.argv
     if program == "python":
-        return ["train", *words[1:]] if words[0] == "train.py" else words[2:]
-    return words
+        return ["train", *arguments[1:]] if arguments[0] == "train.py" else arguments[2:]
+    return arguments
 
 
 def leave_undone(patch: pytest.MonkeyPatch) -> None:
-    """Doors that stop where work would begin: the experiment is composed and checked, nothing is read."""
-    from mldec.commands import data, show, table, train
+    """Commands that stop where work would begin: options are parsed, experiments are composed and checked."""
+    from mldec.commands import benchmark, data, evaluate, export, import_weights, predict, report, show, table, train
     from mldec.engine import config_checks
 
     def checked(config: object, *rest: object, **more: object) -> int:
         config_checks.check_config(config)  # type: ignore[arg-type]
         return 0
 
+    def parsed(declared: type, command: str) -> Callable[[Sequence[str]], int]:
+        return lambda argv: int(options.parse(argv, declared, command) is None)
+
     patch.setattr(train, "_begin", checked)
-    patch.setattr(train, "_check_words", checked)
-    patch.setattr(train, "_train_once", lambda *rest: 0)
-    patch.setattr(train, "_run_patiently", lambda words: (main.run(words[3:]), False))
+    patch.setattr(train, "_check_place", lambda config: None)
+    patch.setattr(train, "_train_needed", lambda config, arguments: Path("needed"))
+    patch.setattr(train, "_run_patiently", lambda argv: (main.run(argv[3:]), False))
     patch.setattr(show, "show", checked)
-    for work in ("_download", "_verify", "_stats", "_shrink"):
-        patch.setattr(data, work, lambda arguments: int(not data._dataset(arguments)))
-    patch.setattr(data, "_split", lambda arguments: 0)
-    patch.setattr(table, "_reproduce", lambda request: 0)
-    patch.setattr(table, "_launch", lambda request: 0)
+    for name in ("_download", "_verify", "_stats", "_shrink"):
+        patch.setattr(data, name, lambda given, arguments: int(not data._dataset(given, arguments)))
+    patch.setattr(data, "_split", lambda given, arguments: 0)
+    for name in ("_reproduce", "_launch"):
+        patch.setattr(table, name, lambda *rest, **more: 0)
+    for name, module in (("evaluate", evaluate), ("export", export), ("import", import_weights)):
+        patch.setattr(module, "main", parsed(module.OPTIONS, name))
+    for name, module in (("predict", predict), ("report", report)):
+        patch.setattr(module, "main", parsed(module.OPTIONS, name))
+
+    def subject(argv: Sequence[str]) -> int:
+        options.parse(argv[1:], benchmark.SUBCOMMANDS[argv[0]], f"benchmark {argv[0]}")
+        return 0
+
+    patch.setattr(benchmark, "main", subject)
 
 
-def refuse_unknown_words(door: str, words: Sequence[str]) -> tuple[int, str]:
-    """A word is known if the help of its door shows it, or if it sets something of an experiment."""
-    known = importlib.import_module(f"mldec.commands.{main.MODULES.get(door, door)}").HELP
-    strange = []
-    for word in words:
-        key, separator, _ = word.partition("=")
-        setting = key.split(".")[0] in compose.GROUPS or key in (*compose.CHOICES, "plugins")
-        shown = re.search(rf"(?<![\w.]){re.escape(key)}{separator}", known) is not None
-        if not shown and not setting and not key.startswith("--"):
-            strange.append(word)
-    return int(bool(strange)), f"mldec {door} --help does not know {', '.join(strange)}"
-
-
-def refuse_foreign(program: str, words: Sequence[str]) -> tuple[int, str]:
-    """Of other programs: an extra that pip is asked for must exist, a script that bash is given must be there."""
+def refuse_foreign(program: str, arguments: Sequence[str]) -> tuple[int, str]:
+    """Of other programs: the extras of `pip install` must exist, and the script of `bash`."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    asked = [extra for word in words for part in re.findall(r"\[([\w,]+)\]", word) for extra in part.split(",")]
-    if program == "pip" and set(asked) - set(extras):
-        return 1, f"no such extra: {asked}"
-    if program == "bash" and not (ROOT / words[0]).is_file():
-        return 1, f"no {words[0]}"
+    installed = [e for argument in arguments for part in re.findall(r"\[([\w,]+)\]", argument) for e in part.split(",")]
+    if program == "pip" and set(installed) - set(extras):
+        return 1, f"no such extra: {installed}"
+    if program == "bash" and not (ROOT / arguments[0]).is_file():
+        return 1, f"no {arguments[0]}"
     return 0, ""
 
 
 # How a command is shortened, and what it finds ------------------------------------------------------------------------
 
 
-def shortened(words: list[str]) -> list[str]:
+def shortened(argv: list[str]) -> list[str]:
     """The same command, but with a few images, two steps and no GPU."""
-    door = words[0]
-    if door not in ("train", "show") or any(word.startswith(("resume=", "run=")) for word in words):
-        return words
-    more = list(DIGITS) if any(word.startswith("experiment=digits") for word in words) else []
-    if door == "train":
-        more += [word for word in SHORT if word != "debug=fast" or not any(w.startswith("debug=") for w in words)]
+    command = argv[0]
+    if command not in ("train", "show") or any(argument.startswith(("resume=", "run=")) for argument in argv):
+        return argv
+    more = list(DIGITS) if any(argument.startswith("experiment=digits") for argument in argv) else []
+    if command == "train":
+        debugs = any(argument.startswith("debug=") for argument in argv)
+        more += [argument for argument in SHORT if argument != "debug=fast" or not debugs]
         more += [] if more[:1] == DIGITS[:1] else ["dataset.image_size=64"]
-    return [*words, *more]
+    return [*argv, *more]
 
 
 def own_images(folder: Path, divided: bool) -> None:
-    """What the pages take for granted: `photos/001.jpg` and so on, listed in `all.csv`, or in a table a split."""
-    chance, noise = random.Random(0), np.random.default_rng(0)
+    """What the pages take for granted: `photos/001.jpg` and so on, listed in `all.csv`, or in one table per split."""
+    rng, noise = random.Random(0), np.random.default_rng(0)
     (folder / "photos").mkdir()
     rows = ["path,labels"]
     for number in range(1, 25):
         path = f"photos/{number:03}.jpg"
         Image.fromarray(noise.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(folder / path)
-        rows.append(f"{path},{';'.join(chance.sample(['cat', 'dog', 'bird'], chance.randrange(3)))}")
+        rows.append(f"{path},{';'.join(rng.sample(['cat', 'dog', 'bird'], rng.randrange(3)))}")
     parts = {"train": rows[1:17], "val": rows[17:21], "test": rows[21:]} if divided else {"all": rows[1:]}
     for name, part in parts.items():
         (folder / f"{name}.csv").write_text("\n".join([rows[0], *part]) + "\n", encoding="utf-8")
@@ -289,6 +286,6 @@ def registries(monkeypatch):
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that pages call RUN: two steps of the digits."""
     folder = tmp_path_factory.mktemp("trained")
-    words = ["experiment=digits", *DIGITS, *SHORT, f"dataset.root={folder / 'digits'}", f"run_dir={folder / 'run'}"]
-    assert main.run(["train", *words]) == 0
+    argv = ["experiment=digits", *DIGITS, *SHORT, f"dataset.root={folder / 'digits'}", f"run_dir={folder / 'run'}"]
+    assert main.run(["train", *argv]) == 0
     return folder / "run"
