@@ -1,46 +1,54 @@
-"""Validation of every entry of a checkpoint, which may come from anybody. Later code relies on it."""
+"""Checks of every entry of a checkpoint or exported folder, which may come from anybody. Other code relies on it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from mldec.errors import CheckpointError, shortened
 
+FORMAT = 1
 MOST_COUNT = 2**40  # limit of every counter: steps, epochs
+
+Check = Callable[[Any], bool]
+Fields = Mapping[str, tuple[str, Check]]  # by name what is expected, for error messages, and the check
 
 
 def check_fields(content: Mapping[str, Any], source: str) -> None:
     """Raise CheckpointError that names `source` and the first entry with an invalid value."""
-    for name, (expected, holds) in FIELDS.items():
-        if name in content and not holds(content[name]):
-            raise CheckpointError(f"{source}: {name}={shortened(content[name])}: expected {expected}")
-    labels, seen = content["labels"], content.get("seen")
-    if len(set(labels)) < len(labels):
-        raise CheckpointError(f"{source}: labels: {len(labels) - len(set(labels))} names appear more than once")
-    if seen is not None and len(seen) != len(labels):
-        raise CheckpointError(f"{source}: seen has {len(seen)} entries for {len(labels)} labels")
+    _check(content, FIELDS, source)
+    if content["format"] > FORMAT:
+        raise CheckpointError(
+            f"{source} has format {content['format']}, this mldec reads up to {FORMAT}; upgrade mldec"
+        )
+    labels, embeddings = content["labels"], content.get("label_embeddings")
+    seen = content.get("seen") or [True] * len(labels)
+    trained = [label for label, is_seen in zip(labels, seen, strict=False) if is_seen]
+    if embeddings is not None and embeddings["names"][: len(trained)] != trained:
+        raise CheckpointError(
+            f"{source}: label_embeddings: the first of its names must be the trained labels, in their order"
+        )
     if "resume" in content:
-        _check_resume(content["resume"], source)
+        _check(content["resume"], RESUME, source, "resume.", required=RESUME)
+        progress = content["resume"]["progress"]
+        _check(progress, PROGRESS, source, "resume.progress.", required=PROGRESS)
+        if unknown := progress.keys() - PROGRESS.keys():
+            names = ", ".join(map(shortened, sorted(unknown)))
+            raise CheckpointError(f"{source}: resume.progress: no such entries: {names}; upgrade mldec")
 
 
-def is_plain(value: Any) -> bool:
-    """Whether a value consists of dicts with string keys, lists, and JSON scalars."""
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(map(is_plain, value))
-    return value is None or isinstance(value, (str, bool, int, float))
-
-
-def is_normalization(value: Any) -> bool:
-    """Whether `value` has a mean, and a standard deviation above 0, for each of three channels."""
-    if not isinstance(value, Mapping) or set(value) != {"mean", "std"}:
-        return False
-    return all(are_numbers(value[name], 3) for name in ("mean", "std")) and min(value["std"]) > 0
+def _check(
+    content: Mapping[str, Any], fields: Fields, source: str, prefix: str = "", required: Collection[str] = ()
+) -> None:
+    for name, (expected, is_valid) in fields.items():
+        if (name in content or name in required) and not is_valid(content.get(name)):
+            raise CheckpointError(
+                f"{source}: {prefix}{name}={shortened(content.get(name))}: expected {expected}; the file is damaged, "
+                "use another one"
+            )
 
 
 def are_numbers(values: Any, count: int) -> bool:
@@ -50,89 +58,84 @@ def are_numbers(values: Any, count: int) -> bool:
     return all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
 
 
-def is_count(value: Any) -> bool:
-    """Whether `value` is a whole number from 0 to below MOST_COUNT."""
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value consists of dicts with string keys, lists, and JSON scalars."""
+    if isinstance(value, Mapping):
+        return _is_mapping(value) and all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, bool, int, float))
+
+
+def _is_plain_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) and _is_plain(value)
+
+
+def _is_list_of(kind: type) -> Check:
+    return lambda value: isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _none_or(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def _is_normalization(value: Any) -> bool:
+    if not isinstance(value, Mapping) or set(value) != {"mean", "std"}:
+        return False
+    return all(are_numbers(value[name], 3) for name in ("mean", "std")) and min(value["std"]) > 0
+
+
+def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_COUNT
 
 
 def _is_state(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
-    )
+    return _is_mapping(value) and all(isinstance(tensor, Tensor) for tensor in value.values())
 
 
-def _is_state_or_none(value: Any) -> bool:
-    return value is None or _is_state(value)
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(isinstance(name, str) for name in value)
-
-
-def _are_flags(value: Any) -> bool:
-    return value is None or (isinstance(value, list) and all(isinstance(flag, bool) for flag in value))
+def _are_metrics(value: Any) -> bool:
+    return _is_plain_mapping(value) and all(isinstance(metrics, Mapping) for metrics in value.values())
 
 
 def _are_embeddings(value: Any) -> bool:
     kinds = {"names": list, "vectors": Tensor, "source": str}
-    return value is None or (
-        isinstance(value, Mapping) and all(isinstance(value.get(key), kind) for key, kind in kinds.items())
-    )
+    return isinstance(value, Mapping) and all(isinstance(value.get(key), kind) for key, kind in kinds.items())
 
 
 def _are_thresholds(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(name, str) for name in value)
-        and are_numbers(list(value.values()), len(value))
-        and all(0 <= threshold <= 1 for threshold in value.values())
-    )
+    if not _is_mapping(value) or not value or not are_numbers(list(value.values()), len(value)):
+        return False
+    return all(0 <= threshold <= 1 for threshold in value.values())
 
 
-#: For each entry the description for error messages, and the check.
-FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "config": ("a mapping of plain values", lambda value: isinstance(value, Mapping) and is_plain(value)),
-    "labels": ("a list of names", _are_texts),
-    "seen": ("true or false for each label, or null", _are_flags),
-    "label_embeddings": ("names, vectors and their source, or null", _are_embeddings),
-    "normalization": ("mean and std, three finite numbers each, std above 0", is_normalization),
-    "model": ("tensors by name", _is_state_or_none),
-    "ema": ("tensors by name, or null", _is_state_or_none),
+COUNT: tuple[str, Check] = (f"a whole number from 0 to {MOST_COUNT - 1:,}", _is_count)
+FIELDS: Fields = {
+    "format": COUNT,
+    "config": ("a mapping of plain values", _is_plain_mapping),
+    "labels": ("a list of names", _is_list_of(str)),
+    "seen": ("true or false for each label, or null", _none_or(_is_list_of(bool))),
+    "label_embeddings": ("names, vectors and their source, or null", _none_or(_are_embeddings)),
+    "normalization": ("mean and std, three finite numbers each, std above 0", _is_normalization),
+    "model": ("tensors by name", _none_or(_is_state)),
+    "ema": ("tensors by name, or null", _none_or(_is_state)),
     "reported": ("raw or ema", lambda value: value in ("raw", "ema")),
-    "metrics": ("plain values by name", lambda value: isinstance(value, Mapping) and is_plain(value)),
-    "thresholds": ("a number from 0 to 1 for each label, or null", _are_thresholds),
-    "step": ("a whole number at least 0", is_count),
+    "metrics": ("plain values by name, for each kind of weights", _are_metrics),
+    "thresholds": ("a number from 0 to 1 for each label, or null", _none_or(_are_thresholds)),
+    "step": COUNT,
+    "resume": ("what resuming needs, by name", _is_mapping),
 }
-
-
-def _are_losses(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(loss, float) for loss in value)
-
-
-_COUNT = (f"a whole number from 0 to {MOST_COUNT - 1:,}", is_count)
-_PROGRESS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(("step", "updates", "epochs", "best_epoch", "broken"), _COUNT),
+RESUME: Fields = {
+    "optimizer": ("a mapping", lambda value: isinstance(value, Mapping)),
+    "scaler": ("a mapping", lambda value: isinstance(value, Mapping)),
+    "ema_updates": COUNT,
+    "progress": ("values by name", _is_mapping),
+}
+PROGRESS: Fields = {
+    **dict.fromkeys(("step", "updates", "epochs", "best_epoch", "broken"), COUNT),
     "best": ("a floating-point number", lambda value: isinstance(value, float)),
-    **dict.fromkeys(("window", "epoch_losses"), ("a list of floating-point numbers", _are_losses)),
+    **dict.fromkeys(("window", "epoch_losses"), ("a list of floating-point numbers", _is_list_of(float))),
 }
-
-
-def _check_resume(state: Any, source: str) -> None:
-    kinds = {"optimizer": Mapping, "scaler": Mapping, "ema_updates": int, "progress": Mapping}
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{source}: resume={shortened(state)}: expected {', '.join(kinds)}")
-    for name, kind in kinds.items():
-        value = state.get(name)
-        if not isinstance(value, kind) or (kind is int and not is_count(value)):
-            raise CheckpointError(f"{source}: resume.{name} is missing or damaged")
-    progress = state["progress"]
-    for name in progress:
-        if name not in _PROGRESS:
-            raise CheckpointError(f"{source}: resume.progress.{shortened(name)}: no such entry; upgrade mldec")
-    for name, (expected, holds) in _PROGRESS.items():
-        if not holds(progress.get(name)):
-            raise CheckpointError(
-                f"{source}: resume.progress.{name}={shortened(progress.get(name))}: expected {expected}; the file is "
-                "damaged, use another checkpoint"
-            )

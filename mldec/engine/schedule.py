@@ -6,9 +6,8 @@ Steps count optimizer updates, from 0 to total_steps - 1; `schedule(step)` is wh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mldec.config import ComponentConfig, Count, Fraction, Natural, NonNegative, Positive, Share
 from mldec.registry import SCHEDULES
@@ -19,84 +18,6 @@ class SchedulePoint(NamedTuple):
 
     lr: float
     momentum: float | None = None
-
-
-Schedule = Callable[[int], SchedulePoint]
-
-
-@dataclass(frozen=True)
-class OneCycle:
-    """The 1-cycle policy with cosine legs (paper appendix C), equal to torch.optim.lr_scheduler.OneCycleLR.
-
-    The rate rises from max_lr / div_factor to max_lr over the share `pct_start` of the steps, then falls to
-    max_lr / div_factor / final_div_factor; `momentum` (low, high), if given, runs the other way: high, low, high.
-    """
-
-    total_steps: int
-    max_lr: float
-    pct_start: float = 0.2
-    div_factor: float = 25.0
-    final_div_factor: float = 1e4
-    momentum: tuple[float, float] | None = None
-
-    def __call__(self, step: int) -> SchedulePoint:
-        """Raises ValueError for a step outside 0..total_steps - 1."""
-        _check_step(step, self.total_steps)
-        first_lr = self.max_lr / self.div_factor
-        last_lr = first_lr / self.final_div_factor
-        low, high = self.momentum or (0.0, 0.0)
-        peak, end = self.pct_start * self.total_steps - 1, self.total_steps - 1
-        if step <= peak:
-            share = _share(step, 0, peak)
-            lr, momentum = _cosine(first_lr, self.max_lr, share), _cosine(high, low, share)
-        else:
-            share = _share(step, peak, end)
-            lr, momentum = _cosine(self.max_lr, last_lr, share), _cosine(low, high, share)
-        return SchedulePoint(lr, momentum if self.momentum else None)
-
-
-@dataclass(frozen=True)
-class CosineWithWarmup:
-    """A straight rise from `warmup_lr` to `max_lr` over `warmup_steps`, then half a cosine to `min_lr` at the end."""
-
-    total_steps: int
-    max_lr: float
-    warmup_steps: int = 0
-    warmup_lr: float = 0.0
-    min_lr: float = 0.0
-
-    def __call__(self, step: int) -> SchedulePoint:
-        """Raises ValueError for a step outside 0..total_steps - 1."""
-        _check_step(step, self.total_steps)
-        if step < self.warmup_steps:
-            return SchedulePoint(_rise(self.warmup_lr, self.max_lr, step, self.warmup_steps))
-        return SchedulePoint(_cosine(self.max_lr, self.min_lr, _share(step, self.warmup_steps, self.total_steps - 1)))
-
-
-@dataclass(frozen=True)
-class TimmCosine:
-    """The cosine schedule of timm's training script, equal to its CosineLRScheduler in epochs (RSB recipes A1 to A3).
-
-    All steps of an epoch have one rate. Half a cosine falls from `max_lr` at epoch 0 to `min_lr` at `cosine_epochs`;
-    the first `warmup_epochs` of it are replaced by a straight rise from `warmup_lr`, so that `max_lr` itself is not
-    reached. Epochs from `cosine_epochs` on, the cool-down, have `min_lr`.
-    """
-
-    total_steps: int
-    steps_per_epoch: int
-    max_lr: float
-    cosine_epochs: int
-    warmup_epochs: int = 0
-    warmup_lr: float = 0.0
-    min_lr: float = 0.0
-
-    def __call__(self, step: int) -> SchedulePoint:
-        """Raises ValueError for a step outside 0..total_steps - 1."""
-        _check_step(step, self.total_steps)
-        epoch = step // self.steps_per_epoch
-        if epoch < self.warmup_epochs:
-            return SchedulePoint(_rise(self.warmup_lr, self.max_lr, epoch, self.warmup_epochs))
-        return SchedulePoint(_cosine(self.max_lr, self.min_lr, min(epoch / self.cosine_epochs, 1.0)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,15 +66,7 @@ class CosineConfig(ScheduleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.cycle_momentum:
-            raise ValueError(
-                "cycle_momentum=true: cosine has no momentum cycle; use false, or schedule=one_cycle which has one"
-            )
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"warmup_epochs={self.warmup_epochs:g}: leaves nothing of schedule.epochs={self.epochs}; use fewer"
-            )
-        _check_rates(self, "warmup_lr", "min_lr")
+        _check_warmup(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,60 +80,99 @@ class TimmCosineConfig(ScheduleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.cycle_momentum:
-            raise ValueError(
-                "cycle_momentum=true: timm_cosine has no momentum cycle; use false, or schedule=one_cycle which has one"
-            )
-        if self.warmup_epochs + self.cooldown_epochs >= self.epochs:
-            raise ValueError(
-                f"warmup_epochs={self.warmup_epochs}: with cooldown_epochs={self.cooldown_epochs} leaves nothing of "
-                f"schedule.epochs={self.epochs}; use fewer of them, or more epochs"
-            )
-        _check_rates(self, "warmup_lr", "min_lr")
+        _check_warmup(self, self.cooldown_epochs)
+
+
+def _check_warmup(config: CosineConfig | TimmCosineConfig, cooldown: int = 0) -> None:
+    if config.cycle_momentum:
+        raise ValueError(
+            f"cycle_momentum=true: {config.name} has no momentum cycle; use false, or schedule=one_cycle which has one"
+        )
+    if config.warmup_epochs + cooldown >= config.epochs:
+        raise ValueError(
+            f"warmup_epochs={config.warmup_epochs:g}: {f'with cooldown_epochs={cooldown} ' if cooldown else ''}leaves "
+            f"nothing of schedule.epochs={config.epochs}; use fewer, or more epochs"
+        )
+    for name in ("warmup_lr", "min_lr"):
+        if getattr(config, name) > config.max_lr:
+            value = getattr(config, name)
+            raise ValueError(f"{name}={value:g}: exceeds schedule.max_lr={config.max_lr:g}; use at most that")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate and momentum of every update of a run: `schedule(step)`."""
+
+    config: Any
+    total_steps: int
+    steps_per_epoch: int
+
+    def __call__(self, step: int) -> SchedulePoint:
+        """Raises ValueError for a step outside 0..total_steps - 1."""
+        if not 0 <= step < self.total_steps:
+            raise ValueError(f"step {step} is outside the schedule; allowed are 0..{self.total_steps - 1}")
+        return self.point(step)
+
+    def point(self, step: int) -> SchedulePoint:
+        raise NotImplementedError
 
 
 @SCHEDULES.register("one_cycle", OneCycleConfig)
-def build_one_cycle(config: OneCycleConfig, *, total_steps: int, steps_per_epoch: int) -> OneCycle:
-    return OneCycle(
-        total_steps=total_steps,
-        max_lr=config.max_lr,
-        pct_start=config.pct_start,
-        div_factor=config.div_factor,
-        final_div_factor=config.final_div_factor,
-        momentum=config.momentum if config.cycle_momentum else None,
-    )
+class OneCycle(Schedule):
+    """The 1-cycle policy with cosine legs (paper appendix C), equal to torch.optim.lr_scheduler.OneCycleLR.
+
+    The rate rises from max_lr / div_factor to max_lr over the share `pct_start` of the steps, then falls to
+    max_lr / div_factor / final_div_factor. With `cycle_momentum` momentum runs the other way: high, low, high.
+    """
+
+    config: OneCycleConfig
+
+    def point(self, step: int) -> SchedulePoint:
+        config, end = self.config, self.total_steps - 1
+        first_lr = config.max_lr / config.div_factor
+        low, high = config.momentum
+        peak = config.pct_start * self.total_steps - 1
+        if step <= peak:
+            share = _share(step, 0, peak)
+            lr, momentum = _cosine(first_lr, config.max_lr, share), _cosine(high, low, share)
+        else:
+            share = _share(step, peak, end)
+            last_lr = first_lr / config.final_div_factor
+            lr, momentum = _cosine(config.max_lr, last_lr, share), _cosine(low, high, share)
+        return SchedulePoint(lr, momentum if config.cycle_momentum else None)
 
 
 @SCHEDULES.register("cosine", CosineConfig)
-def build_cosine(config: CosineConfig, *, total_steps: int, steps_per_epoch: int) -> CosineWithWarmup:
-    return CosineWithWarmup(
-        total_steps=total_steps,
-        max_lr=config.max_lr,
-        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
-        warmup_lr=config.warmup_lr,
-        min_lr=config.min_lr,
-    )
+class CosineWithWarmup(Schedule):
+    """A straight rise from `warmup_lr` to `max_lr` over `warmup_epochs`, then half a cosine to `min_lr` at the end."""
+
+    config: CosineConfig
+
+    def point(self, step: int) -> SchedulePoint:
+        config, warmup_steps = self.config, round(self.config.warmup_epochs * self.steps_per_epoch)
+        if step < warmup_steps:
+            return SchedulePoint(_rise(config.warmup_lr, config.max_lr, step, warmup_steps))
+        share = _share(step, warmup_steps, self.total_steps - 1)
+        return SchedulePoint(_cosine(config.max_lr, config.min_lr, share))
 
 
 @SCHEDULES.register("timm_cosine", TimmCosineConfig)
-def build_timm_cosine(config: TimmCosineConfig, *, total_steps: int, steps_per_epoch: int) -> TimmCosine:
-    return TimmCosine(
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        max_lr=config.max_lr,
-        cosine_epochs=config.epochs - config.cooldown_epochs,
-        warmup_epochs=config.warmup_epochs,
-        warmup_lr=config.warmup_lr,
-        min_lr=config.min_lr,
-    )
+class TimmCosine(Schedule):
+    """The cosine schedule of timm's training script, equal to its CosineLRScheduler in epochs (RSB recipes A1 to A3).
 
+    All steps of an epoch have one rate. Half a cosine falls from `max_lr` at epoch 0 to `min_lr` where the cool-down
+    begins; the first `warmup_epochs` of it are replaced by a straight rise from `warmup_lr`, so that `max_lr` itself is
+    not reached.
+    """
 
-def _check_rates(config: ScheduleConfig, *names: str) -> None:
-    """Raise ValueError if a rate of those names is above the highest one."""
-    for name in names:
-        value = getattr(config, name)
-        if value > config.max_lr:
-            raise ValueError(f"{name}={value:g}: exceeds schedule.max_lr={config.max_lr:g}; use at most that")
+    config: TimmCosineConfig
+
+    def point(self, step: int) -> SchedulePoint:
+        config, epoch = self.config, step // self.steps_per_epoch
+        if epoch < config.warmup_epochs:
+            return SchedulePoint(_rise(config.warmup_lr, config.max_lr, epoch, config.warmup_epochs))
+        share = min(epoch / (config.epochs - config.cooldown_epochs), 1.0)
+        return SchedulePoint(_cosine(config.max_lr, config.min_lr, share))
 
 
 def _rise(first: float, last: float, place: int, end: int) -> float:
@@ -235,8 +187,3 @@ def _cosine(start: float, end: float, share: float) -> float:
 def _share(step: float, first: float, last: float) -> float:
     """How much of first..last is over at `step`; 1 where the leg has no length."""
     return (step - first) / (last - first) if last > first else 1.0
-
-
-def _check_step(step: int, total_steps: int) -> None:
-    if not 0 <= step < total_steps:
-        raise ValueError(f"step {step} is outside the schedule; allowed are 0..{total_steps - 1}")

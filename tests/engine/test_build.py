@@ -71,17 +71,17 @@ def test_without_a_test_split_val_is_reported_and_that_is_said(tables, caplog):
     words, folder = tables
     splits = data_splits.build_splits(make([*words, f"dataset.val={folder / 'val.csv'}"]))
     assert [len(index) for index in splits] == [40, 8, 8]
-    assert "table has no test split: results are of val" in caplog.text
+    assert "table has no test split: results are reported on val" in caplog.text
     splits = data_splits.build_splits(make([*words, "protocol.holdout=0.25"]))
     assert [len(index) for index in splits] == [30, 10, 10]
     assert not paths(splits.train) & paths(splits.test)
-    with pytest.raises(ConfigError, match=r"table has a train split only; .*dataset.val=….*protocol.holdout=0.05"):
+    with pytest.raises(ConfigError, match=r"table has only a train split; .*dataset.val=….*protocol.holdout=0.05"):
         data_splits.build_splits(make([*words, "protocol.holdout=0"]))
 
 
 def test_what_is_said_to_have_one_label_a_image_must_have_it(tables):
     words, _ = tables
-    with pytest.raises(DataError, match=r"table train: 13 of 40 images have not exactly one .*train2.png with 2"):
+    with pytest.raises(DataError, match=r"table train: 13 of 40 images do not have exactly one .*train2.png with 2"):
         data_splits.build_split(make([*words, "dataset.single_label=true"]), "train")
 
 
@@ -107,7 +107,7 @@ def test_splits_with_other_labels_are_refused(tables, monkeypatch):
         index = whole(config, split, **more)
         return index if split == "train" else dataclasses.replace(index, labels=LabelSpace(["cat", "god"]))
 
-    monkeypatch.setattr(build, "build_split", relabelled)
+    monkeypatch.setattr(data_splits, "build_split", relabelled)
     with pytest.raises(DataError, match=r"val has other labels \(2\) than train \(2\); they differ in dog, god"):
         data_splits.build_splits(config)
 
@@ -144,8 +144,8 @@ def test_the_same_seed_gives_the_same_initial_weights(small_digits):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["ema=none"], "protocol.report=ema: there is no average"),
-        (["protocol.holdout=0.2"], "protocol.holdout=0.2: digits has a val split"),
+        (["ema=none"], "protocol.report=ema: there are no EMA weights"),
+        (["protocol.holdout=0.2"], "protocol.holdout=0.2: digits has its own val split"),
         (["schedule.momentum=[0.8,0.9]"], "schedule.momentum: only used with"),
         (
             ["schedule.cycle_momentum=true", "optimizer.betas=[0.8,0.99]"],
@@ -154,9 +154,9 @@ def test_the_same_seed_gives_the_same_initial_weights(small_digits):
         (["loss=bce", "loss.label_smoothing_toward=uniform"], "toward=uniform: loss.label_smoothing is 0"),
         (
             ["loss=bce", "loss.label_smoothing=0.1", "loss.target_threshold=0.2"],
-            "label_smoothing=0.1: loss.target_threshold makes smoothed targets 0 or 1 again",
+            "label_smoothing=0.1: loss.target_threshold rounds smoothed targets to 0 or 1",
         ),
-        (["runtime.overfit=true"], "an epoch is one step"),
+        (["runtime.overfit=true"], "each epoch has one step"),
         (["runtime.profile=true", "runtime.limit_train_batches=2"], "the trace needs at least 5 steps"),
     ],
 )

@@ -13,6 +13,7 @@ import torch
 
 from mldec.engine.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
 from mldec.errors import CheckpointError, RunError
+from mldec.files import remove_partial
 from tests.curve import make, make_trainer
 
 
@@ -42,7 +43,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(RunError, match=r"cannot write .*last\.pt: No space left on device; what was saved before"):
+    with pytest.raises(RunError, match=r"cannot write .*last\.pt: No space left on device; the previous file is kept"):
         save_checkpoint(path, {"value": 2})
     assert torch.load(path, weights_only=True) == {"value": 1}
     assert os.listdir(tmp_path) == ["last.pt"]
@@ -66,7 +67,7 @@ def test_a_disk_that_fills_up_while_writing_keeps_the_old_file(tmp_path):
     path = tmp_path / "last.pt"
     found = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True)
     assert "RunError: cannot write" in found.stderr
-    assert "File too large; what was saved before stays" in found.stderr
+    assert "File too large; the previous file is kept" in found.stderr
     assert torch.equal(torch.load(path, weights_only=True)["value"], torch.ones(10))
     assert os.listdir(tmp_path) == ["last.pt"]
 
@@ -82,17 +83,19 @@ def test_what_reads_back_as_something_else_never_replaces_the_old_file(tmp_path,
         file.write(b"X" * 8)
 
     monkeypatch.setattr(torch, "save", damage)
-    with pytest.raises(RunError, match=r"cannot write .*last\.pt: what was written of .* reads back as something else"):
+    with pytest.raises(RunError, match=r"cannot write .*last\.pt: .* reads back differently"):
         save_checkpoint(path, {"value": torch.zeros(1000)})
     assert torch.equal(torch.load(path, weights_only=True)["value"], torch.ones(1000))
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
 def test_half_a_file_of_a_killed_process_is_removed(tmp_path):
-    (tmp_path / ".last.pt.1234.partial").write_bytes(b"half")
-    (tmp_path / ".best.pt.1234.partial").write_bytes(b"another's")
-    save_checkpoint(tmp_path / "last.pt", {"value": 1})
-    assert sorted(os.listdir(tmp_path)) == [".best.pt.1234.partial", "last.pt"]
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / ".1234.partial.pt").write_bytes(b"half")
+    save_checkpoint(folder / "last.pt", {"value": 1})
+    remove_partial(tmp_path, "checkpoints")  # as the next run in the directory does
+    assert os.listdir(folder) == ["last.pt"]
 
 
 def test_colleagues_may_read_what_the_umask_lets_them(tmp_path):
@@ -120,15 +123,15 @@ def test_a_file_that_would_run_code_is_refused(tmp_path, monkeypatch):
 def test_what_is_no_checkpoint_is_named(run, tmp_path):
     folder, _ = run
     torch.save({"model": {}}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="not a checkpoint of mldec: no valid format"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of mldec: it has no format"):
         load_checkpoint(tmp_path / "other.pt")
     half = (folder / "checkpoints" / "last.pt").read_bytes()[:1000]
     (tmp_path / "half.pt").write_bytes(half)
     with pytest.raises(CheckpointError, match="damaged"):
         load_checkpoint(tmp_path / "half.pt")
-    with pytest.raises(CheckpointError, match="no run folder or checkpoint"):
+    with pytest.raises(CheckpointError, match="no run directory or checkpoint"):
         find_checkpoint(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match="not a run folder"):
+    with pytest.raises(CheckpointError, match="not a run directory"):
         find_checkpoint(tmp_path)
 
 

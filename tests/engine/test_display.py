@@ -11,8 +11,9 @@ from mldec.engine.display import Display
 
 def shown(terminal: bool) -> tuple[Display, Console]:
     display = Display()
-    display.console = Console(record=True, force_terminal=terminal, width=200, soft_wrap=True, file=io.StringIO())
-    return display, display.console
+    console = Console(record=True, force_terminal=terminal, width=200, soft_wrap=True, file=io.StringIO())
+    display.console = display.diagnostics = console
+    return display, console
 
 
 def test_lines_are_for_files_and_bars_for_terminals():
@@ -32,7 +33,7 @@ def test_the_table_has_one_header():
     display.epoch_row({"epoch": "1", "raw mAP": "10.00"})
     display.epoch_row({"epoch": "2", "raw mAP": "20.00"})
     lines = console.export_text().splitlines()
-    assert lines == ["      epoch   raw mAP", "          1      10.00", "          2      20.00"]
+    assert lines == ["      epoch    raw mAP", "          1      10.00", "          2      20.00"]
 
 
 def test_a_quiet_display_says_nothing(capsys):
@@ -40,4 +41,4 @@ def test_a_quiet_display_says_nothing(capsys):
     display.say("x")
     with display.bar("y", 3) as bar:
         bar.advance()
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")

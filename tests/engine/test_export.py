@@ -27,7 +27,7 @@ from mldec.engine.checkpoint import FORMAT, pack_label_embeddings, restore, save
 from mldec.engine.export import exported_model, graph
 from mldec.engine.export.exporter import export, preprocessing
 from mldec.engine.export.graph import takes_vectors
-from mldec.engine.export.model_card import open_image
+from mldec.engine.export.model_card import template
 from mldec.engine.metric_writer import read_records
 from mldec.engine.run_directory import read_json
 from mldec.engine.thresholds import read_thresholds
@@ -165,7 +165,7 @@ def test_weights_that_the_run_does_not_report_carry_no_figures(run, tmp_path):
     raw = export(run, tmp_path / "raw", ["safetensors"], weights="raw").folder
     description = read_json(raw / "mldec.json")
     assert (description["weights"], description["test"], description["thresholds"]) == ("raw", None, None)
-    assert "no test split was scored with these weights" in (raw / "README.md").read_text()
+    assert "these weights were not evaluated on a test split" in (raw / "README.md").read_text()
     assert mldec.load(raw, device="cpu").model is not None  # the only ones that are there
     assert restore(raw, "raw").weights == "raw"
     with pytest.raises(CheckpointError, match="weights=raw"):
@@ -173,7 +173,7 @@ def test_weights_that_the_run_does_not_report_carry_no_figures(run, tmp_path):
 
 
 def test_asking_an_export_for_weights_that_it_lacks(exported):
-    with pytest.raises(CheckpointError, match="exported with its EMA weights alone; use weights=ema"):
+    with pytest.raises(CheckpointError, match="exported with EMA weights only; use weights=ema"):
         mldec.load(exported.folder, weights="raw")
 
 
@@ -200,7 +200,7 @@ def test_weights_that_read_back_otherwise_are_refused(run, tmp_path, monkeypatch
         write(folder, {name: tensor.half() for name, tensor in state.items()}, metadata)
 
     monkeypatch.setattr(exported_model, "write_weights", rounded)
-    with pytest.raises(RunError, match=r"format=safetensors: .*\(none allowed\)"):
+    with pytest.raises(RunError, match=r"format=safetensors: .*\(0 and 0 allowed\)"):
         export(run, tmp_path / "out", ["safetensors"])
     assert os.listdir(tmp_path) == []
 
@@ -219,16 +219,16 @@ def test_what_a_format_cannot_express_is_one_sentence(run, tmp_path, monkeypatch
 def test_a_folder_that_holds_something_is_kept(run, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="is there already; remove it or name another folder"):
+    with pytest.raises(ConfigError, match="exists already; remove it or use another folder"):
         export(run, tmp_path / "out", ["safetensors"])
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
 
 def test_settings_without_effect_and_missing_packages(run, tmp_path, monkeypatch):
     for settings, message in (
-        ({"fold": True}, "fold_batch_norm=true: without effect on format=safetensors"),
-        ({"included": True}, "preprocessing=included: without effect on format=safetensors"),
-        ({"device": "cuda:0"}, "only a torch_export program is for one device"),
+        ({"fold": True}, "fold_batch_norm=true: no effect on format=safetensors"),
+        ({"included": True}, "preprocessing=included: no effect on format=safetensors"),
+        ({"device": "cuda:0"}, "only a torch_export program is bound to a device"),
     ):
         with pytest.raises(ConfigError, match=message):
             export(run, tmp_path / "out", ["safetensors"], **settings)
@@ -244,7 +244,7 @@ def test_settings_without_effect_and_missing_packages(run, tmp_path, monkeypatch
 def zero_shot(folder, *overrides):
     embeddings = LabelEmbeddings((*LABELS.names, "never trained"), torch.randn(8, 5), "a test")
     return untrained(
-        folder, "head=zero_shot", "head.label_embeddings.source=random:5", *overrides, label_embeddings=embeddings
+        folder, "head=zero_shot", "head.label_embeddings.source=random:5", *overrides, embeddings=embeddings
     )
 
 
@@ -300,7 +300,7 @@ def test_the_card_s_code_asks_by_vectors(by_embeddings, inputs, tmp_path, monkey
 
 def test_labels_that_share_queries_are_fixed_in_the_graph(inputs, tmp_path):
     exported = export(zero_shot(tmp_path, "head.num_groups=3"), tmp_path / "out", ["torch_export"])
-    assert any("for its trained labels" in note for note in exported.notes)
+    assert any("only score trained labels" in note for note in exported.notes)
     module = torch.export.load(tmp_path / "out" / "model.pt2").module()
     network = mldec.load(tmp_path / "network.pt", device="cpu")
     images = network.normalization(torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2))
@@ -340,11 +340,11 @@ def test_which_heads_ask_by_vectors_alone(settings, alone):
 def test_a_centre_crop_is_described_as_it_is_done(inputs, tmp_path, monkeypatch, crop, interpolation):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(inputs[0]).resize((173, 90)).save("photo.jpg", quality=95)
-    embeddings = [f"dataset.crop={crop}", f"dataset.interpolation={interpolation}"]
-    restored = restore(untrained(tmp_path, *embeddings))
+    overrides = [f"dataset.crop={crop}", f"dataset.interpolation={interpolation}"]
+    restored = restore(untrained(tmp_path, *overrides))
     steps = preprocessing(restored, included=False)
     found = {"np": np, "Image": Image}
-    exec("\n".join(open_image(steps)), found)
+    exec(template("open_image.py.jinja").render(preprocessing=steps), found)
     expected = build.build_resize(restored.config)(np.asarray(Image.open("photo.jpg")))
     normalization = Normalization((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
     np.testing.assert_allclose(

@@ -42,32 +42,36 @@ def change(folder, **values):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"labels": ...}, "no valid labels"),
-        ({"format": True, "step": "3"}, "no valid format, step"),
+        ({"labels": ...}, "it has no labels"),
+        ({"format": True}, "format=True: expected a whole number"),
+        ({"step": "3"}, "step=3: expected a whole number"),
         ({"format": 99}, "format 99, this mldec reads up to 1; upgrade mldec"),
-        ({"labels": ["a\x1b[2J"] * 7}, "holds control characters"),
-        ({"labels": ["a"] * 7}, "found more than once: a"),
-        ({"labels": [1, 2, 3, 4, 5, 6, 7]}, "every label needs a name"),
+        ({"labels": ["a\x1b[2J"] * 7, "label_embeddings__names": ["a\x1b[2J"] * 7}, "holds control characters"),
+        ({"labels": ["a"] * 7, "label_embeddings__names": ["a"] * 7}, "found more than once: a"),
+        ({"labels": [1, 2, 3, 4, 5, 6, 7]}, "labels: expected a list of names"),
         ({"labels": [f"other {n}" for n in range(7)]}, "first of its names must be the trained labels"),
         ({"labels": []}, "at least one label"),
         ({"seen": [True]}, "`seen` has 1 entries for 7 labels"),
-        ({"seen": ["yes"] * 7}, "seen: expected true or false"),
-        ({"normalization__mean": [0.5, 0.5]}, "normalization.mean=.*expected three numbers"),
-        ({"normalization__std": [1.0, 0.0, 1.0]}, "normalization.std=.*above 0"),
-        ({"normalization__std": [1.0, float("nan"), 1.0]}, "normalization.std=.*three numbers"),
-        ({"weights": "best"}, "weights='best': expected ema or raw"),
-        ({"metrics": {"ema": 3}}, "metrics: expected figures by weights"),
+        ({"seen": ["yes"] * 7}, "seen=.*: expected true or false"),
+        ({"normalization__mean": [0.5, 0.5]}, "normalization=.*expected .*three finite numbers"),
+        ({"normalization__std": [1.0, 0.0, 1.0]}, "normalization=.*expected .*std above 0"),
+        ({"normalization__std": [1.0, float("nan"), 1.0]}, "normalization=.*expected .*three finite numbers"),
+        ({"weights": "best"}, "weights=.?best.?: expected ema or raw"),
+        ({"metrics": {"ema": 3}}, "metrics=.*: expected plain values by name, for each"),
         ({"data": {"train": {"images": "many"}}}, "images, labels and fingerprint by split"),
         ({"environment": {"packages": 3}}, "environment: expected versions by name"),
-        ({"thresholds": [0.5] * 6}, "thresholds: expected 7 numbers from 0 to 1"),
-        ({"thresholds": [0.5] * 6 + [2]}, "thresholds: expected 7 numbers from 0 to 1"),
-        ({"label_embeddings": None}, "words: missing, but the head"),
-        ({"words__source": 3}, "words: expected names, a list, and source"),
-        ({"words__names": ["thing 0"]}, "first of its names must be the trained labels"),
+        ({"thresholds": [0.5] * 6}, "thresholds: expected 7 numbers, one per label"),
+        ({"thresholds": [0.5] * 6 + [2]}, "thresholds=.*: expected a number from 0 to 1 for each label"),
+        ({"label_embeddings": None}, "label_embeddings: missing, but the head"),
+        ({"label_embeddings__source": 3}, "label_embeddings=.*: expected names, vectors and their source"),
+        ({"label_embeddings__names": ["thing 0"]}, "first of its names must be the trained labels"),
     ],
 )
 def test_a_description_that_says_something_impossible(folder, values, message):
     change(folder, **values)
+    if "labels" in values:  # whose other copy is in the header of the weights
+        state = safetensors.torch.load_file(folder / exported_model.WEIGHTS)
+        exported_model.write_weights(folder, state, {})
     with pytest.raises(CheckpointError, match=message) as caught:
         mldec.load(folder)
     assert str(folder) in str(caught.value)
@@ -94,7 +98,7 @@ def test_weights_of_another_network(folder):
 def test_files_that_do_not_belong_together(folder, tmp_path):
     state = safetensors.torch.load_file(folder / exported_model.WEIGHTS)
     exported_model.write_weights(folder, state, {"labels": json.dumps(["cat"])})
-    with pytest.raises(CheckpointError, match=r"is of other labels than the mldec\.json beside it"):
+    with pytest.raises(CheckpointError, match=r"has other labels than mldec\.json in the same folder"):
         mldec.load(folder)
     exported_model.write_weights(folder, state, {})
     safetensors.torch.save_file({"vectors": torch.randn(3, 5)}, folder / exported_model.VECTORS)
@@ -115,7 +119,7 @@ def test_damaged_files(folder, name, content):
 def test_a_cut_off_file(folder):
     whole = (folder / exported_model.WEIGHTS).read_bytes()
     (folder / exported_model.WEIGHTS).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="is damaged or no safetensors file"):
+    with pytest.raises(CheckpointError, match="is damaged or not a safetensors file"):
         mldec.load(folder)
 
 
@@ -128,7 +132,7 @@ def test_folders_without_weights_say_how_what_they_hold_is_read(folder):
     with pytest.raises(CheckpointError, match=r"load model\.pt2 with torch\.export\.load"):
         mldec.load(folder)
     (folder / "model.pt2").unlink()
-    with pytest.raises(CheckpointError, match=r"no whole export of mldec: it lacks model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"not a complete export of mldec: it lacks model\.safetensors"):
         mldec.load(folder)
 
 

@@ -95,7 +95,7 @@ def test_a_run_directory_takes_one_run_at_a_time(
         assert run(["evaluate", f"run={folder}", f"output={tmp_path / 'evaluated'}"]) == 0  # reading is free
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert run(words) == 2
-    assert f"run_dir={folder}: holds a run already; type resume={folder}" in capsys.readouterr().err
+    assert f"run_dir={folder}: holds a run already; use resume={folder}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("below", ["", "run"])
@@ -107,8 +107,9 @@ def test_a_file_where_the_run_directory_should_be_is_one_error(
     for name in ("run_dir", "output"):
         place = file / below if below else file
         assert run(["train", *small_digits, f"{name}={place}"]) == 2
+        found = f"{file} is a file" if below else "is a file"
         assert capsys.readouterr().err == (
-            f"error: {name}={place}: {file} is a file; name a directory, or a path where nothing is yet\n"
+            f"error: {name}={place}: {found}, so nothing can be written there; name a directory or a new path\n"
         )
     assert file.read_text() == "mine"
 

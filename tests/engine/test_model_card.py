@@ -1,16 +1,18 @@
-"""Property: a card shows labels as they are written, whatever they are written with."""
+"""Properties: a card shows labels as they are written, whatever they are written with, and says what was measured."""
 
 from __future__ import annotations
 
 import html
 import re
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from mldec.engine.export.model_card import escape, model_card
+from mldec.metrics import f1_at_threshold
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -53,6 +55,8 @@ def description(names):
         "step": 3,
         "metrics": {"ema": {"mAP": 12.345678, "CF1": None}},
         "test": None,
+        "test_split": "test",
+        "epoch_chosen_on_test": False,
         "data": {HOSTILE[5]: {"images": 3, "labels": 2, "fingerprint": "0123456789abcdef0"}},
         "environment": {"device": HOSTILE[2], "commit": HOSTILE[8]},
         "label_embeddings": {"names": names, "trained": 2, "width": 5, "source": HOSTILE[1]},
@@ -89,6 +93,42 @@ def test_a_card_with_hostile_names_is_whole():
     assert tags <= {"h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td", "pre", "code", "ul", "ol", "li"}
     assert rendered.count("<h1>") == 1
     assert {len(re.findall("<t[dh]>", row)) for row in rendered.split("<tr>")[1:]} <= {2, 3, 4}
+
+
+MEASURED = {"mAP": 80.0, "CF1": 60.0, "OF1": 70.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "split", "biased"),
+    [
+        ({"test": MEASURED}, "test", False),
+        ({"test": MEASURED, "epoch_chosen_on_test": True}, "test", True),  # val = the test images
+        ({"test": MEASURED, "test_split": "val", "epoch_chosen_on_test": True}, "val", True),  # test = the val images
+        ({"metrics": {"ema": MEASURED}}, "val", True),
+    ],
+)
+def test_card_and_metadata_name_the_split_whose_images_were_measured(changes, split, biased):
+    card = ModelCard(model_card(description(["cat", "dog"]) | changes, {}, {}, []))
+    assert {result.dataset_split for result in card.data.eval_results} == {split}
+    assert f"On the {split} split of" in card.text
+    assert ("optimistically biased" in card.text) == biased
+    assert ("not evaluated on a test split" in card.text) == (split == "val")
+
+
+def test_metrics_are_defined_as_they_are_computed():
+    scores, targets = np.random.default_rng(0).random((2, 40, 3)).round(1), np.eye(3, dtype=np.int8)[[0, 1, 1, 2] * 10]
+    found = f1_at_threshold(scores[0], targets, 0.5)
+    text = model_card(description(["a", "b", "c"]) | {"test": {"CF1": found.CF1, "OF1": found.OF1}}, {}, {}, [])
+    predicted, present = scores[0] > 0.5, targets == 1
+    rows = dict(re.findall(r"\| (CF1|OF1) \| [\d.]+ \| harmonic mean of (.*), at the protocol's threshold, % \|", text))
+    for name, axis, meaning in (
+        ("CF1", 0, "mean class precision and mean class recall"),
+        ("OF1", None, "precision and recall of all decisions"),
+    ):
+        true = (predicted & present).sum(axis)
+        precision, recall = (float(np.mean(true / total.sum(axis))) for total in (predicted, present))
+        assert getattr(found, name) == pytest.approx(200 * precision * recall / (precision + recall))
+        assert rows[name] == meaning
 
 
 def test_many_labels_do_not_fill_the_card():

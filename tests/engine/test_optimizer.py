@@ -11,7 +11,7 @@ import yaml
 from torch import nn
 
 from mldec.engine.optimizer import AdamConfig, AdamWConfig, LambConfig, SGDConfig, apply_schedule, parameter_groups
-from mldec.engine.schedule import OneCycle, SchedulePoint
+from mldec.engine.schedule import OneCycle, OneCycleConfig, SchedulePoint
 from mldec.registry import OPTIMIZERS
 
 CONFIGS = {"adam": AdamConfig, "adamw": AdamWConfig, "sgd": SGDConfig, "lamb": LambConfig}
@@ -105,7 +105,7 @@ def test_adam_equals_the_published_optimizer(net):
         twin(torch.randn(8, 3, 4, 4, generator=generator)).pow(2).sum().backward()
         oracle.step()
         cycle.step()
-    schedule = OneCycle(steps + 1, 1e-3, momentum=(0.85, 0.95))
+    schedule = OneCycle(OneCycleConfig(name="one_cycle", max_lr=1e-3, cycle_momentum=True), steps + 1, steps + 1)
     found = train(net, build("adam", net, weight_decay=1e-2), steps, schedule)
     for ours, theirs in zip(found, twin.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
@@ -164,7 +164,7 @@ def test_a_backbone_of_rate_zero_stands_still(net, name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_saved_optimizer_continues_as_if_it_had_not_stopped(net, name):
-    schedule = OneCycle(10, 1e-2, momentum=(0.85, 0.95))
+    schedule = OneCycle(OneCycleConfig(name="one_cycle", max_lr=1e-2, cycle_momentum=True), 10, 10)
     optimizer = build(name, net)
     train(net, optimizer, 5, schedule)
     twin = clone(net)

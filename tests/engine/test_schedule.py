@@ -15,14 +15,26 @@ from mldec.config import build_config
 from mldec.engine import build
 from mldec.engine.schedule import (
     CosineConfig,
-    CosineWithWarmup,
     OneCycle,
     OneCycleConfig,
+    Schedule,
     SchedulePoint,
-    TimmCosine,
     TimmCosineConfig,
 )
 from mldec.registry import SCHEDULES
+
+NAMES = {OneCycleConfig: "one_cycle", CosineConfig: "cosine", TimmCosineConfig: "timm_cosine"}
+
+
+def one_cycle(total_steps: int, max_lr: float, pct_start: float = 0.2, *, momentum: bool = False) -> Schedule:
+    config = OneCycleConfig(name="one_cycle", max_lr=max_lr, pct_start=pct_start, cycle_momentum=momentum)
+    return OneCycle(config, total_steps, steps_per_epoch=total_steps)
+
+
+def cosine(total_steps: int, max_lr: float, **settings: float) -> Schedule:
+    """With a step an epoch, so that `warmup_epochs` are steps."""
+    config = CosineConfig(name="cosine", epochs=total_steps, max_lr=max_lr, **settings)  # type: ignore[arg-type]
+    return SCHEDULES["cosine"].build(config, total_steps=total_steps, steps_per_epoch=1)
 
 
 @pytest.mark.parametrize("total_steps", [2, 3, 7, 100, 1466])
@@ -34,7 +46,7 @@ def test_one_cycle_equals_torch_at_every_step(total_steps, pct_start, optimizer_
     oracle = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=3e-4, total_steps=total_steps, pct_start=pct_start, div_factor=25, final_div_factor=1e4
     )
-    schedule = OneCycle(total_steps, 3e-4, pct_start, momentum=(0.85, 0.95))
+    schedule = one_cycle(total_steps, 3e-4, pct_start, momentum=True)
     (group,) = optimizer.param_groups
     for step in range(total_steps):
         momentum = group["momentum"] if "momentum" in group else group["betas"][0]
@@ -45,22 +57,22 @@ def test_one_cycle_equals_torch_at_every_step(total_steps, pct_start, optimizer_
 
 
 def test_one_cycle_of_the_published_recipe():
-    schedule = OneCycle(58_640, 1e-4, momentum=(0.85, 0.95))  # paper §2.1: 40 epochs of 1,466 steps
+    schedule = one_cycle(58_640, 1e-4, momentum=True)  # paper §2.1: 40 epochs of 1,466 steps
     assert schedule(0) == pytest.approx((4e-6, 0.95))
     assert schedule(8 * 1466 - 1) == pytest.approx((1e-4, 0.85))  # the last step of epoch 8
     assert schedule(58_639) == pytest.approx((4e-10, 0.95), rel=1e-6)
-    assert OneCycle(58_640, 1e-4)(0).momentum is None
+    assert one_cycle(58_640, 1e-4)(0).momentum is None
 
 
 @pytest.mark.parametrize(("total_steps", "pct_start"), [(1, 0.2), (1, 1.0), (5, 0.2), (2, 0.5)])
 def test_one_cycle_of_few_steps_has_no_division_by_zero(total_steps, pct_start):
-    schedule = OneCycle(total_steps, 1.0, pct_start)
+    schedule = one_cycle(total_steps, 1.0, pct_start)
     rates = [schedule(step).lr for step in range(total_steps)]
     assert all(0 < rate <= 1 for rate in rates)
 
 
 def test_cosine_rises_straight_and_falls_by_half_a_cosine():
-    schedule = CosineWithWarmup(total_steps=21, max_lr=1.0, warmup_steps=4, warmup_lr=0.2, min_lr=0.1)
+    schedule = cosine(21, 1.0, warmup_epochs=4, warmup_lr=0.2, min_lr=0.1)
     rates = [schedule(step).lr for step in range(21)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[4:] == pytest.approx([0.1 + 0.45 * (1 + math.cos(math.pi * i / 16)) for i in range(17)])
@@ -70,7 +82,7 @@ def test_cosine_rises_straight_and_falls_by_half_a_cosine():
 def test_cosine_equals_torch_without_warm_up():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     oracle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=29, eta_min=0.01)
-    schedule = CosineWithWarmup(total_steps=30, max_lr=0.5, min_lr=0.01)
+    schedule = cosine(30, 0.5, warmup_epochs=0, min_lr=0.01)
     for step in range(30):
         assert schedule(step).lr == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
         optimizer.step()
@@ -126,15 +138,17 @@ def test_the_imagenet_recipes_are_those_of_the_authors(experiment, epochs, expec
         schedule(epochs * 625)
 
 
-@pytest.mark.parametrize("schedule", [OneCycle(10, 1.0), CosineWithWarmup(10, 1.0), TimmCosine(10, 2, 1.0, 5)])
-def test_steps_outside_the_run_are_refused(schedule):
+@pytest.mark.parametrize("config_class", NAMES)
+def test_steps_outside_the_run_are_refused(config_class):
+    name = NAMES[config_class]
+    schedule = SCHEDULES[name].build(config_class(name=name), total_steps=10, steps_per_epoch=2)
     for step in (-1, 10):
         with pytest.raises(ValueError, match=rf"step {step} is outside the schedule; allowed are 0\.\.9"):
             schedule(step)
 
 
 def test_a_schedule_has_no_memory():
-    schedule = OneCycle(50, 1.0, momentum=(0.85, 0.95))
+    schedule = one_cycle(50, 1.0, momentum=True)
     forwards = [schedule(step) for step in range(50)]
     assert [schedule(step) for step in reversed(range(50))] == forwards[::-1]
 
@@ -142,7 +156,7 @@ def test_a_schedule_has_no_memory():
 def test_factories():
     config = OneCycleConfig(name="one_cycle", max_lr=0.1, pct_start=0.5)
     built = SCHEDULES["one_cycle"].build(config, total_steps=10, steps_per_epoch=5)
-    assert built == OneCycle(10, 0.1, 0.5)
+    assert (built(4).lr, built(0).lr, built(9).lr) == pytest.approx((0.1, 0.1 / 25, 0.1 / 25e4))
     config = OneCycleConfig(name="one_cycle", cycle_momentum=True)
     assert SCHEDULES["one_cycle"].build(config, total_steps=10, steps_per_epoch=5)(0).momentum == 0.95
     config = CosineConfig(name="cosine", max_lr=0.1, warmup_epochs=1.5, warmup_lr=0.0)
@@ -173,7 +187,7 @@ def test_factories():
 )
 def test_settings_that_contradict_each_other_are_refused(config_class, settings, message):
     with pytest.raises(ValueError, match=message):
-        config_class(name="any", **settings)
+        config_class(name=NAMES[config_class], **settings)
 
 
 @pytest.mark.parametrize("name", ["one_cycle", "cosine", "timm_cosine"])

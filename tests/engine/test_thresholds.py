@@ -128,7 +128,7 @@ def test_labels_that_a_file_lacks_get_the_default_and_are_named(tmp_path):
     found = read_thresholds(file, LabelSpace(["zebra", "dog"]), default=0.4)
     assert found.values.tolist() == [0.4, 0.75]
     assert found.untuned == ("zebra",)
-    with pytest.raises(DataError, match=r"none of the 1 labels \(first: dot\); did you mean dog"):
+    with pytest.raises(DataError, match=r"no threshold for any of the 1 labels \(first: dot\); did you mean dog"):
         read_thresholds(file, LabelSpace(["dot"]))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mldec.data.loader import Batch
-from mldec.engine import meter
+from mldec.engine import throughput
 from mldec.engine.throughput import Throughput
 
 
@@ -23,7 +23,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(meter, "time", clock)
+    monkeypatch.setattr(throughput, "time", clock)
     return clock
 
 
@@ -35,7 +35,7 @@ def batches(clock: Clock, count: int, seconds: float):
 
 def test_speed_counts_all_time_and_waiting_that_without_a_batch(clock):
     reader = Throughput()
-    for _ in reader.waiting(batches(clock, 5, seconds=1.0)):
+    for _ in reader.timed(batches(clock, 5, seconds=1.0)):
         clock.now += 3.0  # the step
     speed, waiting = reader.read()
     assert speed == pytest.approx(20 / 20)
@@ -44,7 +44,7 @@ def test_speed_counts_all_time_and_waiting_that_without_a_batch(clock):
 
 def test_a_reading_starts_anew(clock):
     reader = Throughput()
-    list(reader.waiting(batches(clock, 3, seconds=1.0)))
+    list(reader.timed(batches(clock, 3, seconds=1.0)))
     assert reader.read() == pytest.approx((4.0, 1.0))
     clock.now += 1.0
     assert reader.read() == (0.0, 0.0)
@@ -53,5 +53,5 @@ def test_a_reading_starts_anew(clock):
 def test_time_between_epochs_is_not_training(clock):
     reader = Throughput()
     clock.now += 1000.0  # an evaluation
-    list(reader.waiting(batches(clock, 1, seconds=2.0)))
+    list(reader.timed(batches(clock, 1, seconds=2.0)))
     assert reader.read()[0] == pytest.approx(4 / 2)

@@ -78,7 +78,7 @@ def test_a_damaged_line_is_left_out_and_said(tmp_path, caplog):
     ]
     write_text(path, "\n".join([*odd, sound, ""]))
     assert read_records(path) == [json.loads(sound)]
-    assert "metrics.jsonl is damaged: 5 lines are left out (line 1, 2, 3, 4, 5)" in caplog.text
+    assert "metrics.jsonl is damaged: 5 lines are skipped (line 1, 2, 3, 4, 5)" in caplog.text
 
 
 def test_what_resuming_needs_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):

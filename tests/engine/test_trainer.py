@@ -220,15 +220,15 @@ def test_thresholds_are_tuned_on_val_for_the_weights_that_are_best(small_digits,
 
 def test_thresholds_never_lie_beside_weights_that_they_do_not_belong_to(small_digits, tmp_path, monkeypatch):
     trainer = make_trainer(make(small_digits))
-    save = trainer.save
+    save = trainer._save
     (tmp_path / "thresholds.csv").write_text("of an earlier best epoch")
 
-    def killed(name, **words):
-        save(name, **words)
+    def killed(name, *content):
+        save(name, *content)
         if name == "best":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "save", killed)
+    monkeypatch.setattr(trainer, "_save", killed)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(tmp_path)
     assert (tmp_path / "checkpoints" / "best.pt").exists()
@@ -272,9 +272,9 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(small_digits, 
 def test_a_run_in_which_nothing_moved_says_so(small_digits, tmp_path, capsys):
     config = make(small_digits)
     runner = Trainer(config, data_splits.build_splits(config), Display())
-    runner._apply_gradients = lambda: False  # type: ignore[method-assign]
+    runner._optimizer_step = lambda: False  # type: ignore[method-assign]
     runner.fit(tmp_path)
-    assert "no step has changed the weights: raw and EMA" in capsys.readouterr().out
+    assert "no step has changed the weights: raw and EMA" in capsys.readouterr().err
 
 
 def test_running_out_of_memory_says_what_to_lower(small_digits, tmp_path):
@@ -290,7 +290,7 @@ def test_running_out_of_memory_says_what_to_lower(small_digits, tmp_path):
 
 def test_a_skipped_step_moves_neither_the_schedule_nor_the_average(small_digits, tmp_path):
     runner = make_trainer(make(small_digits))
-    runner._apply_gradients = lambda: False  # type: ignore[method-assign]
+    runner._optimizer_step = lambda: False  # type: ignore[method-assign]
     before = [p.clone() for p in runner.state.ema.module.parameters()]
     batch = next(iter(runner.batches.batches(0)))
     runner.train_step(batch)
@@ -343,7 +343,7 @@ def test_a_run_of_other_labels_is_not_resumed(small_digits, tmp_path):
 
 def test_a_run_whose_every_step_is_skipped_ends_in_words(small_digits, tmp_path, monkeypatch):
     trainer = make_trainer(make([*small_digits, "schedule.epochs=20"]))
-    monkeypatch.setattr(trainer, "_apply_gradients", lambda: False)
+    monkeypatch.setattr(trainer, "_optimizer_step", lambda: False)
     with pytest.raises(RunError, match=r"50 steps in a row changed no weight: .* Use runtime\.precision=bf16"):
         trainer.fit(tmp_path)
     assert trainer.state.progress.updates == 0

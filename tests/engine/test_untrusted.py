@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 
 import mldec
 from mldec.commands import compose
@@ -77,9 +78,12 @@ def changed(content, path, value):
         ("seen", [True]),
         ("seen", "yes"),
         ("metrics", {"raw": torch.zeros(2)}),
+        ("thresholds", {}),
+        ("thresholds", {"thing 0": 2}),
+        ("thresholds", {"thing 0": "high"}),
         ("step", -1),
         ("step", True),
-        ("words", {"names": ["a"], "vectors": 3, "source": "x"}),
+        ("label_embeddings", {"names": ["a"], "vectors": 3, "source": "x"}),
         ("config", {}),
         ("config.head", 3),
         ("config.head.dim", torch.zeros(3)),
@@ -340,8 +344,10 @@ def test_a_lost_best_epoch_is_said_and_not_reported(run, capsys, caplog):
     (run / "thresholds.csv").write_text("of the lost weights")
     # After the last epoch there is nothing but its own weights.
     assert command(["train", f"resume={run}"]) == 0
-    out = capsys.readouterr().out
-    assert "best.pt is missing: the weights of the best epoch, 1, are lost; the last epoch takes its place" in out
+    out, diagnostics = capsys.readouterr()
+    assert (
+        "best.pt is missing: the weights of the best epoch, 1, are lost; the last epoch is used instead" in diagnostics
+    )
     assert "weights of epoch 2" in out
     assert read_records(run / "metrics.jsonl")[-1]["epoch"] == 2
     assert not (run / "thresholds.csv").exists()
@@ -365,7 +371,7 @@ def test_a_damaged_best_epoch_is_as_good_as_lost(run, capsys):
     best = run / "checkpoints" / "best.pt"
     best.write_bytes(best.read_bytes()[:1000])
     assert command(["train", f"resume={run}"]) == 0
-    assert "best.pt is damaged" in capsys.readouterr().out
+    assert "best.pt is damaged" in capsys.readouterr().err
     assert read_records(run / "metrics.jsonl")[-1]["epoch"] == 2
 
 
@@ -378,7 +384,7 @@ def test_files_that_only_note_something_stop_nothing(run, content, capsys, caplo
     assert command(["export", f"run={run}", "format=safetensors", f"output={run / 'x'}"]) == 0
     assert command(["report", f"run={run}"]) == 0
     assert command(["train", f"resume={run}"]) == 0
-    assert "metrics.jsonl is damaged: 3 lines are left out (line 1, 2, 3)" in caplog.text
+    assert "metrics.jsonl is damaged: 3 lines are skipped (line 1, 2, 3)" in caplog.text
     if not content.startswith(b'{"'):
         assert "cost.json is damaged" in caplog.text
     assert read_metadata(run / "cost.json")["seconds"] > 0
@@ -416,10 +422,12 @@ def test_a_report_of_records_of_any_kind_is_a_page(run):
     assert command(["report", f"run={run}"]) == 0
 
 
-def test_a_damaged_file_of_thresholds_is_one_error(run, capsys):
+def test_a_damaged_file_of_thresholds_is_one_error(run, tmp_path, capsys):
+    Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
+    predict = ["predict", f"run={run}", f"input={tmp_path / 'image.png'}", f"thresholds={run / 'thresholds.csv'}"]
     for content in (b"", b"nothing\n1\n", b"label,threshold\nx,2\n", b"\xff\xfe"):
         (run / "thresholds.csv").write_bytes(content)
-        assert command(["evaluate", f"run={run}"]) == 0
-        assert "warning: " in capsys.readouterr().out
-        assert command(["export", f"run={run}", "format=safetensors", f"output={run / 'x'}"]) == 2
+        assert command(["evaluate", f"run={run}"]) == 0  # with the thresholds of best.pt
+        assert "thresholds of thresholds.csv" in capsys.readouterr().out
+        assert command(predict) == 2
         assert "thresholds.csv" in capsys.readouterr().err

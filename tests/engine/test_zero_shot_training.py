@@ -245,7 +245,7 @@ def test_without_words_there_is_one_clear_error(small_digits, tmp_path):
     predictor = load(tmp_path / "run")
     with pytest.raises(DataError, match="trained without label embeddings"):
         predictor.set_labels(["zebra"])
-    with pytest.raises(DataError, match="no attention that could be shown"):
+    with pytest.raises(DataError, match="average pooling has no attention"):
         predictor.maps([trainer.splits.test.path(0)], "attention")
 
 
@@ -266,7 +266,7 @@ def test_another_source_of_words_keeps_templates_and_aliases_and_drops_the_names
     assert predictor.label_embeddings_config == stored
     predictor.take_label_embeddings_from("b.txt")
     assert predictor.label_embeddings_config == dataclasses.replace(stored, source="b.txt", names=None)
-    with pytest.raises(ConfigError, match="words=: source: missing"):
+    with pytest.raises(ConfigError, match="label_embeddings=: source: missing"):
         predictor.take_label_embeddings_from("")
 
 
@@ -317,8 +317,9 @@ def test_what_has_no_effect_or_no_meaning_is_said(zero_shot, small_digits):
     aliased = config_checks.find_unused(make([*zero_shot, "head.label_embeddings.aliases=x.tsv"]))
     assert any(line.startswith("head.label_embeddings.aliases=x.tsv: without effect") for line in aliased)
     assert not any(
-        "words.seed" in line for line in config_checks.find_unused(make([*zero_shot, "head.label_embeddings.seed=3"]))
+        "label_embeddings.seed" in line
+        for line in config_checks.find_unused(make([*zero_shot, "head.label_embeddings.seed=3"]))
     )
     words = [*zero_shot, "loss=ce", "dataset.max_digits=1", "head.random_queries=3"]
-    with pytest.raises(ConfigError, match=r"head.random_queries=3: their answer is one more present label"):
+    with pytest.raises(ConfigError, match=r"head.random_queries=3: each adds a positive target"):
         config_checks.check_config(make(words))

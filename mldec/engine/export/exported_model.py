@@ -20,31 +20,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mldec.engine.checkpoint_fields import are_numbers
+from mldec.engine.checkpoint_fields import check_fields
 from mldec.engine.run_directory import write_json
-from mldec.errors import CheckpointError, DataError
-from mldec.labels import LabelSpace
+from mldec.errors import CheckpointError, DataError, shortened
 from mldec.models.tensor_files import check_names
 from mldec.untrusted import check_regular, read_bytes
 
-FORMAT = 1
 MOST_DESCRIPTION = 2**28  # bytes of mldec.json: a million labels with their thresholds fit
 WEIGHTS, DESCRIPTION, VECTORS = "model.safetensors", "mldec.json", "label_vectors.safetensors"
 GRAPHS = {"model.onnx": "ONNX Runtime", "model.pt2": "torch.export.load"}  # files that mldec writes but does not read
 
 # The entries of mldec.json that reading needs. An export writes more, for people and other programs.
-REQUIRED: dict[str, type | tuple[type, ...]] = {
-    "format": int,
-    "config": dict,
-    "labels": list,
-    "seen": (list, type(None)),
-    "normalization": dict,
-    "weights": str,
-    "metrics": dict,
-    "step": int,
-    "thresholds": (list, type(None)),
-    "label_embeddings": (dict, type(None)),
-}
+REQUIRED = (
+    *("format", "config", "labels", "seen", "normalization", "weights", "metrics", "step", "thresholds"),
+    "label_embeddings",
+)
 
 
 def write_exported(folder: Path, description: Mapping[str, Any], vectors: Tensor | None = None) -> None:
@@ -94,17 +84,16 @@ def read_exported(weights: Path) -> dict[str, Any]:
     folder = weights.parent
     description = _read_description(folder / DESCRIPTION)
     state, header = _read_tensors(weights)
-    labels = description["labels"]
+    labels, embeddings, thresholds = (description[key] for key in ("labels", "label_embeddings", "thresholds"))
     if "labels" in header and header["labels"] != json.dumps(labels, ensure_ascii=False):
         raise CheckpointError(f"{weights} has other labels than {DESCRIPTION} in the same folder; export both together")
-    kept, thresholds = description["weights"], description["thresholds"]
-    embeddings = description["label_embeddings"]
-    if embeddings is not None:
+    if isinstance(embeddings, dict):
         tensors, _ = _read_tensors(folder / VECTORS)
         if set(tensors) != {"vectors"} or tensors["vectors"].dtype != torch.float32:
             raise CheckpointError(f"{folder / VECTORS}: expected one float32 tensor called vectors")
-        embeddings = {"names": embeddings["names"], "vectors": tensors["vectors"], "source": embeddings["source"]}
-    return {
+        embeddings = embeddings | tensors
+    kept = description["weights"]
+    content = {
         **description,
         "model": state if kept == "raw" else None,
         "ema": state if kept == "ema" else None,
@@ -112,10 +101,12 @@ def read_exported(weights: Path) -> dict[str, Any]:
         "label_embeddings": embeddings,
         "thresholds": None if thresholds is None else dict(zip(labels, thresholds, strict=True)),
     }
+    check_fields(content, str(folder / DESCRIPTION))
+    return content
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    """mldec.json with every value checked, except the config, which is checked when it is built."""
+    """mldec.json; values that a checkpoint has, too, are checked together with the weights."""
     try:
         content = json.loads(read_bytes(path, most=MOST_DESCRIPTION).decode("utf-8"))
     except DataError as error:
@@ -124,79 +115,36 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a description of a network: expected an object with entries")
-    wrong = [key for key, kind in REQUIRED.items() if key not in content or not _is(content[key], kind)]
-    if wrong:
-        raise CheckpointError(f"{path} is not a description of a network by mldec: no valid {', '.join(wrong)}")
-    if content["format"] > FORMAT:
-        raise CheckpointError(f"{path} has format {content['format']}, this mldec reads up to {FORMAT}; upgrade mldec")
-    try:
-        labels = LabelSpace(content["labels"], seen=content["seen"])
-        if content["label_embeddings"] is not None:
-            _check_label_embeddings(content["label_embeddings"], labels)
-    except DataError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    if problems := _problems(content, labels):
-        raise CheckpointError(f"{path}: {problems[0]}")
-    return content
-
-
-def _check_label_embeddings(embeddings: Mapping[str, Any], labels: LabelSpace) -> None:
-    if not isinstance(embeddings.get("names"), list) or not isinstance(embeddings.get("source"), str):
-        raise DataError("label_embeddings: expected names, a list, and source, a string")
-    LabelSpace(embeddings["names"])
-    trained = labels.trained().names
-    if tuple(embeddings["names"][: len(trained)]) != trained:
-        raise DataError("label_embeddings: the first of its names must be the trained labels, in their order")
-
-
-def _problems(content: Mapping[str, Any], labels: LabelSpace) -> list[str]:
-    found = []
+    if missing := [key for key in REQUIRED if key not in content]:
+        raise CheckpointError(f"{path} is not a description of a network by mldec: it has no {', '.join(missing)}")
+    labels, thresholds = content["labels"], content["thresholds"]
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise CheckpointError(f"{path}: labels: expected a list of names")
+    if thresholds is not None and (not isinstance(thresholds, list) or len(thresholds) != len(labels)):
+        raise CheckpointError(f"{path}: thresholds: expected {len(labels)} numbers, one per label, or null")
     if content["weights"] not in ("ema", "raw"):
-        found.append(f"weights={content['weights']!r}: expected ema or raw")
-    if content["seen"] is not None and not all(isinstance(flag, bool) for flag in content["seen"]):
-        found.append("seen: expected true or false for each label")
-    for name in ("mean", "std"):
-        values = content["normalization"].get(name)
-        if not are_numbers(values, 3) or (name == "std" and min(values) <= 0):
-            found.append(f"normalization.{name}={values}: expected three numbers" + ", above 0" * (name == "std"))
-    thresholds = content["thresholds"]
-    if thresholds is not None and not (
-        are_numbers(thresholds, len(labels)) and all(0 <= value <= 1 for value in thresholds)
-    ):
-        found.append(f"thresholds: expected {len(labels)} numbers from 0 to 1, one per label")
-    if not all(isinstance(figures, dict) for figures in content["metrics"].values()):
-        found.append("metrics: expected numbers by name, for each kind of weights")
-    if not isinstance(content.get("test"), (dict, type(None))) or not is_data(content.get("data", {})):
-        found.append("test, data: expected metrics, and images, labels and fingerprint by split")
+        raise CheckpointError(f"{path}: weights={shortened(content['weights'])}: expected ema or raw")
     environment = content.get("environment", {})
     if not isinstance(environment, dict) or not isinstance(environment.get("packages", {}), dict):
-        found.append("environment: expected versions by name")
-    head = content["config"].get("head")
-    if isinstance(head, dict) and head.get("label_embeddings") is not None and content["label_embeddings"] is None:
-        found.append("label_embeddings: missing, but the head of its config uses label embeddings")
-    return found
+        raise CheckpointError(f"{path}: environment: expected versions by name")
+    if not isinstance(content.get("test"), (dict, type(None))) or not is_data(content.get("data", {})):
+        raise CheckpointError(f"{path}: test, data: expected metrics, and images, labels and fingerprint by split")
+    return content
 
 
 def is_data(data: Any) -> bool:
     """Whether `data` has the form of data.json: images, labels and fingerprint by split."""
     kinds = {"images": int, "labels": int, "fingerprint": str}
     return isinstance(data, dict) and all(
-        isinstance(split, dict) and all(_is(split.get(key), kind) for key, kind in kinds.items())
+        isinstance(split, dict) and all(isinstance(split.get(key), kind) for key, kind in kinds.items())
         for split in data.values()
     )
 
 
-def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    own = {
-        name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()
-    }  # safetensors refuses shared memory
-    path.write_bytes(
-        safetensors.torch.save(own, metadata=dict(header))
-    )  # save_file ignores the umask: only the owner could read it
+    # safetensors refuses shared memory; its save_file ignores the umask, so that only the owner could read the file.
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    path.write_bytes(safetensors.torch.save(own, metadata=dict(header)))
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

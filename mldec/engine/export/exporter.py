@@ -23,7 +23,9 @@ from mldec.config import to_mapping
 from mldec.data.image import Normalization, scaled_side
 from mldec.engine import build
 from mldec.engine.checkpoint import Restored, Weights, restore
+from mldec.engine.checkpoint_fields import FORMAT
 from mldec.engine.config_properties import image_size, uses_softmax
+from mldec.engine.data_splits import describe_test_split
 from mldec.engine.device import choose_device
 from mldec.engine.display import Display
 from mldec.engine.export import exported_model, graph
@@ -103,7 +105,8 @@ def export(
         notes.append(_fold(exported, restored))
     if classifier.vocabulary is not None and not by_vectors and set(formats) != {"safetensors"}:
         notes.append(
-            "labels share queries or output weights in this network: onnx and torch_export files only score trained labels"
+            "labels share queries or output weights in this network: onnx and torch_export files only score trained "
+            "labels"
         )
     scorer = graph.Scorer(exported, uses_softmax(restored.config), restored.normalization if included else None)
     description = _describe(restored, included, by_vectors)
@@ -130,27 +133,22 @@ def preprocessing(restored: Restored, included: bool) -> dict[str, Any]:
     """The preprocessing of an image, as steps before the graph and steps that the graph includes."""
     resize = build.build_resize(restored.config)
     size, crop, interpolation = resize.image_size, resize.crop, resize.filter
-    mean, std = restored.normalization.mean, restored.normalization.std
+    how = f"{interpolation} with antialiasing (Pillow's resize)"
+    if crop is None:
+        fit = [f"resize both sides to {size}, {how}, ignoring the aspect ratio"]
+    else:
+        fit = [f"resize the shorter side to {scaled_side(size, crop)}, {how}, keeping the aspect ratio"]
+        fit.append(f"centre crop of {size} x {size}")
     scale = ["divide by 255"]
     if restored.normalization != Normalization.unit():
         scale.append("subtract mean and divide by std, by channel")
-    if crop is None:
-        fit = [
-            f"resize both sides to {size}, {interpolation} with antialiasing (Pillow's resize), ignoring the aspect ratio"
-        ]
-    else:
-        fit = [
-            f"resize the shorter side to {scaled_side(size, crop)}, {interpolation} with antialiasing (Pillow's "
-            "resize), keeping the aspect ratio",
-            f"centre crop of {size} x {size}",
-        ]
     outside = ["decode as RGB, upright", *fit, "lay out as (B, 3, height, width)"]
     return {
         "image_size": size,
         "crop": crop,
         "resize": interpolation,
-        "mean": list(mean),
-        "std": list(std),
+        "mean": list(restored.normalization.mean),
+        "std": list(restored.normalization.std),
         "input": "uint8, 0 to 255" if included else "float32, normalised",
         "normalization_included": included,
         "before_the_graph": outside if included else [*outside, *scale],
@@ -162,13 +160,13 @@ def _check(formats: Sequence[str], fold: bool, included: bool, device: str) -> N
     """Raise ConfigError for options without effect and missing packages."""
     if "onnx" in formats:
         graph.check_onnx()
-    if set(formats) == {"safetensors"}:
-        for is_set, option, why in (
-            (fold, "fold_batch_norm=true", "these weights are those of the network as trained"),
-            (included, "preprocessing=included", "mldec.load normalises images itself"),
-        ):
-            if is_set:
-                raise ConfigError(f"{option}: no effect on format=safetensors, {why}; leave it out")
+    alone = set(formats) == {"safetensors"}
+    if alone and fold:
+        raise ConfigError(
+            "fold_batch_norm=true: no effect on format=safetensors, whose weights are as trained; leave it out"
+        )
+    if alone and included:
+        raise ConfigError("preprocessing=included: no effect on format=safetensors, mldec.load does it; leave it out")
     if device != "cpu" and "torch_export" not in formats:
         raise ConfigError(f"device={device}: only a torch_export program is bound to a device; leave it out")
 
@@ -193,7 +191,7 @@ def _describe(restored: Restored, included: bool, by_vectors: bool) -> dict[str,
     is_reported = restored.weights == restored.reported  # the test record is that of the reported weights
     thresholds = restored.thresholds
     return {
-        "format": exported_model.FORMAT,
+        "format": FORMAT,
         "mldec": mldec.__version__,
         "name": restored.config.name,
         "labels": list(restored.labels.names),
@@ -208,6 +206,8 @@ def _describe(restored: Restored, included: bool, by_vectors: bool) -> dict[str,
         "step": restored.step,
         "metrics": restored.metrics,
         "test": provenance.get("test") if is_reported else None,
+        "test_split": "test" if "test" in restored.config.dataset.splits else "val",
+        "epoch_chosen_on_test": bool(describe_test_split(restored.config)),
         "data": provenance.get("data") or {},
         "environment": provenance.get("environment") or {},
         "label_embeddings": None
@@ -258,15 +258,8 @@ def _without_folders(value: Any) -> Any:
 
 def _metadata(description: Mapping[str, Any]) -> dict[str, str]:
     """The part of a description that every file includes, as strings; other values are JSON."""
-    values = {
-        "mldec": description["mldec"],
-        "name": description["name"],
-        "labels": description["labels"],
-        "activation": description["activation"],
-        "preprocessing": description["preprocessing"],
-        "thresholds": description["thresholds"],
-        "weights": description["weights"],
-    }
+    names = ("mldec", "name", "labels", "activation", "preprocessing", "thresholds", "weights")
+    values = {name: description[name] for name in names}
     if description["label_embeddings"] is not None:
         trained = description["label_embeddings"]["trained"]
         values["trained_labels"] = description["label_embeddings"]["names"][:trained]
@@ -380,17 +373,13 @@ def _compare(name: Format, run_file: RunFile, trials: Sequence[_Trial]) -> Diffe
             raise RunError(f"format={name}: {len(trial.images)} images give {shapes}; nothing was written")
         pairs = zip(found, trial.expected, strict=True)
         scores, logits = (float((a.cpu() - b.cpu()).abs().max()) for a, b in pairs)
-        allowed = TOLERANCE * max(1.0, float(trial.expected[1].abs().max()))
-        if name == "safetensors":
-            refused = scores != 0 or logits != 0
-        else:
-            refused = not (scores <= TOLERANCE and logits <= allowed)  # also for nan
-        if refused:
+        allowed = 0.0 if name == "safetensors" else TOLERANCE
+        scale = max(1.0, float(trial.expected[1].abs().max()))
+        if not (scores <= allowed and logits <= allowed * scale):  # also for nan
             raise RunError(
-                f"format={name}: the file differs from the network by {scores:.2g} in scores and {logits:.2g} "
-                f"in logits for {len(trial.images)} images "
-                f"({'none' if name == 'safetensors' else f'{TOLERANCE:g} and {allowed:.2g}'} allowed); "
-                "nothing was written"
+                f"format={name}: the file differs from the network by {scores:.2g} in scores and {logits:.2g} in "
+                f"logits for {len(trial.images)} images ({allowed:g} and {allowed * scale:.2g} allowed); nothing was "
+                "written"
             )
         largest = Difference(max(largest.scores, scores), max(largest.logits, logits))
     return largest

@@ -1,7 +1,7 @@
 """README.md of an exported folder: a model card in the layout of the Hugging Face Hub, from templates/model_card.md.
 
-Names of labels and experiments come from anywhere. The template escapes every value: each character that could be markup
-becomes a character reference. In the header YAML quotes them.
+Names of labels and experiments come from anywhere. The template escapes every value: each character that could be
+markup becomes a character reference. In the header YAML quotes them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -23,8 +23,8 @@ METRICS = {
     "mAP": ("mean_average_precision", "mean average precision over the labels, %"),
     "top1": ("accuracy", "images whose top label is correct, %"),
     "top5": ("top_5_accuracy", "images whose label is among the top five, %"),
-    "CF1": ("f1", "F1 at the protocol's threshold, mean over labels, %"),
-    "OF1": ("f1", "F1 at the protocol's threshold, over all decisions, %"),
+    "CF1": ("f1", "harmonic mean of mean class precision and mean class recall, at the protocol's threshold, %"),
+    "OF1": ("f1", "harmonic mean of precision and recall of all decisions, at the protocol's threshold, %"),
     "seen_mAP": ("mean_average_precision", "mAP with the trained labels as query labels, %"),
     "zsl_mAP": ("mean_average_precision", "mAP with the labels that were never trained as query labels, %"),
     "gzsl_mAP": ("mean_average_precision", "mAP with all labels as query labels, trained or not, %"),
@@ -48,10 +48,7 @@ def model_card(
     names = description["labels"][:SHOWN_LABELS]
     training = {
         "backbone": backbone,
-        "head": config["head"]["name"],
-        "loss": config["loss"]["name"],
-        "augmentation": config["augment"]["name"],
-        "optimizer": config["optimizer"]["name"],
+        **{part: config[part]["name"] for part in ("head", "loss", "augment", "optimizer")},
         "epochs": config["schedule"]["epochs"],
         "batch size": config["schedule"]["batch_size"],
         "maximum learning rate": config["schedule"]["max_lr"],
@@ -60,7 +57,7 @@ def model_card(
         "torch": environment.get("packages", {}).get("torch"),
         "device": environment.get("device"),
     }
-    body: str = _template().render(
+    body = template("model_card.md").render(
         {"data": {}, "environment": {}, **description},
         backbone=backbone,
         split=split,
@@ -71,11 +68,9 @@ def model_card(
         differences=differences,
         notes=notes,
         by_vectors=len(description["inputs"]) > 1,
-        open_image=Markup("\n".join(open_image(description["preprocessing"]))),
-        outputs=Markup(_outputs(description)),
         training=training,
     )
-    return f"{_header(description, sizes)}\n\n" + re.sub("\n{3,}", "\n\n", body)
+    return f"---\n{_header(description, sizes).to_yaml()}\n---\n\n" + re.sub("\n{3,}", "\n\n", body)
 
 
 def escape(text: Any) -> str:
@@ -90,7 +85,8 @@ def escape(text: Any) -> str:
 _SIGNS = re.compile(r"[^\w ,.;:()'%+=-]|:(?=/)|(?<=www)\.|(?<![^\W_])_|_(?![^\W_])", re.IGNORECASE)
 
 
-def _template() -> Any:
+def template(name: str) -> Any:
+    """A template: model_card.md, or open_image.py.jinja, the code that turns photo.jpg into the input of a graph."""
     environment = Environment(
         loader=PackageLoader("mldec.engine.export"),
         undefined=StrictUndefined,
@@ -99,69 +95,45 @@ def _template() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("model_card.md")
+    environment.globals["scaled_side"] = scaled_side
+    return environment.get_template(name)
 
 
-def open_image(steps: Mapping[str, Any]) -> list[str]:
-    """Lines of Python that turn photo.jpg into `images`, the input of the graph."""
-    size, crop = steps["image_size"], steps["crop"]
-    interpolation = f"Image.Resampling.{steps['resize'].upper()}"
-    if crop is None:
-        lines = [f'image = Image.open("photo.jpg").convert("RGB").resize(({size}, {size}), {interpolation})']
-    else:
-        side = scaled_side(size, crop)
-        lines = [
-            'image = Image.open("photo.jpg").convert("RGB")',
-            f"width, height = ({side} * length // min(image.size) for length in image.size)",
-            f"image = image.resize((width, height), {interpolation})",
-            f"left, top = round((width - {size}) / 2), round((height - {size}) / 2)",
-            f"image = image.crop((left, top, left + {size}, top + {size}))",
-        ]
-    lines.append("images = np.asarray(image).transpose(2, 0, 1)[None]")
-    if not steps["normalization_included"]:
-        lines.append("images = images.astype(np.float32) / 255")
-        if steps["mean"] != [0, 0, 0] or steps["std"] != [1, 1, 1]:
-            mean, std = (f"np.array({steps[name]}, np.float32)[:, None, None]" for name in ("mean", "std"))
-            lines.append(f"images = (images - {mean}) / {std}")
-    return lines
-
-
-def _header(description: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
-    config = description["config"]
-    tags = ["multi-label", "ml-decoder" if config["head"]["name"] == "ml_decoder" else config["head"]["name"]]
+def _header(description: Mapping[str, Any], sizes: Mapping[str, int]) -> ModelCardData:
+    dataset, head = description["config"]["dataset"]["name"], description["config"]["head"]["name"]
+    tags = ["multi-label", "ml-decoder" if head == "ml_decoder" else head]
     tags += [kind for name, kind in (("model.safetensors", "safetensors"), ("model.onnx", "onnx")) if name in sizes]
     if description["label_embeddings"] is not None:
         tags.append("zero-shot-image-classification")
     split, figures = _figures(description)
-    header: dict[str, Any] = {"library_name": "mldec", "pipeline_tag": "image-classification", "tags": tags}
-    if figures:
-        single_label = description["activation"] == "softmax"
-        result = {
-            "task": {
-                "type": "image-classification",
-                "name": "Image classification" if single_label else "Multi-label classification",
-            },
-            "dataset": {"name": config["dataset"]["name"], "type": config["dataset"]["name"], "split": split},
-            "metrics": [{"type": METRICS[name][0], "name": name, "value": value} for name, value in figures.items()],
-        }
-        header["model-index"] = [{"name": description["name"], "results": [result]}]
-    dumped: str = yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=1000)
-    return f"---\n{dumped}---"
+    task = "Image classification" if description["activation"] == "softmax" else "Multi-label classification"
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            task_name=task,
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type=METRICS[name][0],
+            metric_name=name,
+            metric_value=value,
+        )
+        for name, value in figures.items()
+    ]
+    return ModelCardData(
+        library_name="mldec",
+        pipeline_tag="image-classification",
+        tags=tags,
+        model_name=description["name"] if results else None,
+        eval_results=results or None,
+    )
 
 
 def _figures(description: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     """The evaluated split and its metrics in the order of the card; no metrics if none are known."""
     test = description.get("test")
-    split, found = ("test", test) if test else ("val", description["metrics"].get(description["weights"]) or {})
+    split, found = description["test_split"], test
+    if not test:
+        split, found = "val", description["metrics"].get(description["weights"]) or {}
     known = {name: found.get(name) for name in METRICS}
     return split, {name: round(float(v), 4) for name, v in known.items() if isinstance(v, (int, float))}
-
-
-def _outputs(description: Mapping[str, Any]) -> str:
-    text = (
-        f"Outputs: `scores` (B, N) in 0..1, the {description['activation']} of the `logits` (B, N), which are the second "
-        "output."
-    )
-    if len(description["inputs"]) > 1:
-        text += " `label_vectors` (N, width) are the embeddings of the query labels, as their source gives them."
-    return text
