@@ -24,7 +24,7 @@ from typing import Any
 
 from mldec import files
 from mldec.errors import DataError, first_lines
-from mldec.untrusted import read_bytes
+from mldec.untrusted import parse_json, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    content: dict[str, Any] = json.loads(read_bytes(path, most=MOST_JSON).decode("utf-8"))
+    content: dict[str, Any] = parse_json(read_bytes(path, most=MOST_JSON).decode("utf-8"))
     return content
 
 

@@ -1,24 +1,27 @@
 """Files of label embeddings: GloVe, word2vec and fastText text (.vec, .txt), and arrays (.npy, .pth).
 
-A text file of two million words is streamed once and only the requested words are kept. Nothing in a file can run code.
+A text file of two million words is streamed once and only the requested words are kept. An array is mapped, and only
+its requested rows are read. Nothing in a file can run code.
 """
 
 from __future__ import annotations
 
-import json
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from mldec.errors import DataError, first_lines, whole_number
+from mldec.errors import DataError, first_lines, shortened, whole_number
 from mldec.models.tensor_files import read_torch_file
+from mldec.untrusted import MAX_SMALL, open_lines, open_regular, parse_json, read_bytes
 
 ARRAYS = (".npy", ".pth", ".pt")
+MAX_WIDTH = 65_536  # numbers per label
+MAX_LINE = 32 * MAX_WIDTH  # bytes
 FASTTEXT_MAGIC = struct.pack("<i", 793712314)
 
 
@@ -43,7 +46,7 @@ def open_embedding_file(path: Path, names: str | None = None) -> EmbeddingFile:
     Raises:
         DataError: the format is not supported; the message says how to convert the file.
     """
-    _refuse_unsupported(path)
+    check_format(path)
     if is_array(path):
         if names is None:
             raise DataError(f"{path}: an array has no names; list them in a file: head.label_embeddings.names=FILE")
@@ -59,7 +62,7 @@ def is_array(path: Path) -> bool:
     return path.suffix in ARRAYS
 
 
-def _refuse_unsupported(path: Path) -> None:
+def check_format(path: Path) -> None:
     """Raise DataError for a file that must be decompressed or converted first; the message says how."""
     if path.suffix == ".gz":
         raise DataError(f"{path}: compressed; decompress it first (gunzip -k {path}) and use {path.with_suffix('')}")
@@ -73,7 +76,7 @@ def _refuse_unsupported(path: Path) -> None:
         )
     if is_array(path):
         return
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         is_fasttext = file.read(len(FASTTEXT_MAGIC)) == FASTTEXT_MAGIC
     if is_fasttext or path.suffix == ".bin":
         loader, call = (
@@ -92,11 +95,16 @@ def _refuse_unsupported(path: Path) -> None:
         )
 
 
-def read_array(path: Path) -> np.ndarray:
-    """The two-dimensional array in a .npy file, or the tensor in a .pth one. No code in the file is run."""
+def read_array(path: Path, rows: int, named: str = "names") -> np.ndarray:
+    """The array (rows, width) of numbers in a .npy file, or the tensor in a .pth one; also where it is transposed.
+
+    No code in the file is run. A .npy file is mapped: no more of it is read than is used, and a shape that is larger
+    than the file is an error. Raises DataError, also for a wrong number of rows, and more than MAX_WIDTH columns.
+    """
     try:
+        open_regular(path).close()
         if path.suffix == ".npy":
-            array = np.load(path, allow_pickle=False)
+            array = np.load(path, allow_pickle=False, mmap_mode="r")
         else:
             tensor = read_torch_file(path)
             if isinstance(tensor, torch.Tensor):
@@ -110,19 +118,25 @@ def read_array(path: Path) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
         found = f"shape {array.shape}, {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
         raise DataError(f"{path}: expected an array of numbers with rows and columns, found {found}")
+    if len(array) != rows and array.shape[1] == rows:
+        array = array.T
+    if len(array) != rows or not 1 <= array.shape[1] <= MAX_WIDTH:
+        raise DataError(
+            f"{path}: an array of shape {array.shape} for {rows} {named}; at most {MAX_WIDTH:,} numbers each are read"
+        )
     return array
 
 
 def read_name_list(path: Path) -> list[str]:
     """Names in order, from a JSON list, a JSON object {"0": name, …}, or a text file with one name per line."""
+    text = _read_text("names", path)
+    if path.suffix != ".json":
+        return [line.strip() for line in text.splitlines() if line.strip()]
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix != ".json":
-            return [line.strip() for line in text.splitlines() if line.strip()]
-        content: Any = json.loads(text)
+        content = parse_json(text)
         if isinstance(content, dict):
             content = [content[key] for key in sorted(content, key=int)]
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise DataError(f"head.label_embeddings.names={path}: cannot be read: {error}") from None
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
         raise DataError(f'head.label_embeddings.names={path}: expected a list of names or {{"0": name, …}}')
@@ -135,38 +149,37 @@ def read_aliases(path: Path) -> dict[str, str]:
     Raises DataError for any other line, and for a repeated label.
     """
     aliases: dict[str, str] = {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"head.label_embeddings.aliases={path}: cannot be read: {error}") from None
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_read_text("aliases", path).splitlines(), start=1):
         if not line.strip():
             continue
         label, _, text = (part.strip() for part in line.partition("\t"))
         if not label or not text or label in aliases:
             raise DataError(
                 f"head.label_embeddings.aliases={path} line {number}: expected label<tab>text, each label once; "
-                f"found {line!r}"
+                f"found '{shortened(line)}'"
             )
         aliases[label] = text
     return aliases
+
+
+def _read_text(setting: str, path: Path) -> str:
+    """The text of a small file in UTF-8 that a setting names."""
+    try:
+        return read_bytes(path, most=MAX_SMALL).decode("utf-8-sig")
+    except (DataError, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"head.label_embeddings.{setting}={path}: cannot be read: {error}") from None
 
 
 class NamedArray:
     """An array with a name for each row, or for each column as in the published file of NUS-WIDE (300, 1006)."""
 
     def __init__(self, path: Path, names: list[str]) -> None:
-        array = read_array(path)
-        if len(array) != len(names) and array.shape[1] == len(names):
-            array = array.T
-        if len(array) != len(names):
-            raise DataError(f"{path}: an array of shape {array.shape} for {len(names)} names")
         if repeated := [name for name, count in Counter(names).items() if count > 1]:
             raise DataError(
                 f"{path}: names must differ; head.label_embeddings.names lists more than once: "
                 f"{', '.join(repeated[:5])}. Give each row its own name"
             )
-        self._rows, self._names = array, names
+        self._rows, self._names = read_array(path, len(names)), names
 
     def vectors(self, wanted: Iterable[str]) -> dict[str, np.ndarray]:
         wanted = set(wanted)
@@ -184,14 +197,16 @@ class EmbeddingText:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with path.open("rb") as file:
+        with open_lines(path, most=MAX_LINE) as file:
             first = file.readline().split()
             counts = [whole_number(field.decode("latin-1")) for field in first[:3]]
             self._header = len(first) == 2 and None not in counts
             self._width = (counts[1] or 0) if self._header else _numbers_at_end(first)
             line = file.readline() if self._header else b" ".join(first)
-        if self._width < 1 or len(line.split()) <= 1:
-            raise DataError(f"{path}: expected a word and its numbers in each line, found {line[:60]!r}")
+        if not 1 <= self._width <= MAX_WIDTH or len(line.split()) <= 1:
+            raise DataError(
+                f"{path}: expected a word and its numbers in each line, at most {MAX_WIDTH:,}; found {line[:60]!r}"
+            )
         self._row(line, 2 if self._header else 1)
 
     def vectors(self, wanted: Iterable[str]) -> dict[str, np.ndarray]:
@@ -212,7 +227,7 @@ class EmbeddingText:
             yield line.rstrip().rsplit(b" ", self._width)[0].decode("utf-8", "replace")
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        with self._path.open("rb") as file:
+        with open_lines(self._path, most=MAX_LINE) as file:
             for number, line in enumerate(file, start=1):
                 if (number > 1 or not self._header) and line.strip():
                     yield number, line
@@ -225,7 +240,7 @@ class EmbeddingText:
             return word, np.array(fields, dtype=np.float32)
         except ValueError as error:
             raise DataError(
-                f"{self._path} line {number}: expected {self._width} numbers after the word; {error}"
+                f"{self._path} line {number}: expected {self._width} numbers after the word; {shortened(error)}"
             ) from None
 
 

@@ -33,6 +33,7 @@ KINDS = """  words.txt, words.vec      GloVe, word2vec or fastText text
   random:WIDTH              a random vector per label, for comparison"""
 
 LOOK_UP = "texts-1"  # part of the cache key: increase it whenever `_look_up` finds other vectors in the same file
+IN_ORDER = "labels; give it one row per label, in their order, or list its names: head.label_embeddings.names=FILE"
 TEXT_MODELS = ("package", "hub", "open_clip")  # allowed before the colon of a source, beside "random"
 
 
@@ -177,7 +178,8 @@ def read_label_embeddings(
                     f"{', '.join(map(repr, unknown[:5]))}. Use a source that has: label_embeddings=SOURCE for mldec "
                     "predict, head.label_embeddings.source=SOURCE elsewhere"
                 )
-            return LabelEmbeddings(tuple(ordered), _rows(path, len(ordered)), config.source).select(labels)
+            rows = np.array(embedding_files.read_array(path, len(ordered), IN_ORDER), np.float32, order="C")
+            return LabelEmbeddings(tuple(ordered), torch.from_numpy(rows), config.source).select(labels)
         elif config.templates != ("{}",):
             raise DataError(
                 f"head.label_embeddings.templates={list(config.templates)}: only a text model reads sentences; "
@@ -198,7 +200,7 @@ def _texts(config: LabelEmbeddingsConfig, labels: Sequence[str]) -> list[str]:
 
 def _width(config: LabelEmbeddingsConfig, text: str) -> int:
     width = whole_number(text)
-    if width is None or not 1 <= width <= 65536:
+    if width is None or not 1 <= width <= embedding_files.MAX_WIDTH:
         raise DataError(
             f"head.label_embeddings.source={shortened(config.source)}: a width is needed, as in random:300 (1 to 65536)"
         )
@@ -215,23 +217,10 @@ def _random(labels: Sequence[str], width: int, seed: int) -> np.ndarray:
     return np.stack([draw(name) for name in labels])
 
 
-def _rows(path: Path, count: int) -> Tensor:
-    """An array without names: (labels, width) or, as published for NUS-WIDE, (width, labels)."""
-    array = embedding_files.read_array(path)
-    if len(array) != count and array.shape[1] == count:
-        array = array.T
-    if len(array) != count:
-        raise DataError(
-            f"head.label_embeddings.source={path}: an array of shape {array.shape} for {count} labels; give it one row "
-            "per label, in their order, or list its names in a file: head.label_embeddings.names=FILE"
-        )
-    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
-
-
 def _from_file(path: Path, config: LabelEmbeddingsConfig, labels: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     """One row per label from a file of words, which is read only for texts that are not in the cache."""
+    embedding_files.check_format(path)
     names = None if config.names is None else Path(config.names).expanduser()
-    files = [path, names] if names is not None and names.is_file() else [path]
 
     def look_up(new: list[str]) -> np.ndarray:
         needed = [(label, text) for label, text in zip(labels, texts, strict=True) if text in set(new)]
@@ -240,8 +229,9 @@ def _from_file(path: Path, config: LabelEmbeddingsConfig, labels: Sequence[str],
         found = dict(zip((text for _, text in needed), rows, strict=True))  # two labels may share an alias
         return np.stack([found[text] for text in new])
 
-    key = ":".join([LOOK_UP, path.suffix, *map(file_digest, files)])
-    known = remembered(key, list(dict.fromkeys(texts)), look_up)
+    digests = [file_digest(path, text=not embedding_files.is_array(path))]
+    digests += [] if names is None or not names.exists() else [file_digest(names)]  # look_up says what is wrong
+    known = remembered(":".join([LOOK_UP, path.suffix, *digests]), list(dict.fromkeys(texts)), look_up)
     return np.stack([known[text] for text in texts])
 
 

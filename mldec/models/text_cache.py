@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mldec.untrusted import open_lines, open_regular
+
 
 def remembered(key: str, texts: Sequence[str], compute: Callable[[list[str]], np.ndarray]) -> dict[str, np.ndarray]:
     """The vectors of at least `texts`, by text.
@@ -28,9 +30,9 @@ def remembered(key: str, texts: Sequence[str], compute: Callable[[list[str]], np
     return known
 
 
-def file_digest(path: Path) -> str:
-    """sha256 (hex) of a file's content."""
-    with path.open("rb") as file:
+def file_digest(path: Path, *, text: bool = False) -> str:
+    """sha256 (hex) of a file's content. Raises DataError unless it is a regular file, and for zero bytes in `text`."""
+    with open_lines(path) if text else open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

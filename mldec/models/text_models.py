@@ -7,7 +7,6 @@ run does not load the model.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from mldec.errors import DataError, first_lines
+from mldec.errors import DataError, first_lines, shortened
 from mldec.models.text_cache import file_digest, remembered
+from mldec.untrusted import MAX_SMALL, parse_json, read_bytes
 
 #: Modules of a sentence-transformers model must be of this package; a folder could name any class to be imported.
 OWN_PARTS = "sentence_transformers."
@@ -121,16 +121,16 @@ def _refuse_foreign_parts(folder: Path) -> None:
     """Raise DataError unless modules.json names classes of sentence-transformers only."""
     listed = folder / "modules.json"
     try:
-        parts = json.loads(listed.read_text(encoding="utf-8"))
+        parts = parse_json(read_bytes(listed, most=MAX_SMALL).decode("utf-8"))
         kinds = [part["type"] for part in parts]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DataError, OSError, ValueError, KeyError, TypeError):
         raise DataError(
             f"{folder}: not a sentence-transformers model (no readable modules.json); for a file of label embeddings use "
             "the path of the file"
         ) from None
     foreign = [kind for kind in kinds if not str(kind).startswith(OWN_PARTS)]
     if foreign:
-        raise DataError(f"{listed}: requires importing {', '.join(map(str, foreign))}, which is refused for safety")
+        raise DataError(f"{listed}: requires importing {shortened(', '.join(map(str, foreign)))}, which is refused for safety")
 
 
 def _clip_key(model: str) -> str:
