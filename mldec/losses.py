@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mldec.config import ComponentConfig, Fraction, NonNegative, Share
+from mldec.config import ComponentConfig, Fraction, NonNegative, Share, arguments_of
 from mldec.registry import LOSSES
 
 Reduction = Literal["sum", "mean"]
@@ -270,7 +270,7 @@ class CrossEntropy(ThreeStateLoss):
 class LossConfig(ComponentConfig):
     """Settings that every loss has."""
 
-    single_label: ClassVar[bool] = False  # True: wants data with exactly one class an image
+    single_label: ClassVar[bool] = False  # True: requires data with exactly one class per image
 
     reduction: Reduction = "mean"  # over labels and images (over images for ce)
     unknown_weight: NonNegative = 0.0  # weight of an unknown label, which counts as absent
@@ -289,15 +289,18 @@ class AsymmetricLossConfig(LossConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class BinaryCrossEntropyConfig(LossConfig):
-    """Settings of `loss=bce`."""
+    """Settings of `loss=bce`.
 
-    label_smoothing: Share = 0.0  # s, as label_smoothing_toward says
-    label_smoothing_toward: Toward = (
-        "half"  # targets y become y (1 - s) + s / 2, or for single-label data, "uniform": y (1 - s) + s / N
-    )
-    target_threshold: Share | None = (
-        None  # fractions of mixup above it become 1, others 0, after smoothing; null: they stay
-    )
+    Attributes:
+        label_smoothing: s, see label_smoothing_toward.
+        label_smoothing_toward: half: targets y become y (1 - s) + s / 2; uniform, for single-label data: they become
+            y (1 - s) + s / N.
+        target_threshold: fractions of mixup above it become 1, others 0, after smoothing; null: they stay.
+    """
+
+    label_smoothing: Share = 0.0
+    label_smoothing_toward: Toward = "half"
+    target_threshold: Share | None = None
 
     def __post_init__(self) -> None:
         _check_smoothed_threshold(self.label_smoothing, self.target_threshold)
@@ -314,34 +317,17 @@ class CrossEntropyConfig(LossConfig):
 
 @LOSSES.register("asl", AsymmetricLossConfig)
 def build_asymmetric_loss(config: AsymmetricLossConfig) -> AsymmetricLoss:
-    return AsymmetricLoss(
-        gamma_neg=config.gamma_neg,
-        gamma_pos=config.gamma_pos,
-        clip=config.clip,
-        detach_weight=config.detach_weight,
-        unknown_weight=config.unknown_weight,
-        reduction=config.reduction,
-    )
+    return AsymmetricLoss(**arguments_of(config))
 
 
 @LOSSES.register("bce", BinaryCrossEntropyConfig)
 def build_binary_cross_entropy(config: BinaryCrossEntropyConfig) -> BinaryCrossEntropy:
-    return BinaryCrossEntropy(
-        label_smoothing=config.label_smoothing,
-        label_smoothing_toward=config.label_smoothing_toward,
-        target_threshold=config.target_threshold,
-        unknown_weight=config.unknown_weight,
-        reduction=config.reduction,
-    )
+    return BinaryCrossEntropy(**arguments_of(config))
 
 
 @LOSSES.register("ce", CrossEntropyConfig)
 def build_cross_entropy(config: CrossEntropyConfig) -> CrossEntropy:
-    return CrossEntropy(
-        label_smoothing=config.label_smoothing,
-        unknown_weight=config.unknown_weight,
-        reduction=config.reduction,
-    )
+    return CrossEntropy(**arguments_of(config))
 
 
 def _check_shapes(logits: Tensor, targets: Tensor, known: Tensor | None) -> None:

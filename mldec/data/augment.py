@@ -1,14 +1,16 @@
-"""Augmentations: what becomes of a training image between its file and the batch.
+"""Augmentations: from the decoded training image to the one in the batch.
 
 Each is a callable `(image, rng) -> image` from (H,W,3) uint8 of any size to (size,size,3) uint8, and a function of its
-two arguments alone: all chance comes from `rng`, so that a resumed run sees the same images.
+two arguments alone: all randomness comes from `rng`, so that a resumed run sees the same images.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +27,7 @@ from mldec.registry import AUGMENTS
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(ComponentConfig):
-    """Settings of every augmentation; the engine carries these three out, on whole batches.
+    """Settings of every augmentation; the engine applies these three, to whole batches.
 
     Attributes:
         mixup: alpha of the Beta distribution; 0: off.
@@ -49,7 +51,7 @@ class PaperConfig(AugmentConfig):
 
     Attributes:
         cutout: side of the painted rectangle as a fraction of the image's; 0: off.
-        randaugment: two random operations after it.
+        randaugment: RandAugment (two random operations) after it.
     """
 
     cutout: Fraction = 0.5
@@ -125,11 +127,7 @@ class DigitsAugment:
     """See DigitsAugmentConfig."""
 
     image_size: int
-    shift: float
-    scale: float
-    rotate: float
-    brightness: float
-    cutout: float
+    config: DigitsAugmentConfig
 
     @property
     def min_side(self) -> int:
@@ -139,19 +137,19 @@ class DigitsAugment:
         # OpenCV itself: a Compose of albumentations costs four times as much, all of it around the same two calls.
         image = resize(image, self.image_size)
         side, replicate = (self.image_size, self.image_size), cv2.BORDER_REPLICATE
-        # The ground goes on beyond the edge; mirrored digits would be wrong labels.
+        # Replicated, not mirrored, edges: mirrored digits would be wrong labels.
         image = cv2.warpAffine(image, self._movement(rng), side, flags=cv2.INTER_LINEAR, borderMode=replicate)
-        image = cv2.convertScaleAbs(image, alpha=1 + self.brightness * rng.uniform(-1, 1))
-        if self.cutout > 0:
-            paint_rectangle(image, self.cutout, rng)
+        image = cv2.convertScaleAbs(image, alpha=1 + self.config.brightness * rng.uniform(-1, 1))
+        if self.config.cutout > 0:
+            paint_rectangle(image, self.config.cutout, rng)
         return image
 
     def _movement(self, rng: np.random.Generator) -> np.ndarray:
         """(2,3) float64: each axis scaled by itself, both turned about the centre and shifted by whole pixels."""
         wide, high, right, down, turn = rng.uniform(-1, 1, 5).tolist()
-        angle, reach = math.radians(self.rotate * turn), self.shift * self.image_size
-        a, b = math.cos(angle) * (1 + self.scale * wide), math.sin(angle) * (1 + self.scale * high)
-        c, d = -math.sin(angle) * (1 + self.scale * wide), math.cos(angle) * (1 + self.scale * high)
+        angle, reach = math.radians(self.config.rotate * turn), self.config.shift * self.image_size
+        a, b = math.cos(angle) * (1 + self.config.scale * wide), math.sin(angle) * (1 + self.config.scale * high)
+        c, d = -math.sin(angle) * (1 + self.config.scale * wide), math.cos(angle) * (1 + self.config.scale * high)
         centre = (self.image_size - 1) / 2
         right, down = centre * (1 - a - b) + int(reach * right), centre * (1 - c - d) + int(reach * down)
         return np.array([[a, b, right], [c, d, down]])
@@ -159,14 +157,7 @@ class DigitsAugment:
 
 @AUGMENTS.register("digits", DigitsAugmentConfig)
 def build_digits_augment(config: DigitsAugmentConfig, *, image_size: int) -> DigitsAugment:
-    return DigitsAugment(
-        image_size,
-        shift=config.shift,
-        scale=config.scale,
-        rotate=config.rotate,
-        brightness=config.brightness,
-        cutout=config.cutout,
-    )
+    return DigitsAugment(image_size, config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,43 +188,26 @@ class TimmAugmentConfig(AugmentConfig):
 class TimmAugment:
     """See TimmAugmentConfig. Raises ConfigError if timm does not know `policy`."""
 
-    def __init__(
-        self,
-        image_size: int,
-        *,
-        policy: str | None,
-        scale: tuple[float, float],
-        ratio: tuple[float, float],
-        flip: float,
-        interpolation: str,
-    ) -> None:
-        self.image_size = image_size
-        self.scale, self.ratio, self.flip = scale, ratio, flip
-        self.resample = Image.Resampling[interpolation.upper()]
-        self._auto_augment = None if policy is None else _timm_policy(policy, image_size, self.resample)
+    def __init__(self, image_size: int, config: TimmAugmentConfig) -> None:
+        self.image_size, self.config = image_size, config
+        self.resample = Image.Resampling[config.interpolation.upper()]
+        self._policy = None if config.policy is None else _timm_policy(config.policy, image_size, self.resample)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        box = crop_box(image.shape[0], image.shape[1], self.scale, self.ratio, rng)
+        box = crop_box(image.shape[0], image.shape[1], self.config.scale, self.config.ratio, rng)
         size = (self.image_size, self.image_size)
         pil_image = Image.fromarray(image).resize(size, self.resample, box=box)
-        if rng.random() < self.flip:
+        if rng.random() < self.config.flip:
             pil_image = pil_image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if self._auto_augment is not None:
-            with _GlobalChance(int(rng.integers(2**32))):
-                pil_image = self._auto_augment(pil_image)
+        if self._policy is not None:
+            with _global_seed(int(rng.integers(2**32))):
+                pil_image = self._policy(pil_image)
         return np.array(pil_image)
 
 
 @AUGMENTS.register("timm", TimmAugmentConfig)
 def build_timm(config: TimmAugmentConfig, *, image_size: int) -> TimmAugment:
-    return TimmAugment(
-        image_size,
-        policy=config.policy,
-        scale=config.scale,
-        ratio=config.ratio,
-        flip=config.flip,
-        interpolation=config.interpolation,
-    )
+    return TimmAugment(image_size, config)
 
 
 def crop_box(
@@ -282,17 +256,14 @@ def _timm_policy(policy: str, image_size: int, resample: Image.Resampling) -> An
         ) from None
 
 
-class _GlobalChance:
-    """Seed Python's and numpy's global generators, which timm draws from, and leave them as they were."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        self._states = random.getstate(), np.random.get_state()
-        random.seed(self.seed)
-        np.random.seed(self.seed)
-
-    def __exit__(self, *_: object) -> None:
-        random.setstate(self._states[0])
-        np.random.set_state(self._states[1])
+@contextlib.contextmanager
+def _global_seed(seed: int) -> Iterator[None]:
+    """Seed Python's and numpy's global generators, which timm draws from, and restore them after the block."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
