@@ -2,17 +2,19 @@
 
 The writer that comes with TensorBoard writes in a thread of its own. Where the disk is full that prints a traceback,
 and the exception comes out of whatever is recorded next, also of the end of the run. Here events are written at once:
-where that fails, there is one warning, and the run goes on without.
+where that fails, there is one warning, and the run continues without them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,90 +24,64 @@ _numbers = itertools.count()
 
 
 class Board:
-    """The curves of a run in `folder`. What lies behind step `purge_step` of an earlier part is not shown any more."""
+    """The curves of a run in `folder`. What an earlier part of the run wrote from step `purge_step` on is not shown."""
 
     def __init__(self, folder: Path, *, purge_step: int | None = None) -> None:
         self.folder = folder
-        self._writer: Any = None
-        self._attempt(lambda: self._open(purge_step))
+        self._records: Any = None  # None: nothing could be written, or can be any more
+        with self._one_warning():
+            self._open(purge_step)
 
-    def write(self, how: Callable[[Any], object]) -> None:
-        """Give the SummaryWriter to `how`; nothing where writing has failed before."""
-        if self._writer is not None:
-            self._attempt(lambda: how(self._writer))
+    def write(self, step: int, make: Callable[[Any], Iterable[Any]]) -> None:
+        """Write the summaries that `make` makes with torch.utils.tensorboard.summary."""
+        if self._records is None:
+            return
+        from torch.utils.tensorboard import summary
+
+        with self._one_warning():
+            for made in make(summary):
+                self._add(step=step, summary=made)
 
     def close(self) -> None:
-        self.write(lambda writer: writer.close())
-        self._writer = None
+        if self._records is not None:
+            self._records.close()
 
     def _open(self, purge_step: int | None) -> None:
-        self._writer = _summary_writer(self.folder, purge_step)
+        # Half a second of imports, only where curves are wanted.
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # type: ignore[import-untyped]
+        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
-    def _attempt(self, action: Callable[[], object]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
+        self._records = RecordWriter(_EventFile(self.folder / f"events.out.tfevents.{name}", "xb"))
+        self._add(file_version="brain.Event:2")
+        if purge_step is not None:
+            self._add(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def _add(self, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
+
+    @contextlib.contextmanager
+    def _one_warning(self) -> Iterator[None]:
         try:
-            action()
+            yield
         except OSError as error:
-            self._writer = None
+            self._records = None
             logger.warning(
-                "warning: no curves can be written to %s any more (%s); the run goes on without them, metrics.jsonl "
-                "has the same figures",
+                "warning: no curves can be written to %s any more (%s); the run continues without them, metrics.jsonl "
+                "has the same values",
                 self.folder,
                 error.strerror or error,
             )
 
 
-def _summary_writer(folder: Path, purge_step: int | None) -> Any:
-    """A SummaryWriter of torch over an `_EventFile`."""
-    # Half a second of imports, only where curves are wanted.
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
-    from torch.utils.tensorboard import FileWriter, SummaryWriter
+class _EventFile(io.FileIO):
+    """A file without a buffer, which writes all that it is given or raises OSError."""
 
-    class Files(FileWriter):
-        def __init__(self) -> None:
-            self.event_writer = _EventFile(folder)
-
-    class Writer(SummaryWriter):
-        def _get_file_writer(self: Any) -> Any:
-            if self.file_writer is None:
-                self.file_writer = Files()
-                self.all_writers = {str(folder): self.file_writer}
-                if purge_step is not None:
-                    self.file_writer.add_event(Event(step=purge_step, file_version="brain.Event:2"))
-                    log = SessionLog(status=SessionLog.START)
-                    self.file_writer.add_event(Event(step=purge_step, session_log=log))
-            return self.file_writer
-
-    return Writer(str(folder))
-
-
-class _EventFile:
-    """What TensorBoard's EventFileWriter is, without a thread and without a buffer."""
-
-    def __init__(self, folder: Path) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
-
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
-        self._folder = folder
-        self._file = (folder / f"events.out.tfevents.{name}").open("xb", buffering=0)
-        self._records = RecordWriter(self)
-        self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
-
-    def get_logdir(self) -> str:
-        return str(self._folder)
-
-    def add_event(self, event: Any) -> None:
-        self._records.write(event.SerializeToString())
-
-    def write(self, content: bytes) -> None:
-        """Raises OSError where not all of it can be written."""
+    def write(self, content: Any) -> int:
         left = memoryview(content)
         while left:
-            left = left[self._file.write(left) :]
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self._file.close()
+            left = left[super().write(left) :]
+        return len(content)

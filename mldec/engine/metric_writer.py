@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,6 @@ from mldec.errors import RunError
 from mldec.untrusted import read_bytes
 
 logger = logging.getLogger(__name__)
-
-#: Record fields that measure time and therefore differ between two runs of one experiment.
-TIMES = frozenset({"images_per_second", "data_wait", "seconds"})
 
 MOST_RECORDS = 2**30  # bytes of metrics.jsonl: millions of records
 
@@ -41,8 +38,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def scan_records(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """The valid records of a metrics.jsonl, and the numbers of its damaged lines.
 
-    An unterminated last line, left by a crash, does not count as damaged. A record is an object with `kind`, `step` and,
-    for an evaluation, `epoch`. Raises DataError unless the file is regular and has at most MOST_RECORDS bytes.
+    An unterminated last line, left by a crash, does not count as damaged. A record is an object with `kind`, `step`
+    and, for an evaluation, `epoch`. Raises DataError unless the file is regular and has at most MOST_RECORDS bytes.
     """
     if not path.exists():
         return [], []
@@ -82,9 +79,8 @@ class MetricWriter:
         kept = [record for record in read_records(path) if _is_before(record, step, evaluations)]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a", encoding="utf-8")
-        self._board: Board | None = None
-        if tensorboard:
-            self._board = Board(run_dir / "tensorboard", purge_step=step + 1 if step else None)
+        purge_step = step + 1 if step else None
+        self._board = Board(run_dir / "tensorboard", purge_step=purge_step) if tensorboard else None
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Append one record. Its numbers become TensorBoard scalars at `step`; nested ones are named by their path.
@@ -98,31 +94,31 @@ class MetricWriter:
                 self.sync()
         except OSError as error:
             raise RunError(
-                f"cannot write {self._path}: {error.strerror}; earlier checkpoints are kept. Free some disk space, then "
-                f"continue with resume={self._path.parent}"
+                f"cannot write {self._path}: {error.strerror}; earlier checkpoints are kept. Free some disk space, "
+                f"then continue with resume={self._path.parent}"
             ) from error
-        if self._board is not None:
-            scalars = _scalars(kind, values)
-            self._board.write(lambda writer: [writer.add_scalar(name, value, step) for name, value in scalars])
+        self._show(step, lambda summary: [summary.scalar(name, value) for name, value in _scalars(kind, values)])
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """Write an RGB image (H,W,3) uint8 to TensorBoard."""
-        if self._board is not None:
-            self._board.write(lambda writer: writer.add_image(name, image, step, dataformats="HWC"))
+        self._show(step, lambda summary: [summary.image(name, image, dataformats="HWC")])
 
     def label_histogram(self, name: str, counts: np.ndarray) -> None:
         """Write the frequency of N labels to TensorBoard, as a histogram over columns. `counts`: (N,) integers."""
-        if self._board is not None and counts.sum() > 0:
+        if counts.sum() > 0:
             columns = np.repeat(np.arange(len(counts)), np.maximum(1, counts * 100_000 // counts.sum()))
             edges = np.arange(len(counts) + 1)
-            self._board.write(lambda writer: writer.add_histogram(name, columns + 0.5, 0, bins=edges))  # bin centres
+            self._show(0, lambda summary: [summary.histogram(name, columns + 0.5, edges)])  # bin centres
 
     def precision_recall(self, name: str, scores: np.ndarray, targets: np.ndarray, step: int) -> None:
-        """Write a precision-recall curve to TensorBoard. Scores and 1/0/-1 targets have one shape; unknown ones are skipped."""
+        """Write a precision-recall curve of scores and 1/0/-1 targets of one shape to TensorBoard; unknown are skipped."""
         known = targets >= 0
-        if self._board is not None and (targets[known] == 1).any():
-            truth, values = targets[known].astype(bool), scores[known]
-            self._board.write(lambda writer: writer.add_pr_curve(name, truth, values, step))
+        if (targets[known] == 1).any():
+            self._show(step, lambda summary: [summary.pr_curve(name, targets[known].astype(bool), scores[known])])
+
+    def _show(self, step: int, make: Callable[[Any], Iterable[Any]]) -> None:
+        if self._board is not None:
+            self._board.write(step, make)
 
     def sync(self) -> None:
         """Sync the records to disk. Called before a checkpoint of the same step is written."""

@@ -180,14 +180,14 @@ class Trainer:
         self.network.train()
         with (
             self.observer.progress(f"epoch {epoch + 1}/{self.config.schedule.epochs}", steps, done) as bar,
-            profile_steps(self.run_dir, enabled=runtime.profile and self.group.is_main) as profiler,
+            profile_steps(self.run_dir, enabled=runtime.profile and self.group.is_main) as profile_step,
         ):
             for batch in self.observer.throughput.timed(self.batches.batches(epoch, start=done)):
                 self.pending.append(self.train_step(batch))
                 progress.step += 1
                 progress.broken += len(batch.broken)
                 self.observer.broken(batch.broken)
-                profiler.step()
+                profile_step()
                 is_last = progress.step == (epoch + 1) * steps
                 recorded = is_last or progress.step % runtime.log_every == 0
                 stops = self._should_stop()
