@@ -6,11 +6,14 @@ at the end of its line. It is still parsed by its command. All others are run, s
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import importlib
 import io
 import random
 import re
 import sys
+import tokenize
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -59,6 +62,65 @@ def test_every_page_is_in_the_nav_of_the_site_and_in_the_index():
     there = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
     assert set(files(config["nav"])) == there
     assert {file for file, _ in pages.links(ROOT / "docs" / "index.md")} == there - {"index.md"}
+
+
+FILE = re.compile(
+    r"(?<![\w/.])(?P<file>(?:mldec|tests|scripts|configs|docs)/[\w./-]+\.(?:py|yaml|md|json))"
+    r"(?:::(?P<test>\w+))?(?: -k (?P<selected>\"[^\"]+\"|\w+))?"
+)
+MODULE = re.compile(r"(?<![\w/.])mldec(?:\.\w+)+(?!\.)")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_module_and_test_that_a_page_names_exists(name):
+    text, missing = (ROOT / name).read_text(encoding="utf-8"), []
+    for match in FILE.finditer(text):
+        file, test, selected = match.groups()
+        if not (ROOT / file).is_file():
+            missing.append(match[0])
+        elif test or selected:
+            tests = re.findall(r"def (test_\w+)", (ROOT / file).read_text(encoding="utf-8"))
+            parts = [test] if test else re.split(r" or | and ", selected.strip('"'))
+            missing += [match[0] for part in parts if not any(part in found for found in tests)]
+    missing += [module for module in set(MODULE.findall(text)) - {"mldec.json"} if not exists(module)]
+    assert missing == []
+
+
+def exists(dotted: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    parts = dotted.split(".")
+    for count in range(len(parts), 0, -1):
+        with contextlib.suppress(ModuleNotFoundError):
+            found = importlib.import_module(".".join(parts[:count]))
+            for attribute in parts[count:]:
+                found = getattr(found, attribute, None)
+            return found is not None
+    return False
+
+
+def code_lines(text: str) -> int:
+    """Lines with code: without blank lines, comments and docstrings."""
+    documented: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            documented |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    no_code = {getattr(tokenize, kind) for kind in ("COMMENT", "NL", "NEWLINE", "INDENT", "DEDENT", "ENDMARKER")}
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in no_code:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    return len(lines - documented)
+
+
+def test_the_sizes_in_the_comparison_with_public_code_are_ours():
+    page = (ROOT / "docs" / "compared.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| \[`([\w./]+\.py)`\]\(#[\w-]+\) \| (\d+) \|", page, flags=re.M)
+    assert len(shown) == 5
+    for file, lines in shown:
+        counted = code_lines((ROOT / file).read_text(encoding="utf-8"))
+        assert abs(int(lines) - counted) <= counted / 20, (
+            f"{file} has {counted} lines of code, docs/compared.md: {lines}"
+        )
 
 
 @pytest.mark.slow
