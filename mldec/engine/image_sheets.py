@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw
 
 from mldec.data.image import decode, resize
 from mldec.data.index import ImageIndex
@@ -29,7 +30,7 @@ PANEL, PERCENT, ROW, MARGIN = 320, 64, 36, 12  # width of the labels beside it a
 
 LONGEST_NAME = 240  # bytes: file systems take 255, and a drawing has a longer name while it is written
 
-Line = tuple[str, tuple[int, int, int]]
+CaptionLine = tuple[str, tuple[int, int, int]]
 
 
 class View(NamedTuple):
@@ -68,7 +69,7 @@ def predictions_sheet(
 
 
 def maps_sheet(
-    image: np.ndarray, maps: Sequence[np.ndarray], captions: Sequence[Sequence[Line]], view: View | None = None
+    image: np.ndarray, maps: Sequence[np.ndarray], captions: Sequence[Sequence[CaptionLine]], view: View | None = None
 ) -> np.ndarray:
     """An image (H,W,3) uint8 RGB, and beside it a tile for each of its maps (h,w), with its caption; see `overlay`."""
     tiles = [image, *(overlay(image, where, view) for where in maps)]
@@ -86,23 +87,23 @@ def annotated(image: np.ndarray, labels: Mapping[str, float]) -> np.ndarray:
     smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     shown = image if scale == 1 else cv2.resize(image, size, interpolation=smooth)
     rows = max(len(shown), min(SIDE, 2 * MARGIN + ROW * max(1, len(labels))))
-    canvas = np.full((rows, size[0] + PANEL, 3), PAPER, np.uint8)
-    canvas[: len(shown), : size[0]] = shown
+    canvas = Image.new("RGB", (size[0] + PANEL, rows), PAPER)
+    canvas.paste(Image.fromarray(shown))
+    draw = ImageDraw.Draw(canvas)
     room = (rows - 2 * MARGIN) // ROW
     listed = list(labels.items())[: room if len(labels) <= room else room - 1]
     left, wide, top = size[0] + MARGIN, PANEL - 2 * MARGIN, MARGIN
     for name, score in listed:
-        text_rendering.write(canvas, name, left, top + 17, WHITE, size=15, width=wide - PERCENT)
+        text_rendering.write(draw, name, left, top + 17, WHITE, size=15, width=wide - PERCENT)
         end = left + wide - PERCENT
-        text_rendering.write(canvas, percent(score), end, top + 17, WHITE, size=15, width=PERCENT, right=True)
-        cv2.rectangle(canvas, (left, top + 24), (left + wide, top + 27), DIM, cv2.FILLED)
-        cv2.rectangle(canvas, (left, top + 24), (left + round(wide * score), top + 27), BLUE, cv2.FILLED)
+        text_rendering.write(draw, percent(score), end, top + 17, WHITE, size=15, width=PERCENT, right=True)
+        draw.rectangle((left, top + 24, left + wide, top + 27), DIM)
+        draw.rectangle((left, top + 24, left + round(wide * score), top + 27), BLUE)
         top += ROW
-    if len(listed) < len(labels):
-        text_rendering.write(canvas, f"and {len(labels) - len(listed)} more", left, top + 17, GREY, size=15, width=wide)
-    if not labels:
-        text_rendering.write(canvas, "nothing found", left, top + 17, GREY, size=15, width=wide)
-    return canvas
+    if len(listed) < len(labels) or not labels:
+        rest = f"and {len(labels) - len(listed)} more" if labels else "nothing found"
+        text_rendering.write(draw, rest, left, top + 17, GREY, size=15, width=wide)
+    return np.array(canvas)
 
 
 def percent(score: float) -> str:
@@ -170,26 +171,27 @@ def save_image(path: Path, image: np.ndarray) -> None:
 
 
 def sheet(
-    images: Sequence[np.ndarray], captions: Sequence[Sequence[Line]], *, columns: int = 4, lines: int = 6
+    images: Sequence[np.ndarray], captions: Sequence[Sequence[CaptionLine]], *, columns: int = 4, lines: int = 6
 ) -> np.ndarray:
     """Tiles in rows of `columns`, each with up to `lines` lines of text under it."""
     lines = min(lines, max((len(caption) for caption in captions), default=1))
     height, width = TILE + LINE * lines + 14, TILE + 12
     rows = -(-len(images) // columns)
-    canvas = np.full((rows * height + 8, min(columns, len(images)) * width + 8, 3), PAPER, np.uint8)
+    canvas = Image.new("RGB", (min(columns, len(images)) * width + 8, rows * height + 8), PAPER)
+    draw = ImageDraw.Draw(canvas)
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         top, left = number // columns * height + 8, number % columns * width + 8
         smooth = cv2.INTER_AREA if image.shape[0] > TILE else cv2.INTER_CUBIC
-        canvas[top : top + TILE, left : left + TILE] = cv2.resize(image, (TILE, TILE), interpolation=smooth)
+        canvas.paste(Image.fromarray(cv2.resize(image, (TILE, TILE), interpolation=smooth)), (left, top))
         shown = list(caption[:lines])
         if len(caption) > lines:
             shown[-1] = (f"and {len(caption) - lines + 1} more", GREY)
         for line, (text, colour) in enumerate(shown):
-            text_rendering.write(canvas, text, left, top + TILE + LINE * (line + 1), colour, size=13, width=TILE)
-    return canvas
+            text_rendering.write(draw, text, left, top + TILE + LINE * (line + 1), colour, size=13, width=TILE)
+    return np.array(canvas)
 
 
-def _caption(scores: np.ndarray, targets: np.ndarray, labels: LabelSpace, threshold: float) -> list[Line]:
+def _caption(scores: np.ndarray, targets: np.ndarray, labels: LabelSpace, threshold: float) -> list[CaptionLine]:
     interesting = [c for c in np.argsort(-scores, kind="stable") if scores[c] >= threshold or targets[c] == 1]
     lines = []
     for column in interesting:

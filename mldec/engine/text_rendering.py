@@ -10,8 +10,7 @@ import functools
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ImageDraw, ImageFont
 
 from mldec.errors import ConfigError
 
@@ -31,7 +30,7 @@ def use_font(path: str) -> None:
 
 
 def write(
-    canvas: np.ndarray,
+    draw: ImageDraw.ImageDraw,
     text: str,
     left: int,
     baseline: int,
@@ -41,18 +40,12 @@ def write(
     width: int,
     right: bool = False,
 ) -> None:
-    """Write `text` onto (H,W,3) uint8 RGB, in place, in letters of `size` px; what is over `width` px is cut off.
+    """Write `text` in letters of `size` px; what is over `width` px is cut off.
 
     The `width` px begin at `left`; `right`: the text ends where they do.
     """
-    font = _font(size)
-    shown = fit(text, size, width)
-    top, high = max(0, baseline - size - 4), size * 2 + 8
-    patch = canvas[top : top + high, left : left + width]
-    image = Image.fromarray(np.ascontiguousarray(patch))
-    start = (patch.shape[1], "rs") if right else (0, "ls")
-    ImageDraw.Draw(image).text((start[0], baseline - top), shown, fill=colour, font=font, anchor=start[1])
-    patch[:] = np.asarray(image)
+    start, anchor = (left + width, "rs") if right else (left, "ls")
+    draw.text((start, baseline), fit(text, size, width), fill=colour, font=_font(size), anchor=anchor)
 
 
 def fit(text: str, size: int, width: int) -> str:
