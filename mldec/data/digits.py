@@ -1,8 +1,8 @@
 """Coloured digits: a small multi-label dataset of real handwriting that needs no download.
 
 Each scene shows one to five of scikit-learn's handwritten digits in bright colours on a dark, noisy ground. A class is
-a colour and a digit ("red seven"), so that a network has to bind both at one place, as with the classes of photographs.
-Scenes are written once as JPEG images and COCO annotations, and then read like COCO.
+a colour and a digit ("red seven"), so that a network has to combine both at one position, as in photographs. Scenes
+are written once as JPEG images and COCO annotations, and then read like COCO.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -153,30 +152,23 @@ def _with_unseen(index: ImageIndex, config: DigitsConfig, split: str) -> ImageIn
     return index.with_labels(labels)
 
 
-def prepare_digits(config: ScenesConfig, progress: Callable[[int, int], None] | None = None) -> str:
-    """Draw the scenes of `config` unless they are there already.
+def prepare_digits(config: ScenesConfig) -> str:
+    """Draw the scenes of `config` unless they are there already. Returns their folder, `root/<fingerprint>`.
 
     They appear all at once under a folder named by their settings, so that other settings never mix with them and an
-    interrupted or a second, simultaneous call does no harm.
-
-    Args:
-        progress: called with (scenes drawn, scenes in all) now and then.
-
-    Returns:
-        The folder: `root/<fingerprint>`.
+    interrupted or a simultaneous call does no harm.
     """
     folder = os.path.join(config.folder, fingerprint(config))
     if os.path.isdir(folder):
         return folder
-    total = config.train + config.val + config.test
-    logger.info("drawing %d scenes of digits in %s (once)", total, folder)
+    logger.info("drawing %d scenes of digits in %s (once)", config.train + config.val + config.test, folder)
     with appearing_at_once(folder) as draft:
         os.makedirs(os.path.join(draft, "annotations"))
         scans = split_scans(config.seed)
-        done = 0
         for number, split in enumerate(config.splits):
             os.makedirs(os.path.join(draft, split))
-            done = _write_split(config, split, number, scans[split], draft, progress, done, total)
+            _write_split(config, split, number, scans[split], draft)
+            logger.info("drew the %d scenes of %s", getattr(config, split), split)
     return folder
 
 
@@ -233,16 +225,7 @@ def draw_scene(
     return canvas, placed
 
 
-def _write_split(
-    config: ScenesConfig,
-    split: str,
-    number: int,
-    scans: list[list[np.ndarray]],
-    draft: str,
-    progress: Callable[[int, int], None] | None,
-    done: int,
-    total: int,
-) -> int:
+def _write_split(config: ScenesConfig, split: str, number: int, scans: list[list[np.ndarray]], draft: str) -> None:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     # Colour at full resolution: the usual halving would blur thin strokes of 64-pixel images.
@@ -267,16 +250,10 @@ def _write_split(
             }
             for i, item in enumerate(placed, start=1)
         ]
-        done += 1
-        if done % 4000 == 0 or done == total:
-            logger.info("drew %d of %d scenes", done, total)
-            if progress is not None:
-                progress(done, total)
     names = [(f"{colour} {digit}", colour) for colour in list(COLOURS)[: config.colours] for digit in DIGITS]
     categories = [{"id": i, "name": name, "supercategory": colour} for i, (name, colour) in enumerate(names, start=1)]
     with open(os.path.join(draft, "annotations", f"instances_{split}.json"), "w", encoding="utf-8") as file:
         json.dump({"images": images, "annotations": annotations, "categories": categories}, file)
-    return done
 
 
 def _crop(ink: np.ndarray, threshold: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The index: which images there are and what is known of each, in flat arrays.
+"""The index: the images and what is known of each, in flat arrays.
 
 Nine million images with their labels fit in a few hundred megabytes this way, and worker processes share them: a
 forked worker never touches a reference count in them, a spawned one opens memory-mapped arrays again without a copy.
@@ -14,7 +14,7 @@ import os
 import posixpath
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,19 +198,30 @@ class ImageIndex:
                 return Ragged.empty(len(rows)), positions
             return Ragged(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), lists.values[positions]), positions
 
-        paths, positives, negatives, unknown = map(gather, (self.paths, self.positives, self.negatives, self.unknown))
-        confidence = None if self.confidence is None else self.confidence[positives[1]]
-        return ImageIndex(
-            self.root, self.labels, paths[0], positives[0], negatives[0], unknown[0], self.default, confidence
-        )
+        return self._changed(gather, paths=gather(self.paths)[0])
 
     def with_labels(self, labels: LabelSpace) -> ImageIndex:
-        """The same images, of which nothing is said but `labels`: some of those here, in any order.
+        """The same images with only `labels`: some of those here, in any order.
 
         Raises DataError for a label that is not here.
         """
         columns = np.full(len(self.labels), -1, np.int32)
         columns[[self.labels.index(name) for name in labels.names]] = np.arange(len(labels), dtype=np.int32)
+        return self._renumbered(columns, labels)
+
+    def with_unknown(self, names: Sequence[str]) -> ImageIndex:
+        """The same images, of which it is not known whether they have any of these labels."""
+        hidden = np.array([self.labels.index(name) for name in names], np.int32)
+        columns = np.arange(len(self.labels), dtype=np.int32)
+        columns[hidden] = -1
+        known = self._renumbered(columns, self.labels)
+        rows = np.concatenate([np.repeat(np.arange(len(self)), n) for n in (known.unknown.counts, len(hidden))])
+        values = np.concatenate([known.unknown.values, np.tile(hidden, len(self))])
+        order = np.argsort(rows, kind="stable")
+        return dataclasses.replace(known, unknown=Ragged.from_rows(rows[order], values[order], len(self)))
+
+    def _renumbered(self, columns: np.ndarray, labels: LabelSpace) -> ImageIndex:
+        """With the new column of each label, -1 for one that is dropped."""
 
         def keep(lists: Ragged) -> tuple[Ragged, np.ndarray]:
             values = columns[lists.values]
@@ -219,32 +230,14 @@ class ImageIndex:
                 return Ragged.empty(len(lists)), kept
             return Ragged(np.concatenate([[0], np.cumsum(kept)])[lists.offsets], values[kept]), kept
 
-        positives, negatives, unknown = map(keep, (self.positives, self.negatives, self.unknown))
-        confidence = None if self.confidence is None else self.confidence[positives[1]]
-        return ImageIndex(
-            self.root, labels, self.paths, positives[0], negatives[0], unknown[0], self.default, confidence
-        )
+        return self._changed(keep, labels=labels)
 
-    def with_unknown(self, names: Sequence[str]) -> ImageIndex:
-        """The same images, of which it is not known whether they have any of these labels."""
-        columns, chosen = np.array([self.labels.index(name) for name in names], np.int32), set(names)
-        known = self.with_labels(LabelSpace([name for name in self.labels.names if name not in chosen]))
-        back = np.delete(np.arange(len(self.labels), dtype=np.int32), columns)  # the columns of what stays known
-
-        def restore(lists: Ragged) -> Ragged:
-            return Ragged(lists.offsets, back[lists.values])
-
-        unknown = restore(known.unknown)
-        rows = np.concatenate([np.repeat(np.arange(len(self)), n) for n in (unknown.counts, len(columns))])
-        values = np.concatenate([unknown.values, np.tile(columns, len(self))])
-        order = np.argsort(rows, kind="stable")
-        return dataclasses.replace(
-            self,
-            positives=restore(known.positives),
-            negatives=restore(known.negatives),
-            unknown=Ragged.from_rows(rows[order], values[order], len(self)),
-            confidence=known.confidence,
-        )
+    def _changed(self, change: Callable[[Ragged], tuple[Ragged, np.ndarray]], **others: Any) -> ImageIndex:
+        """With all lists of columns changed; `change` also selects the values that stay."""
+        lists = {name: change(getattr(self, name)) for name in ("positives", "negatives", "unknown")}
+        confidence = None if self.confidence is None else self.confidence[lists["positives"][1]]
+        changed = {name: new for name, (new, _) in lists.items()}
+        return dataclasses.replace(self, confidence=confidence, **changed, **others)
 
     def drop_unannotated(self) -> ImageIndex:
         """Only the images with a positive label."""
@@ -263,7 +256,7 @@ class ImageIndex:
             yield np.divmod(self._pairs(self.positives, rows), len(self.labels))
 
     def states_per_class(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(N,) int64 each: in how many images per label is present, absent and unknown, as `targets` would say."""
+        """(N,) int64 each: in how many images each label is present, absent and unknown, as in `targets`."""
         present, absent, unknown = np.zeros((3, len(self.labels)), np.int64)
         for rows in self._chunks():
             known = [self._pairs(lists, rows) for lists in (self.positives, self.unknown, self.negatives)]

@@ -1,4 +1,4 @@
-"""One file from one url: every attempt goes on where the last one ended, if the server still has the same file."""
+"""One file from one url: every attempt resumes where the last one ended, if the server still has the same file."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ LONGEST_PAUSE = 60.0  # seconds between two attempts
 CHUNK = 2**18  # bytes
 PASSING = (408, 425, 429)  # answers below 500 after which it is worth asking again
 
-LEAST_GAIN = 2**16  # bytes that an attempt must bring to count as progress, once few bytes came many times
-MOST_MEAGRE = 4  # times `attempts`: how many attempts in a row may bring less than that
+LEAST_GAIN = 2**12  # bytes that an attempt must bring to count as progress
 MOST_UNANNOUNCED = 2**38  # bytes (256 GiB) of a body of unknown length; the largest published file has 50 GB
 MOST_NOTED = 2**16  # bytes of a note about a part
 MARGIN = 2**28  # bytes that stay free on the disk
@@ -63,8 +62,7 @@ def receive(
     Args:
         url: http or https; so must be everything that it redirects to.
         size: bytes, if known; a server that offers another number is not asked again.
-        attempts: in a row; one that brings the file further is counted as the first again, but not for ever if each
-            brings next to nothing.
+        attempts: in a row; one that brings at least LEAST_GAIN bytes is counted as the first again.
         pause: seconds before the second of these; doubled each time.
         wait: sleeps for so many seconds.
         on_bytes: called with the bytes so far and the bytes in all, if known. What it or `wait` raises stops the work;
@@ -74,21 +72,19 @@ def receive(
         TransferError: the file did not come, or not to its end.
         OSError: `part` cannot be written.
     """
-    furthest, failures, meagre = bytes_in(part), 0, 0
+    furthest, failures = bytes_in(part), 0
     while True:
         try:
             return _attempt(url, part, size, on_bytes)
         except TransferError as error:
-            # As long as each brings something worth having there is no end to them: large files over bad lines.
+            # Attempts that make progress are not limited: large files come over bad lines.
             gain = bytes_in(part) - furthest
-            failures = 1 if gain > 0 and not error.slow else failures + 1
-            meagre = 0 if gain >= LEAST_GAIN else meagre + 1
+            failures = failures + 1 if gain < LEAST_GAIN or error.slow else 1
             furthest += max(0, gain)
             if error.final:
                 raise
-            if failures >= attempts or meagre >= MOST_MEAGRE * attempts:
-                made = attempts if failures >= attempts else meagre
-                raise TransferError(f"{error}; given up after {made} attempts") from None
+            if failures >= attempts:
+                raise TransferError(f"{error}; given up after {attempts} attempts") from None
         wait(min(pause * 2 ** (failures - 1), LONGEST_PAUSE))
 
 

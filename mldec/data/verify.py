@@ -1,4 +1,4 @@
-"""Whether every image can be used: opened and decoded whole, ahead of a training that would stop at it."""
+"""Whether every image can be used: each is opened and decoded in full, before a training would stop at it."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ def for_each_image(
         on_done: called with the number of images finished since its last call.
 
     Raises:
-        DataError: a process died, which an image can bring about; says near which.
+        DataError: a process died, which an image can cause; the message names the images around it.
     """
     problems: list[Problem] = []
-    chunks = [range(first, min(first + CHUNK, len(index))) for first in range(0, len(index), CHUNK)]
     pool = ProcessPoolExecutor(max(1, workers), initializer=_start, initargs=(index, work))
-    chunk = range(0)
+    row = -1
     try:
         with held_back():  # pools start their processes with the first piece of work
-            results = pool.map(_work_on, chunks)
-        for chunk in chunks:
-            problems += next(results)
-            on_done(len(chunk))
+            results = pool.map(_work_on, range(len(index)), chunksize=CHUNK)
+        for row, problem in enumerate(results):  # noqa: B007
+            problems += [] if problem is None else [problem]
+            on_done(1)
     except BrokenProcessPool:
+        last = min(row + CHUNK, len(index) - 1)
         raise DataError(
-            f"a process died on one of the images {index.name(chunk[0])} to {index.name(chunk[-1])}, or on one soon "
-            "after: an image crashes the decoder, or memory ran out; type workers=1 to come closer"
+            f"a process died on one of the images {index.name(row + 1)} to {index.name(last)}, or on one soon after: "
+            "an image crashes the decoder, or memory ran out; use workers=1 to narrow it down"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -94,14 +94,14 @@ def write_list(problems: Sequence[Problem], path: Path) -> None:
 
 
 def write_exclusions(problems: Sequence[Problem], folder: str, path: Path) -> int:
-    """Add the problems to the list of images that training leaves out; returns how many it holds then.
+    """Add the problems to the list of images that training leaves out; returns how many the list holds then.
 
     Args:
         folder: the dataset's, which paths in the list are relative to.
-        path: the list; what it says already is kept.
+        path: the list; what it holds already is kept.
 
     Raises:
-        DataError: what stands there already is no such list.
+        DataError: an existing file is no such list.
     """
     return add_exclusions((os.path.relpath(problem.path, os.path.abspath(folder)) for problem in problems), path)
 
@@ -118,9 +118,9 @@ def _start(index: ImageIndex, work: Callable[[ImageIndex, int], Problem | None])
     start_pool_worker()
 
 
-def _work_on(rows: range) -> list[Problem]:
+def _work_on(row: int) -> Problem | None:
     index, work = _task
-    return [problem for row in rows if (problem := work(index, row)) is not None]
+    return work(index, row)
 
 
 def _check(index: ImageIndex, row: int) -> Problem | None:

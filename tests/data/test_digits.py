@@ -106,13 +106,6 @@ def test_two_at_once_both_end_well(tmp_path: Path) -> None:
     assert len(contents(folders[0])) == 33
 
 
-def test_progress_is_told(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    config = DigitsConfig(name="digits", root=str(tmp_path), train=3, val=1, test=1)
-    prepare_digits(config, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (5, 5)
-
-
 def test_what_cannot_be_is_said(digits_config: DigitsConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="allowed: train, val, test"):
         build_digits(digits_config, split="trainval")
