@@ -5,8 +5,12 @@ Every function takes a `Setting` and returns figures. Targets belong to scale 1 
 
 from __future__ import annotations
 
+import multiprocessing
+import resource
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -14,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mldec.benchmarks.figure import Figure
+from mldec.benchmarks.figure import Figure, seconds
 from mldec.benchmarks.memory import PeakMemory
 from mldec.benchmarks.network import Network
 from mldec.benchmarks.rate import (
@@ -29,6 +33,8 @@ from mldec.benchmarks.rate import (
 from mldec.commands import compose
 from mldec.commands.benchmark import Measured
 from mldec.config import Config, build_config
+from mldec.data.index import ImageIndex
+from mldec.data.openimages import OpenImagesConfig, build_openimages
 from mldec.engine.device import choose_device, choose_precision, prepare_runtime
 from mldec.engine.ema import Ema
 from mldec.losses import AsymmetricLoss, BinaryCrossEntropy, ThreeStateLoss
@@ -267,9 +273,86 @@ def _draw(
     return scores.astype(dtype), targets
 
 
+# The index of Open Images --------------------------------------------------------------------------------------------
+
+TRAIN, TRAIN_LABELS = (9_000_000, 60_000_000), 9_605  # images and label rows of its train split
+WORKERS = 8
+
+_worker: tuple[ImageIndex, Any]  # in a worker: the index, and the barrier where it waits for the others
+
+
+def measure_index(setting: Setting) -> list[Figure]:
+    """Building, opening and sharing the index of annotation files of that size (10 minutes, 6 GB on the disk)."""
+    images, rows = (round(count * setting.scale) for count in TRAIN)
+    labels = min(TRAIN_LABELS, max(2, images // 10))
+    with tempfile.TemporaryDirectory(prefix="mldec-") as root:
+        write_annotations(Path(root), images, rows, labels)
+        config = OpenImagesConfig(name="openimages", root=root, missing="ignore", cache=f"{root}/cache")
+        with multiprocessing.get_context("spawn").Pool(1) as pool:  # in a process of its own, for its peak memory
+            duration, peak = pool.apply(_build_index, (config,))
+        opening = seconds(lambda: build_openimages(config, split="train"), 5)
+        index, fork = build_openimages(config, split="train"), multiprocessing.get_context("fork")
+        with fork.Pool(WORKERS, initializer=_keep, initargs=(index, fork.Barrier(WORKERS))) as pool:
+            growth = sum(pool.map(_read_all_rows, range(WORKERS), chunksize=1)) / 1000
+        size = sum(path.stat().st_size for path in Path(root, "cache").iterdir()) / 1e6
+    note = f"growth of private dirty pages, all {WORKERS} workers together, each of which reads every row"
+    return [
+        Figure("index built in one pass", duration, "s", None, f"{images:,} images, {rows:,} label rows"),
+        Figure("peak memory of building", peak, "GiB", 4.0, "of the whole process"),
+        Figure("index opened from its cache", opening, "s", 1.0, f"{size:,.0f} MB, checksums read"),
+        Figure("private memory of the workers", 100 * growth / size, "% of the index", 5.0, note),
+    ]
+
+
+def _build_index(config: OpenImagesConfig) -> tuple[float, float]:
+    """Seconds, and peak memory of the process in GiB."""
+    duration = seconds(lambda: build_openimages(config, split="train"), 1)
+    return duration, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _keep(index: ImageIndex, barrier: Any) -> None:
+    global _worker
+    _worker = index, barrier
+
+
+def _read_all_rows(_: int) -> float:
+    """By how many kB reading all rows increases the private memory of this worker."""
+    index, barrier = _worker
+    barrier.wait()  # so that each worker takes one share
+    before = _private_memory()
+    for lists in (index.paths, index.positives, index.negatives, index.unknown):
+        for first in range(0, len(index), 2**10):
+            lists.values[lists.take(np.arange(first, min(first + 2**10, len(index))))[0]].sum()
+    return _private_memory() - before
+
+
+def _private_memory() -> float:
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
+
+
+def write_annotations(root: Path, images: int, rows: int, labels: int) -> None:
+    """Write the class lists and the human labels of train, grouped by image in random order of labels."""
+    (root / "train").mkdir()
+    names, rng = [f"/m/{number:05x}" for number in range(labels)], np.random.default_rng(0)
+    (root / "oidv6-classes-trainable.txt").write_text("\n".join(names) + "\n")
+    descriptions = "".join(f"{name},Thing {number}\n" for number, name in enumerate(names))
+    (root / "oidv6-class-descriptions.csv").write_text(f"LabelName,DisplayName\n{descriptions}")
+    with open(root / "oidv6-train-annotations-human-imagelabels.csv", "w", encoding="ascii") as file:
+        file.write("ImageID,Source,LabelName,Confidence\n")
+        for first in range(0, rows, 2**20):
+            ids = np.arange(first, min(first + 2**20, rows)) // -(-rows // images) * 2**20 + 7
+            drawn = rng.integers(0, (labels, 2), (len(ids), 2)).tolist()
+            file.writelines(
+                f"{image:016x},verification,{names[column]},{present}\n"
+                for image, (column, present) in zip(ids.tolist(), drawn, strict=True)
+            )
+
+
 SUBJECTS: dict[str, Callable[[Setting], list[Figure]]] = {
     "head": measure_head,
     "loss": measure_loss,
     "ema": measure_ema,
     "metric": measure_metric,
+    "index": measure_index,
 }

@@ -167,7 +167,7 @@ def record_of_tests(report: Path, device: str, commit: str) -> dict[str, object]
 
 
 def call(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> int:
-    """Run a command in the source tree; after `seconds` it and its child processes are killed. Returns the exit code."""
+    """Run a command in the source tree; returns its exit code. After `seconds` it and its children are killed."""
     process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
     try:
         return process.wait(timeout=max(1.0, seconds))

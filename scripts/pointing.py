@@ -235,8 +235,8 @@ def figures(scores: dict[Head, list[dict[str, Any]]]) -> str:
             plain = [content["pointing"][f"{weighting}, not shifted"]["inside"] for content in contents]
             found = 100 * sum(of["labels"]) / sum(of["present"])
             cells = [head.title, weighting, spread([content["mAP"] for content in contents]), f"{found:.1f}"]
-            cells += [f"**{spread(of['inside'])}**", spread(of["chance"]), spread(of["another"])]
-            lines.append(f"| {' | '.join([*cells, spread(of['chance_another']), spread(plain)])} |")
+            cells += [f"**{spread(of['inside'])}**", spread(of["chance_level"]), spread(of["another"])]
+            lines.append(f"| {' | '.join([*cells, spread(of['chance_level_another']), spread(plain)])} |")
     every = [content for contents in scores.values() for content in contents]
     seeds = sorted({content["seed"] for content in every})
     counted = f"Means ± standard deviation of seeds {', '.join(map(str, seeds))}"
@@ -251,7 +251,7 @@ def figures(scores: dict[Head, list[dict[str, Any]]]) -> str:
 {counted}. The trainings are those that Table 1 at desk scale makes or tries (average pooling: at 0.03).
 A label counts if its score is above 0.5 ("found"), as for nearly all of the {present:,} labels in the 2,000 test
 scenes, since the loss favours labels that are present. "Inside": the peak of the map is in a box of that label.
-Chance is the same for a random point of the image.
+The chance level is that of a random point of the image.
 
 The map of this backbone lies {min(shifts):.2f} to {max(shifts):.2f} cells further to the top left than an image of
 its size would (measured in each run; 0.44 according to its strides). The last column ignores that.

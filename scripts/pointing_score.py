@@ -1,9 +1,9 @@
 """The pointing score: how often the map of a label that was found peaks on an object of that label.
 
 Of every label that an image has and the network found, the map is laid over the image, and its highest point is
-inside one of the label's boxes or not. What chance gives stands beside it, the share of the image that those boxes
-cover: a number without it says nothing. So does how often the point is on an object of another label, which is what a
-network does that finds objects and does not tell them apart.
+inside one of the label's boxes or not. Two numbers belong to it: the chance level, which is the share of the image that
+those boxes cover; and how often the point is on an object of another label, as of a network that finds objects but does
+not distinguish them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mldec.errors import DataError
 from mldec.models.heads.maps import Weighting
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Pointing:
     """Shares in percent of the labels that are present and found.
 
@@ -32,16 +32,16 @@ class Pointing:
         labels: how many these are: pairs of an image and a label; `present` of them are there.
         inside: their maps peak inside a box of their own.
         another: inside a box of another label of the image.
-        chance: what a point that is drawn anywhere in the image gives for `inside`.
-        chance_another: and for `another`.
+        chance_level: `inside` of a random point of the image.
+        chance_level_another: `another` of a random point.
     """
 
     labels: int
     present: int
     inside: float
     another: float
-    chance: float
-    chance_another: float
+    chance_level: float
+    chance_level_another: float
 
 
 def boxes_of(config: Config, split: str) -> list[dict[str, list[Box]]]:
@@ -98,15 +98,8 @@ def score_pointing(
         on_batch(len(predictions))
     if not outcomes:
         raise DataError(f"none of the {present:,} labels has a score above {threshold}: there is nothing to point at")
-    inside, another, chance, chance_another = (100 * float(share) for share in np.mean(outcomes, axis=0))
-    return Pointing(
-        labels=len(outcomes),
-        present=present,
-        inside=inside,
-        another=another,
-        chance=chance,
-        chance_another=chance_another,
-    )
+    shares = (100 * float(share) for share in np.mean(outcomes, axis=0))
+    return Pointing(len(outcomes), present, *shares)
 
 
 def _point(where: np.ndarray, boxes: Mapping[str, Sequence[Box]], name: str) -> tuple[float, float, float, float]:

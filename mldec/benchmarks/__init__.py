@@ -1,4 +1,4 @@
 """Measurements of speed and memory that anyone can repeat, as ratios within one run.
 
-`model`, `train`, `loader` and `data` are the subjects of `mldec benchmark`; each has `measure(…) -> list[Figure]`.
+`model`, `train` and `loader` are the subjects of `mldec benchmark`; each has `measure(…) -> list[Figure]`.
 """

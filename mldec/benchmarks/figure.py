@@ -53,24 +53,32 @@ def seconds(work: Callable[[], object], repeats: int, before: Callable[[], objec
     return median(durations)
 
 
+def markdown_table(rows: Sequence[Sequence[str]], left: int | None = None) -> str:
+    """A Markdown table of escaped cells.
+
+    Args:
+        rows: the head, then the body.
+        left: how many columns are aligned left, the others being aligned right; None: all.
+    """
+    rule = ["---" if left is None else ":---" if column < left else "---:" for column in range(len(rows[0]))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:]))
+
+
 def as_table(figures: Sequence[Figure], earlier: Sequence[Figure] = ()) -> str:
     """A Markdown table; with `earlier` figures, a column of ratios to those of the same name."""
     before = {figure.name: figure.value for figure in earlier}
-    header = ["what", "figure", "target", "", "of"] + (["against earlier"] if earlier else [])
-    rows = [header, ["---"] * len(header)]
+    rows = [["what", "figure", "target", "", "of", *(["against earlier"] if earlier else [])]]
     for figure in figures:
         bound = "at least" if figure.better == "higher" else "at most"
         target = "" if figure.target is None else f"{bound} {_shown(figure.target)} {figure.unit}"
         verdict = {None: "", True: "met", False: "missed"}[figure.met]
-        row = [figure.name, as_cell(figure), target, verdict, figure.note]
-        if earlier:
-            row.append(_against(figure, before.get(figure.name)))
-        rows.append(row)
-    return _markdown(rows)
+        against = [_against(figure, before.get(figure.name))] if earlier else []
+        rows.append([figure.name, as_cell(figure), target, verdict, figure.note, *against])
+    return markdown_table(rows)
 
 
 def as_grid(figures: Sequence[Figure]) -> str:
-    """A Markdown table of the figures `subject: quantity`, one row per subject and one column per quantity; then the others.
+    """A Markdown table of figures `subject: quantity`, a row per subject and a column per quantity; then the others.
 
     The median is followed by the range of the samples where they differ. A note shared by a whole column is shown once.
     """
@@ -85,7 +93,6 @@ def as_grid(figures: Sequence[Figure]) -> str:
         things.setdefault(thing, {})[quantity] = figure
         columns.setdefault(quantity, []).append(figure)
     rows = [["", *(f"{quantity} [{found[0].unit}]" for quantity, found in columns.items())]]
-    rows.append(["---"] * len(rows[0]))
     for thing, cells in things.items():
         rows.append([thing, *(_cell(cells[quantity]) if quantity in cells else "" for quantity in columns)])
     lines = []
@@ -96,7 +103,7 @@ def as_grid(figures: Sequence[Figure]) -> str:
         else:
             lines += [f"{figure.name}: {figure.note}" for figure in found if figure.note]
     lines += [f"{figure.name}: {as_cell(figure)}{f', {figure.note}' * bool(figure.note)}" for figure in others]
-    return _markdown(rows) + "\n\n" + "\n".join(f"* {line}" for line in lines)
+    return markdown_table(rows) + "\n\n" + "\n".join(f"* {line}" for line in lines)
 
 
 def _against(figure: Figure, before: float | None) -> str:
@@ -113,7 +120,8 @@ def _against(figure: Figure, before: float | None) -> str:
 def _cell(figure: Figure) -> str:
     if figure.value is None:
         return "-"
-    shown, low, high = (_shown(value) for value in (figure.value, *_range(figure)))
+    samples = figure.samples or (figure.value,)
+    shown, low, high = map(_shown, (figure.value, min(samples), max(samples)))
     return shown if low == high else f"{shown} ({low} to {high})"
 
 
@@ -122,14 +130,5 @@ def as_cell(figure: Figure) -> str:
     return "-" if figure.value is None else f"{_cell(figure)} {figure.unit}"
 
 
-def _range(figure: Figure) -> tuple[float, float]:
-    samples = figure.samples or (figure.value or 0.0,)
-    return min(samples), max(samples)
-
-
 def _shown(value: float) -> str:
     return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -21,10 +21,8 @@ def write_index(folder: Path, count: int, num_labels: int) -> ImageIndex:
     """Write `count` images; returns an index of them with random labels."""
     paths = write_images(folder, count)
     columns = np.random.default_rng(0).integers(0, num_labels, (count, min(POSITIVES, num_labels)))
-    samples: list[tuple[str, list[int], list[int], list[int]]]
-    samples = [
-        (os.path.basename(path), sorted(set(row)), [], []) for path, row in zip(paths, columns.tolist(), strict=True)
-    ]
+    rows = zip(paths, columns.tolist(), strict=True)
+    samples = [(os.path.basename(path), sorted(set(row)), [], []) for path, row in rows]
     labels = LabelSpace([f"label {number}" for number in range(num_labels)])
     return ImageIndex.build(samples, root=str(folder), labels=labels)
 

@@ -34,11 +34,9 @@ class Network:
 
     def __init__(self, config: Config, num_labels: int) -> None:
         self.num_labels = num_labels
-        samples: list[tuple[str, list[int], list[int], list[int]]]
         samples = [(str(number), [0], [], []) for number in range(config.schedule.batch_size)]
         index = ImageIndex.build(samples, root=".", labels=_labels(num_labels))  # never opened
-        splits = data_splits.Splits(index, index, index)
-        embeddings = _label_embeddings(config, num_labels)
+        embeddings, splits = _label_embeddings(config, num_labels), data_splits.Splits(index, index, index)
         self.trainer = Trainer(config, splits, Display(quiet=True), fresh=False, label_embeddings=embeddings)
         self.batch: Batch | None = None
 
@@ -59,7 +57,7 @@ class Network:
                 trainer.network(images)
 
     def move(self, device: torch.device) -> None:
-        """Move weights and optimizer state to `device`: networks that wait make room for the measured one."""
+        """Move weights and optimizer state to `device`: those of waiting networks free memory for the measured one."""
         trainer = self.trainer
         self.forget()
         trainer.state.model.to(device)
@@ -67,9 +65,7 @@ class Network:
             trainer.state.ema.module.to(device)
         for state in trainer.state.optimizer.state.values():
             for key, value in state.items():
-                if (
-                    isinstance(value, torch.Tensor) and value.ndim
-                ):  # a counter of steps stays where the optimizer has it
+                if isinstance(value, torch.Tensor) and value.ndim:  # a counter of steps stays where it is
                     state[key] = value.to(device)
 
     def forget(self) -> None:
@@ -79,7 +75,7 @@ class Network:
 
     def _batch(self, size: int) -> Batch:
         if self.batch is None or len(self.batch.ids) != size:
-            self.batch = None  # makes room first
+            self.batch = None  # frees its memory first
             device, side = self.trainer.device, config_properties.image_size(self.trainer.config)
             positives = 1 if self.trainer.single_label else min(POSITIVES, self.num_labels)
             columns = torch.randint(self.num_labels, (size, positives), device=device)

@@ -1,11 +1,10 @@
-"""`mldec benchmark`: speed and memory of networks, of the training loop, of loading images, and of the index."""
+"""`mldec benchmark`: speed and memory of networks, of the training loop and of loading images."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,38 +131,17 @@ def measure_loader(options: LoaderOptions, arguments: compose.Arguments) -> Meas
     return Measured(measure_dataset(index, build.build_augment(config), size, **given))
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataOptions(BenchmarkOptions):
-    """Building, opening and sharing the index at the sizes of COCO and Open Images (10 minutes, 6 GB)."""
-
-    SETTINGS: ClassVar[Sequence[str]] = ()
-
-    scale: Scale = 1.0  # shrinks the generated annotations; targets belong to 1
-    directory: Path | None = None  # where the generated files lie meanwhile; default: the temporary directory
-
-
-def measure_data(options: DataOptions, arguments: compose.Arguments) -> Measured:
-    if options.directory is not None and not options.directory.is_dir():
-        raise ConfigError(f"directory={shortened(options.directory)}: no such directory; create it, or leave this out")
-    from mldec.benchmarks.data import measure
-
-    with tempfile.TemporaryDirectory(prefix="mldec-", dir=options.directory) as folder:
-        return Measured(measure(Path(folder), scale=options.scale, repeats=options.repeats))
-
-
 #: The options of each subject,
 SUBCOMMANDS: dict[str, type[BenchmarkOptions]] = {
     "model": ModelOptions,
     "train": TrainOptions,
     "loader": LoaderOptions,
-    "data": DataOptions,
 }
 #: and the function that measures it.
 MEASURES: dict[str, Callable[[Any, compose.Arguments], Measured]] = {
     "model": measure_model,
     "train": measure_train,
     "loader": measure_loader,
-    "data": measure_data,
 }
 
 

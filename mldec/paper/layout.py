@@ -72,7 +72,7 @@ def lay_out(table: PaperTable, results: Sequence[RowResult], scale: Scale) -> La
     )
     for result, row in zip(results, values, strict=True):
         own, once = _notes(result, row), _status_once(result, row)
-        layout.notes += [note for note in own if note not in layout.notes]
+        layout.notes.extend(note for note in own if note not in layout.notes)
         layout.marks.append([layout.notes.index(note) + 1 for note in own])
         cells = [cell_text(result, name) for name in table.cells]
         layout.rows.append([*cells, *(show[part](once[figure]) for figure, part in columns)])

@@ -1,9 +1,9 @@
-"""Text escaped for Markdown and LaTeX, and Markdown tables."""
+"""Text escaped for Markdown and LaTeX."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 _MARKDOWN = {
     "&": "&amp;",
@@ -33,17 +33,6 @@ _CODE = re.compile(r"`([^`]+)`")
 def markdown_text(text: str) -> str:
     """Text on one line, escaped for Markdown, HTML and Markdown tables; `spans of code` stay code."""
     return _outside_code(text, _MARKDOWN, lambda code: "`" + code.replace("|", r"\|") + "`")
-
-
-def markdown_table(rows: Sequence[Sequence[str]], left: int) -> str:
-    """A Markdown table of escaped cells.
-
-    Args:
-        rows: the head, then the body.
-        left: how many columns are aligned left; the others are aligned right.
-    """
-    rule = [":---" if column < left else "---:" for column in range(len(rows[0]))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:]))
 
 
 def latex_text(text: str) -> str:

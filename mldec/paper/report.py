@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, get_args
 
+from mldec.benchmarks.figure import markdown_table
 from mldec.errors import printable_name
 from mldec.paper.findings import RULE, Verdict, VerdictText, findings, judge, plateaus
 from mldec.paper.layout import READING, Layout, caption, lay_out
-from mldec.paper.markup import markdown_table, markdown_text
+from mldec.paper.markup import markdown_text
 from mldec.paper.records import Record
 from mldec.paper.tables import PaperTable, Scale
 from mldec.paper.values import RowResult, row_name

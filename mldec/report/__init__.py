@@ -1,6 +1,6 @@
 """A run as a page to read in the browser: one HTML file that needs nothing else.
 
-run.py        what a run folder holds
+run.py        the files of a run directory
 measure.py    the chosen weights scored on a split again, as `mldec evaluate` does
 analysis.py   what scores and targets say: curves, errors, thresholds
 charts.py     lines as SVG, in the colours of the page

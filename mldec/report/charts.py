@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +51,7 @@ def chart(
         log: whether y is logarithmic; points that are not above 0 are left out.
         x_range, y_range: default: of the points.
     """
-    kept = [line._replace(points=_finite(line.points, log)) for line in lines]
+    kept = [line._replace(points=finite_points(line.points, log)) for line in lines]
     everything = [point for line in kept for point in line.points]
     if not everything:
         return Markup("")
@@ -121,7 +121,8 @@ def _step(low: float, high: float, most: int = 5) -> float:
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
 
 
-def _finite(points: Sequence[tuple[float, float]], log: bool) -> list[tuple[float, float]]:
+def finite_points(points: Iterable[tuple[float, float]], log: bool = False) -> list[tuple[float, float]]:
+    """Points without those that are not finite, or not above 0 if `log`."""
     return [(a, b) for a, b in points if math.isfinite(a) and math.isfinite(b) and (b > 0 or not log)]
 
 
@@ -131,8 +132,8 @@ def _range(values: Sequence[float], log: bool = False) -> tuple[float, float]:
         return (low, high) if high > low else (low / 2, high * 2)
     if high > low:
         return low, high
-    room = abs(low) / 10 or 1.0
-    return low - room, high + room
+    margin = abs(low) / 10 or 1.0
+    return low - margin, high + margin
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

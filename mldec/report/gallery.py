@@ -21,6 +21,7 @@ QUALITY = 82  # of its JPEG
 BEST, WORST = 4, 8  # images that are shown
 MOST_LABELS = 6  # listed with an image
 MAPS = 2  # labels of an image whose maps are shown
+VERBS = {"found": "found", "missed": "missed", "wrong": "gave wrongly", "unknown": "gave"}
 
 
 class ImageLabel(NamedTuple):
@@ -90,7 +91,7 @@ def _show(measured: MeasuredSplit, row: int, loss: float, *, maps: bool) -> Gall
     if maps and labels:
         maps_NHW = measured.predictor.maps([path])[0]
         for label in labels[:MAPS]:
-            looked = f"Where the network looked for {label.name}, which it {_verb(label.kind)}, in {name}"
+            looked = f"Where the network looked for {label.name}, which it {VERBS[label.kind]}, in {name}"
             place = measured.predictor.labels.index(label.name)
             shown = _fit(overlay(image, maps_NHW[place], view), view)
             tiles.append(ImageTile(_jpeg(shown), looked, label.name))
@@ -112,10 +113,8 @@ def _interesting(measured: MeasuredSplit, row: int) -> list[int]:
     given = _given(measured, scores)
     cost = np.where(targets == 1, 1 - scores, np.where(targets == 0, scores, 0.0))
     columns = np.flatnonzero(given | (targets == 1))
-    right = (given & (targets == 1))[columns]
-    return [
-        int(column) for column in columns[np.lexsort((columns, -scores[columns], np.where(right, 0, -cost[columns])))]
-    ]
+    wrong_first = np.where((given & (targets == 1))[columns], 0, -cost[columns])
+    return columns[np.lexsort((columns, -scores[columns], wrong_first))].tolist()  # type: ignore[no-any-return]
 
 
 def _given(measured: MeasuredSplit, scores: np.ndarray) -> np.ndarray:
@@ -129,10 +128,6 @@ def _label(measured: MeasuredSplit, row: int, column: int) -> ImageLabel:
     given = bool(_given(measured, scores)[column])
     kind = ("found" if given else "missed") if target == 1 else "wrong" if target == 0 else "unknown"
     return ImageLabel(measured.labels.names[column], float(scores[column]), kind)
-
-
-def _verb(kind: str) -> str:
-    return {"found": "found", "missed": "missed", "wrong": "gave wrongly", "unknown": "gave"}[kind]
 
 
 def _jpeg(image: np.ndarray) -> str:

@@ -32,13 +32,13 @@ class LabelThresholds:
 
 @dataclass(frozen=True)
 class MeasuredSplit:
-    """What a run's weights say of a split.
+    """The predictions of a run's weights for a split, and their metrics.
 
     Attributes:
-        config: as it was measured, with what was typed.
+        config: as it was measured, with the overrides of the command line.
         weights, step: which ones, and of which step.
-        index, labels, scores, result: the images and what became of them.
-        thresholds: those tuned by label, or a sentence that says why there are none.
+        index, labels, scores, result: the images, their labels, scores and metrics.
+        thresholds: those tuned by label, or a sentence that explains why there are none.
         predictor: the network, for maps.
     """
 
@@ -77,8 +77,8 @@ def measure(
 
     Args:
         config: that of the run as it is to be measured.
-        folder: the run folder, which may hold thresholds.csv; None: thresholds by label are not asked for.
-        check: called with each split and its index; raises DataError for data that is not to be measured.
+        folder: the run directory, which may hold thresholds.csv; None: thresholds by label are not needed.
+        check: called with each split and its index; raises DataError for data that must not be measured.
 
     Raises DataError if images or annotations cannot be read.
     """
@@ -92,44 +92,33 @@ def measure(
     index, labels, scores, result = score(split)
     cuts: LabelThresholds | str
     if config_properties.is_single_label(config):
-        cuts = "Each image has exactly one label, and the best one is given: there are no thresholds."
+        cuts = "Each image has exactly one label, and the highest score is predicted: there are no thresholds."
     elif folder is None:
-        cuts = "Thresholds by label were not asked for."
+        cuts = "No thresholds by label were requested."
     elif (folder / thresholds.FILE).is_file():
         cuts = _read(folder / thresholds.FILE, labels, config.protocol.threshold)
     else:
         try:
-            same = split == "val"
-            val_index, val_labels, val = (index, labels, scores) if same else score("val")[:3]
+            val_index, val_labels, val = (index, labels, scores) if split == "val" else score("val")[:3]
             if val_labels.names != labels.names:
                 raise DataError(f"val has other labels than {split}")
             values = thresholds.tune_thresholds(val.scores, val.targets, config.protocol.threshold)
             origin = f"the {len(val_index):,} images of val, where the F1 of each label is highest"
             if val_index.fingerprint() == index.fingerprint():
-                origin += ". These are the images on which it is shown too, which flatters"
+                origin += ". They are evaluated on the same images, so these values are optimistically biased"
             cuts = LabelThresholds(values, origin)
         except MldecError as error:
             cuts = f"Thresholds by label are chosen on val, which could not be scored: {error}"
-    # The last use of the network has the labels of the split, whatever val asked for.
+    # The last use of the network has the labels of the split, whatever val had.
     if restored.classifier.vocabulary is not None:
         build.set_query_labels(restored.classifier, labels.names, config.head.label_embeddings)
     predictor = Predictor(dataclasses.replace(restored, config=config, labels=labels), str(device))
-    return MeasuredSplit(
-        config=config,
-        split=split,
-        weights=restored.weights,
-        step=restored.step,
-        index=index,
-        labels=labels,
-        scores=scores,
-        result=result,
-        thresholds=cuts,
-        predictor=predictor,
-    )
+    weights, step = restored.weights, restored.step
+    return MeasuredSplit(config, split, weights, step, index, labels, scores, result, cuts, predictor)
 
 
 def _read(path: Path, labels: LabelSpace, default: float) -> LabelThresholds | str:
-    """Thresholds that a run folder holds; a sentence if they are damaged."""
+    """Thresholds of a run directory; a sentence if they are damaged."""
     try:
         found = thresholds.read_thresholds(path, labels, default)
     except DataError as error:

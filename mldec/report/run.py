@@ -1,4 +1,4 @@
-"""What a run folder holds. Any of it may be missing or damaged: then there is a sentence about it."""
+"""The files of a run directory. Any may be missing or damaged: then there is a sentence about it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class RunFiles:
         return value
 
     def facts(self, split: str) -> Mapping[str, Any]:
-        """What data.json says of a split: images, labels, fingerprint; {} if nothing."""
+        """The entry of data.json for a split: images, labels, fingerprint; {} if there is none."""
         found = self.data.get(split)
         return found if isinstance(found, dict) else {}
 
@@ -76,13 +76,13 @@ class RunFiles:
 
 
 def read_run(source: str | Path) -> RunFiles:
-    """The run folder `source`, or the one that a checkpoint `source` lies in.
+    """The run directory `source`, or that of a checkpoint `source`.
 
     Raises CheckpointError if there is nothing of a run.
     """
     path = Path(source).expanduser()
     if not path.exists():
-        raise CheckpointError(f"no run folder or checkpoint at {path}")
+        raise CheckpointError(f"no run directory or checkpoint at {path}")
     folder = path
     if path.is_file():
         folder = run_directory_of(path)
@@ -115,7 +115,7 @@ def read_run(source: str | Path) -> RunFiles:
         problems=problems,
     )
     if path.is_dir() and not run.config_text and not records and not list((folder / "checkpoints").glob("*.pt")):
-        raise CheckpointError(f"{path} is not a run folder of mldec: no config.yaml, metrics.jsonl or checkpoints")
+        raise CheckpointError(f"{path} is not a run directory of mldec: no config.yaml, metrics.jsonl or checkpoints")
     return run
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from mldec.report.charts import ChartLine, chart
+from mldec.report.charts import ChartLine, chart, finite_points
 from mldec.report.html import figure
 from mldec.report.run import RunFiles, number
 
@@ -48,12 +48,8 @@ def training_panels(run: RunFiles) -> list[ChartPanel] | str:
             panels.append(ChartPanel(title, drawing, note=f"{'logarithmic; ' if log else ''}{course}"))
     if curves.val:
         name, styles = f"{curves.metric} on val", ("s0", "s1 dashed")
-        lines = [
-            ChartLine(key, points, style) for (key, points), style in zip(curves.val.items(), styles, strict=False)
-        ]
-        best, epoch, weights = max(
-            (value, -epoch, key) for key, points in curves.val.items() for epoch, value in points
-        )
+        lines = [ChartLine(*val, style) for val, style in zip(curves.val.items(), styles, strict=False)]
+        best, epoch, weights = max((value, -epoch, line.name) for line in lines for epoch, value in line.points)
         note = f"best {best:.2f} ({weights}) at epoch {-epoch:g}"
         drawing = epochs_chart(lines, label=f"{name} by epoch, {note}.", y=curves.metric)
         panels.append(ChartPanel(name, drawing, [(line.name, line.style) for line in lines], note))
@@ -76,7 +72,7 @@ def training_curves(run: RunFiles) -> TrainingCurves:
         return exact if math.isfinite(exact) else number(record.get("epoch"))
 
     def points(name: str) -> Points:
-        return _finite((epoch_of(record), number(record.get(name))) for record in run.train)
+        return finite_points((epoch_of(record), number(record.get(name))) for record in run.train)
 
     recorded = {
         key: [(number(r.get("epoch")), r[kind]) for r in run.evals if isinstance(r.get(kind), dict)]
@@ -84,7 +80,7 @@ def training_curves(run: RunFiles) -> TrainingCurves:
     }
     single = any("top1" in metrics for found in recorded.values() for _, metrics in found)
     name = "top1" if single else "mAP"
-    val = {key: _finite((epoch, number(m.get(name))) for epoch, m in found) for key, found in recorded.items()}
+    val = {key: finite_points((epoch, number(m.get(name))) for epoch, m in found) for key, found in recorded.items()}
     present = {key: found for key, found in val.items() if found}
     return TrainingCurves(points("loss"), points("lr"), "top-1" if single else "mAP", present)
 
@@ -93,7 +89,3 @@ def value_ratio(points: Points) -> float:
     """The highest value divided by the lowest one above 0."""
     values = [value for _, value in points if value > 0]
     return max(values) / min(values) if values else 1.0
-
-
-def _finite(points: Iterable[tuple[float, float]]) -> Points:
-    return [(a, b) for a, b in points if math.isfinite(a) and math.isfinite(b)]

@@ -63,9 +63,7 @@ def test_generated_images_are_as_large_as_photographs(tmp_path):
     ("arguments", "message"),
     [
         (["modle"], "did you mean model"),
-        (["data", "schedule.epochs=1"], "schedule.epochs=1: no such option of mldec benchmark data"),
-        (["data", "num_labels=3"], "num_labels=3: no such option"),
-        (["data", "directory=/nowhere"], "directory=/nowhere: no such directory"),
+        (["loader", "num_labels=3"], "num_labels=3: no such option of mldec benchmark loader"),
         (["loader", "scale=0"], "scale=0"),
         (["loader", "repeats=none"], "repeats=none"),
         (["loader", "workers=1,1"], "found an item twice"),

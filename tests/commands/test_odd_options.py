@@ -117,7 +117,6 @@ OPTIONS = {
     ),
     "benchmark loss": ([], ["scale", "repeats", "seconds", "compare", "runtime.threads"]),
     "benchmark startup": ([], ["repeats", "scale"]),
-    "benchmark data": ([], ["scale", "repeats", "folder"]),
     "benchmark loader": ([], ["scale", "repeats", "workers"]),
     "benchmark train": ([], ["steps", "repeats", "images", "labels"]),
     "benchmark model": (["experiment=digits", "labels=5"], ["labels", "heads", "repeats", "seconds", "largest_batch"]),

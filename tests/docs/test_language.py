@@ -62,7 +62,7 @@ RULES = (
     Rule(r"(?<!tune_)\bthresholds=true\b", "tune_thresholds=true"),
     Rule(r"(?<![\w-])--fix\b", "fix=true", ("mldec/", "configs/", "docs/", "README.md")),
     Rule(r"\bweights=reported\b|\bweights=\"reported\"", "weights=best"),
-    Rule(r"(?<![\w.])runs=\w", "run=A,B", ("docs/", "README.md", "mldec/commands/")),
+    Rule(r"(?<![\w.])runs=(?:\w+,|RUN|\[)", "run=A,B", ("docs/", "README.md", "mldec/commands/")),
     Rule(r"\brun[\s_]folders?\b", "run directory"),
     # Processes
     Rule(r"\bteam(?:s|mates?)?\b|\bteam_|_team\b", "process group"),

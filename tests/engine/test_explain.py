@@ -223,8 +223,8 @@ def test_chance_is_what_random_points_give(scenes):
         score_pointing(Oracle(index, boxes, lambda own, name: tuple(rng.integers(64, size=2))), index, boxes)
         for _ in range(15)
     ]
-    assert np.mean([t.inside for t in tries]) == pytest.approx(tries[0].chance, abs=3)
-    assert np.mean([t.another for t in tries]) == pytest.approx(tries[0].chance_another, abs=4)
+    assert np.mean([t.inside for t in tries]) == pytest.approx(tries[0].chance_level, abs=3)
+    assert np.mean([t.another for t in tries]) == pytest.approx(tries[0].chance_level_another, abs=4)
 
 
 def test_a_map_that_is_laid_where_its_cells_are_may_point_elsewhere(scenes):

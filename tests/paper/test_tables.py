@@ -109,7 +109,7 @@ def test_an_unknown_row():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("  rows: [{key: a, cells: {b: 1}}]", "are not columns"),
+        ("  rows: [{key: a, cells: {b: 1}}]", "a cell: .*do not exist"),
         ("  rows: [{key: a, cells: {}}, {key: a, cells: {}}]", "two rows have the same key"),
         ("  rows: [{key: a, published: {mAP: 1}, source: X}]", "unknown sources"),
         ("  rows: [{key: a, publised: {mAP: 1}}]", "unknown entries"),

@@ -66,3 +66,14 @@ def test_mean_ap_is_measured_and_equals_scikit_learn():
     assert figures["largest difference of an AP from scikit-learn's"].value < 1e-12
     assert figures["mean AP of many labels"].target == 240
     assert figures["mean AP of many labels: peak memory"].target == 8
+
+
+@pytest.mark.slow  # starts nine processes
+def test_the_index_is_measured_on_annotations_of_the_published_format():
+    figures = figures_of("index", "scale=0.0001")
+    assert figures["index built in one pass"].note == "900 images, 6,000 label rows"
+    assert {name: figure.target for name, figure in figures.items() if figure.target is not None} == {
+        "peak memory of building": 4,
+        "index opened from its cache": 1,
+        "private memory of the workers": 5,
+    }
