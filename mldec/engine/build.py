@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -110,66 +110,54 @@ def set_query_labels(classifier: Classifier, names: Sequence[str], source: Label
 
 def build_normalization(classifier: Classifier) -> Normalization:
     """The normalization of uint8 images that the backbone expects."""
-    statistics: Any = classifier.backbone.normalization
-    return Normalization(*statistics)
+    return Normalization(*cast(Any, classifier.backbone.normalization))
 
 
 def build_loss(config: Config) -> nn.Module:
     """The training objective, computed in float32."""
-    loss: nn.Module = LOSSES[config.loss.name].build(config.loss)
-    return loss
+    return LOSSES[config.loss.name].build(config.loss)
 
 
 def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     """Learning rate and momentum as a function of the number of optimizer updates."""
     total = steps_per_epoch * config.schedule.epochs
-    schedule: Schedule = SCHEDULES[config.schedule.name].build(
-        config.schedule, total_steps=total, steps_per_epoch=steps_per_epoch
-    )
-    return schedule
+    build = SCHEDULES[config.schedule.name].build
+    return build(config.schedule, total_steps=total, steps_per_epoch=steps_per_epoch)
 
 
 def build_optimizer(config: Config, classifier: nn.Module) -> torch.optim.Optimizer:
     """The optimizer over four parameter groups: backbone and head, with and without weight decay."""
-    settings: Any = config.optimizer
+    settings = config.optimizer
     groups = parameter_groups(
         classifier,
         weight_decay=settings.weight_decay,
         backbone_lr_scale=settings.backbone_lr_scale,
         exempt_named=config.protocol.name != "paper",  # the published code only exempts biases and 1-D parameters
     )
-    optimizer: torch.optim.Optimizer = OPTIMIZERS[settings.name].build(
-        settings,
-        groups=groups,
-        lr=config.schedule.max_lr,
-    )
-    return optimizer
+    return OPTIMIZERS[settings.name].build(settings, groups=groups, lr=config.schedule.max_lr)
 
 
 def build_ema(config: Config, classifier: nn.Module) -> Ema | None:
     """The exponential moving average of the weights, or None with ema=none."""
-    ema: Ema | None = EMAS[config.ema.name].build(config.ema, classifier)
-    return ema
+    return EMAS[config.ema.name].build(config.ema, classifier)
 
 
 def build_augment(config: Config) -> Augment:
     """The augmentation of training images."""
-    augment: Augment = AUGMENTS[config.augment.name].build(config.augment, image_size=image_size(config))
-    return augment
+    return AUGMENTS[config.augment.name].build(config.augment, image_size=image_size(config))
 
 
 def build_train_loader(
     config: Config, index: ImageIndex, device: torch.device, group: ProcessGroup = SINGLE_PROCESS
 ) -> TrainLoader:
     """Shuffled, augmented batches, each a function of seed, epoch and position only; `group` splits each."""
-    augment: Any = config.augment
     return train_loader(
         index,
         build_augment(config),
         batch_size=config.schedule.batch_size,
         seed=config.seed,
         workers=count_workers(config.runtime, device),
-        repeats=augment.repeats,
+        repeats=config.augment.repeats,
         pin_memory=device.type == "cuda",
         limit=config.runtime.limit_train_batches,
         overfit=config.runtime.overfit,

@@ -22,5 +22,4 @@ def uses_label_embeddings(config: Config) -> bool:
 
 def image_size(config: Config) -> int:
     """Side in pixels of the square images that the network receives."""
-    size: int = config.dataset.image_size
-    return size
+    return config.dataset.image_size

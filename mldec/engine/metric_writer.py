@@ -111,7 +111,7 @@ class MetricWriter:
             self._show(0, lambda summary: [summary.histogram(name, columns + 0.5, edges)])  # bin centres
 
     def precision_recall(self, name: str, scores: np.ndarray, targets: np.ndarray, step: int) -> None:
-        """Write a precision-recall curve of scores and 1/0/-1 targets of one shape to TensorBoard; unknown are skipped."""
+        """Write a precision-recall curve of scores and 1/0/-1 targets of one shape; unknown targets are skipped."""
         known = targets >= 0
         if (targets[known] == 1).any():
             self._show(step, lambda summary: [summary.pr_curve(name, targets[known].astype(bool), scores[known])])

@@ -144,7 +144,7 @@ class Observer:
         self._writer.image("val/predictions", self._predictions_sheet(index, scores), step)
 
     def thresholds(self, tuned: LabelThresholds, scores: Scores) -> None:
-        """thresholds.csv: the thresholds that best.pt holds, with the F1 of the scores of val that they were tuned on."""
+        """thresholds.csv: the thresholds that best.pt holds, with the F1 of the val scores that they were tuned on."""
         if self.run_dir is not None:
             thresholds.write_thresholds(self.run_dir / thresholds.FILE, tuned, scores.scores, scores.targets)
 

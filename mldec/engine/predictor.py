@@ -151,7 +151,7 @@ class Predictor:
         workers: int | None = None,
         maps: Weighting | None = None,
     ) -> Iterator[list[Prediction]]:
-        """Predictions for any number of images, in order, a batch at a time. Unreadable images are skipped with an error.
+        """Predictions for any number of images, in order, a batch at a time. What cannot be read has an error instead.
 
         Args:
             workers: threads that decode images while the network computes; 0: none, None: one on the CPU, otherwise one
@@ -211,8 +211,8 @@ class Predictor:
         """
         if self.thresholds is None:
             raise DataError(
-                f"{self.path} has no tuned thresholds; run mldec evaluate run=RUN split=val tune_thresholds=true, or set "
-                "threshold="
+                f"{self.path} has no tuned thresholds; run mldec evaluate run=RUN split=val tune_thresholds=true, or "
+                "set threshold="
             )
         return self.thresholds.of(self.labels, default).values
 
@@ -232,9 +232,10 @@ class Predictor:
         H and W are those of the backbone's last feature map; `view` gives its position in the image.
 
         Args:
-            weighting: "label": the contribution of each position to the label's logit, positive or negative; with average
-                pooling this is the class activation map. "attention": the attention of the label's query, averaged over
-                heads; each map sums to 1, and labels of one group share it. See `mldec/models/heads/maps.py`.
+            weighting: "label": the contribution of each position to the label's logit, positive or negative; with
+                average pooling this is the class activation map. "attention": the attention of the label's query,
+                averaged over heads; each map sums to 1, and labels of one group share it. See
+                `mldec/models/heads/maps.py`.
 
         Raises:
             ConfigError: unknown weighting.
@@ -265,19 +266,18 @@ class Predictor:
     ) -> list[Prediction]:
         """Predictions for images of which some could not be decoded."""
         valid = [image for image in decoded if not isinstance(image, DataError)]
-        scores: Iterator[np.ndarray] = iter(())
-        maps: Iterator[np.ndarray | None] = iter(())
+        found: Iterator[tuple[np.ndarray, np.ndarray | None]] = iter(())
         if valid:
-            found, tokens = self._forward(np.stack([image.resized for image in valid]))
-            scores = iter(found)
-            maps = itertools.repeat(None) if weighting is None else self._maps(tokens, weighting)
+            scores, tokens = self._forward(np.stack([image.resized for image in valid]))
+            found = zip(scores, itertools.repeat(None) if weighting is None else self._maps(tokens, weighting))
         predictions = []
         for image, result in zip(images, decoded, strict=True):
             if isinstance(result, DataError):
                 predictions.append(Prediction(image, None, str(result)))
             else:
+                row, maps = next(found)
                 pixels = None if weighting is None else result.pixels
-                predictions.append(Prediction(image, next(scores), pixels=pixels, maps=next(maps)))
+                predictions.append(Prediction(image, row, pixels=pixels, maps=maps))
         return predictions
 
     @torch.inference_mode()
@@ -287,18 +287,12 @@ class Predictor:
 
         def network(images: Tensor) -> Tensor:
             kept.append(self.model.backbone(images))
-            logits: Tensor = self.model.head(kept[0])
-            return logits
+            return self.model.head(kept[0])
 
         images = torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous()
+        how: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "softmax": self.softmax}
         try:
-            scores: np.ndarray = (
-                score_images(
-                    network, images, self.normalization, device=self.device, dtype=self.dtype, softmax=self.softmax
-                )
-                .cpu()
-                .numpy()
-            )
+            scores = score_images(network, images, self.normalization, **how).cpu().numpy()
         except torch.OutOfMemoryError:
             raise RunError(
                 f"out of memory on {self.device} with {len(images)} images per batch; lower batch_size"

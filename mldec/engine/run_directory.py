@@ -83,8 +83,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    content: dict[str, Any] = parse_json(read_bytes(path, most=MOST_JSON).decode("utf-8"))
-    return content
+    return parse_json(read_bytes(path, most=MOST_JSON).decode("utf-8"))
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -85,15 +85,8 @@ def tune_thresholds(scores: Any, targets: Any, default: float = 0.5) -> np.ndarr
     return values
 
 
-def write_tuned(path: Path, labels: LabelSpace, scores: Any, targets: Any, default: float = 0.5) -> LabelThresholds:
-    """Tune on (S,N) scores and targets, and write thresholds.csv."""
-    thresholds = LabelThresholds(labels, tune_thresholds(scores, targets, default))
-    write_thresholds(path, thresholds, scores, targets)
-    return thresholds
-
-
 def write_thresholds(path: Path, thresholds: LabelThresholds, scores: Any, targets: Any) -> None:
-    """Write thresholds.csv: label, threshold, F1 in percent and positives on the scores and targets (S,N) used for tuning."""
+    """Write thresholds.csv: label, threshold, and F1 in percent and positives on the (S,N) scores of tuning."""
     f1 = f1_per_class(scores, targets, thresholds.values)
     positives = np.count_nonzero(np.asarray(targets) == 1, axis=0)
     text = io.StringIO()

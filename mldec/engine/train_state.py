@@ -38,8 +38,8 @@ class Progress:
 class TrainState:
     """Model, EMA, optimizer, loss scaler and progress.
 
-    `state_dict` has the entries `model`, `ema` and `resume` of a checkpoint: the first two are enough to use the network,
-    `resume` is what training additionally needs to continue bit for bit.
+    `state_dict` has the entries `model`, `ema` and `resume` of a checkpoint: the first two are enough to use the
+    network, `resume` is what training additionally needs to continue bit for bit.
     """
 
     model: Classifier  # the raw weights, not wrapped by DistributedDataParallel or torch.compile

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mldec.engine.thresholds import LabelThresholds, read_thresholds, tune_thresholds, write_thresholds, write_tuned
+from mldec.engine.thresholds import LabelThresholds, read_thresholds, tune_thresholds, write_thresholds
 from mldec.errors import DataError
 from mldec.labels import LabelSpace, from_cell, to_cell
 from mldec.metrics import f1_at_threshold, f1_per_class, inputs
@@ -99,7 +99,8 @@ def test_the_file_gives_back_what_was_written(tmp_path):
     rng = np.random.default_rng(1)
     scores, targets = rng.random((40, 7)).astype(np.float32), rng.integers(-1, 2, (40, 7)).astype(np.int8)
     targets[:, 3] = 0
-    thresholds = write_tuned(tmp_path / "run" / "thresholds.csv", labels, scores, targets)
+    thresholds = LabelThresholds(labels, tune_thresholds(scores, targets))
+    write_thresholds(tmp_path / "run" / "thresholds.csv", thresholds, scores, targets)
     for order in (labels, LabelSpace(labels.names[::-1])):
         back = read_thresholds(tmp_path / "run" / "thresholds.csv", order)
         assert dict(zip(order.names, back.values, strict=True)) == dict(

@@ -131,9 +131,9 @@ def _header(description: Mapping[str, Any], sizes: Mapping[str, int]) -> ModelCa
 
 def _figures(description: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     """The evaluated split and its metrics in the order of the card; no metrics if none are known."""
-    test = description.get("test")
-    split, found = description["test_split"], test
-    if not test:
+    if test := description.get("test"):
+        split, found = description["test_split"], test
+    else:
         split, found = "val", description["metrics"].get(description["weights"]) or {}
     known = {name: found.get(name) for name in METRICS}
     return split, {name: round(float(v), 4) for name, v in known.items() if isinstance(v, (int, float))}
