@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from mldec.config import ProtocolConfig
-from mldec.data.image import Normalization
 from mldec.data.loader import Batch
 from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
-from mldec.engine.inference import score_images
+from mldec.engine.inference import ImageScorer
 from mldec.errors import RunError
 from mldec.files import replacing
 from mldec.labels import LabelSpace, to_cell
@@ -50,13 +49,9 @@ class Result(NamedTuple):
 @torch.inference_mode()
 def compute_scores(
     model: nn.Module,
+    scorer: ImageScorer,
     batches: Iterable[Batch],
-    normalization: Normalization,
     *,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    softmax: bool = False,
-    memory_format: torch.memory_format = torch.contiguous_format,
     num_images: int = 0,
     on_batch: Callable[[int], None] = lambda count: None,
     group: ProcessGroup = SINGLE_PROCESS,
@@ -64,7 +59,6 @@ def compute_scores(
     """Run `model` in eval mode over `batches` and sort the scores by sample id.
 
     Args:
-        softmax, dtype, memory_format: see `score_images`.
         num_images: the largest possible number of images, which decides the precision of the scores.
         on_batch: called with the number of images after each batch.
         group: processes that each run over their own batches. The main process gets all scores, the others empty ones.
@@ -75,15 +69,7 @@ def compute_scores(
     model.eval()
     ids, scores, targets = [], [], []
     for batch in batches:
-        found = score_images(
-            model,
-            batch.images,
-            normalization,
-            device=device,
-            dtype=dtype,
-            softmax=softmax,
-            memory_format=memory_format,
-        )
+        found = scorer(model, batch.images)
         ids.append(batch.ids)
         targets.append(batch.targets)
         scores.append(found.to("cpu", torch.float16 if num_images * found.shape[1] >= HALF_FROM else torch.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,25 +17,28 @@ def logits_to_scores(logits: Tensor, softmax: bool) -> Tensor:
     return logits.softmax(-1) if softmax else logits.sigmoid()
 
 
-def score_images(
-    network: Callable[[Tensor], Tensor],
-    images: Tensor,
-    normalization: Normalization,
-    *,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    softmax: bool = False,
-    memory_format: torch.memory_format = torch.contiguous_format,
-) -> Tensor:
-    """(B,N) float32 scores in 0..1 of uint8 images (B,3,H,W), on `device`.
+@dataclass(frozen=True)
+class ImageScorer:
+    """How uint8 images become scores.
 
-    Args:
-        network: normalised images (B,3,H,W) to logits (B,N).
+    Attributes:
         dtype: precision of matrix products and convolutions.
         softmax: see `logits_to_scores`.
         memory_format: of the images. Convolutions of another one differ in the last bit.
     """
-    images = normalization(images.to(device, non_blocking=True)).to(memory_format=memory_format)
-    with autocast(device, dtype):
-        logits = network(images)
-    return logits_to_scores(logits.float(), softmax)
+
+    normalization: Normalization
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    softmax: bool = False
+    memory_format: torch.memory_format = torch.contiguous_format
+
+    def __call__(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """(B,N) float32 scores in 0..1 of uint8 images (B,3,H,W), on `device`.
+
+        `network`: normalised images (B,3,H,W) to logits (B,N).
+        """
+        normalised = self.normalization(images.to(self.device, non_blocking=True)).to(memory_format=self.memory_format)
+        with autocast(self.device, self.dtype):
+            logits = network(normalised)
+        return logits_to_scores(logits.float(), self.softmax)

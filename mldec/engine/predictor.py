@@ -22,7 +22,7 @@ from mldec.engine.checkpoint import Restored, Weights, restore
 from mldec.engine.config_properties import uses_softmax
 from mldec.engine.device import autocast, choose_device, choose_precision
 from mldec.engine.image_sheets import View
-from mldec.engine.inference import score_images
+from mldec.engine.inference import ImageScorer
 from mldec.engine.thresholds import LabelThresholds
 from mldec.errors import ConfigError, DataError, RunError
 from mldec.labels import LabelSpace
@@ -95,7 +95,7 @@ class Predictor:
         self.device = choose_device(device)
         self.dtype = choose_precision(precision, self.device)
         self.model: Classifier = restored.classifier.to(self.device)
-        self.softmax = uses_softmax(self.config)
+        self.scorer = ImageScorer(self.normalization, self.device, self.dtype, uses_softmax(self.config))
         self._resize = build.build_resize(self.config)
         self._shift: tuple[float, float] | None = None  # of maps, measured when first needed
         vocabulary = self.model.vocabulary
@@ -269,15 +269,16 @@ class Predictor:
         found: Iterator[tuple[np.ndarray, np.ndarray | None]] = iter(())
         if valid:
             scores, tokens = self._forward(np.stack([image.resized for image in valid]))
-            found = zip(scores, itertools.repeat(None) if weighting is None else self._maps(tokens, weighting))
+            maps = [None] * len(valid) if weighting is None else self._maps(tokens, weighting)
+            found = zip(scores, maps, strict=True)
         predictions = []
         for image, result in zip(images, decoded, strict=True):
             if isinstance(result, DataError):
                 predictions.append(Prediction(image, None, str(result)))
             else:
-                row, maps = next(found)
+                row, row_maps = next(found)
                 pixels = None if weighting is None else result.pixels
-                predictions.append(Prediction(image, row, pixels=pixels, maps=maps))
+                predictions.append(Prediction(image, row, pixels=pixels, maps=row_maps))
         return predictions
 
     @torch.inference_mode()
@@ -290,9 +291,8 @@ class Predictor:
             return self.model.head(kept[0])
 
         images = torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous()
-        how: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "softmax": self.softmax}
         try:
-            scores = score_images(network, images, self.normalization, **how).cpu().numpy()
+            scores = self.scorer(network, images).cpu().numpy()
         except torch.OutOfMemoryError:
             raise RunError(
                 f"out of memory on {self.device} with {len(images)} images per batch; lower batch_size"

@@ -15,6 +15,7 @@ from mldec.engine.device import choose_precision
 from mldec.engine.display import Display
 from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
 from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores
+from mldec.engine.inference import ImageScorer
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 
@@ -55,14 +56,13 @@ def score_split(
     if restored.classifier.vocabulary is not None:
         build.set_query_labels(restored.classifier, labels.names, config.head.label_embeddings)
     loader = build.build_eval_loader(config, index, device, group)
+    dtype = choose_precision(config.runtime.precision, device)
+    scorer = ImageScorer(restored.normalization, device, dtype, uses_softmax(config))
     with display.bar(what, len(loader)) as bar:
         scores = compute_scores(
             restored.classifier.to(device),
+            scorer,
             loader,
-            restored.normalization,
-            device=device,
-            dtype=choose_precision(config.runtime.precision, device),
-            softmax=uses_softmax(config),
             num_images=loader.num_images,
             on_batch=lambda images: bar.advance(),
             group=group,

@@ -37,6 +37,7 @@ from mldec.engine.device import autocast, choose_device, choose_precision, prepa
 from mldec.engine.display import Display
 from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
 from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores, headline
+from mldec.engine.inference import ImageScorer
 from mldec.engine.interrupt import Interrupted, stop_on_interrupt
 from mldec.engine.mixing import answer_random_queries, mix
 from mldec.engine.observer import Observer
@@ -94,6 +95,8 @@ class Trainer:
         self.network = group.parallel(model, self.device)
         self.network = cast(nn.Module, torch.compile(self.network)) if config.runtime.compile else self.network
         self.normalization = build.build_normalization(model)
+        softmax = uses_softmax(config)
+        self.scorer = ImageScorer(self.normalization, self.device, self.dtype, softmax, self.memory_format)
         self.loss = build.build_loss(config)
         ema = build.build_ema(config, model)
         self.batches = build.build_train_loader(config, splits.train, self.device, group)
@@ -516,12 +519,8 @@ class Trainer:
 
             return compute_scores(
                 network,
+                self.scorer,
                 batches,
-                self.normalization,
-                device=self.device,
-                dtype=self.dtype,
-                softmax=uses_softmax(self.config),
-                memory_format=self.memory_format,
                 num_images=batches.num_images,
                 on_batch=on_batch,
                 group=self.group,

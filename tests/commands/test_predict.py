@@ -394,7 +394,7 @@ def test_predictions_are_the_scores_of_the_evaluation_bit_for_bit(trained, predi
     config = predictor.config
     index = data_splits.build_split(config, "test")
     loader = build.build_eval_loader(config, index, predictor.device)
-    expected = compute_scores(predictor.model, loader, predictor.normalization, device=predictor.device).scores
+    expected = compute_scores(predictor.model, predictor.scorer, loader).scores
     paths = [index.path(row) for row in range(len(index))]
     opened = [Image.open(path) for path in paths]
     arrays = [cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB) for path in paths]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mldec.data.loader import Batch
 from mldec.engine import build, config_properties, data_splits, evaluator
 from mldec.engine.checkpoint import Restored
 from mldec.engine.evaluator import Scores, compute_metrics, compute_scores, write_per_class
+from mldec.engine.inference import ImageScorer
 from mldec.engine.predictor import Predictor
 from mldec.errors import RunError
 from mldec.labels import LabelSpace
@@ -44,8 +46,12 @@ def batches(sizes: list[int], order: list[int]):
         start += size
 
 
-def score(sizes: list[int], order: list[int], **kwargs) -> Scores:
-    return compute_scores(Linear(), batches(sizes, order), Normalization.unit(), device=torch.device("cpu"), **kwargs)
+SCORER = ImageScorer(Normalization.unit(), torch.device("cpu"))
+
+
+def score(sizes: list[int], order: list[int], *, softmax: bool = False, num_images: int = 0) -> Scores:
+    scorer = dataclasses.replace(SCORER, softmax=softmax)
+    return compute_scores(Linear(), scorer, batches(sizes, order), num_images=num_images)
 
 
 def test_scores_do_not_depend_on_batches_or_order():
@@ -69,10 +75,7 @@ def test_very_many_scores_are_kept_in_half_precision(monkeypatch):
 
 def test_dropout_is_off_and_the_mode_comes_back():
     model = Linear().train()
-    once, again = (
-        compute_scores(model, batches([10], list(range(10))), Normalization.unit(), device=torch.device("cpu"))
-        for _ in range(2)
-    )
+    once, again = (compute_scores(model, SCORER, batches([10], list(range(10)))) for _ in range(2))
     assert np.array_equal(once.scores, again.scores)
     assert model.training
 
@@ -87,7 +90,7 @@ def test_a_image_scored_twice_or_not_finite_is_an_error():
     model = Linear()
     model.fc.weight.data.fill_(float("nan"))
     with pytest.raises(RunError, match="not finite"):
-        compute_scores(model, batches([10], list(range(10))), Normalization.unit(), device=torch.device("cpu"))
+        compute_scores(model, SCORER, batches([10], list(range(10))))
     with pytest.raises(RunError, match="no image"):
         score([], [])
 

@@ -203,7 +203,7 @@ def test_the_predictor_gives_what_the_evaluation_gave(run):
     test = trainer.splits.test
     scores = predictor.scores([test.path(row) for row in range(len(test))])
     loader = build.build_eval_loader(trainer.config, test, torch.device("cpu"))
-    expected = compute_scores(predictor.model, loader, predictor.normalization, device=torch.device("cpu"))
+    expected = compute_scores(predictor.model, predictor.scorer, loader)
     np.testing.assert_allclose(scores, expected.scores, atol=1e-6)
     metrics = compute_metrics(expected, trainer.config.protocol, seen=labels.seen).metrics
     record = read_records(folder / "metrics.jsonl")[-1]
