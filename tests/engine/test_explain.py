@@ -38,11 +38,18 @@ def run(digits_root, tmp_path_factory):
 
 
 class Brightness(nn.Module):
-    """A backbone whose map is the image itself, coarse, and a head that reads it: a label a colour."""
+    """A backbone whose map is the image itself, coarse."""
 
     def forward(self, images: torch.Tensor) -> Tokens:
         cells = nn.functional.avg_pool2d(images, images.shape[2] // 8)
         return Tokens(cells.flatten(2).transpose(1, 2), (8, 8))
+
+
+class ColourHead(nn.Module):
+    """A head that reads such a map: a label a colour."""
+
+    def forward(self, tokens: Tokens) -> torch.Tensor:
+        return tokens.values.mean(dim=1)
 
     def maps(self, tokens: Tokens, weighting: str) -> torch.Tensor:
         return tokens.values.transpose(1, 2)
@@ -54,7 +61,7 @@ def test_a_map_peaks_where_the_bright_spot_of_the_image_is(run, height, width, c
     predictor = load(run[0], device="cpu")
     predictor._resize = type(predictor._resize)(64, crop)
     predictor._shift = (0.0, 0.0)
-    predictor.model.backbone = predictor.model.head = Brightness()
+    predictor.model.backbone, predictor.model.head = Brightness(), ColourHead()
     image = np.zeros((height, width, 3), np.uint8)
     left, top, right, bottom = predictor.view(height, width).box
     if crop is None:
