@@ -11,7 +11,7 @@ import json
 import os
 import stat
 from collections import Counter
-from typing import Any, BinaryIO
+from typing import Any
 
 from mldec.errors import DataError, shortened
 
@@ -75,12 +75,12 @@ def open_text(
     return TextFile(_TextBytes(open_regular(path), os.fspath(path)), encoding=encoding, errors=errors, newline=newline)
 
 
-def open_lines(path: str | os.PathLike[str], *, most: int = MAX_LINE) -> BinaryIO:
+def open_lines(path: str | os.PathLike[str], *, most: int = MAX_LINE) -> io.BufferedReader:
     """Open a text file of any size for reading its lines, of at most about `most` bytes, as bytes.
 
     Raises DataError and OSError as `open_text` does.
     """
-    return io.BufferedReader(_TextBytes(open_regular(path), os.fspath(path), most), CHUNK)  # type: ignore[return-value]
+    return io.BufferedReader(_TextBytes(open_regular(path), os.fspath(path), most), CHUNK)
 
 
 def read_json(path: str | os.PathLike[str], *, most: int = MAX_JSON) -> Any:

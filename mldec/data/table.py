@@ -132,7 +132,7 @@ def _labels(layout: _Layout, config: TableConfig) -> LabelSpace:
         with naming(layout.table.path):
             return LabelSpace(layout.classes)
     names: set[str] = set()
-    for line, row in layout.table.rows():
+    for line, row in layout.table.rows([layout.labels]):
         names.update(_listed(layout, line, row, config.separator))
     if not names:
         raise DataError(f"{layout.table.path}: column {layout.labels} names no label")
@@ -168,7 +168,8 @@ def _read(layout: _Layout, labels: LabelSpace, config: TableConfig) -> ImageInde
 
     def samples() -> Iterator[tuple[str, list[int], list[int], list[int]]]:
         lines: dict[str, int] = {}
-        for line, row in layout.table.rows():
+        needed = [layout.path, *(layout.classes if layout.labels is None else [layout.labels])]
+        for line, row in layout.table.rows(needed):
             name = _relative(row.get(layout.path), root, f"{path} line {line}")
             if name in lines:
                 raise DataError(f"{path}: {name} is listed twice, in lines {lines[name]} and {line}; join their labels")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import json
@@ -11,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mldec.errors import SURROGATE, DataError
+from mldec.data import parquet_file
+from mldec.errors import SURROGATE, DataError, shortened
 from mldec.files import replacing
 from mldec.labels import repeated_names
-from mldec.untrusted import check_regular, open_text
-
-MAX_ROW_GROUP = 4 * 2**30  # bytes that a row group of Parquet may unpack to
-PARQUET_ROWS = 2**13  # that are in memory at a time
+from mldec.untrusted import open_text, parse_json
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,13 @@ class Table:
     Attributes:
         path: the file.
         columns: names of its columns; of JSONL, the keys of the first row.
-        rows: iterates over (line number, {column: value}) from the beginning, each time it is called.
+        rows: iterates over (line number, {column: value}) from the beginning, each time it is called; given names of
+            columns, over at least these.
     """
 
     path: str
     columns: tuple[str, ...]
-    rows: Callable[[], Iterator[tuple[int, dict[str, Any]]]]
+    rows: Callable[..., Iterator[tuple[int, dict[str, Any]]]]
 
 
 def open_table(path: str) -> Table:
@@ -54,18 +54,17 @@ def open_table(path: str) -> Table:
 
 def write_table(source: Table, rows: Sequence[int], path: str) -> None:
     """Write the rows of `source` with these numbers (from 0, ascending) to a table of the same kind, whole or not."""
-    chosen = set(rows)
-    content = [row for number, (_, row) in enumerate(source.rows()) if number in chosen]
     with replacing(path) as partial:
-        _write_rows(source, content, path, partial)
+        if path.lower().endswith(".parquet"):
+            with _naming_parquet(source.path):
+                parquet_file.write_rows(source.path, rows, partial)
+            return
+        chosen = set(rows)
+        _write_text(source, [row for number, (_, row) in enumerate(source.rows()) if number in chosen], partial)
 
 
-def _write_rows(source: Table, content: list[dict[str, Any]], path: str, partial: Path) -> None:
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix == ".parquet":
-        arrow, parquet = import_pyarrow()
-        parquet.write_table(arrow.Table.from_pylist(content), str(partial))
-        return
+def _write_text(source: Table, content: list[dict[str, Any]], partial: Path) -> None:
+    suffix = os.path.splitext(source.path)[1].lower()
     with open(partial, "w", newline="", encoding="utf-8") as file:
         if suffix in (".csv", ".tsv"):
             writer = csv.DictWriter(file, source.columns, delimiter="\t" if suffix == ".tsv" else ",")
@@ -97,7 +96,7 @@ def _open_csv(path: str) -> Table:
         raise DataError(f"{path}: is empty; the first line must name the columns, such as path,labels")
     columns = tuple(cell.strip() for cell in first[1])
 
-    def rows() -> Iterator[tuple[int, dict[str, Any]]]:
+    def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
         content = lines()
         next(content)
         for number, cells in content:
@@ -112,19 +111,17 @@ def _open_csv(path: str) -> Table:
 
 
 def _open_jsonl(path: str) -> Table:
-    def rows() -> Iterator[tuple[int, dict[str, Any]]]:
+    def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
         try:
             with open_text(path) as file:
                 for number, line in enumerate(file, start=1):
                     if not line.strip():
                         continue
-                    row = json.loads(line)
+                    row = parse_json(line)
                     if not isinstance(row, dict):
                         raise ValueError(f"expected an object {{…}}, found {line.strip()[:40]}")
                     yield number, row
-        except RecursionError:
-            raise DataError(f"{path} line {number}: is nested too deeply to be read as JSON") from None
         except (OSError, ValueError) as error:
             raise DataError(f"{path} line {number}: cannot be read as JSON: {error}") from None
 
@@ -135,54 +132,33 @@ def _open_jsonl(path: str) -> Table:
 
 
 def _open_parquet(path: str) -> Table:
-    arrow, parquet = import_pyarrow()
-    check_regular(path)
-    try:
-        with parquet.ParquetFile(path) as file:
-            columns = tuple(file.schema_arrow.names)
-            for number in range(file.metadata.num_row_groups):
-                size = file.metadata.row_group(number).total_byte_size
-                if not 0 <= size <= MAX_ROW_GROUP:
-                    raise DataError(
-                        f"{path}: row group {number} unpacks to {size:,} bytes; at most {MAX_ROW_GROUP:,} are read. "
-                        "Write it in smaller row groups, and images as files beside it"
-                    )
-    except (OSError, ValueError, arrow.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {_one_line(error)}") from None
+    with _naming_parquet(path):
+        columns = parquet_file.read_names(path)
 
-    def rows() -> Iterator[tuple[int, dict[str, Any]]]:
+    def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
-        try:
-            with parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=PARQUET_ROWS):
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield number, row
-        except (OSError, ValueError, arrow.ArrowException) as error:
-            raise DataError(f"{path} row {number + 1}: cannot be read as Parquet: {_one_line(error)}") from None
+        with _naming_parquet(path):
+            parquet_file.refuse_nested(path, wanted)
+            for batch in parquet_file.read_batches(path, wanted or None):
+                for number, row in enumerate(batch.to_pylist(), start=number + 1):  # noqa: B020 (goes on counting)
+                    yield number, row
 
     return Table(path, columns, rows)
+
+
+@contextlib.contextmanager
+def _naming_parquet(path: str) -> Iterator[None]:
+    """What pyarrow raises in the block becomes a DataError: OverflowError for dates that Python does not have."""
+    arrow, _ = parquet_file.import_pyarrow()
+    try:
+        yield
+    except (OSError, ValueError, OverflowError, arrow.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {shortened(error, 300)}") from None
 
 
 def _is_text(row: dict[str, Any]) -> bool:
     """Whether all text in a row can be written in UTF-8."""
     return SURROGATE.search(json.dumps(row, ensure_ascii=False)) is None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def import_pyarrow() -> Any:
-    """pyarrow and pyarrow.parquet. Raises DataError if they are not installed."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise DataError(
-            "Parquet tables need pyarrow, which is not installed; type: pip install 'mldec[parquet]'"
-        ) from None
-    return pyarrow, pyarrow.parquet
 
 
 _OPENERS = {

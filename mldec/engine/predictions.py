@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from mldec.data.table_file import import_pyarrow
+from mldec.data.parquet_file import import_pyarrow
 from mldec.engine.predictor import Prediction
 from mldec.errors import ConfigError, DataError, RunError
 from mldec.files import replacing, without_links

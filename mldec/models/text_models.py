@@ -125,12 +125,14 @@ def _refuse_foreign_parts(folder: Path) -> None:
         kinds = [part["type"] for part in parts]
     except (DataError, OSError, ValueError, KeyError, TypeError):
         raise DataError(
-            f"{folder}: not a sentence-transformers model (no readable modules.json); for a file of label embeddings use "
-            "the path of the file"
+            f"{folder}: not a sentence-transformers model (no readable modules.json); for a file of label embeddings "
+            "use the path of the file"
         ) from None
     foreign = [kind for kind in kinds if not str(kind).startswith(OWN_PARTS)]
     if foreign:
-        raise DataError(f"{listed}: requires importing {shortened(', '.join(map(str, foreign)))}, which is refused for safety")
+        raise DataError(
+            f"{listed}: requires importing {shortened(', '.join(map(str, foreign)))}, which is refused for safety"
+        )
 
 
 def _clip_key(model: str) -> str:

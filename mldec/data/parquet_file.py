@@ -1,0 +1,192 @@
+"""Parquet files from strangers: what their rows take is known before it is decoded.
+
+Dictionaries, runs of equal values and compression let a few bytes stand for terabytes, and the footer need not say so.
+So the columns that are not needed are never read, the header of each needed page is read first, and text stays in its
+dictionary until the length of a batch is known.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mldec.errors import DataError, shortened
+from mldec.untrusted import open_regular
+
+MAX_ROWS = 16  # per byte of a file: of rows with a path each none is as small
+MAX_GROUP = 2**31  # bytes of a row group, uncompressed, of the needed columns; of columns of lists with each item
+MAX_TEXT = 2**28  # bytes of text in the rows that are in memory at a time
+CELLS, ROWS = 2**20, 2**13  # in memory at a time
+ITEM = 16  # bytes of an item of a list, while it is decoded
+HEADER = 2**16  # bytes that the header of a page may have
+FLAGS, OTHER_NUMBERS, NUMBER, BINARY, STRUCT = (1, 2), (4, 6), 5, 8, 12  # Thrift's types
+
+
+def read_names(path: str) -> tuple[str, ...]:
+    """The names of a file's columns. Raises as `read_batches` does."""
+    _, parquet = import_pyarrow()
+    with open_regular(path):
+        return tuple(parquet.read_schema(path).names)
+
+
+def read_batches(path: str, columns: Sequence[str] | None = None) -> Iterator[Any]:
+    """The rows of a file in batches of pyarrow, with these columns alone, or all.
+
+    Raises DataError unless the file is regular, and for one that unpacks to more than an honest file does; OSError,
+    ValueError and pyarrow's errors where it is damaged.
+    """
+    arrow, parquet = import_pyarrow()
+    with open_regular(path) as raw:
+        metadata, schema, size = parquet.read_metadata(path), parquet.read_schema(path), os.fstat(raw.fileno()).st_size
+        wanted = list(schema.names if columns is None else columns)
+        leaves = [metadata.schema.column(number) for number in range(metadata.num_columns)]
+        chosen = {
+            number: leaf
+            for number, leaf in enumerate(leaves)
+            if any(f"{leaf.path}.".startswith(f"{name}.") for name in wanted)
+        }
+        if metadata.num_rows > MAX_ROWS * size:
+            raise DataError(f"{path}: {metadata.num_rows:,} rows in {size:,} bytes, as bombs have")
+        for number in range(metadata.num_row_groups):
+            _check_group(path, raw, metadata.row_group(number), number, chosen)
+        texts = [leaf.path for leaf in chosen.values() if leaf.physical_type == "BYTE_ARRAY"]
+        rows = max(1, min(ROWS, CELLS // (1 + sum(1 + max(0, leaf.length) // ITEM for leaf in chosen.values()))))
+        with parquet.ParquetFile(path, metadata=metadata, read_dictionary=texts) as file:
+            for batch in file.iter_batches(rows, columns=wanted):
+                if sum(map(_text_size, batch.columns)) > MAX_TEXT:
+                    raise DataError(
+                        f"{path}: {len(batch):,} of its rows unpack to more than {MAX_TEXT:,} bytes of text; leave "
+                        "long texts and images out of the table"
+                    )
+                yield batch.select(wanted).cast(arrow.schema([schema.field(name) for name in wanted]))
+
+
+def write_rows(path: str, rows: Sequence[int], target: Path) -> None:
+    """Write the rows of a file with these numbers (from 0, ascending) to another one. Raises as `read_batches` does."""
+    arrow, parquet = import_pyarrow()
+    begin, kept = 0, []
+    for batch in read_batches(path):
+        first, last = np.searchsorted(rows, (begin, begin + len(batch)))
+        kept.append(batch.take(arrow.array(np.asarray(rows[first:last], np.int64) - begin)))
+        begin += len(batch)
+    parquet.write_table(arrow.Table.from_batches(kept), str(target))
+
+
+def refuse_nested(path: str, columns: Sequence[str]) -> None:
+    """Raise DataError for columns that hold anything but text, numbers, or lists of these."""
+    arrow, parquet = import_pyarrow()
+    schema = parquet.read_schema(path)
+    for name in columns:
+        kind = schema.field(name).type
+        inner = kind.value_type if arrow.types.is_list(kind) or arrow.types.is_large_list(kind) else kind
+        if arrow.types.is_nested(inner):
+            raise DataError(
+                f"{path}: column {shortened(name)} holds {shortened(kind)}; text is needed, or a list of texts. Write "
+                "images that are within a table to files, and their paths into a column"
+            )
+
+
+def import_pyarrow() -> Any:
+    """pyarrow and pyarrow.parquet. Raises DataError if they are not installed."""
+    try:
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(
+            "Parquet tables need pyarrow, which is not installed; use: pip install 'mldec[parquet]'"
+        ) from None
+    return pyarrow, pyarrow.parquet
+
+
+def _check_group(path: str, raw: io.FileIO, group: Any, number: int, leaves: dict[int, Any]) -> None:
+    """Raise DataError where the needed columns of a row group unpack to more than MAX_GROUP."""
+    total = 0
+    for column, leaf in leaves.items():
+        try:
+            size, values = _page_sizes(raw, group.column(column))
+        except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"{path}: column {shortened(leaf.path)} has a damaged page: {shortened(error)}") from None
+        total += size + (values * (ITEM + max(0, leaf.length)) if leaf.max_repetition_level else 0)
+        if total > MAX_GROUP:
+            raise DataError(
+                f"{path}: row group {number} unpacks to {total:,} bytes and more; at most {MAX_GROUP:,} are read. "
+                "Write it in smaller row groups"
+            )
+
+
+def _page_sizes(raw: io.FileIO, chunk: Any) -> tuple[int, int]:
+    """How many bytes and values a column has in a row group, by the headers of its pages, as it will be decoded."""
+    place, size, values, left = chunk.data_page_offset, 0, 0, chunk.num_values
+    if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < place:
+        place = chunk.dictionary_page_offset
+    while left > 0:
+        raw.seek(place)
+        reader = _Header(raw.read(HEADER))
+        header = reader.struct()
+        counts = [header[kind][1] for kind in (5, 7, 8) if kind in header]  # data, dictionary, data of version 2
+        if len(counts) != 1 or counts[0] < (7 not in header) or min(header[2], header[3]) < 0:
+            raise ValueError("its header has no sizes")
+        size, values = size + header[2], values + counts[0]
+        left -= 0 if 7 in header else counts[0]
+        place += reader.at + header[3]
+    return size, values
+
+
+class _Header:
+    """The header of a page: a struct in Thrift's compact encoding, of which the numbers of 32 bits are kept."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self.at = data, 0
+
+    def struct(self) -> dict[int, Any]:
+        """The numbers and structs within a struct, by number of the field. Raises IndexError past the end."""
+        found: dict[int, Any] = {}
+        field = 0
+        while head := self._byte():
+            field, kind = field + (head >> 4) if head >> 4 else self._number(), head & 15
+            if kind in (NUMBER, STRUCT):
+                if field in found:
+                    raise ValueError("its header has a field twice")
+                found[field] = self._number() if kind == NUMBER else self.struct()
+            elif kind == BINARY:
+                length = self._varint()
+                self.at += length
+            elif kind in OTHER_NUMBERS:
+                self._number()
+            elif kind not in FLAGS:
+                raise ValueError("its header has a field of unknown type")
+        return found
+
+    def _byte(self) -> int:
+        self.at += 1
+        return self._data[self.at - 1]
+
+    def _varint(self) -> int:
+        value = shift = 0
+        while (byte := self._byte()) > 127:
+            value, shift = value | (byte & 127) << shift, shift + 7
+        return value | byte << shift
+
+    def _number(self) -> int:
+        value = self._varint()
+        return value >> 1 ^ -(value & 1)
+
+
+def _text_size(array: Any) -> int:
+    """About how many bytes an array has with its texts written out instead of in a dictionary."""
+    arrow, _ = import_pyarrow()
+    types, kind, size = arrow.types, array.type, len(array) * ITEM
+    if types.is_dictionary(kind):
+        lengths = arrow.compute.binary_length(array.dictionary).cast(arrow.int64())
+        return size + (arrow.compute.sum(lengths.take(array.indices)).as_py() or 0)
+    if types.is_map(kind):
+        return size + _text_size(array.keys) + _text_size(array.items)
+    if types.is_struct(kind):
+        return size + sum(map(_text_size, array.flatten()))
+    return size + (_text_size(array.flatten()) if types.is_nested(kind) else 0)
