@@ -167,17 +167,14 @@ def pack(
     labels: LabelSpace,
     classifier: Classifier,
     *,
-    ema: Mapping[str, Tensor] | None = None,
     reported: str = "raw",
     metrics: Mapping[str, Any] | None = None,
     thresholds: LabelThresholds | None = None,
     step: int = 0,
 ) -> dict[str, Any]:
-    """The content of a checkpoint without what resuming needs.
+    """The content of a checkpoint without EMA weights and what resuming needs, which `TrainState.state_dict` has.
 
-    Args:
-        ema: the moving average of the classifier's weights, if any.
-        reported: "raw" or "ema", the weights that the protocol reports; `metrics` and `thresholds` are chosen by them.
+    `reported`: "raw" or "ema", the weights that the protocol reports; `metrics` and `thresholds` are chosen by them.
     """
     return {
         "format": FORMAT,
@@ -187,7 +184,7 @@ def pack(
         "label_embeddings": pack_label_embeddings(classifier.vocabulary),
         "normalization": dataclasses.asdict(build_normalization(classifier)),
         "model": classifier.state_dict(),
-        "ema": ema,
+        "ema": None,
         "reported": reported,
         "metrics": dict(metrics or {}),
         "thresholds": None if thresholds is None else thresholds.by_label(),
@@ -252,10 +249,7 @@ def restore(run: str | Path, weights: Weights = "best", which: Literal["best", "
         CheckpointError: it is missing, damaged, or does not match its own config.
         ConfigError: its config is not valid.
     """
-    path = find_checkpoint(run, which)
-    content = load_checkpoint(path)
-    if which == "best" and path != Path(run).expanduser():
-        warn_of_lost_best(content, path)
+    path, content = _read_reported(run, which)
     chosen, state = choose_weights(content, weights, path)
     with _naming(path):
         config = build_config(from_stored(content["config"]))
@@ -313,10 +307,7 @@ def init_weights(classifier: Classifier, run: str, part: Literal["all", "backbon
 
     Raises CheckpointError if no tensor fits.
     """
-    path = find_checkpoint(run)
-    content = load_checkpoint(path)
-    if path != Path(run).expanduser():
-        warn_of_lost_best(content, path)
+    path, content = _read_reported(run)
     _, state = choose_weights(content, "best", path)
     if part == "backbone":
         report = load_weights(classifier.backbone, state, str(path), classifiers=("head",), required=0.0)
@@ -339,17 +330,17 @@ def describe_lost_best(run_dir: Path, step: int) -> str | None:
     return None if found == step else f"{path} is of step {found}, not {step}"
 
 
-def warn_of_lost_best(content: Mapping[str, Any], path: Path) -> None:
-    """Warn if last.pt is used although an epoch was evaluated: its best.pt is missing."""
+def _read_reported(run: str | Path, which: Literal["best", "last"] = "best") -> StoredCheckpoint:
+    """The checkpoint of a run. Warns if that is last.pt although an epoch was evaluated: its best.pt is missing."""
+    path = find_checkpoint(run, which)
+    content = load_checkpoint(path)
     epoch = content.get("resume", {}).get("progress", {}).get("best_epoch", 0)
-    if path.name == "last.pt" and epoch:
+    if which == "best" and path != Path(run).expanduser() and path.name == "last.pt" and epoch:
         logger.warning(
             "warning: %s is missing, the weights of epoch %d are lost; using %s of step %d instead",
-            path.with_name("best.pt"),
-            epoch,
-            path.name,
-            content["step"],
+            *(path.with_name("best.pt"), epoch, path.name, content["step"]),
         )
+    return StoredCheckpoint(path, content)
 
 
 @contextlib.contextmanager

@@ -99,6 +99,15 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return {}
 
 
+def is_data(data: Any) -> bool:
+    """Whether `data` has the form of data.json: images, labels and fingerprint by split."""
+    kinds = {"images": int, "labels": int, "fingerprint": str}
+    return isinstance(data, dict) and all(
+        isinstance(split, dict) and all(isinstance(split.get(key), kind) for key, kind in kinds.items())
+        for split in data.values()
+    )
+
+
 def finite_json(value: Any) -> Any:
     """`value` with nan and infinities, which JSON does not have, as None: the mAP over no class, for example."""
     if isinstance(value, Mapping):

@@ -299,21 +299,19 @@ class Trainer:
         """
         ema, report = self.state.ema, self.config.protocol.report
         reported = "raw" if ema is None or report == "raw" else "ema"
-        self._save("last", self.state.state_dict(), reported, metrics)
+        self._save("last", reported, metrics)
 
     def save_best(self, reported: str, metrics: dict[str, Any], val: Scores | None) -> None:
         """Write best.pt: the weights, without what resuming needs, and thresholds tuned on their scores of val.
 
         `reported`: "raw" or "ema", the weights whose metric is compared. Raises as `save_last`.
         """
-        state = self.state.state_dict()
-        del state["resume"]
         thresholds = None
         if val is not None and self.group.is_main and not self.single_label:
             values = tune_thresholds(val.scores, val.targets, self.config.protocol.threshold)
             thresholds = LabelThresholds(self.splits.labels, values)
         self.observer.remove_thresholds()  # of the previous best weights
-        self._save("best", state, reported, metrics, thresholds)
+        self._save("best", reported, metrics, thresholds)
         if thresholds is not None and val is not None:
             self.observer.thresholds(thresholds, val)
 
@@ -346,27 +344,17 @@ class Trainer:
             ) from error
 
     def _save(
-        self,
-        name: str,
-        state: dict[str, Any],
-        reported: str,
-        metrics: dict[str, Any] | None,
-        thresholds: LabelThresholds | None = None,
+        self, name: str, reported: str, metrics: dict[str, Any] | None, thresholds: LabelThresholds | None = None
     ) -> None:
-        check_finite(state["model"], self.state.progress.step)
+        state, progress = self.state.state_dict(), self.state.progress
+        check_finite(state["model"], progress.step)
         if not self.group.is_main:
             return
+        if name == "best":
+            del state["resume"]
         self.observer.sync()  # the records of these steps reach the disk first
-        content = pack(
-            self.config,
-            self.splits.labels,
-            self.state.model,
-            ema=state["ema"],
-            reported=reported,
-            metrics=metrics,
-            thresholds=thresholds,
-            step=self.state.progress.step,
-        )
+        chosen: dict[str, Any] = {"reported": reported, "metrics": metrics, "thresholds": thresholds}
+        content = pack(self.config, self.splits.labels, self.state.model, step=progress.step, **chosen)
         save_checkpoint(checkpoint_path(self.run_dir, name), content | state)
 
     def _save_after_worker_died(self, error: WorkerDied) -> None:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mldec.engine.checkpoint_fields import check_fields
-from mldec.engine.run_directory import write_json
+from mldec.engine.run_directory import is_data, write_json
 from mldec.errors import CheckpointError, DataError, shortened
 from mldec.models.tensor_files import check_names
 from mldec.untrusted import check_regular, read_bytes
@@ -130,15 +130,6 @@ def _read_description(path: Path) -> dict[str, Any]:
     if not isinstance(content.get("test"), (dict, type(None))) or not is_data(content.get("data", {})):
         raise CheckpointError(f"{path}: test, data: expected metrics, and images, labels and fingerprint by split")
     return content
-
-
-def is_data(data: Any) -> bool:
-    """Whether `data` has the form of data.json: images, labels and fingerprint by split."""
-    kinds = {"images": int, "labels": int, "fingerprint": str}
-    return isinstance(data, dict) and all(
-        isinstance(split, dict) and all(isinstance(split.get(key), kind) for key, kind in kinds.items())
-        for split in data.values()
-    )
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:

@@ -34,6 +34,7 @@ from mldec.engine.inference import logits_to_scores
 from mldec.engine.metric_writer import read_records
 from mldec.engine.predictor import load
 from mldec.engine.run_directory import read_metadata, run_directory_of, write_text
+from mldec.engine.same_data import read_recorded
 from mldec.errors import ConfigError, RunError
 from mldec.files import partial_path
 from mldec.models.classifier import Classifier
@@ -227,15 +228,14 @@ def _read_provenance(checkpoint: Path) -> dict[str, Any]:
     if checkpoint.parent.name != "checkpoints":
         return {}
     run_dir = run_directory_of(checkpoint)
-    data, environment = (read_metadata(run_dir / name) for name in ("data.json", "environment.json"))
-    packages = environment.get("packages", {})
-    for name, valid in (("data.json", exported_model.is_data(data)), ("environment.json", isinstance(packages, dict))):
-        if not valid:
-            logger.warning("warning: %s is damaged; it is left out of the export", run_dir / name)
-    kept = ("mldec", "commit", "python", "device", "precision", "packages") if isinstance(packages, dict) else ()
+    environment = read_metadata(run_dir / "environment.json")
+    if not isinstance(environment.get("packages", {}), dict):
+        logger.warning("warning: %s is damaged; it is left out of the export", run_dir / "environment.json")
+        environment = {}
+    kept = ("mldec", "commit", "python", "device", "precision", "packages")
     tests = [record for record in read_records(run_dir / "metrics.jsonl") if record["kind"] == "test"]
     return {
-        "data": data if exported_model.is_data(data) else {},
+        "data": read_recorded(run_dir),
         "environment": {key: environment[key] for key in kept if key in environment},
         "test": tests[-1] if tests and checkpoint.name == "best.pt" else None,
     }
