@@ -64,16 +64,14 @@ def markdown_table(rows: Sequence[Sequence[str]], left: int | None = None) -> st
     return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:]))
 
 
-def as_table(figures: Sequence[Figure], earlier: Sequence[Figure] = ()) -> str:
-    """A Markdown table; with `earlier` figures, a column of ratios to those of the same name."""
-    before = {figure.name: figure.value for figure in earlier}
-    rows = [["what", "figure", "target", "", "of", *(["against earlier"] if earlier else [])]]
+def as_table(figures: Sequence[Figure]) -> str:
+    """A Markdown table, one row per figure."""
+    rows = [["what", "figure", "target", "", "of"]]
     for figure in figures:
         bound = "at least" if figure.better == "higher" else "at most"
         target = "" if figure.target is None else f"{bound} {_shown(figure.target)} {figure.unit}"
         verdict = {None: "", True: "met", False: "missed"}[figure.met]
-        against = [_against(figure, before.get(figure.name))] if earlier else []
-        rows.append([figure.name, as_cell(figure), target, verdict, figure.note, *against])
+        rows.append([figure.name, as_cell(figure), target, verdict, figure.note])
     return markdown_table(rows)
 
 
@@ -82,39 +80,24 @@ def as_grid(figures: Sequence[Figure]) -> str:
 
     The median is followed by the range of the samples where they differ. A note shared by a whole column is shown once.
     """
-    things: dict[str, dict[str, Figure]] = {}
+    grid: dict[str, dict[str, Figure]] = {}
     columns: dict[str, list[Figure]] = {}
-    others = []
     for figure in figures:
-        thing, separator, quantity = figure.name.rpartition(": ")
-        if not separator:
-            others.append(figure)
-            continue
-        things.setdefault(thing, {})[quantity] = figure
-        columns.setdefault(quantity, []).append(figure)
+        subject, separator, quantity = figure.name.rpartition(": ")
+        if separator:
+            grid.setdefault(subject, {})[quantity] = figure
+            columns.setdefault(quantity, []).append(figure)
     rows = [["", *(f"{quantity} [{found[0].unit}]" for quantity, found in columns.items())]]
-    for thing, cells in things.items():
-        rows.append([thing, *(_cell(cells[quantity]) if quantity in cells else "" for quantity in columns)])
-    lines = []
+    for subject, cells in grid.items():
+        rows.append([subject, *(_cell(cells[quantity]) if quantity in cells else "" for quantity in columns)])
+    notes = []
     for quantity, found in columns.items():
-        notes = [figure.note for figure in found]
-        if len(set(notes)) == 1:
-            lines += [f"{quantity}: {notes[0]}"] if notes[0] else []
-        else:
-            lines += [f"{figure.name}: {figure.note}" for figure in found if figure.note]
-    lines += [f"{figure.name}: {as_cell(figure)}{f', {figure.note}' * bool(figure.note)}" for figure in others]
-    return markdown_table(rows) + "\n\n" + "\n".join(f"* {line}" for line in lines)
-
-
-def _against(figure: Figure, before: float | None) -> str:
-    if figure.value is None or before is None:
-        return "new" if before is None else ""
-    if before == 0:
-        return ""
-    ratio = f"{figure.value / before:.2f} x"
-    if ratio == "1.00 x":
-        return ratio
-    return f"{ratio}, {'better' if (figure.value > before) == (figure.better == 'higher') else 'worse'}"
+        shared = len({figure.note for figure in found}) == 1
+        notes += [(quantity, found[0].note)] if shared else [(figure.name, figure.note) for figure in found]
+    others = [figure for figure in figures if ": " not in figure.name]
+    lines = [f"* {name}: {note}" for name, note in notes if note]
+    lines += [f"* {figure.name}: {as_cell(figure)}{f', {figure.note}' * bool(figure.note)}" for figure in others]
+    return markdown_table(rows) + "\n\n" + "\n".join(lines)
 
 
 def _cell(figure: Figure) -> str:

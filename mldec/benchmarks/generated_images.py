@@ -22,8 +22,8 @@ def write_index(folder: Path, count: int, num_labels: int) -> ImageIndex:
     paths = write_images(folder, count)
     columns = np.random.default_rng(0).integers(0, num_labels, (count, min(POSITIVES, num_labels)))
     rows = zip(paths, columns.tolist(), strict=True)
-    samples = [(os.path.basename(path), sorted(set(row)), [], []) for path, row in rows]
     labels = LabelSpace([f"label {number}" for number in range(num_labels)])
+    samples = ((os.path.basename(path), sorted(set(row)), (), ()) for path, row in rows)
     return ImageIndex.build(samples, root=str(folder), labels=labels)
 
 

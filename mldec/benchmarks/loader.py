@@ -23,24 +23,23 @@ AHEAD = 2  # batches that a worker may have prepared before the timing starts
 
 
 def measure(*, scale: float = 1.0, repeats: int = 3, workers: Sequence[int] = (1,)) -> list[Figure]:
-    """The paper's augmentation on generated images. `scale` shrinks their number; targets belong to 1."""
-    count = max(4 * BATCH, round(IMAGES * scale))
+    """The paper's augmentation on generated images. `scale` shrinks their number; the target belongs to 1."""
     with tempfile.TemporaryDirectory(prefix="mldec-") as folder:
-        index = write_index(Path(folder), count, num_labels=2)
+        index = write_index(Path(folder), max(4 * BATCH, round(IMAGES * scale)), num_labels=2)
         size = f"{WIDTH} x {HEIGHT} to {SIZE}"
-        return _measure(index, PaperAugment(SIZE), size, repeats, workers, SHARE)
+        return measure_dataset(index, PaperAugment(SIZE), size, repeats=repeats, workers=workers, target=SHARE)
 
 
 def measure_dataset(
-    index: ImageIndex, augment: Augment, size: str, *, repeats: int = 3, workers: Sequence[int] = (1,)
+    index: ImageIndex,
+    augment: Augment,
+    size: str,
+    *,
+    repeats: int = 3,
+    workers: Sequence[int] = (1,),
+    target: float | None = None,
 ) -> list[Figure]:
-    """The same for the images of a dataset and their augmentation."""
-    return _measure(index, augment, size, repeats, workers, None)
-
-
-def _measure(
-    index: ImageIndex, augment: Augment, size: str, repeats: int, workers: Sequence[int], target: float | None
-) -> list[Figure]:
+    """The same for the images of a dataset and their augmentation; `target` of one worker, in % of the bare rate."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)  # as in a worker
     batch = min(BATCH, max(1, len(index) // (AHEAD + 2)))

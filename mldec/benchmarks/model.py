@@ -58,7 +58,9 @@ def measure(
     device = choose_device(cases[0].config.runtime.device)
     dtype = choose_precision(cases[0].config.runtime.precision, device)
     costs = [count_cost(case.config, case.num_labels) for case in cases]
-    _warm_up(cases[0], device)
+    # The memory of what torch loads in a first step would otherwise count for the first case.
+    size = min(4, cases[0].config.schedule.batch_size)
+    _halved_until_it_fits(lambda size: Network(cases[0].config, cases[0].num_labels).train(size), size, device)
     subjects = [_Subject(case, device, seconds, largest_batch) for case in cases]
     products = []
     for number in range(repeats):
@@ -154,12 +156,6 @@ class _Subject:
             self.network.move(torch.device("cpu"))
         if self.device.type != "cpu":
             release(self.device)
-
-
-def _warm_up(case: Case, device: torch.device) -> None:
-    """Run a first step: the memory of what torch loads then would otherwise count for the first case."""
-    size = min(4, case.config.schedule.batch_size)
-    _halved_until_it_fits(lambda size: Network(case.config, case.num_labels).train(size), size, device)
 
 
 def _halved_until_it_fits(attempt: Callable[[int], Result], size: int, device: torch.device) -> Result | None:

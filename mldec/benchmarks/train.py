@@ -37,7 +37,10 @@ def measure(
         runtime=dataclasses.replace(config.runtime, limit_train_batches=steps, limit_eval_batches=1, eval_every=10**6),
     )
     with tempfile.TemporaryDirectory(prefix="mldec-") as folder:
-        splits = data_splits.build_splits(config) if images is None else _generated(Path(folder), images, num_labels)
+        if images is None:
+            splits = data_splits.build_splits(config)
+        else:
+            splits = data_splits.Splits(*[write_index(Path(folder) / "images", images, num_labels)] * 3)
         trainer = _Timed(config, splits, Display(quiet=True))
         trainer.fit(Path(folder) / "run")
     ours, bare = trainer.loop[1:], trainer.bare[1:]  # workers start in the first epoch
@@ -48,11 +51,6 @@ def measure(
         Figure("training loop", median(ours), "img/s", None, "loading and augmenting included", "higher", tuple(ours)),
         Figure("bare loop", median(bare), "img/s", None, "a batch in memory", "higher", tuple(bare)),
     ]
-
-
-def _generated(folder: Path, images: int, num_labels: int) -> data_splits.Splits:
-    index = write_index(folder / "images", images, num_labels)
-    return data_splits.Splits(index, index, index)
 
 
 class _Timed(Trainer):

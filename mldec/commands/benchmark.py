@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from mldec.commands import compose
 from mldec.commands.options import EXPERIMENT, OutputFile, compose_config, parse
 from mldec.config import Config, Range, Some, build_config
-from mldec.errors import ConfigError, DataError, shortened, suggest
-from mldec.files import refuse_overwriting
+from mldec.errors import ConfigError, shortened, suggest
 from mldec.registry import HEADS
 
 if TYPE_CHECKING:  # torch is imported only where something is measured
@@ -47,7 +44,6 @@ class BenchmarkOptions:
     repeats: Repeats = 3  # rounds: everything is measured once per round, and the median counts
     output: OutputFile | None = None  # write figures, device and versions as JSON
     page: OutputFile | None = None  # write them as a Markdown page
-    compare: Path | None = None  # show ratios to the figures of an earlier output
 
 
 # Subjects -------------------------------------------------------------------------------------------------------------
@@ -151,16 +147,11 @@ def main(argv: Sequence[str]) -> int:
     if subject not in SUBCOMMANDS:
         raise ConfigError(f"{shortened(subject)}: no such subject; {suggest(subject[:80], SUBCOMMANDS)}")
     options, arguments = parse(argv[1:], SUBCOMMANDS[subject], f"benchmark {subject}")
-    for name, path in (("output", options.output), ("page", options.page)):
-        refuse_overwriting(name, [path] if path else [], [options.compare] if options.compare else [])
     from mldec.benchmarks.figure import as_grid, as_table
     from mldec.engine import run_directory
 
-    earlier = _read_figures(options.compare) if options.compare else []
     measured = MEASURES[subject](options, arguments)
-    table = as_grid(measured.figures) if subject == "model" else as_table(measured.figures, earlier)
-    if subject == "model" and earlier:
-        table += "\n\n" + as_table(measured.figures, earlier)
+    table = as_grid(measured.figures) if subject == "model" else as_table(measured.figures)
     print(table)
     record = make_record(subject, measured)
     if options.output is not None:
@@ -248,23 +239,6 @@ def make_record(subject: str, measured: Measured) -> dict[str, Any]:
         **measured.details,
         "figures": [dataclasses.asdict(figure) for figure in measured.figures],
     }
-
-
-def _read_figures(path: Path) -> list[Figure]:
-    from mldec.benchmarks.figure import Figure
-    from mldec.engine.run_directory import MOST_JSON
-    from mldec.untrusted import read_bytes
-
-    try:
-        record = json.loads(read_bytes(path, most=MOST_JSON).decode("utf-8"))
-        if not isinstance(record.get("figures"), list):
-            raise ValueError("it has no figures")
-        figures = [Figure(**figure) for figure in record["figures"]]
-        if not all(isinstance(f.name, str) and isinstance(f.value, (int, float, type(None))) for f in figures):
-            raise ValueError("a figure has no name, or its value is no number")
-        return figures
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"compare={shortened(path)}: not an output of mldec benchmark: {shortened(error)}") from None
 
 
 def _page(argv: Sequence[str], record: Mapping[str, Any], table: str) -> str:

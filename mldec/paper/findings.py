@@ -17,14 +17,13 @@ SETTLED = 0.2  # points by which doubling the epochs may change the mean val met
 MOST = 100.0  # the upper bound of a val metric, in percent
 
 RULE = (
-    "A claim is judged by the differences of two rows between runs of the same seed: a paired, two-sided t test of "
-    "whether their mean equals the bar, with one degree of freedom less than there are pairs. The bar is 0 for a claim "
-    "that one row is above another, and minus the tolerance for a claim that it is as good. The p-values of a table "
-    "are corrected by Holm's method, so that with 95 % probability none of its verdicts is an artefact of the seeds. "
-    "*Holds*: above the bar with p < 0.05. *Does not hold*: below it with p < 0.05. *Not decided*: all else, including "
-    "a single pair. *Not run*: one of the two rows has no value. What is counted on the network has no error. Seeds "
-    "vary initial weights, data order and augmentations; the images are the same for all, so a verdict says nothing "
-    "about other data."
+    "A claim is judged by the differences of two rows between runs of the same seed. A paired, two-sided t test "
+    "decides whether their mean equals the bar: 0 for a claim that one row is above another, minus the tolerance for a"
+    " claim that it is as good. p-values are corrected by Holm's method over the claims of a table, so that with 95 % "
+    "probability none of its verdicts is due to the seeds. *Holds*: above the bar with p < 0.05. *Does not hold*: "
+    "below it with p < 0.05. *Not decided*: all else, including a single pair. *Not run*: a row has no value. Counted "
+    "figures have no error. Seeds vary initial weights, data order and augmentations, not the images: other data may "
+    "give other verdicts."
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mldec.paper.layout import caption
 from mldec.paper.tables import COUNTED, PaperTable, Plot, Scale, TableRow
-from mldec.paper.values import ResultValue, RowResult, result_values
+from mldec.paper.values import RowResult, result_values
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # distinguishable for colour-blind readers
 MARKERS = "osD^vP"
@@ -81,15 +81,14 @@ def _points(table: PaperTable, plot: Plot, results: Sequence[RowResult], scale: 
     gained: Series = {}
     for result in results:
         values = result_values(table, result, scale)
-        x, y = values[plot.x], values[plot.y]
-        series = str(result.row.cells.get(plot.series, ""))
-        published_x = _published_x(x, plot, scale)
-        if published_x is not None and y.published is not None:
-            given.setdefault(series, []).append(
-                PlotPoint(published_x, y.published, None, _name(result.published or result.row, plot))
-            )
-        if x.mean is not None and y.mean is not None:
-            gained.setdefault(series, []).append(PlotPoint(x.mean, y.mean, y.std, _name(result.row, plot)))
+        x, y, series = values[plot.x], values[plot.y], str(result.row.cells.get(plot.series, ""))
+        published_x = x.mean if x.published is None and plot.x in COUNTED and scale == "paper" else x.published
+        for points, row, across, up, spread in (
+            (given, result.published or result.row, published_x, y.published, None),
+            (gained, result.row, x.mean, y.mean, y.std),
+        ):
+            if across is not None and up is not None:
+                points.setdefault(series, []).append(PlotPoint(across, up, spread, _name(row, plot)))
     for points in (*given.values(), *gained.values()):
         points.sort(key=lambda point: point[:2])
     return given, gained
@@ -97,12 +96,6 @@ def _points(table: PaperTable, plot: Plot, results: Sequence[RowResult], scale: 
 
 def _name(row: TableRow, plot: Plot) -> str:
     return ", ".join(str(value) for cell, value in row.cells.items() if cell != plot.series and value is not None)
-
-
-def _published_x(x: ResultValue, plot: Plot, scale: Scale) -> float | None:
-    if x.published is None and plot.x in COUNTED and scale == "paper":
-        return x.mean
-    return x.published
 
 
 def _draw_series(panel: Any, points: Sequence[PlotPoint], name: str, style: tuple[str, str], solid: bool) -> None:

@@ -22,12 +22,11 @@ from mldec.paper.values import RowResult, row_name
 
 
 class PageSection(NamedTuple):
-    """A table on a page: its results, skipped records with the reasons, and its plot as a relative path."""
+    """A table on a page with its results, and its plot as a relative path."""
 
     table: PaperTable
     results: Sequence[RowResult]
     scale: Scale
-    others: Mapping[Path, str] = {}
     plot: str | None = None
 
 
@@ -87,7 +86,7 @@ def page(
             f'<a id="{_anchor(section)}"></a>',
             f"## {head}",
             markdown_text(f"{table.about} {table.note}".strip()),
-            markdown(table, results, section.scale, section.others, reading=False).rstrip(),
+            markdown(table, results, section.scale, reading=False).rstrip(),
             f"![{head}]({section.plot})" if section.plot else "",
             f"### Whether training was long enough\n\n{plateaus(table, results)}" if table.plateau else "",
             f"### Whether the paper's claims hold\n\n{findings(table, results)}" if verdicts else "",

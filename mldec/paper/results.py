@@ -58,10 +58,8 @@ def write_table(planner: Planner, table: PaperTable, results: Sequence[RowResult
     """Write a table as Markdown, CSV, LaTeX and, where it is a figure, PNG; returns its text for the terminal."""
     scale, path = planner.request.scale, planner.request.output / table.id
     text = report.markdown(table, results, scale, _leftover_records(planner, table, results))
-    if table.plateau:
-        text += f"\n{report.plateaus(table, results)}\n"
-    if table.findings:
-        text += f"\n{report.findings(table, results)}\n"
+    claims = report.plateaus(table, results), report.findings(table, results)
+    text += "".join(f"\n{claim}\n" for claim in claims if claim)
     write_text(path.with_suffix(".md"), text)
     write_text(path.with_suffix(".csv"), exports.csv_text(table, results, scale))
     write_text(path.with_suffix(".tex"), exports.latex(table, results, scale))

@@ -135,7 +135,6 @@ def run_jobs(jobs: Sequence[Job], workspace: Workspace, display: Display, outcom
         slots.put(slot)
     outcome, stop, elsewhere = outcome or Outcome(), threading.Event(), list[Job]()
     processes: set[subprocess.Popen[bytes]] = set()
-    progress = _Progress(display, len(waiting))
 
     def work(job: Job, patient: bool = False) -> None:
         if stop.is_set() or interrupt.requested:
@@ -168,7 +167,12 @@ def run_jobs(jobs: Sequence[Job], workspace: Workspace, display: Display, outcom
                 outcome.failures.append(result)
                 progress.end(job, str(result))
 
-    with pass_on(processes) as interrupt, progress.shown(), ThreadPoolExecutor(len(workspace.slots)) as pool:
+    with (
+        pass_on(processes) as interrupt,
+        display.bar("runs", len(waiting)) as bar,
+        ThreadPoolExecutor(len(workspace.slots)) as pool,
+    ):
+        progress = _Progress(display, bar, len(waiting))
         futures = [pool.submit(work, job) for job in waiting]
         try:
             for future in futures:
@@ -288,31 +292,28 @@ def _claim(workspace: Workspace, job: Job, *, patient: bool, stop: threading.Eve
     One lock is beside the records and one beside the runs, since other runners may share either folder.
     """
     folders = [folder / ".locks" for folder in dict.fromkeys((workspace.records, workspace.runs))]
-    with contextlib.ExitStack() as stack:
-        locks: list[IO[str]] = []
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-            locks.append(stack.enter_context(open(folder / f"{job.key}.lock", "w", opener=without_links)))
-        while not _lock_all(locks):
-            if not patient or stop.is_set():
-                yield None
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        with contextlib.ExitStack() as stack:
+            paths = [folder / f"{job.key}.lock" for folder in folders]
+            locks = [stack.enter_context(open(path, "w", opener=without_links)) for path in paths]
+            if all(map(_lock, locks)):
+                yield locks
                 return
-            time.sleep(1)
-        yield locks
+        if not patient or stop.is_set():
+            yield None
+            return
+        time.sleep(1)
 
 
-def _lock_all(locks: Sequence[IO[str]]) -> bool:
-    """Lock all files or none; returns whether they are locked."""
-    if fcntl is None:
+def _lock(file: IO[str]) -> bool:
+    """Lock a file until it is closed; returns whether no other process had locked it."""
+    with contextlib.suppress(OSError):
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
-    for lock in locks:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            for taken in locks:
-                fcntl.flock(taken, fcntl.LOCK_UN)
-            return False
-    return True
+    return False
 
 
 def _summary(record: Record) -> str:
@@ -329,14 +330,9 @@ def _summary(record: Record) -> str:
 class _Progress:
     """How many jobs are done and which are running: a progress bar on a terminal, else a line for each."""
 
-    def __init__(self, display: Display, total: int) -> None:
-        self.display, self.total, self.done = display, total, 0
-        self._bar, self._running, self._lock = Bar(None, None), dict[str, None](), threading.Lock()
-
-    @contextlib.contextmanager
-    def shown(self) -> Iterator[None]:
-        with self.display.bar("runs", self.total) as self._bar:
-            yield
+    def __init__(self, display: Display, bar: Bar, total: int) -> None:
+        self.display, self._bar, self.total, self.done = display, bar, total, 0
+        self._running, self._lock = dict[str, None](), threading.Lock()
 
     def begin(self, job: Job, log: Path) -> None:
         with self._lock:

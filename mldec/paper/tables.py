@@ -6,6 +6,7 @@ reproduces it. A figure has the name of a metric, or is one of `COUNTED`, which 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -170,10 +171,8 @@ def load_tables(scale: Scale) -> tuple[PaperTable, ...]:
 def find_table(name: str, scale: Scale) -> PaperTable:
     """The table of a name that users write: `5`, `table5`, `figure5`, `F5`. Raises ConfigError for any other name."""
     wanted = name.lower().replace(" ", "").replace("-", "")
-    if wanted.isdigit():
-        wanted = f"table{wanted}"
-    elif wanted[:1] in ("t", "f") and wanted[1:].isdigit():
-        wanted = {"t": "table", "f": "figure"}[wanted[0]] + wanted[1:]
+    if found := re.fullmatch(r"([tf]?)([0-9]+)", wanted):
+        wanted = f"{'figure' if found[1] == 'f' else 'table'}{found[2]}"
     tables = {table.id: table for table in load_tables(scale)}
     if wanted in tables:
         return tables[wanted]

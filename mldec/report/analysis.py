@@ -110,7 +110,7 @@ def wrong_pairs(scores: np.ndarray, targets: np.ndarray, threshold: float, *, si
     shape = (scores.shape[1],) * 2
     images, missed = sparse.csr_array(shape, dtype=np.int64), sparse.csr_array(shape, dtype=np.int64)
     for rows in row_blocks(scores):
-        given = _best(scores[rows]) if single_label else scores[rows] > threshold
+        given = _highest(scores[rows]) if single_label else scores[rows] > threshold
         wrong, present = given & (targets[rows] == 0), targets[rows] == 1
         if (wrong.sum(axis=1) > MOST_WRONG).any():
             wrong_scores = np.where(wrong, scores[rows], -1).astype(np.float32)
@@ -136,10 +136,8 @@ def _entries(matrix: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
     return keys[order], whole.data[order]
 
 
-def _best(scores: np.ndarray) -> np.ndarray:
-    given = np.zeros(scores.shape, bool)
-    given[np.arange(len(scores)), scores.argmax(axis=1)] = True
-    return given
+def _highest(scores: np.ndarray) -> np.ndarray:
+    return np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None]
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

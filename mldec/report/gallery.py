@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -50,16 +50,11 @@ class GalleryImage(NamedTuple):
     tiles: list[ImageTile]
 
 
-class Gallery(NamedTuple):
-    """Images with the lowest and the highest loss, and a sentence if there are no maps."""
+def gallery(measured: MeasuredSplit) -> dict[str, Any]:
+    """The images with the lowest and the highest loss, `best` and `worst`, and `without_maps`: a sentence, or empty.
 
-    best: list[GalleryImage]
-    worst: list[GalleryImage]
-    without_maps: str
-
-
-def gallery(measured: MeasuredSplit) -> Gallery:
-    """The best and worst images. Raises DataError if one of them cannot be read any more."""
+    Raises DataError if one of them cannot be read any more.
+    """
     scores, targets = measured.scores.scores, measured.scores.targets
     softmax = config_properties.uses_softmax(measured.config)
     losses = image_losses(scores, targets, softmax=softmax)
@@ -77,7 +72,7 @@ def gallery(measured: MeasuredSplit) -> Gallery:
     def show(rows: Sequence[int]) -> list[GalleryImage]:
         return [_show(measured, row, float(losses[row]), maps=not without_maps) for row in rows]
 
-    return Gallery(show(best), show(worst), without_maps)
+    return {"best": show(best), "worst": show(worst), "without_maps": without_maps}
 
 
 def _show(measured: MeasuredSplit, row: int, loss: float, *, maps: bool) -> GalleryImage:

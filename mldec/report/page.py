@@ -19,7 +19,7 @@ from mldec.report.analysis import (
     wrong_pairs,
 )
 from mldec.report.charts import ChartLine, ChartMark, chart
-from mldec.report.gallery import Gallery, gallery
+from mldec.report.gallery import gallery
 from mldec.report.headline import headline
 from mldec.report.html import percent, render, share
 from mldec.report.measure import LabelThresholds, MeasuredSplit
@@ -58,18 +58,13 @@ def report(run: RunFiles, measured: MeasuredSplit | str, labels: Sequence[str] |
 
     Raises DataError for a label that the run does not have.
     """
-    return render(
-        "report.html",
-        title=f"{run.name}: report",
-        run=run,
-        headline=headline(run, measured),
-        training=training_panels(run),
-        classes=_classes(run, measured),
-        precision=measured if isinstance(measured, str) else _precision(measured, labels),
-        images=measured if isinstance(measured, str) else _example_images(measured),
-        errors=measured if isinstance(measured, str) else _errors(measured),
-        thresholds=measured if isinstance(measured, str) else _thresholds(measured),
-    )
+    parts: dict[str, Any] = {"classes": _classes(run, measured), "training": training_panels(run)}
+    if isinstance(measured, str):
+        parts |= dict.fromkeys(("precision", "images", "errors", "thresholds"), measured)
+    else:
+        parts |= {"precision": _precision(measured, labels), "images": _example_images(measured)}
+        parts |= {"errors": _errors(measured), "thresholds": _thresholds(measured)}
+    return render("report.html", title=f"{run.name}: report", run=run, headline=headline(run, measured), **parts)
 
 
 def _classes(run: RunFiles, measured: MeasuredSplit | str) -> dict[str, Any] | str:
@@ -79,10 +74,10 @@ def _classes(run: RunFiles, measured: MeasuredSplit | str) -> dict[str, Any] | s
             return f"{measured} The run has no per_class_ap.csv either."
         rows = [LabelRow(name, positives, 100 * ap) for name, (ap, positives) in run.average_precision.items()]
     else:
-        support = (measured.scores.targets == 1).sum(axis=0).tolist()
         unseen = [not trained for trained in measured.labels.seen or (True,) * len(measured.labels)]
         ap = (100 * measured.result.per_class).tolist()
-        rows = [LabelRow(*row) for row in zip(measured.labels.names, support, ap, unseen, strict=True)]
+        columns = (measured.labels.names, measured.positives.tolist(), ap, unseen)
+        rows = [LabelRow(*row) for row in zip(*columns, strict=True)]
     rows.sort(key=lambda row: -row.ap if math.isfinite(row.ap) else 1.0)
     defined = [row.ap for row in rows if math.isfinite(row.ap)]
     median = float(np.median(defined)) if defined else math.nan
@@ -118,9 +113,8 @@ def _chosen(measured: MeasuredSplit, labels: Sequence[str] | None) -> list[tuple
     """Columns with why they are shown."""
     if labels is not None:
         return [(measured.labels.index(name), "") for name in labels]
-    per_class, present = measured.result.per_class, (measured.scores.targets == 1).any(axis=0)
-    order = [int(column) for column in np.argsort(-per_class, kind="stable")]
-    order = [column for column in order if math.isfinite(per_class[column]) and present[column]]
+    per_class, present = measured.result.per_class, measured.positives
+    order = [int(n) for n in np.argsort(-per_class, kind="stable") if math.isfinite(per_class[n]) and present[n]]
     worst = max(0, min(3, len(order) - 2))
     ranks = [(0, "best"), (len(order) // 2, "median"), *((len(order) - 1 - i, "worst") for i in range(worst))]
     found: dict[int, str] = {}
@@ -154,7 +148,7 @@ def _panel(
     return ChartPanel(title, drawing, note=note)
 
 
-def _example_images(measured: MeasuredSplit) -> Gallery | str:
+def _example_images(measured: MeasuredSplit) -> dict[str, Any] | str:
     try:
         return gallery(measured)
     except MldecError as error:
@@ -166,7 +160,7 @@ def _errors(measured: MeasuredSplit) -> dict[str, Any] | str:
     pairs = wrong_pairs(measured.scores.scores, measured.scores.targets, threshold, single_label=single)
     if not len(pairs.given):
         return "No label is predicted wrongly in an image that has another one."
-    names, present = measured.labels.names, (measured.scores.targets == 1).sum(axis=0)
+    names, present = measured.labels.names, measured.positives
     listed = [
         (names[given], names[other], int(images), int(missed), missed / present[other])
         for given, other, images, missed in zip(*(part[:PAIRS] for part in pairs), strict=True)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from mldec.engine.metric_writer import describe_damaged, scan_records
 from mldec.engine.run_directory import read_json, run_directory_of
 from mldec.engine.settings_file import MOST_BYTES, read_settings
-from mldec.errors import CheckpointError, ConfigError, DataError, first_lines, whole_number
+from mldec.errors import CheckpointError, MldecError, first_lines, whole_number
 from mldec.labels import from_cell
 from mldec.untrusted import open_text, read_bytes
 
@@ -83,17 +83,14 @@ def read_run(source: str | Path) -> RunFiles:
     path = Path(source).expanduser()
     if not path.exists():
         raise CheckpointError(f"no run directory or checkpoint at {path}")
-    folder = path
-    if path.is_file():
-        folder = run_directory_of(path)
+    folder = run_directory_of(path) if path.is_file() else path
     problems: dict[str, str] = {}
 
     def read(name: str, reader: Callable[[Path], T], nothing: T) -> T:
         try:
             return reader(folder / name) if (folder / name).is_file() else nothing
-        except (DataError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            first_line = first_lines(error)
-            problems[name] = f"{name} is damaged: {first_line}"
+        except (MldecError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            problems[name] = f"{name} is damaged: {first_lines(error)}"
             return nothing
 
     nothing: tuple[list[dict[str, Any]], list[int]] = [], []
@@ -103,7 +100,7 @@ def read_run(source: str | Path) -> RunFiles:
     kinds = {kind: [record for record in records if record.get("kind") == kind] for kind in ("train", "eval", "test")}
     run = RunFiles(
         folder=folder,
-        config=read("config.yaml", _yaml, {}),
+        config=read("config.yaml", read_settings, {}),
         config_text=read("config.yaml", _text, ""),
         train=kinds["train"],
         evals=kinds["eval"],
@@ -146,13 +143,6 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("it holds no object")
     return content
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        return read_settings(path)
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
 
 
 def _per_class(path: Path) -> dict[str, tuple[float, int]]:

@@ -12,19 +12,6 @@ def test_a_target_is_a_ceiling_unless_higher_is_better():
     assert "at least 3 img/s" in as_table([Figure("a", 4.0, "img/s", 3.0, better="higher")])
 
 
-def test_the_comparison_says_which_direction_is_good():
-    earlier = [Figure("time", 2.0, "s"), Figure("rate", 2.0, "img/s", better="higher"), Figure("same", 1.0, "s")]
-    now = [Figure("time", 4.0, "s"), Figure("rate", 4.0, "img/s", better="higher"), Figure("same", 1.0, "s")]
-    rows = as_table([*now, Figure("other", 1.0, "s"), Figure("rate", None, "img/s")], earlier).splitlines()[2:]
-    assert [row.split(" | ")[-1].rstrip(" |") for row in rows] == [
-        "2.00 x, worse",
-        "2.00 x, better",
-        "1.00 x",
-        "new",
-        "",
-    ]
-
-
 def test_a_grid_has_a_row_a_thing_and_says_a_common_note_once():
     figures = [
         Figure("gap: speed", 10.0, "img/s", note="two rounds", samples=(9.0, 11.0)),

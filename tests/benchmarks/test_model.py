@@ -91,11 +91,6 @@ def test_every_head_and_number_of_labels_has_all_figures(tmp_path, capsys):
     assert "only searched for on CUDA, this is cpu" in table
     assert table.strip() in (tmp_path / "page.md").read_text()
 
-    # What was written is what compare reads.
-    arguments = [*OVERRIDES, *FAST, "heads=gap,ml_decoder", "num_labels=12", f"compare={tmp_path / 'out.json'}"]
-    assert run(["benchmark", "model", *arguments]) == 0
-    assert "against earlier" in capsys.readouterr().out
-
 
 def test_counts_are_those_of_the_network():
     config = make(OVERRIDES)

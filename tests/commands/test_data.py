@@ -256,19 +256,6 @@ def test_words_that_do_not_exist_are_one_line(capsys):
     assert "scal=1: no such word; did you mean scale" in capsys.readouterr().err
 
 
-def test_the_benchmark_of_the_index_runs_and_compares(tmp_path, capsys):
-    words = ["benchmark", "data", "scale=0.001", "repeats=1", f"folder={tmp_path}"]
-    assert run([*words, "output=a.json", "page=a.md"]) == 0
-    figures = json.loads((tmp_path / "a.json").read_text())["figures"]
-    assert len(figures) == 8
-    assert all(figure["value"] >= 0 for figure in figures)
-    assert "| COCO: building over json.load |" in (tmp_path / "a.md").read_text()
-    capsys.readouterr()
-    assert run([*words, "compare=a.json"]) == 0
-    assert "against earlier" in capsys.readouterr().out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.md"]
-
-
 # One epoch from each dataset, in its published form ------------------------------------------------------------------
 
 

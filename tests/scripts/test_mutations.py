@@ -14,7 +14,10 @@ def test_each_fault_changes_one_place_and_leaves_valid_python():
     for fault in mutations.FAULTS:
         changed = mutations.apply(fault, (ROOT / fault.file).read_text(encoding="utf-8"))
         compile(changed, fault.name, "exec")
-        assert (ROOT / "tests" / fault.tests.split()[0]).is_file(), fault.name
+        file, *options = fault.tests.split()
+        text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert options[:1] in ([], ["-k"]), fault.name
+        assert "".join(options[1:]) in text, f"{fault.name}: {file} has no such test"
 
 
 def test_a_fault_whose_text_is_missing_is_an_error():
