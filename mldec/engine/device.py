@@ -9,6 +9,7 @@ import torch
 
 from mldec.config import RuntimeConfig
 from mldec.errors import ConfigError
+from mldec.system import usable_cores
 
 
 def choose_device(name: str, number: int | None = None) -> torch.device:
@@ -78,5 +79,4 @@ def count_workers(runtime: RuntimeConfig, device: torch.device) -> int:
     """
     if runtime.workers is not None:
         return runtime.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores // 4 if device.type == "cpu" else cores)
+    return min(8, usable_cores() // 4 if device.type == "cpu" else usable_cores())

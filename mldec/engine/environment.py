@@ -96,12 +96,8 @@ def _processor() -> str:
 
 def _cuda() -> dict[str, Any]:
     """Versions of the driver, of CUDA and of cuDNN; None if unknown."""
-    try:
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        output = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        output = []
-    driver = output[0] if output else None
+    drivers = (_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or "").split()
+    driver = drivers[0] if drivers else None
     return {"driver": driver, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
 
 
@@ -117,13 +113,12 @@ def _git_commit() -> str | None:
     source = Path(mldec.__file__).resolve().parent.parent
     if not (source / ".git").exists():
         return None
+    return _output("git", "-C", str(source), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+")
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(source), *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
 
+def _output(*command: str) -> str | None:
+    """What a command prints; None if it fails, is not there, or takes too long."""
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

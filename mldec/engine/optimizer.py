@@ -6,7 +6,7 @@ what the paper's text says. The update runs fused over all parameters of a group
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -144,15 +144,15 @@ class SGDConfig(OptimizerConfig):
 
 
 @OPTIMIZERS.register("adam", AdamConfig)
-def build_adam(config: AdamConfig, *, groups: list[Group], lr: float) -> Optimizer:
-    """Adam with coupled L2: the decay is part of the gradient."""
-    return _fused(torch.optim.Adam, groups, lr=lr, betas=config.betas, eps=config.eps)
-
-
 @OPTIMIZERS.register("adamw", AdamWConfig)
-def build_adamw(config: AdamWConfig, *, groups: list[Group], lr: float) -> Optimizer:
-    """Adam with decoupled decay: parameters shrink by lr * weight_decay."""
-    return _fused(torch.optim.AdamW, groups, lr=lr, betas=config.betas, eps=config.eps)
+def build_adam(config: AdamConfig, *, groups: list[Group], lr: float) -> Optimizer:
+    """Adam or AdamW, on torch's fused kernels if all parameters can take them; otherwise torch chooses."""
+    parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
+    fusible = all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in parameters)
+    optimizer_class = torch.optim.AdamW if isinstance(config, AdamWConfig) else torch.optim.Adam
+    optimizer = optimizer_class(groups, lr=lr, betas=config.betas, eps=config.eps, fused=fusible or None)
+    optimizer.register_load_state_dict_post_hook(_match_layout)
+    return optimizer
 
 
 @OPTIMIZERS.register("sgd", SGDConfig)
@@ -168,15 +168,6 @@ def build_sgd(config: SGDConfig, *, groups: list[Group], lr: float) -> Optimizer
 def build_lamb(config: LambConfig, *, groups: list[Group], lr: float) -> Optimizer:
     """timm's LAMB, the optimizer of the ImageNet recipes (paper §2.6)."""
     return Lamb(groups, lr=lr, betas=config.betas, eps=config.eps, max_grad_norm=config.max_grad_norm)
-
-
-def _fused(optimizer_class: Callable[..., Optimizer], groups: list[Group], **settings: Any) -> Optimizer:
-    """The optimizer on torch's fused kernels if all parameters can take them; otherwise torch chooses."""
-    parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
-    fusible = all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in parameters)
-    optimizer = optimizer_class(groups, fused=fusible or None, **settings)
-    optimizer.register_load_state_dict_post_hook(_match_layout)
-    return optimizer
 
 
 def _match_layout(optimizer: Optimizer) -> None:

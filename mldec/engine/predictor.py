@@ -136,12 +136,8 @@ class Predictor:
         """
         if isinstance(images, (str, Path, Image.Image)):
             raise DataError(f"expected a list of images, found one image; pass [{images!r}]")
-        rows = []
-        for prediction in itertools.chain.from_iterable(self.stream(images, batch_size=batch_size)):
-            if prediction.scores is None:
-                raise DataError(prediction.error)
-            rows.append(prediction.scores)
-        return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
+        rows = [prediction.scores for prediction in self._readable(images, batch_size)]
+        return np.array(rows, np.float32).reshape(len(rows), len(self.labels))
 
     def stream(
         self,
@@ -241,12 +237,8 @@ class Predictor:
             ConfigError: unknown weighting.
             DataError: the head has no such maps, the backbone's tokens have no grid, or an image cannot be read.
         """
-        found = []
-        for prediction in itertools.chain.from_iterable(self.stream(images, batch_size=MAPS_BATCH, maps=weighting)):
-            if prediction.maps is None:
-                raise DataError(prediction.error)
-            found.append(prediction.maps)
-        return np.stack(found) if found else np.empty((0, *self.check_maps(weighting)), np.float32)
+        found = [prediction.maps for prediction in self._readable(images, MAPS_BATCH, weighting)]
+        return np.array(found) if found else np.empty((0, *self.check_maps(weighting)), np.float32)
 
     def check_maps(self, weighting: Weighting = "label") -> tuple[int, int, int]:
         """N, H and W of `maps`. Raises as `maps` if there are none."""
@@ -258,6 +250,15 @@ class Predictor:
         if self._shift is None:
             self._shift = measure_shift(self.model.backbone, self.normalization, self._resize.image_size)
         return View(self._resize.box(height, width), self._shift)
+
+    def _readable(
+        self, images: Sequence[ImageInput], batch_size: int, maps: Weighting | None = None
+    ) -> Iterator[Prediction]:
+        """The predictions of `stream`. Raises DataError for an image that cannot be read."""
+        for prediction in itertools.chain.from_iterable(self.stream(images, batch_size=batch_size, maps=maps)):
+            if prediction.error:
+                raise DataError(prediction.error)
+            yield prediction
 
     # One batch --------------------------------------------------------------------------------------------------------
 

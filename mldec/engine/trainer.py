@@ -506,12 +506,7 @@ class Trainer:
                     raise Interrupted
 
             return compute_scores(
-                network,
-                self.scorer,
-                batches,
-                num_images=batches.num_images,
-                on_batch=on_batch,
-                group=self.group,
+                network, self.scorer, batches, num_images=batches.num_images, on_batch=on_batch, group=self.group
             )
 
     def _metrics(self, scores: Scores) -> Result:
