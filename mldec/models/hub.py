@@ -48,11 +48,6 @@ def hub_name(config: BackboneConfig) -> str | None:
     return f"{architecture}.{config.tag}"
 
 
-def loaded_name(config: BackboneConfig) -> str | None:
-    """The full name of a backbone's initial weights; None where they are random or from a file."""
-    return hub_name(config) if config.pretrained else None
-
-
 def tags_of(architecture: str) -> list[str]:
     """Tags of all weights that timm's hub has for an architecture."""
     return [name.partition(".")[2] for name in timm.list_models(f"{architecture}.*", pretrained=True)]

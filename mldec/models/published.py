@@ -27,7 +27,7 @@ from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.published_layouts import FoundBackbone, HeadLayout, find_backbone, find_head, head_settings
 from mldec.models.published_layouts import without_wrappers as unwrapped
 from mldec.models.tresnet import VARIANTS
-from mldec.models.weights import find_tensors, read_file
+from mldec.models.weights import compare_tensors, find_tensors, read_file
 from mldec.registry import BACKBONES
 
 SHOWN = 30  # names of each kind that an error lists
@@ -113,25 +113,15 @@ class PublishedFile:
         if broken := [name for name, value in self.tensors.items() if not value.isfinite().all()]:
             raise CheckpointError(f"{self.source} holds values that are not finite: {', '.join(broken[:SHOWN])}")
         report = backbone.load(self.body, self.source, required=0.0)
-        missing, surplus = list(report.missing), [*report.unexpected, *report.skipped]
-        other_shape = list(report.mismatched)
-
-        names = {name: self.layout.file_name(name) for name in classifier.head.state_dict()}
-        surplus += [name for name in self.tensors if self.layout.holds(name) and name not in names.values()]
-        fitting = {}
-        for ours, expected in classifier.head.state_dict().items():
-            value = self.tensors.get(names[ours])
-            if value is None:
-                missing.append(names[ours])
-            elif value.shape != expected.shape:
-                other_shape.append(
-                    f"{names[ours]}: {tuple(value.shape)} in the file, {tuple(expected.shape)} in the model"
-                )
-            else:
-                fitting[ours] = value
+        expected = classifier.head.state_dict()
+        head = compare_tensors(expected, self.tensors, self.layout.file_name)
+        names = set(map(self.layout.file_name, expected))
+        missing, other_shape = [*report.missing, *head.missing], [*report.mismatched, *head.mismatched]
+        surplus = [*report.unexpected, *report.skipped]
+        surplus += [name for name in self.tensors if self.layout.holds(name) and name not in names]
         if missing or surplus or other_shape:
             raise CheckpointError(self._misfit(missing, surplus, other_shape))
-        classifier.head.load_state_dict(fitting)
+        classifier.head.load_state_dict(head.fitting)
 
     @property
     def body(self) -> dict[str, Tensor]:
@@ -256,8 +246,8 @@ def _choose_backbone(found: FoundBackbone, name: str | None, source: str, layout
     if settings is None:
         known = ", ".join([*VARIANTS, *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))])
         raise CheckpointError(
-            f"{source} holds {found.description}, which is none of {known}; give the network's name: backbone=NAME, any "
-            "timm model"
+            f"{source} holds {found.description}, which is none of {known}; give the network's name: backbone=NAME, "
+            "any timm model"
         )
     name = settings.get("model", settings["name"])
     if layout.kind == "pooling" and not name.startswith(("tresnet", "resnet")):

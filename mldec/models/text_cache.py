@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mldec.files import replacing
 from mldec.untrusted import open_lines, open_regular
 
 
@@ -53,11 +53,5 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _write(path: Path, vectors: dict[str, np.ndarray]) -> None:
     """Store vectors; if the folder is not writable, they are computed again next time."""
-    partial = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError), replacing(path) as partial:
         np.savez(partial, texts=np.array(list(vectors)), vectors=np.stack(list(vectors.values())))
-        os.replace(partial, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -146,8 +146,7 @@ def load_weights(
     if convert is not None:
         found = convert(dict(found))
 
-    fitting = {name: found[name] for name in expected if name in found and found[name].shape == expected[name].shape}
-    absent = [name for name in expected if name not in found]
+    fitting, absent, mismatched = compare_tensors(expected, found)
     surplus = [name for name in found if name not in expected] + outside
     skipped = [name for name in surplus if _is_classifier(name, classifiers, anywhere=name in outside)]
     report = LoadReport(
@@ -156,11 +155,7 @@ def load_weights(
         # The counter of batches is absent from older files and does not affect the output of a batch norm.
         missing=tuple(name for name in absent if not name.endswith("num_batches_tracked")),
         unexpected=tuple(name for name in surplus if name not in set(skipped)),
-        mismatched=tuple(
-            f"{name}: {tuple(found[name].shape)} in the file, {tuple(expected[name].shape)} in the model"
-            for name in expected
-            if name in found and name not in fitting
-        ),
+        mismatched=tuple(mismatched),
         skipped=tuple(skipped),
     )
     if report.share < required:
@@ -170,6 +165,37 @@ def load_weights(
         )
     module.load_state_dict(fitting, strict=False)
     return report
+
+
+class Comparison(NamedTuple):
+    """The tensors of a file that fit a module, and what is wrong with the others, as names in the file.
+
+    Attributes:
+        fitting: by the names of the module.
+        missing: in the file.
+        mismatched: "name: shape in the file, shape in the model".
+    """
+
+    fitting: dict[str, Tensor]
+    missing: list[str]
+    mismatched: list[str]
+
+
+def compare_tensors(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], name_in_file: Callable[[str], str] = str
+) -> Comparison:
+    """Compare the tensors of a module with those of a file, whose names `name_in_file` gives."""
+    result = Comparison({}, [], [])
+    for ours, value in expected.items():
+        name = name_in_file(ours)
+        if name not in found:
+            result.missing.append(name)
+        elif found[name].shape != value.shape:
+            shapes = tuple(found[name].shape), tuple(value.shape)
+            result.mismatched.append(f"{name}: {shapes[0]} in the file, {shapes[1]} in the model")
+        else:
+            result.fitting[ours] = found[name]
+    return result
 
 
 def _common_prefix(names: Iterable[str], expected: Collection[str]) -> str:

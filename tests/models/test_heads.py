@@ -119,7 +119,7 @@ def test_order_of_tokens_matters_only_with_positions(encoder_layers):
 def test_sine_positions_need_a_grid():
     head = TransformerDecoderHead(8, 5, **SMALL, position="sine")
     for tokens in (torch.randn(2, 6, 8), Tokens(torch.randn(2, 6, 8), None)):
-        with pytest.raises(ValueError, match="position=sine needs the grid of the tokens"):
+        with pytest.raises(ValueError, match="sine positions need the grid of the tokens"):
             head(tokens)
 
 
@@ -175,7 +175,7 @@ def test_settings_that_do_not_fit():
         TransformerDecoderConfig(name=name, dim=10)
     with pytest.raises(ValueError, match="dim=6: not a multiple of 4"):
         TransformerDecoderConfig(name=name, dim=6, num_heads=2, position="sine")
-    with pytest.raises(ValueError, match="must equal the 8 features"):
+    with pytest.raises(ConfigError, match="must equal the backbone's 8 features"):
         TransformerDecoderHead(8, 5, **SMALL, input_projection=False)
 
 

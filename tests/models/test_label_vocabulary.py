@@ -1,4 +1,4 @@
-"""A decoder that knows labels as embeddings: what it says must not depend on how it is asked, and equals the equations."""
+"""A decoder with label embeddings: its logits do not depend on the other query labels, and equal the equations."""
 
 import copy
 import math
@@ -73,7 +73,7 @@ def test_under_full_decoding_with_word_queries_a_label_does_not_depend_on_which_
 
 @pytest.mark.parametrize("queries", ["fixed", "learnable"])
 def test_with_other_queries_new_labels_join_those_of_trained_ones_in_turn(queries):
-    """So what is said of a new label depends on its place among the others: independence is promised for embeddings only."""
+    """So the logit of a new label depends on its position among the others: independence holds for embeddings only."""
     head = decoder(queries, "label_embeddings")
     first, second = answers(head, NEW[:2]), answers(head, NEW[1::-1])
     assert not torch.allclose(first[NEW[0]], second[NEW[0]])

@@ -12,7 +12,7 @@ from mldec.engine import build, config_checks, config_properties
 from mldec.engine.mixing import answer_random_queries
 from mldec.labels import LabelSpace
 from mldec.models.complexity import count_macs
-from mldec.models.hub import TRESNETS, loaded_name
+from mldec.models.hub import TRESNETS, hub_name
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.paper.requirements import describe_start
 from mldec.paper.tables import load_tables
@@ -80,7 +80,7 @@ def test_a_row_says_which_weights_its_experiment_loads(name):
     """Full names in timm's hub, so that neither another default nor another tag goes unnoticed."""
     config = build_config(compose.compose([f"experiment={name}"]))
     assert config.backbone.checkpoint is None
-    assert (loaded_name(config.backbone) or "none") == ROWS[name].needs.weights
+    assert ((hub_name(config.backbone) if config.backbone.pretrained else None) or "none") == ROWS[name].needs.weights
     if config.backbone.pretrained and config.backbone.name not in TRESNETS:  # not left to the version of timm
         assert config.backbone.tag or "." in config.backbone.model
 

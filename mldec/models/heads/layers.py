@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mldec.errors import ConfigError
 from mldec.models.heads.kernels import Dropout, attention, attention_weights, full_precision
 
 
@@ -78,17 +77,28 @@ class DecoderLayer(nn.Module):
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
 
-    def forward(self, queries_BQD: Tensor, memory_BTD: Tensor, position_TD: Tensor | None = None) -> Tensor:
-        """(B, Q, D). Queries of batch size 1 are expanded in cross-attention only; `position` is added to the keys."""
-        queries = self.before_attention(queries_BQD)
+    def forward(
+        self,
+        queries_BQD: Tensor,
+        memory_BTD: Tensor,
+        position_TD: Tensor | None = None,
+        query_position: Tensor | None = None,
+    ) -> Tensor:
+        """(B, Q, D). Queries of batch size 1 are expanded in cross-attention only.
+
+        `position` is added to the keys of the memory, `query_position` to the queries (and keys) of attention only.
+        """
+        queries = self.before_attention(queries_BQD, query_position)
         memory_keys = with_position(memory_BTD, position_TD)
-        queries = self.norm2(queries + self.dropout(self.multihead_attn(queries, memory_keys, memory_BTD)))
+        attended = self.multihead_attn(with_position(queries, query_position), memory_keys, memory_BTD)
+        queries = self.norm2(queries + self.dropout(attended))
         hidden = self.dropout(relu_of(self.linear1, queries))
         return self.norm3(queries + self.dropout(self.linear2(hidden)))
 
-    def before_attention(self, queries: Tensor) -> Tensor:
+    def before_attention(self, queries: Tensor, query_position: Tensor | None = None) -> Tensor:
         """The queries of cross-attention."""
-        update = queries if self.self_attn is None else self.self_attn(queries, queries, queries)
+        placed = with_position(queries, query_position)
+        update = queries if self.self_attn is None else self.self_attn(placed, placed, queries)
         return self.norm1(queries + self.dropout(update))
 
 
@@ -108,15 +118,6 @@ class EncoderLayer(nn.Module):
         tokens = self.norm1(tokens_BTD + self.dropout(self.self_attn(placed, placed, tokens_BTD)))
         hidden = self.dropout(relu_of(self.linear1, tokens))
         return self.norm2(tokens + self.dropout(self.linear2(hidden)))
-
-
-def check_width(dim: int, in_features: int, *, projected: bool) -> None:
-    """Raise ConfigError for a decoder without input projection whose width differs from the backbone's."""
-    if not projected and dim != in_features:
-        raise ConfigError(
-            f"head.dim={dim}: with input_projection=false it must equal the backbone's {in_features} features; "
-            f"use head.dim={in_features} or head.input_projection=true"
-        )
 
 
 class GroupFullyConnected(nn.Module):

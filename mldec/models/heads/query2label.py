@@ -18,20 +18,9 @@ from torch import Tensor, nn
 from mldec.config import ComponentConfig, Count, Natural, Share, arguments_of
 from mldec.errors import CheckpointError
 from mldec.labels import LabelSpace
-from mldec.models.heads.kernels import Dropout
-from mldec.models.heads.layers import (
-    EncoderLayer,
-    GroupFullyConnected,
-    MultiHeadAttention,
-    check_width,
-    relu_of,
-    share_queries,
-    with_position,
-)
-from mldec.models.heads.maps import Weighting, layer_maps
-from mldec.models.heads.positions import grid_of, sine_position
-from mldec.models.queries import EmbeddingQueries
-from mldec.models.tokens import Tokens, token_values
+from mldec.models.heads.layers import DecoderLayer, share_queries
+from mldec.models.heads.per_class import PerClassDecoder, Start
+from mldec.models.weights import compare_tensors
 from mldec.registry import HEADS
 
 SelfAttention = Literal["none", "first", "others", "all"]
@@ -48,21 +37,31 @@ PARTS = {
 }
 
 
-class Query2Label(nn.Module):
+class Query2LabelLayer(DecoderLayer):
+    """A decoder layer that leaves out the residual connection and the norm of self-attention where it has none."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, self_attention: bool) -> None:
+        super().__init__(dim, num_heads, ffn_dim, dropout, self_attention)
+        if not self_attention:
+            del self.norm1
+
+    def before_attention(self, queries: Tensor, query_position: Tensor | None = None) -> Tensor:
+        """The target at the input of the cross-attention block."""
+        return queries if self.self_attn is None else super().before_attention(queries, query_position)
+
+
+class Query2Label(PerClassDecoder):
     """One learned query per class, cross-attention to encoded tokens, one weight vector per class.
 
     Args:
-        in_features: C, width of the tokens.
-        num_classes: N.
-        dim: D, a multiple of `num_heads` and of 4.
-        num_heads, ffn_dim, dropout, encoder_layers, decoder_layers: of the transformer; one decoder layer or more.
+        decoder_layers: one or more.
         self_attention: the decoder layers that have it: "none", the "first", the "others", or "all"; in the published
             code keep_first_self_attn_dec and keep_other_self_attn_dec.
         input_projection: map tokens from C to D (keep_input_proj); False needs C = D.
-
-    Raises:
-        ValueError: sizes that do not fit one another; in `forward`, tokens without a grid.
+        Others: of `PerClassDecoder`, which also lists the errors.
     """
+
+    layer_class = Query2LabelLayer
 
     def __init__(
         self,
@@ -78,31 +77,11 @@ class Query2Label(nn.Module):
         self_attention: SelfAttention = "none",
         input_projection: bool = False,
     ) -> None:
-        super().__init__()
-        if not input_projection and in_features != dim:
-            raise ValueError(
-                f"dim={dim}: without an input projection it must equal the {in_features} features of the tokens"
-            )
-        if dim % 4:
-            raise ValueError(f"dim={dim}: sine positions need a multiple of 4")
         if self_attention not in get_args(SelfAttention):
             raise ValueError(f"self_attention={self_attention!r}: use {', '.join(get_args(SelfAttention))}")
-        self.dropout = dropout
-        self.input_projection = nn.Linear(in_features, dim) if input_projection else nn.Identity()
-        self.queries = EmbeddingQueries(num_classes, dim, learnable=True)
-        self.encoder = nn.ModuleList(EncoderLayer(dim, num_heads, ffn_dim, dropout) for _ in range(encoder_layers))
-        self.layers = nn.ModuleList(
-            Query2LabelLayer(
-                dim,
-                num_heads,
-                ffn_dim,
-                dropout,
-                self_attention=self_attention in ("all", "others" if index else "first"),
-            )
-            for index in range(decoder_layers)
-        )
-        self.norm = nn.LayerNorm(dim)
-        self.fc = GroupFullyConnected(num_classes, num_classes, dim)
+        kept = [self_attention in ("all", "others" if index else "first") for index in range(decoder_layers)]
+        sizes = (in_features, num_classes, dim, num_heads, ffn_dim, dropout, encoder_layers, kept)
+        super().__init__(*sizes, learnable=True, sine=True, input_projection=input_projection, norm=True)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -114,22 +93,13 @@ class Query2Label(nn.Module):
         nn.init.uniform_(self.fc.weight, -bound, bound)
         nn.init.uniform_(self.fc.bias, -bound, bound)
 
-    def forward(self, tokens: Tokens | Tensor) -> Tensor:
-        """Logits (B, N) of Tokens with a grid."""
-        target, queries, memory_BTD, position_TD = self._begin(tokens)
-        for layer in self.layers:
-            target = layer(target, queries, memory_BTD, position_TD)
-        return self.fc(self.norm(target))
-
-    def maps(self, tokens: Tokens | Tensor, weighting: Weighting = "label") -> Tensor:
-        """Maps (B, N, T) of the last layer, see `heads/maps.py`. The encoder mixes information between tokens."""
-        target, queries, memory_BTD, position_TD = self._begin(tokens)
-        for layer in self.layers[:-1]:
-            target = layer(target, queries, memory_BTD, position_TD)
-        last, weights_ND = cast(Query2LabelLayer, self.layers[-1]), self.fc.label_weights()
-        own = torch.arange(len(weights_ND), device=weights_ND.device)  # one query per label
-        target = last.before_attention(target, queries)
-        return layer_maps(last, target, memory_BTD, position_TD, own, weights_ND, weighting, self.norm, queries)
+    def start(self, memory_BTD: Tensor, position_TD: Tensor | None) -> Start:
+        """A target of zeros; the queries are its positions."""
+        queries = self.queries()[None]
+        # Before the first cross-attention all images share one target, unless self-attention has dropout.
+        differs = self.training and self.dropout > 0 and cast(DecoderLayer, self.layers[0]).self_attn is not None
+        target = share_queries(torch.zeros_like(queries[0]), memory_BTD.shape[0], differs)
+        return Start(target, memory_BTD, position_TD, queries)
 
     def load_published(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the head of a published checkpoint of the same sizes and variant.
@@ -141,19 +111,19 @@ class Query2Label(nn.Module):
         Raises:
             CheckpointError: any tensor of the head is missing, unexpected or of another shape.
         """
-        bare = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-        found = {name: tensor for name, tensor in bare.items() if not name.startswith("backbone.")}
-        fitting, wrong = {}, []
-        for ours, expected in self.state_dict().items():
-            name = _published_name(ours)
-            tensor = found.pop(name, None)
-            if tensor is None:
-                wrong.append(f"{name} is missing")
-            elif tensor.numel() != expected.numel() or tensor.squeeze().shape != expected.squeeze().shape:
-                wrong.append(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}")
-            else:
-                fitting[ours] = tensor.reshape(expected.shape)  # fc.W is (1, N, D), the projection a 1x1 convolution
-        wrong += [f"{name} is unexpected" for name in found]
+        expected = self.state_dict()
+        names = {_published_name(ours): ours for ours in expected}
+        found = {}
+        for name, tensor in tensors.items():
+            name = name.removeprefix("module.")
+            if name in names and tensor.squeeze().shape == expected[names[name]].squeeze().shape:
+                # fc.W is (1, N, D), the projection a 1x1 convolution
+                tensor = tensor.reshape(expected[names[name]].shape)
+            if not name.startswith("backbone."):
+                found[name] = tensor
+        fitting, missing, wrong = compare_tensors(expected, found, _published_name)
+        wrong += [f"{name} is missing" for name in missing]
+        wrong += [f"{name} is unexpected" for name in found if name not in names]
         if wrong:
             raise CheckpointError(
                 "these weights do not fit this Query2Label head: "
@@ -162,53 +132,6 @@ class Query2Label(nn.Module):
                 + ". Its classes, sizes, self_attention, encoder_layers and input_projection must be those of the file"
             )
         self.load_state_dict(fitting)
-
-    def _begin(self, tokens: Tokens | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Target (1 or B,N,D) of zeros, queries (1,N,D), memory (B,T,D), and positions of the memory (T,D)."""
-        memory_BTD = self.input_projection(token_values(tokens))
-        grid = grid_of(tokens)
-        if grid is None:
-            raise ValueError(
-                "Query2Label needs the grid of the tokens for their positions, and this backbone does not give it; use "
-                "another backbone or head"
-            )
-        position_TD = sine_position(grid, memory_BTD.shape[2]).to(memory_BTD)
-        for layer in self.encoder:
-            memory_BTD = layer(memory_BTD, position_TD)
-        queries = self.queries()[None]
-        # Before the first cross-attention all images share one target, unless self-attention has dropout.
-        differs = self.training and self.dropout > 0 and cast(Query2LabelLayer, self.layers[0]).self_attn is not None
-        target = share_queries(torch.zeros_like(queries[0]), memory_BTD.shape[0], differs)
-        return target, queries, memory_BTD, position_TD
-
-
-class Query2LabelLayer(nn.Module):
-    """One post-norm decoder layer whose queries are added to the queries (and keys) of its attention only."""
-
-    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, self_attention: bool) -> None:
-        super().__init__()
-        self.self_attn = MultiHeadAttention(dim, num_heads, dropout) if self_attention else None
-        self.norm1 = nn.LayerNorm(dim) if self_attention else None
-        self.multihead_attn = MultiHeadAttention(dim, num_heads, dropout)
-        self.linear1 = nn.Linear(dim, ffn_dim)
-        self.linear2 = nn.Linear(ffn_dim, dim)
-        self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.dropout = Dropout(dropout)
-
-    def forward(self, target_BQD: Tensor, queries: Tensor, memory_BTD: Tensor, position_TD: Tensor) -> Tensor:
-        """(B, Q, D). A target of batch size 1 is expanded in cross-attention only."""
-        target = self.before_attention(target_BQD, queries)
-        attended = self.multihead_attn(target + queries, with_position(memory_BTD, position_TD), memory_BTD)
-        target = self.norm2(target + self.dropout(attended))
-        hidden = self.dropout(relu_of(self.linear1, target))
-        return self.norm3(target + self.dropout(self.linear2(hidden)))
-
-    def before_attention(self, target: Tensor, queries: Tensor) -> Tensor:
-        """The target at the input of the cross-attention block."""
-        if self.self_attn is None or self.norm1 is None:
-            return target
-        placed = target + queries
-        return self.norm1(target + self.dropout(self.self_attn(placed, placed, target)))
 
 
 def _published_name(ours: str) -> str:
@@ -240,5 +163,4 @@ class Query2LabelConfig(ComponentConfig):
 
 @HEADS.register("query2label", Query2LabelConfig)
 def build_query2label(config: Query2LabelConfig, *, in_features: int, labels: LabelSpace) -> Query2Label:
-    check_width(config.dim, in_features, projected=config.input_projection)
     return Query2Label(in_features, len(labels), **arguments_of(config))
