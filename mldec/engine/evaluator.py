@@ -140,11 +140,7 @@ def compute_metrics(
             metrics |= {f"CF1@{k}": at_k.CF1, f"OF1@{k}": at_k.OF1}
     if seen is not None and not all(seen):
         metrics |= zero_shot_metrics(
-            values,
-            targets,
-            seen,
-            protocol.average_precision,
-            protocol.top_k,
+            *(values, targets, seen, protocol.average_precision, protocol.top_k),
             zsl_images=protocol.zsl_images,
             gzsl_images=protocol.gzsl_images,
         )

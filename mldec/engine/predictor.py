@@ -137,7 +137,7 @@ class Predictor:
         if isinstance(images, (str, Path, Image.Image)):
             raise DataError(f"expected a list of images, found one image; pass [{images!r}]")
         rows = [prediction.scores for prediction in self._readable(images, batch_size)]
-        return np.array(rows, np.float32).reshape(len(rows), len(self.labels))
+        return np.array(rows, np.float32) if rows else np.empty((0, len(self.labels)), np.float32)
 
     def stream(
         self,

@@ -515,8 +515,8 @@ class Trainer:
 
     def _reported(self, metrics: dict[str, dict[str, float]]) -> str:
         """The weights whose metrics the protocol reports: raw, EMA, or the better of both."""
-        if "ema" not in metrics or self.config.protocol.report == "raw":
+        if "ema" not in metrics:
             return "raw"
-        if self.config.protocol.report == "ema":
-            return "ema"
+        if self.config.protocol.report in metrics:
+            return self.config.protocol.report
         return max(("raw", "ema"), key=lambda name: metrics[name].get(self.headline, math.nan))

@@ -136,10 +136,8 @@ def _dynamic(example: Sequence[Tensor]) -> tuple[dict[int, Any], ...]:
 @contextlib.contextmanager
 def _exporting(name: str, what: str = "the network cannot be expressed in this format") -> Iterator[None]:
     """Silence the warnings and logs of exporters, and turn their many kinds of errors into RunError."""
-    loggers = [logging.getLogger(part) for part in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             yield
@@ -147,5 +145,4 @@ def _exporting(name: str, what: str = "the network cannot be expressed in this f
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise RunError(f"format={name}: {what}: {reason}; debug=true shows all of it") from error
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)

@@ -16,8 +16,6 @@ from markupsafe import Markup
 
 from mldec.data.image import scaled_side
 
-SHOWN_LABELS = 200
-
 # Metrics in the order of the card: their name on the Hub, and their meaning.
 METRICS = {
     "mAP": ("mean_average_precision", "mean average precision over the labels, %"),
@@ -42,33 +40,15 @@ def model_card(
         differences: the largest difference of each file from the network's logits.
         notes: sentences about the export.
     """
-    config, environment = description["config"], description.get("environment", {})
-    backbone = config["backbone"].get("model") or config["backbone"]["name"]
     split, figures = _figures(description)
-    names = description["labels"][:SHOWN_LABELS]
-    training = {
-        "backbone": backbone,
-        **{part: config[part]["name"] for part in ("head", "loss", "augment", "optimizer")},
-        "epochs": config["schedule"]["epochs"],
-        "batch size": config["schedule"]["batch_size"],
-        "maximum learning rate": config["schedule"]["max_lr"],
-        "seed": config["seed"],
-        "commit of mldec": environment.get("commit"),
-        "torch": environment.get("packages", {}).get("torch"),
-        "device": environment.get("device"),
-    }
     body = template("model_card.md").render(
         {"data": {}, "environment": {}, **description},
-        backbone=backbone,
         split=split,
         figures=figures,
         meanings={name: meaning for name, (_, meaning) in METRICS.items()},
-        shown_labels=list(zip(names, description["seen"] or [True] * len(names), strict=False)),
         sizes=sizes,
         differences=differences,
         notes=notes,
-        by_vectors=len(description["inputs"]) > 1,
-        training=training,
     )
     return f"---\n{_header(description, sizes).to_yaml()}\n---\n\n" + re.sub("\n{3,}", "\n\n", body)
 
