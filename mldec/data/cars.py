@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,8 +26,8 @@ TREE = [
     "cars_test/",
 ]
 ADVICE = (
-    "cars_annos.mat with car_ims/, or class folders train/<class>/ and test/<class>/, will do, too. The original site "
-    "no longer has the files; look for copies of `cars_train.tgz`, `cars_test.tgz`, `car_devkit.tgz`"
+    "cars_annos.mat with car_ims/, or class folders train/<class>/ and test/<class>/, are read as well. The original "
+    "site no longer has the files; look for copies of `cars_train.tgz`, `cars_test.tgz`, `car_devkit.tgz`"
 )
 
 
@@ -57,16 +57,14 @@ def build_cars(config: CarsConfig, *, split: str) -> ImageIndex:
     """
     check_split(config, split)
     root = config.folder
-    whole = os.path.join(root, "cars_annos.mat")
-    classes = os.path.join(root, split)
+    whole, classes, kit = (os.path.join(root, name) for name in ("cars_annos.mat", split, "devkit"))
     read: Callable[[], ImageIndex]
     if os.path.isfile(whole):
         require(root, ["cars_annos.mat", "car_ims/"], ADVICE)
         sources, read = [whole, os.path.join(root, "car_ims")], lambda: _read_whole(whole, root, split)
-    elif os.path.isdir(classes) and not os.path.isdir(os.path.join(root, "devkit")):
+    elif os.path.isdir(classes) and not os.path.isdir(kit):
         sources, read = [classes, *class_folders(classes)], lambda: read_class_folders(classes)
     else:
-        kit = os.path.join(root, "devkit")
         annotations = os.path.join(kit, f"cars_{'train_annos' if split == 'train' else 'test_annos_withlabels'}.mat")
         beside = os.path.join(root, os.path.basename(annotations))  # the labels of test were published by themselves
         annotations = beside if os.path.isfile(beside) and not os.path.isfile(annotations) else annotations
@@ -80,73 +78,61 @@ def build_cars(config: CarsConfig, *, split: str) -> ImageIndex:
 def _read_kit(meta: str, annotations: str, images: str) -> ImageIndex:
     labels = _class_names(meta, _load(meta))
     entries = _entries(annotations, _load(annotations), ("fname", "class"))
-    samples = ((_text(entry["fname"]), _column(annotations, entry["class"], labels)) for entry in entries)
+    samples = ((str(entry["fname"]), [_column(annotations, entry, labels)], (), ()) for entry in entries)
     with naming(annotations):
-        return ImageIndex.build(((name, [column], (), ()) for name, column in samples), root=images, labels=labels)
+        return ImageIndex.build(samples, root=images, labels=labels)
 
 
 def _read_whole(path: str, root: str, split: str) -> ImageIndex:
     content = _load(path)
     labels = _class_names(path, content)
-
-    def samples() -> Iterator[tuple[str, list[int], tuple[()], tuple[()]]]:
-        for entry in _entries(path, content, ("relative_im_path", "class", "test")):
-            if (_number(path, entry["test"]) == 1) == (split == "test"):
-                name = posixpath.normpath(_text(entry["relative_im_path"]))
-                yield name, [_column(path, entry["class"], labels)], (), ()
-
+    entries = _entries(path, content, ("relative_im_path", "class", "test"))
+    samples = (
+        (posixpath.normpath(str(entry["relative_im_path"])), [_column(path, entry, labels)], (), ())
+        for entry in entries
+        if (entry["test"] == 1) == (split == "test")
+    )
     with naming(path):
-        return ImageIndex.build(samples(), root=root, labels=labels)
+        return ImageIndex.build(samples, root=root, labels=labels)
 
 
 def _load(path: str) -> dict[str, Any]:
     from scipy.io import loadmat  # here, since only these files need it
 
     try:
-        content: dict[str, Any] = loadmat(io.BytesIO(read_bytes(path, most=MAX_SMALL)))
+        return loadmat(io.BytesIO(read_bytes(path, most=MAX_SMALL)), simplify_cells=True)
     except DataError:
         raise
     except Exception as error:  # a damaged file fails with errors of a dozen types
         raise DataError(f"{path}: cannot be read as a .mat file: {error or type(error).__name__}") from None
-    return content
 
 
 def _class_names(path: str, content: dict[str, Any]) -> LabelSpace:
     if "class_names" not in content:
         raise DataError(f"{path}: holds no class_names; is it the published file?")
-    return LabelSpace([_text(name) for name in content["class_names"].ravel()])
+    return LabelSpace([str(name) for name in content["class_names"]])
 
 
-def _entries(path: str, content: dict[str, Any], fields: tuple[str, ...]) -> list[Any]:
+def _entries(path: str, content: dict[str, Any], fields: tuple[str, ...]) -> list[dict[str, Any]]:
     """The records of `annotations`, all of which have `fields`."""
-    annotations = content.get("annotations")
-    names = getattr(getattr(annotations, "dtype", None), "names", None) or ()
-    missing = [field for field in fields if field not in names]
-    if annotations is None or missing:
+    entries = content.get("annotations")
+    entries = [entries] if isinstance(entries, dict) else entries
+    names = list(entries[0]) if isinstance(entries, list) and isinstance(entries[0], dict) else []
+    if entries is None or not set(fields) <= set(names):
         found = ", ".join(names) or "nothing"
         raise DataError(
-            f"{path}: `annotations` must have {', '.join(fields)}, found {found}; the test file without labels is "
-            "of no use here, cars_test_annos_withlabels.mat has them"
+            f"{path}: `annotations` must have {', '.join(fields)}, found {found}; the test file without labels cannot "
+            "be used, cars_test_annos_withlabels.mat has them"
         )
-    return list(annotations.ravel())
+    return entries
 
 
-def _column(path: str, value: Any, labels: LabelSpace) -> int:
-    number = _number(path, value)
+def _column(path: str, entry: dict[str, Any], labels: LabelSpace) -> int:
+    try:
+        number = int(entry["class"])
+    except (ValueError, TypeError):
+        found = str(entry["class"])[:40]
+        raise DataError(f"{path}: expected a number, found {found!r}; is it the published file?") from None
     if not 1 <= number <= len(labels):
         raise DataError(f"{path}: class {number} is out of range; classes are 1 to {len(labels)}")
     return number - 1
-
-
-def _number(path: str, value: Any) -> int:
-    try:
-        return int(value.item())
-    except (ValueError, TypeError, AttributeError):
-        raise DataError(f"{path}: expected a number, found {_text(value)[:40]!r}; is it the published file?") from None
-
-
-def _text(value: Any) -> str:
-    """The text in a cell, which a .mat file wraps into arrays."""
-    while hasattr(value, "dtype") and value.dtype == object and value.size == 1:
-        value = value.item()
-    return str(value.item() if hasattr(value, "item") else value)

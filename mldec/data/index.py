@@ -236,7 +236,7 @@ class ImageIndex:
         """With all lists of columns changed; `change` also selects the values that stay."""
         lists = {name: change(getattr(self, name)) for name in ("positives", "negatives", "unknown")}
         confidence = None if self.confidence is None else self.confidence[lists["positives"][1]]
-        changed = {name: new for name, (new, _) in lists.items()}
+        changed: dict[str, Any] = {name: new for name, (new, _) in lists.items()}
         return dataclasses.replace(self, confidence=confidence, **changed, **others)
 
     def drop_unannotated(self) -> ImageIndex:

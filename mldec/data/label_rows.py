@@ -6,19 +6,20 @@ import csv
 import logging
 import os
 import re
+import time
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from mldec.data.progress import progress
 from mldec.errors import DataError
 from mldec.untrusted import open_text
 
 logger = logging.getLogger(__name__)
 
-OTHER = np.iinfo(np.uint16).max  # the column of a label that is none of ours
+LOG_SECONDS = 15.0  # between two lines of progress
+OTHER = np.iinfo(np.uint16).max  # the column of a label of another class
 
 
 @dataclass
@@ -32,7 +33,7 @@ class LabelRows:
 
 
 def read_label_rows(path: str, codes: dict[str, int], *, machine: bool) -> LabelRows:
-    """One pass over a label file. A person's confidence is 0 or 1, a machine's anything between."""
+    """One pass over a label file. The confidence of a person is 0 or 1, that of a machine anything between."""
     images, columns, confidence = array("Q"), array("H"), array("f")
     numbers = {"0": 0.0, "1": 1.0}  # a handful of texts; parsing each of sixty million takes longer
     last, image, line, others = "", 0, 1, 0
@@ -40,7 +41,7 @@ def read_label_rows(path: str, codes: dict[str, int], *, machine: bool) -> Label
         for line, (name, code, text) in csv_rows(path, ("ImageID", "LabelName", "Confidence")):  # noqa: B007
             if name != last:  # rows of an image mostly stand together
                 if re.fullmatch("[0-9a-f]{16}", name) is None:
-                    raise ValueError(f"ImageID {name!r} is not of 16 digits or letters a to f")
+                    raise ValueError(f"ImageID {name!r} is not 16 digits or letters a to f")
                 last, image = name, int(name, 16)
             if text not in numbers:
                 numbers[text] = _confidence(text, machine)
@@ -66,32 +67,31 @@ def read_label_rows(path: str, codes: dict[str, int], *, machine: bool) -> Label
 def _confidence(text: str, machine: bool) -> float:
     value = float(text)
     if not (0 <= value <= 1 if machine else value in (0, 1)):
-        raise ValueError(f"Confidence {text} is not {'between 0 and 1' if machine else '0 or 1, as a person says'}")
+        raise ValueError(f"Confidence {text} is not {'between 0 and 1' if machine else '0 or 1, as people verify'}")
     return value
 
 
 def csv_rows(path: str, names: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells of the named columns) of each row, with progress shown."""
+    """(line number, cells of the named columns) of each row; logs how far it has come now and then."""
+    logged = time.monotonic()
     try:
-        with (
-            open_text(path, encoding="utf-8", newline="") as file,
-            progress(f"reading {os.path.basename(path)}", os.path.getsize(path)) as show,
-        ):
+        with open_text(path, encoding="utf-8", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
             missing = [name for name in names if name not in header]
             if missing:
                 found = ",".join(header)[:80] or "nothing"
                 raise DataError(f"{path}: its first line must name {', '.join(names)}; found {found}")
-            places = [header.index(name) for name in names]
+            columns = [header.index(name) for name in names]
             for row in reader:
                 try:
-                    yield reader.line_num, [row[place] for place in places]
+                    yield reader.line_num, [row[column] for column in columns]
                 except IndexError:
                     raise DataError(
                         f"{path} line {reader.line_num}: {len(row)} cells, expected {len(header)}"
                     ) from None
-                if reader.line_num % 2**16 == 0:
-                    show(file.done)
+                if reader.line_num % 2**16 == 0 and time.monotonic() - logged >= LOG_SECONDS:
+                    logged = time.monotonic()
+                    logger.info("reading %s: %.0f %%", path, 100 * file.done / os.path.getsize(path))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from None

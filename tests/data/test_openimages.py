@@ -144,7 +144,7 @@ def test_splits_have_the_published_names_in_any_of_some_folders(tmp_path: Path) 
         ("", "its first line must name ImageID, LabelName, Confidence; found nothing"),
         ("ImageID,Source\n", "must name ImageID, LabelName, Confidence; found ImageID,Source"),
         ("ImageID,LabelName,Confidence\n", "holds no label"),
-        ("ImageID,LabelName,Confidence\n00,/m/02dog,1\n", "line 2: ImageID '00' is not of 16"),
+        ("ImageID,LabelName,Confidence\n00,/m/02dog,1\n", "line 2: ImageID '00' is not 16"),
         (f"ImageID,LabelName,Confidence\n{image(1)},/m/02dog,1\n0x{image(1)[2:]},/m/02dog,1\n", "line 3: ImageID '0x"),
         (f"ImageID,LabelName,Confidence\n{image(1)},/m/02dog,0.5\n", "line 2: Confidence 0.5 is not 0 or 1"),
         (f"ImageID,LabelName,Confidence\n{image(1)},/m/02dog,yes\n", "line 2: could not convert"),
