@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -119,16 +119,28 @@ def scene_files(config: ScenesConfig, split: str) -> tuple[str, str]:
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels of the scene
 
 
-def scene_boxes(config: ScenesConfig, split: str) -> list[dict[str, list[Box]]]:
-    """For each row of a split, the boxes of its digits by class: {"red seven": [(x, y, width, height)]}."""
-    annotations, _ = scene_files(config, split)
+class Scene(NamedTuple):
+    """A scene of a split: its file, its side in pixels, and the boxes of its digits by class."""
+
+    file_name: str
+    side: int
+    boxes: dict[str, list[Box]]  # {"red seven": [(x, y, width, height)]}
+
+
+def read_scenes(annotations: str) -> tuple[list[str], list[Scene]]:
+    """The classes and the scenes of an annotation file, in the order of the file."""
     content = read_json(annotations)
     names = {category["id"]: category["name"] for category in content["categories"]}
-    rows: dict[int, dict[str, list[Box]]] = {image["id"]: {} for image in content["images"]}
+    scenes = {image["id"]: Scene(image["file_name"], image["width"], {}) for image in content["images"]}
     for annotation in content["annotations"]:
-        boxes = rows[annotation["image_id"]].setdefault(names[annotation["category_id"]], [])
+        boxes = scenes[annotation["image_id"]].boxes.setdefault(names[annotation["category_id"]], [])
         boxes.append(tuple(annotation["bbox"]))
-    return list(rows.values())
+    return list(names.values()), list(scenes.values())
+
+
+def scene_boxes(config: ScenesConfig, split: str) -> list[dict[str, list[Box]]]:
+    """For each row of a split, the boxes of its digits by class."""
+    return [scene.boxes for scene in read_scenes(scene_files(config, split)[0])[1]]
 
 
 def unseen_classes(colours: int) -> tuple[list[str], list[str]]:

@@ -9,16 +9,14 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from mldec.config import Count
 from mldec.data.cache import cached
-from mldec.data.digits import Box, ScenesConfig, scene_boxes, scene_files
+from mldec.data.digits import Box, Scene, ScenesConfig, read_scenes, scene_files
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
-from mldec.untrusted import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +48,7 @@ def build_digits_many(config: DigitsManyConfig, *, split: str) -> ImageIndex:
 
 def placed_boxes(config: DigitsManyConfig, split: str) -> list[dict[str, list[Box]]]:
     """For each row of a split, the boxes of its digits by class: {"red seven top left": [(x, y, width, height)]}."""
-    rows: list[dict[str, list[Box]]] = []
-    for scene in scene_boxes(config, split):
-        rows.append({})
-        for name, boxes in scene.items():
-            for box in boxes:
-                rows[-1].setdefault(f"{name} {PLACES[place(box, config.image_size)]}", []).append(box)
-    return rows
+    return [_by_place(scene) for scene in read_scenes(scene_files(config, split)[0])[1]]
 
 
 def place(bbox: tuple[int, int, int, int], size: int) -> int:
@@ -69,22 +61,21 @@ def place(bbox: tuple[int, int, int, int], size: int) -> int:
     return 3 * row + column
 
 
+def _by_place(scene: Scene) -> dict[str, list[Box]]:
+    placed: dict[str, list[Box]] = {}
+    for name, boxes in scene.boxes.items():
+        for box in boxes:
+            placed.setdefault(f"{name} {PLACES[place(box, scene.side)]}", []).append(box)
+    return placed
+
+
 def _read(annotations: str, images: str) -> ImageIndex:
     logger.info("reading %s", annotations)
     try:
-        return _read_scenes(read_json(annotations), images)
+        classes, scenes = read_scenes(annotations)
+        labels = LabelSpace([f"{name} {where}" for name in classes for where in PLACES])
+        samples = ((scene.file_name, sorted(map(labels.index, _by_place(scene))), (), ()) for scene in scenes)
+        return ImageIndex.build(samples, root=images, labels=labels)
     except (DataError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        scenes = os.path.dirname(images)
-        raise DataError(f"{annotations} cannot be read: {error}; delete {scenes} to have it drawn again") from None
-
-
-def _read_scenes(content: Any, images: str) -> ImageIndex:
-    classes = [category["name"] for category in content["categories"]]
-    labels = LabelSpace([f"{name} {where}" for name in classes for where in PLACES])
-    sizes = {image["id"]: image["width"] for image in content["images"]}
-    present: dict[int, set[int]] = {image: set() for image in sizes}
-    for annotation in content["annotations"]:
-        image, coloured_digit = annotation["image_id"], annotation["category_id"] - 1
-        present[image].add(len(PLACES) * coloured_digit + place(annotation["bbox"], sizes[image]))
-    samples = ((image["file_name"], sorted(present[image["id"]]), (), ()) for image in content["images"])
-    return ImageIndex.build(samples, root=images, labels=labels)
+        folder = os.path.dirname(images)
+        raise DataError(f"{annotations} cannot be read: {error}; delete {folder} to have it drawn again") from None
