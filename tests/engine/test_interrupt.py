@@ -79,7 +79,7 @@ class Slow(ProcessGroup):
 def test_a_request_during_a_vote_is_neither_lost_nor_acted_upon_alone() -> None:
     trainer = SimpleNamespace(group=Slow(size=2))
     with stop_on_interrupt() as trainer.stop:
-        assert not Trainer._stops(trainer)  # type: ignore[arg-type]  # the other process has the same answer
+        assert not Trainer._should_stop(trainer)  # type: ignore[arg-type]  # the other process has the same answer
         assert trainer.stop.requested
-        assert Trainer._stops(trainer)  # type: ignore[arg-type]
+        assert Trainer._should_stop(trainer)  # type: ignore[arg-type]
         assert trainer.stop.exit_code == 75
