@@ -57,7 +57,8 @@ def read_batches(path: str, columns: Sequence[str] | None = None) -> Iterator[An
         texts = [leaf.path for leaf in chosen.values() if leaf.physical_type == "BYTE_ARRAY"]
         rows = max(1, min(ROWS, CELLS // (1 + sum(1 + max(0, leaf.length) // ITEM for leaf in chosen.values()))))
         with parquet.ParquetFile(path, metadata=metadata, read_dictionary=texts) as file:
-            for batch in file.iter_batches(rows, columns=wanted):
+            groups = range(metadata.num_row_groups)  # each by itself: it has dictionaries of its own
+            for batch in (b for group in groups for b in file.iter_batches(rows, row_groups=[group], columns=wanted)):
                 if sum(map(_text_size, batch.columns)) > MAX_TEXT:
                     raise DataError(
                         f"{path}: {len(batch):,} of its rows unpack to more than {MAX_TEXT:,} bytes of text; leave "
@@ -86,7 +87,7 @@ def refuse_nested(path: str, columns: Sequence[str]) -> None:
         inner = kind.value_type if arrow.types.is_list(kind) or arrow.types.is_large_list(kind) else kind
         if arrow.types.is_nested(inner):
             raise DataError(
-                f"{path}: column {shortened(name)} holds {shortened(kind)}; text is needed, or a list of texts. Write "
+                f"{path}: column {shortened(name)} holds {shortened(str(kind))}; text is needed, or a list of texts. Write "
                 "images that are within a table to files, and their paths into a column"
             )
 

@@ -249,7 +249,7 @@ def _states(
         state = None if isinstance(value, (list, dict)) else STATES.get(str(value).strip().lower())
         if state is None:
             raise DataError(
-                f"{where}: column {name} holds {shortened(value)}; allowed are 1 present, 0 absent, -1 or nothing "
+                f"{where}: column {name} holds '{shortened(value)}'; allowed are 1 present, 0 absent, -1 or nothing "
                 f"unknown. If it is no class: dataset.ignore=[{name}]"
             )
         found[state].append(column)
