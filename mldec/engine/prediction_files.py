@@ -13,6 +13,7 @@ from typing import NamedTuple
 from mldec.engine.predictions import FORMATS, check_form
 from mldec.errors import ConfigError, DataError, printable_name, shortened
 from mldec.files import check_output_directory, check_output_file, refuse_overwriting
+from mldec.untrusted import MAX_LIST, read_bytes
 
 ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif"}
 #: Endings of images that cannot be read: they are reported, not skipped silently.
@@ -71,8 +72,11 @@ def read_list(source: str) -> list[str]:
     DataError for a file that cannot be read, or without lines.
     """
     try:
-        data = sys.stdin.buffer.read() if source == "-" else Path(source[1:]).expanduser().read_bytes()
-    except (OSError, RuntimeError) as error:  # RuntimeError: ~nobody
+        if source != "-":
+            data = read_bytes(Path(source[1:]).expanduser(), most=MAX_LIST)
+        elif len(data := sys.stdin.buffer.read(MAX_LIST + 1)) > MAX_LIST:
+            raise DataError(f"more than {MAX_LIST:,} bytes; give it in parts")
+    except (DataError, OSError, RuntimeError) as error:  # RuntimeError: ~nobody
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"input={shortened(source)}: cannot be read: {reason}") from None
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\0" if b"\0" in data else b"\n")
