@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 	@echo
 	@echo "next: source $(BIN)/activate, then the commands above and those of README.md"
 
-# ARGS="rows=gap seeds=0 dataset.root=…" are further words of `mldec table`.
+# ARGS="rows=gap seeds=0 dataset.root=…" are further options of `mldec table`.
 SCALE ?= paper
 table-% figure-%: $(VENV)/.installed
 	$(BIN)/mldec table $(subst -,,$@) scale=$(SCALE) $(ARGS)
@@ -51,13 +51,13 @@ wheel-check: $(VENV)/.installed
 	  $$python -c "import mldec; assert mldec.__file__.startswith('$$folder'), mldec.__file__"; \
 	  $$python -m mldec train experiment=digits debug=fast dataset.train=64 dataset.val=16 dataset.test=16 run_dir=run; \
 	  $$python -m mldec report run=run > /dev/null; \
-	  $$python -m mldec table 1 run=false > /dev/null
+	  $$python -m mldec table 1 report_only=true > /dev/null
 
 # Where there is a network: what the GPU machine's Python may lack goes into .wheels/. LACKS=scipy,… for more.
 gpu-wheels: $(VENV)/.installed-test
 	$(BIN)/python scripts/gpu_wheels.py $(if $(LACKS),lacks=$(LACKS))
 
-# On the machine with the GPU, whose own Python has torch. ARGS="budget=480 records=DIR tresnet_l" are words of the script.
+# On the machine with the GPU, whose own Python has torch. ARGS="budget=480 records=DIR tresnet_l" are options of the script.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 gpu-check:
 	$(GPU_PYTHON) scripts/gpu_check.py $(ARGS)
@@ -68,7 +68,7 @@ format: $(VENV)/.installed-test
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "mldec needs Python 3.11 or newer, found $$($(PYTHON) --version); type make PYTHON=python3.12"; exit 1; }
+	  { echo "mldec needs Python 3.11 or newer, found $$($(PYTHON) --version); use make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
