@@ -33,13 +33,13 @@ def test_a_full_disk_is_one_warning_and_the_records_go_on(
     monkeypatch.setattr(board._EventFile, "write", full)
     before = set(threading.enumerate())
     with caplog.at_level(logging.WARNING):
-        tracker = MetricWriter(tmp_path, tensorboard=True)
+        writer = MetricWriter(tmp_path, tensorboard=True)
         for step in range(1, 30):
-            tracker.record("train", step, {"loss": 1.0, "lr": 0.1})
-        tracker.image("x", np.zeros((4, 4, 3), np.uint8), 3)
-        tracker.label_histogram("x", np.array([1, 2, 3]))
-        tracker.precision_recall("x", np.array([0.1, 0.9]), np.array([0, 1]), 3)
-        tracker.close()
+            writer.record("train", step, {"loss": 1.0, "lr": 0.1})
+        writer.image("x", np.zeros((4, 4, 3), np.uint8), 3)
+        writer.label_histogram("x", np.array([1, 2, 3]))
+        writer.precision_recall("x", np.array([0.1, 0.9]), np.array([0, 1]), 3)
+        writer.close()
     assert set(threading.enumerate()) <= before  # none that could die by itself
     assert [record.getMessage().partition(" (")[0] for record in caplog.records] == [
         f"warning: no curves can be written to {tmp_path / 'tensorboard'} any more"
@@ -51,20 +51,20 @@ def test_a_full_disk_is_one_warning_and_the_records_go_on(
 def test_each_event_is_there_at_once(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    tracker = MetricWriter(tmp_path, tensorboard=True)
-    tracker.record("train", 1, {"loss": 2.5})
+    writer = MetricWriter(tmp_path, tensorboard=True)
+    writer.record("train", 1, {"loss": 2.5})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.value for event in events.Scalars("train/loss")] == [2.5]
-    tracker.close()
+    writer.close()
 
 
 def test_a_record_that_cannot_be_written_is_one_error_that_names_its_file(tmp_path: Path) -> None:
-    tracker = MetricWriter(tmp_path, tensorboard=False)
-    tracker.record("train", 1, {"loss": 2.5})
-    tracker._file.close()
-    tracker._file = Path("/dev/full").open("w")  # noqa: SIM115
+    writer = MetricWriter(tmp_path, tensorboard=False)
+    writer.record("train", 1, {"loss": 2.5})
+    writer._file.close()
+    writer._file = Path("/dev/full").open("w")  # noqa: SIM115
     with pytest.raises(RunError, match=rf"cannot write {tmp_path}/metrics\.jsonl: No space left.*resume={tmp_path}"):
-        tracker.record("train", 2, {"loss": 2.5})
-    tracker.close()  # does not raise once more
+        writer.record("train", 2, {"loss": 2.5})
+    writer.close()  # does not raise once more
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 1
