@@ -81,8 +81,8 @@ def main(argv: Sequence[str]) -> None:
     options, _ = parse(argv, PointingOptions, "pointing")
     if not options.report_only:
         output, threads = options.output.absolute(), max(1, (os.cpu_count() or 2) // options.jobs)
-        runtime, slots = (*RUNTIME, f"runtime.threads={threads}"), ({},) * options.jobs
-        place = Workspace(records=output / "pointing", runs=output / "runs", slots=slots, runtime=runtime)
+        folders, runtime = {"records": output / "pointing", "runs": output / "runs"}, f"runtime.threads={threads}"
+        place = Workspace(**folders, slots=({},) * options.jobs, runtime=(*RUNTIME, runtime))
         jobs = {(head, seed): job(head, seed) for seed in options.seeds for head in HEADS}
         train(list(jobs.values()), place)
         for (head, seed), training in jobs.items():
@@ -160,7 +160,8 @@ def draw(predictors: dict[Head, Predictor]) -> None:
         return bool((predictor.scores([image])[0, [names.index(name) for name in labels]] > 0.5).all())
 
     columns = 1 + sum(len(head.weightings) for head in predictors)
-    tiles, captions, group_tiles, group_captions = [], [], [], []
+    tiles, group_tiles = list[np.ndarray](), list[np.ndarray]()
+    captions, group_captions = list[Any](), list[Any]()
     for row in range(len(test)):
         image, name = decode(test.path(row)), next(iter(boxes[row]))
         wanted = len(tiles) < SCENES * columns and len(boxes[row]) >= 4

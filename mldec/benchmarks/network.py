@@ -34,7 +34,7 @@ class Network:
 
     def __init__(self, config: Config, num_labels: int) -> None:
         self.num_labels = num_labels
-        samples = [(str(number), [0], [], []) for number in range(config.schedule.batch_size)]
+        samples = ((str(number), (0,), (), ()) for number in range(config.schedule.batch_size))
         index = ImageIndex.build(samples, root=".", labels=_labels(num_labels))  # never opened
         embeddings, splits = _label_embeddings(config, num_labels), data_splits.Splits(index, index, index)
         self.trainer = Trainer(config, splits, Display(quiet=True), fresh=False, label_embeddings=embeddings)

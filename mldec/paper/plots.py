@@ -89,8 +89,8 @@ def _points(table: PaperTable, plot: Plot, results: Sequence[RowResult], scale: 
         ):
             if across is not None and up is not None:
                 points.setdefault(series, []).append(PlotPoint(across, up, spread, _name(row, plot)))
-    for points in (*given.values(), *gained.values()):
-        points.sort(key=lambda point: point[:2])
+    for found in (*given.values(), *gained.values()):
+        found.sort(key=lambda point: point[:2])
     return given, gained
 
 

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from mldec.benchmarks.figure import markdown_table
 from mldec.errors import printable_name
@@ -196,7 +196,7 @@ def _machine(records: Sequence[Record]) -> str:
         return "No row has a record yet."
     versions: dict[str, set[str]] = {"mldec": set(), "torch": set(), "timm": set(), "Python": set()}
     for record in records:
-        there = record.environment
+        there: Mapping[str, Any] = record.environment
         found = {**there.get("packages", {}), "mldec": there.get("mldec"), "Python": there.get("python")}
         for name in versions:
             versions[name] |= {str(found[name])} if found.get(name) else set()
@@ -205,9 +205,9 @@ def _machine(records: Sequence[Record]) -> str:
 
 
 def _devices(records: Sequence[Record]) -> str:
+    environments: list[Mapping[str, Any]] = [record.environment for record in records]
     devices, threads, precisions = (
-        {record.environment[name] for record in records if record.environment.get(name)}
-        for name in ("device", "threads", "precision")
+        {there[name] for there in environments if there.get(name)} for name in ("device", "threads", "precision")
     )
     if not devices:
         return ""

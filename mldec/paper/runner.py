@@ -297,7 +297,7 @@ def _claim(workspace: Workspace, job: Job, *, patient: bool, stop: threading.Eve
     while True:
         with contextlib.ExitStack() as stack:
             paths = [folder / f"{job.key}.lock" for folder in folders]
-            locks = [stack.enter_context(open(path, "w", opener=without_links)) for path in paths]
+            locks: list[IO[str]] = [stack.enter_context(open(path, "w", opener=without_links)) for path in paths]
             if all(map(_lock, locks)):
                 yield locks
                 return

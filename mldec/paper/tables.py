@@ -7,7 +7,7 @@ reproduces it. A figure has the name of a metric, or is one of `COUNTED`, which 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
@@ -191,12 +191,14 @@ def _table(entry: Mapping[str, Any]) -> PaperTable:
     keys = [row.key for row in table.rows]
     if len(set(keys)) < len(keys):
         raise ValueError(f"{where}: two rows have the same key: {keys}")
-    used = [(f"{row.key}: a cell", row.cells, table.cells) for row in table.rows]
-    used += [(f"{row.key}: a figure", row.published, table.figures) for row in table.rows]
-    used += [(f"{row.key}: chosen_in", filter(None, [row.chosen_in]), keys) for row in table.rows]
-    used += [("plateau", [*table.plateau, *table.plateau.values()], keys)]
-    used += [("findings: a row", [key for f in table.findings for key in (f.better, f.worse)], keys)]
-    used += [("findings: a figure", [finding.figure for finding in table.findings], table.figures)]
+    used: list[tuple[str, Iterable[str], Iterable[str]]] = [
+        *((f"{row.key}: a cell", row.cells, table.cells) for row in table.rows),
+        *((f"{row.key}: a figure", row.published, table.figures) for row in table.rows),
+        *((f"{row.key}: chosen_in", filter(None, [row.chosen_in]), keys) for row in table.rows),
+        ("plateau", [*table.plateau, *table.plateau.values()], keys),
+        ("findings: a row", [key for f in table.findings for key in (f.better, f.worse)], keys),
+        ("findings: a figure", [finding.figure for finding in table.findings], table.figures),
+    ]
     for what, names, known in used:
         if unknown := set(names) - set(known):
             raise ValueError(f"{where}, {what}: {sorted(unknown)} do not exist; allowed: {', '.join(known)}")

@@ -80,7 +80,7 @@ def _warnings(sides: Sequence[ComparedRun]) -> list[str]:
     """What makes metrics of these runs differ for other reasons than what was trained."""
     protocols = {_protocol(side) for side in sides}
     trained = {str(facts.get("fingerprint")) for side in sides if (facts := side.run.facts("train"))}
-    found = {
+    found: dict[str, set[Any]] = {
         f"The protocols differ: {' / '.join(sorted(protocols))}. Their metrics cannot be compared.": protocols,
         "The images or labels that were measured differ (other fingerprints of the data).": (
             {_fingerprint(side) for side in sides} - {""}

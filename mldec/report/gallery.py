@@ -109,7 +109,7 @@ def _interesting(measured: MeasuredSplit, row: int) -> list[int]:
     cost = np.where(targets == 1, 1 - scores, np.where(targets == 0, scores, 0.0))
     columns = np.flatnonzero(given | (targets == 1))
     wrong_first = np.where((given & (targets == 1))[columns], 0, -cost[columns])
-    return columns[np.lexsort((columns, -scores[columns], wrong_first))].tolist()  # type: ignore[no-any-return]
+    return columns[np.lexsort((columns, -scores[columns], wrong_first))].tolist()
 
 
 def _given(measured: MeasuredSplit, scores: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Properties: a comparison shows each run's own figures and the settings that differ, and warns of others."""
+"""Properties: a comparison shows each run's metrics, the settings that differ, and warns of other data or protocols."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def runs(trained: Path, second: Path, tmp_path: Path) -> list[Path]:
     return [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in (trained, second)]
 
 
-def compare(runs: list[Path], output: Path, *words: str) -> Page:
-    assert run(["report", f"run={','.join(map(str, runs))}", f"output={output}", *words]) == 0
+def compare(runs: list[Path], output: Path, *options: str) -> Page:
+    assert run(["report", f"run={','.join(map(str, runs))}", f"output={output}", *options]) == 0
     return Page(output.read_text(encoding="utf-8"))
 
 
@@ -66,22 +66,22 @@ def test_other_images_and_a_run_without_weights_are_warned_of(runs, tmp_path, ca
     assert "A to C" in page.text
 
 
-def test_a_wrong_word_is_one_line(runs, tmp_path, capsys, monkeypatch):
+def test_a_wrong_option_is_one_line(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    for words, part in (
-        ([], "run=RUN"),
-        (["run=nowhere"], "no run folder"),
-        (["run=,"], "run=: empty"),
-        (["run=empty"], "is not a run folder"),
+    for options, part in (
+        ([], "run=… is missing"),
+        (["run=nowhere"], "no run directory"),
+        (["run=,"], "run=,: names no run"),
+        (["run=empty"], "is not a run directory"),
         ([f"run={runs[0]}", "split=tset"], "expected one of train, val, test"),
-        ([f"run={runs[0]}", "weights=no"], "expected one of reported, ema, raw"),
-        ([f"run={runs[0]}", f"output={tmp_path}"], "is a folder"),
+        ([f"run={runs[0]}", "weights=no"], "expected one of best, ema, raw"),
+        ([f"run={runs[0]}", f"output={tmp_path}"], "is a directory"),
         ([f"run={runs[0]},{runs[1]}", "labels=red"], "leave labels out"),
-        ([f"run={runs[0]}", f"runs={runs[1]}"], "run=RUN"),
+        ([f"run={runs[0]}", f"runs={runs[1]}"], "no such option of mldec report; did you mean run"),
         ([f"run={runs[0]}", "hed=gap"], "hed"),
     ):
-        assert run(["report", *words]) == 2, words
+        assert run(["report", *options]) == 2, options
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert part in error
@@ -90,10 +90,10 @@ def test_a_wrong_word_is_one_line(runs, tmp_path, capsys, monkeypatch):
     assert not list(runs[0].glob("*.html"))
 
 
-def test_runs_and_a_comma_in_a_name_are_understood(runs, tmp_path, monkeypatch):
+def test_a_list_and_a_comma_in_a_name_are_understood(runs, tmp_path, monkeypatch):
     odd = runs[0].rename(tmp_path / "a,b")
     monkeypatch.chdir(tmp_path)
     assert run(["report", f"run={odd}"]) == 0
     assert (odd / "report.html").exists()
-    assert run(["report", f"runs=[{runs[1]},{runs[1] / 'checkpoints' / 'last.pt'}]"]) == 0
+    assert run(["report", f"run=[{runs[1]},{runs[1] / 'checkpoints' / 'last.pt'}]"]) == 0
     assert (tmp_path / "comparison.html").exists()

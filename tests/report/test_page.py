@@ -158,9 +158,9 @@ def test_chosen_labels_are_drawn(copy, capsys):
     ("missing", "sentence"),
     [
         ("metrics.jsonl", "There are no curves"),
-        ("config.yaml", "The run left no config.yaml."),
-        ("environment.json", "The run left no environment.json."),
-        ("data.json", "The run left no data.json."),
+        ("config.yaml", "The run has no config.yaml."),
+        ("environment.json", "The run has no environment.json."),
+        ("data.json", "The run has no data.json."),
         ("checkpoints", "The weights could not be read"),
     ],
 )
@@ -190,9 +190,20 @@ def test_an_interrupted_run_and_one_without_images_have_pages(copy, tmp_path, ca
     (copy / "metrics.jsonl").write_text("\n".join(line for line in records if '"test"' not in line) + '\n{"kind": "tr')
     assert "The run did not finish" in make(copy).text
     page = make(copy, f"dataset.test={tmp_path / 'gone.jsonl'}")
-    assert "warning:" in capsys.readouterr().out
+    assert "warning:" in capsys.readouterr().err
     assert page.text.count("The images could not be read") >= 5
     assert "as the run recorded it" in page.text.lower()
+
+
+def test_val_images_in_place_of_a_test_split_are_noted(copy):
+    """Measured again, and as the run recorded it."""
+    assert "optimistically biased" not in make(copy).text
+    note = "the epoch was chosen on them, too, so these metrics are optimistically biased"
+    assert f"test = the val images (no test split): {note}" in make(copy, "dataset.test=null").text
+    data = json.loads((copy / "data.json").read_text())
+    (copy / "data.json").write_text(json.dumps({**data, "test": data["val"]}))
+    shutil.rmtree(copy / "checkpoints")
+    assert f"test = the val images: {note}" in make(copy).text
 
 
 def test_images_that_are_gone_are_a_sentence(copy, image_folder, tmp_path):
