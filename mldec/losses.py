@@ -3,14 +3,14 @@
 All three take logits (B,N), targets (B,N) and optionally a mask of what is known, and give a float32 scalar:
 
     targets 1 present, 0 absent, -1 (anything negative) unknown, in any integer or float dtype; or fractions from mixup
-    known   False where the label is unknown, whatever the target says there
+    known   False where the label is unknown, whatever the target
 
 An unknown label counts as absent with the weight `unknown_weight`; at the default 0 its logit's gradient is exactly 0.
 Half-precision logits are computed in float32, autocast or not; float64 logits stay float64.
 
 `reduction="mean"` divides by all B·N entries (cross-entropy: all B rows), known or not, so that the mean over equal
-micro-batches or devices is the mean over the whole batch. The published recipe sums; Adam with coupled weight decay
-feels the difference, since decay and gradient share one scale there.
+micro-batches or devices is the mean over the whole batch. The published recipe sums; it matters for Adam with
+coupled weight decay, where decay and gradient share one scale.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FLOOR = 1e-8  # probabilities are kept above this before the logarithm, as publi
 
 
 class ThreeStateLoss(nn.Module):
-    """What the losses share: shapes, precision, unknown labels, reduction. A subclass writes `terms`.
+    """Common to the losses: shapes, precision, unknown labels, reduction. A subclass implements `terms`.
 
     Args:
         unknown_weight: weight of an unknown label, which counts as absent. At least 0.
@@ -128,7 +128,7 @@ class AsymmetricLoss(ThreeStateLoss):
             miss = present * not_p + absent * (p - self.clip).clamp(min=0)  # 1 - p_t
             gamma = self.gamma_pos * present + self.gamma_neg * absent
             miss = miss.detach() if self.detach_weight else miss
-            # The floor spares 0^gamma its infinite slope for gamma < 1; where it acts the logarithm is 0 as well.
+            # The minimum avoids the infinite slope of 0^gamma for gamma < 1; where it applies the logarithm is 0, too.
             log_likelihood = log_likelihood * miss.clamp(min=FLOOR).pow(gamma)
         return -weights * log_likelihood
 
@@ -137,7 +137,7 @@ class _WholeAsymmetric(torch.autograd.Function):
     """The summed asymmetric loss of targets that are whole numbers, with focal weights that are constants.
 
     A present label is an absent one of the logit -x without shift: with the sign of each label put into the logit there
-    is one formula for both, and its slope is at hand where its value is. `AsymmetricLoss.terms` says the same plainly.
+    is one formula for both, and its slope is at hand where its value is. `AsymmetricLoss.terms` is the plain form.
     """
 
     @staticmethod
@@ -199,7 +199,7 @@ class BinaryCrossEntropy(ThreeStateLoss):
         target_threshold: targets above it become 1 and all others 0, after smoothing as in timm; undoes the fractions
             of mixup (0.2 in ImageNet A1 and A2). None keeps targets as they are. With a threshold, smoothing only
             moves which fractions are above it; s / 2 <= threshold < 1 - s, so that whole targets keep their side.
-        label_smoothing_toward: "half": targets y become y (1 - s) + s / 2, each label being a question of its own;
+        label_smoothing_toward: "half": targets y become y (1 - s) + s / 2, each label being a decision of its own;
             timm's BinaryCrossEntropy does this to multi-label targets with smooth_dense=True. "uniform": they become
             y (1 - s) + s / N, which spreads s over the N classes of a single-label image; timm does this to class
             numbers.
@@ -343,7 +343,7 @@ def _check_shapes(logits: Tensor, targets: Tensor, known: Tensor | None) -> None
 
 
 def _unknown(targets: Tensor, known: Tensor | None) -> Tensor:
-    """Bool (B,N): where the target or the mask says that the label is not known."""
+    """Bool (B,N): where the label is unknown by its target or by the mask."""
     return targets < 0 if known is None else ~known | (targets < 0)
 
 

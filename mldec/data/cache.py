@@ -1,8 +1,8 @@
 """The index on disk: built once from a dataset's annotations, then opened in an instant and shared by all processes.
 
-A cache file is named by dataset, split and a key: a digest of the settings that shape the index, of the dataset's
+A cache file is named by dataset, split and a key: a digest of the settings that determine the index, of the dataset's
 folder and of the size and times of change of each source. Other sources or settings have another name, so nothing stale
-is ever opened. The file is written beside its place and renamed, and carries checksums; a damaged one is built anew.
+is ever opened. The file is written whole or not at all and has a checksum; a damaged one is built anew.
 
 It lies in `dataset.cache`, or else in the folder that MLDEC_CACHE names, or else in the user's own cache folder: never
 in the dataset's, which may come from a stranger. All of them may be deleted at any time.
@@ -29,7 +29,7 @@ from mldec.untrusted import check_regular
 
 logger = logging.getLogger(__name__)
 
-#: Settings that do not shape the index. Where `root` lies and what it holds is told by folder and sources.
+#: Settings that do not determine the index. Where `root` lies and what it holds folder and sources tell.
 NEUTRAL = frozenset({"root", "image_size", "crop", "interpolation", "on_error", "scaled_decoding", "cache"})
 
 
@@ -52,7 +52,7 @@ def cached(
             that is files added or taken away.
         read: builds the index from the sources; only called if there is no sound cache file.
         root: the index's root, if it may lie elsewhere than in `config.folder`: a cached index with another root is
-            not believed.
+            not used.
 
     Raises:
         DataError: from `read`, for missing images, or if no image is left.
@@ -98,7 +98,7 @@ def cache_folders(config: DatasetConfig) -> list[str]:
 
 def user_cache_folders() -> list[str]:
     """The user's own cache folder: $XDG_CACHE_HOME/mldec or the platform's; none where no home is known."""
-    # A relative one would be taken from wherever the command is typed; the XDG specification says to ignore it.
+    # A relative one would be relative to the current directory; the XDG specification says to ignore it.
     if os.path.isabs(named := os.environ.get("XDG_CACHE_HOME", "")):
         return [os.path.join(named, "mldec")]
     if sys.platform == "win32":
@@ -145,7 +145,7 @@ def _key(config: DatasetConfig, split: str, sources: Sequence[str]) -> str:
 
 
 def _open_sound(path: str, base: str, root: str | None) -> ImageIndex | None:
-    """The index in a cache file; None if there is no such file, it is out of date, or damaged, which is said."""
+    """The index in a cache file; None if there is no such file, it is out of date, or it is damaged, with a warning."""
     try:
         index, gaps = open_index(path, base, root)
     except OSError:
@@ -172,9 +172,9 @@ def _without_missing(index: ImageIndex, config: DatasetConfig) -> tuple[ImageInd
         f"({name_some(map(index.name, missing), len(missing))})"
     )
     if len(missing) == len(index):
-        raise DataError(f"{found}; type dataset.root=FOLDER with the one that their paths are relative to")
+        raise DataError(f"{found}; use dataset.root=FOLDER, the one that their paths are relative to")
     if config.missing == "error":
-        raise DataError(f"{found}; unpack the archive of images again, or go on without them: dataset.missing=drop")
+        raise DataError(f"{found}; unpack the archive of images again, or leave them out: dataset.missing=drop")
     places = sorted({os.path.dirname(index.name(row)) for row in missing})
     gaps = Gaps(len(missing), len(index), {place: changed(os.path.join(index.root, place)) for place in places})
     _warn_of_gaps(gaps, index.root)
@@ -185,7 +185,7 @@ def _without_missing(index: ImageIndex, config: DatasetConfig) -> tuple[ImageInd
 
 def _warn_of_gaps(gaps: Gaps, root: str) -> None:
     logger.warning(
-        "warning: %s: %s of the %s images that the annotations list are missing; going on without them",
+        "warning: %s: %s of the %s images that the annotations list are missing; they are left out",
         root,
         f"{gaps.missing:,}",
         f"{gaps.listed:,}",
@@ -201,5 +201,5 @@ def _without_excluded(index: ImageIndex, root: str, exclusions: str | None) -> I
         row for row, name in enumerate(index.names()) if os.path.normpath(os.path.join(below, name)) not in excluded
     ]
     if not kept:
-        raise DataError(f"{exclusions}: leaves no image of {index.root}; delete lines, or type dataset.exclude=FILE")
+        raise DataError(f"{exclusions}: leaves no image of {index.root}; delete lines, or use dataset.exclude=FILE")
     return index if len(kept) == len(index) else index.subset(kept)

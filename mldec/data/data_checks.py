@@ -1,4 +1,4 @@
-"""What is probably a mistake in the images or labels of a run, found before it begins."""
+"""Probable mistakes in the images or labels of a run, found before it begins."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def find_data_problems(train: ImageIndex, held_out: Mapping[str, ImageIndex]) ->
     positives = train.positives_per_class()
     if not positives.any():
         raise DataError(
-            f"no image of train has a label, of {len(train):,} images and {len(positives):,} labels: nothing could "
+            f"no image of train has a label, of {len(train):,} images and {len(positives):,} labels: nothing can "
             "be learned; `mldec data stats` shows what is read from the annotations"
         )
     found = []
@@ -33,7 +33,8 @@ def find_data_problems(train: ImageIndex, held_out: Mapping[str, ImageIndex]) ->
         shared = [image for image in train.names() if (train.root, image) in own]
         if shared:
             found.append(
-                f"{len(shared):,} of {len(index):,} images of {name} are in train too, so its figures flatter: "
+                f"{len(shared):,} of {len(index):,} images of {name} are in train too, so its metrics are "
+                f"optimistically biased: "
                 f"{name_some(shared, len(shared))}"
             )
     return found

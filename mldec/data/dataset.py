@@ -1,4 +1,4 @@
-"""What all datasets share: their common settings, and the ways in which they say that something is not there."""
+"""The common settings of all datasets, and their errors for what is missing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Crop = Annotated[float, Range(low=0.1, high=1)]
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a published split should have; None where that is not known."""
+    """The figures of a published split; None where they are not known."""
 
     images: int | None = None
     labels: int | None = None
@@ -46,12 +46,12 @@ class DatasetConfig(ComponentConfig):
         image_size: side in pixels of the square that the network sees.
         crop: evaluation sees the centre of an image, this share of its shorter side; null: all of it, squeezed.
         interpolation: of the resize in evaluation; null: bicubic with `crop`, bilinear without.
-        unannotated: what becomes of images without any positive label.
-        missing: what becomes of images that the annotations list and the folder lacks; "ignore" does not look.
-        on_error: what training does with an image that cannot be decoded: stop, or take another one and count it.
-            In evaluation it is always an error.
-        exclude: a file with paths relative to `root`, one a line, of images to leave out, unusual names as JSON
-            strings; null: `root`/excluded.txt, which `mldec data verify --fix` writes, where there is one.
+        unannotated: keep or drop images without any positive label.
+        missing: error or drop for images that the annotations list and the folder lacks; ignore: do not check.
+        on_error: of an image that training cannot decode: error stops, skip uses another one and counts it. In
+            evaluation it is always an error.
+        exclude: a file with paths relative to `root`, one per line, of images to leave out, unusual names as JSON
+            strings; null: `root`/excluded.txt, which `mldec data verify fix=true` writes, where there is one.
         scaled_decoding: read large JPEGs at half, a quarter or an eighth of their size, where that is still enough.
         cache: folder of the index; null: that of MLDEC_CACHE, else the user's own cache folder.
     """
@@ -86,7 +86,7 @@ class DatasetConfig(ComponentConfig):
         return []
 
     def expected(self, split: str) -> Statistics:
-        """What `split` should hold as published; other figures are a warning."""
+        """The published figures of `split`; others are a warning."""
         return Statistics()
 
 
@@ -98,7 +98,7 @@ class FilesConfig(DatasetConfig):
         root: the folder that images are relative to; null: the folder of the train file.
         train, val, test: the file of the split. Without `val` it is `protocol.holdout` of train; without `test` results
             are of val.
-        labels: a text file with the label names in order, one a line; null: the labels of `train`.
+        labels: a text file with the label names in order, one per line; null: the labels of `train`.
     """
 
     paths: ClassVar[tuple[str, ...]] = (*DatasetConfig.paths, "train", "val", "test", "labels")
@@ -154,7 +154,7 @@ class FilesConfig(DatasetConfig):
 
 @contextlib.contextmanager
 def naming(path: str) -> Iterator[None]:
-    """A DataError from the block names `path`: whoever finds a mistake in an index does not know where it was read."""
+    """A DataError from the block names `path`: code that finds a mistake in an index has no file name to report."""
     try:
         yield
     except DataError as error:
@@ -168,7 +168,7 @@ def check_split(config: DatasetConfig, split: str) -> None:
 
 
 def warn_of_differences(config: DatasetConfig, split: str, index: ImageIndex) -> None:
-    """Log a warning, with both figures, where `index` is not what `config` says that the split should be."""
+    """Log a warning, with both figures, where `index` differs from the published split that `config` describes."""
     expected = config.expected(split)
     for what, found, published in (
         ("images", len(index), expected.images),

@@ -1,4 +1,4 @@
-"""Fetching published files: in parallel, resumed after a stop, checked, unpacked; what is there is left alone.
+"""Downloading published files: in parallel, resumed after a stop, checked, unpacked; existing ones are left alone.
 
 Unfinished files lie in `<root>/.downloads/`, and nowhere else: whatever has its final name is complete and checked.
 """
@@ -38,11 +38,11 @@ class Download:
 
     Attributes:
         file: its name here, relative.
-        urls: where its bytes are to be had, http or https, in the order in which they are tried.
+        urls: http or https, in the order in which they are tried.
         checksum: "md5:…" or "sha256:…", where one is known.
         size: bytes, where known.
         unpack: the folder below the dataset's root into which the archive is unpacked ("." is the root); None: the
-            file itself is what is wanted, as `root/file`.
+            file itself is needed, as `root/file`.
         top: a folder in the archive that is left out when it is unpacked.
         provides: entries below the root that show that it is there already: files, folders ending in "/" that hold
             something, or patterns that some file matches, such as "train/0*.jpg".
@@ -72,11 +72,11 @@ class Download:
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """What became of a `Download`; as text, a line for the terminal.
+    """The result of a `Download`; as text, a line for the terminal.
 
     Attributes:
-        action: "there": nothing was done; "found": it lay at its place, put there by hand or kept from an earlier
-            call; "fetched" from `url`.
+        action: "there": nothing was done; "found": it was there already, by hand or from an earlier call; "fetched"
+            from `url`.
         path: the file, or the folder that it was unpacked into.
         size: bytes; None if it was there.
         checksum: found, "<algorithm>:<digits>"; None if it was there.
@@ -110,7 +110,7 @@ def fetch(
     pause: float = 1.0,
     on_bytes: OnBytes | None = None,
 ) -> list[Fetched]:
-    """Bring all `downloads` below the folder `root`; call again to go on after a stop.
+    """Bring all `downloads` below the folder `root`; call again to resume after a stop.
 
     A file that somebody put by hand where the error message says is checked and used like a fetched one, and moved
     aside as `<file>.wrong` if it is not the right one. Archives are deleted after unpacking unless `keep_archives`.
@@ -126,7 +126,7 @@ def fetch(
 
     Raises:
         ConfigError: `parallel` or `attempts` is below 1.
-        DataError: some file could not be had; says for each what was tried, what is kept, and what to do by hand.
+        DataError: some download failed; the message lists for each what was tried, what is kept, and what to do.
         KeyboardInterrupt: unfinished files are kept as `.part` and resumed by the next call.
     """
     downloads, root = tuple(downloads), os.path.expanduser(root)
@@ -140,7 +140,7 @@ def fetch(
     try:
         if all(map(work.is_there, downloads)):
             return [work.there(item) for item in downloads]
-        with _alone(os.path.join(root, FOLDER)):
+        with _locked(os.path.join(root, FOLDER)):
             return work.run(downloads, parallel)
     except OSError as error:
         raise _disk_trouble(error, root) from None
@@ -151,7 +151,7 @@ class _Stopped(Exception):
 
 
 class _WrongFile(Exception):
-    """A complete file that is not the published one."""
+    """A complete file differs from the published one."""
 
 
 class _Work:
@@ -184,7 +184,7 @@ class _Work:
                     failed[item.file] = error
                 except _Stopped:
                     return
-                except BaseException as error:  # trouble with the disk, or a fault of ours: others would meet it, too
+                except BaseException as error:  # of the disk, or a bug: others would meet it, too
                     fatal.append(error)
                     self.stopped.set()
 
@@ -207,7 +207,7 @@ class _Work:
         return [done[item.file] for item in downloads]
 
     def obtain(self, item: Download) -> Fetched:
-        """One file: what is there, else what was put in place by hand, else the first url that gives the right one."""
+        """One file: the existing one, else one put there by hand, else from the first url that has the right one."""
         if self.is_there(item):
             return self.there(item)
         reasons = []
@@ -240,7 +240,7 @@ class _Work:
         """Check the complete file `path`, give it its final name and unpack it.
 
         Raises:
-            _WrongFile: it is not what is wanted; if it came from `url`, it is deleted.
+            _WrongFile: it is another file; if it came from `url`, it is deleted.
         """
         place = self.place(item)
         try:
@@ -298,7 +298,7 @@ class _Work:
             raise _Stopped
 
     def place(self, item: Download) -> str:
-        """The complete file."""
+        """The path of the complete file."""
         return os.path.join(self.root, *(() if item.unpack is None else (FOLDER,)), item.file)
 
     def is_there(self, item: Download) -> bool:
@@ -312,8 +312,8 @@ class _Work:
 
 
 @contextlib.contextmanager
-def _alone(folder: str) -> Iterator[None]:
-    """Make `folder` and hold it, so that no second call appends to the same parts; remove it if it is empty then."""
+def _locked(folder: str) -> Iterator[None]:
+    """Create and lock `folder`, so that no other call appends to the same parts; remove it afterwards if empty."""
     os.makedirs(folder, exist_ok=True)
     with contextlib.ExitStack() as stack:
         if sys.platform != "win32":
@@ -324,7 +324,7 @@ def _alone(folder: str) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                # Some network disks know no locks, which is no reason not to download.
+                # Some network disks have no locks, which is no reason not to download.
                 if error.errno == errno.EWOULDBLOCK:
                     raise DataError(f"{folder}: another download into it is running; wait for its end") from None
         yield
@@ -334,23 +334,19 @@ def _alone(folder: str) -> Iterator[None]:
 
 def _explanation(item: Download, reasons: list[str], part: str, place: str) -> str:
     tried = "".join(f"\n  {reason}" for reason in reasons) or " no url is known"
-    kept = (
-        f"\nKept: {part}, {bytes_in(part):,} bytes; type the command again to go on from there."
-        if bytes_in(part)
-        else ""
-    )
+    kept = f"\nKept: {part}, {bytes_in(part):,} bytes; run the command again to resume." if bytes_in(part) else ""
     checked = f"checked ({item.checksum}) " if item.checksum else ""
     return (
-        f"{item.file} could not be had:{tried}{kept}\n"
-        f"By hand: download it elsewhere, put it at {place} and type the command again; it is {checked}"
+        f"{item.file}: the download failed:{tried}{kept}\n"
+        f"By hand: download it elsewhere, put it at {place} and run the command again; it is {checked}"
         f"{'and ' if checked else ''}{'used' if item.unpack is None else 'unpacked'} then."
     )
 
 
 def _disk_trouble(error: OSError, root: str) -> DataError:
-    advice = "nothing that was complete is lost: type the command again to go on"
+    advice = "nothing that was complete is lost: run the command again to resume"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        advice = "make room, or choose another folder with root=DIR, and type the command again to go on"
+        advice = "free space, or choose another folder with root=DIR, and run the command again to resume"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         advice = "root=DIR must be a folder that you may write in"
     return DataError(f"{error.filename or root}: {error.strerror or error}; {advice}")

@@ -1,8 +1,8 @@
-"""Lists of images to leave out: excluded.txt, which `mldec data verify --fix` writes and every dataset honours.
+"""Lists of images to leave out: excluded.txt, which `mldec data verify fix=true` writes and every dataset reads.
 
 A line names one image by its path relative to the dataset's folder, either as it is or as a JSON string in quotation
 marks. The second form stands for every name, and is written wherever the first would be read as another: `"#7.jpg"`,
-`"a\\nb.jpg"`, `" x.jpg"`. Empty lines and those that begin with # say nothing.
+`"a\\nb.jpg"`, `" x.jpg"`. Empty lines and those that begin with # are ignored.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from mldec.untrusted import open_text
 
 EXCLUDED = "excluded.txt"
 HEADER = (
-    "# Images that are left out, one a line; `mldec data verify --fix` adds to it. A name that begins with # or has\n"
-    '# spaces at an end stands as a JSON string, such as "#7.jpg".\n'
+    "# Images that are left out, one per line; `mldec data verify fix=true` adds to it. A name that begins with # or\n"
+    '# has spaces at an end stands as a JSON string, such as "#7.jpg".\n'
 )
 
 
@@ -36,18 +36,18 @@ def read_exclusions(path: str | os.PathLike[str]) -> set[str]:
                 if name and not name.startswith("#"):
                     found.add(os.path.normpath(_unquoted(name, f"{os.fspath(path)} line {number}")))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{os.fspath(path)}: cannot be read as a list of images, one a line: {error}") from None
+        raise DataError(f"{os.fspath(path)}: cannot be read as a list of images, one per line: {error}") from None
     return found
 
 
 def add_exclusions(names: Iterable[str], path: Path) -> int:
-    """Add images to a list, or begin it; what it says already stays as it stands. Returns how many it names then.
+    """Add images to a list, or begin it; its lines stay. Returns how many images it names then.
 
     Args:
         names: paths relative to the dataset's folder.
 
     Raises:
-        DataError: what stands there already is no such list.
+        DataError: an existing file is no such list.
     """
     exists = path.exists()
     known = read_exclusions(path) if exists else set()
@@ -63,7 +63,7 @@ def add_exclusions(names: Iterable[str], path: Path) -> int:
 
 
 def quoted(name: str) -> str:
-    """`name` as one line of text: as it is, or as a JSON string where a reader of lines would take it for another."""
+    """`name` as one line of text: as it is, or as a JSON string where a reader of lines would read another name."""
     plain = name.isprintable() and name == name.strip() and not name.startswith(("#", '"'))
     return name if plain else json.dumps(name)
 

@@ -1,4 +1,4 @@
-"""Images of one's own in a folder for each class, and what other datasets in such folders share."""
+"""Your own images in one folder per class, and the reader that other datasets in such folders share."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mldec.registry import DATASETS
 
 logger = logging.getLogger(__name__)
 
-#: Endings of files that are taken for images; what they hold is found out when they are read.
+#: Endings of files that count as images; their content is checked when they are read.
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .png .webp .gif .bmp .tif .tiff .ppm .pgm .pnm .jp2 .avif .ico".split()  # noqa: SIM905
 )
-#: What the folder of a split may be called.
+#: Allowed names of the folder of a split.
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -53,7 +53,7 @@ def build_folder(config: FolderConfig, *, split: str) -> ImageIndex:
     """
     check_split(config, split)
     if not os.path.isdir(config.folder):
-        raise DataError(f"dataset.root={config.root}: no such folder; it must hold a folder for each class")
+        raise DataError(f"dataset.root={config.root}: no such folder; it must hold one folder per class")
     train = split_folder(config.folder, "train") or config.folder
     folder = train if split == "train" else split_folder(config.folder, split)
     assert folder is not None
@@ -75,8 +75,8 @@ def split_folder(root: str, split: str) -> str | None:
 def read_class_folders(folder: str, labels: LabelSpace | None = None) -> ImageIndex:
     """The images in `folder/<class>/`, at any depth, each with the label of its class.
 
-    Hidden files and folders are passed over, files that do not end like images counted and left out. Links to folders
-    are not followed: what they point to may lie anywhere.
+    Hidden files and folders are ignored; files without the ending of an image are counted and left out. Links to
+    folders are not followed: they may point anywhere.
 
     Args:
         labels: the columns; None: the names of the class folders, sorted.
@@ -109,16 +109,16 @@ def read_class_folders(folder: str, labels: LabelSpace | None = None) -> ImageIn
         index = ImageIndex.build(samples(), root=folder, labels=labels)
     if others:
         shown = name_some(others, len(others))
-        logger.info("%s: left out %d files that are no images by their ending (%s)", folder, len(others), shown)
+        logger.info("%s: left out %d files whose ending is not that of an image (%s)", folder, len(others), shown)
     if empty:
         logger.warning("warning: %s: no image in %d folders (%s)", folder, len(empty), name_some(empty, len(empty)))
     return index
 
 
 def folders_below(folder: str) -> list[str]:
-    """All folders in `folder`, at any depth, hidden ones left out: their times of change tell of files that came."""
+    """All folders in `folder`, at any depth, hidden ones left out: their times of change reveal new files."""
     found, waiting = [], class_folders(folder)[::-1]
-    while waiting:  # not by recursion: a path has room for more levels than Python's stack
+    while waiting:  # not by recursion: a path can have more levels than Python's stack
         found.append(waiting.pop())
         waiting += class_folders(found[-1])[::-1]
     return found

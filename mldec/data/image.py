@@ -146,14 +146,14 @@ def _center(height: int, width: int, size: int, crop: float) -> tuple[tuple[int,
 
 @dataclass(frozen=True)
 class Normalization:
-    """What the network's weights expect of pixels: per-channel mean and standard deviation of values in [0,1]."""
+    """The pixels that the network's weights expect: per-channel mean and standard deviation of values in [0,1]."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     @classmethod
     def unit(cls) -> Normalization:
-        """Values in [0,1], nothing more: what the paper does."""
+        """Values in [0,1] as they are, as in the paper."""
         return cls((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
     def __call__(self, images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -199,15 +199,15 @@ def _read(path: str) -> np.ndarray:
 
 
 def _decode_common_jpeg(data: np.ndarray, min_side: int | None) -> np.ndarray | None:
-    """As `decode`; None for what Pillow had better judge."""
+    """As `decode`; None for files that are left to Pillow."""
     header = _jpeg_header(data.data)
     if header is None or _may_be_truncated(data):
         return None
     width, height, exif = header
     _refuse_bomb(width, height)
     _refuse_scans(data, width * height)
-    room = 0.0 if min_side is None else min(width, height) / (REDUCED_MARGIN * min_side)
-    flag = next((flag for scale, flag in _REDUCED.items() if scale <= room), cv2.IMREAD_COLOR)
+    scale = 0.0 if min_side is None else min(width, height) / (REDUCED_MARGIN * min_side)
+    flag = next((flag for divisor, flag in _REDUCED.items() if divisor <= scale), cv2.IMREAD_COLOR)
     image = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         return None
@@ -231,7 +231,7 @@ def _from_open(pil_image: Image.Image) -> np.ndarray:
     _refuse_bomb(*pil_image.size)
     pil_image.load()
     image = _to_rgb(pil_image)
-    return _upright(image, _orientation(pil_image))  # asked for late: loading turns a TIFF and finds PNG's late EXIF
+    return _upright(image, _orientation(pil_image))  # only now: loading turns a TIFF and finds PNG's late EXIF
 
 
 @functools.cache
@@ -262,7 +262,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _orientation(source: Image.Image | bytes) -> int:
-    """Of an image or of EXIF's bytes, as EXIF counts it; 1 where it says nothing."""
+    """Of an image or of EXIF's bytes, as EXIF counts it; 1 where it has none."""
     try:
         with warnings.catch_warnings(action="ignore"):
             if isinstance(source, Image.Image):
@@ -370,16 +370,16 @@ def _may_be_truncated(data: np.ndarray) -> bool:
 
 
 def _reason(error: Exception, data: np.ndarray) -> str:
-    """What to say of an error, in one line."""
+    """The reason of an error, in one line."""
     if isinstance(error, Image.UnidentifiedImageError):
         return _kind(data)
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _kind(data: np.ndarray) -> str:
-    """What a file that Pillow cannot open seems to be."""
+    """The probable kind of a file that Pillow cannot open."""
     match = _SIGNATURES.match(data[:2000].tobytes())
     if match is None:
         return "not an image"
     name = (match.lastgroup or "").replace("_", " ")
-    return f"{name}, broken or of a kind that is not read; read are {', '.join(_formats())}"
+    return f"{name}, broken or of an unsupported kind; supported are {', '.join(_formats())}"

@@ -1,8 +1,8 @@
-"""From an index to batches: which images, in which order, with which chances, by which processes.
+"""From an index to batches: the images, their order, the randomness of each, and the processes that load them.
 
 Everything in a batch is a function of (seed, epoch, position): the order is a permutation drawn from (seed, epoch), and
 an image's augmentation draws from (seed, epoch, sample id, repeat). So batches do not depend on how many workers there
-are or how they were started, and a run that continues within an epoch sees exactly the batches that it had not seen.
+are or how they were started, and a run that resumes within an epoch sees exactly the batches that it had not seen.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from mldec.errors import DataError
 
 __all__ = ["Augment", "Batch", "EvalLoader", "Resize", "TrainLoader", "WorkerDied", "eval_loader", "train_loader"]
 
-SUBSTITUTES = 10  # images that are tried in place of a broken one, before a run stops: then more is wrong
+SUBSTITUTES = 10  # images that are tried in place of a broken one before a run stops
 
 
 class Batch(NamedTuple):
-    """Images and what is known of them."""
+    """Images and their labels."""
 
     images: torch.Tensor  # (B,3,H,W) uint8 RGB
     targets: torch.Tensor  # (B,N) int8: 1 present, 0 absent, -1 unknown
     ids: torch.Tensor  # (B,) int64 rows of the index
-    broken: tuple[str, ...] = ()  # one message for each image that another one stands in for
+    broken: tuple[str, ...] = ()  # one message per image that another one replaces
 
 
 class Augment(Protocol):
-    """(H,W,3) uint8 of any size to (image_size, image_size, 3) uint8; all chance comes from `rng`.
+    """(H,W,3) uint8 of any size to (image_size, image_size, 3) uint8; all randomness comes from `rng`.
 
     `min_side` is the shorter side in pixels that images must keep when large ones are read at a part of their size;
     None, or no such attribute: they must be whole.
@@ -50,7 +50,7 @@ class Augment(Protocol):
 
 @dataclass(frozen=True)
 class Resize:
-    """No augmentation: what evaluation sees, too. With `crop` the center of an image, see `cut_center`, else all.
+    """No augmentation, as in evaluation. With `crop` the center of an image, see `cut_center`, else all.
 
     `interpolation` None: bicubic with `crop`, as timm's recipes evaluate, else bilinear, as published for MS-COCO.
     """
@@ -104,12 +104,12 @@ class TrainLoader:
         yield from _sound_batches(self._loader)
 
     def num_images_of(self, step: int) -> tuple[int, int]:
-        """How many images batch `step` of an epoch has, and how many of them are this process's."""
+        """The images of batch `step` of an epoch, and those of this process, as numbers."""
         total = len(self._order.places(step))
         return total, len(range(self._order.rank, total, self._order.processes))
 
     def first(self) -> Batch:
-        """The first batch of the first epoch, made in this process: what training images look like."""
+        """The first batch of the first epoch, made in this process, to show training images."""
         self._order.epoch = self._order.start = 0
         return _sound(self._loader.dataset[next(iter(self._order))])
 
@@ -125,12 +125,12 @@ class EvalLoader:
 
     @property
     def num_images(self) -> int:
-        """How many all batches hold together."""
+        """The number of images in all batches together."""
         return len(self._order.rows)
 
     @property
     def common(self) -> int:
-        """How many batches each of the processes that share the samples has at least."""
+        """The number of batches that each of the processes that share the samples has at least."""
         return self._order.common
 
     def __iter__(self) -> Iterator[Batch]:
@@ -162,11 +162,11 @@ def train_loader(
         workers: processes that decode; 0: the calling one.
         repeats: each image is drawn this often in a row, augmented anew each time, while the epoch stays as long as
             the set, so that it shows only one in `repeats` images (repeated augmentation, as in timm).
-        limit: at most this many batches an epoch.
+        limit: at most this many batches per epoch.
         overfit: always the first `batch_size` samples, only resized; an epoch is `limit` steps, or one.
         scaled_decoding: read large JPEGs at a part of their size where that is enough for `augment`.
-        on_error: what an image that cannot be decoded does: "error" stops, "skip" puts another one in its place,
-            drawn from the same seed, epoch and sample, and adds a message to `Batch.broken`.
+        on_error: of an image that cannot be decoded: "error" stops, "skip" replaces it with another one, drawn from
+            the same seed, epoch and sample, and adds a message to `Batch.broken`.
         start_method: of the workers: fork, spawn or forkserver; None: Python's choice.
         rank, processes: of several processes that share every batch, which one this is and how many; a batch of fewer
             images than processes gives those without one its first.
@@ -202,7 +202,7 @@ def eval_loader(
     """All of `index` in row order, only resized. Arguments as of train_loader and `Resize`; `limit` keeps the first
     batches.
 
-    An image that cannot be decoded is always an error here: without it the figures would be those of another set.
+    An image that cannot be decoded is always an error here: without it the metrics would be those of another set.
     """
     order = _EvalOrder(len(index), batch_size, limit, rank, processes)
     samples = _Samples(index, Resize(image_size, crop, interpolation), 0, scaled_decoding, "error")
@@ -210,14 +210,14 @@ def eval_loader(
 
 
 def steps_per_epoch(num_images: int, batch_size: int, *, limit: int | None = None, overfit: bool = False) -> int:
-    """How many batches an epoch of a `train_loader` with these arguments has."""
+    """The number of batches per epoch of a `train_loader` with these arguments."""
     if overfit:
         return 1 if limit is None else limit
     steps = -(-num_images // batch_size)
     return steps if limit is None else min(steps, limit)
 
 
-# What a generator is for. Without it (seed, epoch) and (seed, epoch, 0, 0) would be one stream: numpy pads with zeros.
+# The purposes of generators. Without them (seed, epoch) and (seed, epoch, 0, 0) would be one stream: numpy pads with 0.
 _ORDER, _AUGMENTATION, _SUBSTITUTE = range(3)
 
 
@@ -253,11 +253,11 @@ class _TrainOrder:
             yield [_Key(epoch, int(rows[place // self.repeats]), place % self.repeats) for place in places]
 
     def places(self, step: int) -> range:
-        """What the whole batch `step` takes of the order."""
+        """The positions in the order of the whole batch `step`."""
         return range(step * self.batch_size, min((step + 1) * self.batch_size, self.size))
 
     def share(self, places: range) -> range:
-        """What this process takes of a batch, at least one image."""
+        """The positions of this process's part of a batch, at least one."""
         return places[self.rank :: self.processes] or places[:1]
 
     def rows(self, epoch: int) -> np.ndarray:
@@ -337,7 +337,7 @@ def _store(image: np.ndarray, planes: np.ndarray) -> None:
     """(H,W,3) uint8 into (3,H,W): OpenCV takes a quarter of numpy's time, but checks nothing."""
     if image.dtype != np.uint8 or image.shape != (*planes.shape[1:], 3):
         raise ValueError(
-            f"the augmentation made {image.dtype} {image.shape} of an image; it must be uint8 {(*planes.shape[1:], 3)}"
+            f"the augmentation returned {image.dtype} {image.shape}; it must be uint8 {(*planes.shape[1:], 3)}"
         )
     cv2.split(image, list(planes))
 

@@ -1,4 +1,4 @@
-"""What `mldec data shrink` is about to write, found out before the first image: which files, and how many bytes."""
+"""The files and bytes that `mldec data shrink` will write, determined before the first image."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mldec.data.folder import SUFFIXES
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 
-BYTES_A_PIXEL = 0.5  # of a JPEG at quality 90, of photographs
+BYTES_PER_PIXEL = 0.5  # of a JPEG at quality 90, of photographs
 ASPECT = 1.5  # the longer side of an image is taken to be this many times the shorter one
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What lies in a dataset's folder beside its images.
+    """The content of a dataset's folder beside its images.
 
     Attributes:
         files: regular files to be copied, by their paths relative to the folder, sorted.
@@ -33,38 +33,38 @@ class Plan:
 
 
 def survey(source: str, target: Path, indexes: Collection[ImageIndex], *, side: int) -> Plan:
-    """Look through a dataset's folder and make sure that its smaller form fits on the disk.
+    """List a dataset's folder and check that its smaller form fits on the disk.
 
     Regular files are copied, and links to regular files that lie in the folder. Other links are left out, since what
     they lead to is no part of the dataset, and so are devices, pipes and sockets, which may never end.
 
     Args:
         source: the dataset's folder.
-        target: the new dataset's, which need not exist; what it holds already needs no more room.
+        target: the new dataset's, which need not exist; files that it holds already need no more space.
         side: of the new images in pixels.
 
     Raises:
-        DataError: there is not room enough; says how much is needed.
+        DataError: the disk has less free space than needed; the message has both figures.
     """
     files, left_out, size = [], [], 0
     roots = [os.path.join(os.path.abspath(index.root), "") for index in indexes]
-    for place, status, problem in _entries(source):
+    for path, status, problem in _entries(source):
         if problem is None and status is not None:
-            files.append(place)
-            size += 0 if (target / place).exists() else status.st_size
-        elif not any(root.startswith(os.path.join(os.path.abspath(source), place, "")) for root in roots):
-            left_out.append(f"{place}: {problem}, not copied")
+            files.append(path)
+            size += 0 if (target / path).exists() else status.st_size
+        elif not any(root.startswith(os.path.join(os.path.abspath(source), path, "")) for root in roots):
+            left_out.append(f"{path}: {problem}, not copied")
     for index in indexes:
         for name in index.names():
             new = target / os.path.relpath(index.root, os.path.abspath(source)) / name
             if not new.exists():
-                size += min(_size(os.path.join(index.root, name)), int(side * side * ASPECT * BYTES_A_PIXEL))
-    _check_room(target, size)
+                size += min(_size(os.path.join(index.root, name)), int(side * side * ASPECT * BYTES_PER_PIXEL))
+    _check_space(target, size)
     return Plan(tuple(sorted(files)), tuple(sorted(left_out)), size)
 
 
 def _entries(source: str) -> Iterator[tuple[str, os.stat_result | None, str | None]]:
-    """Path relative to `source`, status and what speaks against copying it, of all that is no image and not hidden."""
+    """Path relative to `source`, status and the reason not to copy it, of all that is no image and not hidden."""
     home = os.path.realpath(source)
     waiting = [source]
     while waiting:
@@ -74,13 +74,13 @@ def _entries(source: str) -> Iterator[tuple[str, os.stat_result | None, str | No
         except OSError as error:
             raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from None
         for entry in entries:
-            place = os.path.relpath(entry.path, source)
+            path = os.path.relpath(entry.path, source)
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(entry.path)
             elif entry.is_dir():
-                yield place, None, "a link to a folder"
+                yield path, None, "a link to a folder"
             elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
-                yield place, *_judge(entry, home)
+                yield path, *_judge(entry, home)
 
 
 def _judge(entry: os.DirEntry[str], home: str) -> tuple[os.stat_result | None, str | None]:
@@ -99,16 +99,16 @@ def _size(path: str) -> int:
     try:
         return os.stat(path).st_size
     except OSError:
-        return 0  # it is missing, which is said when its turn comes
+        return 0  # it is missing, which is reported when it is copied
 
 
-def _check_room(target: Path, size: int) -> None:
-    place = target.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+def _check_space(target: Path, size: int) -> None:
+    path = target.absolute()
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path).free
     if size > free:
         raise DataError(
-            f"output={target}: about {size / 2**30:,.1f} GiB are needed and {free / 2**30:,.1f} GiB are free; take a "
+            f"output={target}: about {size / 2**30:,.1f} GiB are needed and {free / 2**30:,.1f} GiB are free; use a "
             "folder on another disk, or a smaller side"
         )

@@ -1,4 +1,4 @@
-"""What a split consists of: labels per image, images per label, labels that come together, sizes of images."""
+"""Statistics of a split: labels per image, images per label, labels that co-occur, sizes of images."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Summary:
         images: S.
         present, absent, unknown: (N,) in how many images each label is.
         labels_per_image: (most + 1,) number of images with 0, 1, 2, … labels.
-        together: (M,M) in how many images two of the `frequent` labels both are; the diagonal holds each one's own.
+        together: (M,M) in how many images two of the `frequent` labels both are; the diagonal has the single labels.
         frequent: (M,) columns of the labels with most images, most frequent first.
         sizes: (P,2) width and height of images drawn at random, or of all.
-        unreadable: how many of those drawn have none.
+        unreadable: how many of those drawn cannot be read.
     """
 
     names: tuple[str, ...]
@@ -53,14 +53,14 @@ class Summary:
         return float(np.arange(len(self.labels_per_image)) @ self.labels_per_image / self.images)
 
     def pairs(self, most: int = SHOWN) -> list[tuple[int, int, int]]:
-        """(column, other column, images) of the labels that come together most."""
+        """(column, other column, images) of the labels that co-occur most."""
         upper = np.triu(self.together, 1)
         order = np.argsort(-upper, axis=None, kind="stable")[:most]
         places = zip(*np.unravel_index(order, upper.shape), strict=True)
         return [(int(self.frequent[i]), int(self.frequent[j]), int(upper[i, j])) for i, j in places if upper[i, j]]
 
     def describe(self) -> str:
-        """The figures as text for people."""
+        """The figures as text."""
         none = int((self.present == 0).sum())
         known = self.present + self.absent
         lines = [
@@ -78,7 +78,7 @@ class Summary:
             broken = f"; {self.unreadable} cannot be read" if self.unreadable else ""
             lines.append(
                 f"sizes           median {width:.0f} x {height:.0f}, shortest side {least}, longest {most} "
-                f"({len(self.sizes):,} images looked at{broken})"
+                f"({len(self.sizes):,} images read{broken})"
             )
         order = np.argsort(-self.present, kind="stable")
         rows = [
@@ -95,7 +95,7 @@ class Summary:
         pairs = []
         for a, b, count in self.pairs():
             lift = count * self.images / (self.present[a] * self.present[b])
-            figures = f"{count:>10,}  {lift:7.1f} x as often as by chance"
+            figures = f"{count:>10,}  {lift:7.1f} x as often as if independent"
             pairs.append((f"{self.names[a]} + {self.names[b]}", figures))
         return "\n".join([*lines, *(["", "together", *_table(pairs)] if pairs else [])])
 
@@ -168,7 +168,7 @@ def draw(summary: Summary, path: Path, *, title: str) -> None:
     for panel in (*panels[0], panels[1, 1]):
         panel.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings(action="ignore"):  # of signs that the font lacks: they become boxes
+    with warnings.catch_warnings(action="ignore"):  # of characters that the font lacks: they become boxes
         figure.savefig(path)
 
 

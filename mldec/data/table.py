@@ -1,7 +1,7 @@
-"""Images of one's own, listed in a table: CSV, TSV, JSONL or Parquet, one row per image.
+"""Your own images, listed in a table: CSV, TSV, JSONL or Parquet, one row per image.
 
 A row names its image in one column and its labels either in another (`cat;dog`, or a list as JSON) or in a column for
-each class with 1 present, 0 absent, -1 or nothing unknown. Which column is which is found by its name, or said.
+each class with 1 present, 0 absent, -1 or nothing unknown. Columns are found by their names, or set.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ STATES |= {"-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN, "none": UNKNOWN, "nan": 
 
 @dataclass(frozen=True, kw_only=True)
 class TableConfig(FilesConfig):
-    """A table a split.
+    """One table per split.
 
     Attributes:
         path_column: the column with the images' paths; null: the one named path, image, file, filename, …
         label_column: the column with the labels; null: the one named labels, label, tags, classes, …, or if there is
             none, every other column is a class.
-        separator: between the labels of a cell that is no JSON list.
-        ignore: columns that are no classes.
-        unlisted: what a label is that a cell of labels does not name: absent, or unknown.
+        separator: between the labels of a cell that is not a JSON list.
+        ignore: columns that are not classes.
+        unlisted: the state of a label that a cell of labels does not name: absent or unknown.
         single_label: every image has exactly one label, as softmax and top-1 assume.
     """
 
@@ -93,7 +93,7 @@ def read_table(config: TableConfig, split: str) -> ImageIndex:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Which column of a table is what: `labels` is the one with lists, or `classes` are the classes' own."""
+    """The columns of a table: `labels` is the one with lists, or `classes` are those of the classes."""
 
     table: Table
     path: str
@@ -105,7 +105,7 @@ class _Layout:
         path = _find(table, config.path_column, PATH_COLUMNS, "path_column")
         if path is None:
             raise DataError(
-                f"{table.path}: no column of paths among {', '.join(table.columns[:10])}; name it path, or type "
+                f"{table.path}: no column of paths among {', '.join(table.columns[:10])}; name it path, or use "
                 "dataset.path_column=NAME"
             )
         labels = _find(table, config.label_column, LABEL_COLUMNS, "label_column")
@@ -116,13 +116,13 @@ class _Layout:
         return cls(table, path, labels, classes)
 
 
-def _find(table: Table, said: str | None, usual: Sequence[str], setting: str) -> str | None:
-    if said is not None:
-        if said not in table.columns:
+def _find(table: Table, chosen: str | None, usual: Sequence[str], setting: str) -> str | None:
+    if chosen is not None:
+        if chosen not in table.columns:
             raise DataError(
-                f"dataset.{setting}={said}: {table.path} has no such column; {suggest(said, table.columns)}"
+                f"dataset.{setting}={chosen}: {table.path} has no such column; {suggest(chosen, table.columns)}"
             )
-        return said
+        return chosen
     by_name = {column.lower(): column for column in reversed(table.columns)}
     return next((by_name[name] for name in usual if name in by_name), None)
 
@@ -147,8 +147,8 @@ def _refuse_joined(layout: _Layout, names: set[str], separator: str) -> None:
         joined = sorted(name for name in names if other in name)
         if other != separator and len(joined) > (len(names) / 2 if other == "," else 0):
             raise DataError(
-                f"{layout.table.path}: '{shortened(joined[0])}' looks like several labels; type "
-                f"dataset.separator='\"{other}\"' if they are, or list the names in a file and type "
+                f"{layout.table.path}: '{shortened(joined[0])}' looks like several labels; use "
+                f"dataset.separator='\"{other}\"' if they are, or list the names in a file and use "
                 f"dataset.labels=FILE if {other!r} belongs to them"
             )
 
@@ -193,11 +193,11 @@ def _relative(value: Any, root: str, where: str) -> str:
     if os.path.isabs(name):
         if not os.path.normpath(name).startswith(os.path.join(root, "")):
             raise DataError(
-                f"{where}: {name} lies outside of {root}; type dataset.root=FOLDER with one that holds all images"
+                f"{where}: {name} lies outside of {root}; use dataset.root=FOLDER, one that holds all images"
             )
         name = os.path.relpath(name, root)
     if ".." in name.split("/"):
-        raise DataError(f"{where}: {name} may lie outside of {root}; '..' is not allowed, type dataset.root=FOLDER")
+        raise DataError(f"{where}: {name} may lie outside of {root}; '..' is not allowed, use dataset.root=FOLDER")
     return posixpath.normpath(name)
 
 
@@ -205,7 +205,7 @@ def _listed(layout: _Layout, line: int, row: dict[str, Any], separator: str) -> 
     """The labels that a row's cell names."""
     assert layout.labels is not None
     where = f"{layout.table.path} line {line}"
-    if layout.labels not in row:  # a slip of the pen in JSONL must not become an image of nothing
+    if layout.labels not in row:  # a misspelt key in JSONL must not become an image without labels
         raise DataError(
             f"{where}: no {layout.labels} among {', '.join(row)}; an image without labels has an empty list"
         )
@@ -229,7 +229,7 @@ def _listed(layout: _Layout, line: int, row: dict[str, Any], separator: str) -> 
 def _states(
     layout: _Layout, line: int, row: dict[str, Any], labels: LabelSpace, separator: str
 ) -> tuple[list[int], list[int], list[int]]:
-    """Columns of the positives, negatives and unknown labels of a row, as far as the default does not say them."""
+    """Columns of the positives, negatives and unknown labels of a row, as far as they differ from the default."""
     where = f"{layout.table.path} line {line}"
     if layout.labels is not None:
         names = _listed(layout, line, row, separator)

@@ -27,17 +27,17 @@ SCHEMES = ("http", "https")
 TIMEOUT = 60.0  # seconds without a byte
 LONGEST_PAUSE = 60.0  # seconds between two attempts
 CHUNK = 2**18  # bytes
-PASSING = (408, 425, 429)  # answers below 500 after which it is worth asking again
+TEMPORARY = (408, 425, 429)  # status codes below 500 after which another attempt may succeed
 
 LEAST_GAIN = 2**12  # bytes that an attempt must bring to count as progress
 MOST_UNANNOUNCED = 2**38  # bytes (256 GiB) of a body of unknown length; the largest published file has 50 GB
 MOST_NOTED = 2**16  # bytes of a note about a part
 MARGIN = 2**28  # bytes that stay free on the disk
-ROOM_EVERY = 2**24  # bytes after which the room on the disk is looked at again
+SPACE_EVERY = 2**24  # bytes after which the free space on the disk is checked again
 
 
 class TransferError(Exception):
-    """Why a url gave no complete file. `final`: asking it again will not help; `slow`: it brought too little."""
+    """Why a url gave no complete file. `final`: another attempt cannot succeed; `slow`: it brought too little."""
 
     def __init__(self, reason: str, *, final: bool = False, slow: bool = False) -> None:
         super().__init__(reason)
@@ -61,7 +61,7 @@ def receive(
 
     Args:
         url: http or https; so must be everything that it redirects to.
-        size: bytes, if known; a server that offers another number is not asked again.
+        size: bytes, if known; a server that offers another number gets no further request.
         attempts: in a row; one that brings at least LEAST_GAIN bytes is counted as the first again.
         pause: seconds before the second of these; doubled each time.
         wait: sleeps for so many seconds.
@@ -139,14 +139,14 @@ def _write_body(
 ) -> int:
     """Append the body of a response to `part`, which has `have` bytes of the file. Returns how many it has then.
 
-    Stops after more than `expected` bytes. Raises OSError where the disk has no room for what is to come, and
+    Stops after more than `expected` bytes. Raises OSError where the disk has too little free space, and
     TransferError where the connection breaks, is too slow, or brings more than MOST_UNANNOUNCED.
     """
     free = shutil.disk_usage(os.path.dirname(part)).free
     if expected is not None and expected - have > free:
         raise OSError(errno.ENOSPC, f"{expected - have:,} bytes are to come, {free:,} are free", part)
     with open(part, "ab" if have else "wb", opener=without_links) as file:
-        if not have:  # only now that the file is empty: the note must never speak of other bytes than those there
+        if not have:  # only now that the file is empty: the note must never describe other bytes than those there
             _note(part, response.headers, total)
         on_bytes(have, expected)
         looked = have
@@ -160,9 +160,9 @@ def _write_body(
                     f"more than {MOST_UNANNOUNCED:,} bytes came, and the server announces no size",
                     final=True,
                 )
-            if have - looked >= ROOM_EVERY:
+            if have - looked >= SPACE_EVERY:
                 looked = have
-                _check_room(part, keep=expected is not None)
+                _check_space(part, keep=expected is not None)
             on_bytes(have, expected)  # may stop us, and after a stop nothing is written: another call may do so
             file.write(chunk)
         file.flush()
@@ -170,8 +170,8 @@ def _write_body(
     return have
 
 
-def _check_room(part: str, *, keep: bool) -> None:
-    """Raise OSError when the disk is nearly full; a part of which nobody knows the end is not kept then."""
+def _check_space(part: str, *, keep: bool) -> None:
+    """Raise OSError when the disk is nearly full; a part of unknown final size is not kept then."""
     free = shutil.disk_usage(os.path.dirname(part)).free
     if free < MARGIN:
         if not keep:
@@ -191,14 +191,14 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             scheme = ""
         if scheme not in SCHEMES or (req.type, scheme) == ("https", "http"):
             raise TransferError(f"it redirects to {shortened(target, 200)}, which is refused", final=True)
-        # The body of a redirect, which urllib would read to its end however long it is, is none of ours.
+        # The body of a redirect, which urllib would read to its end however long it is, is not needed.
         return super().http_error_302(req, io.BytesIO(), code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 def _opener(watch: Watch) -> urllib.request.OpenerDirector:
-    """Handlers for http and https and none else: file:, ftp: and data: have nobody to open them."""
+    """Handlers for http and https and none else: file:, ftp: and data: have no handler."""
 
     class Connection(http.client.HTTPConnection):
         def connect(self) -> None:
@@ -245,7 +245,7 @@ def _open(url: str, part: str, have: int, validator: str | None, watch: Watch) -
                 return None
             remove(part)
             raise TransferError("the server has a shorter file than the part kept here") from None
-        final = error.code < 500 and error.code not in PASSING
+        final = error.code < 500 and error.code not in TEMPORARY
         raise TransferError(f"HTTP {error.code} {error.reason}", final=final) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -268,7 +268,7 @@ def _extent(response: Any, part: str, have: int, noted: int | None) -> tuple[int
     match = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", content_range)
     if match is None or int(match[1]) != have or (noted is not None and match[2] not in ("*", str(noted))):
         remove(part)
-        raise TransferError("the server sent another part of the file than was asked for")
+        raise TransferError("the server sent another part of the file than requested")
     return have, whole_number(match[2]) if noted is None else noted
 
 
@@ -281,7 +281,7 @@ def _check_offer(url: str, headers: Message, total: int | None, size: int | None
 
 def _read(response: Any, watch: Watch) -> bytes:
     try:
-        data: bytes = response.read1(CHUNK)  # what has come, so that little is lost when the connection breaks
+        data: bytes = response.read1(CHUNK)  # the bytes so far, so that little is lost when the connection breaks
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: of a chunk's size that is no number
         raise _verdict(TransferError(f"the connection broke: {_describe(error)}"), watch) from None
     if not data and watch.slow:  # which must not be taken for the end of the file
@@ -296,7 +296,7 @@ def _verdict(error: TransferError, watch: Watch) -> TransferError:
 
 
 def _note(part: str, headers: Message, total: int | None) -> None:
-    """Write down by what the same file is known again: an ETag, unless weak, or else the date of the last change."""
+    """Write down what identifies the same file later: an ETag, unless weak, or else the date of the last change."""
     etag = headers.get("ETag")
     validator = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
     with replacing(part + ".json") as partial, partial.open("w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""A least speed for a connection."""
+"""A minimum speed for a connection."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ LEAST_SPEED = 1024.0  # bytes per second
 
 
 class Watch:
-    """Ends a connection that brings less than LEAST_SPEED over WINDOW seconds, one byte a minute, say.
+    """Ends a connection that brings less than LEAST_SPEED over WINDOW seconds, for example one byte per minute.
 
-    Timeouts of sockets do not: they begin anew with every byte, of the headers and of a chunk's size, too.
+    Socket timeouts do not: they begin anew with every byte, also of the headers and of a chunk's size.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Watch:
 
     def reason(self) -> str:
         """Why the connection was ended."""
-        return f"less than {LEAST_SPEED:,.0f} bytes a second came for {WINDOW:g} seconds"
+        return f"less than {LEAST_SPEED:,.0f} bytes/s for {WINDOW:g} seconds"
 
     def _run(self) -> None:
         before = 0

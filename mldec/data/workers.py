@@ -1,6 +1,6 @@
 """Loader processes: how they start and end, what signals do to them, and how their batches reach the main process.
 
-Signals that ask a run to stop (SIGINT, SIGTERM, SIGUSR1) are the business of the main process, which needs its workers
+Signals that ask a run to stop (SIGINT, SIGTERM, SIGUSR1) are for the main process, which needs its workers
 until it has saved. Schedulers send them to all processes of a job, so a worker ignores them from its first instruction
 on; it ends when the main process closes it, and within a second after the main process has died.
 """
@@ -38,7 +38,7 @@ _live: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class WorkerDied(RunError):
-    """A loader process ended without being told to: killed by the system, mostly for want of memory."""
+    """A loader process ended unexpectedly: killed by the system, mostly for lack of memory."""
 
 
 class Failure(NamedTuple):
@@ -60,14 +60,14 @@ def start_worker(_: int) -> None:
 
 def start_pool_worker() -> None:
     """For the initializer of a pool, which ends its processes by SIGTERM itself: they leave silently, and
-    Ctrl-C is the business of the main process."""
+    Ctrl-C is for the main process."""
     for signum in STOPS:
         signal.signal(signum, signal.SIG_IGN if signum == signal.SIGINT else signal.SIG_DFL)
     _release()
 
 
 def _release() -> None:
-    """Let in what `held_back` has kept waiting since before this process was started."""
+    """Deliver the signals that `held_back` has blocked since before this process was started."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
@@ -111,7 +111,7 @@ def received(loader: DataLoader) -> Iterator[Any]:
             if loader._iterator is not None:
                 _abandon(loader._iterator)
                 loader._iterator = None
-            raise WorkerDied(_obituary(dead)) from error
+            raise WorkerDied(_describe_death(dead)) from error
         yield batch
 
 
@@ -128,14 +128,14 @@ def _started(loader: DataLoader) -> Any:
     except OSError as error:
         raise RunError(
             f"cannot start {loader.num_workers} loader processes: {error.strerror or error}; they need memory, "
-            f"processes and room in /dev/shm: {ADVICE}"
+            f"processes and space in /dev/shm: {ADVICE}"
         ) from error
     return batches
 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Signals wait within the block, and in processes that it starts until these have said what they do with them."""
+    """Signals wait within the block, and in processes that it starts until these have set their handlers."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -147,7 +147,7 @@ def held_back() -> Iterator[None]:
 
 
 def _adopt(batches: Any) -> None:
-    """Make the end of its processes ours.
+    """Take over how its processes end.
 
     Torch raises where a worker dies from its handler of SIGCHLD, so in the middle of whatever the main process does, a
     backward pass or the writing of a checkpoint; here that is found out between two batches. And where a worker does
@@ -179,8 +179,8 @@ def _find_dead(batches: Any) -> list[Any]:
 
 
 def _abandon(batches: Any) -> None:
-    """End all processes without asking them: what one of them held when it was killed, a lock say, is never given
-    back, so that a talk with the others may not come to an end."""
+    """End all processes without asking them: a lock that one of them held when it was killed is never
+    released, so that talking to the others may never end."""
     batches._shutdown = True
     if hasattr(batches, "_pin_memory_thread_done_event"):
         batches._pin_memory_thread_done_event.set()
@@ -193,13 +193,13 @@ def _abandon(batches: Any) -> None:
 
 @atexit.register  # runs before the exit functions of torch and multiprocessing, which were registered before
 def _abandon_all() -> None:
-    """At exit nobody needs a batch any more, and multiprocessing would wait for workers that ignore its SIGTERM."""
+    """At exit no batch is needed any more, and multiprocessing would wait for workers that ignore its SIGTERM."""
     for batches in list(_live):
         if not batches._shutdown and os.getpid() == batches._workers[0]._parent_pid:  # not a forked copy of it
             _abandon(batches)
 
 
-def _obituary(dead: list[Any]) -> str:
+def _describe_death(dead: list[Any]) -> str:
     codes = [worker.exitcode for worker in dead if worker.exitcode is not None]
     killed = {-code for code in codes if code < 0}
     how = "it ended" if not dead else f"process {dead[0].pid} ended with exit code {dead[0].exitcode}"

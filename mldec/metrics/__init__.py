@@ -1,4 +1,4 @@
-"""How good scores are: average precision in four definitions, F1, top-k accuracy. In percent, but for per-class AP."""
+"""Metrics: average precision in five definitions, F1, top-k accuracy. In percent, but for per-class AP."""
 
 from mldec.metrics.average_precision import average_precision, mean_average_precision
 from mldec.metrics.f1 import F1Scores, count_decisions, f1_at_k, f1_at_threshold, f1_per_class

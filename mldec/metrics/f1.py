@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of multi-label predictions, at a threshold or at the k best labels a sample.
+"""Precision, recall and F1 of multi-label predictions, at a threshold or for the k best labels of each sample.
 
 CF1 is the usual one of the field: the harmonic mean of the mean per-class precision and recall. The published
 validation script prints something else in its place, the mean of the per-class F1 (paper §2.4). Both are given.
@@ -110,7 +110,7 @@ def _count(
     predict: Callable[[np.ndarray], np.ndarray],
     skip_empty: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N,) each: true positives, what was predicted, and what is present, counted block by block."""
+    """(N,) each: true positives, predicted positives, and actual ones, counted block by block."""
     true, guessed, actual = np.zeros((3, scores.shape[1]), np.int64)
     for rows in row_blocks(scores):
         known, positive, predicted = targets[rows] >= 0, targets[rows] == 1, predict(scores[rows])

@@ -1,4 +1,4 @@
-"""What every metric checks first: scores (S,N) and three-state targets (S,N), as numpy arrays."""
+"""The checked input of every metric: scores (S,N) and three-state targets (S,N), as numpy arrays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-BLOCK_ENTRIES = 2**22  # entries of scores that are looked at at a time, so that what is made of them stays small
+BLOCK_ENTRIES = 2**22  # entries of scores per block, so that intermediate arrays stay small
 CHUNK_ENTRIES = 2**22  # scores that a thread copies class by class at a time
 MOST_THREADS = 16  # each holds some 50 MB
 
@@ -52,8 +52,8 @@ def row_blocks(values: np.ndarray) -> Iterator[slice]:
         yield slice(first, min(first + size, len(values)))
 
 
-def map_classes(scores: np.ndarray, targets: np.ndarray, what: Callable[[np.ndarray, np.ndarray], T]) -> list[T]:
-    """What `what` makes of the scores (S,) and targets (S,) of each class, in several threads."""
+def map_classes(scores: np.ndarray, targets: np.ndarray, function: Callable[[np.ndarray, np.ndarray], T]) -> list[T]:
+    """`function` of the scores (S,) and targets (S,) of each class, in several threads."""
     # numpy sorts float32 far faster than float16, and the widening is exact.
     dtype = np.float32 if scores.dtype == np.float16 else scores.dtype
     chunk = max(1, CHUNK_ENTRIES // max(len(scores), 1))
@@ -62,7 +62,7 @@ def map_classes(scores: np.ndarray, targets: np.ndarray, what: Callable[[np.ndar
         columns = slice(first, first + chunk)
         scores_CS = np.ascontiguousarray(scores[:, columns].T, dtype=dtype)
         targets_CS = np.ascontiguousarray(targets[:, columns].T)
-        return [what(*row) for row in zip(scores_CS, targets_CS, strict=True)]
+        return [function(*row) for row in zip(scores_CS, targets_CS, strict=True)]
 
     # numpy sorts and copies without Python's lock
     with ThreadPoolExecutor(min(MOST_THREADS, torch.get_num_threads())) as pool:

@@ -1,4 +1,4 @@
-"""Top-k: the k classes that score highest in each sample, and how often the right one is among them."""
+"""Top-k: the k classes that score highest in each sample, and how often a correct one is among them."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     kth = np.partition(scores, num_classes - k, axis=1)[:, num_classes - k, None]
     above = scores > kth
     tied = scores == kth
-    room = k - above.sum(axis=1, keepdims=True)
-    return above | (tied & (tied.cumsum(axis=1) <= room))
+    left = k - above.sum(axis=1, keepdims=True)
+    return above | (tied & (tied.cumsum(axis=1) <= left))
 
 
 def check_k(k: int, num_classes: int) -> None:

@@ -22,7 +22,7 @@ from mldec.metrics.inputs import as_arrays
 
 Images = Literal["all", "with_unseen", "with_any"]
 
-#: Sets of images over which the figures of a task are given beside those that were asked for.
+#: Further sets of images over which the figures of a task are given.
 ALSO: dict[str, tuple[Images, ...]] = {"seen": (), "zsl": ("with_unseen",), "gzsl": ("with_unseen", "with_any")}
 
 
@@ -95,7 +95,7 @@ def chance_average_precision(positives: int, known: int) -> float:
 
 
 def _figures(scores: np.ndarray, targets: np.ndarray, definition: Definition, k: Sequence[int]) -> dict[str, float]:
-    """Of some images and labels: mAP, chance, F1@k and the numbers of images; none without a known positive."""
+    """Of some images and labels: mAP, its chance level, F1@k, numbers of images; none without a known positive."""
     positives = (targets == 1).sum(axis=0)
     if not positives.any():
         return {}
@@ -104,11 +104,11 @@ def _figures(scores: np.ndarray, targets: np.ndarray, definition: Definition, k:
     if not counted.any():
         return {}
     known = (targets >= 0).sum(axis=0)
-    # The same classes as in the mAP: where the definition counts a class without positives as 0, chance has 0 there.
-    chances = [chance_average_precision(int(p), int(n)) if p else 0.0 for p, n in zip(positives, known, strict=True)]
+    # The classes of the mAP: where the definition counts a class without positives as 0, its chance level is 0.
+    levels = [chance_average_precision(int(p), int(n)) if p else 0.0 for p, n in zip(positives, known, strict=True)]
     figures = {
         "mAP": 100 * float(per_class[counted].mean()),  # summed as mAP is
-        "chance": 100 * float(np.array(chances)[counted].mean()),
+        "chance": 100 * float(np.array(levels)[counted].mean()),
         "images": float(len(targets)),
         "F1_images": float((targets == 1).any(axis=1).sum()),
     }

@@ -295,6 +295,6 @@ def _without_vectors(labels: Sequence[str], words: Sequence[str], known: Iterabl
 
 
 def nearby(known: Iterable[str], words: Sequence[str]) -> list[str]:
-    """The known words with the first letter and about the length of one of `words`: comparing millions takes minutes."""
+    """The known words with the first letter and about the length of one of `words`: to compare millions is slow."""
     firsts = {(word[:1].lower(), len(word) + change) for word in words for change in (-2, -1, 0, 1, 2)}
     return list(dict.fromkeys(word for word in known if (word[:1].lower(), len(word)) in firsts))

@@ -183,7 +183,7 @@ def test_missing_images_stop_unless_told_otherwise(root: Path, caplog: pytest.Lo
         get(root, lambda: make(root))
     assert not (root / "cache").exists()
     assert list(get(root, lambda: make(root), missing="drop").names()) == ["a.jpg", "c.jpg"]
-    assert "going on without them" in caplog.text
+    assert "they are left out" in caplog.text
     assert len(get(root, lambda: make(root), missing="ignore")) == 3
 
 
@@ -196,7 +196,7 @@ def test_images_that_come_later_are_found(root: Path, caplog: pytest.LogCaptureF
     for _ in range(2):  # from the cache, too, it is said that some are missing
         caplog.clear()
         assert list(get(root, read, missing="drop").names()) == ["a.jpg"]
-        assert "2 of the 3 images that the annotations list are missing; going on without them" in caplog.text
+        assert "2 of the 3 images that the annotations list are missing; they are left out" in caplog.text
     assert read.calls == 1
     (root / "images" / "sub").mkdir()
     (root / "images" / "sub" / "ü.jpg").touch()

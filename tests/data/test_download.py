@@ -207,7 +207,7 @@ def test_a_broken_connection_is_resumed(site: Site, tmp_path: Path, validator: d
 
 def test_a_later_call_resumes(site: Site, tmp_path: Path) -> None:
     url = site.add("a", drops=[120_000])
-    with pytest.raises(DataError, match=r"Kept: .*\.downloads/file\.bin\.part, 120,000 bytes; type the command again"):
+    with pytest.raises(DataError, match=r"Kept: .*\.downloads/file\.bin\.part, 120,000 bytes; run the command again"):
         fetch(one(url), str(tmp_path), attempts=1)
     assert below(tmp_path) == [".downloads/file.bin.part", ".downloads/file.bin.part.json"]
     fetch(one(url), str(tmp_path))
@@ -308,7 +308,7 @@ def test_when_all_fails_everything_is_named(site: Site, tmp_path: Path) -> None:
     assert f"{gone}: HTTP 404 Not Found" in message
     assert f"{down}: the connection ended after 1,000 of 300,000 bytes; given up after 2 attempts" in message
     assert f"Kept: {tmp_path}/.downloads/x.zip.part, 1,000 bytes" in message
-    assert f"put it at {tmp_path}/.downloads/x.zip and type the command again" in message
+    assert f"put it at {tmp_path}/.downloads/x.zip and run the command again" in message
     assert "There now: fine.bin" in message
     assert (tmp_path / "fine.bin").read_bytes() == CONTENT
 
@@ -406,9 +406,9 @@ def test_the_room_on_the_disk_is_looked_at_while_bytes_come(
         looks.append(path)
         return usage._replace(free=10**12 if len(looks) == 1 else 1000)
 
-    monkeypatch.setattr(transfer, "ROOM_EVERY", 1)
+    monkeypatch.setattr(transfer, "SPACE_EVERY", 1)
     monkeypatch.setattr(transfer.shutil, "disk_usage", disk_usage)
-    with pytest.raises(DataError, match=r"1,000 bytes are left on the disk, .* make room"):
+    with pytest.raises(DataError, match=r"1,000 bytes are left on the disk, .* free space"):
         fetch(one(site.add("a", length="")), str(tmp_path))
     assert below(tmp_path) == []  # nobody knows how much would still come
 
@@ -421,7 +421,7 @@ def test_a_byte_now_and_then_does_not_keep_a_connection(
     """Each byte comes long before a socket's timeout. Ended by us, a body is not taken for complete."""
     monkeypatch.setattr(watch, "WINDOW", 0.3)
     began = time.monotonic()
-    with pytest.raises(DataError, match=r"less than 1,024 bytes a second came .* given up after 2 attempts"):
+    with pytest.raises(DataError, match=r"less than 1,024 bytes/s for .* given up after 2 attempts"):
         fetch(one(site.add("a", drip=what, length=length)), str(tmp_path), attempts=2, pause=0)
     assert time.monotonic() - began < 8
     assert "file.bin" not in below(tmp_path)
@@ -610,7 +610,7 @@ def test_trouble_with_the_disk_is_one_line(site: Site, tmp_path: Path, monkeypat
     usage = transfer.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: usage._replace(free=299_999))
     with pytest.raises(
-        DataError, match=r"300,000 bytes are to come, 299,999 are free; make room, or .*root=DIR"
+        DataError, match=r"300,000 bytes are to come, 299,999 are free; free space, or .*root=DIR"
     ) as caught:
         fetch(wanted, str(tmp_path))
     assert "\n" not in str(caught.value)

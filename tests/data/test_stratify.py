@@ -1,4 +1,4 @@
-"""Properties: each image in one part, parts as large as asked, labels spread far better than by chance."""
+"""Properties: each image in one part, parts as large as required, labels distributed far better than at random."""
 
 import numpy as np
 import pytest

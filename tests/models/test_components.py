@@ -34,7 +34,7 @@ def test_head_choices(path):
     component = HEADS[values["name"]]
     labels = LabelSpace(["cat", "dog", "fox"])
     more = {}
-    if "embeddings" in values:
+    if "label_embeddings" in values:
         values["label_embeddings"] = LabelEmbeddingsConfig(source="random:5")
         more["label_embeddings"] = read_label_embeddings(values["label_embeddings"], labels.names)
     with torch.device("meta"):  # Query2Label's layers hold a hundred million weights

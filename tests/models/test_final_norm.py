@@ -170,7 +170,7 @@ def test_a_run_from_before_the_setting_is_read_without_its_norm(tmp_path):
 
 def test_asked_for_where_there_is_none_it_is_refused():
     labels = LabelSpace(["a", "b"])
-    with pytest.raises(ConfigError, match=r"final_norm=true: the classifier of resnet18 does not begin with a norm"):
+    with pytest.raises(ConfigError, match="final_norm=true: the classifier of resnet18 does not start with a norm"):
         build.build_classifier(configured("backbone=resnet18", "backbone.final_norm=true"), labels)
     # auto keeps what there is, here nothing
     config = configured("backbone=resnet18", "backbone.checkpoint=weights.pth")
