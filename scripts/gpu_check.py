@@ -35,7 +35,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parent.parent
 WHEELS, RECORDS = ROOT / ".wheels", ROOT / "docs" / "benchmarks"
 #: Modules without which nothing runs, and the package of each.
-SAME_NAME = "torch torchvision timm numpy scipy matplotlib tensorboard rich omegaconf pytest albumentations"
+SAME_NAME = "torch torchvision timm numpy scipy matplotlib tensorboard rich omegaconf pycocotools pytest albumentations"
 MODULES = {name: name for name in (*SAME_NAME.split(), "jinja2", "safetensors")}
 MODULES |= {"cv2": "opencv-python-headless", "sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
 MODULES |= {"hydra": "hydra-core"}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, Literal
+
+from pycocotools.coco import COCO
 
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, FilesConfig, Statistics, check_split, naming, require
@@ -114,19 +117,23 @@ def read_coco_json(annotation_file: str, image_folder: str, *, labels: LabelSpac
     """
     logger.info("reading %s", annotation_file)
     with _no_collection(), _naming_mistakes(annotation_file):
-        content = _load(annotation_file)
-        images, names = _by_id(content, "images"), _category_names(content)
+        coco = _load(annotation_file)
+        images, names = _by_id(coco, "images"), _category_names(coco)
         labels = labels or LabelSpace(list(names.values()))
         columns = {category: labels.index(name) for category, name in names.items()}
-        if "annotations" not in content:
+        if "annotations" not in coco.dataset:
             raise DataError("no `annotations`, so nothing is known of its images; use the file that has them")
-        present: dict[Any, set[int]] = {image: set() for image in images}
-        for annotation in content["annotations"]:
-            image, category = annotation["image_id"], annotation["category_id"]
-            if image not in present or category not in columns:
-                _refuse_reference(image, category, present, columns)
-            present[image].add(columns[category])
-        samples = ((entry["file_name"], sorted(present[image]), (), ()) for image, entry in images.items())
+        _check_references("image", "images", coco.imgToAnns, images)
+        _check_references("category", "categories", coco.catToImgs, columns)
+        samples = (
+            (
+                entry["file_name"],
+                sorted({columns[found["category_id"]] for found in coco.imgToAnns.get(image, ())}),
+                (),
+                (),
+            )
+            for image, entry in images.items()
+        )
         return ImageIndex.build(samples, root=image_folder, labels=labels)
 
 
@@ -142,16 +149,22 @@ def _advice(config: CocoConfig) -> str:
     return f"Get them with: mldec data download dataset=coco dataset.year={config.year} root={config.folder}"
 
 
-def _load(annotation_file: str) -> dict[str, Any]:
-    content = read_json(annotation_file)
-    if not isinstance(content, dict):
-        raise TypeError(f"expected an object {{…}}, found a {type(content).__name__}")
-    return content
+def _load(annotation_file: str) -> COCO:
+    coco = COCO()
+    coco.dataset = read_json(annotation_file)
+    if not isinstance(coco.dataset, dict):
+        raise TypeError(f"expected an object {{…}}, found a {type(coco.dataset).__name__}")
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print
+        coco.createIndex()
+    return coco
 
 
-def _by_id(content: dict[str, Any], name: str) -> dict[Any, dict[str, Any]]:
-    """The images or categories of a file by ascending id. Raises DataError for none, or ids that repeat."""
-    entries = content[name]
+def _by_id(coco: COCO, name: str) -> dict[Any, dict[str, Any]]:
+    """The images or categories of a file by ascending id. Raises DataError for none, or ids that repeat.
+
+    pycocotools keeps the last of several entries with one id.
+    """
+    entries = coco.dataset[name]
     kinds = sorted({type(entry["id"]).__name__ for entry in entries})
     if not kinds:
         raise DataError(f"0 {name}; at least one is needed")
@@ -163,21 +176,22 @@ def _by_id(content: dict[str, Any], name: str) -> dict[Any, dict[str, Any]]:
     return {entry["id"]: entry for entry in sorted(entries, key=lambda entry: entry["id"])}
 
 
-def _category_names(content: dict[str, Any]) -> dict[Any, str]:
+def _category_names(coco: COCO) -> dict[Any, str]:
     """The names of the categories by ascending id."""
-    names = {category: entry["name"] for category, entry in _by_id(content, "categories").items()}
+    names = {category: entry["name"] for category, entry in _by_id(coco, "categories").items()}
     for category, name in names.items():
         if not isinstance(name, str):
             raise DataError(f"category {shortened(category)} has the name {shortened(name)}; text is needed")
     return names
 
 
-def _refuse_reference(image: Any, category: Any, images: Collection[Any], categories: Collection[Any]) -> NoReturn:
-    what, wrong, name, known = (
-        ("category", category, "categories", categories) if image in images else ("image", image, "images", images)
-    )
-    allowed = shorten(", ".join(map(repr, known)), 400, placeholder=" …")
-    raise DataError(f"an annotation has the {what} id {wrong!r}, which is not among `{name}` (allowed: {allowed})")
+def _check_references(what: str, name: str, used: Iterable[Any], known: Collection[Any]) -> None:
+    """Raise DataError if annotations refer to an image or a category that the file does not have."""
+    if unknown := sorted(set(used) - set(known), key=repr)[:1]:
+        allowed = shorten(", ".join(map(repr, known)), 400, placeholder=" …")
+        raise DataError(
+            f"an annotation has the {what} id {unknown[0]!r}, which is not among `{name}` (allowed: {allowed})"
+        )
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 def environment(device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """The content of environment.json: versions, commit, device, precision and command line."""
-    packages = ("torch", "torchvision", "timm", "numpy", "albumentations", "opencv-python-headless")
+    packages = ("torch", "torchvision", "timm", "numpy", "albumentations", "opencv-python-headless", "pycocotools")
     return {
         "mldec": mldec.__version__,
         "commit": _git_commit(),
