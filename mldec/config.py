@@ -25,6 +25,8 @@ from mldec.errors import ConfigError, shortened, suggest
 from mldec.registry import REGISTRIES
 
 Options = TypeVar("Options")
+Weights = Literal["best", "ema", "raw"]  # those whose metric training reported; their moving average; without it
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def arguments_of(config: ComponentConfig, *, leave_out: Collection[str] = ()) ->
 
 
 #: A group whose `name` chooses the component; its value is an instance of the dataclass that this component registered.
-#: Statically it is anything, since floor 1 cannot know the components above it; `build_config` checks it.
+#: Statically it is anything, since this layer does not know the components above it; `build_config` checks it.
 Group = Annotated[Any, "component group"]
 
 
@@ -91,7 +93,7 @@ class RuntimeConfig:
 
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
     devices: Some = 1  # processes on this machine, each with a device of its own and its share of every batch
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on CUDA that has it, else fp32
+    precision: Precision = "auto"  # auto: bf16 on CUDA that has it, else fp32
     workers: SomeOrNone | None = None  # loader processes; null: as many as cores, at most 8; on the CPU a fourth
     threads: Some | None = None  # CPU threads of the network; null: torch's choice
     eval_batch_size: Count | None = None  # null: the training batch size
@@ -106,7 +108,7 @@ class RuntimeConfig:
     limit_eval_batches: Count | None = None  # batches of each evaluation; null: all
     overfit: bool = False  # train on the first batch alone, unaugmented
     profile: bool = False  # write a torch profiler trace of a few steps
-    tensorboard: bool = True  # write curves and images to `tensorboard/` in the run folder
+    tensorboard: bool = True  # write curves and images to `tensorboard/` in the run directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,13 +130,13 @@ class ProtocolConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One experiment. Its run folder is `<output>/<name>/<date>_<time>/`, or `run_dir` where that is given."""
+    """One experiment. Its run directory is `<output>/<name>/<date>_<time>/`, or `run_dir` where that is given."""
 
     name: str
     seed: Seed = 0  # of first weights, order, augmentation, dropout and mixing
-    output: str = "outputs"  # the folder of all run folders
-    run_dir: str | None = None  # exactly this run folder; null: `output`/`name`/date_time
-    init_from: str | None = None  # a run folder or checkpoint whose weights are the start
+    output: str = "outputs"  # the directory of all run directories
+    run_dir: str | None = None  # exactly this run directory; null: `output`/`name`/date_time
+    init_from: str | None = None  # a run directory or checkpoint whose weights are the start
     init_part: Literal["all", "backbone"] = "all"  # which of those weights
     dataset: Group
     backbone: Group
@@ -201,11 +203,11 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 
 def describe_type(annotation: Any) -> str:
-    """What a field may hold, in words: "a whole number at least 1 or null"."""
+    """What a field may hold, as text: "a whole number at least 1 or null"."""
     origin = typing.get_origin(annotation)
     if origin is Annotated:
         base, *bounds = typing.get_args(annotation)
-        if isinstance(bounds[0], str):  # the type in words
+        if isinstance(bounds[0], str):  # that describes the type
             return bounds[0]
         return " ".join([describe_type(base), *map(str, bounds)])
     if origin in _UNIONS:
@@ -281,13 +283,13 @@ def _convert(value: Any, annotation: Any, path: str, problems: list[str]) -> Any
 
 
 def _settings_class(annotation: Any) -> type | None:
-    """The dataclass that `annotation` asks for, alone or as an alternative to null."""
+    """The dataclass that `annotation` names, alone or as an alternative to null."""
     options = typing.get_args(annotation) if typing.get_origin(annotation) in _UNIONS else (annotation,)
     return next((option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None)
 
 
 def _fit(value: Any, annotation: Any) -> Any:
-    """`value` as `annotation` asks, or _INVALID. Numbers widen (1 to 1.0), nothing else is coerced."""
+    """`value` as `annotation` requires, or _INVALID. Numbers widen (1 to 1.0), nothing else is coerced."""
     origin = typing.get_origin(annotation)
     if origin is Annotated:
         base, *bounds = typing.get_args(annotation)

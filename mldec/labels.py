@@ -56,7 +56,7 @@ class LabelSpace:
 
     @property
     def has_unseen(self) -> bool:
-        """Whether some label is not trained, but only asked for."""
+        """Whether some label is a query label only, which training has no examples of."""
         return self.seen is not None and not all(self.seen)
 
     def trained(self) -> LabelSpace:

@@ -8,7 +8,7 @@ component's own module:
     def build_gap(config: GapConfig, *, in_features: int, labels: LabelSpace) -> nn.Module: ...
 
 Nothing is imported by a name that a config holds: modules of one's own register themselves when they are imported,
-which only the command line can ask for (`plugins=[my_module]`).
+which only the command line can request (`plugins=[my_module]`).
 """
 
 from __future__ import annotations

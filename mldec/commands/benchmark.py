@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from mldec.commands import compose
-from mldec.commands.options import EXPERIMENT, OutputFile, compose_config, parse
+from mldec.commands.options import EXPERIMENT, OutputFile, compose_config, parse, say
 from mldec.config import Config, Range, Some, build_config
 from mldec.errors import ConfigError, shortened, suggest
 from mldec.registry import HEADS
@@ -152,7 +152,7 @@ def main(argv: Sequence[str]) -> int:
 
     measured = MEASURES[subject](options, arguments)
     table = as_grid(measured.figures) if subject == "model" else as_table(measured.figures)
-    print(table)
+    say(table)
     record = make_record(subject, measured)
     if options.output is not None:
         run_directory.write_json(options.output, record)

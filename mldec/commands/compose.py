@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import mldec
-from mldec.commands.yaml_bounds import check_config_files
 from mldec.config import from_stored
 from mldec.engine import settings_file
+from mldec.engine.yaml_bounds import check_config_files
 from mldec.errors import ConfigError, shortened, suggest
 from mldec.registry import REGISTRIES
 

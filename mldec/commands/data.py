@@ -21,7 +21,7 @@ SHOWN = 10  # problems on the screen; the file lists all
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
-    """Options of all commands for a dataset; dataset=NAME and its settings, such as dataset.year=2017, are overrides."""
+    """Options of all these commands; dataset=NAME and its settings, such as dataset.year=2017, are overrides."""
 
     SETTINGS = ("dataset", "experiment")
 
@@ -49,7 +49,7 @@ class VerifyOptions(DatasetOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class StatsOptions(DatasetOptions):
-    """Images, labels per image, classes, labels that occur together, sizes of dataset=NAME: text, JSON and an image."""
+    """Images, labels, labels that occur together and image sizes of dataset=NAME, as text, JSON and an image."""
 
     split: str = "train"  # train, val, test or all, as published
     output: OutputDirectory | None = None  # default outputs/data/NAME
@@ -60,10 +60,10 @@ class SplitOptions(DatasetOptions):
     """Divide a table into train, val and test so that each has its share of every label."""
 
     table: str  # the file
-    train: Fraction | None = None  # share; where none of the three is given 0.8, 0.1 and 0.1, else the others are 0
-    val: Fraction | None = None
-    test: Fraction | None = None
-    seed: Seed = 0
+    train: Fraction | None = None  # share of the images; without any of the three 0.8, 0.1 and 0.1, otherwise default 0
+    val: Fraction | None = None  # share of the images
+    test: Fraction | None = None  # share of the images
+    seed: Seed = 0  # of the choice among equally good divisions
     output: OutputDirectory | None = None  # default: the directory of the table
 
 
@@ -140,7 +140,7 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
         problems += found
         display.say(f"{config.name} {split}: {len(index):,} images, {len(found):,} of them cannot be used")
         for problem in found[:SHOWN]:
-            display.say(f"  {problem.reason}")
+            display.say(f"  {printable_name(problem.reason)}")
         if len(found) > SHOWN:
             display.say(f"  and {len(found) - SHOWN:,} more")
     if set(indexes) == set(config.splits):  # otherwise those of the other splits would be among them
@@ -247,7 +247,7 @@ def _shrink(options: ShrinkOptions, arguments: compose.Arguments) -> int:
         ) from None
     left_out = [*(problem.reason for problem in problems), *plan.left_out]
     for reason in left_out:
-        display.say(f"warning: left out: {reason}")
+        display.say(f"warning: left out: {printable_name(reason)}")
     total = sum(len(index) for index in indexes.values()) - len(problems)
     display.say(f"{total:,} images and {len(plan.files):,} other files in {output}")
     settings = {"dataset.root": str(output), **settings}

@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mldec.commands import compose
-from mldec.commands.options import (
-    EXPERIMENT,
-    NetworkOptions,
-    OutputDirectory,
-    Split,
-    make_options,
-    parse,
-)
+from mldec.commands.options import EXPERIMENT, NetworkOptions, OutputDirectory, Split, parse
 from mldec.config import Config, build_config, to_mapping
 from mldec.errors import ConfigError
 
@@ -36,7 +29,7 @@ class EvaluateOptions(NetworkOptions):
 
     SETTINGS = EXPERIMENT
 
-    run: Path  # a run directory or a checkpoint file
+    run: Path  # a run directory, a checkpoint file or an exported folder
     split: Split = "test"  # which images
     epoch: Literal["best", "last"] = "best"  # which checkpoint of a run directory; last where none was evaluated yet
     tune_thresholds: bool = False  # with split=val: tune a threshold for each label and write RUN/thresholds.csv
@@ -64,35 +57,37 @@ def main(argv: Sequence[str]) -> int:
     result = _evaluate(options, arguments, command=["evaluate", *argv])
     if isinstance(result, int):
         return result
-    if result is not None:
+    if result.summary:
         from mldec.engine.display import Display
 
         Display().say(result.summary)
     return 0
 
 
-def evaluate(run: str | Path, *overrides: str, **options: Any) -> dict[str, float]:
-    """Metrics of a trained network on a split, by name; mAP and F1 in percent. The same as `mldec evaluate`.
+def evaluate(run: str | Path, *overrides: str, **options: Any) -> Evaluation:
+    """Measure a trained network on a split, as `mldec evaluate` does.
+
+    Returns:
+        A result with `metrics` by name (mAP and F1 in percent), `directory`, where the files were written, and
+        `summary`, the metrics as text.
 
     Args:
-        run: a run directory or a checkpoint file.
-        overrides: settings of the experiment, as in "protocol=paper" or "dataset.root=data/coco".
-        options: fields of `EvaluateOptions`: split="val", weights="ema", output="results".
+        run: a run directory, a checkpoint file or an exported folder.
+        overrides: what `mldec evaluate` takes, such as "protocol=paper" or "dataset.root=data/coco".
+        options: its options as values: split="val", weights="ema", output="results".
 
     Raises ConfigError, DataError or CheckpointError, as the command does.
     """
-    made = make_options(EvaluateOptions, {"run": run, **options})
-    compose.load_components(())
-    result = _evaluate(made, compose.Arguments(overrides))
-    if result is None or isinstance(result, int):  # in processes of torchrun other than the main one
-        return {}
-    metrics: dict[str, float] = result.record["metrics"]
-    return metrics
+    made, arguments = parse(overrides, EvaluateOptions, "evaluate", run=run, **options)
+    compose.load_components(arguments.plugins)
+    result = _evaluate(made, arguments)
+    assert not isinstance(result, int)  # which only launched processes give
+    return result
 
 
 def _evaluate(
     options: EvaluateOptions, arguments: compose.Arguments, *, command: Sequence[str] = ()
-) -> Evaluation | int | None:
+) -> Evaluation | int:
     """What was measured; or the exit code of the processes that ran `command`, where several were requested."""
     from mldec.engine.checkpoint import restore
     from mldec.engine.display import Display

@@ -1,14 +1,10 @@
-"""`--help` of a command, and rows of the reference page: from the dataclass of its options and the comments on its lines."""
+"""`--help` of a command, from the dataclass of its options and the comments on its lines."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
-import io
-import re
 import textwrap
-import tokenize
 import types
 import typing
 from collections.abc import Mapping
@@ -16,9 +12,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from mldec.commands.options import OutputDirectory, OutputFile, Repeatable
+from mldec.field_docs import describe_fields, description
 
 WIDTH = 120
 COLUMN = 26  # at which the meaning of an option begins
+#: What stands for the value of a text or a path, where that is not obvious from the name of the option.
+PLACEHOLDERS = {
+    "checkpoint": "FILE",
+    "font": "FILE",
+    "input": "IMAGES",
+    "label_embeddings": "SOURCE",
+    "resume": "RUN",
+    "run": "RUN",
+    "thresholds": "tuned|FILE",
+}
 ALWAYS = {
     "plugins=[MODULE]": "import components of your own before composing",
     "debug=true": "show tracebacks",
@@ -56,16 +63,10 @@ def subcommands_help(command: str, text: str, subcommands: Mapping[str, type]) -
     return "\n".join([*lines, "", f"mldec {command} NAME --help shows its options."])
 
 
-def description(declared: type) -> str:
-    """What the docstring says before its list of attributes."""
-    return inspect.cleandoc(declared.__doc__ or "").partition("Attributes:\n")[0].strip()
-
-
 def own_fields_first(declared: type) -> list[dataclasses.Field[Any]]:
-    """The fields of a dataclass, its own before those of its bases."""
-    fields = dataclasses.fields(declared)
-    own = declared.__dict__.get("__annotations__", {})
-    return sorted(fields, key=lambda field: field.name not in own)
+    """The fields of a dataclass, its own before those that its bases have, too."""
+    inherited = {name for base in declared.__mro__[1:] for name in inspect.get_annotations(base)}
+    return sorted(dataclasses.fields(declared), key=lambda field: field.name in inherited)
 
 
 def is_needed(field: dataclasses.Field[Any]) -> bool:
@@ -92,7 +93,7 @@ def placeholder(name: str, annotation: Any) -> str:
     if annotation == OutputFile:
         return "FILE"
     if annotation == Repeatable:
-        return "PATH"
+        return PLACEHOLDERS[name]
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return placeholder(name, parts[0])
@@ -103,16 +104,9 @@ def placeholder(name: str, annotation: Any) -> str:
     if origin is tuple:
         item = placeholder(name, parts[0])
         return f"{item},…" if item in ("N", "X") or "|" in item else "A,B"
+    if annotation in (str, Path) and name in PLACEHOLDERS:
+        return PLACEHOLDERS[name]
     return {bool: "true|false", int: "N", float: "X", Path: "PATH"}.get(annotation, name.upper())
-
-
-def describe_fields(declared: type) -> dict[str, str]:
-    """What each field means: the comment on its line, or a line under "Attributes:" in the docstring of its class."""
-    found: dict[str, str] = {}
-    for base in reversed(declared.__mro__):
-        if dataclasses.is_dataclass(base):
-            found |= _comments(base) | _attributes(base)
-    return found
 
 
 def _row(label: str, meaning: str) -> list[str]:
@@ -122,38 +116,3 @@ def _row(label: str, meaning: str) -> list[str]:
     if len(first) > COLUMN:
         return [label, *textwrap.wrap(meaning, WIDTH, initial_indent=indent, subsequent_indent=indent)]
     return textwrap.wrap(f"{first}{meaning}", WIDTH, subsequent_indent=indent, drop_whitespace=True) or [label]
-
-
-def _comments(cls: type) -> dict[str, str]:
-    """The comment on the lines of each field."""
-    source = textwrap.dedent(inspect.getsource(cls))
-    on_line = {
-        token.start[0]: token.string.lstrip("#").strip()
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    found = {}
-    for node in typing.cast(ast.ClassDef, ast.parse(source).body[0]).body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
-            text = " ".join(on_line[line] for line in lines if line in on_line and "type: ignore" not in on_line[line])
-            if text:
-                found[node.target.id] = text
-    return found
-
-
-def _attributes(cls: type) -> dict[str, str]:
-    """The descriptions under "Attributes:" in the docstring; `a, b: text` describes both."""
-    _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
-    found: dict[str, str] = {}
-    names: list[str] = []
-    for line in section.splitlines():
-        if line and not line.startswith(" "):
-            break
-        head = re.match(r"    (\w+(?:, \w+)*): (.*)", line)
-        if head:
-            names = head[1].split(", ")
-            found |= dict.fromkeys(names, head[2])
-        elif line.strip():
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
-    return found

@@ -30,10 +30,11 @@ class ImportOptions:
     run_dir=DIR output=DIR name=NAME       the run directory: exactly there, or output/<name>/<date>_<time>
 
     Attributes:
-        checkpoint: a .pth, .pt or .safetensors file: the authors' files, timm's ML-Decoder, average pooling on a TResNet
-            or ResNet, zero-shot heads; a state dict, bare or under `model` or `state_dict`
-        backbone: which network it is, where the file does not show it (any timm model); else it must agree
+        checkpoint: a .pth, .pt or .safetensors file: the authors' files, timm's ML-Decoder, average pooling on a
+            TResNet or ResNet, zero-shot heads; a state dict, bare or under `model` or `state_dict`
+        backbone: the network (any timm model), if the file does not show which it is; otherwise it must agree
         label_embeddings: of a zero-shot head: the source of label embeddings, which files of weights do not hold
+        labels: in the order of the outputs; default: `idx_to_class` of the file, or the labels of the dataset
     """
 
     SETTINGS = EXPERIMENT
@@ -41,9 +42,7 @@ class ImportOptions:
     checkpoint: Path
     key: str | None = None  # use the state dict under this entry of the file instead, such as state_dict_ema
     backbone: str | None = None
-    labels: LabelNames | None = (
-        None  # in the order of the outputs; default: `idx_to_class` of the file, or the dataset's
-    )
+    labels: LabelNames | None = None
     label_embeddings: str | None = None
     image_size: Count | None = None  # in pixels, which no file holds; default: the experiment's, or 448
 
@@ -146,9 +145,8 @@ def _head(found: Any, mapping: dict[str, Any], given: set[str], source: str | No
     if found.num_classes is not None:
         without_effect = sorted(key for key in given if key.startswith("head.label_embeddings"))
         if source is not None or without_effect:
-            raise ConfigError(
-                f"{[*without_effect, 'label_embeddings'][0]}: has no effect, the head in the file has no label embeddings"
-            )
+            key = [*without_effect, "label_embeddings"][0]
+            raise ConfigError(f"{key}: has no effect, the head in the file has no label embeddings")
         return settings
     if source is not None:
         embeddings = {**(embeddings or {}), "source": source}

@@ -24,7 +24,7 @@ from mldec.errors import (
     without_long_words,
 )
 
-#: Commands by name. Each is the module `mldec.commands.<name>`, or the one in MODULES, with `main(arguments) -> exit code`
+#: Commands by name. Each is the module `mldec.commands.<name>`, or the one in MODULES. It has `main(argv) -> exit code`
 #: and the dataclass of its options, `OPTIONS`; or `SUBCOMMANDS`, dataclasses by the name of the subcommand.
 COMMANDS = {
     "train": "compose an experiment, check it, train it; resume=RUN continues one, -m runs several",

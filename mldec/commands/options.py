@@ -1,8 +1,8 @@
 """The grammar of the command line, one for all commands: `mldec COMMAND [group=choice] [key=value]`.
 
 A command declares its options as a frozen dataclass: the fields are their names, types and defaults, the comment on the
-line of a field is its help. `parse` reads each value by the type of its field, and `mldec.config` checks it, as it
-checks the settings of an experiment.
+line of a field is its help. `parse` reads each value according to the type of its field, and `mldec.config` checks it,
+as it checks the settings of an experiment.
 """
 
 from __future__ import annotations
@@ -14,25 +14,23 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from mldec.commands import compose
 from mldec.commands.compose import Arguments, key_of
-from mldec.config import Config, Count, Options, SomeOrNone, build_config, build_options
-from mldec.errors import ConfigError, DataError, shortened, suggest
+from mldec.config import Config, Count, Options, Precision, SomeOrNone, Weights, build_config, build_options
+from mldec.errors import ConfigError, DataError, printable, shortened, suggest
 from mldec.files import check_output_directory, check_output_file
 from mldec.labels import LabelSpace
 
-#: Types of options beside those of settings. The text describes them in errors and help.
+#: Types of options beside those of settings. The text describes them in errors and on the reference page.
 OutputDirectory = Annotated[Path, "a directory to write into"]
 OutputFile = Annotated[Path, "a file to write"]
 LabelNames = Annotated[tuple[str, ...], "label names a,b or @FILE"]
-Repeatable = Annotated[tuple[str, ...], "text, several times if need be"]
-
-Weights = Literal["best", "ema", "raw"]
+Repeatable = Annotated[tuple[str, ...], "text; may be repeated"]
 Split = Literal["train", "val", "test"]
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")  # ASCII digits only
@@ -44,12 +42,10 @@ class NetworkOptions:
     """Options of every command that runs a trained network."""
 
     weights: Weights = "best"  # best: those whose metric training reported; ema: their moving average; raw: without it
-    device: str | None = None  # auto, cpu, cuda, cuda:N or mps; default: as in training, for predict auto
-    batch_size: Count | None = None  # images per batch; default: as in training, for predict 32
-    workers: SomeOrNone | None = (
-        None  # loader processes, for predict threads; default: as in training, for predict auto
-    )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None  # default: as in training, for predict auto
+    device: str | None = None  # auto, cpu, cuda, cuda:N or mps; default: as in training
+    batch_size: Count | None = None  # images per batch; default: as in training
+    workers: SomeOrNone | None = None  # processes that load images; default: as in training
+    precision: Precision | None = None  # default: as in training
 
     def runtime(self) -> dict[str, Any]:
         """The settings of `runtime` that these options replace."""
@@ -57,13 +53,16 @@ class NetworkOptions:
         return {name: value for option, name in names.items() if (value := getattr(self, option)) is not None}
 
 
-def parse(argv: Sequence[str], declared: type[Options], command: str) -> tuple[Options, Arguments]:
-    """Read and check the options that `declared` has fields for; what else is given are overrides of an experiment.
+def parse(argv: Sequence[str], declared: type[Options], command: str, **more: Any) -> tuple[Options, Arguments]:
+    """Read and check the options that `declared` has fields for; everything else is an override of an experiment.
 
-    Class attributes of `declared` say more about a command: `SETTINGS`, the groups and top-level settings of an
+    Class attributes of `declared` describe a command further: `SETTINGS`, the groups and top-level settings of an
     experiment that it takes (none by default), and `MULTIRUN`, whether -m has a meaning.
 
-    Raises ConfigError for an unknown option, for one without an effect, for what is no `key=value`, and for a value
+    Args:
+        more: values of options from Python.
+
+    Raises ConfigError for an unknown option, for one without an effect, for anything but `key=value`, and for a value
     that is empty, given twice differently, or not of the option's type.
     """
     settings = getattr(declared, "SETTINGS", ())
@@ -73,7 +72,7 @@ def parse(argv: Sequence[str], declared: type[Options], command: str) -> tuple[O
     for position, argument in enumerate(argv, start=1):
         name, separator, value = argument.partition("=")
         if "\0" in argument:
-            raise ConfigError(f"{shortened(argument)}: holds a zero byte, which no name or value may")
+            raise ConfigError(f"{shortened(argument)}: contains a zero byte; remove it")
         if argument.startswith("-"):
             flags |= _flag(argument, multirun=getattr(declared, "MULTIRUN", False), composes="dataset" in settings)
         elif not separator and not argument.startswith("~"):
@@ -95,33 +94,32 @@ def parse(argv: Sequence[str], declared: type[Options], command: str) -> tuple[O
                 f"{shortened(argument)}: no such option of mldec {command}; {suggest(key_of(argument)[:80], allowed)}"
             )
     hints = typing.get_type_hints(declared, include_extras=True)
-    values = {name: _read(name, given, hints[name]) for name, given in texts.items()}
+    values = {name: _read(name, given, hints[name]) for name, given in texts.items()} | more
     for name, field in known.items():
         if name not in values and field.default is field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{name}=… is missing; mldec {command} --help shows what is needed")
-    return make_options(declared, values), Arguments(tuple(overrides), **flags)
-
-
-def make_options(declared: type[Options], values: Mapping[str, Any]) -> Options:
-    """Options from plain values, checked; places to write are looked at. Raises ConfigError listing all problems."""
+            raise ConfigError(f"{name}=… is missing; mldec {command} --help shows all options")
     options = build_options(declared, values)
-    for name, annotation in typing.get_type_hints(declared, include_extras=True).items():
-        value = getattr(options, name, None)
-        if value is not None and OutputDirectory in (annotation, *typing.get_args(annotation)):
-            check_output_directory(name, value)
-        if value is not None and OutputFile in (annotation, *typing.get_args(annotation)):
-            check_output_file(name, value)
-    return options
+    for name, value in values.items():
+        types_of = (hints[name], *typing.get_args(hints[name]))
+        for kind, check in ((OutputDirectory, check_output_directory), (OutputFile, check_output_file)):
+            if kind in types_of and value is not None:
+                check(name, getattr(options, name))
+    return options, Arguments(tuple(overrides), **flags)
 
 
 def compose_config(arguments: Arguments) -> Config:
-    """The experiment of a command line, composed and checked; notes of what was left out go to standard error."""
+    """The experiment of a command line, composed and checked; notes of settings left out go to standard error."""
     compose.load_components(arguments.plugins)
     notes: list[str] = []
     config = build_config(compose.compose(arguments.overrides, arguments.config_dir, notes))
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}", error=True)
     return config
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """Print text of several lines; what a terminal would obey in it is shown as codes."""
+    print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def split_list(text: str) -> list[str]:
@@ -150,7 +148,7 @@ def read_label_names(text: str) -> tuple[str, ...]:
 
 
 def value_of(text: str, annotation: Any) -> Any:
-    """The plain value that `text` stands for in a field of the type; `text` itself where it is none of that type."""
+    """The plain value of `text` for a field of the given type; `text` itself if it is not of that type."""
     if annotation == LabelNames:
         return read_label_names(text)
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
@@ -173,7 +171,7 @@ def value_of(text: str, annotation: Any) -> Any:
 
 
 def _read(name: str, texts: Sequence[str], annotation: Any) -> Any:
-    """The value of an option from all that was given for it."""
+    """The value of an option from all texts that were given for it."""
     if annotation == Repeatable:
         return texts
     if other := next((text for text in texts if text != texts[0]), None):
@@ -188,11 +186,11 @@ def _read(name: str, texts: Sequence[str], annotation: Any) -> Any:
 
 
 def _check_text(name: str, value: str) -> None:
-    """Raise ConfigError for a value that no option can have."""
+    """Raise ConfigError for a value that is not valid for any option."""
     if not value.strip():
         raise ConfigError(f"{name}=: empty; set a value, or leave it out")
     if value.startswith("~") and os.path.expanduser(value) == value:
-        raise ConfigError(f"{name}={shortened(value)}: there is no user of that name; use the full path, or ./~…")
+        raise ConfigError(f"{name}={shortened(value)}: no such user; use the full path, or ./~…")
 
 
 def _flag(argument: str, *, multirun: bool, composes: bool) -> dict[str, Any]:
@@ -213,10 +211,10 @@ def _flag(argument: str, *, multirun: bool, composes: bool) -> dict[str, Any]:
 
 
 def _is_setting(argument: str, settings: Sequence[str]) -> bool:
-    """Whether an override sets something that a command takes: `settings` holds groups, and keys of any depth."""
+    """Whether an override sets something that a command takes: one of `settings` (groups, keys), or a key within it."""
     key = key_of(argument)
     if "dataset" in settings and key.startswith("hydra"):
-        return True  # which is refused with the reason
+        return True  # composing refuses it and explains why
     return any(key == setting or key.startswith(f"{setting}.") for setting in settings)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mldec.commands import compose
-from mldec.commands.options import LabelNames, NetworkOptions, Repeatable, make_options, parse
-from mldec.config import Count, Fraction, build_config, to_mapping
+from mldec.commands.options import LabelNames, NetworkOptions, Repeatable, parse
+from mldec.config import Count, Fraction, Precision, SomeOrNone, build_config, to_mapping
 from mldec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class PredictOptions(NetworkOptions):
     Attributes:
         input: an image, a directory with its subdirectories, a pattern in quotes such as "photos/*.jpg", @FILE for a
             list with one path per line, or - for such a list on standard input; may be given several times
-        thresholds: above a threshold for each label: tuned on val, or those of a CSV file with the columns
-            label,threshold; labels that are not in it have threshold=…
+        thresholds: list labels with a score above a threshold of their own: tuned, on val, or read from a CSV file with
+            the columns label,threshold; labels without one have threshold=…
         maps: into DIR: an image with a map of each listed label: what each location contributes to it (true, label),
             or the attention of its query
     """
@@ -54,7 +54,13 @@ class PredictOptions(NetworkOptions):
     annotated: bool = False  # into DIR: each image with its labels and scores beside it
     maps: bool | Literal["label", "attention"] = False
     font: Path | None = None  # a .ttf file for labels in scripts that DejaVu Sans lacks, such as Chinese
-    resume: bool | None = None  # continue an interrupted prediction; default: where its settings are the same
+    resume: bool | None = None  # continue an interrupted prediction; default: if its settings are the same
+    device: str | None = "auto"  # auto, cpu, cuda, cuda:N or mps
+    batch_size: Count | None = 32  # images per batch
+    workers: SomeOrNone | None = (
+        None  # threads that decode images; default: 1 on the CPU, else 1 per core, at most 8
+    )
+    precision: Precision | None = "auto"  # auto: bf16 on CUDA that has it, otherwise fp32
 
     @property
     def weighting(self) -> Literal["label", "attention"] | None:
@@ -106,21 +112,22 @@ def predict(
     Args:
         run: a run directory, a checkpoint file or an exported folder.
         inputs: one or several of what the option `input` takes: an image, a directory, a pattern, "@list.txt".
-        overrides: settings of label embeddings, as in "head.label_embeddings.aliases=aliases.txt".
-        options: fields of `PredictOptions`: threshold=0.3, thresholds="tuned", top_k=3, labels=["zebra", "espresso"].
+        overrides: what `mldec predict` takes, such as "head.label_embeddings.aliases=aliases.txt".
+        options: its options as values: threshold=0.3, thresholds="tuned", top_k=3, labels=["zebra", "espresso"].
 
     Raises ConfigError, DataError or CheckpointError, as the command does; DataError for an image that cannot be read.
     """
     from mldec.engine.prediction_files import find_inputs
 
     sources = [inputs] if isinstance(inputs, (str, Path)) else inputs
-    made = make_options(PredictOptions, {"run": run, "input": [str(source) for source in sources], **options})
+    texts = [str(source) for source in sources]
+    made, arguments = parse(overrides, PredictOptions, "predict", run=run, input=texts, **options)
     for name in ("output", "format", "scores", "annotated", "maps", "font", "resume"):
         if getattr(made, name):
             raise ConfigError(f"{name}={getattr(made, name)}: mldec.predict writes no files; use `mldec predict`")
     paths = find_inputs(made.input)
-    compose.load_components(())
-    predictor, selection, warnings = prepare(made, overrides)
+    compose.load_components(arguments.plugins)
+    predictor, selection, warnings = prepare(made, arguments.overrides)
     for sentence in warnings:
         logger.warning("warning: %s", sentence)
     scores = predictor.scores(paths, batch_size=selection.batch_size)

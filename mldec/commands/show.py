@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from mldec.commands import compose
-from mldec.commands.options import EXPERIMENT, compose_config, parse
+from mldec.commands.options import EXPERIMENT, compose_config, parse, say
 from mldec.config import Config, Range, build_config, to_mapping
 from mldec.errors import printable
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     text = compose.to_yaml(to_mapping(config))
     print(printable(text) if sys.stdout.isatty() else text, end="")
     if options.format == "summary":
-        print(flush=True)
+        say("")
         show(config, options.num_labels)
     return 0
 
@@ -75,29 +75,29 @@ def show(config: Config, assumed_labels: int | None = None) -> None:
         except DataError as error:
             raise DataError(f"{error}\nadd num_labels=N to see the network without the dataset") from None
         labels, train = splits.labels, splits.train
-        print(f"images       {len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test")
+        say(f"images       {len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test")
     else:
         labels = LabelSpace([f"label {number}" for number in range(assumed_labels)])
         if config_properties.uses_label_embeddings(config):
             embeddings = LabelEmbeddings(labels.names, torch.randn(len(labels), ASSUMED_WIDTH), "assumed")
-            print(f"embeddings   assumed: {ASSUMED_WIDTH} numbers per label")
+            say(f"embeddings   assumed: {ASSUMED_WIDTH} numbers per label")
     classifier = build.build_bare_classifier(config, labels, embeddings)
     for name, part in (("backbone", classifier.backbone), ("head", classifier.head), ("network", classifier)):
         total, trainable = count_parameters(part)
-        print(f"{name:<12} {total:,} parameters, {trainable:,} trained")
+        say(f"{name:<12} {total:,} parameters, {trainable:,} trained")
     macs = count_macs(classifier, config_properties.image_size(config))
     cost = f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.1f} M"
-    print(f"cost         {cost} multiply-accumulates per image of {config_properties.image_size(config)} px")
-    print(f"labels       {len(labels)}")
+    say(f"cost         {cost} multiply-accumulates per image of {config_properties.image_size(config)} px")
+    say(f"labels       {len(labels)}")
     steps = 1000  # where images are not at hand, enough for the curve's shape
     batch_size, epochs = config.schedule.batch_size, config.schedule.epochs
     if train is not None:
         runtime = config.runtime
         steps = steps_per_epoch(len(train), batch_size, limit=runtime.limit_train_batches, overfit=runtime.overfit)
-        print(f"steps        {steps * epochs:,} = {epochs} epochs of {steps:,} steps of {batch_size} images")
+        say(f"steps        {steps * epochs:,} = {epochs} epochs of {steps:,} steps of {batch_size} images")
     schedule, last = build.build_schedule(config, steps), steps * epochs - 1
     points = [schedule(round(place * last / 59)).lr for place in range(60)]
-    print(f"rate         {curve(points)}  {points[0]:.2g} to {max(points):.2g} to {points[-1]:.2g}")
+    say(f"rate         {curve(points)}  {points[0]:.2g} to {max(points):.2g} to {points[-1]:.2g}")
 
 
 def curve(values: Sequence[float]) -> str:

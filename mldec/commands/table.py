@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mldec.commands import compose
-from mldec.commands.options import EXPERIMENT, OutputDirectory, OutputFile, parse
+from mldec.commands.options import EXPERIMENT, OutputDirectory, OutputFile, parse, say
 from mldec.config import Natural, Range, Some
 from mldec.errors import ConfigError, shortened
 
@@ -173,16 +172,16 @@ def _reproduce(planner: Planner, name: str, *, run: bool, page: Path | None) -> 
         if run and not outcome.stopped:
             reproduce(planner, table, outcome, Display())
         results[table.id] = row_results(planner, table, outcome)
-        print(f"\n{write_table(planner, table, results[table.id])}", flush=True)
+        say(f"\n{write_table(planner, table, results[table.id])}")
     if page is not None:
         records, scale = planner.request.workspace.records, planner.request.scale
         places = f"records={_relative(records)} page={_relative(page)}"
         write_page(planner, results, page, f"mldec table {name} scale={scale} report_only=true {places}")
-        print(f"written to {page}", file=sys.stderr)
+        say(f"written to {page}", error=True)
     for failure in outcome.failures:
-        print(f"error: failed: {failure}", file=sys.stderr)
+        say(f"error: failed: {failure}", error=True)
     if outcome.stopped:
-        print("note: stopped; the same command resumes", file=sys.stderr)
+        say("note: stopped; the same command resumes", error=True)
         return outcome.stopped
     return 1 if outcome.failures or outcome.unavailable else 0
 
@@ -196,12 +195,12 @@ def _launch(planner: Planner, arguments: compose.Arguments, *, slurm: bool) -> i
     options = [f"output={request.output}", f"records={request.workspace.records}", f"choose_seed={request.search_seed}"]
     lines, searching = pending_commands(planner, [*options, *arguments.overrides, *request.workspace.components])
     if not lines:
-        print("# nothing is left to run")
+        say("# nothing is left to run")
         return 0
     name = request.tables[0].id if len(request.tables) == 1 else "all"
-    print(slurm_script(name, lines) if slurm else "\n".join(lines))
+    say(slurm_script(name, lines) if slurm else "\n".join(lines))
     if searching:
-        print("# some rows choose a setting with the first seed; their other seeds are listed after that")
+        say("# some rows choose a setting with the first seed; their other seeds are listed after that")
     return 0
 
 
@@ -209,10 +208,10 @@ def _list(scale: Scale) -> int:
     from mldec.paper.tables import load_tables
 
     for table in load_tables(scale):
-        print(f"{table.name}: {table.title}")
+        say(f"{table.name}: {table.title}")
         for row in table.rows:
             what = ", ".join(str(value) for value in row.cells.values())
-            print(f"  {row.key:<26} {what:<44} {row.experiment or 'quoted'}")
+            say(f"  {row.key:<26} {what:<44} {row.experiment or 'quoted'}")
     return 0
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 import shlex
 import subprocess
@@ -15,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mldec.commands import compose
-from mldec.commands.options import EXPERIMENT, compose_config, parse
+from mldec.commands.options import EXPERIMENT, compose_config, parse, say
 from mldec.config import Config, build_config, to_mapping
 from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
 from mldec.engine.launcher import LAUNCHED, launch, starts_processes
@@ -55,22 +53,7 @@ class TrainOptions:
 OPTIONS = TrainOptions
 
 NEEDED = "experiment:"  # init_from=experiment:NAME is a run of that experiment, which is trained if it does not exist
-SHARED = ("seed", "output", "dataset", "runtime")
-
-# What a resumed run may change only with allow_schedule_change=true: the rest of the schedule would be another one.
-COURSE = (
-    "schedule",
-    "dataset",
-    "augment",
-    "optimizer",
-    "loss",
-    "ema",
-    "seed",
-    "protocol",
-    "runtime.limit_train_batches",
-)
-# What it may never change: the saved weights would not fit.
-SHAPE = ("backbone", "head", "name")
+SHARED = ("seed", "output", "dataset", "runtime")  # whose overrides it gets
 
 
 def main(argv: Sequence[str]) -> int:
@@ -118,13 +101,17 @@ def _train(
 ) -> TrainResult | int:
     """A new run, or the rest of one. `overrides` are handed to the processes that `runtime.devices` starts."""
     if options.resume is not None:
-        config = resumed_config(options, arguments)
+        config, changed = resumed_config(
+            options.resume, arguments, allow_schedule_change=bool(options.allow_schedule_change)
+        )
+        for line in changed:
+            say(f"note: changed {line}", error=True)
         return _begin(config, overrides, options.resume, allow_other_data=bool(options.allow_other_data))
     config = compose_config(arguments)
     if config.init_from is not None and config.init_from.startswith(NEEDED):
         if LAUNCHED in os.environ:
             raise ConfigError(f"init_from={config.init_from}: train that first, by itself, and name its run directory")
-        _check_place(config)
+        _check_run_directory(config)
         first = _train_needed(config, arguments)
         if isinstance(first, int):
             return first
@@ -135,13 +122,13 @@ def _train(
 
 def _train_needed(config: Config, arguments: compose.Arguments) -> Path | int:
     """Train the experiment that `config` starts from, unless that is done: its directory, or the code of its stop."""
-    from mldec.engine.training import check_before_needed_run, train_once
+    from mldec.engine.training import check_before_needed_run, shared_run_directory, train_once
 
     assert config.init_from is not None
     needed = build_config(needed_experiment(config.init_from.removeprefix(NEEDED), arguments))
     check_before_needed_run(config)
-    first = needed_folder(needed)
-    print(f"note: starting from {needed.name} in {first}, which is trained first, once", file=sys.stderr, flush=True)
+    first = shared_run_directory(needed)
+    say(f"note: starting from {needed.name} in {first}, which is trained first, once", error=True)
     result = train_once(needed, first)
     if result.metrics or result.exit_code:
         _conclude(result)
@@ -150,67 +137,26 @@ def _train_needed(config: Config, arguments: compose.Arguments) -> Path | int:
 
 def needed_experiment(name: str, arguments: compose.Arguments) -> dict[str, Any]:
     """The experiment that another one starts from, with its overrides of data, seed, runtime and output."""
-    shared = [override for override in arguments.overrides if override.partition("=")[0].split(".")[0] in SHARED]
-    shared = [override for override in shared if not override.startswith("dataset=")]  # the experiment names its own
+    keys = {override: compose.key_of(override) for override in arguments.overrides}
+    # The other experiment chooses its dataset itself.
+    shared = [override for override, key in keys.items() if key.partition(".")[0] in SHARED and key != "dataset"]
     return compose.compose([f"experiment={name}", *shared], arguments.config_dir)
 
 
-def needed_folder(config: Config) -> Path:
-    """The directory of that run: named by its settings, so that runs with the same start share it."""
-    settings = to_mapping(config)
-    for neutral in ("output", "run_dir"):
-        del settings[neutral]
-    settings["runtime"] = {key: value for key, value in settings["runtime"].items() if key.startswith("limit_")}
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    return Path(config.output).expanduser() / config.name / key
+def resumed_config(run: Path, arguments: compose.Arguments, *, allow_schedule_change: bool) -> tuple[Config, list[str]]:
+    """The config of a run directory with overrides, and what they change, one line per setting.
 
-
-def _check_place(config: Config) -> None:
-    """Refuse a run directory that cannot be one, before anything is read."""
-    name, value = ("output", config.output) if config.run_dir is None else ("run_dir", config.run_dir)
-    check_output_directory(name, Path(value).expanduser())
-
-
-def resumed_config(options: TrainOptions, arguments: compose.Arguments) -> Config:
-    """The config that lies in a run directory, with overrides. Raises ConfigError for those that resuming forbids."""
-    assert options.resume is not None
+    Raises ConfigError for changes that resuming forbids.
+    """
     compose.load_components(arguments.plugins)
     from mldec.engine.consent import confine
-    from mldec.engine.paths import places_of_data, with_absolute_paths
+    from mldec.engine.paths import with_absolute_paths
+    from mldec.engine.resume_checks import check_resumed
 
-    stored = build_config(compose.read_yaml(options.resume / "config.yaml"))
+    stored = build_config(compose.read_yaml(run / "config.yaml"))
     config = build_config(compose.change(to_mapping(stored), arguments.overrides, arguments.config_dir))
-    stored, config = with_absolute_paths(stored), with_absolute_paths(config)
-    changed = differences(to_mapping(stored), to_mapping(config))
-    refuse(changed, SHAPE, "the saved weights belong to the old value; start a new run with init_from=")
-    if not options.allow_schedule_change:
-        # Where the data lies may change: whether it is the same data is known once it is read.
-        course = {key: line for key, line in changed.items() if key not in places_of_data(config)}
-        refuse(course, COURSE, "it would change the course of the run; add allow_schedule_change=true to allow it")
-    for line in changed.values():
-        print(f"note: changed {line}", file=sys.stderr)
-    return confine(config, arguments.keys(), options.resume / "config.yaml")
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> dict[str, str]:
-    """Keys whose values differ, with a line that shows both."""
-    found: dict[str, str] = {}
-    for key in {**old, **new}:
-        before, after = old.get(key), new.get(key)
-        where = f"{path}{key}"
-        if isinstance(before, dict) and isinstance(after, dict):
-            found |= differences(before, after, f"{where}.")
-        elif before != after:
-            shown = ["null" if value is None else value for value in (before, after)]
-            found[where] = f"{where}: {shown[0]} -> {shown[1]}"
-    return found
-
-
-def refuse(changed: dict[str, str], prefixes: Sequence[str], why: str) -> None:
-    """Raise ConfigError if a changed key lies under one of `prefixes`."""
-    lines = [line for key, line in changed.items() if any(key == p or key.startswith(f"{p}.") for p in prefixes)]
-    if lines:
-        raise ConfigError("\n".join(f"{line} cannot be changed on resume: {why}" for line in lines))
+    changed = check_resumed(stored, config, allow_schedule_change=allow_schedule_change)
+    return confine(with_absolute_paths(config), arguments.keys(), run / "config.yaml"), changed
 
 
 def _begin(
@@ -218,7 +164,7 @@ def _begin(
 ) -> TrainResult | int:
     """Train in this process or, with `runtime.devices`, in several that get the same `overrides`."""
     if resume is None:
-        _check_place(config)
+        _check_run_directory(config)
     if starts_processes(config.runtime.devices):
         if overrides is None:
             raise ConfigError(f"runtime.devices={config.runtime.devices}: use `mldec train` or torchrun")
@@ -228,21 +174,27 @@ def _begin(
     return train_config(config, resume, allow_other_data=allow_other_data)
 
 
+def _check_run_directory(config: Config) -> None:
+    """Refuse a run directory that cannot be one, before anything is read."""
+    name, value = ("output", config.output) if config.run_dir is None else ("run_dir", config.run_dir)
+    check_output_directory(name, Path(value).expanduser())
+
+
 def _conclude(result: TrainResult) -> None:
     """Print the result of a run, and the commands that use it."""
     if not result.summary:  # a process of a group other than the main one
         return
     folder = result.run_dir
     if result.exit_code:
-        print(f"\n{result.summary}. To resume:\n  {shlex.join(['mldec', 'train', f'resume={folder}'])}")
+        say(f"\n{result.summary}. To resume:\n  {shlex.join(['mldec', 'train', f'resume={folder}'])}")
         return
-    print(f"\n{result.summary}\n")
-    print(f"run directory  {folder}")
-    print(f"images         {folder / 'images' / 'predictions.png'}")
-    print(f"per label      {folder / 'per_class_ap.csv'}")
-    print(f"curves         {shlex.join(['tensorboard', '--logdir', str(folder)])}")
-    print(f"evaluate       {shlex.join(['mldec', 'evaluate', f'run={folder}'])}")
-    print(f"report         {shlex.join(['mldec', 'report', f'run={folder}'])}", flush=True)
+    say(f"\n{result.summary}\n")
+    say(f"run directory  {folder}")
+    say(f"images         {folder / 'images' / 'predictions.png'}")
+    say(f"per label      {folder / 'per_class_ap.csv'}")
+    say(f"curves         {shlex.join(['tensorboard', '--logdir', str(folder)])}")
+    say(f"evaluate       {shlex.join(['mldec', 'evaluate', f'run={folder}'])}")
+    say(f"report         {shlex.join(['mldec', 'report', f'run={folder}'])}")
 
 
 # Several runs ---------------------------------------------------------------------------------------------------------
@@ -254,14 +206,14 @@ def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:
     runs = compose.expand_sweep(arguments.overrides)
     failed = []
     for number, overrides in enumerate(runs, start=1):
-        print(f"[{number}/{len(runs)}] {shlex.join(overrides)}", flush=True)
+        say(f"[{number}/{len(runs)}] {shlex.join(overrides)}")
         code, preempted = _run_patiently([sys.executable, "-m", "mldec", "train", *fixed, *overrides])
         if preempted or code in (STOPPED, PREEMPTED):
             return PREEMPTED if preempted else code
         if code:
             failed.append((code, overrides))
     for code, overrides in failed:
-        print(f"error: exit code {code} from: {shlex.join(overrides)}", file=sys.stderr)
+        say(f"error: exit code {code} from: {shlex.join(overrides)}", error=True)
     return failed[0][0] if failed else 0
 
 

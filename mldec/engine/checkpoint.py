@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mldec.config import Config, build_config, from_stored, to_mapping
+from mldec.config import Config, Weights, build_config, from_stored, to_mapping
 from mldec.data.image import Normalization
 from mldec.engine.build import build_bare_classifier, build_normalization
 from mldec.engine.checkpoint_fields import FORMAT, check_fields
@@ -40,8 +40,6 @@ logger = logging.getLogger(__name__)
 REQUIRED = ("format", "config", "labels", "normalization", "model", "reported", "metrics", "step")
 
 SHOWN_LINES = 12  # of torch's message about weights that do not fit
-
-Weights = Literal["best", "ema", "raw"]
 
 
 class StoredCheckpoint(NamedTuple):

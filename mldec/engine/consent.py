@@ -1,7 +1,7 @@
-"""What a stored config may decide over this machine, and what only somebody who types it may.
+"""What a stored config may decide about this machine, and what only the command line may.
 
-A run directory or checkpoint can come from anybody. Its config says what was trained; it does not say where files are
-written here, how many are made, or how much memory and how many processes are taken.
+A run directory or checkpoint can come from anybody. Its config describes what was trained; it does not decide where
+files are written here, how many, or how much memory and how many processes are used.
 """
 
 from __future__ import annotations
@@ -16,46 +16,47 @@ from mldec.data import cifar
 from mldec.data.digits import ScenesConfig, fingerprint
 from mldec.engine import config_properties
 from mldec.errors import ConfigError, DataError, shortened
+from mldec.system import usable_cores
 
 logger = logging.getLogger(__name__)
 
-MOST_SCENES, MOST_SCENE_SIDE = 50_000, 512  # that a stored config may ask for; digits has 12,000 of 64 pixels
+MOST_SCENES, MOST_SCENE_SIDE = 50_000, 512  # that a stored config may draw; digits has 12,000 of 64 pixels
 MOST_BATCH_BYTES = 2**31  # of the pixels of a batch
 WORKERS_PER_CORE = 4  # for each core, and at least 32
 
 
-def confine(config: Config, typed: Collection[str], source: object) -> Config:
-    """`config` without what only the command line may say.
+def confine(config: Config, given: Collection[str], source: object) -> Config:
+    """`config` without what only the command line may set.
 
     Args:
-        config: as stored in `source`, with what was typed.
-        typed: keys of the command line; a typed `dataset` or `runtime` confirms all of it.
+        config: as stored in `source`, with the overrides of the command line.
+        given: keys of the overrides; `dataset` or `runtime` among them confirms all of that group.
 
     Raises:
-        ConfigError: it asks for more memory or processes than a stored config may.
-        DataError: images would be drawn or unpacked into a directory that was not typed, or more than may be.
+        ConfigError: it requests more memory or processes than a stored config may.
+        DataError: images would be drawn or unpacked into a directory that the command line does not name, or too many.
     """
-    typed = frozenset(typed)
+    given = frozenset(given)
 
     def confirmed(key: str) -> bool:
-        return key in typed or key.partition(".")[0] in typed
+        return key in given or key.partition(".")[0] in given
 
     if config.dataset.cache is not None and not confirmed("dataset.cache"):
         logger.info(
-            "note: %s is stored in %s and not used, since files are written there; type it to use it",
+            "note: %s is stored in %s and not used, since files are written there; set it as an option to use it",
             f"dataset.cache={shortened(config.dataset.cache)}",
             source,
         )
         config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, cache=None))
-    if isinstance(config.dataset, ScenesConfig) and "dataset" not in typed:
-        _refuse_drawing(config.dataset, typed, source)
-    if isinstance(config.dataset, cifar.CifarConfig) and not typed & {"dataset", "dataset.root"}:
+    if isinstance(config.dataset, ScenesConfig) and "dataset" not in given:
+        _refuse_drawing(config.dataset, given, source)
+    if isinstance(config.dataset, cifar.CifarConfig) and not given & {"dataset", "dataset.root"}:
         _refuse_unpacking(config.dataset, source)
-    most = max(32, WORKERS_PER_CORE * (os.cpu_count() or 1))
+    most = max(32, WORKERS_PER_CORE * usable_cores())
     workers = config.runtime.workers
     if workers is not None and workers > most and not confirmed("runtime.workers"):
         raise ConfigError(
-            f"{source} asks for {workers:,} loader processes, more than {most} for these cores; type "
+            f"{source} requests {workers:,} loader processes, more than {most} for these cores; set "
             f"runtime.workers={most} or another number"
         )
     for key, size in (
@@ -66,29 +67,29 @@ def confine(config: Config, typed: Collection[str], source: object) -> Config:
         bytes_each = 3 * side**2
         if size is not None and size * bytes_each > MOST_BATCH_BYTES and not confirmed(key):
             raise ConfigError(
-                f"{source} asks for batches of {size:,} images of {side} pixels, more than "
-                f"{MOST_BATCH_BYTES / 2**30:g} GiB; type {key}={MOST_BATCH_BYTES // bytes_each} or another number"
+                f"{source} requests batches of {size:,} images of {side} pixels, more than "
+                f"{MOST_BATCH_BYTES / 2**30:g} GiB; set {key}={MOST_BATCH_BYTES // bytes_each} or another number"
             )
     return config
 
 
-def _refuse_drawing(dataset: ScenesConfig, typed: frozenset[str], source: object) -> None:
+def _refuse_drawing(dataset: ScenesConfig, given: frozenset[str], source: object) -> None:
     folder = os.path.join(dataset.folder, fingerprint(dataset))
     if os.path.isdir(folder):
         return
-    if "dataset.root" not in typed:
+    if "dataset.root" not in given:
         total = dataset.train + dataset.val + dataset.test
         raise DataError(
             f"the images of {source} are not in {folder}. They are {total:,} scenes of {dataset.image_size} pixels "
-            "that would be drawn there; where a stored config says is not written to unless you type it: "
-            f"dataset.root={dataset.folder} or another folder"
+            "that would be drawn there; a directory that a stored config names is not written to unless you set it: "
+            f"dataset.root={dataset.folder} or another directory"
         )
     limits = {**dict.fromkeys(dataset.splits, MOST_SCENES), "image_size": MOST_SCENE_SIDE}
     for key, most in limits.items():
-        if getattr(dataset, key) > most and f"dataset.{key}" not in typed:
+        if getattr(dataset, key) > most and f"dataset.{key}" not in given:
             raise DataError(
-                f"{source} asks for dataset.{key}={getattr(dataset, key)}; stored settings may ask for at most "
-                f"{most:,} {'pixels a side' if key == 'image_size' else 'images'}; set "
+                f"{source} requests dataset.{key}={getattr(dataset, key)}; stored settings may request at most "
+                f"{most:,} {'pixels per side' if key == 'image_size' else 'images'}; set "
                 f"dataset.{key}={getattr(dataset, key)} on the command line to confirm"
             )
 
@@ -97,5 +98,5 @@ def _refuse_unpacking(dataset: cifar.CifarConfig, source: object) -> None:
     if not cifar.is_prepared(dataset.folder):
         raise DataError(
             f"the images of {source} would be written as PNG files into {dataset.folder}; a directory that a stored "
-            f"config names is not written to unless you type it: dataset.root={dataset.folder} or another directory"
+            f"config names is not written to unless you set it: dataset.root={dataset.folder} or another directory"
         )

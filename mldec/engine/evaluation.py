@@ -27,11 +27,22 @@ from mldec.metrics import f1_at_threshold
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured. `record` is what metrics.json in `directory` holds, `summary` the same for people."""
+    """What was measured.
+
+    Attributes:
+        record: the content of metrics.json in `directory`; empty in processes of a group other than the main one.
+        directory: where the files are.
+        summary: the metrics as text.
+    """
 
     record: dict[str, Any]
     directory: Path
-    summary: str
+    summary: str = ""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """By name; mAP and F1 in percent."""
+        return dict(self.record.get("metrics", {}))
 
 
 def evaluate_split(
@@ -46,8 +57,8 @@ def evaluate_split(
     uses_reported: bool = True,
     tune_thresholds: bool = False,
     group: ProcessGroup = SINGLE_PROCESS,
-) -> Evaluation | None:
-    """Measure a split and write metrics.json and per_class_ap.csv. None in all processes of a group but the main one.
+) -> Evaluation:
+    """Measure a split and write metrics.json and per_class_ap.csv. Of a process group the main process has the results.
 
     Args:
         config: of the run, with what is changed for this measurement.
@@ -77,7 +88,7 @@ def evaluate_split(
         restored, config, index, labels, what=what, device=device, display=display, group=group
     )
     if not group.is_main:
-        return None
+        return Evaluation({}, directory)
     record: dict[str, Any] = {
         "checkpoint": str(restored.path),
         "step": restored.step,
@@ -100,14 +111,16 @@ def evaluate_split(
         record["tuned"] = {"CF1": f1.CF1, "OF1": f1.OF1}
     run_directory.write_json(directory / "metrics.json", record)
     write_per_class(directory / "per_class_ap.csv", result, scores, labels)
+    shared = data_splits.describe_test_split(config) if split == "test" else ""
     lines = [
         f"{restored.path}, {restored.weights} weights of step {restored.step}",
         f"{config.dataset.name} {split}: {len(scores.ids):,} images, {len(labels)} labels, "
         f"{config.protocol.name} protocol, AP definition {config.protocol.average_precision}",
+        *([shared] if shared else []),
         describe(result.metrics, config_properties.is_single_label(config)),
     ]
     if "tuned" in record:
-        biased = ", which are these images: optimistically biased" if _is_val(config, split) else ""
+        biased = ", which are these images: optimistically biased" if shared else ""
         figures = "   ".join(f"{name} {value:.2f}" for name, value in record["tuned"].items())
         lines.append(f"{figures}   at the thresholds of {FILE}, tuned on val{biased}")
     lines.append(f"written to {directory}")
@@ -119,13 +132,6 @@ def evaluate_split(
         write_thresholds(path, thresholds, scores.scores, scores.targets)
         lines.append(f"thresholds in {restored.path}, listed in {path}")
     return Evaluation(record, directory, "\n".join(lines))
-
-
-def _is_val(config: Config, split: str) -> bool:
-    """Whether a split's images are those of val, since the dataset has no such split of its own."""
-    published = config.dataset.splits
-    no_val = "val" not in published and config.protocol.holdout == 0
-    return split == "val" or (split == "test" and (no_val or "test" not in published))
 
 
 def _unused_embedding_settings(

@@ -40,8 +40,8 @@ def choose_labels(
         if dataset is None:
             what = "its labels" if found.num_classes is None else f"its {found.num_classes} labels"
             raise ConfigError(
-                f"{found.source} does not name {what}; use labels=@FILE (one per line, in the order of the outputs), or "
-                "experiment=… dataset.root=… of the dataset that it was trained on"
+                f"{found.source} does not name {what}; use labels=@FILE (one per line, in the order of the outputs), "
+                "or experiment=… dataset.root=… of the dataset that it was trained on"
                 + (f"\n({reason})" if reason else "")
             )
         names, where = dataset.names, config.dataset.name

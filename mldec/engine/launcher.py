@@ -11,41 +11,41 @@ import time
 from collections.abc import Sequence
 
 from mldec.engine.interrupt import PREEMPTED, PREEMPTIONS, pass_on
+from mldec.system import usable_cores
 
 LAUNCHED = "WORLD_SIZE"  # set by torchrun, and here
-#: How `launch` would leave where a process ended of what the system asks, before it could do so in its own way.
+#: Exit codes of a process that the system's signal ended before it could leave with a code of its own.
 PREEMPTED_CODES = {128 + int(signum) for signum in PREEMPTIONS}
 GRACE = 30.0  # seconds that the others have to end by themselves, once one has failed
 
 
 def starts_processes(devices: int) -> bool:
-    """Whether several processes are wanted (`runtime.devices`), and this is none of them yet."""
+    """Whether `runtime.devices` requests several processes and this is not yet one of them."""
     return devices > 1 and LAUNCHED not in os.environ
 
 
 def launch(arguments: Sequence[str], count: int, *, on_cpu: bool) -> int:
-    """Run `mldec` with `arguments` in `count` processes that find one another. Returns the exit code of the first to fail,
-    else 0.
+    """Run `mldec` with `arguments` in a group of `count` processes; returns the exit code of the first to fail, else 0.
 
-    Signals go to all of them. When one fails the others get `GRACE` seconds; what it said stands on the terminal.
+    Signals go to all of them. When one fails, its error is on the terminal and the others get `GRACE` seconds.
     """
     environment = {**os.environ, LAUNCHED: str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     if on_cpu:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
     processes: list[subprocess.Popen] = []
     former = signal.signal(signal.SIGINT, lambda signum, frame: None)  # it reaches them by itself
     try:
-        with pass_on(processes) as asked:
+        with pass_on(processes) as stop:
             for rank in range(count):
                 process = subprocess.Popen(
                     [sys.executable, "-m", "mldec", *arguments],
                     env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 )
                 processes.append(process)
-                if asked.requested:  # while it was being started
+                if stop.requested:  # while it was being started
                     process.terminate()
             code = _watch(processes)
-            return PREEMPTED if asked.requested and code in PREEMPTED_CODES else code
+            return PREEMPTED if stop.requested and code in PREEMPTED_CODES else code
     finally:
         for process in processes:
             if process.poll() is None:

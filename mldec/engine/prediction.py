@@ -170,9 +170,9 @@ def _draw(
     directory: Path | None,
     common: str,
 ) -> str:
-    """Draw the images that are wanted of a prediction, placed in `directory` as its image lies in the directory `common`.
+    """Draw the images that are wanted of a prediction; in `directory` they are placed as its image is below `common`.
 
-    Returns why that cannot be done, or nothing: one image does not stop the prediction of all, a full disk does.
+    Returns why that failed, or "": one image does not stop the prediction of all, a full disk does.
     """
     if directory is None or not selection.drawings:
         return ""

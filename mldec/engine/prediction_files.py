@@ -89,8 +89,8 @@ def read_list(source: str) -> list[str]:
 def find_images(source: str, notes: list[str] | None = None) -> list[str]:
     """Paths of images that `source` names: an image, a directory, or a pattern.
 
-    In directories and patterns the files that macOS adds (._x.jpg, __MACOSX) are left out, and what `mldec predict` drew.
-    A sentence for what else is skipped is added to `notes`. Raises DataError if there is no image.
+    Of directories and patterns the files that macOS adds (._x.jpg, __MACOSX) and drawings of `mldec predict` are left
+    out. A sentence for what else is skipped is added to `notes`. Raises DataError if there is no image.
     """
     path = os.path.expanduser(source)
     skipped = _Skipped()
@@ -158,7 +158,8 @@ def _images_below(folder: str, skipped: _Skipped) -> Iterator[str]:
 
 
 def _matches(pattern: str, skipped: _Skipped) -> Iterator[str]:
-    """What a pattern names, without what macOS adds and what `mldec predict` drew in directories that the pattern does not name itself."""
+    """What a pattern matches, without files that macOS adds, and without drawings of `mldec predict` unless the pattern
+    names their directory."""
     fixed = []
     for part in pattern.split(os.sep):
         if glob.has_magic(part):

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mldec.config import Precision, Weights
 from mldec.data.image import decode, from_pillow
 from mldec.engine import build
 from mldec.engine.cam_alignment import measure_shift
-from mldec.engine.checkpoint import Restored, Weights, restore
+from mldec.engine.checkpoint import Restored, restore
 from mldec.engine.config_properties import uses_softmax
 from mldec.engine.device import autocast, choose_device, choose_precision
 from mldec.engine.image_sheets import View
@@ -36,7 +37,6 @@ BATCH = 32  # images per forward pass
 AHEAD = 2  # batches that are decoded while one is computed
 MAPS_BATCH = 8  # images whose maps are computed together: intermediate features have an entry per image and label
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 ImageInput = Any  # a path, a PIL image, or uint8: (H,W,3) RGB or (H,W) grey
 
 

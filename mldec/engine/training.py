@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import tempfile
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,11 @@ class TrainResult:
     """A run that was trained.
 
     Attributes:
-        metrics: of the test split, by name; mAP and F1 in percent. With them the `protocol`, `weights` and `epoch` that
-            they belong to. Empty for a run that was stopped.
-        run_dir: the run directory; in processes of a group other than the main one the current directory.
-        exit_code: 0, or that of the signal that stopped the run, which can be resumed then.
-        summary: the metrics as text.
+        metrics: of the test split, by name; mAP and F1 in percent; with the `protocol`, `weights` and `epoch` that they
+            belong to. Empty for a run that was stopped.
+        run_dir: the run directory.
+        exit_code: 0, or that of the signal that stopped the run, which can then be resumed.
+        summary: the metrics as text; empty in processes of a group other than the main one.
     """
 
     metrics: dict[str, Any]
@@ -55,133 +56,129 @@ class TrainResult:
 def train_config(
     config: Config, resume: Path | None = None, *, allow_other_data: bool = False, quiet: bool = False
 ) -> TrainResult:
-    """Train in this process, which may be one of a process group.
+    """Train in this process, which may be one of a process group. The main process alone writes files.
+
+    It holds the lock of the run directory: from before the checkpoint is read that is continued, otherwise from before
+    anything is written.
 
     Args:
         resume: a run directory to continue; None: make a new one.
         allow_other_data: resume with other images or labels than the run began with.
         quiet: print nothing.
     """
-    with join_process_group() as group:
-        if group.is_main:
-            return _train(config, resume, group, None, allow_other_data, quiet)
-        with tempfile.TemporaryDirectory(prefix="mldec-") as elsewhere:
-            return _train(config, resume, group, Path(elsewhere), allow_other_data, quiet)
+    with join_process_group() as group, contextlib.ExitStack() as held:
+        if resume is not None:
+            _lock(resume, group, held)
+        return _train(config, resume, group, held, Display(quiet=quiet or not group.is_main), allow_other_data)
 
 
 def _train(
     config: Config,
-    folder: Path | None,
-    group: ProcessGroup,
-    elsewhere: Path | None,
-    allow_other_data: bool,
-    quiet: bool,
-) -> TrainResult:
-    """Build everything, then make (or continue) the run directory, then train.
-
-    The main process of the group writes there, the others write `elsewhere`. The main process holds the lock of the
-    directory: from before a checkpoint is read that is continued, else from before anything is written.
-    """
-    with contextlib.ExitStack() as held:
-        if folder is not None:
-            _lock(folder, group, held)
-        return _train_locked(config, folder, group, held, elsewhere, allow_other_data, quiet)
-
-
-def _lock(folder: Path, group: ProcessGroup, held: contextlib.ExitStack, *, fresh: bool = False) -> None:
-    """Take the lock of a run directory for the whole group. Raises ConfigError, in all its processes, where that is
-    taken, and where a `fresh` run would lie on top of another one."""
-    problem = None
-    if group.is_main:
-        try:
-            held.enter_context(lock_run(folder))
-            remove_partial(folder, "checkpoints", "images")
-            if fresh and any((folder / "checkpoints").glob("*.pt")):
-                problem = f"run_dir={folder}: holds a run already; use resume={folder} to continue it"
-        except ConfigError as error:
-            problem = str(error)
-    if problem := group.broadcast(problem):
-        raise ConfigError(problem)
-
-
-def _train_locked(
-    config: Config,
-    folder: Path | None,
+    resume: Path | None,
     group: ProcessGroup,
     held: contextlib.ExitStack,
-    elsewhere: Path | None,
+    display: Display,
     allow_other_data: bool,
-    quiet: bool,
 ) -> TrainResult:
+    """Build everything, then make (or continue) the run directory, then train."""
     config_checks.check_config(config)
     config = with_absolute_paths(config)
-    display = Display(quiet=quiet or not group.is_main)
     for sentence in config_checks.find_unused(config):
         display.say(f"warning: {sentence}")
     splits = data_splits.build_splits(config)
     for sentence in find_data_problems(splits.train, {"val": splits.val, "test": splits.test}):
         display.say(f"warning: {sentence}")
     data = data_splits.describe_splits(splits)
-    recorded = {} if folder is None else read_recorded(folder)
+    recorded = {} if resume is None else read_recorded(resume)
     others = other_splits(recorded, data)
     if others and not allow_other_data:
         raise ConfigError(
-            f"the {' and '.join(others)} images or labels are not those that {folder} began with; set dataset.root=… "
+            f"the {' and '.join(others)} images or labels are not those that {resume} began with; set dataset.root=… "
             f"or dataset.{others[0]}=… to the run's data, or {OPTION} to continue with these"
         )
-    stored = None if folder is None else read_last(folder)
+    stored = None if resume is None else read_last(resume)
     embeddings = None if stored is None else stored_label_embeddings(stored.content)
     trainer = Trainer(config, splits, display, fresh=stored is None, label_embeddings=embeddings, group=group)
     if lag := find_lag(trainer.state.ema, len(trainer.batches) * config.schedule.epochs):
         display.say(f"warning: {lag}")
     if stored is not None:
         trainer.load(stored)
-    else:
-        if group.is_main:
-            try:
-                folder = run_directory.make_run_directory(config.output, config.name, config.run_dir)
-            except FileExistsError as error:
-                folder = Path(str(error))  # the lock shows whether that run is still being trained
-        folder = folder or Path()
-        _lock(folder, group, held, fresh=True)
-    folder = elsewhere or folder
-    assert folder is not None  # the main process's
-    run_directory.write_text(folder / "config.yaml", write_settings(to_mapping(config)))
-    machine = environment.environment(trainer.device, trainer.dtype) | {"processes": group.size}
-    run_directory.write_json(folder / "environment.json", machine)
+    step = trainer.state.progress.step
+    run_dir = resume
+    if run_dir is None:
+        run_dir = group.broadcast(_make_run_directory(config) if group.is_main else Path())
+        _lock(run_dir, group, held, fresh=True)
     for split in others:
         display.say(f"warning: the {split} images or their labels are not those that this run began with")
-    # What the run began with stays, as what it is compared with.
-    name = f"data_from_step_{trainer.state.progress.step}.json" if others else FILE
-    if others or not recorded:
-        run_directory.write_json(folder / name, data)
+    if group.is_main:
+        run_directory.write_text(run_dir / "config.yaml", write_settings(to_mapping(config)))
+        machine = environment.environment(trainer.device, trainer.dtype) | {"processes": group.size}
+        run_directory.write_json(run_dir / "environment.json", machine)
+        # What the run began with stays, as what it is compared with.
+        if others or not recorded:
+            run_directory.write_json(run_dir / (f"data_from_step_{step}.json" if others else FILE), data)
 
     sizes = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test images"
     where = f"{trainer.device}" if group.size == 1 else f"{group.size} devices, each a {trainer.device.type}"
     display.say(f"{config.name}: {len(splits.labels)} labels, {sizes}, on {where} in {str(trainer.dtype)[6:]}")
-    display.say(
-        f"run directory: {folder}" + (f", resumed at step {trainer.state.progress.step}" if stored is not None else "")
-    )
-    run_dir = folder if elsewhere is None else Path()
+    if shared := data_splits.describe_test_split(config):
+        display.say(shared)
+    display.say(f"run directory: {run_dir}" + ("" if stored is None else f", resumed at step {step}"))
     try:
-        with environment.record_cost(folder, trainer.device):
-            record = trainer.fit(folder)
+        with environment.record_cost(run_dir, trainer.device) if group.is_main else contextlib.nullcontext():
+            record = trainer.fit(run_dir)
     except Interrupted:
         summary = f"stopped at step {trainer.state.progress.step}" if group.is_main else ""
         return TrainResult({}, run_dir, trainer.stop.exit_code, summary)
     if not group.is_main:
         return TrainResult(record, run_dir)
-    heading = f"test ({record['protocol']} protocol, {record['weights']} weights of epoch {record['epoch']})"
+    details = f"{record['protocol']} protocol, {record['weights']} weights of epoch {record['epoch']}"
+    heading = f"{shared}; {details}" if shared else f"test ({details})"
     return TrainResult(record, run_dir, summary=f"{heading}\n{describe(record, trainer.single_label)}")
 
 
+def _make_run_directory(config: Config) -> Path:
+    try:
+        return run_directory.make_run_directory(config.output, config.name, config.run_dir)
+    except FileExistsError as error:
+        return Path(str(error))  # the lock shows whether that run is still being trained
+
+
+def _lock(run_dir: Path, group: ProcessGroup, held: contextlib.ExitStack, *, fresh: bool = False) -> None:
+    """Take the lock of a run directory for the whole group.
+
+    Raises ConfigError, in all its processes, if another run has it, or if a `fresh` run would replace an earlier one.
+    """
+    problem = None
+    if group.is_main:
+        try:
+            held.enter_context(lock_run(run_dir))
+            remove_partial(run_dir, "checkpoints", "images")
+            if fresh and any((run_dir / "checkpoints").glob("*.pt")):
+                problem = f"run_dir={run_dir}: holds a run already; use resume={run_dir} to continue it"
+        except ConfigError as error:
+            problem = str(error)
+    if problem := group.broadcast(problem):
+        raise ConfigError(problem)
+
+
 def check_before_needed_run(config: Config) -> None:
-    """Refuse what is wrong with a config or its label embeddings before the run that it starts from is trained."""
+    """Raise for a config or label embeddings that cannot be used, before the run that it starts from is trained."""
     config_checks.check_config(config)
     if config_properties.uses_label_embeddings(config):
         build.build_label_embeddings(config, data_splits.build_split(config, "test", quiet=True).labels)
         if config.protocol.zero_shot != "seen":
             data_splits.check_val_covers_unseen(config, data_splits.build_split(config, "val", quiet=True))
+
+
+def shared_run_directory(config: Config) -> Path:
+    """The directory of a run that others start from: named by its settings, so that runs with equal starts share it."""
+    settings = to_mapping(config)
+    for neutral in ("output", "run_dir"):
+        del settings[neutral]
+    settings["runtime"] = {key: value for key, value in settings["runtime"].items() if key.startswith("limit_")}
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return Path(config.output).expanduser() / config.name / key
 
 
 def train_once(config: Config, folder: Path, *, quiet: bool = False) -> TrainResult:

@@ -260,7 +260,7 @@ def leave_undone(patch: pytest.MonkeyPatch) -> None:
         return lambda argv: int(options.parse(argv, declared, command) is None)
 
     patch.setattr(train, "_begin", checked)
-    patch.setattr(train, "_check_place", lambda config: None)
+    patch.setattr(train, "_check_run_directory", lambda config: None)
     patch.setattr(train, "_train_needed", lambda config, arguments: Path("needed"))
     patch.setattr(train, "_run_patiently", lambda argv: (main.run(argv[3:]), False))
     patch.setattr(show, "show", checked)

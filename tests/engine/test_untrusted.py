@@ -306,7 +306,7 @@ def test_cifar_is_unpacked_only_where_somebody_typed(tmp_path):
     (root / "cifar-100-binary").mkdir(parents=True)
     for name in ("train.bin", "test.bin", "fine_label_names.txt"):
         (root / "cifar-100-binary" / name).write_bytes(b"x")
-    with pytest.raises(DataError, match=rf"unless you type it: dataset\.root={root}"):
+    with pytest.raises(DataError, match=rf"unless you set it: dataset\.root={root}"):
         confine(config, {"dataset.image_size"}, "a.pt")
     for typed in ({"dataset.root"}, {"dataset"}):
         assert confine(config, typed, "a.pt") == config

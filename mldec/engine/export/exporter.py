@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mldec
-from mldec.config import to_mapping
+from mldec.config import Weights, to_mapping
 from mldec.data.image import Normalization, scaled_side
 from mldec.engine import build
-from mldec.engine.checkpoint import Restored, Weights, restore
+from mldec.engine.checkpoint import Restored, restore
 from mldec.engine.checkpoint_fields import FORMAT
 from mldec.engine.config_properties import image_size, uses_softmax
 from mldec.engine.data_splits import describe_test_split

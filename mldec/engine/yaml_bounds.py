@@ -1,4 +1,4 @@
-"""YAML of a folder of the user's own, before it is composed: what is said in few bytes may not become much."""
+"""Bounds of YAML files that a user names, checked before they are composed: few bytes may stand for much."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import yaml
 from mldec.engine.settings_file import MOST_BYTES
 from mldec.errors import ConfigError, shortened
 
-MOST_VALUES = 100_000  # that its aliases (*name) may stand for in all
+MOST_VALUES = 100_000  # that its aliases (*name) may stand for in total
 
 
 def check_config_files(folder: Path, groups: Iterable[str]) -> None:
-    """Raise ConfigError for a config file that is no text, too large, or whose aliases stand for too many values.
+    """Raise ConfigError for a config file that is not text, too large, or whose aliases stand for too many values.
 
     Other mistakes are left to whoever reads the file, if it is chosen.
     """
     for path in sorted(path for group in groups for path in (folder / group).rglob("*.yaml")):
         if not path.is_file():
-            raise ConfigError(f"{shortened(path)}: is no regular file; remove it from --config-dir")
+            raise ConfigError(f"{shortened(path)}: is not a regular file; remove it from --config-dir")
         if path.stat().st_size > MOST_BYTES:
-            raise ConfigError(f"{shortened(path)}: has more than {MOST_BYTES:,} bytes, no config file of mldec has")
+            raise ConfigError(f"{shortened(path)}: has more than {MOST_BYTES:,} bytes; shorten it")
         try:
             node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         except RecursionError:

@@ -1,0 +1,57 @@
+"""What a resumed run may change of its config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mldec.config import Config, to_mapping
+from mldec.engine.paths import places_of_data, with_absolute_paths
+from mldec.errors import ConfigError
+
+#: What may change only with allow_schedule_change=true: the rest of the run would take another course.
+COURSE = (
+    "schedule",
+    "dataset",
+    "augment",
+    "optimizer",
+    "loss",
+    "ema",
+    "seed",
+    "protocol",
+    "runtime.limit_train_batches",
+)
+#: What may never change: the saved weights would not fit.
+SHAPE = ("backbone", "head", "name")
+
+
+def check_resumed(stored: Config, config: Config, *, allow_schedule_change: bool) -> list[str]:
+    """What `config` changes of the `stored` one, one line per setting. Raises ConfigError for what may not change."""
+    changed = differences(to_mapping(with_absolute_paths(stored)), to_mapping(with_absolute_paths(config)))
+    _refuse(changed, SHAPE, "the saved weights belong to the old value; start a new run with init_from=")
+    if not allow_schedule_change:
+        # Where the data lies may change: whether it is the same data is known once it is read.
+        course = {key: line for key, line in changed.items() if key not in places_of_data(config)}
+        _refuse(course, COURSE, "it would change the course of the run; add allow_schedule_change=true to allow it")
+    return list(changed.values())
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> dict[str, str]:
+    """Keys whose values differ, with a line that shows both."""
+    found: dict[str, str] = {}
+    for key in {**old, **new}:
+        before, after = old.get(key), new.get(key)
+        where = f"{path}{key}"
+        if isinstance(before, dict) and isinstance(after, dict):
+            found |= differences(before, after, f"{where}.")
+        elif before != after:
+            shown = ["null" if value is None else value for value in (before, after)]
+            found[where] = f"{where}: {shown[0]} -> {shown[1]}"
+    return found
+
+
+def _refuse(changed: dict[str, str], prefixes: Sequence[str], why: str) -> None:
+    """Raise ConfigError if a changed key is, or belongs to, one of `prefixes`."""
+    lines = [line for key, line in changed.items() if any(key == p or key.startswith(f"{p}.") for p in prefixes)]
+    if lines:
+        raise ConfigError("\n".join(f"{line} cannot be changed on resume: {why}" for line in lines))
