@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows: no locks
+    fcntl = None  # type: ignore[assignment]
 
 from mldec.errors import ConfigError, printable_name, shortened
 
+logger = logging.getLogger(__name__)
+
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # of some network file systems
 PARTIAL = ".partial"  # in the name of every hidden file that is not finished
 LONGEST_ENDING = 100  # bytes of a suffix that is kept, so that the name of a partial file fits into 255
 
@@ -101,6 +111,25 @@ def without_links(path: str | os.PathLike[str], flags: int) -> int:
         os.close(descriptor)
         raise ConfigError(special)
     return descriptor
+
+
+def lock_file(file: IO[Any] | int, path: str | os.PathLike[str], *, wait: bool = False) -> bool:
+    """Lock an open file until it is closed, however its process ends. False if another process holds the lock.
+
+    Where a file system has no locks, nothing is locked, with a warning that names `path`.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        reason = error.strerror
+        logger.warning("warning: %s cannot be locked (%s); start no other command that writes there", path, reason)
+    return True
 
 
 def refuse_linked(folder: Path, names: Iterable[str]) -> None:

@@ -12,7 +12,6 @@ import hashlib
 import os
 import queue
 import re
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from mldec.data import transfer
 from mldec.data.transfer import TransferError, bytes_in
 from mldec.data.unpack import SUFFIXES, UNFINISHED, DamagedArchive, unpack
 from mldec.errors import ConfigError, DataError
+from mldec.files import lock_file
 
 FOLDER = ".downloads"  # below the root: parts, and archives until they are unpacked
 GRACE = 2.0  # seconds that threads get to end by themselves after Ctrl-C
@@ -316,17 +316,11 @@ def _locked(folder: str) -> Iterator[None]:
     """Create and lock `folder`, so that no other call appends to the same parts; remove it afterwards if empty."""
     os.makedirs(folder, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        if sys.platform != "win32":
-            import fcntl
-
+        if os.name == "posix":
             handle = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, handle)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                # Some network disks have no locks, which is no reason not to download.
-                if error.errno == errno.EWOULDBLOCK:
-                    raise DataError(f"{folder}: another download into it is running; wait for its end") from None
+            if not lock_file(handle, folder):
+                raise DataError(f"{folder}: another download into it is running; wait for its end")
         yield
     with contextlib.suppress(OSError):  # something is in it
         os.rmdir(folder)

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import logging
 import os
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows: no lock
-    fcntl = None  # type: ignore[assignment]
-
 from mldec.errors import ConfigError
-from mldec.files import refuse_linked, without_links
-
-logger = logging.getLogger(__name__)
+from mldec.files import lock_file, refuse_linked, without_links
 
 FILE = ".running"  # says who holds the lock; stays when the run ends, and means nothing then
 WRITTEN = ("checkpoints", "images", "tensorboard", "profile")  # subdirectories of a run directory
-UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # by some network file systems
 
 _held: set[int] = set()
 
@@ -36,27 +26,20 @@ def lock_run(folder: Path) -> Iterator[None]:
     is a symbolic link or anything else but a regular file, or a subdirectory that training writes to is a link.
     """
     refuse_linked(folder, WRITTEN)
-    if fcntl is None:
+    if os.name != "posix":
         yield
         return
     descriptor = without_links(folder / FILE, os.O_RDWR | os.O_CREAT)
     _held.add(descriptor)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock_file(descriptor, folder):
             raise ConfigError(
                 f"{folder} is in use by another run: {_holder(descriptor)}. Wait until that has ended, or stop it; "
                 "a run beside it needs a run_dir of its own"
-            ) from None
-        except OSError as error:
-            if error.errno not in UNSUPPORTED:
-                raise
-            logger.warning("warning: %s cannot be locked (%s); start no other run in it", folder, error.strerror)
-        else:
-            os.ftruncate(descriptor, 0)
-            since = time.strftime("%Y-%m-%d %H:%M:%S")
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {since}\n".encode(), 0)
+            )
+        os.ftruncate(descriptor, 0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {since}\n".encode(), 0)
         yield
     finally:
         _held.discard(descriptor)
@@ -67,11 +50,8 @@ def lock_run(folder: Path) -> Iterator[None]:
 def wait_for_lock(folder: Path) -> Iterator[None]:
     """Hold a lock of a run directory that several runs start from: one trains it, and the others wait for it."""
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
     with open(folder / ".lock", "w", opener=without_links) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given up when this process ends, however it ends
+        lock_file(lock, folder, wait=True)
         yield
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from mldec.data.parquet_file import import_pyarrow
 from mldec.engine.predictor import Prediction
 from mldec.errors import ConfigError, DataError, RunError
-from mldec.files import replacing, without_links
+from mldec.files import lock_file, replacing, without_links
 from mldec.labels import LabelSpace, to_cell
 
 FORMATS = ("jsonl", "csv", "parquet")
@@ -70,7 +70,8 @@ class Journal:
         head = (json.dumps({"settings": settings}) + "\n").encode()
         self._file = open(path, "a+b", opener=without_links)  # noqa: SIM115 (writes at the end, keeps what is there)
         try:
-            self._lock()
+            if not lock_file(self._file, path):
+                raise RunError(f"{path} is being written by another mldec predict; wait for it or name another output")
             end = 0 if resume is False else self._resume_from(head, paths)
         except BaseException:
             self._file.close()
@@ -145,18 +146,6 @@ class Journal:
                 del self._places[number]
                 self._broken.discard(number)
         return end
-
-    def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(
-                f"{self.path} is being written by another mldec predict; wait for it or name another output"
-            ) from None
 
     def _refusal(self, why: str) -> str:
         return f"{self.path} holds a prediction {why} that was interrupted; resume=false throws it away and starts anew"

@@ -20,16 +20,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
-try:
-    import fcntl
-except ImportError:  # Windows: one runner at a time
-    fcntl = None  # type: ignore[assignment]
-
 from mldec.engine.display import Bar, Display
 from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
 from mldec.engine.metric_writer import is_complete
 from mldec.errors import OUT_OF_MEMORY
-from mldec.files import without_links
+from mldec.files import lock_file, without_links
 from mldec.paper.records import (
     BENCHMARK,
     Record,
@@ -262,7 +257,7 @@ def _run(
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **slot},
                 # Locks are held as long as one of the two is alive: a runner that is killed leaves its training behind.
-                pass_fds=[lock.fileno() for lock in locks] if fcntl is not None else (),
+                pass_fds=[lock.fileno() for lock in locks] if os.name == "posix" else (),
             )
             processes.add(process)
             code = process.wait()
@@ -298,22 +293,13 @@ def _claim(workspace: Workspace, job: Job, *, patient: bool, stop: threading.Eve
         with contextlib.ExitStack() as stack:
             paths = [folder / f"{job.key}.lock" for folder in folders]
             locks: list[IO[str]] = [stack.enter_context(open(path, "w", opener=without_links)) for path in paths]
-            if all(map(_lock, locks)):
+            if all(map(lock_file, locks, paths)):
                 yield locks
                 return
         if not patient or stop.is_set():
             yield None
             return
         time.sleep(1)
-
-
-def _lock(file: IO[str]) -> bool:
-    """Lock a file until it is closed; returns whether no other process had locked it."""
-    with contextlib.suppress(OSError):
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
 
 
 def _summary(record: Record) -> str:
