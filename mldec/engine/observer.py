@@ -20,6 +20,7 @@ from mldec.engine.evaluator import Result, Scores, write_per_class
 from mldec.engine.metric_writer import MetricWriter
 from mldec.engine.thresholds import LabelThresholds
 from mldec.engine.throughput import Throughput
+from mldec.errors import printable_name
 
 SHOWN_BROKEN = 5
 
@@ -89,7 +90,7 @@ class Observer:
         for message in messages:
             self.broken_shown += 1
             if self.broken_shown <= SHOWN_BROKEN:
-                self.display.say(f"warning: {message}; another image replaces it")
+                self.display.say(f"warning: {printable_name(message)}; another image replaces it")
             elif self.broken_shown == SHOWN_BROKEN + 1:
                 self.display.say("warning: more images cannot be decoded; `mldec data verify` lists them all")
 

@@ -171,7 +171,8 @@ def _needs(table: PaperTable, results: Sequence[RowResult]) -> str:
 def _left_out(others: Mapping[Path, str]) -> str:
     if not others:
         return ""
-    named = "; ".join(f"`{printable_name(path.name)}` ({markdown_text(others[path])})" for path in sorted(others))
+    names = {path: printable_name(path.name).replace("`", "'") for path in sorted(others)}
+    named = "; ".join(f"`{name}` ({markdown_text(others[path])})" for path, name in names.items())
     return f"Records of another configuration or version, not used: {named}."
 
 
