@@ -125,15 +125,8 @@ def read_coco_json(annotation_file: str, image_folder: str, *, labels: LabelSpac
             raise DataError("no `annotations`, so nothing is known of its images; use the file that has them")
         _check_references("image", "images", coco.imgToAnns, images)
         _check_references("category", "categories", coco.catToImgs, columns)
-        samples = (
-            (
-                entry["file_name"],
-                sorted({columns[found["category_id"]] for found in coco.imgToAnns.get(image, ())}),
-                (),
-                (),
-            )
-            for image, entry in images.items()
-        )
+        present = {image: {columns[box["category_id"]] for box in boxes} for image, boxes in coco.imgToAnns.items()}
+        samples = ((entry["file_name"], sorted(present.get(image, ())), (), ()) for image, entry in images.items())
         return ImageIndex.build(samples, root=image_folder, labels=labels)
 
 
