@@ -1,8 +1,8 @@
 """One term per meaning: the terms that the glossary of CONTRIBUTING.md retired are in no name, message or page.
 
-A rule is a regular expression and what to write instead. Text is compared without
-indentation and `#`, and a space in a rule also matches a line break. A rule may be limited to some files. Correct English that a rule cannot tell apart is listed in
-`ALLOWED`, with the reason.
+A rule is a regular expression and what to write instead. Text is compared without indentation and `#`, and a space in a
+rule also matches a line break. A rule may be limited to some files. Correct English that a rule cannot tell apart is
+listed in `ALLOWED`, with the reason.
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ RULES = (
     Rule(
         r"\bask(?:s|ed|ing)? for\b|\basked\b|\bask_for|_asked\b|\basked_", "query labels; request, require, need, set"
     ),
-    Rule(NOT_A_NOUN + r"\btype (?:an?|the|it|in|this|them|make|mldec|`|[a-z_.]+=)", "use, pass, set, run"),
+    Rule(NOT_A_NOUN + r"(?<!\.)\btype (?:an?|the|it|in|this|them|make|mldec|`|[a-z_.]+=)", "use, pass, set, run"),
     Rule(
-        r"\b(?:is|are|was|were|be|been|as|not|when|if|unless|until|once|words?) typed\b|\btyped (?:here|again|in|on|by|it)\b",
+        r"\b(?:is|are|was|were|be|been|as|not|when|if|unless|until|once|words?) typed\b"
+        r"|\btyped (?:here|again|in|on|by|it)\b",
         "given, set, passed",
     ),
     Rule(r"\bwhich=(?:best|last|\")|[\"']which[\"'],", "epoch=best|last"),
@@ -184,6 +185,7 @@ def test_retired_terms_are_found(sentence):
         "a warning says that it has no effect",
         "indoor and outdoor scenes",
         "py.typed",
+        'if member.type in (b"1", b"2")',
         "mldec evaluate run=RUN split=val tune_thresholds=true",
         "the network lives on the device",
     ],
