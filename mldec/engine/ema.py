@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +46,9 @@ class Ema:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
         averaged: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]]
         averaged = defaultdict(lambda: ([], []))
-        for average, raw, frozen in _pairs(self.module, model):
+        pairs = zip(_parameters_and_buffers(self.module), _parameters_and_buffers(model), strict=True)
+        for average, raw in pairs:
+            frozen = isinstance(raw, nn.Parameter) and not raw.requires_grad
             if frozen or not average.is_floating_point():
                 average.copy_(raw)
             else:
@@ -100,9 +103,5 @@ def build_none(config: NoneConfig, model: nn.Module) -> None:
     return None
 
 
-def _pairs(average: nn.Module, raw: nn.Module) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """(average, raw, frozen) of every parameter and buffer."""
-    for ours, theirs in zip(average.parameters(), raw.parameters(), strict=True):
-        yield ours, theirs, not theirs.requires_grad
-    for average_buffer, raw_buffer in zip(average.buffers(), raw.buffers(), strict=True):
-        yield average_buffer, raw_buffer, False
+def _parameters_and_buffers(model: nn.Module) -> Iterator[Tensor]:
+    return itertools.chain(model.parameters(), model.buffers())

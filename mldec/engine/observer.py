@@ -20,6 +20,7 @@ from mldec.engine.evaluator import Result, Scores, write_per_class
 from mldec.engine.metric_writer import MetricWriter
 from mldec.engine.thresholds import LabelThresholds
 from mldec.engine.throughput import Throughput
+from mldec.engine.train_state import Progress
 from mldec.errors import printable_name
 
 SHOWN_BROKEN = 5
@@ -34,7 +35,7 @@ class Observer:
         display: the terminal.
         headline: the metric by which epochs are compared.
         total_steps: of the whole run.
-        step, evaluations: where a run resumes.
+        progress: where the run begins or resumes.
         processes: number of processes that train together; the displayed speed is that of all of them.
     """
 
@@ -46,8 +47,7 @@ class Observer:
         *,
         headline: str,
         total_steps: int,
-        step: int,
-        evaluations: int,
+        progress: Progress,
         processes: int = 1,
     ) -> None:
         self.run_dir, self.config, self.display, self.total_steps = run_dir, config, display, total_steps
@@ -57,8 +57,8 @@ class Observer:
         self.broken_shown = 0
         self._writer: MetricWriter | None = None
         if run_dir is not None:
-            tensorboard = config.runtime.tensorboard
-            self._writer = MetricWriter(run_dir, tensorboard=tensorboard, step=step, evaluations=evaluations)
+            where = {"step": progress.step, "evaluations": progress.epochs}
+            self._writer = MetricWriter(run_dir, tensorboard=config.runtime.tensorboard, **where)
 
     def sync(self) -> None:
         """Sync the records to disk."""
@@ -107,20 +107,11 @@ class Observer:
             f"waiting for data {waiting:.0%}  left {left}"
         )
 
-    def epoch(
-        self,
-        step: int,
-        epoch: int,
-        loss: float,
-        metrics: Mapping[str, Any],
-        *,
-        reported: str,
-        best: float,
-        seconds: float,
-    ) -> None:
+    def epoch(self, progress: Progress, epoch: int, metrics: Mapping[str, Any], reported: str, seconds: float) -> None:
         """An eval record and a row of the table. `metrics` are those of the `raw` and, if any, `ema` weights."""
+        loss, best = progress.epoch_loss, progress.best
         record = {"epoch": epoch, "loss": loss, **metrics, "reported": reported, "best": best, "seconds": seconds}
-        self._record("eval", step, record)
+        self._record("eval", progress.step, record)
         values = {name: f"{metrics[name].get(self.headline, math.nan):.2f}" for name in metrics}
         self.display.epoch_row(
             {

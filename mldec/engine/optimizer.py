@@ -6,7 +6,6 @@ what the paper's text says. The update runs fused over all parameters of a group
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -58,7 +57,8 @@ def parameter_groups(
         for part in ("backbone", "head")
         for decay in ("decay", "no_decay")
     }
-    exempt = _named_exempt(model) if exempt_named else []
+    parts = model.named_children() if exempt_named else ()
+    exempt = [f"{part}.{name}" for part, module in parts for name in getattr(module, "no_weight_decay", set)()]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             part = "backbone" if name.startswith("backbone.") else "head"
@@ -69,15 +69,6 @@ def parameter_groups(
     if not filled:
         raise ValueError("the model has no trainable parameter: every one has requires_grad=False")
     return filled
-
-
-def _named_exempt(model: nn.Module) -> list[str]:
-    """Patterns of the names that the model's own parts say should not decay."""
-    patterns = []
-    for part, module in model.named_children():
-        names: Iterable[str] = getattr(module, "no_weight_decay", set)()
-        patterns += [f"{part}.{name}" for name in names]
-    return patterns
 
 
 def apply_schedule(optimizer: Optimizer, point: SchedulePoint) -> None:

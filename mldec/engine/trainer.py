@@ -144,8 +144,7 @@ class Trainer:
             self.display,
             headline=self.headline,
             total_steps=len(self.batches) * self.config.schedule.epochs,
-            step=self.state.progress.step,
-            evaluations=self.state.progress.epochs,
+            progress=self.state.progress,
             processes=self.group.size,
         )
         # Errors are handled within stop_on_interrupt: a second signal must not end the saving of the first.
@@ -260,16 +259,7 @@ class Trainer:
             if progress.best_epoch == 0 or value > progress.best or math.isnan(progress.best):
                 progress.best, progress.best_epoch = value, epoch
                 self.save_best(reported, metrics, scores.get(reported))
-            seconds = time.perf_counter() - began
-            self.observer.epoch(
-                progress.step,
-                epoch,
-                progress.epoch_loss,
-                metrics,
-                reported=reported,
-                best=progress.best,
-                seconds=seconds,
-            )
+            self.observer.epoch(progress, epoch, metrics, reported, seconds=time.perf_counter() - began)
         progress.epochs, progress.epoch_losses = epoch, []
         self.save_last(metrics)
 
