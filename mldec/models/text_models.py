@@ -122,7 +122,9 @@ def _refuse_foreign_parts(folder: Path) -> None:
     listed = folder / "modules.json"
     try:
         parts = parse_json(read_bytes(listed, most=MAX_SMALL).decode("utf-8"))
-        kinds = [part["type"] for part in parts]
+        kinds = [part["type"] for part in parts] if isinstance(parts, list) else []
+        if not kinds:
+            raise ValueError("no list of modules")
     except (DataError, OSError, ValueError, KeyError, TypeError):
         raise DataError(
             f"{folder}: not a sentence-transformers model (no readable modules.json); for a file of label embeddings "
