@@ -20,28 +20,30 @@ from mldec.engine.predictor import load
 from mldec.errors import CheckpointError, ConfigError, DataError
 from mldec.labels import LabelSpace
 from mldec.models.label_embeddings import LabelEmbeddingsConfig
-from tests.curve import make, make_trainer
+from tests.curve import make, make_trainer, small_experiment
 from tests.engine.test_trainer import assert_same_tensors, interrupt_at, timeless
 
-WORDS = [
+OVERRIDES = [
     "head=zero_shot",
     "head.fc=label_embeddings",
     "head.label_embeddings.source=random:12",
     "dataset.zero_shot=report",
+    *("head.dim=32", "head.ffn_dim=32", "head.num_heads=4", "head.dropout=0.1"),
 ]
 VARIED = ["head.query_noise=0.3", "head.random_queries=3", "head.query_cutout=0.2", "head.num_groups=20"]
 
 
-@pytest.fixture
-def zero_shot(small_digits):
-    return [*small_digits, *WORDS, "head.dim=32", "head.ffn_dim=32", "head.num_heads=4", "head.dropout=0.1"]
+@pytest.fixture(scope="module")
+def zero_shot(digits_root):
+    return [*small_experiment(digits_root), *OVERRIDES]
 
 
-@pytest.fixture
-def run(zero_shot, tmp_path):
+@pytest.fixture(scope="module")
+def run(zero_shot, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zero_shot") / "run"
     trainer = make_trainer(make([*zero_shot, "schedule.epochs=1"]))
-    trainer.fit(tmp_path / "run")
-    return tmp_path / "run", trainer
+    trainer.fit(folder)
+    return folder, trainer
 
 
 def test_training_knows_the_seen_labels_alone(zero_shot):
@@ -61,7 +63,7 @@ def test_a_head_without_words_is_trained_and_evaluated_on_what_is_seen(small_dig
     splits = data_splits.build_splits(make([*small_digits, "dataset.zero_shot=report"]))
     assert [len(index.labels) for index in splits] == [64, 64, 64]
     assert not splits.labels.has_unseen
-    assert "no label embeddings: only the labels that are seen" in caplog.text
+    assert "no label embeddings: only seen labels are trained" in caplog.text
 
 
 def test_the_epoch_is_chosen_by_the_seen_labels_unless_the_protocol_says_otherwise(run):
@@ -82,7 +84,7 @@ def test_the_epoch_is_chosen_by_the_seen_labels_unless_the_protocol_says_otherwi
 def test_evaluation_asks_for_all_labels_and_training_goes_on_with_its_own(run):
     folder, trainer = run
     assert trainer.state.model.vocabulary.names == trainer.splits.train.labels.names
-    assert trainer.state.ema.module.words.names == trainer.splits.train.labels.names
+    assert trainer.state.ema.module.vocabulary.names == trainer.splits.train.labels.names
     lines = (folder / "per_class_ap.csv").read_text().splitlines()
     assert len(lines) == 81
 
@@ -128,7 +130,7 @@ def test_resuming_with_other_words_is_refused(run, zero_shot):
     folder, _ = run
     trainer = make_trainer(make([*zero_shot, "schedule.epochs=1", "head.label_embeddings.seed=1"]))
     with pytest.raises(
-        CheckpointError, match=r"trained with other label embeddings than random:12 holds now.*init_from="
+        CheckpointError, match=r"trained with other label embeddings than random:12 has now.*init_from="
     ):
         trainer.load(read_last(folder))
 
@@ -159,16 +161,18 @@ def test_starting_from_a_backbone_alone_leaves_the_head_as_drawn(run, zero_shot)
     folder, trained = run
     fresh = make_trainer(make(zero_shot))
     started = make_trainer(make([*zero_shot, f"init_from={folder}", "init_part=backbone"]))
-    assert_same_tensors(dict(started.classifier.head.state_dict()), dict(fresh.classifier.head.state_dict()))
+    assert_same_tensors(dict(started.state.model.head.state_dict()), dict(fresh.state.model.head.state_dict()))
     best = restore(folder)
-    assert_same_tensors(dict(started.classifier.backbone.state_dict()), dict(best.classifier.backbone.state_dict()))
-    assert not torch.equal(next(fresh.classifier.backbone.parameters()), next(trained.classifier.backbone.parameters()))
+    assert_same_tensors(dict(started.state.model.backbone.state_dict()), dict(best.classifier.backbone.state_dict()))
+    assert not torch.equal(
+        next(fresh.state.model.backbone.parameters()), next(trained.state.model.backbone.parameters())
+    )
 
 
 def test_words_of_the_run_that_is_started_from_do_not_come_along(run, zero_shot):
     folder, _ = run
     started = make_trainer(make([*zero_shot, f"init_from={folder}", "head.label_embeddings.seed=3"]))
-    assert started.classifier.vocabulary.known.equals(
+    assert started.state.model.vocabulary.known.equals(
         build.build_label_embeddings(started.config, started.splits.labels)
     )
 
