@@ -100,11 +100,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _download(options: DownloadOptions, arguments: compose.Arguments) -> int:
     from mldec.data.download import fetch
-    from mldec.data.sources import published
+    from mldec.data.sources import find_source
     from mldec.engine.display import Display
 
     config, display = _dataset(options, arguments), Display()
-    wanted = published(config.name, year=getattr(config, "year", None), extra=options.extra)
+    wanted = find_source(config.name, year=getattr(config, "year", None), extra=options.extra)
     if wanted.by_hand:
         display.say(wanted.by_hand)
     if wanted.downloads:
@@ -164,7 +164,7 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
 
 
 def _stats(options: StatsOptions, arguments: compose.Arguments) -> int:
-    from mldec.data.statistics import SAMPLE, draw, summarize
+    from mldec.data.statistics import SAMPLE, draw_statistics, summarize
     from mldec.engine.display import Display
     from mldec.engine.run_directory import write_json
 
@@ -177,7 +177,7 @@ def _stats(options: StatsOptions, arguments: compose.Arguments) -> int:
             summary = summarize(index, on_done=bar.advance)
         display.say(f"{config.name} {split}\n\n{summary.describe()}\n")
         write_json(folder / f"{split}.json", summary.to_mapping())
-        draw(summary, folder / f"{split}.png", title=f"{config.name} {split}")
+        draw_statistics(summary, folder / f"{split}.png", title=f"{config.name} {split}")
         display.say(f"written to {folder / split}.json and {folder / split}.png")
     return 0
 
@@ -185,7 +185,7 @@ def _stats(options: StatsOptions, arguments: compose.Arguments) -> int:
 def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
     from mldec.data.stratify import stratify
     from mldec.data.table import read_table
-    from mldec.data.table_file import open_table, write_table
+    from mldec.data.table_file import open_table_file, write_table_file
     from mldec.engine.display import Display
 
     display, names = Display(), ("train", "val", "test")
@@ -197,7 +197,7 @@ def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
     config = _dataset(options, arguments, choice="table", train=options.table)
     index = read_table(config, "train")
     parts = stratify(index.positives, len(index.labels), list(shares.values()), seed=options.seed)
-    table = open_table(config.file("train"))
+    table = open_table_file(config.file("train"))
     home = os.path.dirname(table.path) or "."
     folder = options.output or Path(home)
     files = {split: folder / f"{split}{os.path.splitext(table.path)[1]}" for split in shares}
@@ -207,7 +207,7 @@ def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for number, (split, file) in enumerate(files.items()):
         rows = (parts == number).nonzero()[0].tolist()
-        write_table(table, rows, str(file))
+        write_table_file(table, rows, str(file))
         display.say(f"{split:<6} {len(rows):>9,} images   {file}")
     settings = {f"dataset.{split}": str(file) for split, file in files.items()}
     if folder.resolve() != Path(home).resolve() or config.root:
@@ -219,7 +219,7 @@ def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
 
 def _shrink(options: ShrinkOptions, arguments: compose.Arguments) -> int:
     from mldec.data.dataset import name_some
-    from mldec.data.shrink import copy_others, prepare, shrink
+    from mldec.data.shrink import copy_others, prepare_target, shrink
     from mldec.data.shrink_plan import survey
     from mldec.engine.display import Display
 
@@ -232,7 +232,7 @@ def _shrink(options: ShrinkOptions, arguments: compose.Arguments) -> int:
         raise ConfigError(f"the images of {outside[0]} lie outside of {config.folder}; use root=DIR that holds all")
     # All that can be wrong with annotations, files and disk is found before the first of what may be hours of images.
     plan = survey(config.folder, output, indexes.values(), side=side)
-    prepare(config.folder, output, side=side, quality=quality)
+    prepare_target(config.folder, output, side=side, quality=quality)
     problems = []
     try:
         for split, index in indexes.items():

@@ -41,7 +41,7 @@ class AugmentConfig(ComponentConfig):
 
 
 @AUGMENTS.register("none", AugmentConfig)
-def build_none(config: AugmentConfig, *, image_size: int) -> Resize:
+def build_no_augment(config: AugmentConfig, *, image_size: int) -> Resize:
     return Resize(image_size)
 
 
@@ -206,7 +206,7 @@ class TimmAugment:
 
 
 @AUGMENTS.register("timm", TimmAugmentConfig)
-def build_timm(config: TimmAugmentConfig, *, image_size: int) -> TimmAugment:
+def build_timm_augment(config: TimmAugmentConfig, *, image_size: int) -> TimmAugment:
     return TimmAugment(image_size, config)
 
 

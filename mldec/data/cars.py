@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, ImageSize, Statistics, check_split, naming, require
+from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, naming, require
 from mldec.data.folder import class_folders, read_class_folders
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
@@ -44,8 +44,8 @@ class CarsConfig(DatasetConfig):
     def single_label(self) -> bool:
         return True
 
-    def expected(self, split: str) -> Statistics:
-        return Statistics({"train": 8_144, "test": 8_041}[split], labels=196)
+    def expected(self, split: str) -> SplitCounts:
+        return SplitCounts({"train": 8_144, "test": 8_041}[split], labels=196)
 
 
 @DATASETS.register("stanford_cars", CarsConfig)

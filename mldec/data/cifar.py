@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, ImageSize, Statistics, appearing_at_once, check_split, naming, require
+from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, appearing_at_once, check_split, naming, require
 from mldec.data.folder import class_folders, read_class_folders
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
@@ -42,8 +42,8 @@ class CifarConfig(DatasetConfig):
     def single_label(self) -> bool:
         return True
 
-    def expected(self, split: str) -> Statistics:
-        return Statistics({"train": 50_000, "test": 10_000}[split], labels=CLASSES)
+    def expected(self, split: str) -> SplitCounts:
+        return SplitCounts({"train": 50_000, "test": 10_000}[split], labels=CLASSES)
 
 
 @DATASETS.register("cifar100", CifarConfig)

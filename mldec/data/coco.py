@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 from pycocotools.coco import COCO
 
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, FilesConfig, Statistics, check_split, naming, require
+from mldec.data.dataset import DatasetConfig, FilesConfig, SplitCounts, check_split, naming, require
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError, shortened
 from mldec.labels import LabelSpace
@@ -41,14 +41,14 @@ class CocoConfig(DatasetConfig):
     root: str = "data/coco"
     year: Literal[2014, 2017] = 2014
 
-    def expected(self, split: str) -> Statistics:
+    def expected(self, split: str) -> SplitCounts:
         images = {
             (2014, "keep"): {"train": 82_783, "test": 40_504},
             (2014, "drop"): {"train": 82_081, "test": 40_137},
             (2017, "keep"): {"train": 118_287, "test": 5_000},
             (2017, "drop"): {"train": 117_266, "test": 4_952},
         }
-        return Statistics(images[self.year, self.unannotated][split], labels=80)
+        return SplitCounts(images[self.year, self.unannotated][split], labels=80)
 
 
 @DATASETS.register("coco", CocoConfig)

@@ -30,7 +30,7 @@ Crop = Annotated[float, Range(low=0.1, high=1)]
 
 
 @dataclass(frozen=True)
-class Statistics:
+class SplitCounts:
     """The figures of a published split; None where they are not known."""
 
     images: int | None = None
@@ -85,9 +85,9 @@ class DatasetConfig(ComponentConfig):
         """Settings that were given a value which has no effect, a sentence each."""
         return []
 
-    def expected(self, split: str) -> Statistics:
+    def expected(self, split: str) -> SplitCounts:
         """The published figures of `split`; others are a warning."""
-        return Statistics()
+        return SplitCounts()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -207,7 +207,7 @@ def split_scans(seed: int) -> dict[str, list[list[np.ndarray]]]:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedDigit:
     """One digit of a scene: its class (colour * 10 + digit) and its box in pixels."""
 
     label: int
@@ -219,10 +219,10 @@ class Placed:
 
 def draw_scene(
     rng: np.random.Generator, scans: list[list[np.ndarray]], *, size: int, max_digits: int, colours: int
-) -> tuple[np.ndarray, list[Placed]]:
+) -> tuple[np.ndarray, list[PlacedDigit]]:
     """Draw one scene: (size,size,3) uint8 RGB and the digits in it (at least one, none overlapping or cut off)."""
     canvas = _ground(rng, size)
-    placed: list[Placed] = []
+    placed: list[PlacedDigit] = []
     for _ in range(int(rng.integers(1, max_digits + 1))):
         colour, digit = int(rng.integers(colours)), int(rng.integers(10))
         scan = scans[digit][int(rng.integers(len(scans[digit])))]
@@ -233,7 +233,7 @@ def draw_scene(
             continue  # the canvas is full
         x, y = corner
         _paint(canvas, glyph, x, y, list(COLOURS.values())[colour], brightness=rng.uniform(0.88, 1.0))
-        placed.append(Placed(colour * 10 + digit, x, y, glyph.shape[1], glyph.shape[0]))
+        placed.append(PlacedDigit(colour * 10 + digit, x, y, glyph.shape[1], glyph.shape[0]))
     return canvas, placed
 
 
@@ -291,7 +291,7 @@ def _glyph(scan: np.ndarray, height: int) -> np.ndarray:
 
 
 def _free_corner(
-    rng: np.random.Generator, shape: tuple[int, ...], size: int, placed: list[Placed], attempts: int = 40
+    rng: np.random.Generator, shape: tuple[int, ...], size: int, placed: list[PlacedDigit], attempts: int = 40
 ) -> tuple[int, int] | None:
     """A place for a glyph at least one pixel from the edge and from every other digit, or None if none was found."""
     height, width = shape

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, ImageSize, Statistics, check_split, require
+from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, require
 from mldec.data.folder import class_folders, read_class_folders
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
@@ -35,8 +35,8 @@ class ImageNetConfig(DatasetConfig):
     def single_label(self) -> bool:
         return True
 
-    def expected(self, split: str) -> Statistics:
-        return Statistics({"train": 1_281_167, "test": 50_000}[split], labels=1000)
+    def expected(self, split: str) -> SplitCounts:
+        return SplitCounts({"train": 1_281_167, "test": 50_000}[split], labels=1000)
 
 
 @DATASETS.register("imagenet", ImageNetConfig)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mldec.data.image import Interpolation, center_box, cut_center, decode, resize, scaled_side
 from mldec.data.index import ImageIndex
-from mldec.data.workers import Failure, WorkerDied, packed, received, start_worker
+from mldec.data.workers import BatchFailure, WorkerDied, packed, received, start_worker
 from mldec.errors import DataError
 
 __all__ = ["Augment", "Batch", "EvalLoader", "Resize", "TrainLoader", "WorkerDied", "eval_loader", "train_loader"]
@@ -304,7 +304,7 @@ class _Samples(Dataset):
         self.index, self.augment, self.seed, self.on_error = index, augment, seed, on_error
         self.min_side: int | None = getattr(augment, "min_side", None) if scaled_decoding else None
 
-    def __getitem__(self, keys: list[_Key]) -> Batch | Failure:
+    def __getitem__(self, keys: list[_Key]) -> Batch | BatchFailure:
         size = self.augment.image_size
         rows = np.array([key.row for key in keys], np.int64)
         images_BCHW = np.empty((len(keys), 3, size, size), np.uint8)
@@ -315,7 +315,7 @@ class _Samples(Dataset):
                 rows[place], image = self._decode(key, broken)
                 _store(self.augment(image, rng), images_BCHW[place])
         except DataError as error:
-            return Failure(DataError, str(error))
+            return BatchFailure(DataError, str(error))
         targets = torch.from_numpy(self.index.targets(rows))
         return Batch(torch.from_numpy(images_BCHW), targets, torch.from_numpy(rows), tuple(broken))
 
@@ -363,7 +363,7 @@ def _sound_batches(loader: DataLoader) -> Iterator[Batch]:
     return map(_sound, received(loader))
 
 
-def _sound(batch: Batch | Failure) -> Batch:
-    if isinstance(batch, Failure):
+def _sound(batch: Batch | BatchFailure) -> Batch:
+    if isinstance(batch, BatchFailure):
         raise batch.kind(batch.message)
     return batch

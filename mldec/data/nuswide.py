@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, Statistics, check_split, naming, require
+from mldec.data.dataset import DatasetConfig, SplitCounts, check_split, naming, require
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
@@ -53,8 +53,8 @@ class NusWideConfig(DatasetConfig):
     layout: Literal["auto", "release", "csv"] = "auto"
     images: str | None = None
 
-    def expected(self, split: str) -> Statistics:
-        return Statistics({"train": 161_789, "test": 107_859}[split], labels=81)
+    def expected(self, split: str) -> SplitCounts:
+        return SplitCounts({"train": 161_789, "test": 107_859}[split], labels=81)
 
 
 NusWideConfigT = TypeVar("NusWideConfigT", bound=NusWideConfig)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mldec.data.cache import cached
-from mldec.data.dataset import ImageSize, Statistics, check_split, require
+from mldec.data.dataset import ImageSize, SplitCounts, check_split, require
 from mldec.data.index import ImageIndex
 from mldec.data.nuswide import (
     ADVICE,
@@ -42,8 +42,8 @@ class NusWideZslConfig(NusWideConfig):
 
     image_size: ImageSize = 224
 
-    def expected(self, split: str) -> Statistics:
-        return Statistics(labels=1006)
+    def expected(self, split: str) -> SplitCounts:
+        return SplitCounts(labels=1006)
 
 
 @DATASETS.register("nuswide_zsl", NusWideZslConfig)

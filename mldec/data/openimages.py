@@ -15,7 +15,7 @@ import numpy as np
 
 from mldec.config import Fraction
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, ImageSize, Statistics, check_split, require
+from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, require
 from mldec.data.index import ABSENT, UNKNOWN, ImageIndex, Ragged
 from mldec.data.label_rows import OTHER, LabelRows, csv_rows, read_label_rows
 from mldec.errors import DataError
@@ -55,9 +55,9 @@ class OpenImagesConfig(DatasetConfig):
             return [f"dataset.min_confidence={self.min_confidence:g}: only used with annotations=machine or both"]
         return []
 
-    def expected(self, split: str) -> Statistics:
+    def expected(self, split: str) -> SplitCounts:
         images = {"train": None, "val": 41_620, "test": 125_436}[split]
-        return Statistics(images, labels=9_605 if self.classes == "trainable" else None)
+        return SplitCounts(images, labels=9_605 if self.classes == "trainable" else None)
 
 
 @DATASETS.register("openimages", OpenImagesConfig)

@@ -27,7 +27,7 @@ HEADER = 2**16  # bytes that the header of a page may have
 FLAGS, OTHER_NUMBERS, NUMBER, BINARY, STRUCT = (1, 2), (4, 6), 5, 8, 12  # Thrift's types
 
 
-def read_names(path: str) -> tuple[str, ...]:
+def column_names(path: str) -> tuple[str, ...]:
     """The names of a file's columns. Raises as `read_batches` does."""
     _, parquet = import_pyarrow()
     with open_regular(path):
@@ -87,8 +87,8 @@ def refuse_nested(path: str, columns: Sequence[str]) -> None:
         inner = kind.value_type if arrow.types.is_list(kind) or arrow.types.is_large_list(kind) else kind
         if arrow.types.is_nested(inner):
             raise DataError(
-                f"{path}: column {shortened(name)} holds {shortened(str(kind))}; text is needed, or a list of texts. Write "
-                "images that are within a table to files, and their paths into a column"
+                f"{path}: column {shortened(name)} holds {shortened(str(kind))}; text is needed, or a list of texts. "
+                "Write images that are within a table to files, and their paths into a column"
             )
 
 

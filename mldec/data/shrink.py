@@ -26,7 +26,7 @@ from mldec.untrusted import CHUNK, MAX_SMALL, open_regular, read_bytes, read_jso
 MARKER = ".shrunk.json"  # in the new folder: the settings of its images
 
 
-def prepare(source: str, target: Path, *, side: int, quality: int) -> None:
+def prepare_target(source: str, target: Path, *, side: int, quality: int) -> None:
     """Create the folder of the new dataset, or continue one that was begun with the same settings.
 
     Raises DataError if it lies inside the source or contains it, or was begun with other settings.

@@ -19,14 +19,14 @@ SOURCES: dict[str, dict[str, Any]] = yaml.safe_load(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
+class DatasetSource:
     """Files that `fetch` downloads, and instructions for what it cannot."""
 
     downloads: tuple[Download, ...] = ()
     by_hand: str = ""
 
 
-def published(dataset: str, *, year: int | None = None, extra: Sequence[str] = ()) -> Published:
+def find_source(dataset: str, *, year: int | None = None, extra: Sequence[str] = ()) -> DatasetSource:
     """The published files of a dataset.
 
     Args:
@@ -55,7 +55,7 @@ def published(dataset: str, *, year: int | None = None, extra: Sequence[str] = (
     files = [{**group, **file} for group in source.get("downloads", ()) for file in group["files"]]
     chosen = (file for file in files if file.get("year", year) == year and file.get("part") in (None, *extra))
     by_hand = source.get("by_hand", "")
-    return Published(
+    return DatasetSource(
         downloads=tuple(map(_download, chosen)),
         by_hand=(by_hand if isinstance(by_hand, str) else "".join(by_hand)).rstrip(),
     )

@@ -139,7 +139,7 @@ def summarize(index: ImageIndex, *, on_done: Callable[[int], None] = lambda coun
     )
 
 
-def draw(summary: Summary, path: Path, *, title: str) -> None:
+def draw_statistics(summary: Summary, path: Path, *, title: str) -> None:
     """Write an image of four panels: images per label, labels per image, labels together, sizes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from mldec.data.cache import cached
 from mldec.data.dataset import FilesConfig, check_split, name_some, naming
 from mldec.data.index import ABSENT, PRESENT, UNKNOWN, ImageIndex
-from mldec.data.table_file import Table, open_table
+from mldec.data.table_file import TableFile, open_table_file
 from mldec.errors import DataError, shortened, suggest
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
@@ -87,21 +87,21 @@ def read_table(config: TableConfig, split: str) -> ImageIndex:
     """The same without a cache, with all images that the table lists: row by row, those that do not exist too."""
     labels = config.named_labels()
     if labels is None:
-        labels = _labels(_Layout.of(open_table(config.file("train")), config), config)
-    return _read(_Layout.of(open_table(config.file(split)), config), labels, config)
+        labels = _labels(_Layout.of(open_table_file(config.file("train")), config), config)
+    return _read(_Layout.of(open_table_file(config.file(split)), config), labels, config)
 
 
 @dataclass(frozen=True)
 class _Layout:
     """The columns of a table: `labels` is the one with lists, or `classes` are those of the classes."""
 
-    table: Table
+    table: TableFile
     path: str
     labels: str | None
     classes: tuple[str, ...]
 
     @classmethod
-    def of(cls, table: Table, config: TableConfig) -> _Layout:
+    def of(cls, table: TableFile, config: TableConfig) -> _Layout:
         path = _find(table, config.path_column, PATH_COLUMNS, "path_column")
         if path is None:
             raise DataError(
@@ -116,7 +116,7 @@ class _Layout:
         return cls(table, path, labels, classes)
 
 
-def _find(table: Table, chosen: str | None, usual: Sequence[str], setting: str) -> str | None:
+def _find(table: TableFile, chosen: str | None, usual: Sequence[str], setting: str) -> str | None:
     if chosen is not None:
         if chosen not in table.columns:
             raise DataError(

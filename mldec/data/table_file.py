@@ -20,7 +20,7 @@ from mldec.untrusted import open_text, parse_json
 
 
 @dataclass(frozen=True)
-class Table:
+class TableFile:
     """A table on disk.
 
     Attributes:
@@ -35,7 +35,7 @@ class Table:
     rows: Callable[..., Iterator[tuple[int, dict[str, Any]]]]
 
 
-def open_table(path: str) -> Table:
+def open_table_file(path: str) -> TableFile:
     """Open a table by its suffix: .csv, .tsv, .jsonl (or .ndjson), .parquet.
 
     Raises:
@@ -52,7 +52,7 @@ def open_table(path: str) -> Table:
     return table
 
 
-def write_table(source: Table, rows: Sequence[int], path: str) -> None:
+def write_table_file(source: TableFile, rows: Sequence[int], path: str) -> None:
     """Write the rows of `source` with these numbers (from 0, ascending) to a table of the same kind, whole or not."""
     with replacing(path) as partial:
         if path.lower().endswith(".parquet"):
@@ -63,7 +63,7 @@ def write_table(source: Table, rows: Sequence[int], path: str) -> None:
         _write_text(source, [row for number, (_, row) in enumerate(source.rows()) if number in chosen], partial)
 
 
-def _write_text(source: Table, content: list[dict[str, Any]], partial: Path) -> None:
+def _write_text(source: TableFile, content: list[dict[str, Any]], partial: Path) -> None:
     suffix = os.path.splitext(source.path)[1].lower()
     with open(partial, "w", newline="", encoding="utf-8") as file:
         if suffix in (".csv", ".tsv"):
@@ -75,7 +75,7 @@ def _write_text(source: Table, content: list[dict[str, Any]], partial: Path) -> 
             file.writelines(json.dumps(row, ensure_ascii=not _is_text(row)) + "\n" for row in content)
 
 
-def _open_csv(path: str) -> Table:
+def _open_csv(path: str) -> TableFile:
     tabs = path.lower().endswith(".tsv")
 
     def lines() -> Iterator[tuple[int, list[str]]]:
@@ -107,10 +107,10 @@ def _open_csv(path: str) -> Table:
                 )
             yield number, dict(zip(columns, cells, strict=True))
 
-    return Table(path, columns, rows)
+    return TableFile(path, columns, rows)
 
 
-def _open_jsonl(path: str) -> Table:
+def _open_jsonl(path: str) -> TableFile:
     def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
         try:
@@ -128,12 +128,12 @@ def _open_jsonl(path: str) -> Table:
     first = next(rows(), None)
     if first is None:
         raise DataError(f'{path}: is empty; a line is an object such as {{"path": "a.jpg", "labels": ["cat"]}}')
-    return Table(path, tuple(first[1]), rows)
+    return TableFile(path, tuple(first[1]), rows)
 
 
-def _open_parquet(path: str) -> Table:
+def _open_parquet(path: str) -> TableFile:
     with _naming_parquet(path):
-        columns = parquet_file.read_names(path)
+        columns = parquet_file.column_names(path)
 
     def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
@@ -143,7 +143,7 @@ def _open_parquet(path: str) -> Table:
                 for number, row in enumerate(batch.to_pylist(), start=number + 1):  # noqa: B020 (goes on counting)
                     yield number, row
 
-    return Table(path, columns, rows)
+    return TableFile(path, columns, rows)
 
 
 @contextlib.contextmanager

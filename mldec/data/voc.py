@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from xml.etree import ElementTree
 
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, Statistics, check_split, require
+from mldec.data.dataset import DatasetConfig, SplitCounts, check_split, require
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
@@ -50,8 +50,8 @@ class Voc2007Config(VocConfig):
     year: ClassVar[int] = 2007
     sets: ClassVar[dict[str, str]] = {"train": "trainval", "test": "test"}
 
-    def expected(self, split: str) -> Statistics:
-        return Statistics({"train": 5_011, "test": 4_952}[split], labels=20)
+    def expected(self, split: str) -> SplitCounts:
+        return SplitCounts({"train": 5_011, "test": 4_952}[split], labels=20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,8 @@ class Voc2012Config(VocConfig):
     year: ClassVar[int] = 2012
     sets: ClassVar[dict[str, str]] = {"train": "train", "test": "val"}
 
-    def expected(self, split: str) -> Statistics:
-        return Statistics({"train": 5_717, "test": 5_823}[split], labels=20)
+    def expected(self, split: str) -> SplitCounts:
+        return SplitCounts({"train": 5_717, "test": 5_823}[split], labels=20)
 
 
 @DATASETS.register("voc2007", Voc2007Config)

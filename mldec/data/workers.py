@@ -41,7 +41,7 @@ class WorkerDied(RunError):
     """A loader process ended unexpectedly: killed by the system, mostly for lack of memory."""
 
 
-class Failure(NamedTuple):
+class BatchFailure(NamedTuple):
     """What a worker sends in place of a batch. An exception would come back wrapped in the worker's traceback."""
 
     kind: type[Exception]
@@ -227,7 +227,7 @@ def packed(batch: Any) -> Any:
     with a full /dev/shm the main process would wait forever. Here they are moved at once, and where /dev/shm has no
     space they are sent through the queue's pipe, as numpy arrays.
     """
-    if get_worker_info() is None or isinstance(batch, Failure):
+    if get_worker_info() is None or isinstance(batch, BatchFailure):
         return batch
     try:
         _share([value for value in batch if isinstance(value, torch.Tensor)])

@@ -26,8 +26,8 @@ from mldec.models.tokens import Tokens
 from mldec.models.weights import CLASSIFIERS, LoadReport, load_weights, read_weights
 from mldec.registry import BACKBONES
 
-Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
-UNIT: Statistics = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # unchanged pixels within 0..1
+PixelStatistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+UNIT: PixelStatistics = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # unchanged pixels within 0..1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, *, image_size: int, normalization: Statistics = UNIT, final_norm: bool = False
+        self, model: nn.Module, *, image_size: int, normalization: PixelStatistics = UNIT, final_norm: bool = False
     ) -> None:
         super().__init__()
         self.model = model
@@ -180,7 +180,12 @@ def create_timm(name: str, *, image_size: int, drop_path: float = 0.0, **more: A
 
 
 def finish(
-    model: nn.Module, config: BackboneConfig, *, image_size: int, statistics: Statistics | None, hub_name: str | None
+    model: nn.Module,
+    config: BackboneConfig,
+    *,
+    image_size: int,
+    statistics: PixelStatistics | None,
+    hub_name: str | None,
 ) -> Backbone:
     """`model` as a backbone with the weights and the normalization of `config`.
 
@@ -228,7 +233,7 @@ def _build_named(config: BackboneConfig, name: str, image_size: int) -> Backbone
     weights = hub_name(config)
     pretrained = timm.get_pretrained_cfg(weights or name)
     model = create_timm(name, image_size=image_size, drop_path=config.drop_path)
-    statistics = cast(Statistics, (pretrained.mean, pretrained.std)) if pretrained is not None else None
+    statistics = cast(PixelStatistics, (pretrained.mean, pretrained.std)) if pretrained is not None else None
     return finish(model, config, image_size=image_size, statistics=statistics, hub_name=weights)
 
 

@@ -74,7 +74,8 @@ def _check_archive(path: Path, size: int) -> None:
             if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
                 raise Refused(
                     f"its record {name[:60]} is compressed ({member.compress_size:,} bytes become "
-                    f"{member.file_size:,}), which torch never does; unpack the archive and save it again if you trust it"
+                    f"{member.file_size:,}), which torch never does; unpack the archive and save it again if you "
+                    "trust it"
                 )
             if member.header_offset + 30 + len(name) + member.file_size > end:
                 raise Refused(f"its record {name[:60]} shares bytes with another one")

@@ -18,7 +18,7 @@ from PIL import Image
 from mldec.commands.main import run
 from mldec.data import sources
 from mldec.data.download import Download
-from mldec.data.sources import Published
+from mldec.data.sources import DatasetSource
 from mldec.engine.metric_writer import read_records
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -201,7 +201,7 @@ def test_download_says_what_is_there_and_what_is_done_by_hand(tmp_path, capsys, 
     assert "there is nothing to download" in capsys.readouterr().err
     (tmp_path / "there").touch()
     item = Download(file="there", urls=("http://127.0.0.1:9/there",), provides=("there",))
-    monkeypatch.setattr(sources, "published", lambda *_, **named: Published(downloads=(item,)))
+    monkeypatch.setattr(sources, "find_source", lambda *_, **named: DatasetSource(downloads=(item,)))
     assert run(["data", "download", "dataset=coco", f"root={tmp_path}"]) == 0
     assert "there already" in capsys.readouterr().out
 
@@ -238,7 +238,7 @@ def test_a_downloaded_dataset_is_ready_to_train(tmp_path, capsys, monkeypatch):
             )
             for path in sorted(served.iterdir())
         )
-        monkeypatch.setattr(sources, "published", lambda *_, **named: Published(downloads=items))
+        monkeypatch.setattr(sources, "find_source", lambda *_, **named: DatasetSource(downloads=items))
         assert run(["data", "download", "dataset=coco", "root=coco"]) == 0
         assert capsys.readouterr().out.count("sha256 as expected") == 3
         assert run(["data", "download", "dataset=coco", "root=coco"]) == 0

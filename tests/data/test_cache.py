@@ -214,7 +214,7 @@ def test_when_no_image_is_left_it_is_said_why(root: Path) -> None:
     for name, *_ in SAMPLES:
         (root / "images" / name).unlink()
     for missing in ("error", "drop"):
-        with pytest.raises(DataError, match=r"3 of the 3 images .* are missing .*; type dataset.root=FOLDER"):
+        with pytest.raises(DataError, match=r"3 of the 3 images .* are missing .*; use dataset.root=FOLDER"):
             get(root, lambda: make(root), missing=missing)
 
 

@@ -87,7 +87,9 @@ def test_categories_of_another_file_belong_to_labels_by_name(tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"instances.json: no label 'tooth brush'; did you mean toothbrush"):
         build_coco_json(config(tmp_path, **settings), split="val")
     assert config(tmp_path).splits == ("train",)
-    with pytest.raises(DataError, match=r"dataset.train=.*nothing.json: no such file. Found in .*: images/, instances.json"):
+    with pytest.raises(
+        DataError, match=r"dataset.train=.*nothing.json: no such file. Found in .*: images/, instances.json"
+    ):
         build_coco_json(config(tmp_path, train=str(tmp_path / "nothing.json")), split="train")
 
 

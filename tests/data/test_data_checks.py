@@ -32,7 +32,7 @@ def test_labels_without_a_image_are_named():
 def test_images_of_train_in_other_splits_are_counted():
     train = index({"a.jpg": [0, 1], "b.jpg": [2]})
     assert find_data_problems(train, {"val": index({"b.jpg": [0], "c.jpg": []}), "test": index({"d.jpg": [0]})}) == [
-        "1 of 2 images of val are in train too, so its figures flatter: b.jpg"
+        "1 of 2 images of val are in train too, so its metrics are optimistically biased: b.jpg"
     ]
 
 

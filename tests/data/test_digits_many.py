@@ -12,7 +12,7 @@ from mldec.data.digits import (
     COLOURS,
     DIGITS,
     DigitsConfig,
-    Placed,
+    PlacedDigit,
     build_digits,
     draw_scene,
     fingerprint,
@@ -109,7 +109,7 @@ def test_the_scenes_of_digits_are_what_they_were() -> None:
     assert fingerprint(DigitsConfig(name="digits")) == "3edbc72f5ff35f71"
     scans = split_scans(0)["train"]
     _, placed = draw_scene(np.random.default_rng((0, 0, 1)), scans, size=64, max_digits=5, colours=8)
-    assert placed == [Placed(61, 23, 33, 10, 17), Placed(23, 45, 40, 14, 20), Placed(58, 19, 6, 8, 13)]
+    assert placed == [PlacedDigit(61, 23, 33, 10, 17), PlacedDigit(23, 45, 40, 14, 20), PlacedDigit(58, 19, 6, 8, 13)]
 
 
 def test_more_scenes_begin_with_those_of_fewer(config: DigitsManyConfig, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_what_is_no_image_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     caplog.set_level("INFO", "mldec")
     touch(tmp_path, "a/1.jpg", "a/notes.txt", "b/Thumbs.db")
     assert len(build_folder(config(tmp_path), split="train")) == 1
-    assert "left out 2 files that are no images by their ending (a/notes.txt, b/Thumbs.db)" in caplog.text
+    assert "left out 2 files whose ending is not that of an image (a/notes.txt, b/Thumbs.db)" in caplog.text
     assert "no image in 1 folders (b)" in caplog.text
 
 

@@ -523,7 +523,7 @@ def test_the_center_of_a_long_image_is_the_same_whether_all_of_it_is_resized_or_
     if width > height:
         assert different.max() <= 1
         assert np.mean(different > 0) < 0.01
-    assert different.mean() < 0.4  # of noise: Pillow enlarges a part of a tall image in the other direction first
+    assert different.mean() < 0.5  # of noise: Pillow enlarges a part of a tall image in the other direction first
 
 
 def test_nothing_is_lost_with_a_crop_of_one():

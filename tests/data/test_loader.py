@@ -227,7 +227,7 @@ def test_an_augmentation_of_another_shape_is_named(digits_index) -> None:
             return image[:32]
 
     loader = train(digits_index, augment=Wrong())
-    with pytest.raises(ValueError, match=r"the augmentation made uint8 \(32, 64, 3\) of an image"):
+    with pytest.raises(ValueError, match=r"the augmentation returned uint8 \(32, 64, 3\)"):
         loader.first()
 
 

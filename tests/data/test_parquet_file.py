@@ -12,7 +12,7 @@ import pytest
 from mldec.data import parquet_file
 from mldec.data.parquet_file import read_batches
 from mldec.data.table import TableConfig, read_table
-from mldec.data.table_file import open_table, write_table
+from mldec.data.table_file import open_table_file, write_table_file
 from mldec.errors import DataError
 
 pa = pytest.importorskip("pyarrow")
@@ -97,11 +97,11 @@ def test_every_type_comes_back_as_pyarrow_reads_it(tmp_path: Path, options: dict
     path = write(tmp_path / "a.parquet", columns, **options)
     whole = parquet.ParquetFile(path).read()
     assert pa.Table.from_batches(read_batches(path)).equals(whole)
-    assert [row for _, row in open_table(path).rows()] == whole.to_pylist()
+    assert [row for _, row in open_table_file(path).rows()] == whole.to_pylist()
     for name in ("number", "large list", "a.b"):
         assert pa.Table.from_batches(read_batches(path, [name])).equals(whole.select([name]))
     rows = [0, 5, 6, 699, 700, 2999]
-    write_table(open_table(path), rows, str(tmp_path / "b.parquet"))
+    write_table_file(open_table_file(path), rows, str(tmp_path / "b.parquet"))
     assert parquet.read_table(tmp_path / "b.parquet").equals(whole.take(rows))
 
 
@@ -126,7 +126,7 @@ def test_a_dictionary_of_a_long_text_is_refused_before_it_is_written_out(tmp_pat
     assert Path(path).stat().st_size < 2**20
     refused(path, "of its rows unpack to more than 268,435,456 bytes of text")
     with pytest.raises(DataError, match="bytes of text"):
-        write_table(open_table(path), [0], str(tmp_path / "b.parquet"))
+        write_table_file(open_table_file(path), [0], str(tmp_path / "b.parquet"))
     assert not (tmp_path / "b.parquet").exists()
 
 
@@ -230,7 +230,7 @@ def test_dates_that_python_does_not_have_are_one_error(tmp_path: Path, kind: Any
     refused(write(tmp_path / "a.parquet", columns), "cannot be read as Parquet")
     path = write(tmp_path / "b.parquet", {**columns, "label": ["dog"]})
     assert read(path).labels.names == ("dog",)
-    write_table(open_table(path), [0], str(tmp_path / "c.parquet"))  # which keeps the column as it is
+    write_table_file(open_table_file(path), [0], str(tmp_path / "c.parquet"))  # which keeps the column as it is
     assert parquet.read_table(tmp_path / "c.parquet").equals(parquet.read_table(path))
 
 

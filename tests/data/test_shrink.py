@@ -11,7 +11,7 @@ from PIL import Image
 from mldec.data.coco import CocoJsonConfig
 from mldec.data.image import decode, read_size
 from mldec.data.index import ImageIndex
-from mldec.data.shrink import copy_others, prepare, shrink, shrink_image
+from mldec.data.shrink import copy_others, prepare_target, shrink, shrink_image
 from mldec.data.voc import Voc2007Config
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
@@ -72,17 +72,17 @@ def test_what_is_there_is_not_made_again(source: Path, tmp_path: Path) -> None:
 
 
 def test_folders_that_do_not_fit_are_refused(source: Path, tmp_path: Path) -> None:
-    prepare(str(source), tmp_path / "new", side=80, quality=90)
-    prepare(str(source), tmp_path / "new", side=80, quality=90)
+    prepare_target(str(source), tmp_path / "new", side=80, quality=90)
+    prepare_target(str(source), tmp_path / "new", side=80, quality=90)
     with pytest.raises(DataError, match=r"was begun with .*'side': 80.*use another folder"):
-        prepare(str(source), tmp_path / "new", side=96, quality=90)
+        prepare_target(str(source), tmp_path / "new", side=96, quality=90)
     for inside in (source, source / "new", tmp_path):
         with pytest.raises(DataError, match="must lie outside of"):
-            prepare(str(source), inside, side=80, quality=90)
+            prepare_target(str(source), inside, side=80, quality=90)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     with pytest.raises(DataError, match="is not empty"):
-        prepare(str(source), tmp_path / "full", side=80, quality=90)
+        prepare_target(str(source), tmp_path / "full", side=80, quality=90)
 
 
 def test_annotations_are_copied_byte_for_byte(source: Path, tmp_path: Path) -> None:

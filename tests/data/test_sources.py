@@ -5,7 +5,7 @@ import pytest
 
 from mldec.data.coco import CocoConfig, build_coco
 from mldec.data.dataset import DatasetConfig
-from mldec.data.sources import SOURCES, published
+from mldec.data.sources import SOURCES, find_source
 from mldec.data.voc import Voc2007Config, Voc2012Config, build_voc
 from mldec.errors import ConfigError, DataError
 
@@ -18,7 +18,7 @@ CASES = [
 @pytest.mark.parametrize(("dataset", "year"), CASES)
 def test_every_file_can_be_checked_and_recognised(dataset: str, year: int | None) -> None:
     """`Download` itself refuses unsafe names, other schemes and checksums of a wrong form."""
-    wanted = published(dataset, year=year, extra=SOURCES[dataset].get("parts", ()))
+    wanted = find_source(dataset, year=year, extra=SOURCES[dataset].get("parts", ()))
     assert wanted.downloads or wanted.by_hand
     names = [item.file for item in wanted.downloads]
     assert len(set(names)) == len(names)
@@ -54,7 +54,7 @@ def test_what_readers_want_is_what_is_fetched(tmp_path: Path, config: DatasetCon
     for split in config.splits:
         with pytest.raises(DataError, match="expected entries missing"):
             build(config, split=split)
-    for item in published(config.name, year=config.year).downloads:
+    for item in find_source(config.name, year=config.year).downloads:
         for entry in item.provides:
             place = tmp_path / (f"{entry}file" if entry.endswith("/") else entry)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -66,15 +66,15 @@ def test_what_readers_want_is_what_is_fetched(tmp_path: Path, config: DatasetCon
 
 
 def test_open_images_images_are_asked_for() -> None:
-    plain = {item.file for item in published("openimages").downloads}
+    plain = {item.file for item in find_source("openimages").downloads}
     assert "oidv6-train-annotations-human-imagelabels.csv" in plain
     assert not any(name.endswith(".tar.gz") or "machine" in name for name in plain)
-    more = {item.file for item in published("openimages", extra=["machine", "validation-images"]).downloads} - plain
+    more = {item.file for item in find_source("openimages", extra=["machine", "validation-images"]).downloads} - plain
     assert more == {
         "validation.tar.gz",
         *(f"{split}-annotations-machine-imagelabels.csv" for split in ("train", "validation", "test")),
     }
-    shards = published("openimages", extra=["train-images"]).downloads[len(plain) :]
+    shards = find_source("openimages", extra=["train-images"]).downloads[len(plain) :]
     assert [item.provides for item in shards] == [(f"train/{digit}*.jpg",) for digit in "0123456789abcdef"]
     assert {(item.unpack, item.top) for item in shards} == {("train", f"train_{digit}") for digit in "0123456789abcdef"}
 
@@ -87,20 +87,20 @@ def test_what_cannot_be_fetched_is_explained() -> None:
         ("stanford_cars", "cars_test_annos_withlabels.mat", "cars_train/", "car_ims/"),
         ("openimages", "train-images", "train/<ImageID>.jpg"),
     ]:
-        assert all(word in published(dataset).by_hand for word in words)
+        assert all(word in find_source(dataset).by_hand for word in words)
 
 
 def test_wrong_words_are_refused() -> None:
     for dataset in NOTHING:
         with pytest.raises(ConfigError, match=f"dataset={dataset}: there is nothing to download"):
-            published(dataset)
+            find_source(dataset)
     with pytest.raises(ConfigError, match="did you mean coco"):
-        published("cocoo")
+        find_source("cocoo")
     with pytest.raises(ConfigError, match=r"year=2015: coco has no such year; allowed: 2014 or 2017"):
-        published("coco", year=2015)
+        find_source("coco", year=2015)
     with pytest.raises(ConfigError, match="allowed: leave it out"):
-        published("cifar100", year=2014)
+        find_source("cifar100", year=2014)
     with pytest.raises(ConfigError, match=r"extra=machines: .* did you mean machine"):
-        published("openimages", extra=["machines"])
+        find_source("openimages", extra=["machines"])
     with pytest.raises(ConfigError, match="extra=binary: coco has no such part; none"):
-        published("coco", extra=["binary"])
+        find_source("coco", extra=["binary"])

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mldec.data.index import ImageIndex
-from mldec.data.statistics import draw, summarize
+from mldec.data.statistics import draw_statistics, summarize
 from mldec.labels import LabelSpace
 
 
@@ -65,11 +65,11 @@ def test_thousands_of_labels_take_no_square_table(tmp_path: Path) -> None:
 def test_any_labels_can_be_drawn(tmp_path: Path, labels: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     samples = [(f"{i}.jpg", [i % len(labels)], [], []) for i in range(20)]
     index = ImageIndex.build(samples, root=str(tmp_path), labels=LabelSpace(labels))
-    draw(summarize(index), tmp_path / "new" / "x.png", title="mine")
+    draw_statistics(summarize(index), tmp_path / "new" / "x.png", title="mine")
     assert Image.open(tmp_path / "new" / "x.png").size == (1650, 1210)
     assert capfd.readouterr().err == ""
     empty = ImageIndex.build([("a.jpg", [], [], [])], root=str(tmp_path), labels=LabelSpace(labels))
-    draw(summarize(empty), tmp_path / "y.png", title="mine")
+    draw_statistics(summarize(empty), tmp_path / "y.png", title="mine")
 
 
 def test_axes_of_counts_say_where_their_marks_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,9 @@ def test_axes_of_counts_say_where_their_marks_are(tmp_path: Path, monkeypatch: p
     figures = []
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path: figures.append(figure))
     samples = [(f"{i}.jpg", [0] if i < 19 else [1, 2], [], []) for i in range(26)]
-    draw(summarize(ImageIndex.build(samples, root="/", labels=LabelSpace("abc"))), tmp_path / "x.png", title="mine")
+    draw_statistics(
+        summarize(ImageIndex.build(samples, root="/", labels=LabelSpace("abc"))), tmp_path / "x.png", title="mine"
+    )
     figures[0].canvas.draw()
     for panel in figures[0].axes[:2]:
         marks = dict(zip([mark.get_text() for mark in panel.get_yticklabels()], panel.get_yticks(), strict=True))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mldec.data.table import TableConfig, build_table
-from mldec.data.table_file import open_table, write_table
+from mldec.data.table_file import open_table_file, write_table_file
 from mldec.errors import DataError
 
 ROWS = [("a.jpg", ["cat", "dog"]), ("sub/b ü.jpg", []), ("c,d.jpg", ["bird"])]
@@ -188,9 +188,9 @@ def test_settings_that_name_nothing(folder: Path) -> None:
 def test_part_of_a_table_is_a_table(folder: Path, name: str) -> None:
     build(folder, name, LISTS[name])
     part = folder / ("part" + Path(name).suffix)
-    write_table(open_table(str(folder / name)), [0, 2], str(part))
-    assert [row for _, row in open_table(str(part)).rows()] == [
-        row for number, (_, row) in enumerate(open_table(str(folder / name)).rows()) if number != 1
+    write_table_file(open_table_file(str(folder / name)), [0, 2], str(part))
+    assert [row for _, row in open_table_file(str(part)).rows()] == [
+        row for number, (_, row) in enumerate(open_table_file(str(folder / name)).rows()) if number != 1
     ]
     assert not list(folder.glob("*.partial"))
 
@@ -201,5 +201,5 @@ def test_parquet_keeps_its_types_in_parts(folder: Path) -> None:
 
     rows = [{"path": name, "labels": labels, "score": 0.5} for name, labels in ROWS]
     parquet.write_table(arrow.Table.from_pylist(rows), folder / "t.parquet")
-    write_table(open_table(str(folder / "t.parquet")), [1, 2], str(folder / "p.parquet"))
-    assert [row for _, row in open_table(str(folder / "p.parquet")).rows()] == rows[1:]
+    write_table_file(open_table_file(str(folder / "t.parquet")), [1, 2], str(folder / "p.parquet"))
+    assert [row for _, row in open_table_file(str(folder / "p.parquet")).rows()] == rows[1:]

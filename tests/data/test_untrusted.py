@@ -21,9 +21,9 @@ from mldec.data.dataset import DatasetConfig, FilesConfig
 from mldec.data.folder import FolderConfig, build_folder
 from mldec.data.image import MAX_BYTES, MAX_SCANS, cut_center, decode, read_size
 from mldec.data.index import ImageIndex
-from mldec.data.statistics import draw, summarize
+from mldec.data.statistics import draw_statistics, summarize
 from mldec.data.table import TableConfig, build_table, read_table
-from mldec.data.table_file import open_table
+from mldec.data.table_file import open_table_file
 from mldec.data.voc import read_xml
 from mldec.errors import DataError, printable, shortened, suggest
 from mldec.labels import LabelSpace
@@ -243,7 +243,7 @@ def test_sixty_thousand_names_take_a_moment(tmp_path: Path) -> None:
     twice = [*names, "c7"]
     refused(lambda: LabelSpace(twice), "c7")
     (tmp_path / "twice.csv").write_text(f"path,{','.join(twice)}\n")
-    refused(lambda: open_table(str(tmp_path / "twice.csv")), "twice.csv", "c7")
+    refused(lambda: open_table_file(str(tmp_path / "twice.csv")), "twice.csv", "c7")
     (tmp_path / "a.csv").write_text(f"path,{','.join(names)}\na.jpg{',0' * 17},1{',0' * 59_982}\n")
     began = time.process_time()
     index = table(tmp_path / "a.csv")
@@ -260,7 +260,7 @@ def test_figures_of_many_labels_are_drawn_in_a_moment(tmp_path: Path) -> None:
     labels = LabelSpace([f"c{i}" for i in range(40_000)])
     index = ImageIndex.build([("a.jpg", list(range(20_000)), [], [])], root=str(tmp_path), labels=labels)
     began = time.process_time()
-    draw(summarize(index), tmp_path / "a.png", title="many")
+    draw_statistics(summarize(index), tmp_path / "a.png", title="many")
     assert time.process_time() - began < 15
     assert (tmp_path / "a.png").stat().st_size > 1000
 
