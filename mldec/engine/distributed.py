@@ -27,7 +27,7 @@ T = TypeVar("T")
 #: A process that is silent for so long is taken for dead. Evaluation of many images by the slowest counts too.
 PATIENCE = datetime.timedelta(minutes=30)
 
-#: What gloo says where a process at the other end has ended.
+#: In gloo's messages after a process at the other end has ended.
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo::")
 
 
@@ -113,7 +113,7 @@ def join_process_group() -> Iterator[ProcessGroup]:
         if not isinstance(error, dist.DistError) and not any(sign in str(error) for sign in LOST):
             raise
         raise RunError(
-            f"the connection to another process of this run is lost; what that one says is the cause "
+            f"the connection to another process of this run is lost; the cause is in that process's output "
             f"({str(error).strip().splitlines()[0]})"
         ) from error
     finally:

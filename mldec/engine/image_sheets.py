@@ -1,4 +1,4 @@
-"""Sheets of images for people: what the network is given, and what it says of what it is given."""
+"""Sheets of images for people: what the network is trained on, and what it predicts."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def maps_sheet(
 def annotated(image: np.ndarray, labels: Mapping[str, float]) -> np.ndarray:
     """An image (H,W,3) uint8 RGB, at most SIDE px wide and high, and beside it its labels with their scores.
 
-    Labels are in the order of `labels`; below those for which there is room, it says how many more there are.
+    Labels are in the order of `labels`; a last line counts those that do not fit.
     """
     height, width = image.shape[:2]
     scale = min(SIDE / max(height, width), max(1.0, SMALL / max(height, width)))

@@ -1,4 +1,4 @@
-"""A run that is asked to stop does so at the next step, saved: by Ctrl-C, or by the system that lent it the machine.
+"""Stopping a run at the next step, saved: by Ctrl-C, or by a signal of the system.
 
 Schedulers send SIGTERM, or SIGUSR1 some time before (Slurm's `--signal`). A second Ctrl-C ends a run at once.
 """
@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-#: How a command leaves that was stopped and can go on: by Ctrl-C, and by the system (EX_TEMPFAIL: try again later).
+#: Exit codes of a command that was stopped and can be resumed: by Ctrl-C, and by the system (EX_TEMPFAIL: try again).
 STOPPED, PREEMPTED = 130, 75
 PREEMPTIONS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and stands at a boundary from which it can be resumed."""
+    """The run was stopped between two steps, from where it can be resumed."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -28,7 +28,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether somebody asked to stop: the user, or the system (`preempted`)."""
+    """Whether a stop was requested: by the user, or by the system (`preempted`)."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -89,8 +89,8 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 @contextmanager
 def end_at_once() -> Iterator[None]:
-    """Leave SIGTERM and SIGUSR1 to the system while the context lasts: for a wait within a library, which gives Python
-    no chance to handle them."""
+    """Leave SIGTERM and SIGUSR1 to the system while the context lasts: for a wait within a library, during
+    which Python cannot handle them."""
     with _handled(PREEMPTIONS, signal.SIG_DFL):
         yield
 

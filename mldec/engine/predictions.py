@@ -1,12 +1,12 @@
-"""Predictions on disk: as they come in a journal, at the end in the forms that were asked for.
+"""Predictions on disk: in a journal while they are made, at the end in the formats of `mldec predict format=`.
 
-jsonl     an image a line: {"path": …, "labels": {label: score}}, the best first; with scores=all also "scores"
-csv       a label a row: path, label, score; an image without labels has one row, with both empty.
-          with scores=all an image a row, and a column with the score of each label
+jsonl     one image per line: {"path": …, "labels": {label: score}}, the best first; with scores=all also "scores"
+csv       one label per row: path, label, score; an image without labels has one row, with both empty.
+          with scores=all one image per row, and a column with the score of each label
 parquet   as csv
 
-The journal is written batch by batch and outlives whatever ends the work early. The same work goes on from it, but for
-images that changed since they were scored: these are scored again.
+The journal is written batch by batch and outlives whatever ends the work early. The same command resumes from it;
+images that changed since they were scored are scored again.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Journal:
     Attributes:
         done: how many images have a record.
         broken: how many of these could not be read.
-        changed: how many images of a file that was taken up are other files now.
+        changed: how many images of a resumed journal have changed since.
         remaining: numbers of the images without a record, in order; `add` takes them from the front.
 
     Args:
         path: the file.
         settings: what the records depend on beside the images.
         paths: the images, in order.
-        resume: whether to go on with a file that is there. None: if it has the same settings and images.
+        resume: whether to continue an existing file. None: if it has the same settings and images.
 
     Raises:
         ConfigError: the file that is there is of other settings or images.
@@ -93,7 +93,7 @@ class Journal:
         return len(self._broken)
 
     def add(self, records: Sequence[Record], stamps: Sequence[Stamp] | None = None) -> None:
-        """Append what was found of the next remaining images, with what `stamp` said of each before it was read."""
+        """Append the records of the next remaining images, with the `stamp` of each from before it was read."""
         lines = []
         for record, known in zip(records, stamps or [None] * len(records), strict=True):
             number = self.remaining.popleft()

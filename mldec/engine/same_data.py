@@ -20,7 +20,7 @@ OPTION = "allow_other_data=true"
 
 
 def read_recorded(folder: Path) -> dict[str, Any]:
-    """What data.json of a run directory says of each split; nothing where there is none, or a damaged one."""
+    """The content of data.json in a run directory, by split; empty if it is missing or damaged."""
     recorded = read_metadata(folder / FILE)
     if is_data(recorded):
         return recorded

@@ -25,8 +25,8 @@ class ScheduleConfig(ComponentConfig):
     """How long, in what portions and how fast a run learns."""
 
     epochs: Count = 40  # passes over the training images
-    batch_size: Count = 56  # images an optimizer step, over all devices and micro-batches
-    accumulate: Count = 1  # micro-batches a step
+    batch_size: Count = 56  # images per optimizer step, over all devices and micro-batches
+    accumulate: Count = 1  # micro-batches per step
     max_lr: Positive = 1e-4  # the highest learning rate
     cycle_momentum: bool = False  # move momentum (beta1 of Adam) against the learning rate
 
@@ -71,7 +71,7 @@ class CosineConfig(ScheduleConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TimmCosineConfig(ScheduleConfig):
-    """timm's cosine: the rate changes once an epoch, and the warm-up takes the place of the cosine's first epochs."""
+    """timm's cosine: the rate changes once per epoch, and the warm-up takes the place of the cosine's first epochs."""
 
     warmup_epochs: Natural = 5  # in which the rate rises along a line
     warmup_lr: NonNegative = 1e-5  # rate of the first epoch

@@ -1,4 +1,4 @@
-"""Where chance comes from: the run's seed, and for each step a seed of its own."""
+"""Random numbers: from the seed of the run, and from one seed per step."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         finally:
             loader.dispose()
     except FileNotFoundError:
-        raise ConfigError(f"no {path}: is {path.parent} a run folder?") from None
+        raise ConfigError(f"no {path}: is {path.parent} a run directory?") from None
     except DataError as error:
         raise ConfigError(str(error)) from None
     except (OSError, ValueError, RecursionError, OverflowError, yaml.YAMLError) as error:

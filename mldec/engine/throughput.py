@@ -9,7 +9,7 @@ from mldec.data.loader import Batch
 
 
 class Throughput:
-    """Images a second and the share of time spent waiting for data, since the last reading."""
+    """Images/s and the share of time spent waiting for data, since the last reading."""
 
     def __init__(self) -> None:
         self._reset()
