@@ -30,8 +30,8 @@ from mldec.benchmarks.rate import (
     sample_in_turn,
     time_figure,
 )
+from mldec.benchmarks.record import Measured
 from mldec.commands import compose
-from mldec.commands.benchmark import Measured
 from mldec.config import Config, build_config
 from mldec.data.index import ImageIndex
 from mldec.data.openimages import OpenImagesConfig, build_openimages

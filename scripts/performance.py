@@ -30,7 +30,7 @@ import component_benchmarks
 import yaml
 
 from mldec.benchmarks.figure import Figure, as_grid, as_table
-from mldec.commands.benchmark import make_record
+from mldec.benchmarks.record import make_record
 from mldec.commands.main import run
 from mldec.engine.run_directory import read_json, write_json
 from mldec.errors import ConfigError, suggest

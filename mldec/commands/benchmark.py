@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from mldec.commands import compose
 from mldec.commands.options import EXPERIMENT, OutputFile, compose_config, parse, say
 from mldec.config import Config, Range, Some, build_config
 from mldec.errors import ConfigError, shortened, suggest
+from mldec.field_docs import description
 from mldec.registry import HEADS
 
 if TYPE_CHECKING:  # torch is imported only where something is measured
-    from mldec.benchmarks.figure import Figure
     from mldec.benchmarks.model import Case
+    from mldec.benchmarks.record import Measured
 
 NUM_GROUPS = 100  # K of an ML-Decoder where none is set: that of the paper's Table 9
 
@@ -24,15 +25,6 @@ Repeats = Annotated[int, Range(low=1, high=10**6)]
 Labels = Annotated[int, Range(low=1, high=10**6)]
 Seconds = Annotated[float, Range(low=0, high=1000, open_low=True)]
 Scale = Annotated[float, Range(low=0, high=1000, open_low=True)]
-
-
-class Measured(NamedTuple):
-    """The result of a subject: figures, device and precision (of `runtime`), and what else belongs in the record."""
-
-    figures: list[Figure]
-    device: str = "cpu"
-    details: Mapping[str, Any] = {}
-    precision: str = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +54,7 @@ class ModelOptions(BenchmarkOptions):
 def measure_model(options: ModelOptions, arguments: compose.Arguments) -> Measured:
     cases = make_cases(options, arguments)
     from mldec.benchmarks.model import measure
+    from mldec.benchmarks.record import Measured
 
     figures = measure(cases, repeats=options.repeats, seconds=options.seconds, largest_batch=options.largest_batch)
     described = [
@@ -92,6 +85,7 @@ class TrainOptions(BenchmarkOptions):
 
 
 def measure_train(options: TrainOptions, arguments: compose.Arguments) -> Measured:
+    from mldec.benchmarks.record import Measured
     from mldec.benchmarks.train import measure
 
     config = _config(arguments)
@@ -112,6 +106,7 @@ class LoaderOptions(BenchmarkOptions):
 
 def measure_loader(options: LoaderOptions, arguments: compose.Arguments) -> Measured:
     from mldec.benchmarks.loader import measure, measure_dataset
+    from mldec.benchmarks.record import Measured
     from mldec.engine import build, config_properties, data_splits
 
     given: dict[str, Any] = {"repeats": options.repeats, "workers": options.workers}
@@ -148,6 +143,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"{shortened(subject)}: no such subject; {suggest(subject[:80], SUBCOMMANDS)}")
     options, arguments = parse(argv[1:], SUBCOMMANDS[subject], f"benchmark {subject}")
     from mldec.benchmarks.figure import as_grid, as_table
+    from mldec.benchmarks.record import make_record, page
     from mldec.engine import run_directory
 
     measured = MEASURES[subject](options, arguments)
@@ -157,7 +153,8 @@ def main(argv: Sequence[str]) -> int:
     if options.output is not None:
         run_directory.write_json(options.output, record)
     if options.page is not None:
-        run_directory.write_text(options.page, _page(argv, record, table))
+        what, command = description(SUBCOMMANDS[subject]).partition("\n")[0], shlex.join(["mldec", "benchmark", *argv])
+        run_directory.write_text(options.page, page(subject, what, command, record, table))
     return 0
 
 
@@ -221,31 +218,3 @@ def _config(arguments: compose.Arguments) -> Config:
 
 def _chooses_data(arguments: compose.Arguments) -> bool:
     return any(override.startswith(("experiment=", "dataset=")) for override in arguments.overrides)
-
-
-# Records and pages ----------------------------------------------------------------------------------------------------
-
-
-def make_record(subject: str, measured: Measured) -> dict[str, Any]:
-    """What `output` holds: figures, with the date, device, precision, versions and commit."""
-    from mldec.engine import environment
-    from mldec.engine.device import choose_device, choose_precision
-
-    device = choose_device(measured.device)
-    return {
-        "subject": subject,
-        "date": datetime.date.today().isoformat(),
-        "environment": environment.environment(device, choose_precision(measured.precision, device)),
-        **measured.details,
-        "figures": [dataclasses.asdict(figure) for figure in measured.figures],
-    }
-
-
-def _page(argv: Sequence[str], record: Mapping[str, Any], table: str) -> str:
-    environment, what = record["environment"], (SUBCOMMANDS[argv[0]].__doc__ or "").partition("\n")[0]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
-    return (
-        f"# Benchmark: {argv[0]}\n\n{what} Written by `mldec benchmark {' '.join(argv)}` on {record['date']}.\n\n"
-        f"{environment['device']}. Python {environment['python']}, {versions}. Commit {environment['commit']}.\n\n"
-        f"{table}\n"
-    )

@@ -15,6 +15,7 @@ from mldec.commands.options import OutputDirectory, OutputFile, parse
 from mldec.config import Count, Fraction, Range, Seed, Some, build_config
 from mldec.errors import ConfigError, DataError, RunError, printable_name, shortened, suggest
 from mldec.files import check_output_directory, check_output_file, refuse_overwriting
+from mldec.system import usable_cores
 
 SHOWN = 10  # problems on the screen; the file lists all
 
@@ -136,7 +137,7 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
     problems = []
     for split, index in indexes.items():
         with display.bar(f"{config.name} {split}", len(index)) as bar:
-            found = verify(index, workers=_workers(options), on_done=bar.advance)
+            found = verify(index, workers=options.workers or usable_cores(), on_done=bar.advance)
         problems += found
         display.say(f"{config.name} {split}: {len(index):,} images, {len(found):,} of them cannot be used")
         for problem in found[:SHOWN]:
@@ -223,7 +224,8 @@ def _shrink(options: ShrinkOptions, arguments: compose.Arguments) -> int:
     from mldec.data.shrink_plan import survey
     from mldec.engine.display import Display
 
-    side, quality, output, workers = options.side, options.quality, options.output, _workers(options)
+    side, quality, output = options.side, options.quality, options.output
+    workers = options.workers or usable_cores()
     config, display = _dataset(options, arguments), Display()
     indexes = {split: _index(config, split) for split in config.splits}
     places = {split: os.path.relpath(index.root, os.path.abspath(config.folder)) for split, index in indexes.items()}
@@ -305,10 +307,6 @@ def _splits(split: str, config: Any) -> tuple[str, ...]:
             f"split={shortened(split)}: {config.name} has {', '.join(config.splits)}; all is each of them"
         )
     return (split,)
-
-
-def _workers(options: VerifyOptions | ShrinkOptions) -> int:
-    return options.workers or os.cpu_count() or 1
 
 
 def _files(config: Any) -> list[str]:

@@ -7,12 +7,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mldec.commands import compose
 from mldec.commands.options import EXPERIMENT, LabelNames, parse
 from mldec.config import Count, build_config
-from mldec.errors import ConfigError
+
+if TYPE_CHECKING:  # torch is imported where a file is read
+    from mldec.models.published import PublishedFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +50,6 @@ class ImportOptions:
 
 
 OPTIONS = ImportOptions
-
-FREE = ("normalize", "drop_path")  # settings of the backbone that no file decides
 
 
 def main(argv: Sequence[str]) -> int:
@@ -87,15 +87,14 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-# What the run is ------------------------------------------------------------------------------------------------------
-
-
-def compose_run(found: Any, options: ImportOptions, arguments: compose.Arguments) -> tuple[dict[str, Any], list[str]]:
+def compose_run(
+    found: PublishedFile, options: ImportOptions, arguments: compose.Arguments
+) -> tuple[dict[str, Any], list[str]]:
     """The experiment of the command line, with backbone and head of the file; and a note for each difference.
 
     Raises ConfigError for overrides that contradict the file, or that it decides.
     """
-    from mldec.engine.imported_run import NO_DATASET
+    from mldec.engine.imported_run import NO_DATASET, network_settings
 
     overrides, notes = list(arguments.overrides), list[str]()
     if not _names_data(overrides):
@@ -104,64 +103,11 @@ def compose_run(found: Any, options: ImportOptions, arguments: compose.Arguments
         overrides.append(f"dataset.image_size={options.image_size}")
     mapping = compose.compose(overrides, arguments.config_dir, notes)
     given = arguments.keys()
-    settings = {
-        "backbone": _backbone(found, mapping, given),
-        "head": _head(found, mapping, given, options.label_embeddings),
-    }
-    for group, known in found_settings(found).items():
-        for key in known:
-            shown, other = known[key], mapping[group].get(key, known[key])
-            if key == "num_groups":  # null: one query per label
-                shown, other = (found.num_classes if number is None else number for number in (shown, other))
-            if shown == other:
-                continue
-            if f"{group}.{key}" in given or (key == "name" and group in given):
-                raise ConfigError(f"{group}.{key}={other}: the file holds {shown}; leave it out")
-            if "experiment" in given:
-                notes.append(f"{group}.{key}: {shown} as in the file, not {other} as in the experiment")
+    settings, differences = network_settings(found, mapping, given, options.label_embeddings)
     mapping |= settings
     if not _names_data(arguments.overrides) and "name" not in given:
         mapping["name"] = re.sub(r"[^\w.-]+", "_", options.checkpoint.name.partition(".")[0]) or "imported"
-    return mapping, notes
-
-
-def _backbone(found: Any, mapping: dict[str, Any], given: set[str]) -> dict[str, Any]:
-    """Settings of the backbone: the file's network, and what no file decides from overrides or the experiment."""
-    decided = sorted(key for key in given if key.startswith("backbone.") and key.partition(".")[2] not in FREE)
-    if decided:
-        raise ConfigError(f"{decided[0]}: the file decides it; of the backbone only {' and '.join(FREE)} can be set")
-    composed, network = mapping["backbone"], found_settings(found)["backbone"]
-    same = "experiment" in given and all(composed.get(key) == value for key, value in network.items())
-    kept = {key: composed[key] for key in FREE if key in composed and (same or f"backbone.{key}" in given)}
-    return {**found.backbone, **kept}
-
-
-def _head(found: Any, mapping: dict[str, Any], given: set[str], source: str | None) -> dict[str, Any]:
-    """Settings of the head: the file's, and what no file decides from overrides or the experiment."""
-    composed = mapping["head"]
-    kept = {key for key in composed if f"head.{key}" in given} - set(found.head) | ({"dropout"} & set(composed))
-    settings = found.head | {key: composed[key] for key in kept}
-    embeddings = composed.get("label_embeddings")
-    if found.num_classes is not None:
-        without_effect = sorted(key for key in given if key.startswith("head.label_embeddings"))
-        if source is not None or without_effect:
-            key = [*without_effect, "label_embeddings"][0]
-            raise ConfigError(f"{key}: has no effect, the head in the file has no label embeddings")
-        return settings
-    if source is not None:
-        embeddings = {**(embeddings or {}), "source": source}
-    if not embeddings:
-        raise ConfigError(
-            f"the file has a zero-shot head for label embeddings of width {found.embedding_width}, which it does not "
-            "hold: add label_embeddings=SOURCE (a file of embeddings or a text model, as head.label_embeddings.source)"
-        )
-    return settings | {"label_embeddings": embeddings}
-
-
-def found_settings(found: Any) -> dict[str, dict[str, Any]]:
-    """The settings of both groups that the file itself decides."""
-    network = {key: value for key, value in found.backbone.items() if key in ("name", "model")}
-    return {"backbone": network, "head": {key: value for key, value in found.head.items() if key != "label_embeddings"}}
+    return mapping, notes + differences
 
 
 def _names_data(overrides: Sequence[str]) -> bool:

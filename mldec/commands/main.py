@@ -85,7 +85,10 @@ def run(argv: Sequence[str]) -> int:
                 print(_help(argv, command))
                 return 0
             return int(command.main(list(argv[1:])))
-    except (MldecError, OSError) as error:  # OSError: a full disk, a folder that may not be written
+    except BrokenPipeError:  # of `mldec … | head`, for example
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # as of a process that SIGPIPE ended
+    except (MldecError, OSError) as error:  # OSError: a full disk, a directory that may not be written
         if shows_traceback:
             traceback.print_exc()
         _say(str(error))

@@ -6,21 +6,20 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mldec.commands import compose
 from mldec.commands.options import LabelNames, NetworkOptions, Repeatable, parse
 from mldec.config import Count, Fraction, Precision, SomeOrNone, build_config, to_mapping
-from mldec.errors import ConfigError
+from mldec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from mldec.engine.prediction import Selection
     from mldec.engine.predictor import Predictor
 
 logger = logging.getLogger(__name__)
-
-THRESHOLD = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +56,7 @@ class PredictOptions(NetworkOptions):
     resume: bool | None = None  # continue an interrupted prediction; default: if its settings are the same
     device: str | None = "auto"  # auto, cpu, cuda, cuda:N or mps
     batch_size: Count | None = 32  # images per batch
-    workers: SomeOrNone | None = (
-        None  # threads that decode images; default: 1 on the CPU, else 1 per core, at most 8
-    )
+    workers: SomeOrNone | None = None  # threads that decode images; default: 1 on the CPU, else 1 per core, at most 8
     precision: Precision | None = "auto"  # auto: bf16 on CUDA that has it, otherwise fp32
 
     @property
@@ -94,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
         display.say(f"warning: {sentence}")
     for sentence in notes:
         display.say(f"note: {sentence}")
-    display.say(f"{predictor.path}: {len(paths):,} images, {len(predictor.labels)} labels")
+    display.say(f"note: {predictor.path}: {len(paths):,} images, {len(predictor.labels)} labels")
     if files is None:
         return int(show_predictions(predictor, paths, selection, display) > 0)
     settings = _settings(predictor, selection, options, arguments.overrides)
@@ -130,15 +127,18 @@ def predict(
     predictor, selection, warnings = prepare(made, arguments.overrides)
     for sentence in warnings:
         logger.warning("warning: %s", sentence)
-    scores = predictor.scores(paths, batch_size=selection.batch_size)
-    named = (predictor.name(row, selection.threshold, selection.top_k) for row in scores)
-    return dict(zip(paths, named, strict=True))
+    found = {}
+    for answer in chain.from_iterable(predictor.stream(paths, batch_size=selection.batch_size, workers=made.workers)):
+        if answer.scores is None:
+            raise DataError(answer.error)
+        found[answer.image] = predictor.name(answer.scores, selection.threshold, selection.top_k)
+    return found
 
 
 def prepare(options: PredictOptions, overrides: Sequence[str]) -> tuple[Predictor, Selection, list[str]]:
     """The network, which labels it lists, and a warning for each option that has no effect."""
     from mldec.engine import text_rendering
-    from mldec.engine.prediction import Selection
+    from mldec.engine.prediction import Selection, choose_threshold
     from mldec.engine.predictor import load
 
     if options.font is not None:
@@ -147,7 +147,8 @@ def prepare(options: PredictOptions, overrides: Sequence[str]) -> tuple[Predicto
     warnings = _choose_label_embeddings(predictor, options, overrides)
     if options.labels is not None:
         predictor.set_labels(options.labels)
-    threshold, more = _choose_threshold(predictor, options)
+    source = None if options.top_k is not None else options.thresholds
+    threshold, more = choose_threshold(predictor, source, options.threshold)
     warnings += more
     if options.annotated and (lost := text_rendering.unreadable(predictor.labels.names)):
         warnings.append(
@@ -165,30 +166,6 @@ def prepare(options: PredictOptions, overrides: Sequence[str]) -> tuple[Predicto
         workers=options.workers,
     )
     return predictor, selection, warnings + _unused(options)
-
-
-def _choose_threshold(predictor: Predictor, options: PredictOptions) -> tuple[Any, list[str]]:
-    """The threshold, or (N,) that `thresholds=` names; and warnings about them."""
-    from mldec.engine.thresholds import read_thresholds
-
-    default, source = THRESHOLD if options.threshold is None else options.threshold, options.thresholds
-    if source is None or options.top_k is not None:
-        return default, []
-    if source == "tuned":
-        predictor.tuned()  # raises where there are none
-        assert predictor.thresholds is not None
-        found = predictor.thresholds.of(predictor.labels, default)
-    else:
-        found = read_thresholds(Path(source).expanduser(), predictor.labels, default)
-    if found.untuned:
-        names = ", ".join(found.untuned[:5]) + (", …" if len(found.untuned) > 5 else "")
-        return found.values, [
-            f"thresholds={source}: {len(found.untuned)} of {len(predictor.labels)} labels are not in it and have "
-            f"threshold={default:g}: {names}"
-        ]
-    if options.threshold is not None:
-        return found.values, [f"threshold={options.threshold:g}: thresholds={source} has one for each label"]
-    return found.values, []
 
 
 def _unused(options: PredictOptions) -> list[str]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mldec.data.index import ImageIndex
     from mldec.engine.display import Display
     from mldec.report.measure import MeasuredSplit
-    from mldec.report.run import RunFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +31,9 @@ class ReportOptions(NetworkOptions):
     SETTINGS = EXPERIMENT
 
     run: str  # a run directory (its best epoch) or a checkpoint file; several, RUN,RUN: a comparison with the first
-    output: OutputFile | None = (
-        None  # default RUN/report.html; of several runs comparison.html in the current directory
-    )
+    output: OutputFile | None = None  # default RUN/report.html; of several runs comparison.html
     split: Split = "test"  # which images are measured
-    labels: LabelNames | None = (
-        None  # whose precision-recall curves are drawn; default: the best, the median, the worst
-    )
+    labels: LabelNames | None = None  # whose precision-recall curves are drawn; default: best, median, worst
     allow_other_data: bool = False  # accept images or labels that are not those that the run recorded (data.json)
 
 
@@ -60,10 +55,10 @@ def main(argv: Sequence[str]) -> int:
 
     display = Display()
     runs = [read_run(source) for source in sources]
-    output = options.output or _default_output(runs)
+    output = options.output or (Path("comparison.html") if len(runs) > 1 else runs[0].folder / "report.html")
     check_output_file("output", output)
-    parts = (path for run in runs for path in run.folder.glob("**/*.*") if _is_part(path))
-    refuse_overwriting("output", [output], parts)
+    parts = (path for run in runs for path in run.folder.glob("**/*.*"))
+    refuse_overwriting("output", [output], (path for path in parts if path.suffix not in (".html", ".htm")))
     measured: list[MeasuredSplit | str] = []
     for source, run in zip(sources, runs, strict=True):
         folder = run.folder if len(runs) == 1 else None  # a comparison shows no thresholds
@@ -119,12 +114,3 @@ def _measure(
         return measure(restored, config, options.split, folder, device, display, check)
     except (DataError, OSError) as error:
         return f"The images could not be read: {error}"
-
-
-def _is_part(path: Path) -> bool:
-    """Whether a file of a run directory belongs to the run, and is no report."""
-    return path.suffix not in (".html", ".htm")
-
-
-def _default_output(runs: Sequence[RunFiles]) -> Path:
-    return Path("comparison.html") if len(runs) > 1 else Path(runs[0].folder / "report.html")

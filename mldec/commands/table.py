@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -98,6 +97,7 @@ def make_request(name: str, options: TableOptions, arguments: compose.Arguments)
     """What a command line requests of the table `name`, or of all. Raises ConfigError for options without a meaning."""
     from mldec.paper.planning import TableRequest
     from mldec.paper.runner import Workspace
+    from mldec.paper.slots import slots
     from mldec.paper.tables import find_table, load_tables
 
     tables = load_tables(options.scale) if name == "all" else (find_table(name, options.scale),)
@@ -108,12 +108,12 @@ def make_request(name: str, options: TableOptions, arguments: compose.Arguments)
             raise ConfigError(f"rows={key}: {tables[0].name} quotes it from the literature; there is nothing to run")
     _refuse_per_row_options(arguments)
     output = (options.output or Path("outputs") / "tables" / options.scale).absolute()
-    slots, runtime = _slots(options)
+    processes, runtime = slots(options.jobs, options.gpus)
     executing = tuple(override for override in arguments.overrides if _only_executes(override))
     workspace = Workspace(
         records=(options.records or output / "records").absolute(),
         runs=output / "runs",
-        slots=slots,
+        slots=processes,
         runtime=(*runtime, *executing),
         components=_components(arguments),
     )
@@ -135,29 +135,6 @@ def _components(arguments: compose.Arguments) -> tuple[str, ...]:
     plugins = (f"plugins=[{','.join(arguments.plugins)}]",) if arguments.plugins else ()
     folder = arguments.config_dir
     return plugins if folder is None else (*plugins, f"--config-dir={Path(folder).expanduser().absolute()}")
-
-
-def _slots(options: TableOptions) -> tuple[tuple[dict[str, str], ...], tuple[str, ...]]:
-    """The environment of each process that may run at a time, and the overrides that all of them get."""
-    import torch
-
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))  # a job on a shared node may use only these
-    there = torch.cuda.device_count()
-    numbers = range(there) if options.gpus is None else options.gpus
-    if any(number >= there for number in numbers):
-        raise ConfigError(f"gpus={','.join(map(str, numbers))}: there are {there} GPUs here, counted from 0")
-    gpus = [str(number) for number in numbers]
-    # Where only some GPUs are to be used, numbers count within these.
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    gpus = [visible[int(gpu)] if len(visible) == there else gpu for gpu in gpus]
-    jobs = options.jobs or len(gpus) or cores
-    if gpus:
-        return tuple({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(jobs)), ()
-    # Without a GPU one process per core with one thread each is the most that a machine can do.
-    threads = max(1, cores // jobs)
-    return ({},) * jobs, (f"runtime.threads={threads}", f"runtime.workers={0 if threads == 1 else 1}")
 
 
 def _reproduce(planner: Planner, name: str, *, run: bool, page: Path | None) -> int:

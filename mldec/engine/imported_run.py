@@ -1,4 +1,4 @@
-"""A run directory of somebody else's weights: whose labels they have, what is written, what was found."""
+"""A run directory of published weights: the settings and labels of the network, what is written, what was found."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,83 @@ from mldec.engine.settings_file import write_settings
 from mldec.errors import ConfigError, DataError, MldecError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
+from mldec.models.published import PublishedFile
 
+FREE = ("normalize", "drop_path")  # settings of the backbone that no file decides
 NO_DATASET = "no_dataset_was_named_when_this_was_imported.csv"
 
 
+def network_settings(
+    found: PublishedFile, mapping: Mapping[str, Any], given: Collection[str], source: str | None
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The settings of backbone and head of the file, and a note for each difference from a composed experiment.
+
+    Args:
+        mapping: the experiment.
+        given: keys of the overrides on the command line.
+        source: of label embeddings.
+
+    Raises ConfigError for overrides that contradict the file, or that it decides.
+    """
+    settings = {"backbone": _backbone(found, mapping, given), "head": _head(found, mapping, given, source)}
+    notes = []
+    for group, known in _found_settings(found).items():
+        for key in known:
+            own, other = known[key], mapping[group].get(key, known[key])
+            if key == "num_groups":  # null: one query per label
+                own, other = (found.num_classes if number is None else number for number in (own, other))
+            if own == other:
+                continue
+            if f"{group}.{key}" in given or (key == "name" and group in given):
+                raise ConfigError(f"{group}.{key}={other}: the file holds {own}; leave it out")
+            if "experiment" in given:
+                notes.append(f"{group}.{key}: {own} as in the file, not {other} as in the experiment")
+    return settings, notes
+
+
+def _backbone(found: PublishedFile, mapping: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """Settings of the backbone: the file's network, and what no file decides from overrides or the experiment."""
+    decided = sorted(key for key in given if key.startswith("backbone.") and key.partition(".")[2] not in FREE)
+    if decided:
+        raise ConfigError(f"{decided[0]}: the file decides it; of the backbone only {' and '.join(FREE)} can be set")
+    composed, network = mapping["backbone"], _found_settings(found)["backbone"]
+    same = "experiment" in given and all(composed.get(key) == value for key, value in network.items())
+    kept = {key: composed[key] for key in FREE if key in composed and (same or f"backbone.{key}" in given)}
+    return {**found.backbone, **kept}
+
+
+def _head(
+    found: PublishedFile, mapping: Mapping[str, Any], given: Collection[str], source: str | None
+) -> dict[str, Any]:
+    """Settings of the head: the file's, and what no file decides from overrides or the experiment."""
+    composed = mapping["head"]
+    kept = {key for key in composed if f"head.{key}" in given} - set(found.head) | ({"dropout"} & set(composed))
+    settings = found.head | {key: composed[key] for key in kept}
+    embeddings = composed.get("label_embeddings")
+    if found.num_classes is not None:
+        without_effect = sorted(key for key in given if key.startswith("head.label_embeddings"))
+        if source is not None or without_effect:
+            key = [*without_effect, "label_embeddings"][0]
+            raise ConfigError(f"{key}: has no effect, the head in the file has no label embeddings")
+        return settings
+    if source is not None:
+        embeddings = {**(embeddings or {}), "source": source}
+    if not embeddings:
+        raise ConfigError(
+            f"the file has a zero-shot head for label embeddings of width {found.embedding_width}, which it does not "
+            "hold: add label_embeddings=SOURCE (a file of embeddings or a text model, as head.label_embeddings.source)"
+        )
+    return settings | {"label_embeddings": embeddings}
+
+
+def _found_settings(found: PublishedFile) -> dict[str, dict[str, Any]]:
+    """The settings of both groups that the file itself decides."""
+    network = {key: value for key, value in found.backbone.items() if key in ("name", "model")}
+    return {"backbone": network, "head": {key: value for key, value in found.head.items() if key != "label_embeddings"}}
+
+
 def choose_labels(
-    found: Any, config: Config, given: Sequence[str] | None, has_data: bool
+    found: PublishedFile, config: Config, given: Sequence[str] | None, has_data: bool
 ) -> tuple[LabelSpace, list[str]]:
     """The labels of the outputs, as given, as in the file or as in the dataset; and notes about them.
 
@@ -64,7 +135,7 @@ def choose_labels(
     return LabelSpace(names), notes
 
 
-def write_run(found: Any, config: Config, labels: LabelSpace, classifier: Classifier) -> Path:
+def write_run(found: PublishedFile, config: Config, labels: LabelSpace, classifier: Classifier) -> Path:
     """Make the run directory, all of it or none. Raises ConfigError if it holds a run already."""
     is_new = config.run_dir is None or not Path(config.run_dir).expanduser().exists()
     try:
@@ -88,7 +159,7 @@ def write_run(found: Any, config: Config, labels: LabelSpace, classifier: Classi
     return folder
 
 
-def _origin(found: Any) -> dict[str, str | None]:
+def _origin(found: PublishedFile) -> dict[str, str | None]:
     with open(found.source, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
@@ -99,7 +170,7 @@ def _origin(found: Any) -> dict[str, str | None]:
     }
 
 
-def summary(found: Any, config: Config, labels: LabelSpace, classifier: Classifier) -> list[str]:
+def summary(found: PublishedFile, config: Config, labels: LabelSpace, classifier: Classifier) -> list[str]:
     """Lines that describe what was found."""
     kinds = {"authors": "the authors' layout", "timm": "timm's layout", "pooling": "average pooling"}
     entry = f", under `{found.entry}`" if found.entry else ""

@@ -18,9 +18,11 @@ from mldec.engine import image_sheets, predictions
 from mldec.engine.display import Display
 from mldec.engine.prediction_files import MARKER, PredictionFiles
 from mldec.engine.predictor import MAPS_BATCH, Prediction, Predictor
+from mldec.engine.thresholds import read_thresholds
 from mldec.errors import DataError, printable_name
 from mldec.models.heads.maps import Weighting
 
+THRESHOLD = 0.5  # of labels whose threshold is not set
 SHOWN = 10  # images whose labels are printed where there is a file of all
 SHOWN_BROKEN = 20
 SECONDS = 15.0  # between two lines of progress where no bar can be drawn
@@ -42,6 +44,32 @@ class Selection:
     def drawings(self) -> list[str]:
         """The subdirectories that images are drawn into."""
         return [name for name, wanted in (("annotated", self.annotated), ("maps", self.maps)) if wanted]
+
+
+def choose_threshold(
+    predictor: Predictor, source: str | None, threshold: float | None
+) -> tuple[float | np.ndarray, list[str]]:
+    """One threshold for all labels, or (N,) from a `source` ("tuned" or a CSV file); and warnings about them.
+
+    Raises DataError if there are no tuned thresholds, or if the file cannot be read.
+    """
+    default = THRESHOLD if threshold is None else threshold
+    if source is None:
+        return default, []
+    if source == "tuned":
+        predictor.tuned()  # raises if there are none
+        assert predictor.thresholds is not None
+        found = predictor.thresholds.of(predictor.labels, default)
+    else:
+        found = read_thresholds(Path(source).expanduser(), predictor.labels, default)
+    if found.untuned:
+        names = ", ".join(found.untuned[:5]) + (", …" if len(found.untuned) > 5 else "")
+        return found.values, [
+            f"thresholds={source}: {len(found.untuned)} of {len(predictor.labels)} labels are not in it and have "
+            f"threshold={default:g}: {names}"
+        ]
+    unused = f"threshold={default:g}: thresholds={source} has one for each label"
+    return found.values, [] if threshold is None else [unused]
 
 
 def show_predictions(predictor: Predictor, paths: Sequence[str], selection: Selection, display: Display) -> int:
