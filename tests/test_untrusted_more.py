@@ -1,0 +1,91 @@
+"""Property: JSON that says something twice is refused wherever it is read, and no value is taken in silence."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mldec.data.coco import read_coco_json
+from mldec.data.table import TableConfig, read_table
+from mldec.engine.export.exported_model import read_exported
+from mldec.engine.run_directory import read_json as read_run_json
+from mldec.errors import MldecError
+from mldec.models.embedding_files import read_name_list
+from mldec.paper.records import find_records
+from mldec.untrusted import parse_json, read_json
+
+COCO = {
+    "images": [{"id": 1, "file_name": "a.jpg"}],
+    "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1}],
+}
+
+
+def coco(path: Path) -> Any:
+    return read_coco_json(str(path), str(path.parent))
+
+
+def table(path: Path) -> Any:
+    return read_table(TableConfig(name="table", train=str(path)), "train")
+
+
+def records(path: Path) -> Any:
+    ((_, reason),) = find_records(path.parent).skipped.items()
+    raise ValueError(reason)
+
+
+def exported(path: Path) -> Any:
+    path.rename(path.with_name("mldec.json"))
+    return read_exported(path.with_name("model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("read", "suffix", "text"),
+    [
+        (read_json, ".json", '{"a": [{"b": 1, "b": 1}]}'),
+        (read_run_json, ".json", '{"val": {}, "val": {}}'),
+        (read_name_list, ".json", '{"0": "cat", "0": "dog"}'),
+        (table, ".jsonl", '{"path": "a.jpg", "cat": 1, "cat": 0}'),
+        (table, ".jsonl", '{"path": "a.jpg", "labels": ["cat"]}\n{"path": "b.jpg", "labels": [], "labels": ["cat"]}'),
+        (coco, ".json", json.dumps(COCO)[:-1] + ', "annotations": []}'),
+        (coco, ".json", json.dumps(COCO).replace('"name": "dog"', '"name": "dog", "name": "bird"')),
+        (coco, ".json", json.dumps(COCO).replace('"file_name": "a.jpg"', '"file_name": "b.jpg", "file_name": "a.jpg"')),
+        (records, ".json", '{"version": 1, "table": "1", "table": "2"}'),
+    ],
+)
+def test_a_key_that_is_there_twice_is_an_error(
+    tmp_path: Path, read: Callable[[Path], Any], suffix: str, text: str
+) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_text(text + "\n")
+    with pytest.raises((MldecError, ValueError), match=r"an object has the key '\w+' 2 times") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "reason"),
+    [
+        ("images", {"id": 1, "file_name": "b.jpg"}, "the id 1 more than once"),
+        ("images", {"id": 2, "file_name": "a.jpg"}, "a.jpg"),
+        ("categories", {"id": 2, "name": "bird"}, "the id 2 more than once"),
+        ("categories", {"id": 3, "name": "cat"}, "label names must differ; found more than once: cat"),
+    ],
+)
+def test_an_image_or_category_that_is_listed_twice_is_an_error(
+    tmp_path: Path, name: str, entry: dict[str, Any], reason: str
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(COCO | {name: [*COCO[name], entry]}))
+    with pytest.raises(MldecError, match=reason) as caught:
+        coco(path)
+    assert "x.json" in str(caught.value)
+
+
+def test_depth_is_a_value_error_for_every_reader() -> None:
+    for text in ("[" * 100_000, '{"a":' * 100_000):
+        with pytest.raises(ValueError, match="nested too deeply"):
+            parse_json(text)
+    assert parse_json('{"a": {"b": 1}, "c": [{"b": 2}, {"b": 3}]}') == {"a": {"b": 1}, "c": [{"b": 2}, {"b": 3}]}
