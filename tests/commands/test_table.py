@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mldec.commands import compose, main, table
+from mldec.commands.options import parse
 from mldec.config import build_config, to_mapping
 from mldec.errors import ConfigError
 from mldec.paper import runner
@@ -164,7 +165,7 @@ def test_rows_whose_dataset_is_there_go_on_and_users_parts_reach_the_trainings(t
 def test_records_of_other_settings_are_listed_and_not_mixed_in(small, tmp_path, capsys):
     words = [word for word in small if not word.startswith("schedule")]
     run(capsys, "1", *small, "rows=gap", "seeds=0")
-    code, text = run(capsys, "1", *words, "rows=gap", "seeds=0", "run=false")
+    code, text = run(capsys, "1", *words, "rows=gap", "seeds=0", "report_only=true")
     assert code == 0
     (path,) = (tmp_path / "out" / "records").glob("*.json")
     assert path.name in text
@@ -172,7 +173,7 @@ def test_records_of_other_settings_are_listed_and_not_mixed_in(small, tmp_path, 
     assert "not run" in text
     old = {**json.loads(path.read_text()), "version": 0}
     path.with_name("old.json").write_text(json.dumps(old))
-    _, text = run(capsys, "1", *small, "rows=gap", "seeds=0", "run=false")
+    _, text = run(capsys, "1", *small, "rows=gap", "seeds=0", "report_only=true")
     assert "old.json" in text
     assert "version 0" in text
 
@@ -199,15 +200,13 @@ def test_a_printed_command_runs_its_row(small, tmp_path, capsys):
 
 def test_the_benchmark_table(tmp_path, capsys, monkeypatch):
     """All rows come from one process, a record a table, with a value for each round."""
-    import dataclasses
-
     full = find_table("9", "desk")
     tiny = dataclasses.replace(
         full,
         benchmark=(
             "experiment=desk/table9/ml_decoder",
             "heads=gap,ml_decoder",
-            "labels=100",
+            "num_labels=100",
             "seconds=0.01",
             "repeats=2",
         ),
@@ -221,7 +220,7 @@ def test_the_benchmark_table(tmp_path, capsys, monkeypatch):
 
 def plan(name: str, *words: str):
     """The planner of a table at desk scale, and the table."""
-    planner = table.make_planner(name, compose.parse(["scale=desk", *words], own=table.OWN))
+    planner = table.make_planner(name, *parse(["scale=desk", *words], table.TableOptions, "table"))
     return planner, planner.request.tables[0]
 
 
@@ -280,19 +279,19 @@ def test_the_published_vectors_may_lie_anywhere(tmp_path):
     [
         (["15"], "table=15: no such table"),
         (["5", "6"], "one table at a time"),
-        (["1", "scale=lap"], "scale=lap: no such scale"),
+        (["1", "scale=lap"], "scale=lap: expected one of paper, desk"),
         (["1", "seeds="], "seeds=: empty"),
-        (["1", "seeds=²"], "seeds=²: expected a whole number"),
+        (["1", "seeds=²"], "seeds=['²']: expected a list of a whole number"),
         (["1", "seed=5"], "seed=5: every row has its own; use seeds=0,1,2"),
         (["1", "run_dir=x"], "run_dir=x: every row has its own; use output=DIR"),
-        (["1", "-m"], "-m: a table runs its rows and seeds anyway"),
-        (["1", "seeds=a"], "seeds=a: expected a whole number"),
+        (["1", "-m"], "-m: has no effect here"),
+        (["1", "seeds=a"], "seeds=['a']: expected a list of a whole number"),
         (["1", "rows=gab"], "did you mean gap"),
         (["5", "rows=ml_gcn"], "quotes it from the literature"),
         (["all", "rows=gap"], "belongs to one table"),
-        (["1", "launcher=pbs"], "launcher=pbs: no such launcher"),
-        (["1", "run=perhaps"], "run=perhaps: expected true or false"),
-        (["1", "gpus=99"], "gpus=99: this machine has"),
+        (["1", "launcher=pbs"], "launcher=pbs: expected one of local, print, slurm"),
+        (["1", "report_only=perhaps"], "report_only=perhaps: expected true or false"),
+        (["1", "gpus=99"], "gpus=99: there are"),
         (["6", "scale=desk"], "has no version at desk scale"),
     ],
 )
