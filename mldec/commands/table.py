@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -77,20 +77,21 @@ def make_planner(name: str, options: TableOptions, arguments: compose.Arguments)
     from mldec.paper.planning import Planner
 
     request = make_request(name, options, arguments)
-    return Planner(request, partial(compose_with_start, config_dir=arguments.config_dir))
+    composing = cache(partial(compose.compose, config_dir=arguments.config_dir))  # many rows have the same start
+    return Planner(request, partial(compose_with_start, composing=composing))
 
 
-def compose_with_start(overrides: tuple[str, ...], config_dir: str | None = None) -> tuple[dict[str, Any], ...]:
+def compose_with_start(
+    overrides: tuple[str, ...], composing: Callable[[tuple[str, ...]], dict[str, Any]] = compose.compose
+) -> tuple[dict[str, Any], ...]:
     """The experiment that overrides compose, and the one that it starts from, if any, as nested plain values."""
-    from mldec.commands.train import NEEDED, needed_experiment
+    from mldec.commands.train import NEEDED, needed_overrides
 
-    experiment = compose.compose(overrides, config_dir)
+    experiment = composing(overrides)
     start = str(experiment.get("init_from") or "")
     if not start.startswith(NEEDED):
         return (experiment,)
-    return experiment, needed_experiment(
-        start.removeprefix(NEEDED), compose.Arguments(overrides, config_dir=config_dir)
-    )
+    return experiment, composing(needed_overrides(start.removeprefix(NEEDED), overrides))
 
 
 def make_request(name: str, options: TableOptions, arguments: compose.Arguments) -> TableRequest:

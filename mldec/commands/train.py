@@ -137,10 +137,14 @@ def _train_needed(config: Config, arguments: compose.Arguments) -> Path | int:
 
 def needed_experiment(name: str, arguments: compose.Arguments) -> dict[str, Any]:
     """The experiment that another one starts from, with its overrides of data, seed, runtime and output."""
-    keys = {override: compose.key_of(override) for override in arguments.overrides}
-    # The other experiment chooses its dataset itself.
-    shared = [override for override, key in keys.items() if key.partition(".")[0] in SHARED and key != "dataset"]
-    return compose.compose([f"experiment={name}", *shared], arguments.config_dir)
+    return compose.compose(needed_overrides(name, arguments.overrides), arguments.config_dir)
+
+
+def needed_overrides(name: str, overrides: Sequence[str]) -> tuple[str, ...]:
+    """The overrides that compose `needed_experiment`, which chooses its dataset itself."""
+    keys = {override: compose.key_of(override) for override in overrides}
+    shared = (override for override, key in keys.items() if key.partition(".")[0] in SHARED and key != "dataset")
+    return (f"experiment={name}", *shared)
 
 
 def resumed_config(run: Path, arguments: compose.Arguments, *, allow_schedule_change: bool) -> tuple[Config, list[str]]:
