@@ -107,7 +107,7 @@ def test_channels_last_trains_the_same_and_either_layout_resumes_the_other(
     with pytest.raises(Interrupted):
         stopped.fit(tmp_path / "changed")
     resumed = make_trainer(make([*words, "runtime.channels_last=true"]))
-    resumed.load(tmp_path / "changed")
+    resumed.load(read_last(tmp_path / "changed"))
     resumed.fit(tmp_path / "changed")
     assert losses(tmp_path / "changed") == pytest.approx(losses(tmp_path / "contiguous"), rel=near)
 

@@ -279,7 +279,7 @@ def test_images_are_drawn_only_where_somebody_typed(run, tmp_path, capsys):
     path, elsewhere = run / "checkpoints" / "best.pt", tmp_path / "elsewhere"
     save_checkpoint(path, changed(load_checkpoint(path), "config.dataset.root", str(elsewhere)))
     assert command(["evaluate", f"run={run}"]) == 2
-    assert f"type it: dataset.root={elsewhere}" in capsys.readouterr().err
+    assert f"set it: dataset.root={elsewhere}" in capsys.readouterr().err
     assert not elsewhere.exists()
     settings = settings_file.read_settings(run / "config.yaml")
     settings["dataset"]["root"] = str(elsewhere)
@@ -314,21 +314,21 @@ def test_cifar_is_unpacked_only_where_somebody_typed(tmp_path):
 
 def test_a_stored_place_of_the_cache_is_not_used(tmp_path, caplog):
     trained = make(["experiment=digits", f"dataset.cache={tmp_path / 'cache'}", f"dataset.root={tmp_path}"])
-    words = [f"dataset.root={tmp_path}"]
+    overrides = (f"dataset.root={tmp_path}",)
     with caplog.at_level(logging.INFO):
-        found = measured_config(trained, compose.parse(words, own=()), "a.pt")
+        found = measured_config(trained, compose.Arguments(overrides), "a.pt")
     assert found.dataset.cache is None
     assert "dataset.cache=" in caplog.text
-    words.append(f"dataset.cache={tmp_path / 'mine'}")
-    assert measured_config(trained, compose.parse(words, own=()), "a.pt").dataset.cache == str(tmp_path / "mine")
+    arguments = compose.Arguments((*overrides, f"dataset.cache={tmp_path / 'mine'}"))
+    assert measured_config(trained, arguments, "a.pt").dataset.cache == str(tmp_path / "mine")
 
 
 def test_what_is_taken_of_this_machine_is_typed(tmp_path):
-    for word in ("runtime.workers=1000", "runtime.eval_batch_size=1000000", "schedule.batch_size=1000000"):
-        config = make(["experiment=digits", word])
-        with pytest.raises(ConfigError, match=rf"type {word.partition('=')[0]}="):
+    for override in ("runtime.workers=1000", "runtime.eval_batch_size=1000000", "schedule.batch_size=1000000"):
+        config = make(["experiment=digits", override])
+        with pytest.raises(ConfigError, match=rf"set {override.partition('=')[0]}="):
             confine(config, {"dataset"}, "a.pt")
-        assert confine(config, {"dataset", word.partition("=")[0]}, "a.pt") == config
+        assert confine(config, {"dataset", override.partition("=")[0]}, "a.pt") == config
 
 
 # Files that are gone or damaged ---------------------------------------------------------------------------------------
