@@ -186,7 +186,7 @@ class TimmAugmentConfig(AugmentConfig):
 
 
 class TimmAugment:
-    """See TimmAugmentConfig. Raises ConfigError if timm does not know `policy`."""
+    """See TimmAugmentConfig. Raises ConfigError for a `policy` that timm cannot read."""
 
     def __init__(self, image_size: int, config: TimmAugmentConfig) -> None:
         self.image_size, self.config = image_size, config

@@ -29,7 +29,7 @@ from mldec.untrusted import check_regular
 
 logger = logging.getLogger(__name__)
 
-#: Settings that do not determine the index. Where `root` lies and what it holds folder and sources tell.
+#: Settings that do not determine the index. `root` and its content are covered by folder and sources.
 NEUTRAL = frozenset({"root", "image_size", "crop", "interpolation", "on_error", "scaled_decoding", "cache"})
 
 
@@ -88,7 +88,7 @@ def cached(
 
 
 def cache_folders(config: DatasetConfig) -> list[str]:
-    """Where cache files of a dataset may lie, best first; never a folder that comes with the dataset."""
+    """Folders for the cache files of a dataset, best first; never a folder that comes with the dataset."""
     if config.cache is not None:
         return [os.path.expanduser(config.cache)]
     if named := os.environ.get("MLDEC_CACHE"):
@@ -98,7 +98,7 @@ def cache_folders(config: DatasetConfig) -> list[str]:
 
 def user_cache_folders() -> list[str]:
     """The user's own cache folder: $XDG_CACHE_HOME/mldec or the platform's; none where no home is known."""
-    # A relative one would be relative to the current directory; the XDG specification says to ignore it.
+    # A relative one is to be ignored, by the XDG specification.
     if os.path.isabs(named := os.environ.get("XDG_CACHE_HOME", "")):
         return [os.path.join(named, "mldec")]
     if sys.platform == "win32":
@@ -126,7 +126,7 @@ def _read(read: Callable[[], ImageIndex], sources: Sequence[str]) -> ImageIndex:
     try:
         return read()
     except (RecursionError, UnicodeError, MemoryError) as error:
-        # Readers name the file and what is wrong; this is for what they do not foresee, a plugin's among them.
+        # Readers raise errors that name the file; this is for what they do not foresee, such as those of plugins.
         reason = {RecursionError: "it is nested too deeply", MemoryError: "there is not memory enough"}.get(type(error))
         raise DataError(f"{sources[0] if sources else 'dataset'}: cannot be read: {reason or error}") from None
 
@@ -137,7 +137,7 @@ def _key(config: DatasetConfig, split: str, sources: Sequence[str]) -> str:
     places = []
     for source in sources:
         status = os.stat(source)
-        # The time of a status change, which no program sets at will, tells apart what was unpacked with noted times.
+        # The time of a status change, which programs cannot set, differs where archives restore times of change.
         times = status.st_mtime_ns, status.st_ctime_ns
         places.append((os.path.relpath(os.path.abspath(source), home), status.st_size, *times))
     content = json.dumps([VERSION, split, settings, home, places], sort_keys=True, default=str)

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 #: Side in pixels of what the network sees. The bound is far above what networks for images take; a batch of 64 at
-#: 4,096 pixels is 3 GB. A size from elsewhere, a checkpoint's say, is checked against it before anything is allocated.
+#: 4,096 pixels is 3 GB. A size from a checkpoint, for example, is checked before anything is allocated.
 ImageSize = Annotated[int, Range(low=1, high=4096)]
 
 #: Share of the shorter side. The bound keeps `image_size / crop`, to which images are resized, within ten times of it.
@@ -187,7 +187,7 @@ def warn_of_differences(config: DatasetConfig, split: str, index: ImageIndex) ->
 
 @contextlib.contextmanager
 def appearing_at_once(folder: str) -> Iterator[str]:
-    """Gives a draft folder that becomes `folder` when the block is done, so that nobody sees it half filled.
+    """Gives a draft folder that is renamed to `folder` after the block, so that it is never seen half filled.
 
     If another process was faster, its folder stays: the same is in it. Raises DataError if it cannot be written.
     """

@@ -83,7 +83,7 @@ class DigitsConfig(ScenesConfig):
     """Scenes whose classes are a colour and a digit.
 
     With `zero_shot` some of the classes are never trained, though every colour and every digit is. "report": those that
-    results are reported on, 16 where there are 80; val does not know them, so that nothing is chosen on them. "choose":
+    results are reported on, 16 of 80; they are unknown in val, so that nothing is chosen on them. "choose":
     those are left out altogether, and 8 of the rest are unseen, on which settings can be chosen.
 
     Attributes:
@@ -153,7 +153,7 @@ def unseen_classes(colours: int) -> tuple[list[str], list[str]]:
 
 
 def _with_unseen(index: ImageIndex, config: DigitsConfig, split: str) -> ImageIndex:
-    """The index with labels marked as seen or not; what a split must not know of is unknown in it."""
+    """The index with labels marked as seen or not; those that a split must not reveal are unknown in it."""
     reported, chosen_on = unseen_classes(config.colours)
     choosing = config.zero_shot == "choose"
     names = [name for name in index.labels.names if not (choosing and name in reported)]

@@ -219,7 +219,7 @@ def _decode_any(data: np.ndarray) -> np.ndarray:
     if not data.size:
         raise ValueError("the file is empty")
     source = io.BytesIO(data.data)
-    # Pillow's warnings are kept back: what is wrong is an error.
+    # Pillow's warnings are suppressed: a broken image is an error.
     with warnings.catch_warnings(action="ignore"), Image.open(source, formats=_formats()) as image:
         _refuse_scans(data, image.width * image.height)
         if image.format == "TIFF":
@@ -270,7 +270,7 @@ def _orientation(source: Image.Image | bytes) -> int:
             exif = Image.Exif()
             exif.load(source)
             return exif.get(0x0112, 1)
-    except Exception:  # broken EXIF comes as errors of many types, and harms no pixel
+    except Exception:  # broken EXIF raises errors of many types, and affects no pixel
         return 1
 
 

@@ -18,7 +18,7 @@ PREFIXES = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 
 ADVICE = (
     "Register at https://image-net.org/download, get ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, and unpack "
-    "them into a folder for each class: train/<wnid>/, val/<wnid>/ (`mldec data download dataset=imagenet` says how)"
+    "them into one folder per class: train/<wnid>/, val/<wnid>/ (`mldec data download dataset=imagenet` shows how)"
 )
 
 
@@ -41,7 +41,7 @@ class ImageNetConfig(DatasetConfig):
 
 @DATASETS.register("imagenet", ImageNetConfig)
 def build_imagenet(config: ImageNetConfig, *, split: str) -> ImageIndex:
-    """The index of a split: labels are WordNet ids, sorted, as everybody orders them.
+    """The index of a split: labels are WordNet ids, sorted, as usual.
 
     Raises:
         DataError: a folder is missing, or val is still flat.
@@ -57,6 +57,6 @@ def build_imagenet(config: ImageNetConfig, *, split: str) -> ImageIndex:
     if not classes:
         raise DataError(
             f"{folder}: no class folders; sort its images into {name}/<wnid>/ by the labels of the development kit "
-            "(`mldec data download dataset=imagenet` says how)"
+            "(`mldec data download dataset=imagenet` shows how)"
         )
     return cached(config, split, [folder, *classes], lambda: read_class_folders(folder))

@@ -72,7 +72,7 @@ def _confidence(text: str, machine: bool) -> float:
 
 
 def csv_rows(path: str, names: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells of the named columns) of each row; logs how far it has come now and then."""
+    """(line number, cells of the named columns) of each row; logs its progress now and then."""
     logged = time.monotonic()
     try:
         with open_text(path, encoding="utf-8", newline="") as file:

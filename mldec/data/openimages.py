@@ -1,7 +1,7 @@
 """Open Images V6: nine million images, each with a few verified labels among thousands.
 
-What a person verified as present or absent is known, everything else is not: the index's default is "unknown". From the
-files to the index everything is arrays; images and labels never exist as Python objects all at once.
+Labels that a person verified as present or absent are known, all others are not: the index's default is "unknown".
+From the files to the index everything is arrays; images and labels never exist as Python objects all at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mldec.labels import LabelSpace, repeated_names
 from mldec.registry import DATASETS
 from mldec.untrusted import MAX_SMALL, open_text, read_json
 
-PUBLISHED = {"train": "train", "val": "validation", "test": "test"}  # what our splits are called there
+PUBLISHED = {"train": "train", "val": "validation", "test": "test"}  # the published names of our splits
 DESCRIPTIONS, TRAINABLE = "oidv6-class-descriptions.csv", "oidv6-classes-trainable.txt"
 HIERARCHY = "bbox_labels_600_hierarchy.json"
 FOLDERS = ("", "annotations", "labels", "metadata")  # of the root, in which files are looked for
@@ -34,10 +34,10 @@ class OpenImagesConfig(DatasetConfig):
     """Open Images V6 with its image-level labels.
 
     Attributes:
-        annotations: labels that people verified, that a classifier found, or both; a person's word goes first.
-        min_confidence: of a classifier's label; below it nothing is known.
-        unverified: what a label is that nobody looked for. The paper trains it as absent with a reduced weight, which
-            is `unknown` here together with `loss.unknown_weight`.
+        annotations: labels that people verified, that a classifier found, or both; those of people take precedence.
+        min_confidence: of a classifier's label; below it the label is unknown.
+        unverified: the state of a label that was not verified. The paper trains it as absent with a reduced weight,
+            which is `unknown` here together with `loss.unknown_weight`.
         expand_hierarchy: a present class makes its ancestors present, a verified absence that of its descendants.
         classes: the 9,605 trainable ones, or all that are described.
     """
@@ -116,7 +116,9 @@ def _codes(config: OpenImagesConfig, paths: dict[str, str]) -> dict[str, int]:
     path = paths[DESCRIPTIONS if config.classes == "all" else TRAINABLE]
     odd = next((code for code in codes if not re.fullmatch(r"/[a-z]+/[\w-]+", code)), None)
     if odd is not None or not 0 < len(codes) < OTHER:
-        raise DataError(f"{path}: {len(codes)} labels, among them {odd!r}; expected a code such as /m/01g317 a line")
+        raise DataError(
+            f"{path}: {len(codes)} labels, among them {odd!r}; expected one code such as /m/01g317 per line"
+        )
     if len(set(codes)) < len(codes):
         raise DataError(f"{path}: a label is listed twice")
     return {code: column for column, code in enumerate(codes)}
@@ -166,7 +168,7 @@ def _ragged(lists: list[set[int]]) -> Ragged:
 
 @dataclass
 class _Entries:
-    """Known labels as parallel arrays: row of the index, column, confidence, and whether a machine says so."""
+    """Known labels as parallel arrays: row of the index, column, confidence, and whether it is a machine's."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -233,7 +235,7 @@ def _by_image(parts: list[LabelRows]) -> tuple[np.ndarray, _Entries]:
 
 
 def _without_overruled(present: _Entries, absent: _Entries, num_labels: int) -> _Entries:
-    """Leave out what a machine sees and a person does not."""
+    """Leave out machine labels that a person verified as absent."""
     denied = np.sort(absent.rows.astype(np.int64) * num_labels + absent.columns)
     keys = present.rows.astype(np.int64) * num_labels + present.columns
     place = np.minimum(np.searchsorted(denied, keys), max(len(denied) - 1, 0))

@@ -4,9 +4,9 @@ It behaves like the package `randaugment` 1.0.2 that the authors used, which is 
 RandAugment: two of 15 operations are drawn, each with a magnitude of 1 to 9 of its own, and each is carried out with
 probability one half. That package calls Pillow, so Pillow's results are the measure here.
 
-Colour operations are albumentations' where these agree. Its auto-contrast leaves value 255 out of the histogram and
-its equalize counts one bin further, so these two are look-up tables of our own; sharpness is a filter of our own.
-Geometry is Pillow's itself, since OpenCV's bicubic kernel is another one.
+Colour operations are those of albumentations where they agree. Its auto-contrast leaves value 255 out of the histogram
+and its equalize counts one bin further, so these two are look-up tables of our own; sharpness is a filter of our own.
+Geometry is Pillow's itself, since OpenCV's bicubic kernel differs.
 """
 
 from __future__ import annotations

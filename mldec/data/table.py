@@ -163,7 +163,7 @@ def _read(layout: _Layout, labels: LabelSpace, config: TableConfig) -> ImageInde
     if layout.labels is None and (strange := [name for name in layout.classes if name not in known]):
         raise DataError(
             f"{path}: column {strange[0]} is none of the {len(labels)} classes; {suggest(strange[0], labels.names)}; "
-            f"if it is no class: dataset.ignore=[{','.join(strange[:5])}]"
+            f"if it is not a class: dataset.ignore=[{','.join(strange[:5])}]"
         )
 
     def samples() -> Iterator[tuple[str, list[int], list[int], list[int]]]:

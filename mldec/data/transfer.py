@@ -144,7 +144,7 @@ def _write_body(
     """
     free = shutil.disk_usage(os.path.dirname(part)).free
     if expected is not None and expected - have > free:
-        raise OSError(errno.ENOSPC, f"{expected - have:,} bytes are to come, {free:,} are free", part)
+        raise OSError(errno.ENOSPC, f"{expected - have:,} bytes are needed, {free:,} are free", part)
     with open(part, "ab" if have else "wb", opener=without_links) as file:
         if not have:  # only now that the file is empty: the note must never describe other bytes than those there
             _note(part, response.headers, total)
@@ -232,7 +232,7 @@ def _opener(watch: Watch) -> urllib.request.OpenerDirector:
 
 
 def _open(url: str, part: str, have: int, validator: str | None, watch: Watch) -> Any:
-    """The response; None if the server says that `part` is complete."""
+    """The response; None if the server reports that `part` is complete."""
     headers = {"User-Agent": "mldec", "Accept-Encoding": "identity"}
     if have and validator:
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
@@ -255,7 +255,7 @@ def _open(url: str, part: str, have: int, validator: str | None, watch: Watch) -
 
 
 def _extent(response: Any, part: str, have: int, noted: int | None) -> tuple[int, int | None]:
-    """At which byte of the file the response begins, and how many the file has in all, if the server says so."""
+    """The byte of the file at which the response begins, and the size of the file, if the server reports it."""
     length = response.headers.get("Content-Length")
     total = None if length is None else whole_number(length.strip())
     if length is not None and total is None:

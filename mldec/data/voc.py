@@ -28,11 +28,11 @@ LABELS = LabelSpace(
 
 @dataclass(frozen=True, kw_only=True)
 class VocConfig(DatasetConfig):
-    """Pascal VOC. `root` holds VOCdevkit; VOCdevkit itself, or the year's folder in it, will do too.
+    """Pascal VOC. `root` holds VOCdevkit; VOCdevkit itself, or the year's folder in it, is accepted too.
 
     Attributes:
-        difficult: what a class is of which an image has only objects marked difficult. The development kit measures
-            neither for nor against them ("unknown"); the paper does not say what it did.
+        difficult: the state of a class of which an image has only objects marked difficult. The development kit ignores
+            them ("unknown"); the paper does not state what it did.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
@@ -82,7 +82,7 @@ def build_voc(config: VocConfig, *, split: str) -> ImageIndex:
     require(config.folder, tree, f"Get them with: mldec data download dataset={config.name} root={config.folder}")
     folder = _join(config, below)
     sources = [os.path.join(folder, entry) for entry in (image_set, "Annotations", "JPEGImages")]
-    # A folder's time of change does not tell of a file that was corrected in place.
+    # A folder's time of change does not reveal a file that was corrected in place.
     files = (os.path.join(folder, "Annotations", f"{name}.xml") for name in _names(sources[0]))
     sources += filter(os.path.isfile, files)
     return cached(config, split, sources, lambda: _read(folder, sources[0], config.difficult))
@@ -117,7 +117,7 @@ def _names(image_set: str) -> list[str]:
         raise DataError(f"{image_set}: names no image")
     odd = next((name for name in names if not re.fullmatch(r"\w+", name)), None)
     if odd is not None:
-        raise DataError(f"{image_set}: {odd!r} is no image id; expected one such as 000005 or 2008_000008 a line")
+        raise DataError(f"{image_set}: {odd!r} is not an image id; expected one such as 000005 or 2008_000008 per line")
     return names
 
 

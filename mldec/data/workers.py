@@ -42,7 +42,7 @@ class WorkerDied(RunError):
 
 
 class BatchFailure(NamedTuple):
-    """What a worker sends in place of a batch. An exception would come back wrapped in the worker's traceback."""
+    """Sent by a worker in place of a batch. An exception would arrive wrapped in the worker's traceback."""
 
     kind: type[Exception]
     message: str

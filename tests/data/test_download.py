@@ -610,7 +610,7 @@ def test_trouble_with_the_disk_is_one_line(site: Site, tmp_path: Path, monkeypat
     usage = transfer.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: usage._replace(free=299_999))
     with pytest.raises(
-        DataError, match=r"300,000 bytes are to come, 299,999 are free; free space, or .*root=DIR"
+        DataError, match=r"300,000 bytes are needed, 299,999 are free; free space, or .*root=DIR"
     ) as caught:
         fetch(wanted, str(tmp_path))
     assert "\n" not in str(caught.value)

@@ -164,7 +164,7 @@ def test_broken_label_files_are_named_with_the_line(tmp_path: Path, content: str
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("oidv6-classes-trainable.txt", "dog\n", "among them 'dog'; expected a code such as /m/01g317"),
+        ("oidv6-classes-trainable.txt", "dog\n", "among them 'dog'; expected one code such as /m/01g317"),
         ("oidv6-classes-trainable.txt", "", "0 labels"),
         ("oidv6-classes-trainable.txt", "/m/1\n/m/1\n", "listed twice"),
         ("bbox_labels_600_hierarchy.json", '{"LabelName": "x", "Subcategory": [{}]}', "no hierarchy of labels"),

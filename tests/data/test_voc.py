@@ -88,7 +88,7 @@ def test_2012_is_tested_on_val(root: Path) -> None:
     ("file", "content", "message"),
     [
         ("ImageSets/Main/trainval.txt", "\n", "trainval.txt: names no image"),
-        ("ImageSets/Main/trainval.txt", "../x\n", r"trainval.txt: '../x' is no image id"),
+        ("ImageSets/Main/trainval.txt", "../x\n", r"trainval.txt: '../x' is not an image id"),
         ("ImageSets/Main/trainval.txt", "000005\n000005\n", "'000005.jpg' is listed twice"),
         ("ImageSets/Main/trainval.txt", "000008\n", r"000008.xml: cannot be read: No such file"),
         ("Annotations/000005.xml", "<annotation><object>", r"000005.xml: is not XML, or was cut short"),

@@ -198,7 +198,7 @@ def check_kinds(queries: str, fc: str, *, has_embeddings: bool) -> None:
     check_choice("fc", fc, get_args(FcKind))
     if fc == "shared" and queries != "label_embeddings":
         raise ValueError(
-            f"fc=shared: one output for all groups cannot tell labels apart with queries={queries}; "
+            f"fc=shared: one output for all groups cannot distinguish labels with queries={queries}; "
             "use queries=label_embeddings or fc=group"
         )
     needed = "label_embeddings" in (queries, fc)
