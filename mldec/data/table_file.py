@@ -140,7 +140,7 @@ def _open_parquet(path: str) -> TableFile:
         with _naming_parquet(path):
             parquet_file.refuse_nested(path, wanted)
             for batch in parquet_file.read_batches(path, wanted or None):
-                for number, row in enumerate(batch.to_pylist(), start=number + 1):  # noqa: B020 (goes on counting)
+                for number, row in enumerate(batch.to_pylist(), start=number + 1):  # noqa: B020 (continues counting)
                     yield number, row
 
     return TableFile(path, columns, rows)
