@@ -81,8 +81,12 @@ def main(argv: Sequence[str]) -> None:
     options, _ = parse(argv, PointingOptions, "pointing")
     if not options.report_only:
         output, threads = options.output.absolute(), max(1, (os.cpu_count() or 2) // options.jobs)
-        folders, runtime = {"records": output / "pointing", "runs": output / "runs"}, f"runtime.threads={threads}"
-        place = Workspace(**folders, slots=({},) * options.jobs, runtime=(*RUNTIME, runtime))
+        place = Workspace(
+            records=output / "pointing",
+            runs=output / "runs",
+            slots=({},) * options.jobs,
+            runtime=(*RUNTIME, f"runtime.threads={threads}"),
+        )
         jobs = {(head, seed): job(head, seed) for seed in options.seeds for head in HEADS}
         train(list(jobs.values()), place)
         for (head, seed), training in jobs.items():

@@ -89,8 +89,8 @@ def test_rehearsed_on_the_cpu_each_leaves_a_record(names, tmp_path, monkeypatch)
 
 
 def test_a_record_of_cuda_names_the_driver_and_the_versions(monkeypatch):
-    found = environment.subprocess.CompletedProcess([], 0, stdout="580.159.04\n580.159.04\n")
-    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: found)
+    done = environment.subprocess.CompletedProcess([], 0, stdout="580.159.04\n580.159.04\n")
+    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: done)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     found = environment.environment(torch.device("cuda"))
     assert found["device"] == "a GPU"
