@@ -249,8 +249,8 @@ def mldec_arguments(command: Command) -> list[str]:
 
 def leave_undone(patch: pytest.MonkeyPatch) -> None:
     """Commands that stop where work would begin: options are parsed, experiments are composed and checked."""
-    from mldec.commands import benchmark, data, evaluate, export, import_weights, predict, report, show, table, train
-    from mldec.engine import config_checks
+    from mldec.commands import benchmark, data, evaluate, export, import_weights, predict, report, table, train
+    from mldec.engine import config_checks, experiment_summary
 
     def checked(config: object, *rest: object, **more: object) -> int:
         config_checks.check_config(config)  # type: ignore[arg-type]
@@ -263,7 +263,7 @@ def leave_undone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(train, "_check_run_directory", lambda config: None)
     patch.setattr(train, "_train_needed", lambda config, arguments: Path("needed"))
     patch.setattr(train, "_run_patiently", lambda argv: (main.run(argv[3:]), False))
-    patch.setattr(show, "show", checked)
+    patch.setattr(experiment_summary, "summarize", lambda config, num_labels: [str(checked(config))])
     for name in ("_download", "_verify", "_stats", "_shrink"):
         patch.setattr(data, name, lambda given, arguments: int(not data._dataset(given, arguments)))
     patch.setattr(data, "_split", lambda given, arguments: 0)
