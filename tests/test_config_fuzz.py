@@ -1,4 +1,4 @@
-"""Property: whatever is typed or written ends in a valid Config or in one error of readable lines, never a traceback.
+"""Property: any override or file ends in a valid Config or in one error of readable lines, never a traceback.
 
 Hypothesis looks for the smallest mapping that breaks this (https://hypothesis.readthedocs.io).
 """
@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mldec.commands import compose
+from mldec.commands.options import parse
+from mldec.commands.train import TrainOptions
 from mldec.config import Config, build_config, to_mapping
 from mldec.engine import config_checks
 from mldec.errors import ConfigError
@@ -37,7 +39,7 @@ values = st.recursive(
     max_leaves=5,
 )
 #: Strings that the settings know: names of components and of choices.
-known_words = sorted(
+known_texts = sorted(
     {name for registry in REGISTRIES.values() for name in registry.names()}
     | {"fixed", "label_embeddings", "bf16", "mean", "sum"}
 )
@@ -55,7 +57,7 @@ def mappings(draw: st.DrawFn) -> dict:
         name = draw(st.sampled_from(registry.names()))
         fields = names_of(registry[name].config_class)
         keys = draw(st.lists(st.sampled_from(fields) | st.text(max_size=6), max_size=3))
-        chosen = {key: draw(values | st.sampled_from(known_words)) for key in keys}
+        chosen = {key: draw(values | st.sampled_from(known_texts)) for key in keys}
         mapping[group] = {"name": name, **{key: value for key, value in chosen.items() if key != "name"}}
     for key in draw(st.lists(st.sampled_from(names_of(Config)) | st.text(max_size=6), max_size=2)):
         mapping[key] = draw(values)
@@ -95,7 +97,7 @@ def test_many_mappings(mapping: dict) -> None:
     check_mapping(mapping)
 
 
-words = st.one_of(
+arguments = st.one_of(
     st.tuples(
         st.sampled_from(["", "+", "++", "~"]),
         st.sampled_from(
@@ -113,18 +115,18 @@ words = st.one_of(
         | st.text(max_size=6),
         st.sampled_from(["=", "=", "=", "", "=="]),
         scalars.map(str)
-        | st.sampled_from([*known_words, "[1,2]", "{a: 1}", "${seed}", "${oc.env:HOME}", "'", "a,b", "1..2"]),
+        | st.sampled_from([*known_texts, "[1,2]", "{a: 1}", "${seed}", "${oc.env:HOME}", "'", "a,b", "1..2"]),
     ).map("".join),
     st.sampled_from(["head=gap", "loss=bce", "seed=3", "schedule.epochs=2", "dataset.image_size=96", "ema=none"]),
     st.text(max_size=10),
 )
 
 
-def compose_words(typed: list[str]) -> None:
+def compose_arguments(given: list[str]) -> None:
     problem = None
     try:
-        arguments = compose.parse(typed, own=("resume",))
-        config = build_config(compose.compose(arguments.overrides, arguments.config_dir))
+        _, rest = parse(given, TrainOptions, "train")
+        config = build_config(compose.compose(rest.overrides, rest.config_dir))
     except ConfigError as error:
         problem = str(error).strip()
     assert problem != ""
@@ -132,13 +134,13 @@ def compose_words(typed: list[str]) -> None:
 
 
 @settings(FUZZ, max_examples=60)
-@given(st.lists(words, max_size=3))
-def test_any_words_are_a_config_or_one_error(typed: list[str]) -> None:
-    compose_words(["experiment=digits", *typed])
+@given(st.lists(arguments, max_size=3))
+def test_any_arguments_are_a_config_or_one_error(more: list[str]) -> None:
+    compose_arguments(["experiment=digits", *more])
 
 
 @pytest.mark.slow  # Hydra takes a while for each
 @settings(FUZZ, max_examples=2000, derandomize=False)
-@given(st.sampled_from(SHIPPED), st.lists(words, max_size=4))
-def test_any_words_on_top_of_any_experiment(experiment: str, typed: list[str]) -> None:
-    compose_words([experiment, *typed])
+@given(st.sampled_from(SHIPPED), st.lists(arguments, max_size=4))
+def test_any_arguments_on_top_of_any_experiment(experiment: str, more: list[str]) -> None:
+    compose_arguments([experiment, *more])

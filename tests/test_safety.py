@@ -1,4 +1,4 @@
-"""Property: files from others run no code, and their words do nothing to a terminal or a spreadsheet."""
+"""Property: files from others run no code, and their names do nothing to a terminal or a spreadsheet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The doors as a user opens them: words in, words out, exit codes, files."""
+"""Property: the commands do what a user asks of them, from options to text, files and exit codes, and from Python alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ import pytest
 
 from mldec.commands import compose
 from mldec.commands.evaluate import measured_config
-from mldec.commands.main import run
+from mldec.commands.evaluate import EvaluateOptions
+from mldec.commands.main import COMMANDS, run
+from mldec.commands.options import parse
 from mldec.config import build_config
 from mldec.data.dataset import DatasetConfig
 from mldec.engine.metric_writer import read_records
@@ -34,21 +36,21 @@ def only_run(parent: Path) -> Path:
 def test_help_names_every_command_and_every_command_helps(capsys):
     assert run([]) == 0
     text = capsys.readouterr().out
-    for command in ("train", "show", "evaluate"):
+    for command in COMMANDS:
         assert command in text
         assert run([command, "--help"]) == 0
         assert f"usage: mldec {command}" in capsys.readouterr().out
 
 
-def test_a_wrong_word_is_one_line_and_exit_code_2(capsys):
-    for words in (
+def test_a_wrong_option_is_one_line_and_exit_code_2(capsys):
+    for argv in (
         ["trian"],
         ["train", "experiment=digits", "hed=gap"],
         ["evaluate"],
         ["evaluate", "run=/nowhere"],
         ["train", "resume=/nowhere"],
     ):
-        assert run(words) == 2
+        assert run(argv) == 2
         captured = capsys.readouterr()
         assert captured.err.startswith("error: ")
         assert "Traceback" not in captured.err
@@ -60,15 +62,15 @@ def test_debug_true_shows_the_traceback(capsys):
 
 
 def test_nothing_is_left_behind_by_an_experiment_that_is_refused(small_digits, tmp_path, capsys):
-    words = [*small_digits, f"output={tmp_path / 'outputs'}"]
-    assert run(["train", *words, "head.num_groups=120"]) == 2  # only the labels show that it is wrong
-    assert "exceeds the 80 classes" in capsys.readouterr().err
-    assert run(["train", *words, "loss=ce"]) == 2
+    overrides = [*small_digits, f"output={tmp_path / 'outputs'}"]
+    assert run(["train", *overrides, "head.num_groups=120"]) == 2  # only the labels show that it is wrong
+    assert "exceeds the 80" in capsys.readouterr().err
+    assert run(["train", *overrides, "loss=ce"]) == 2
     assert "loss=asl or loss=bce" in capsys.readouterr().err
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(small_digits, tmp_path, capsys):
+def test_a_directory_that_cannot_be_made_is_one_line(small_digits, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(["train", *small_digits, f"output={tmp_path / 'file'}"]) == 2
     error = capsys.readouterr().err
@@ -93,25 +95,31 @@ def test_train_then_evaluate_gives_the_same_figures(small_digits, tmp_path, caps
     assert len(list(csv.reader(table.splitlines()))) == 81
 
     # By file, other split, other protocol, other place.
-    words = [
-        f"checkpoint={folder / 'checkpoints' / 'last.pt'}",
+    overrides = [
+        f"run={folder / 'checkpoints' / 'last.pt'}",
         "split=val",
         "weights=raw",
         "protocol=paper",
         f"output={tmp_path / 'there'}",
     ]
-    assert run(["evaluate", *words]) == 0
+    assert run(["evaluate", *overrides]) == 0
     other = json.loads((tmp_path / "there" / "metrics.json").read_text())
     assert (other["split"], other["weights"], other["protocol"]["name"]) == ("val", "raw", "paper")
     assert other["metrics"]["classes_counted"] == 80  # the paper's AP is 0 for empty classes, not undefined
 
 
 def test_val_is_what_the_run_held_out_and_limits_are_lifted(small_digits, tmp_path, capsys):
-    """A run of the paper's protocol trained on all of train; scoring another share of it as val would be a lie."""
-    words = [*small_digits, "runtime.limit_eval_batches=1", "runtime.eval_batch_size=8", "schedule.epochs=1"]
-    assert run(["train", *words, "protocol.holdout=0.3", f"run_dir={tmp_path / 'run'}"]) == 0
-    words = ["evaluate", f"run={tmp_path / 'run'}", "split=val", "protocol.holdout=0.9", f"output={tmp_path / 'there'}"]
-    assert run(words) == 0
+    """A run of the paper's protocol trained on all of train; another share of it as val would have been trained on."""
+    overrides = [*small_digits, "runtime.limit_eval_batches=1", "runtime.eval_batch_size=8", "schedule.epochs=1"]
+    assert run(["train", *overrides, "protocol.holdout=0.3", f"run_dir={tmp_path / 'run'}"]) == 0
+    overrides = [
+        "evaluate",
+        f"run={tmp_path / 'run'}",
+        "split=val",
+        "protocol.holdout=0.9",
+        f"output={tmp_path / 'there'}",
+    ]
+    assert run(overrides) == 0
     record = json.loads((tmp_path / "there" / "metrics.json").read_text())
     assert record["protocol"]["holdout"] == 0.3
     assert record["images"] == 24
@@ -126,11 +134,11 @@ def test_a_resumed_run_does_not_look_for_its_first_weights_again(small_digits, t
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_asked_to_stop_a_sweep_lets_the_run_save(signum, code, small_digits, tmp_path):
+def test_a_sweep_that_is_stopped_lets_the_run_save(signum, code, small_digits, tmp_path):
     """Ctrl-C reaches all processes of a terminal; a scheduler's signal may reach the first alone."""
-    words = [*small_digits, f"output={tmp_path}", "schedule.epochs=500", "seed=0,1", "-m"]
+    overrides = [*small_digits, f"output={tmp_path}", "schedule.epochs=500", "seed=0,1", "-m"]
     process = subprocess.Popen(
-        [sys.executable, "train.py", *words],
+        [sys.executable, "train.py", *overrides],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -152,8 +160,8 @@ def test_another_dataset_is_shown_as_the_run_saw_its_own():
     """A run of 64 px is not measured at the 448 px that COCO's own networks see, nor at another crop."""
     trained = build_config(compose.compose(["dataset=digits", "dataset.crop=0.9", "dataset.interpolation=bilinear"]))
 
-    def measured(*words: str) -> DatasetConfig:
-        return measured_config(trained, compose.parse(list(words), own=())).dataset
+    def measured(*overrides: str) -> DatasetConfig:
+        return measured_config(trained, parse(["run=x", *overrides], EvaluateOptions, "evaluate")[1]).dataset
 
     other = measured("dataset=coco", "dataset.root=/data")
     assert (other.name, other.root) == ("coco", "/data")
@@ -176,7 +184,7 @@ def test_resume_takes_harmless_changes_and_refuses_those_of_the_course(small_dig
     folder = tmp_path / "run"
     assert run(["train", *small_digits, f"run_dir={folder}"]) == 0
     assert run(["train", f"resume={folder}", "runtime.workers=1"]) == 0
-    assert "changed: runtime.workers: 0 -> 1" in capsys.readouterr().out
+    assert "note: changed runtime.workers: 0 -> 1" in capsys.readouterr().err
     for change in ("schedule.epochs=3", "seed=5", "head.dim=64"):
         assert run(["train", f"resume={folder}", change]) == 2
         assert f"{change.partition('=')[0]}" in capsys.readouterr().err
@@ -188,8 +196,15 @@ def test_resume_takes_harmless_changes_and_refuses_those_of_the_course(small_dig
 
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(small_digits, tmp_path):
     folder = tmp_path / "run"
-    words = [sys.executable, "train.py", *small_digits, f"run_dir={folder}", "schedule.epochs=500", "runtime.workers=1"]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    overrides = [
+        sys.executable,
+        "train.py",
+        *small_digits,
+        f"run_dir={folder}",
+        "schedule.epochs=500",
+        "runtime.workers=1",
+    ]
+    process = subprocess.Popen(overrides, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
     while len(read_records(folder / "metrics.jsonl")) < 3 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -202,8 +217,10 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(small_digits, tmp_path):
 
 
 def test_a_sweep_runs_every_combination_in_its_own_process(small_digits, tmp_path):
-    words = [*small_digits, f"output={tmp_path}", "schedule.epochs=1", "head.num_groups=20,80", "-m"]
-    result = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    overrides = [*small_digits, f"output={tmp_path}", "schedule.epochs=1", "head.num_groups=20,80", "-m"]
+    result = subprocess.run(
+        [sys.executable, "train.py", *overrides], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert result.returncode == 0, result.stderr
     configs = [compose.read_yaml(folder / "config.yaml") for folder in (tmp_path / "digits").iterdir()]
     assert sorted(config["head"]["num_groups"] for config in configs) == [20, 80]
@@ -215,7 +232,7 @@ def test_show_prints_size_cost_and_schedule_and_writes_nothing(small_digits, tmp
     text = capsys.readouterr().out
     assert "6 = 2 epochs of 3 steps of 32 images" in text
     assert "multiply-accumulates" in text
-    assert run(["show", "experiment=coco_tresnet_l", "labels=80"]) == 0
+    assert run(["show", "experiment=coco_tresnet_l", "num_labels=80"]) == 0
     text = capsys.readouterr().out
     assert "51,337,936 parameters, 51,276,496 trained" in text  # paper §1.5
     assert "36.15 G multiply-accumulates" in text  # paper §3.6
@@ -235,10 +252,10 @@ def test_plugins_register_components_of_ones_own(small_digits, tmp_path, monkeyp
         "def build(config, *, in_features, labels):\n    return GlobalAveragePool(in_features, len(labels))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    mine = [word for word in small_digits if not word.startswith("head.")]
+    mine = [override for override in small_digits if not override.startswith("head.")]
     (tmp_path / "head").mkdir()
     (tmp_path / "head" / "mine.yaml").write_text("name: my_head\n")
-    words = [
+    overrides = [
         *mine,
         "head=mine",
         "head.scale=2.0",
@@ -246,16 +263,16 @@ def test_plugins_register_components_of_ones_own(small_digits, tmp_path, monkeyp
         "schedule.epochs=1",
         f"--config-dir={tmp_path}",
     ]
-    assert run(["train", *words, "plugins=[my_parts]"]) == 0
+    assert run(["train", *overrides, "plugins=[my_parts]"]) == 0
     assert run(["evaluate", f"run={tmp_path / 'run'}", "plugins=[my_parts]"]) == 0
-    assert run(["train", *words, "plugins=[no_such_module]"]) == 2
+    assert run(["train", *overrides, "plugins=[no_such_module]"]) == 2
     assert "plugins=no_such_module" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not TINY_COCO.exists(), reason="the real COCO sample is not here")
 def test_the_paper_s_experiment_starts_on_a_real_coco_folder(tmp_path, capsys):
     """At 96 px, to be a matter of seconds; nothing else of the recipe changes."""
-    words = [
+    overrides = [
         "experiment=coco_tresnet_l",
         f"dataset.root={TINY_COCO}",
         "dataset.year=2017",
@@ -267,7 +284,7 @@ def test_the_paper_s_experiment_starts_on_a_real_coco_folder(tmp_path, capsys):
         "runtime.workers=1",
         f"run_dir={tmp_path / 'run'}",
     ]
-    assert run(["train", *words]) == 0
+    assert run(["train", *overrides]) == 0
     records = read_records(tmp_path / "run" / "metrics.jsonl")
     assert records[-1]["kind"] == "test"
     assert records[-1]["protocol"] == "paper"
