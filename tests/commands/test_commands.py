@@ -1,4 +1,4 @@
-"""Property: the commands do what a user asks of them, from options to text, files and exit codes, and from Python alike."""
+"""Property: the commands do what their options describe: text, files and exit codes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from mldec.commands import compose
-from mldec.commands.evaluate import measured_config
-from mldec.commands.evaluate import EvaluateOptions
+from mldec.commands.evaluate import EvaluateOptions, measured_config
 from mldec.commands.main import COMMANDS, run
 from mldec.commands.options import parse
 from mldec.config import build_config
