@@ -32,6 +32,7 @@ NAMES = [page.relative_to(ROOT).as_posix() for page in pages.PAGES]
 RUN_OFTEN = ("docs/losses.md", "docs/evaluation.md")  # and those of docs/extending/
 DIGITS = ["dataset.train=24", "dataset.val=8", "dataset.test=8"]
 SHORT = ["debug=fast", "schedule.epochs=1", "schedule.batch_size=4", "runtime=cpu", "runtime.threads=1"]
+OPTIONAL = ("parquet", "text", "export", "docs")  # extras that users install
 OTHER_PROGRAMS = ("source", "tensorboard", "torchrun", "git", "sbatch")
 
 
@@ -96,6 +97,18 @@ def exists(dotted: str) -> bool:
                 found = getattr(found, attribute, None)
             return found is not None
     return False
+
+
+def test_every_dependency_states_what_it_is_used_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    needed = [
+        *project["dependencies"],
+        *(name for extra in ("parquet", "text", "export", "docs") for name in extras[extra]),
+    ]
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = " ".join(re.findall(r"^\| ([^|]+) \|", page.partition("## Dependencies")[2], flags=re.M))
+    assert [name for entry in needed if (name := re.split(r"[^\w-]", entry)[0]) not in table] == []
 
 
 def code_lines(text: str) -> int:
