@@ -122,7 +122,7 @@ def test_a_dictionary_of_a_long_text_is_refused_before_it_is_written_out(tmp_pat
     column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), text)
     column = pa.ListArray.from_arrays(np.arange(rows + 1, dtype=np.int32), column) if nested else column
     columns = {"path": [f"{row}.jpg" for row in range(rows)], "labels": column}
-    path = write(tmp_path / "a.parquet", columns, compression="zstd")
+    path = write(tmp_path / "a.parquet", columns, compression="zstd", store_schema=False)
     assert Path(path).stat().st_size < 2**20
     refused(path, "of its rows unpack to more than 268,435,456 bytes of text")
     with pytest.raises(DataError, match="bytes of text"):

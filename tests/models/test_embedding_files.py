@@ -126,10 +126,10 @@ def test_only_numbers_are_an_array(tmp_path: Path, dtype: str) -> None:
 
 
 def test_no_more_of_an_array_is_read_than_is_needed(tmp_path: Path) -> None:
-    """A true shape in a sparse file: 2 rows of 16 GB, and 200,000 rows of which two are wanted."""
-    (tmp_path / "wide.npy").write_bytes(header("(2, 2147483648)"))
-    os.truncate(tmp_path / "wide.npy", 128 + 4 * 2**32)
-    refused(tmp_path / "wide.npy", "an array of shape (2, 2147483648) for 2 labels")
+    """A true shape in a sparse file: 2 rows of 400 MB, and 200,000 rows of which two are wanted."""
+    (tmp_path / "wide.npy").write_bytes(header("(2, 100000000)"))
+    os.truncate(tmp_path / "wide.npy", 128 + 8 * 100_000_000)
+    refused(tmp_path / "wide.npy", "an array of shape (2, 100000000) for 2 labels")
     (tmp_path / "tall.npy").write_bytes(header("(1, 200000, 300)").replace(b"(1, 200000, 300)", b"(200000, 300)   "))
     os.truncate(tmp_path / "tall.npy", 128 + 4 * 200_000 * 300)
     with (tmp_path / "tall.npy").open("rb+") as file:
