@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -214,7 +215,7 @@ def require(root: str, paths: Sequence[str], advice: str, tree: Sequence[str] | 
     """
 
     def exists(path: str) -> bool:
-        return _exists(os.path.join(root, path), folder=path.endswith("/"))
+        return (os.path.isdir if path.endswith("/") else os.path.isfile)(os.path.join(root, path))
 
     if all(map(exists, paths)):
         return
@@ -232,22 +233,17 @@ def missing_images(index: ImageIndex) -> list[int]:
 
     Each folder is listed once, which is much cheaper than one `stat` per image on network disks.
     """
-    present: dict[str, set[str]] = {}
 
-    def folder(parent: str) -> set[str]:
-        if parent not in present:
-            try:
-                with os.scandir(os.path.join(index.root, parent)) as entries:
-                    present[parent] = {entry.name for entry in entries}
-            except OSError:
-                present[parent] = set()
-        return present[parent]
+    @functools.cache
+    def listed(parent: str) -> set[str]:
+        try:
+            return set(os.listdir(os.path.join(index.root, parent)))
+        except OSError:
+            return set()
 
-    def exists(name: str) -> bool:
-        parent, base = os.path.split(name)
-        return base in folder(parent)
-
-    return [row for row, name in enumerate(index.names()) if not exists(name)]
+    return [
+        row for row, name in enumerate(index.names()) if os.path.basename(name) not in listed(os.path.dirname(name))
+    ]
 
 
 def name_some(names: Iterable[str], total: int, most: int = 3) -> str:
@@ -269,7 +265,3 @@ def listing(root: str) -> str:
     if not names:
         return "an empty folder"
     return ", ".join(names[:12]) + (f", and {len(names) - 12} more" if len(names) > 12 else "")
-
-
-def _exists(path: str, folder: bool) -> bool:
-    return os.path.isdir(path) if folder else os.path.isfile(path)

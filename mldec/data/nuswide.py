@@ -19,15 +19,8 @@ from mldec.registry import DATASETS
 from mldec.untrusted import open_text
 
 #: Where files of the original release lie; people unpack its archives into different folders.
-FOLDERS = (
-    "",
-    "ImageList",
-    "Groundtruth/TrainTestLabels",
-    "TrainTestLabels",
-    "ConceptsList",
-    "Concepts",
-    "NUS_WID_Tags",
-)
+FOLDERS = ["", "ImageList", "Groundtruth/TrainTestLabels", "TrainTestLabels", "ConceptsList", "Concepts"]
+FOLDERS += ["NUS_WID_Tags"]
 IMAGES = ("Flickr", "images", "Images", "")
 CONCEPTS = "Concepts81.txt"
 ADVICE = (

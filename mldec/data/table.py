@@ -24,18 +24,8 @@ from mldec.registry import DATASETS
 
 logger = logging.getLogger(__name__)
 
-PATH_COLUMNS = (
-    "path",
-    "image",
-    "file",
-    "filename",
-    "file_name",
-    "filepath",
-    "file_path",
-    "image_path",
-    "img",
-    "picture",
-)
+PATH_COLUMNS = ["path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path"]
+PATH_COLUMNS += ["img", "picture"]
 LABEL_COLUMNS = ("labels", "label", "tags", "classes", "class", "categories", "category")
 
 STATES = {"1": PRESENT, "1.0": PRESENT, "true": PRESENT, "0": ABSENT, "0.0": ABSENT, "false": ABSENT}
