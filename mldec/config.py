@@ -278,8 +278,18 @@ def _convert(value: Any, annotation: Any, path: str, problems: list[str]) -> Any
         return None if value is None and optional else _dataclass(value, settings, path, problems)
     converted = _fit(value, annotation)
     if converted is _INVALID:
+        value, annotation = _misfit(value, annotation)
         problems.append(f"{path}={shortened(value, 400)}: expected {describe_type(annotation)}, found {_kind(value)}")
     return converted
+
+
+def _misfit(value: Any, annotation: Any) -> tuple[Any, Any]:
+    """Of a list that does not fit, the first item that does not, and the type of items; otherwise what was given."""
+    for option in (annotation, *typing.get_args(annotation)):
+        if isinstance(value, list) and typing.get_origin(option) is tuple and typing.get_args(option)[-1] is ...:
+            kind = typing.get_args(option)[0]
+            return next(((item, kind) for item in value if _fit(item, kind) is _INVALID), (value, annotation))
+    return value, annotation
 
 
 def _settings_class(annotation: Any) -> type | None:

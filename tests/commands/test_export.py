@@ -1,4 +1,4 @@
-"""`mldec export` as a user types it."""
+"""`mldec export`: an exported run is used as the run itself is; a mistake leaves nothing."""
 
 from __future__ import annotations
 
@@ -32,38 +32,38 @@ def test_an_exported_run_predicts_and_evaluates_as_the_run_does(trained, digits_
 
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
     for name in (trained, folder):
-        words = ["predict", f"run={name}", f"input={tmp_path / 'a.png'}", "threshold=0", "device=cpu"]
-        assert run([*words, f"output={tmp_path / name.name}"]) == 0
+        command = ["predict", f"run={name}", f"input={tmp_path / 'a.png'}", "threshold=0", "device=cpu"]
+        assert run([*command, f"output={tmp_path / name.name}"]) == 0
     first, second = (tmp_path / name / "predictions.jsonl" for name in (trained.name, folder.name))
     assert first.read_text() == second.read_text()
 
-    words = ["evaluate", f"run={folder}", f"dataset.root={digits_root}", f"output={tmp_path / 'evaluation'}"]
-    assert run(words) == 0
+    command = ["evaluate", f"run={folder}", f"dataset.root={digits_root}", f"output={tmp_path / 'evaluation'}"]
+    assert run(command) == 0
     record = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     described = json.loads((folder / "mldec.json").read_text())["test"]
     assert record["metrics"] == {name: described[name] for name in record["metrics"]}
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
         ([], "run=… is missing"),
         (["run=RUN"], "format=… is missing"),
         (["run=RUN", "format=onxx"], "format=onxx: expected one of onnx, torch_export, safetensors"),
-        (["run=RUN", "format=onnx,onnx"], "each once"),
-        (["run=RUN", "format=safetensors", "weights=best"], "weights=best: expected one of reported, ema, raw"),
+        (["run=RUN", "format=onnx,onnx"], "format=onnx,onnx: found an item twice; list different values"),
+        (["run=RUN", "format=safetensors", "weights=reported"], "weights=reported: expected one of best, ema, raw"),
         (["run=RUN", "format=safetensors", "fold_batch_norm=yes"], "expected true or false"),
         (["run=RUN", "format=safetensors", "preprocessing=all"], "expected one of described, included"),
-        (["run=RUN", "format=safetensors", "fold_batch_norm=true"], "without effect on format=safetensors"),
-        (["run=RUN", "format=safetensors", "opset=17"], "opset=17: no such word of export"),
-        (["run=/nowhere", "format=safetensors"], "no run folder or checkpoint at /nowhere"),
-        (["run=RUN/config.yaml", "format=safetensors"], "say where: output=DIR"),
-        (["run=RUN", "format=safetensors", "output=RUN"], "is there already"),
+        (["run=RUN", "format=safetensors", "fold_batch_norm=true"], "fold_batch_norm=true: no effect on format=safetensors"),
+        (["run=RUN", "format=safetensors", "opset=17"], "opset=17: no such option of mldec export"),
+        (["run=/nowhere", "format=safetensors"], "no run directory or checkpoint at /nowhere"),
+        (["run=RUN/config.yaml", "format=safetensors"], "use output=DIR"),
+        (["run=RUN", "format=safetensors", "output=RUN"], "exists already"),
     ],
 )
-def test_a_wrong_word_is_one_line_and_leaves_nothing(trained, capsys, words, message):
+def test_a_wrong_option_is_one_line_and_leaves_nothing(trained, capsys, options, message):
     before = sorted(trained.rglob("*"))
-    assert run(["export", *(word.replace("RUN", str(trained)) for word in words)]) == 2
+    assert run(["export", *(option.replace("RUN", str(trained)) for option in options)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

@@ -48,11 +48,11 @@ def test_a_stop_of_a_command_that_has_nothing_to_save(
 ) -> None:
     cleaned = []
 
-    def main(words: list[str]) -> int:
+    def main(argv: list[str]) -> int:
         try:
             os.kill(os.getpid(), getattr(signal, name))
         finally:
-            cleaned.append(words)
+            cleaned.append(argv)
         return 0
 
     before = [signal.getsignal(getattr(signal, name)) for name, _ in STOPS]
@@ -71,19 +71,21 @@ def nothing_left() -> None:
     raise MemoryError
 
 
-@pytest.mark.parametrize(("what", "asked"), [(too_much, r" (asked for 1152921504606846976 bytes)"), (nothing_left, "")])
+@pytest.mark.parametrize(
+    ("what", "requested"), [(too_much, r" (requested 1152921504606846976 bytes)"), (nothing_left, "")]
+)
 def test_memory_that_ran_out_is_one_error(
-    what: Callable[[], None], asked: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    what: Callable[[], None], requested: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(show, "main", lambda words: what())
+    monkeypatch.setattr(show, "main", lambda argv: what())
     assert run(["show"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: out of memory{asked}. Lower schedule.batch_size")
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: out of memory{requested}. Lower schedule.batch_size")
+    assert printed.count("\n") == 1
 
 
 def test_another_error_is_not_taken_for_one_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    def main(words: list[str]) -> int:
+    def main(argv: list[str]) -> int:
         raise RuntimeError("something else")
 
     monkeypatch.setattr(show, "main", main)
@@ -91,15 +93,15 @@ def test_another_error_is_not_taken_for_one_of_memory(monkeypatch: pytest.Monkey
         run(["show"])
 
 
-WRITING = (["table", "1", "page=."], ["benchmark", "head", "output=."], ["benchmark", "head", "page=."])
+WRITING = (["table", "1", "page=."], ["benchmark", "train", "output=."], ["benchmark", "train", "page=."])
 
 
-@pytest.mark.parametrize("words", WRITING)
+@pytest.mark.parametrize("argv", WRITING)
 def test_a_directory_where_a_file_is_written_is_refused_before_anything_runs(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+    argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(words) == 2
-    assert capsys.readouterr().err.startswith(f"error: {words[-1]}: is a folder; name a file in it")
+    assert run(argv) == 2
+    assert capsys.readouterr().err.startswith(f"error: {argv[-1]}: is a directory; name a file in it")
 
 
 @pytest.mark.parametrize("key", ["output", "records"])
@@ -109,4 +111,4 @@ def test_a_file_where_a_table_has_its_directory_is_refused(
     file = tmp_path / "file"
     file.touch()
     assert run(["table", "1", f"{key}={file}"]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {key}={file}: is a file, so that nothing can be written there")
+    assert capsys.readouterr().err.startswith(f"error: {key}={file}: is a file, so nothing can be written there")
