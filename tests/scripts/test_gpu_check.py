@@ -146,6 +146,7 @@ def test_what_mldec_needs_is_included_but_never_what_belongs_to_the_driver():
         "hydra-core",
         "omegaconf",
         "antlr4-python3-runtime",
+        "pycocotools",
         "albumentations",
         "pydantic",
     } <= included
