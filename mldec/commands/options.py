@@ -95,9 +95,10 @@ def parse(argv: Sequence[str], declared: type[Options], command: str, **more: An
             )
     hints = typing.get_type_hints(declared, include_extras=True)
     values = {name: _read(name, given, hints[name]) for name, given in texts.items()} | more
-    for name, field in known.items():
-        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{name}=… is missing; mldec {command} --help shows all options")
+    needed = (name for name, field in known.items() if field.default is field.default_factory is dataclasses.MISSING)
+    if missing := [f"{name}=…" for name in needed if name not in values]:
+        are = "is" if len(missing) == 1 else "are"
+        raise ConfigError(f"{' and '.join(missing)} {are} missing; mldec {command} --help shows all options")
     options = build_options(declared, values)
     for name, value in values.items():
         types_of = (hints[name], *typing.get_args(hints[name]))

@@ -1,4 +1,4 @@
-"""`mldec data` and `mldec benchmark` as a user types them, and one epoch of training from each dataset."""
+"""Property: `mldec data` leads from a user's files to a dataset that trains, and each dataset trains for an epoch."""
 
 from __future__ import annotations
 
@@ -60,12 +60,16 @@ def test_one_s_own_table_from_split_to_training_and_evaluation(tmp_path, capsys,
     assert run(["data", "split", "table=mine/all.csv", "train=0.5", "val=0.5", "seed=1"]) == 0
     text = capsys.readouterr().out
     assert "next: mldec train dataset=table dataset.train=mine/train.csv dataset.val=mine/val.csv" in text
-    words = text.rpartition("next: mldec train ")[2].split()
-    assert run(["train", *words, *SMALL, "run_dir=run"]) == 0
+    options = text.rpartition("next: mldec train ")[2].split()
+    assert run(["train", *options, *SMALL, "run_dir=run"]) == 0
     assert "table has no test split" in caplog.text
+    printed = capsys.readouterr().out
+    assert "\ntest = the val images (no test split)\nrun directory: run\n" in printed
+    assert "\ntest = the val images (no test split); standard protocol, ema weights of epoch 1\n" in printed
     record = read_records(tmp_path / "run" / "metrics.jsonl")[-1]
     assert record["kind"] == "test"
     assert run(["evaluate", "run=run"]) == 0
+    assert "\ntest = the val images (no test split)\n" in capsys.readouterr().out
     other = json.loads((tmp_path / "run" / "evaluation" / "table_test" / "metrics.json").read_text())
     assert other["metrics"]["mAP"] == record["mAP"]
     names = [set((tmp_path / "mine" / f"{split}.csv").read_text().split()[1:]) for split in ("train", "val")]
@@ -76,8 +80,8 @@ def test_one_s_own_table_from_split_to_training_and_evaluation(tmp_path, capsys,
 def test_what_was_typed_to_split_is_part_of_what_comes_next(tmp_path, capsys):
     table = write_table(tmp_path)
     table.write_text(table.read_text().replace(";", "|"))
-    words = ["table=all.csv", "train=0.5", "val=0.5", "output=parts", "dataset.separator='|'"]
-    assert run(["data", "split", *words]) == 0
+    options = ["table=all.csv", "train=0.5", "val=0.5", "output=parts", "dataset.separator='|'"]
+    assert run(["data", "split", *options]) == 0
     following = shlex.split(capsys.readouterr().out.rpartition("next: mldec train ")[2])
     assert run(["data", "verify", *following, "workers=1"]) == 0
     assert "table val: 6 images, 0 of them cannot be used" in capsys.readouterr().out
@@ -85,20 +89,20 @@ def test_what_was_typed_to_split_is_part_of_what_comes_next(tmp_path, capsys):
 
 def test_split_refuses_what_it_cannot_do_and_overwrites_nothing(tmp_path, capsys):
     write_table(tmp_path)
-    for words, message in [
+    for options, message in [
         (["table=all.csv", "train=0.5"], "at least two shares that sum to 1"),
-        (["table=all.csv", "train=x"], "train=x: expected a number from 0 to 1"),
+        (["table=all.csv", "train=x"], "train=x: expected a number 0 to 1"),
         (["table=none.csv"], "no such file"),
-        (["train=0.5"], "say which table"),
-        (["table=all.csv", "seed=-1"], "seed=-1: expected a whole number of at least 0"),
-        (["table=all.csv", "head=gap"], "head=gap: not a word of this command"),
+        (["train=0.5"], "table=… is missing"),
+        (["table=all.csv", "seed=-1"], "seed=-1: expected a whole number 0 to"),
+        (["table=all.csv", "head=gap"], "head=gap: no such option of mldec data split"),
     ]:
-        assert run(["data", "split", *words]) == 2
+        assert run(["data", "split", *options]) == 2
         assert message in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.csv", "images"]
     (tmp_path / "val.csv").write_text("mine")
     assert run(["data", "split", "table=all.csv"]) == 2
-    assert "val.csv: there already" in capsys.readouterr().err
+    assert "val.csv: exists already" in capsys.readouterr().err
     assert (tmp_path / "val.csv").read_text() == "mine"
     assert not (tmp_path / "train.csv").exists()
 
@@ -108,17 +112,17 @@ def test_verify_finds_lists_and_mends(tmp_path, capsys):
     (tmp_path / "images" / "3.jpg").write_bytes(b"broken")
     (tmp_path / "images" / "5.jpg").unlink()
     make_image(tmp_path / "images" / "unlisted.png")
-    words = ["dataset=table", f"dataset.train={table}"]
-    assert run(["data", "verify", *words, "workers=1"]) == 1
-    text = capsys.readouterr().out
+    options = ["dataset=table", f"dataset.train={table}"]
+    assert run(["data", "verify", *options, "workers=1"]) == 1
+    text, diagnostics = capsys.readouterr()
     assert "table train: 12 images, 2 of them cannot be used" in text
     assert "1 images beside them that no annotation mentions, such as" in text
-    assert "add --fix" in text
+    assert "note: add fix=true" in diagnostics
     assert len((tmp_path / "outputs" / "data" / "table" / "problems.txt").read_text().splitlines()) == 2
-    training = [*words, *SMALL, "protocol.holdout=0.2", "schedule.epochs=1"]
+    training = [*options, *SMALL, "protocol.holdout=0.2", "schedule.epochs=1"]
     assert run(["train", *training, "run_dir=a"]) == 2  # an image is missing
-    assert run(["data", "verify", *words, "workers=2", "--fix"]) == 0
-    assert run(["data", "verify", *words, "workers=1"]) == 0
+    assert run(["data", "verify", *options, "workers=2", "fix=true"]) == 0
+    assert run(["data", "verify", *options, "workers=1"]) == 0
     text = capsys.readouterr().out
     assert "10 images, 0 of them" in text.rpartition("lists 2 images")[2]
     assert "1 images beside them" in text.rpartition("lists 2 images")[2]  # not the one that was left out
@@ -130,19 +134,19 @@ def test_a_broken_image_is_skipped_and_counted_in_training_but_stops_evaluation(
     table = write_table(tmp_path)
     (tmp_path / "images" / "3.jpg").write_bytes(b"broken")
     (tmp_path / "val.csv").write_text("path,labels\nimages/0.jpg,cat\nimages/1.jpg,dog\n")
-    words = ["train", "dataset=table", f"dataset.train={table}", "dataset.val=val.csv", *SMALL, "runtime.log_every=1"]
-    assert run([*words, "run_dir=a"]) == 2
+    options = ["train", "dataset=table", f"dataset.train={table}", "dataset.val=val.csv", *SMALL, "runtime.log_every=1"]
+    assert run([*options, "run_dir=a"]) == 2
     assert "cannot decode image" in capsys.readouterr().err
-    assert run([*words, "dataset.on_error=skip", "schedule.epochs=2", "run_dir=b"]) == 0
-    assert "3.jpg (6 bytes): not an image; another image stands in for it" in capsys.readouterr().out
+    assert run([*options, "dataset.on_error=skip", "schedule.epochs=2", "run_dir=b"]) == 0
+    assert "3.jpg (6 bytes): not an image; another image replaces it" in capsys.readouterr().err
     records = [record for record in read_records(tmp_path / "b" / "metrics.jsonl") if record["kind"] == "train"]
     assert records[-1]["broken"] == 2  # once in each epoch
     (tmp_path / "val.csv").write_text("path,labels\nimages/0.jpg,cat\nimages/3.jpg,dog\n")
-    assert run([*words, "dataset.on_error=skip", "run_dir=c"]) == 2
+    assert run([*options, "dataset.on_error=skip", "run_dir=c"]) == 2
     assert "cannot decode image" in capsys.readouterr().err
 
 
-def test_stats_writes_text_json_and_a_image(tmp_path, capsys):
+def test_stats_writes_text_json_and_an_image(tmp_path, capsys):
     table = write_table(tmp_path)
     assert run(["data", "stats", "dataset=table", f"dataset.train={table}"]) == 0
     text = capsys.readouterr().out
@@ -156,24 +160,24 @@ def test_stats_writes_text_json_and_a_image(tmp_path, capsys):
     }
     assert Image.open(folder / "train.png").size[0] > 1000
     assert run(["data", "stats", "dataset=table", f"dataset.train={table}", "split=val"]) == 2
-    assert "split=val: table has train; all means each of them" in capsys.readouterr().err
+    assert "split=val: table has train; all is each of them" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real samples are not here")
 @pytest.mark.parametrize(
-    ("words", "split"),
+    ("options", "split"),
     [
         (["dataset=coco", "dataset.year=2017", f"root={SHARED / 'tiny_coco'}"], "test"),
         (["dataset=voc2007", f"root={SHARED / 'voc2007_100'}"], "train"),
     ],
 )
-def test_a_shrunk_dataset_has_the_same_labels(tmp_path, capsys, words, split):
-    assert run(["data", "shrink", *words, "side=64", "output=small", "workers=2"]) == 0
-    typed = [word for word in words if word.startswith("dataset.")]
-    following = ["mldec", "train", words[0], "dataset.root=small", *typed]
+def test_a_shrunk_dataset_has_the_same_labels(tmp_path, capsys, options, split):
+    assert run(["data", "shrink", *options, "side=64", "output=small", "workers=2"]) == 0
+    typed = [word for word in options if word.startswith("dataset.")]
+    following = ["mldec", "train", options[0], "dataset.root=small", *typed]
     assert shlex.split(capsys.readouterr().out.rpartition("next: ")[2]) == following
-    small = [word if not word.startswith("root=") else "root=small" for word in words]
-    for place, folder in ((words, "a"), (small, "b")):
+    small = [word if not word.startswith("root=") else "root=small" for word in options]
+    for place, folder in ((options, "a"), (small, "b")):
         assert run(["data", "stats", *place, f"split={split}", f"output={folder}"]) == 0
     figures = [json.loads((tmp_path / folder / f"{split}.json").read_text()) for folder in ("a", "b")]
     assert figures[0]["labels"] == figures[1]["labels"]
@@ -183,15 +187,15 @@ def test_a_shrunk_dataset_has_the_same_labels(tmp_path, capsys, words, split):
 
 def test_a_shrunk_table_trains(tmp_path, capsys):
     table = write_table(tmp_path / "mine")
-    words = ["dataset=table", f"dataset.train={table}", "side=30", "output=small", "workers=1"]
-    assert run(["data", "shrink", *words]) == 0
-    words = capsys.readouterr().out.rpartition("next: mldec train ")[2].split()
+    options = ["dataset=table", f"dataset.train={table}", "side=30", "output=small", "workers=1"]
+    assert run(["data", "shrink", *options]) == 0
+    options = capsys.readouterr().out.rpartition("next: mldec train ")[2].split()
     assert Image.open(tmp_path / "small" / "images" / "1.jpg").size == (40, 30)
-    assert run(["train", *words, *SMALL, "protocol.holdout=0.2", "run_dir=run"]) == 0
+    assert run(["train", *options, *SMALL, "protocol.holdout=0.2", "run_dir=run"]) == 0
     assert run(["data", "shrink", "dataset=table", f"dataset.train={table}", "side=99", "output=small"]) == 2
     assert "was begun with" in capsys.readouterr().err
     assert run(["data", "shrink", "dataset=table", f"dataset.train={table}"]) == 2
-    assert "side=256 output=FOLDER" in capsys.readouterr().err
+    assert "side=… and output=… are missing" in capsys.readouterr().err
 
 
 def test_download_says_what_is_there_and_what_is_done_by_hand(tmp_path, capsys, monkeypatch):
@@ -248,12 +252,12 @@ def test_a_downloaded_dataset_is_ready_to_train(tmp_path, capsys, monkeypatch):
     assert run(["train", "dataset=coco", "dataset.root=coco", *SMALL, "protocol.holdout=0.34", "run_dir=run"]) == 0
 
 
-def test_words_that_do_not_exist_are_one_line(capsys):
-    for words in (["data", "verfy"], ["data", "verify", "dataset=coco", "--fx"], ["benchmark", "dta"]):
-        assert run(words) == 2
+def test_options_that_do_not_exist_are_one_line(capsys):
+    for argv in (["data", "verfy"], ["data", "verify", "dataset=coco", "--fx"], ["benchmark", "loder"]):
+        assert run(argv) == 2
         assert capsys.readouterr().err.startswith("error: ")
-    assert run(["benchmark", "data", "scal=1"]) == 2
-    assert "scal=1: no such word; did you mean scale" in capsys.readouterr().err
+    assert run(["benchmark", "loader", "scal=1"]) == 2
+    assert "scal=1: no such option of mldec benchmark loader; did you mean scale" in capsys.readouterr().err
 
 
 # One epoch from each dataset, in its published form ------------------------------------------------------------------
@@ -327,9 +331,9 @@ def make_nuswide(root: Path, name: str = "nuswide") -> list[str]:
 
 
 def make_nuswide_zsl(root: Path) -> list[str]:
-    words = make_nuswide(root, "nuswide_zsl")
+    options = make_nuswide(root, "nuswide_zsl")
     (root / "benchmark_81_v0.json").write_text('{"test class": ["cat"], "train class": ["sky", "zoo"]}')
-    return words
+    return options
 
 
 def make_voc(root: Path) -> list[str]:
@@ -353,25 +357,25 @@ MAKERS = [
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_an_epoch_of_training_runs_from_each_dataset(tmp_path, make):
-    words = make(tmp_path / "data")
-    if "protocol=paper" not in words:
-        words.append("protocol.holdout=0.34")
-    batch = [] if any(word.startswith("schedule.batch_size") for word in words) else ["schedule.batch_size=16"]
+    options = make(tmp_path / "data")
+    if "protocol=paper" not in options:
+        options.append("protocol.holdout=0.34")
+    batch = [] if any(word.startswith("schedule.batch_size") for word in options) else ["schedule.batch_size=16"]
     small = [word for word in SMALL if not word.startswith("schedule.batch_size")]
-    assert run(["train", *small, *batch, *words, "run_dir=run", "augment=paper"]) == 0
+    assert run(["train", *small, *batch, *options, "run_dir=run", "augment=paper"]) == 0
     records = read_records(tmp_path / "run" / "metrics.jsonl")
     assert [record["kind"] for record in records][-1] == "test"
     assert records[-1]["classes_counted"] > 0
     shutil.rmtree(tmp_path / "run")
 
 
-def test_resuming_on_other_labels_is_said(tmp_path, capsys):
+def test_resuming_on_other_labels_is_a_warning(tmp_path, capsys):
     table = write_table(tmp_path)
-    words = [*SMALL, "protocol.holdout=0.2", "schedule.epochs=2", "run_dir=run"]
-    assert run(["train", "dataset=table", f"dataset.train={table}", *words]) == 0
+    options = [*SMALL, "protocol.holdout=0.2", "schedule.epochs=2", "run_dir=run"]
+    assert run(["train", "dataset=table", f"dataset.train={table}", *options]) == 0
     capsys.readouterr()
     table.write_text(table.read_text().replace("images/1.jpg,dog", "images/1.jpg,cat"))
     assert run(["train", "resume=run"]) == 2
     assert "the train images or labels are not those that run began with" in capsys.readouterr().err
     assert run(["train", "resume=run", "allow_other_data=true"]) == 0
-    assert "warning: the train images or their labels are not those that this run began with" in capsys.readouterr().out
+    assert "warning: the train images or their labels are not those that this run began with" in capsys.readouterr().err

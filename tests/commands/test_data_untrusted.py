@@ -41,8 +41,8 @@ def error(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-def present(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, int]:
-    assert run(["data", "stats", *words, "output=stats"]) == 0
+def present(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, int]:
+    assert run(["data", "stats", *options, "output=stats"]) == 0
     capsys.readouterr()
     return {label["label"]: label["present"] for label in json.loads(Path("stats/train.json").read_text())["labels"]}
 
@@ -55,14 +55,14 @@ def test_fix_leaves_out_what_is_broken_whatever_it_is_called(capsys):
         Path(name).write_bytes(b"broken")
     rows = [json.dumps({"path": name, "labels": [f"l{number}"]}) for number, name in enumerate(sound + broken)]
     Path("t.jsonl").write_text("\n".join(rows) + "\n")
-    words = ["dataset=table", "dataset.train=t.jsonl"]
-    assert run(["data", "verify", *words, "workers=1", "--fix", "output=problems.txt"]) == 0
-    assert list(present(capsys, *words).values()) == [1, 1, 1, 0, 0, 0]
-    assert run(["data", "verify", *words, "workers=1"]) == 0
+    options = ["dataset=table", "dataset.train=t.jsonl"]
+    assert run(["data", "verify", *options, "workers=1", "fix=true", "output=problems.txt"]) == 0
+    assert list(present(capsys, *options).values()) == [1, 1, 1, 0, 0, 0]
+    assert run(["data", "verify", *options, "workers=1"]) == 0
 
 
 def test_shrink_copies_regular_files_of_the_folder_and_says_what_not(capsys):
-    words = folder_dataset()
+    options = folder_dataset()
     Path("ds/list.txt").write_text("x")
     os.symlink("list.txt", "ds/same.txt")
     os.symlink("/dev/zero", "ds/zeros.txt")
@@ -71,24 +71,23 @@ def test_shrink_copies_regular_files_of_the_folder_and_says_what_not(capsys):
     os.symlink("/etc", "ds/etc")
     os.mkfifo("ds/pipe.txt")
     began = time.monotonic()
-    assert run(["data", "shrink", *words, "side=20", "output=out", "workers=1"]) == 1
+    assert run(["data", "shrink", *options, "side=20", "output=out", "workers=1"]) == 1
     assert time.monotonic() - began < 60
     captured = capsys.readouterr()
     assert [line for line in captured.err.splitlines() if line.startswith("error: output=out: ")]
-    said = captured.out
     for name in ("zeros.txt", "elsewhere.txt", "nothing.txt", "etc", "pipe.txt"):
-        assert f"left out: {name}: " in said
+        assert f"warning: left out: {name}: " in captured.err
         assert not os.path.lexists(f"out/{name}")
     assert (Path("out/list.txt").read_text(), Path("out/same.txt").read_text()) == ("x", "x")
     assert sorted(Image.open(path).size for path in Path("out").rglob("*.jpg")) == [(24, 20)] * 3
 
 
 def test_shrink_looks_for_room_first(capsys, monkeypatch):
-    words = folder_dataset()
+    options = folder_dataset()
     Path("ds/notes.txt").write_text("x")
     os.truncate("ds/notes.txt", 2**33)
     monkeypatch.setattr("mldec.data.shrink_plan.shutil.disk_usage", lambda place: SimpleNamespace(free=2**32))
-    assert run(["data", "shrink", *words, "side=20", "output=out", "workers=1"]) == 2
+    assert run(["data", "shrink", *options, "side=20", "output=out", "workers=1"]) == 2
     assert "about 8.0 GiB are needed and 4.0 GiB are free" in error(capsys)
     assert not Path("out").exists()
 
@@ -113,8 +112,8 @@ def test_geometry_is_copied_unread(capsys, geometry):
     image("ds/0.jpg")
     content = COCO | {"annotations": [COCO["annotations"][0] | geometry]}
     Path("ds/a.json").write_text(json.dumps(content))
-    words = ["dataset=coco_json", "dataset.train=ds/a.json", "side=20", "output=out", "workers=1"]
-    assert run(["data", "shrink", *words]) == 0
+    options = ["dataset=coco_json", "dataset.train=ds/a.json", "side=20", "output=out", "workers=1"]
+    assert run(["data", "shrink", *options]) == 0
     assert Path("out/a.json").read_bytes() == Path("ds/a.json").read_bytes()
 
 
@@ -124,16 +123,16 @@ def test_two_tables_of_one_name_stay_two(capsys):
         Path(place).mkdir()
         Path(place, "list.csv").write_text(f"path,labels\n{place}.jpg,{label}\n")
     Path("labels.txt").write_text("cat\ndog\n")
-    words = ["dataset=table", "dataset.root=ds", "dataset.train=one/list.csv", "dataset.val=two/list.csv"]
-    assert run(["data", "shrink", *words, "dataset.labels=labels.txt", "side=20", "output=out", "workers=1"]) == 0
-    said = capsys.readouterr().out
-    assert "dataset.train=out/list.csv dataset.val=out/val-list.csv" in said
+    options = ["dataset=table", "dataset.root=ds", "dataset.train=one/list.csv", "dataset.val=two/list.csv"]
+    assert run(["data", "shrink", *options, "dataset.labels=labels.txt", "side=20", "output=out", "workers=1"]) == 0
+    printed = capsys.readouterr().out
+    assert "dataset.train=out/list.csv dataset.val=out/val-list.csv" in printed
     assert "one.jpg" in Path("out/list.csv").read_text()
     assert "two.jpg" in Path("out/val-list.csv").read_text()
 
 
 def test_a_disk_that_fills_up_leaves_whole_files_and_one_line(capsys, monkeypatch):
-    words = folder_dataset()
+    options = folder_dataset()
     Path("ds/list.txt").write_text("x")
 
     def full(*_: object) -> None:
@@ -141,12 +140,12 @@ def test_a_disk_that_fills_up_leaves_whole_files_and_one_line(capsys, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(shrink, "open_regular", full)
-        assert run(["data", "shrink", *words, "side=20", "output=out", "workers=1"]) == 1
-    assert "output=out: No space left on device; the files that are written are whole" in error(capsys)
+        assert run(["data", "shrink", *options, "side=20", "output=out", "workers=1"]) == 1
+    assert "output=out: cannot write: No space left on device; the files that are written are whole" in error(capsys)
     assert not [path for path in Path("out").rglob("*") if "partial" in path.name]
     assert len(list(Path("out").rglob("*.jpg"))) == 3
     Path("out/cat/.77.partial.jpg").write_bytes(b"of a call that was killed")
-    assert run(["data", "shrink", *words, "side=20", "output=out", "workers=1"]) == 0
+    assert run(["data", "shrink", *options, "side=20", "output=out", "workers=1"]) == 0
     assert not Path("out/cat/.77.partial.jpg").exists()
 
 
@@ -170,9 +169,9 @@ def test_an_image_too_long_to_be_written_is_left_out_and_no_stop(capsys):
     Image.new("L", (30, 80_000)).save("ds/cat/1.png")
     os.rename("ds/cat/1.png", "ds/cat/1.jpg")  # JPEG has no room for its longer side
     image("ds/dog/2.jpg")
-    words = ["dataset=folder", "dataset.root=ds", "side=25", "output=out", "workers=1"]
-    assert run(["data", "shrink", *words]) == 1
-    assert "1.jpg: cannot be resized" in capsys.readouterr().out
+    options = ["dataset=folder", "dataset.root=ds", "side=25", "output=out", "workers=1"]
+    assert run(["data", "shrink", *options]) == 1
+    assert "1.jpg: cannot be resized" in capsys.readouterr().err
     assert sorted(path.name for path in Path("out").rglob("*.jpg")) == ["0.jpg", "2.jpg"]
 
 
@@ -180,11 +179,11 @@ def test_folders_whose_names_are_no_utf8_work(capsys):
     """The names of images must be UTF-8; where the dataset lies is the user's."""
     root = os.fsdecode(b"d\xe9")
     folder_dataset(root)
-    words = ["dataset=folder", f"root={root}"]
-    assert present(capsys, *words) == {"cat": 2, "dog": 1}
-    assert run(["data", "verify", *words, "workers=1"]) == 0
+    options = ["dataset=folder", f"root={root}"]
+    assert present(capsys, *options) == {"cat": 2, "dog": 1}
+    assert run(["data", "verify", *options, "workers=1"]) == 0
     Path(root, "cat", "1.jpg").write_bytes(b"broken")
-    assert run(["data", "verify", *words, "workers=1", "--fix"]) == 0
+    assert run(["data", "verify", *options, "workers=1", "fix=true"]) == 0
     assert "d\\xe9" in capsys.readouterr().out
-    assert present(capsys, *words) == {"cat": 1, "dog": 1}
-    assert run(["data", "shrink", *words, "side=20", "workers=1", f"output={os.fsdecode(bytes([0xE8]))}"]) == 0
+    assert present(capsys, *options) == {"cat": 1, "dog": 1}
+    assert run(["data", "shrink", *options, "side=20", "workers=1", f"output={os.fsdecode(bytes([0xE8]))}"]) == 0
