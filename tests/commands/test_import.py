@@ -1,4 +1,4 @@
-"""`mldec import`: published weights become a run folder from which the other doors work, or nothing is left behind."""
+"""Property: `mldec import` makes a run directory that all commands take, or leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from PIL import Image
 
 import mldec
 from mldec.commands import compose
-from mldec.commands.import_weights import OWN, choose_labels, compose_run
+from mldec.commands.import_weights import ImportOptions, compose_run
 from mldec.commands.main import run
+from mldec.commands.options import parse
 from mldec.config import build_config
+from mldec.engine.imported_run import choose_labels
 from mldec.metrics import mean_average_precision
 from mldec.models.backbone import BackboneConfig
 from mldec.models.classifier import Classifier
@@ -83,16 +85,16 @@ def scores_of(classifier: Classifier, paths) -> np.ndarray:
         return classifier((pixels / 255 - IMAGENET[0]) / IMAGENET[1]).sigmoid().numpy()
 
 
-def test_import_evaluate_and_predict_say_what_the_published_network_says(published, coco, tmp_path, capsys):
+def test_import_evaluate_and_predict_give_the_scores_of_the_published_network(published, coco, tmp_path, capsys):
     file, classifier = published
     folder, cache = tmp_path / "run", f"dataset.cache={tmp_path}"
-    words = [f"checkpoint={file}", "experiment=coco_tresnet_l", f"dataset.root={coco}", f"image_size={SIDE}", cache]
-    assert run(["import", *words, f"run_dir={folder}"]) == 0
-    printed = capsys.readouterr().out
-    assert "note: backbone.name: resnet18 as in the file, not tresnet_l as in the experiment" in printed
+    options = [f"checkpoint={file}", "experiment=coco_tresnet_l", f"dataset.root={coco}", f"image_size={SIDE}", cache]
+    assert run(["import", *options, f"run_dir={folder}"]) == 0
+    printed, diagnostics = capsys.readouterr()
+    assert "note: backbone.name: resnet18 as in the file, not tresnet_l as in the experiment" in diagnostics
     assert "head         ml_decoder: 3 queries, D = 16" in printed
     assert "labels       5: person, traffic light, dog, toothbrush, …" in printed
-    assert f"evaluate     mldec evaluate run={folder}\n" in printed
+    assert f"evaluate       mldec evaluate run={folder}\n" in printed
     assert {path.name for path in folder.iterdir()} == {
         "checkpoints",
         "config.yaml",
@@ -167,11 +169,11 @@ def test_where_the_labels_come_from(published, coco, tmp_path):
     file, classifier = published
     compose.load_components(())
 
-    def chosen(file: Path, *words: str) -> tuple[list[str], str]:
+    def chosen(file: Path, *more: str) -> tuple[list[str], str]:
         found = read_published(file)
-        arguments = compose.parse([f"checkpoint={file}", *words], own=OWN)
-        config = build_config(compose_run(found, arguments)[0])
-        labels, notes = choose_labels(found, config, arguments.own.get("labels"), has_data=bool(words[1:]))
+        options, arguments = parse([f"checkpoint={file}", *more], ImportOptions, "import")
+        config = build_config(compose_run(found, options, arguments)[0])
+        labels, notes = choose_labels(found, config, options.labels, has_data=bool(more[1:]))
         return list(labels.names), "".join(notes)
 
     data = ["experiment=coco_tresnet_l", f"dataset.root={coco}", f"dataset.cache={tmp_path}"]
@@ -181,8 +183,8 @@ def test_where_the_labels_come_from(published, coco, tmp_path):
     (tmp_path / "names.txt").write_text("\n".join("vwxyz"))
     (tmp_path / "names.json").write_text(json.dumps(dict(enumerate("vwxyz"))))
     for ending in ("txt", "json"):
-        assert chosen(file, f"labels={tmp_path / 'names'}.{ending}") == (list("vwxyz"), "")
-    # Spelt in another way they are the dataset's; in another order they are not, which is said.
+        assert chosen(file, f"labels=@{tmp_path / 'names'}.{ending}") == (list("vwxyz"), "")
+    # Spelt in another way they are the dataset's; in another order they are not, with a note.
     spelt = write(tmp_path / "spelt.pth", classifier, ("Person", "traffic_light", "dog", "toothbrush", "wine  glass"))
     assert chosen(spelt, *data) == (list(LABELS), "")
     labels, note = chosen(write(tmp_path / "turned.pth", classifier, LABELS[::-1]), *data)
@@ -193,11 +195,11 @@ def test_where_the_labels_come_from(published, coco, tmp_path):
     assert note.startswith("coco is not at hand, its labels were not compared: dataset.root=/nowhere")
 
 
-def test_what_an_experiment_says_of_the_network_is_the_files(published):
+def test_the_file_overrides_the_network_of_an_experiment(published):
     compose.load_components(())
     found = read_published(published[0])
-    words = ["experiment=table1/ml_decoder_k20", "head.dropout=0.3"]
-    mapping, notes = compose_run(found, compose.parse([f"checkpoint={published[0]}", *words], own=OWN))
+    argv = [f"checkpoint={published[0]}", "experiment=table1/ml_decoder_k20", "head.dropout=0.3"]
+    mapping, notes = compose_run(found, *parse(argv, ImportOptions, "import"))
     assert [note.split(":")[0] for note in notes] == ["backbone.name", "head.num_groups"]
     head = build_config(mapping).head
     assert (head.num_groups, head.dim, head.ffn_dim, head.dropout) == (3, 16, 24, 0.3)
@@ -213,51 +215,55 @@ def test_average_pooling_and_zero_shot_heads(body, coco, tmp_path, capsys):
     scores = mldec.load(tmp_path / "gap", device="cpu").scores(paths)
     np.testing.assert_allclose(scores, scores_of(pooling, paths), atol=1e-5)
 
-    words = read_label_embeddings(LabelEmbeddingsConfig(source="random:12"), LABELS)
+    embeddings = read_label_embeddings(LabelEmbeddingsConfig(source="random:12"), LABELS)
     zero_shot = stir(
         Classifier(
-            body, ZeroShotMLDecoder(512, 5, queries="label_embeddings", fc="shared", label_embeddings=words, **SMALL)
+            body,
+            ZeroShotMLDecoder(512, 5, queries="label_embeddings", fc="shared", label_embeddings=embeddings, **SMALL),
         )
     )
     file = write(tmp_path / "zsl.pth", zero_shot, labels=None)
     begin = ["import", f"checkpoint={file}", f"image_size={SIDE}", f"run_dir={tmp_path / 'zsl'}"]
     assert run([*begin, "labels=dog,cat"]) == 2
     assert "label embeddings of width 12, which it does not hold" in capsys.readouterr().err
-    assert run([*begin, "words=random:12"]) == 2
-    assert "does not name its labels; type labels=FILE" in capsys.readouterr().err
-    assert run([*begin, "words=random:13", "labels=dog,cat"]) == 2
-    assert "vectors of width 12, those of random:13 have width 13" in capsys.readouterr().err
+    assert run([*begin, "label_embeddings=random:12"]) == 2
+    assert "does not name its labels; use labels=@FILE" in capsys.readouterr().err
+    assert run([*begin, "label_embeddings=random:13", "labels=dog,cat"]) == 2
+    assert "label embeddings of width 12, those of random:13 have width 13" in capsys.readouterr().err
     assert not (tmp_path / "zsl").exists()
-    assert run([*begin, "words=random:12", "labels=dog,cat"]) == 0
+    assert run([*begin, "label_embeddings=random:12", "labels=dog,cat"]) == 0
     predictor = mldec.load(tmp_path / "zsl", device="cpu")
     predictor.set_labels(LABELS)  # of which only one was named before
     np.testing.assert_allclose(predictor.scores(paths), scores_of(zero_shot, paths), atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
-        ([], "checkpoint=FILE is missing"),
+        ([], "checkpoint=… is missing"),
         (["checkpoint=FILE", "backbone=resnet34"], "missing: layer1.2.conv1.weight"),
         (["checkpoint=FILE", "backbone=resnet19"], "did you mean resnet18"),
         (["checkpoint=FILE", "head=gap"], "head.name=gap: the file holds ml_decoder"),
         (["checkpoint=FILE", "head.num_groups=5"], "head.num_groups=5: the file holds 3"),
         (["checkpoint=FILE", "head.dimm=5"], "head.dimm: head=ml_decoder has no such setting; did you mean dim"),
         (["checkpoint=FILE", "backbone.checkpoint=other.pth"], "backbone.checkpoint: the file decides it"),
-        (["checkpoint=FILE", "words=random:12"], "words: without effect"),
-        (["checkpoint=FILE", "head.label_embeddings.source=random:12"], "head.label_embeddings.source: without effect"),
-        (["checkpoint=FILE", "labels=a,b"], "labels=a,b: 2 names, but"),
+        (["checkpoint=FILE", "label_embeddings=random:12"], "label_embeddings: has no effect"),
+        (["checkpoint=FILE", "head.label_embeddings.source=random:12"], "head.label_embeddings.source: has no effect"),
+        (["checkpoint=FILE", "labels=a,b"], "labels=…: 2 names, but"),
         (["checkpoint=FILE", "labels=a,b,a,c,d"], "found more than once: a"),
-        (["checkpoint=FILE", "labels=names.txt"], "labels=names.txt: no such file"),
+        (["checkpoint=FILE", "labels=@names.txt"], "labels=@names.txt: cannot be read"),
         (["checkpoint=FILE", "key=ema"], "no state dict under 'ema'"),
         (["checkpoint=FILE", "loss=ce"], "use loss=asl or loss=bce"),
-        (["checkpoint=FILE", "chedule.epochs=3"], "chedule: no such setting"),
+        (
+            ["checkpoint=FILE", "chedule.epochs=3"],
+            "chedule.epochs=3: no such option of mldec import; did you mean schedule",
+        ),
         (["checkpoint=nothing.pth"], "no such file of weights: nothing.pth"),
     ],
 )
-def test_what_is_refused_leaves_nothing_behind(published, tmp_path, capsys, words, message):
-    words = [word.replace("FILE", str(published[0])) for word in words]
-    assert run(["import", *words, f"image_size={SIDE}", f"output={tmp_path / 'outputs'}"]) == 2
+def test_what_is_refused_leaves_nothing_behind(published, tmp_path, capsys, options, message):
+    options = [word.replace("FILE", str(published[0])) for word in options]
+    assert run(["import", *options, f"image_size={SIDE}", f"output={tmp_path / 'outputs'}"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
@@ -265,23 +271,23 @@ def test_what_is_refused_leaves_nothing_behind(published, tmp_path, capsys, word
 
 
 def test_a_disk_that_is_full_leaves_nothing_behind_and_no_run_is_overwritten(published, tmp_path, monkeypatch, capsys):
-    words = ["import", f"checkpoint={published[0]}", f"image_size={SIDE}", f"run_dir={tmp_path / 'run'}"]
+    options = ["import", f"checkpoint={published[0]}", f"image_size={SIDE}", f"run_dir={tmp_path / 'run'}"]
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr("mldec.engine.run_directory.write_json", full)
-        assert run(words) == 1
+        assert run(options) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    assert run(words) == 0
+    assert run(options) == 0
     before = (tmp_path / "run" / "checkpoints" / "best.pt").read_bytes()
-    assert run(words) == 2
+    assert run(options) == 2
     assert "holds a run already" in capsys.readouterr().err
     assert (tmp_path / "run" / "checkpoints" / "best.pt").read_bytes() == before
 
 
 def test_a_file_that_needs_import_says_so(published, capsys):
-    assert run(["evaluate", f"checkpoint={published[0]}"]) == 2
+    assert run(["evaluate", f"run={published[0]}"]) == 2
     assert f"mldec import checkpoint={published[0]}" in capsys.readouterr().err
