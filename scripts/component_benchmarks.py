@@ -9,6 +9,7 @@ import multiprocessing
 import resource
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -288,8 +289,8 @@ def measure_index(setting: Setting) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="mldec-") as root:
         write_annotations(Path(root), images, rows, labels)
         config = OpenImagesConfig(name="openimages", root=root, missing="ignore", cache=f"{root}/cache")
-        with multiprocessing.get_context("spawn").Pool(1) as pool:  # in a process of its own, for its peak memory
-            duration, peak = pool.apply(_build_index, (config,))
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:  # for its own peak memory
+            duration, peak = alone.submit(_build_index, config).result()
         opening = seconds(lambda: build_openimages(config, split="train"), 5)
         index, fork = build_openimages(config, split="train"), multiprocessing.get_context("fork")
         with fork.Pool(WORKERS, initializer=_keep, initargs=(index, fork.Barrier(WORKERS))) as pool:

@@ -194,8 +194,8 @@ def test_a_head_with_label_embeddings_is_measured_without_their_file(capsys):
     ("arguments", "message"),
     [
         ([], "num_labels=… is missing"),
-        (["num_labels=0"], "num_labels=[0]: expected a list of a whole number 1 to 1000000"),
-        (["num_labels=12,x"], "num_labels=[12, 'x']: expected a list of a whole number"),
+        (["num_labels=0"], "num_labels=0: expected a whole number 1 to 1000000"),
+        (["num_labels=12,x"], "num_labels=x: expected a whole number"),
         (["num_labels=12,12"], "found an item twice"),
         (["num_labels=12", "heads=foo"], "head=foo: no such head"),
         (["num_labels=12", "heads=gap", "head=gap"], "leave one of both out"),
