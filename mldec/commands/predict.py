@@ -179,7 +179,7 @@ def _unused(options: PredictOptions) -> list[str]:
         ]
     if options.output is None:
         found += [
-            f"{name}=…: without output=… nothing is written"
+            f"{name}={str(getattr(options, name)).lower()}: without output=… nothing is written"
             for name in ("scores", "resume")
             if getattr(options, name) is not None
         ]

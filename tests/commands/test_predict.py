@@ -1,4 +1,4 @@
-"""`mldec predict` as a user types it: what is read, what is written, which labels are listed, what survives."""
+"""Property: `mldec predict` reads what is named, lists the chosen labels, and loses nothing when interrupted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from mldec.commands.predict_files import find_images, find_inputs
+import torch
 from PIL import Image, ImageDraw
 
 import mldec
@@ -22,6 +22,7 @@ from mldec.commands.main import run
 from mldec.engine import build, data_splits, predictions, text_rendering
 from mldec.engine.checkpoint import restore
 from mldec.engine.evaluator import compute_scores
+from mldec.engine.prediction_files import find_images, find_inputs
 from mldec.engine.predictor import Predictor
 from mldec.engine.thresholds import read_thresholds
 from mldec.errors import DataError, RunError
@@ -32,7 +33,7 @@ COUNT = 5
 
 @pytest.fixture(scope="module")
 def trained(digits_root, tmp_path_factory):
-    """A run folder; nobody may change it."""
+    """A run directory; nobody may change it."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     assert run(["train", *small_experiment(digits_root), "schedule.epochs=1", f"run_dir={folder}"]) == 0
     return folder
@@ -45,7 +46,7 @@ def predictor(trained):
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """A folder with images, the folder in which the test stands."""
+    """A directory with images, in the current directory of the test."""
     monkeypatch.chdir(tmp_path)
     for number in range(COUNT):
         path = tmp_path / "photos" / ("inside" if number % 2 else ".") / f"{number}.png"
@@ -78,7 +79,7 @@ def test_inputs_are_images_folders_patterns_and_lists_each_image_once(photos, mo
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         assert find_inputs(["-"]) == ["photos/4.png", "photos/0.png"]
     for source, message in {
-        "absent": "no such image or folder",
+        "absent": "no such image or directory",
         "empty": "no images there",
         "@absent.txt": "input=@absent.txt: cannot be read: No such file",
         "@list.empty": "lists no image",
@@ -90,31 +91,31 @@ def test_inputs_are_images_folders_patterns_and_lists_each_image_once(photos, mo
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
-        (["threshold=2"], "expected a number from 0 to 1"),
-        (["top_k=0"], "expected a whole number of at least 1"),
-        (["batch_size=0"], "expected a whole number of at least 1"),
-        (["workers=-1"], "workers=-1: expected a whole number of at least 0 and at most 1024"),
+        (["threshold=2"], "expected a number 0 to 1"),
+        (["top_k=0"], "expected a whole number at least 1"),
+        (["batch_size=0"], "expected a whole number at least 1"),
+        (["workers=-1"], "workers=-1: expected a whole number 0 to 1024"),
         (["scores=some"], "expected one of listed, all"),
-        (["annotated=true"], "annotated=true needs a place for them: output=DIR"),
-        (["maps=true", "output=x.csv"], "maps=true needs a place for them: output=DIR"),
-        (["format=csv"], "format=csv needs a place: output=DIR, or a file: output=predictions.csv"),
-        (["format=csv", "output=x.jsonl"], "output=x.jsonl is one file; name a folder to get csv there"),
-        (["format=xlsx", "output=x"], "format=xlsx: expected one or several of jsonl, csv, parquet"),
-        (["output=x.tsv"], "output=x.tsv: files end in .jsonl, .csv, .parquet"),
-        (["output=list.txt.d"], "is a file; name a folder"),
-        (["maps=maybe"], "expected one of true, label, attention, false"),
+        (["annotated=true"], "annotated=true writes images; add a directory for them: output=DIR"),
+        (["maps=true", "output=x.csv"], "maps=true writes images; add a directory for them: output=DIR"),
+        (["format=csv"], "format=csv needs output=DIR, or a file: output=predictions.csv"),
+        (["format=csv", "output=x.jsonl"], "output=x.jsonl is one file; name a directory instead"),
+        (["format=xlsx", "output=x"], "format=xlsx: expected one of jsonl, csv, parquet"),
+        (["output=x.tsv"], "output=x.tsv: a file ends in .jsonl, .csv, .parquet"),
+        (["output=list.txt.d"], "is a file, so nothing can be written there; name a directory"),
+        (["maps=maybe"], "expected true or false or one of label, attention"),
         (["weights=reported"], "expected one of best, ema, raw"),
-        (["head=gap"], "head=gap: no such word of predict"),
+        (["head=gap"], "head=gap: no such option of mldec predict"),
         (["thresholds=absent.csv"], "absent.csv: thresholds cannot be read: No such file"),
         (["font=list.txt.d"], "font=list.txt.d: no font that can be read"),
     ],
 )
-def test_bad_words_are_one_clear_error_and_nothing_is_written(trained, photos, capsys, words, message):
+def test_bad_options_are_one_clear_error_and_nothing_is_written(trained, photos, capsys, options, message):
     (photos.parent / "list.txt.d").write_text("")
     before = sorted(photos.parent.rglob("*"))
-    assert run(["predict", f"run={trained}", "input=photos", *words]) == 2
+    assert run(["predict", f"run={trained}", "input=photos", *options]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
@@ -126,7 +127,7 @@ def test_run_and_input_are_needed(capsys):
     assert "run=… is missing" in capsys.readouterr().err
 
 
-def test_parquet_without_pyarrow_is_said_before_anything_is_predicted(trained, photos, capsys, monkeypatch):
+def test_parquet_without_pyarrow_is_an_error_before_anything_is_predicted(trained, photos, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert run(["predict", f"run={trained}", "input=photos", "output=x.parquet"]) == 2
     assert "pip install 'mldec[parquet]'" in capsys.readouterr().err
@@ -135,9 +136,9 @@ def test_parquet_without_pyarrow_is_said_before_anything_is_predicted(trained, p
 # What is written ------------------------------------------------------------------------------------------------------
 
 
-def test_all_formats_say_the_same(trained, predictor, photos, capsys):
-    words = ["predict", f"run={trained}", "input=photos", "output=out", "format=jsonl,csv,parquet"]
-    assert run([*words, "threshold=0.3", "batch_size=2"]) == 0
+def test_all_formats_hold_the_same(trained, predictor, photos, capsys):
+    options = ["predict", f"run={trained}", "input=photos", "output=out", "format=jsonl,csv,parquet"]
+    assert run([*options, "threshold=0.3", "batch_size=2"]) == 0
     paths = find_images("photos")
     lines = lines_of("out/predictions.jsonl")
     assert [line["path"] for line in lines] == paths
@@ -164,8 +165,8 @@ def test_all_formats_say_the_same(trained, predictor, photos, capsys):
 
 
 def test_all_scores_are_a_column_each(trained, predictor, photos):
-    words = ["predict", f"run={trained}", "input=photos", "output=out", "format=csv,parquet,jsonl", "scores=all"]
-    assert run([*words, "threshold=1"]) == 0
+    options = ["predict", f"run={trained}", "input=photos", "output=out", "format=csv,parquet,jsonl", "scores=all"]
+    assert run([*options, "threshold=1"]) == 0
     scores = predictor.scores(find_images("photos"))
     import pyarrow.parquet
 
@@ -177,7 +178,7 @@ def test_all_scores_are_a_column_each(trained, predictor, photos):
         assert np.array_equal(np.array(list(line["scores"].values()), np.float32), row)
 
 
-def test_a_image_without_labels_has_a_row_and_formulas_are_harmless(trained, photos):
+def test_an_image_without_labels_has_a_row_and_formulas_are_harmless(trained, photos):
     shutil.copy(photos / "0.png", "=1+1.png")
     assert (
         run(["predict", f"run={trained}", "input==1+1.png", "input=photos/2.png", "threshold=1", "output=x.csv"]) == 0
@@ -207,7 +208,7 @@ def test_broken_images_are_listed_with_their_reason_and_stop_nothing(trained, pr
             np.testing.assert_allclose(list(line["scores"].values()), expected, atol=1e-6)
         broken = rows_of("out/predictions.broken.csv")
         assert [row["path"] for row in broken] == ["photos/2.png", "absent.png"]
-        printed = capsys.readouterr().out.splitlines()
+        printed = capsys.readouterr().err.splitlines()
         assert "cannot decode image photos/2.png" in printed[-2]
         assert printed[-1] == f"error: {broken[1]['reason']}"
     assert run(["predict", f"run={trained}", "input=photos/0.png", "output=out"]) == 0
@@ -218,32 +219,32 @@ def test_broken_images_are_listed_with_their_reason_and_stop_nothing(trained, pr
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), RunError("the device is gone")])
-def test_an_interrupted_prediction_goes_on_where_it_stopped(trained, photos, capsys, monkeypatch, end):
-    words = ["predict", f"run={trained}", "input=photos", "batch_size=2", "format=csv,jsonl", "annotated=true"]
+def test_an_interrupted_prediction_resumes_where_it_stopped(trained, photos, capsys, monkeypatch, end):
+    options = ["predict", f"run={trained}", "input=photos", "batch_size=2", "format=csv,jsonl", "annotated=true"]
     (photos / "0.png").write_bytes(b"no image")
-    assert run([*words, "output=whole"]) == 1
-    score, batches = Predictor._scores, []
+    assert run([*options, "output=whole"]) == 1
+    forward, batches = Predictor._forward, []
 
-    def failing(self, images):
-        batches.append(len(images))
+    def failing(self, resized):
+        batches.append(len(resized))
         if len(batches) == 2:
             raise end
-        return score(self, images)
+        return forward(self, resized)
 
-    monkeypatch.setattr(Predictor, "_scores", failing)
-    assert run([*words, "output=out"]) != 0
-    assert "2 of 5 images are kept in out/predictions.partial" in capsys.readouterr().out
+    monkeypatch.setattr(Predictor, "_forward", failing)
+    assert run([*options, "output=out"]) != 0
+    assert "2 of 5 images are kept in out/predictions.partial" in capsys.readouterr().err
     assert not Path("out/predictions.csv").exists()
     with Path("out/predictions.partial").open("a") as file:  # as a crash leaves it
         file.write('{"path": "photos/4.p')
     batches[:] = [0] * 2
 
-    assert run([*words, "output=out", "threshold=0.6"]) == 2
+    assert run([*options, "output=out", "threshold=0.6"]) == 2
     assert "with other settings (threshold=default, now 0.6) that was interrupted" in capsys.readouterr().err
-    assert run(["predict", f"run={trained}", "input=photos/2.png", *words[3:], "output=out"]) == 2
+    assert run(["predict", f"run={trained}", "input=photos/2.png", *options[3:], "output=out"]) == 2
     assert "of other images that was interrupted; resume=false throws it away" in capsys.readouterr().err
-    assert run([*words, "output=out"]) == 1
-    assert "going on after 2 images" in capsys.readouterr().out
+    assert run([*options, "output=out"]) == 1
+    assert "resuming after 2 images" in capsys.readouterr().err
     assert batches == [0, 0, 2, 1]  # the first two images were not scored again
     files = sorted(path.relative_to("out") for path in Path("out").rglob("*") if path.is_file())
     assert files == sorted(path.relative_to("whole") for path in Path("whole").rglob("*") if path.is_file())
@@ -284,7 +285,7 @@ def test_a_label_called_path_is_refused_where_it_would_be_a_column_twice(tmp_pat
 
 def test_each_label_has_the_threshold_that_was_tuned_for_it(trained, photos, capsys):
     tuned = read_thresholds(trained / "thresholds.csv")
-    predictor = mldec.load(trained, weights="best", device="cpu")
+    predictor = mldec.load(trained, device="cpu")
     paths = find_images("photos")
     scores = predictor.scores(paths)
     expected = [{n for n, s, t in zip(tuned.labels.names, row, tuned.values, strict=True) if s > t} for row in scores]
@@ -292,25 +293,25 @@ def test_each_label_has_the_threshold_that_was_tuned_for_it(trained, photos, cap
     assert expected != [{n for n, s in zip(tuned.labels.names, row, strict=True) if s > 0.5} for row in scores]
     assert [set(found) for found in predictor.predict(paths, threshold="tuned")] == expected
     for source in ("tuned", str(trained / "thresholds.csv")):
-        words = [f"thresholds={source}", "weights=best", "output=x.jsonl"]
-        assert run(["predict", f"run={trained}", "input=photos", *words]) == 0
+        options = [f"thresholds={source}", "output=x.jsonl"]
+        assert run(["predict", f"run={trained}", "input=photos", *options]) == 0
         assert [set(line["labels"]) for line in lines_of("x.jsonl")] == expected
-    assert "warning" not in capsys.readouterr().out
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_labels_without_a_tuned_threshold_have_the_common_one(trained, photos, capsys):
     names = restore(trained).labels.names
     Path("some.csv").write_text(f"label,threshold\n{names[0]},1\nzebra,0\n")
-    words = ["thresholds=some.csv", "threshold=0.001", "output=x.jsonl"]
-    assert run(["predict", f"run={trained}", "input=photos", *words]) == 0
-    assert f"{len(names) - 1} of {len(names)} labels are not there and have threshold=0.001" in capsys.readouterr().out
+    options = ["thresholds=some.csv", "threshold=0.001", "output=x.jsonl"]
+    assert run(["predict", f"run={trained}", "input=photos", *options]) == 0
+    assert f"{len(names) - 1} of {len(names)} labels are not in it and have threshold=0.001" in capsys.readouterr().err
     assert all(set(line["labels"]) == set(names[1:]) for line in lines_of("x.jsonl"))
 
 
-def test_words_without_effect_are_said(trained, photos, capsys):
-    words = ["thresholds=tuned", "threshold=0.4", "scores=all", "resume=true", f"font={_dejavu()}"]
-    assert run(["predict", f"run={trained}", "input=photos/0.png", *words]) == 0
-    printed = capsys.readouterr().out
+def test_options_without_effect_are_warnings(trained, photos, capsys):
+    options = ["thresholds=tuned", "threshold=0.4", "scores=all", "resume=true", f"font={_dejavu()}"]
+    assert run(["predict", f"run={trained}", "input=photos/0.png", *options]) == 0
+    printed = capsys.readouterr().err
     for warning in (
         "threshold=0.4: thresholds=tuned has",
         "scores=all: without output",
@@ -319,7 +320,7 @@ def test_words_without_effect_are_said(trained, photos, capsys):
     ):
         assert f"warning: {warning}" in printed
     assert run(["predict", f"run={trained}", "input=photos/0.png", "thresholds=tuned", "threshold=0.4", "top_k=1"]) == 0
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert "warning: threshold=0.4: top_k=1 lists the best labels" in printed
     assert "warning: thresholds=tuned: top_k=1 lists the best labels" in printed
 
@@ -329,15 +330,20 @@ def test_a_run_without_thresholds_gets_them_from_an_evaluation_of_val(trained, t
     shutil.copytree(trained, copy)
     written = (copy / "thresholds.csv").read_bytes()
     (copy / "thresholds.csv").unlink()
-    with pytest.raises(DataError, match=r"has no thresholds.csv; type mldec evaluate run=RUN split=val"):
+    checkpoint = copy / "checkpoints" / "best.pt"
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({name: value for name, value in content.items() if name != "thresholds"}, checkpoint)
+    with pytest.raises(DataError, match=r"has no tuned thresholds; run mldec evaluate run=RUN split=val"):
         mldec.load(copy).predict([photos / "0.png"], threshold="tuned")
     assert run(["predict", f"run={copy}", "input=photos", "thresholds=tuned"]) == 2
-    assert "has no thresholds.csv; type mldec evaluate run=RUN split=val thresholds=true" in capsys.readouterr().err
-    assert run(["evaluate", f"run={copy}", "thresholds=true"]) == 2
-    assert "type split=val, not test" in capsys.readouterr().err
+    assert (
+        "has no tuned thresholds; run mldec evaluate run=RUN split=val tune_thresholds=true" in capsys.readouterr().err
+    )
+    assert run(["evaluate", f"run={copy}", "tune_thresholds=true"]) == 2
+    assert "use split=val, not split=test" in capsys.readouterr().err
     assert run(["evaluate", f"run={copy}"]) == 0
     assert "tuned" not in json.loads((copy / "evaluation" / "digits_test" / "metrics.json").read_text())
-    assert run(["evaluate", f"run={copy}", "split=val", "thresholds=true"]) == 0
+    assert run(["evaluate", f"run={copy}", "split=val", "tune_thresholds=true"]) == 0
     assert (copy / "thresholds.csv").read_bytes() == written
     capsys.readouterr()
     assert run(["evaluate", f"run={copy}"]) == 0
@@ -355,7 +361,7 @@ def test_annotated_images_show_image_and_labels(trained, photos):
         run(["predict", f"run={trained}", "input=photos", "output=out", "annotated=true", "maps=true", "top_k=2"]) == 0
     )
     for name in ("0.png", "inside/1.png"):
-        shown = cv2.imread(f"out/images/{name}.jpg")
+        shown = cv2.imread(f"out/annotated/{name}.jpg")
         image = cv2.resize(cv2.imread(f"photos/{name}"), (360, 288), interpolation=cv2.INTER_CUBIC)
         assert np.abs(shown[:288, :360].astype(int) - image).mean() < 8  # but for JPEG
         assert (shown[:, 360:].max(axis=(1, 2)) > 200).any()  # there is text
@@ -448,7 +454,7 @@ def test_grey_arrays_are_grey_images_and_other_arrays_are_refused(predictor):
     ):
         with pytest.raises(DataError, match=r"or uint8 \(H,W,3\) RGB or \(H,W\) grey; found"):
             predictor.predict([wrong])
-    with pytest.raises(DataError, match=r"put it in brackets: \['a.jpg'\]"):
+    with pytest.raises(DataError, match=r"found one image; pass \['a.jpg'\]"):
         predictor.predict("a.jpg")
     with pytest.raises(DataError, match="32 bits"):
         predictor.predict([Image.fromarray(np.zeros((4, 4), np.float32))])
@@ -469,13 +475,13 @@ def _dejavu():
 # Inputs and outputs stay apart ----------------------------------------------------------------------------------------
 
 
-def _predict(trained, *words):
-    return run(["predict", f"run={trained}", "top_k=1", *words])
+def _predict(trained, *options):
+    return run(["predict", f"run={trained}", "top_k=1", *options])
 
 
 @pytest.mark.parametrize("source", ["photos", "photos/**/*.*", "./photos/"])
 def test_what_was_drawn_into_the_input_is_no_input(trained, photos, capsys, source):
-    """Typed again, and with another output, predict reads the same images and not its own drawings."""
+    """Run again, and with another output, predict reads the same images and not its own drawings."""
     (photos / "notes.txt").unlink()
     for output in ("photos/out", "photos/out", "photos/inside/two"):
         assert _predict(trained, f"input={source}", f"output={output}", "annotated=true", "maps=true") == 0
@@ -484,17 +490,17 @@ def test_what_was_drawn_into_the_input_is_no_input(trained, photos, capsys, sour
         ]
         for drawn in Path(output).glob("predictions*"):
             drawn.rename(photos.parent / drawn.name)  # a pattern for all files names these, too
-    printed = capsys.readouterr().out
+    printed, diagnostics = capsys.readouterr()
     assert "photos/out/maps" in printed
-    assert "mldec predict drew what is in this folder" in printed
-    assert _predict(trained, "input=photos/out/images") == 0  # unless they are what was typed
+    assert "mldec predict drew what is in this directory" in diagnostics
+    assert _predict(trained, "input=photos/out/annotated") == 0  # unless they are named themselves
 
 
 def test_images_are_not_drawn_among_those_that_are_read(trained, photos, capsys):
-    (photos / "inside").rename(photos / "images")
+    (photos / "inside").rename(photos / "annotated")
     before = sorted(photos.rglob("*"))
     assert _predict(trained, "input=photos", "output=photos", "annotated=true") == 2
-    assert "its folder images, which holds images that are read (photos/images)" in capsys.readouterr().err
+    assert "its directory annotated, which holds images that are read (photos/annotated)" in capsys.readouterr().err
     assert sorted(photos.rglob("*")) == before
 
 
@@ -510,7 +516,7 @@ def test_an_output_never_overwrites_what_is_read(trained, photos, capsys, output
     more = ["format=csv"] if output == "folder" else []
     assert _predict(trained, "input=@list.csv", f"output={output.format(Path.cwd().name)}", *more) == 2
     error = capsys.readouterr().err
-    assert "would be overwritten, and it is read as list.csv; name another output" in error
+    assert "would be overwritten, and it is read as list.csv; use another output" in error
     assert Path("list.csv").read_text() == text
     assert not list(Path.cwd().rglob("*.partial"))
 
@@ -528,7 +534,7 @@ def test_long_names_are_drawn_under_shorter_ones(trained, photos):
         shutil.copy(photos / "0.png", photos / name)
     assert _predict(trained, "input=photos", "output=out", "annotated=true", "maps=true") == 0
     assert len(lines_of("out/predictions.jsonl")) == COUNT + 3
-    for folder, ending in (("images", ".jpg"), ("maps", ".png")):
+    for folder, ending in (("annotated", ".jpg"), ("maps", ".png")):
         drawn = [path.name for path in Path("out", folder).rglob(f"*{ending}")]
         assert len(set(drawn)) == COUNT + 3
         assert sum("~" in name for name in drawn) == 3
@@ -547,19 +553,19 @@ def test_an_image_that_cannot_be_drawn_stops_nothing_and_is_named(trained, photo
 
     monkeypatch.setattr(image_sheets, "save_image", failing)
     assert _predict(trained, "input=photos", "output=out", "annotated=true") == 1
-    assert "error: photos/2.png: cannot be drawn: File name too long" in capsys.readouterr().out
+    assert "error: photos/2.png: cannot be drawn: File name too long" in capsys.readouterr().err
     assert len(lines_of("out/predictions.jsonl")) == COUNT
-    assert len(list(Path("out/images").rglob("*.jpg"))) == COUNT - 1
+    assert len(list(Path("out/annotated").rglob("*.jpg"))) == COUNT - 1
 
 
 def test_a_resumed_prediction_scores_changed_images_again(trained, photos, capsys, monkeypatch):
     """Also one of the same size and time, one that could not be read, and one that is gone."""
     (photos / "0.png").write_bytes(b"broken")
     Path("list.txt").write_text("".join(f"{path}\n" for path in find_images("photos")))
-    words = ["input=@list.txt", "batch_size=1", "scores=all", "workers=0"]
+    options = ["input=@list.txt", "batch_size=1", "scores=all", "workers=0"]
     with monkeypatch.context() as patch:
         stop_after(4, patch)
-        assert _predict(trained, *words, "output=out") != 0
+        assert _predict(trained, *options, "output=out") != 0
     assert cv2.imwrite(str(photos / "0.png"), np.full((48, 60, 3), 255, np.uint8))  # this can be read now
     before, data = (photos / "2.png").stat(), (photos / "0.png").read_bytes()
     (photos / "2.png").write_bytes(data.ljust(before.st_size, b"\0"))
@@ -567,11 +573,11 @@ def test_a_resumed_prediction_scores_changed_images_again(trained, photos, capsy
     assert (photos / "2.png").stat().st_size == before.st_size
     (photos / "4.png").unlink()
     capsys.readouterr()
-    assert _predict(trained, *words, "output=out") == 1
-    printed = capsys.readouterr().out
-    assert "going on after 1 images" in printed
+    assert _predict(trained, *options, "output=out") == 1
+    printed = capsys.readouterr().err
+    assert "resuming after 1 images" in printed
     assert "3 images changed since they were scored and are scored again" in printed
-    assert _predict(trained, *words, "output=fresh") == 1
+    assert _predict(trained, *options, "output=fresh") == 1
     assert len(lines_of("out/predictions.jsonl")) == COUNT - 1
     assert lines_of("out/predictions.jsonl") == lines_of("fresh/predictions.jsonl")
     assert rows_of("out/predictions.broken.csv") == rows_of("fresh/predictions.broken.csv")
@@ -632,27 +638,25 @@ def test_what_macos_adds_is_no_image_and_formats_that_are_not_read_are_named(tra
         (photos / name).write_bytes(b"\0\0\0\x18ftypheic")
     (photos / "inside" / "back").symlink_to(photos, target_is_directory=True)
     assert _predict(trained, f"input={source}", "output=x.jsonl") == 0
-    printed = capsys.readouterr().out
+    printed = "".join(capsys.readouterr())
     assert [Path(line["path"]).name for line in lines_of("x.jsonl")][-2:] == ["1.png", "3.png"]
     assert "._" not in printed
     assert "MACOSX" not in printed
     if source == "photos":
         assert len(lines_of("x.jsonl")) == COUNT
-        assert (
-            "note: passed over photos/IMG_3.HEIC: images in HEIC are not read; convert them to JPEG or PNG" in printed
-        )
+        assert "note: skipped photos/IMG_3.HEIC: images in HEIC are not read; convert them to JPEG or PNG" in printed
         assert "images in HEIF" in printed
         assert "images in CR2" in printed
-        assert "photos/inside/back: linked folders are not entered" in printed
+        assert "photos/inside/back: linked directories are not entered" in printed
     Path("list.txt").write_text("photos/._0.png\nphotos/0.png\n")
     assert _predict(trained, "input=@list.txt", "output=y.jsonl") == 0
     assert [line["path"] for line in lines_of("y.jsonl")] == ["photos/0.png"]
 
 
-def test_a_folder_of_formats_that_are_not_read_says_so(photos):
+def test_a_directory_of_formats_that_are_not_read_is_an_error(photos):
     Path("phone").mkdir()
     Path("phone/IMG_1.HEIC").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"no images there .*passed over phone/IMG_1.HEIC: images in HEIC are not read"):
+    with pytest.raises(DataError, match=r"no images there .*skipped phone/IMG_1.HEIC: images in HEIC are not read"):
         find_images("phone")
 
 
@@ -676,7 +680,7 @@ def test_names_are_printed_on_one_line_without_what_terminals_obey(trained, phot
     inputs = [f"input={name}", f"input={name[:-4]}broken.png"]
     for more in ([], ["output=x.csv"]):
         assert _predict(trained, *inputs, *more) == 1
-        printed = capsys.readouterr().out
+        printed = "".join(capsys.readouterr())
         lines = printed.split("\n")
         assert any(line.startswith(f"{shown}: ") for line in lines)
         assert any(f"cannot decode image {shown[:-4]}broken.png" in line for line in lines)
