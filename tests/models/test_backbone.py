@@ -1,6 +1,5 @@
 """Every family becomes tokens in raster order, of the width it states, with the weights it was asked to have."""
 
-
 import pytest
 import timm
 import torch

@@ -178,7 +178,9 @@ def test_odd_lists_of_names_are_one_error(tmp_path: Path, text: str, reason: str
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "{}", "[]", "1", '[{"type": 1, "type": 2}]', '[{"path": "x"}]', "\x00"])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "{}", "[]", "1", '[{"type": 1, "type": 2}]', '[{"path": "x"}]', "\x00"]
+)
 def test_an_odd_modules_json_is_one_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "modules.json").write_text(text)
     refused(tmp_path, "modules.json")
