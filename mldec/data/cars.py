@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import os
 import posixpath
+import struct
+import zlib
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,11 +17,14 @@ from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, naming, require
 from mldec.data.folder import class_folders, read_class_folders
 from mldec.data.index import ImageIndex
+from mldec.data.workers import held_back, start_pool_worker
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 from mldec.untrusted import MAX_SMALL, read_bytes
 
+COMPRESSED = 15  # the type of a variable in a .mat file
+MAX_UNPACKED = 2**27  # bytes; the published files have 10 million
 TREE = [
     "devkit/cars_meta.mat",
     "devkit/cars_train_annos.mat",
@@ -97,14 +104,36 @@ def _read_whole(path: str, root: str, split: str) -> ImageIndex:
 
 
 def _load(path: str) -> dict[str, Any]:
-    from scipy.io import loadmat  # here, since only these files need it
-
+    """The variables of a .mat file. A process of its own reads it: scipy crashes on deeply nested ones."""
+    content = read_bytes(path, most=MAX_SMALL)
     try:
-        return loadmat(io.BytesIO(read_bytes(path, most=MAX_SMALL)), simplify_cells=True)
-    except DataError:
-        raise
+        _check_unpacked(content)
+        with held_back(), ProcessPoolExecutor(1, initializer=start_pool_worker) as pool:
+            return pool.submit(_variables, content).result()
+    except BrokenProcessPool:
+        raise DataError(f"{path}: cannot be read as a .mat file: the process that reads it crashed") from None
     except Exception as error:  # a damaged file fails with errors of a dozen types
         raise DataError(f"{path}: cannot be read as a .mat file: {error or type(error).__name__}") from None
+
+
+def _variables(content: bytes) -> dict[str, Any]:
+    from scipy.io import loadmat  # here, since only these files need it
+
+    variables: dict[str, Any] = loadmat(io.BytesIO(content), simplify_cells=True)
+    return variables
+
+
+def _check_unpacked(content: bytes) -> None:
+    """Raise ValueError if the compressed variables of a .mat file have more than MAX_UNPACKED bytes together."""
+    order, place, unpacked = "<" if content[126:128] == b"IM" else ">", 128, 0
+    while place + 8 <= len(content):
+        kind, size = struct.unpack_from(f"{order}II", content, place)
+        if kind == COMPRESSED:
+            packed = content[place + 8 : place + 8 + size]
+            unpacked += len(zlib.decompressobj().decompress(packed, MAX_UNPACKED + 1))
+        if unpacked > MAX_UNPACKED:
+            raise ValueError(f"its variables unpack to more than {MAX_UNPACKED:,} bytes")
+        place += 8 + size
 
 
 def _class_names(path: str, content: dict[str, Any]) -> LabelSpace:

@@ -1,12 +1,13 @@
 """Properties: all three forms of the dataset say the same."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.io import savemat
 
-from mldec.data.cars import CarsConfig, build_cars
+from mldec.data.cars import MAX_UNPACKED, CarsConfig, build_cars
 from mldec.errors import DataError
 
 NAMES = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Ram C/V Cargo Van Minivan 2012"]
@@ -113,3 +114,32 @@ def test_what_is_missing_or_wrong_is_named(tmp_path: Path) -> None:
     (kit / "cars_train_annos.mat").write_bytes(b"no matlab")
     with pytest.raises(DataError, match=r"cannot be read as a \.mat file"):
         build_cars(config(tmp_path), split="train")
+
+
+def nested(depth: int) -> bytes:
+    """A .mat file whose only variable is a cell in a cell in a cell, …"""
+    cell = struct.pack("<6I2i2I", 6, 8, 1, 0, 5, 8, 1, 1, 1, 0)
+    name = b"annotations".ljust(16, b"\0")
+    outermost = struct.pack("<6I2i2I", 6, 8, 1, 0, 5, 8, 1, 1, 1, 11) + name
+    parts, size = [], 0
+    for level in range(depth):
+        head = cell if level < depth - 1 else outermost
+        size += len(head)
+        parts.append(struct.pack("<2I", 14, size) + head)
+        size += 8
+    return b"MATLAB 5.0".ljust(124) + struct.pack("<2H", 0x100, 0x4D49) + b"".join(reversed(parts))
+
+
+def test_files_of_strangers_crash_and_fill_nothing(tmp_path: Path) -> None:
+    write_kit(tmp_path, beside=False)
+    file = tmp_path / "devkit" / "cars_train_annos.mat"
+    for depth in (10, 50_000):  # scipy recurses in C
+        file.write_bytes(nested(depth))
+        with pytest.raises(DataError, match=r"cars_train_annos\.mat"):
+            build_cars(config(tmp_path), split="train")
+    savemat(file, {"annotations": np.zeros(MAX_UNPACKED, np.uint8)}, do_compression=True)
+    assert file.stat().st_size < 2**20
+    with pytest.raises(DataError, match="unpack to more than 134,217,728 bytes"):
+        build_cars(config(tmp_path), split="train")
+    savemat(file, {"annotations": boxes(TRAIN)}, do_compression=True)
+    assert targets(tmp_path, "train")
