@@ -1,6 +1,8 @@
-"""Property: JSON that says something twice is refused wherever it is read, and no value is taken in silence."""
+"""Properties: JSON that says something twice is refused wherever it is read, and no value is taken in silence; what
+is no regular file of a run, and no font, is neither shown nor waited for."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ from mldec.data.coco import read_coco_json
 from mldec.data.table import TableConfig, read_table
 from mldec.engine.export.exported_model import read_exported
 from mldec.engine.run_directory import read_json as read_run_json
-from mldec.errors import MldecError
+from mldec.engine.text_rendering import use_font
+from mldec.errors import ConfigError, MldecError
 from mldec.models.embedding_files import read_name_list
 from mldec.paper.records import find_records
+from mldec.report.run import read_run
 from mldec.untrusted import parse_json, read_json
 
 COCO = {
@@ -89,3 +93,23 @@ def test_depth_is_a_value_error_for_every_reader() -> None:
         with pytest.raises(ValueError, match="nested too deeply"):
             parse_json(text)
     assert parse_json('{"a": {"b": 1}, "c": [{"b": 2}, {"b": 3}]}') == {"a": {"b": 1}, "c": [{"b": 2}, {"b": 3}]}
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "environment.json", "per_class_ap.csv"])
+def test_a_report_shows_no_file_that_a_run_links_to(tmp_path: Path, name: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret: 1\n" if name == "config.yaml" else '{"kind": "test", "step": 1, "secret": 1}\n')
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "best.pt").touch()
+    (folder / name).symlink_to(secret)
+    run = read_run(folder)
+    assert run.problems[name].startswith(f"{name} is a symbolic link")
+    assert "secret" not in str(run).replace(run.problems[name], "")
+
+
+def test_a_pipe_is_no_font(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.ttf")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        use_font(str(tmp_path / "a.ttf"))

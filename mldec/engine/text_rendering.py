@@ -12,7 +12,8 @@ from pathlib import Path
 
 from PIL import ImageDraw, ImageFont
 
-from mldec.errors import ConfigError
+from mldec.errors import ConfigError, DataError
+from mldec.untrusted import check_regular
 
 Colour = tuple[int, int, int]
 
@@ -22,8 +23,9 @@ _chosen: list[str] = []
 def use_font(path: str) -> None:
     """Write with the font of a file (TTF, OTF, TTC) from now on. Raises ConfigError if it is none."""
     try:
+        check_regular(Path(path).expanduser())
         ImageFont.truetype(str(Path(path).expanduser()), 12)
-    except (OSError, ValueError) as error:
+    except (DataError, OSError, ValueError) as error:
         raise ConfigError(f"font={path}: no font that can be read: {error}; expected a .ttf, .otf or .ttc") from None
     _chosen[:] = [str(Path(path).expanduser())]
     _font.cache_clear()

@@ -87,6 +87,9 @@ def read_run(source: str | Path) -> RunFiles:
     problems: dict[str, str] = {}
 
     def read(name: str, reader: Callable[[Path], T], nothing: T) -> T:
+        if (folder / name).is_symlink():  # to a private file, perhaps, whose text the page would show
+            problems[name] = f"{name} is a symbolic link, which a report does not follow; replace it with the file"
+            return nothing
         try:
             return reader(folder / name) if (folder / name).is_file() else nothing
         except (MldecError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
