@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(argv: Sequence[str]) -> int:
     """Run what `argv` names; returns the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(usage())
+        commands = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
+        print(USAGE.format(version=mldec.__version__, commands=commands))
         return 0
     if argv[0] == "--version":
         print(mldec.__version__)
@@ -130,9 +131,3 @@ class _Printable(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
-
-
-def usage() -> str:
-    """The text of `mldec --help`."""
-    commands = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
-    return USAGE.format(version=mldec.__version__, commands=commands)

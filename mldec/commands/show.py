@@ -18,16 +18,15 @@ MOST_LABELS = 10**6  # for which a network is built only to be measured
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions:
-    """The resolved experiment, and what it costs. Trains nothing, writes nothing.
+    """The resolved experiment, and its cost: parameters, multiply-accumulates, images, steps, learning rate over time.
 
-    summary  the experiment, parameters, multiply-accumulates, images, steps and the curve of the learning rate
-    yaml     the experiment alone, as in the config.yaml of a run directory
+    Trains nothing, writes nothing. The YAML is that of the config.yaml of a run directory.
     """
 
     SETTINGS = EXPERIMENT
 
     run: Path | None = None  # show the experiment of a run directory
-    format: Literal["summary", "yaml"] = "summary"
+    format: Literal["summary", "yaml"] = "summary"  # yaml: the experiment alone; summary: followed by what it costs
     num_labels: Annotated[int, Range(1, MOST_LABELS)] | None = None  # assume as many labels; the dataset is not read
 
 

@@ -1,4 +1,4 @@
-"""Zero-shot as a user types it: a start that is trained once, any labels of images, the labels of other datasets."""
+"""Property: a zero-shot run trains its start once, and predicts and is measured on any labels, also of other data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "nuswide"
 
 
 def small_zero_shot(digits_root: Path, folder: Path) -> list[str]:
-    """experiment=digits_zsl made small, with vectors that need no text model."""
+    """experiment=digits_zsl made small, with label embeddings that need no text model."""
     return [
         "experiment=digits_zsl",
         "head.label_embeddings.source=random:12",
@@ -54,7 +54,7 @@ def trained_once(digits_root, tmp_path_factory):
 
 @pytest.fixture
 def trained(trained_once, tmp_path, monkeypatch):
-    """A run folder of the test's own."""
+    """A run directory of the test's own."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained_once, tmp_path / "run")
     return tmp_path / "run"
@@ -72,39 +72,44 @@ def image(tmp_path):
     return folder / "0.jpg"
 
 
-def test_what_a_run_starts_from_is_trained_once_and_taken_up_where_it_was_cut_off(zero_shot, tmp_path, capsys):
-    words = [*zero_shot, "runtime.limit_train_batches=1"]
-    assert run(["train", *words]) == 0
+def test_what_a_run_starts_from_is_trained_once_and_resumed_where_it_was_cut_off(zero_shot, tmp_path, capsys):
+    options = [*zero_shot, "runtime.limit_train_batches=1"]
+    assert run(["train", *options]) == 0
     (start,) = (tmp_path / "outputs" / "digits_zsl_start").iterdir()
-    printed = capsys.readouterr().out
-    assert f"training digits_zsl_start first, once: {start}" in printed
+    printed, diagnostics = capsys.readouterr()
+    assert f"note: starting from digits_zsl_start in {start}, which is trained first, once" in diagnostics
     assert "60 of 60 tensors loaded" in printed
     (config,) = (tmp_path / "outputs" / "digits_zsl").glob("*/config.yaml")
     assert f"init_from: {start}" in config.read_text()
 
     before = (start / "metrics.jsonl").read_text()
-    assert run(["train", *words, "head.fc=shared"]) == 0  # another head: the same start
+    assert run(["train", *options, "head.fc=shared"]) == 0  # another head: the same start
     assert (start / "metrics.jsonl").read_text() == before
-    assert f"starting from {start}" in capsys.readouterr().out
-    assert run(["train", *words, "seed=1"]) == 0  # another seed: another start
+    assert f"starting from digits_zsl_start in {start}" in capsys.readouterr().err
+    assert run(["train", *options, "seed=1"]) == 0  # another seed: another start
     assert len(list((tmp_path / "outputs" / "digits_zsl_start").iterdir())) == 2
 
     lines = before.splitlines()
     (start / "metrics.jsonl").write_text("\n".join(line for line in lines if '"test"' not in line) + "\n")
     assert not is_complete(start)
-    assert run(["train", *words]) == 0
+    assert run(["train", *options]) == 0
     assert is_complete(start)
     assert "resumed at step" in capsys.readouterr().out
 
 
-def test_a_resumed_run_needs_its_folder_alone_and_not_the_words(zero_shot, tmp_path, capsys):
+def test_a_resumed_run_needs_its_directory_alone_and_not_the_embeddings(zero_shot, tmp_path, capsys):
     listed = [f"{colour} {' '.join(map(str, range(n, n + 12)))}" for n, colour in enumerate(COLOURS)]
     listed += [f"{digit} {' '.join(str((n * k) % 7) for k in range(1, 13))}" for n, digit in enumerate(DIGITS, 1)]
-    (tmp_path / "words.txt").write_text("\n".join(listed))
-    words = [*zero_shot, "init_from=null", "init_part=all", f"head.label_embeddings.source={tmp_path / 'words.txt'}"]
-    assert run(["train", *words, f"run_dir={tmp_path / 'run'}"]) == 0
+    (tmp_path / "vectors.txt").write_text("\n".join(listed))
+    options = [
+        *zero_shot,
+        "init_from=null",
+        "init_part=all",
+        f"head.label_embeddings.source={tmp_path / 'vectors.txt'}",
+    ]
+    assert run(["train", *options, f"run_dir={tmp_path / 'run'}"]) == 0
     before = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["label_embeddings"]
-    (tmp_path / "words.txt").unlink()
+    (tmp_path / "vectors.txt").unlink()
     more = ["schedule.epochs=2", "allow_schedule_change=true"]
     assert run(["train", f"resume={tmp_path / 'run'}", *more]) == 0
     after = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["label_embeddings"]
@@ -135,59 +140,62 @@ def test_evaluating_on_labels_of_another_dataset(trained, image, tmp_path, capsy
     with (tmp_path / "images" / "test.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     table = tmp_path / "images" / "test.csv"
-    words = ["dataset=table", f"dataset.train={table}", f"dataset.test={table}", "dataset.image_size=64"]
-    assert run(["evaluate", f"run={trained}", *words, f"output={tmp_path / 'there'}"]) == 0
+    options = ["dataset=table", f"dataset.train={table}", f"dataset.test={table}", "dataset.image_size=64"]
+    assert run(["evaluate", f"run={trained}", *options, f"output={tmp_path / 'there'}"]) == 0
     metrics = json.loads((tmp_path / "there" / "metrics.json").read_text())["metrics"]
     assert {"seen_mAP", "zsl_mAP", "gzsl_mAP"} <= set(metrics)  # of these labels only "zebra" was not trained
     assert metrics["classes_counted"] == 3
 
 
-def test_any_words_can_be_asked_of_images(trained, image, tmp_path, capsys):
-    words = ["predict", f"run={trained}", f"input={tmp_path / 'images'}", "labels=zebra crossing, espresso,red seven"]
-    assert run([*words, "top_k=2", f"output={tmp_path / 'out'}", "maps=true"]) == 0
+def test_any_labels_can_be_predicted(trained, image, tmp_path, capsys):
+    options = ["predict", f"run={trained}", f"input={tmp_path / 'images'}", "labels=zebra crossing, espresso,red seven"]
+    assert run([*options, "top_k=2", f"output={tmp_path / 'out'}", "maps=true"]) == 0
     lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
     assert [Path(line["path"]).name for line in lines] == ["0.jpg", "1.jpg", "2.jpg"]
     for line in lines:
         assert len(line["labels"]) == 2
         assert set(line["labels"]) <= {"zebra crossing", "espresso", "red seven"}
     assert cv2.imread(str(tmp_path / "out" / "maps" / "0.jpg.png")) is not None
-    printed = capsys.readouterr().out
-    assert "3 images, 3 labels" in printed
+    printed, diagnostics = capsys.readouterr()
+    assert "3 images, 3 labels" in diagnostics
     assert "0.jpg: " in printed
 
     listed = tmp_path / "labels.txt"
     listed.write_text("zebra crossing\n\nespresso\n")
     assert run(["predict", f"run={trained}", f"input={image}", f"labels=@{listed}", "threshold=0"]) == 0
-    assert "1 images, 2 labels" in capsys.readouterr().out
+    assert "1 images, 2 labels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
         (["labels=red seven,red seven"], "found more than once: red seven"),
-        (["labels=red seven,red seven"], 'type labels="red seven"'),
-        (["labels="], "labels=: empty; type a value"),
-        (["labels=@twice.txt"], "found more than once: zebra; list each label once, one a line"),
+        (["labels=red seven,red seven"], 'use labels="red seven"'),
+        (["labels="], "labels=: empty; set a value"),
+        (["labels=@twice.txt"], "found more than once: zebra; list each label once, one per line"),
         (["labels=red seven,,blue one"], "found an empty one"),
-        (["labels=red seven,,blue one"], 'type labels="red seven,blue one"'),
-        (["labels=zebra", "words=rows.npy"], "rows.npy lists no names"),
-        (["labels=zebra", "words="], "words=: empty; type a value"),
+        (["labels=red seven,,blue one"], 'use labels="red seven,blue one"'),
+        (["labels=zebra", "label_embeddings=rows.npy"], "rows.npy has no names"),
+        (["labels=zebra", "label_embeddings="], "label_embeddings=: empty; set a value"),
         (
             ["labels=zebra", "head.label_embeddings.alias=x"],
             "head.label_embeddings.alias: no such setting; did you mean aliases?",
         ),
         (["labels=@absent.txt"], "labels=@absent.txt: cannot be read"),
-        (["labels=zebra", "words=other.txt"], "width 2, the network was trained with width 12"),
-        (["labels=zebra crossing", "words=short.txt"], "'zebra crossing' (no 'crossing'): nearest known: crossings"),
+        (["labels=zebra", "label_embeddings=other.txt"], "width 2, the network was trained with width 12"),
+        (
+            ["labels=zebra crossing", "label_embeddings=short.txt"],
+            "'zebra crossing' (no 'crossing'): nearest known: crossings",
+        ),
     ],
 )
-def test_bad_words_are_one_clear_error(trained, image, tmp_path, capsys, words, message):
+def test_bad_options_are_one_clear_error(trained, image, tmp_path, capsys, options, message):
     (tmp_path / "other.txt").write_text("zebra 1 2\n")
     (tmp_path / "twice.txt").write_text("zebra\nzebra\n")
     np.save(tmp_path / "rows.npy", np.ones((1, 12), np.float32))
     (tmp_path / "short.txt").write_text(f"zebra {' 1' * 12}\ncrossings {' 2' * 12}\n".replace("  ", " "))
     capsys.readouterr()
-    assert run(["predict", f"run={trained}", f"input={image}", *words]) == 2
+    assert run(["predict", f"run={trained}", f"input={image}", *options]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
@@ -196,65 +204,71 @@ def test_bad_words_are_one_clear_error(trained, image, tmp_path, capsys, words, 
 def test_new_labels_are_looked_up_as_their_aliases_say(trained, image, tmp_path, capsys):
     (tmp_path / "more.txt").write_text(f"crossing {' '.join('12' * 6)}\n")
     (tmp_path / "aliases.txt").write_text("zebra crossing\tcrossing\n")
-    words = ["labels=zebra crossing", "words=more.txt", "head.label_embeddings.aliases=aliases.txt", "top_k=1"]
-    assert run(["predict", f"run={trained}", f"input={image}", *words]) == 0
+    options = [
+        "labels=zebra crossing",
+        "label_embeddings=more.txt",
+        "head.label_embeddings.aliases=aliases.txt",
+        "top_k=1",
+    ]
+    assert run(["predict", f"run={trained}", f"input={image}", *options]) == 0
     assert "zebra crossing" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
-        (["words=more.txt"], "words=more.txt: without labels=… none are looked up"),
-        (["labels=red seven,red five", "words=more.txt"], "words=more.txt: the run has vectors of all these labels"),
+        (["label_embeddings=more.txt"], "label_embeddings=more.txt: without labels=… none are looked up"),
         (
-            ["labels=zebra", "words=random:12", 'head.label_embeddings.templates=["a {}"]'],
+            ["labels=red seven,red five", "label_embeddings=more.txt"],
+            "label_embeddings=more.txt: the run has embeddings of all these labels",
+        ),
+        (
+            ["labels=zebra", "label_embeddings=random:12", 'head.label_embeddings.templates=["a {}"]'],
             "head.label_embeddings.templates=['a {}']: without",
         ),
     ],
 )
-def test_settings_of_words_that_have_no_effect_are_said(trained, image, capsys, words, message):
-    assert run(["predict", f"run={trained}", f"input={image}", *words]) == 0
-    assert f"warning: {message}" in capsys.readouterr().out
+def test_settings_of_label_embeddings_without_effect_are_warnings(trained, image, capsys, options, message):
+    assert run(["predict", f"run={trained}", f"input={image}", *options]) == 0
+    assert f"warning: {message}" in capsys.readouterr().err
 
 
 def test_tuned_thresholds_are_of_the_labels_of_the_dataset_alone(trained, image, tmp_path, capsys):
     """Also of those that were not trained; of any other there are none."""
-    words = ["predict", f"run={trained}", f"input={image}", "thresholds=tuned", "threshold=0", "output=x.jsonl"]
-    assert run([*words, "labels=zebra,red seven,purple eleven"]) == 0
-    warning = "thresholds=tuned: 2 of 3 labels are not there and have threshold=0: zebra, purple eleven"
-    assert f"warning: {warning}" in capsys.readouterr().out
+    options = ["predict", f"run={trained}", f"input={image}", "thresholds=tuned", "threshold=0", "output=x.jsonl"]
+    assert run([*options, "labels=zebra,red seven,purple eleven"]) == 0
+    warning = "thresholds=tuned: 2 of 3 labels are not in it and have threshold=0: zebra, purple eleven"
+    assert f"warning: {warning}" in capsys.readouterr().err
     assert {"zebra", "purple eleven"} <= set(json.loads((tmp_path / "x.jsonl").read_text())["labels"])
-    assert run([*words, f"labels={unseen_classes(8)[0][0]}"]) == 0
-    assert "are not there" not in capsys.readouterr().out
+    assert run([*options, f"labels={unseen_classes(8)[0][0]}"]) == 0
+    assert "are not in it" not in capsys.readouterr().err
 
 
-def test_settings_of_words_that_have_no_effect_on_an_evaluation_are_said(trained, capsys):
+def test_settings_of_label_embeddings_without_effect_on_an_evaluation_are_warnings(trained, capsys):
     assert run(["evaluate", f"run={trained}", "head.label_embeddings.source=more.txt"]) == 0
-    assert (
-        "warning: head.label_embeddings.source=more.txt: the run has vectors of all these labels"
-        in capsys.readouterr().out
-    )
+    warning = "warning: head.label_embeddings.source: the run has embeddings of all these labels"
+    assert warning in capsys.readouterr().err
 
 
-def test_what_is_wrong_with_words_is_said_before_the_start_is_trained(zero_shot, tmp_path, capsys):
-    words = [*zero_shot, f"head.label_embeddings.source={tmp_path / 'words.txt'}"]
-    (tmp_path / "words.txt").write_text("")
-    assert run(["train", *words]) == 2
+def test_wrong_label_embeddings_are_an_error_before_the_start_is_trained(zero_shot, tmp_path, capsys):
+    options = [*zero_shot, f"head.label_embeddings.source={tmp_path / 'vectors.txt'}"]
+    (tmp_path / "vectors.txt").write_text("")
+    assert run(["train", *options]) == 2
     assert not (tmp_path / "outputs").exists()
 
 
 def test_epochs_cannot_be_compared_by_labels_that_val_does_not_know(zero_shot, tmp_path, capsys):
     assert run(["train", *zero_shot, "protocol.zero_shot=zsl"]) == 2
-    assert "protocol.zero_shot=seen or dataset.zero_shot=choose" in capsys.readouterr().err
+    assert "use protocol.zero_shot=seen or dataset.zero_shot=choose" in capsys.readouterr().err
     assert not (tmp_path / "outputs").exists()  # nor was the start trained
     assert run(["train", *zero_shot, "init_from=null", "init_part=all", "protocol.zero_shot=zsl"]) == 2
-    assert "protocol.zero_shot=seen or dataset.zero_shot=choose" in capsys.readouterr().err
+    assert "use protocol.zero_shot=seen or dataset.zero_shot=choose" in capsys.readouterr().err
 
 
-def test_a_checkpoint_without_words_asked_for_new_labels(small_digits, image, tmp_path, capsys):
+def test_a_checkpoint_without_label_embeddings_predicts_no_new_labels(small_digits, image, tmp_path, capsys):
     assert run(["train", *small_digits, "schedule.epochs=1", f"run_dir={tmp_path / 'plain'}"]) == 0
-    assert run(["predict", f"run={tmp_path / 'plain'}", f"input={image}", "top_k=1", "words=x.txt"]) == 0
-    assert "warning: words=x.txt: this network does not know labels as words" in capsys.readouterr().out
+    assert run(["predict", f"run={tmp_path / 'plain'}", f"input={image}", "top_k=1", "label_embeddings=x.txt"]) == 0
+    assert "warning: label_embeddings=x.txt: this network has no label embeddings" in capsys.readouterr().err
     assert run(["predict", f"run={tmp_path / 'plain'}", f"input={image}", "labels=zebra"]) == 2
     assert (
         "trained without label embeddings. Train one with head=zero_shot head.label_embeddings.source="
@@ -262,10 +276,10 @@ def test_a_checkpoint_without_words_asked_for_new_labels(small_digits, image, tm
     )
 
 
-def test_missing_words_stop_before_anything_is_written(zero_shot, tmp_path, capsys):
-    (tmp_path / "words.txt").write_text("red 1 2\nseven 3 4\n")
-    words = [*zero_shot, f"head.label_embeddings.source={tmp_path / 'words.txt'}"]
-    assert run(["train", *words]) == 2
+def test_missing_label_embeddings_stop_before_anything_is_written(zero_shot, tmp_path, capsys):
+    (tmp_path / "vectors.txt").write_text("red 1 2\nseven 3 4\n")
+    options = [*zero_shot, f"head.label_embeddings.source={tmp_path / 'vectors.txt'}"]
+    assert run(["train", *options]) == 2
     assert "no label embedding for 79 labels" in capsys.readouterr().err
     assert not (tmp_path / "outputs").exists()
 
@@ -273,7 +287,7 @@ def test_missing_words_stop_before_anything_is_written(zero_shot, tmp_path, caps
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of NUS-WIDE is not here")
 @pytest.mark.parametrize("experiment", ["nuswide_zsl", "nuswide_zsl_code"])
 def test_the_experiments_of_nus_wide_run_on_its_real_labels_and_vectors(tmp_path, monkeypatch, experiment, capsys):
-    """Miniature images, everything else as published: 1,006 labels, 925 of them trained, vectors of 300 numbers."""
+    """Miniature images, everything else as published: 1,006 labels, 925 of them trained, embeddings of 300 numbers."""
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "nuswide"
     root.mkdir()
@@ -309,17 +323,17 @@ def test_the_experiments_of_nus_wide_run_on_its_real_labels_and_vectors(tmp_path
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of NUS-WIDE is not here")
-def test_show_says_how_large_the_published_network_is(tmp_path, capsys):
-    assert run(["show", "experiment=nuswide_zsl", f"dataset.root={tmp_path}", "labels=925"]) == 0
+def test_show_prints_how_large_the_published_network_is(tmp_path, capsys):
+    assert run(["show", "experiment=nuswide_zsl", f"dataset.root={tmp_path}", "num_labels=925"]) == 0
     printed = capsys.readouterr().out
     assert "labels       925" in printed
     assert "weight_decay: 0.0001" in printed
 
 
-def test_the_labels_that_the_docs_ask_for_were_never_trained():
+def test_the_query_labels_of_the_docs_were_never_trained():
     text = (Path(__file__).parents[2] / "docs" / "zero-shot.md").read_text(encoding="utf-8")
-    (asked,) = re.findall(r'input=photos labels="(\w+ \w+,\w+ \w+)"', text)
-    assert set(asked.split(",")) <= set(unseen_classes(8)[0])
+    (queried,) = re.findall(r'input=photos labels="(\w+ \w+,\w+ \w+)"', text)
+    assert set(queried.split(",")) <= set(unseen_classes(8)[0])
 
 
 def test_the_measured_figures_of_the_page_are_those_of_the_committed_records():
