@@ -6,7 +6,6 @@ no YAML file mentions: the dataclasses of the components know which keys exist, 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -15,7 +14,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import mldec
 from mldec.config import from_stored
 from mldec.engine import settings_file
 from mldec.engine.yaml_bounds import check_config_files
-from mldec.errors import ConfigError, shortened, suggest
+from mldec.errors import ConfigError, first_lines, shortened, suggest
 from mldec.registry import REGISTRIES
 
 GROUPS = (*REGISTRIES, "runtime", "protocol")
@@ -64,9 +63,9 @@ def load_components(plugins: Sequence[str]) -> None:
         except ModuleNotFoundError as error:
             raise ConfigError(f"plugins={module}: {error}; is it on PYTHONPATH or in the current directory?") from None
         except (Exception, SystemExit) as error:  # the user's own code, which may raise anything
+            reason = f"{type(error).__name__}: {shortened(first_lines(error), 200)}{_where(error)}"
             raise ConfigError(
-                f"plugins={module}: importing it raised {type(error).__name__}: {_first_line(error)}{_where(error)}; "
-                "debug=true shows the traceback"
+                f"plugins={module}: importing it raised {reason}; debug=true shows the traceback"
             ) from error
 
 
@@ -83,14 +82,14 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, notes: list
     if config_dir:
         check_config_files(folders[1], CHOICES)
         for_hydra.append(f"hydra.searchpath=[file://{folders[1]}]")
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        with _hydra(folders[0]):
-            from hydra import compose as hydra_compose
-
+        with initialize_config_dir(config_dir=str(folders[0]), version_base="1.3", job_name="mldec"):
             composed = hydra_compose("train", overrides=for_hydra, return_hydra_config=True)
         _refuse_hydra_settings(composed.hydra)
         experiment = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
@@ -312,14 +311,6 @@ def _refuse_hydra_settings(hydra: Any) -> None:
         )
 
 
-@contextlib.contextmanager
-def _hydra(folder: Path) -> Iterator[None]:
-    from hydra import initialize_config_dir
-
-    with initialize_config_dir(config_dir=str(folder), version_base="1.3", job_name="mldec"):
-        yield
-
-
 def _parsed(override: str) -> Any:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -328,16 +319,12 @@ def _parsed(override: str) -> Any:
         return OverridesParser.create().parse_override(override)
     except (HydraException, ValueError, RecursionError) as error:
         if _LONG_NUMBER in str(error):
-            raise ConfigError(_too_long(override)) from None
+            digits = sum(map(str.isdigit, _value(override)))
+            raise ConfigError(f"{shortened(override, 100)}: a whole number of {digits:,} digits; {_RANGE}") from None
         raise ConfigError(
             f"{shortened(override)}: cannot be read as key=value ({shortened(_readable(error), 400)}); quote values "
             f"with spaces or special signs: {shortened(key_of(override))}=\"'…'\""
         ) from None
-
-
-def _too_long(override: str) -> str:
-    digits = sum(map(str.isdigit, _value(override)))
-    return f"{shortened(override, 100)}: a whole number of {digits:,} digits; {_RANGE}"
 
 
 def key_of(override: str) -> str:
@@ -350,11 +337,7 @@ def _unreadable(error: Exception, config_dir: str | None) -> ConfigError:
     where = "the experiment cannot be composed" if config_dir is None else f"--config-dir={config_dir}: cannot be read"
     if isinstance(error, RecursionError):
         return ConfigError(f"{where}: a config file includes or refers to itself, or is nested too deeply")
-    return ConfigError(f"{where}: {type(error).__name__}: {_first_line(error)}")
-
-
-def _first_line(error: BaseException) -> str:
-    return shortened(next(iter(str(error).splitlines()), "") or "no message", 200)
+    return ConfigError(f"{where}: {type(error).__name__}: {shortened(first_lines(error), 200)}")
 
 
 def _where(error: BaseException) -> str:

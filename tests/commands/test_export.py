@@ -54,7 +54,7 @@ def test_an_exported_run_predicts_and_evaluates_as_the_run_does(trained, digits_
         (["run=RUN", "format=safetensors", "weights=reported"], "weights=reported: expected one of best, ema, raw"),
         (["run=RUN", "format=safetensors", "fold_batch_norm=yes"], "expected true or false"),
         (["run=RUN", "format=safetensors", "preprocessing=all"], "expected one of described, included"),
-        (["run=RUN", "format=safetensors", "fold_batch_norm=true"], "fold_batch_norm=true: no effect on format=safetensors"),
+        (["run=RUN", "format=safetensors", "fold_batch_norm=true"], "true: no effect on format=safetensors"),
         (["run=RUN", "format=safetensors", "opset=17"], "opset=17: no such option of mldec export"),
         (["run=/nowhere", "format=safetensors"], "no run directory or checkpoint at /nowhere"),
         (["run=RUN/config.yaml", "format=safetensors"], "use output=DIR"),
