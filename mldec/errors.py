@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import reprlib
+import shlex
 from collections.abc import Iterable
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all control characters but tab and newline
@@ -75,6 +76,11 @@ def first_lines(error: BaseException, most: int = 1) -> str:
     """The first lines of an error's text, joined; the name of its type where it has none."""
     lines = [line.strip() for line in str(error).strip().splitlines()[:most]]
     return "; ".join(lines) or type(error).__name__
+
+
+def option(name: str, value: object) -> str:
+    """`name=value`, quoted so that it can be pasted into a shell."""
+    return shlex.quote(f"{name}={value}")
 
 
 def suggest(name: str, options: Iterable[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mldec.commands import compose
 from mldec.commands.options import EXPERIMENT, LabelNames, parse
 from mldec.config import Count, build_config
+from mldec.errors import option
 
 if TYPE_CHECKING:  # torch is imported where a file is read
     from mldec.models.published import PublishedFile
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     for line in summary(found, config, labels, classifier):
         display.say(line)
     data = "" if has_data(config) else " dataset=… dataset.root=…"
-    run = shlex.quote(f"run={folder}")
+    run = option("run", folder)
     display.say(f"\nrun directory  {folder}\nevaluate       mldec evaluate {run}{data}")
     display.say(f"predict        mldec predict {run} input=IMAGES")
     return 0

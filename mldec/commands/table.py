@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from mldec.commands import compose
 from mldec.commands.options import EXPERIMENT, OutputDirectory, OutputFile, parse, say
 from mldec.config import Natural, Range, Some
-from mldec.errors import ConfigError, shortened
+from mldec.errors import ConfigError, option, shortened
 
 if TYPE_CHECKING:
     from mldec.paper.planning import Planner, TableRequest
@@ -153,7 +153,7 @@ def _reproduce(planner: Planner, name: str, *, run: bool, page: Path | None) -> 
         say(f"\n{write_table(planner, table, results[table.id])}")
     if page is not None:
         records, scale = planner.request.workspace.records, planner.request.scale
-        places = f"records={_relative(records)} page={_relative(page)}"
+        places = f"{option('records', _relative(records))} {option('page', _relative(page))}"
         write_page(planner, results, page, f"mldec table {name} scale={scale} report_only=true {places}")
         say(f"written to {page}", error=True)
     for failure in outcome.failures:

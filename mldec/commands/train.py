@@ -17,7 +17,7 @@ from mldec.commands.options import EXPERIMENT, compose_config, parse, say
 from mldec.config import Config, build_config, to_mapping
 from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
 from mldec.engine.launcher import LAUNCHED, launch, starts_processes
-from mldec.errors import ConfigError
+from mldec.errors import ConfigError, option
 from mldec.files import check_output_directory
 
 if TYPE_CHECKING:  # torch is imported where something is trained
@@ -190,15 +190,15 @@ def _conclude(result: TrainResult) -> None:
         return
     folder = result.run_dir
     if result.exit_code:
-        say(f"\n{result.summary}. To resume:\n  {shlex.join(['mldec', 'train', f'resume={folder}'])}")
+        say(f"\n{result.summary}. To resume:\n  mldec train {option('resume', folder)}")
         return
     say(f"\n{result.summary}\n")
     say(f"run directory  {folder}")
     say(f"images         {folder / 'images' / 'predictions.png'}")
     say(f"per label      {folder / 'per_class_ap.csv'}")
-    say(f"curves         {shlex.join(['tensorboard', '--logdir', str(folder)])}")
-    say(f"evaluate       {shlex.join(['mldec', 'evaluate', f'run={folder}'])}")
-    say(f"report         {shlex.join(['mldec', 'report', f'run={folder}'])}")
+    say(f"curves         tensorboard --logdir {shlex.quote(str(folder))}")
+    say(f"evaluate       mldec evaluate {option('run', folder)}")
+    say(f"report         mldec report {option('run', folder)}")
 
 
 # Several runs ---------------------------------------------------------------------------------------------------------

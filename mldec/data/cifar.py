@@ -16,7 +16,7 @@ from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, appearing_at_once, check_split, naming, require
 from mldec.data.folder import class_folders, read_class_folders
 from mldec.data.index import ImageIndex
-from mldec.errors import DataError
+from mldec.errors import DataError, option
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 from mldec.untrusted import read_bytes
@@ -55,8 +55,8 @@ def build_cifar(config: CifarConfig, *, split: str) -> ImageIndex:
     """
     check_split(config, split)
     advice = (
-        f"Get them with: mldec data download dataset=cifar100 root={config.folder} (cifar-100-python holds pickles, "
-        "which are not read)"
+        f"Get them with: mldec data download dataset=cifar100 {option('root', config.folder)} (cifar-100-python holds "
+        "pickles, which are not read)"
     )
     require(config.folder, [f"{FOLDER}/{name}" for name in FILES], advice)
     folder = os.path.join(prepare_images(config.folder), split)

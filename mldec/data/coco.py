@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, FilesConfig, SplitCounts, check_split, naming, require
 from mldec.data.index import ImageIndex
-from mldec.errors import DataError, shortened
+from mldec.errors import DataError, option, shortened
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 from mldec.untrusted import read_json
@@ -139,7 +139,7 @@ def _advice(config: CocoConfig) -> str:
     other: Literal[2014, 2017] = 2017 if config.year == 2014 else 2014
     if any(os.path.exists(os.path.join(config.folder, entry)) for entry in _tree(other)):
         return f"These are files of {other}: use dataset.year={other},"
-    return f"Get them with: mldec data download dataset=coco dataset.year={config.year} root={config.folder}"
+    return f"Get them with: mldec data download dataset=coco dataset.year={config.year} {option('root', config.folder)}"
 
 
 def _load(annotation_file: str) -> COCO:

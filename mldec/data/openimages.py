@@ -18,7 +18,7 @@ from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, require
 from mldec.data.index import ABSENT, UNKNOWN, ImageIndex, Ragged
 from mldec.data.label_rows import OTHER, LabelRows, csv_rows, read_label_rows
-from mldec.errors import DataError
+from mldec.errors import DataError, option
 from mldec.labels import LabelSpace, repeated_names
 from mldec.registry import DATASETS
 from mldec.untrusted import MAX_SMALL, open_text, read_json
@@ -75,7 +75,7 @@ def build_openimages(config: OpenImagesConfig, *, split: str) -> ImageIndex:
     found = {name: _find(config.folder, (name,)) for name in wanted}
     found |= {options[0]: _find(config.folder, options) for options in names.values()}
     images = PUBLISHED[split]
-    advice = f"Get them with: mldec data download dataset=openimages root={config.folder}"
+    advice = f"Get them with: mldec data download dataset=openimages {option('root', config.folder)}"
     if not all(found.values()):
         require(config.folder, [name for name, path in found.items() if path is None], advice, tree=wanted)
     if config.missing != "ignore":

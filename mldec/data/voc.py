@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, SplitCounts, check_split, require
 from mldec.data.index import ImageIndex
-from mldec.errors import DataError
+from mldec.errors import DataError, option
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 from mldec.untrusted import MAX_SMALL, open_text, read_bytes
@@ -79,7 +79,8 @@ def build_voc(config: VocConfig, *, split: str) -> ImageIndex:
     below = f"VOCdevkit/{year}" if below is None else below
     image_set = f"ImageSets/Main/{config.sets[split]}.txt"
     tree = [f"{below}/{entry}" for entry in (image_set, "Annotations/", "JPEGImages/")]
-    require(config.folder, tree, f"Get them with: mldec data download dataset={config.name} root={config.folder}")
+    advice = f"Get them with: mldec data download dataset={config.name} {option('root', config.folder)}"
+    require(config.folder, tree, advice)
     folder = _join(config, below)
     sources = [os.path.join(folder, entry) for entry in (image_set, "Annotations", "JPEGImages")]
     # A folder's time of change does not reveal a file that was corrected in place.

@@ -23,7 +23,7 @@ from mldec.engine.export import exported_model
 from mldec.engine.lock import lock_run
 from mldec.engine.run_directory import checkpoint_path, run_directory_of
 from mldec.engine.thresholds import LabelThresholds
-from mldec.errors import CheckpointError, ConfigError, MldecError, RunError, first_lines
+from mldec.errors import CheckpointError, ConfigError, MldecError, RunError, first_lines, option
 from mldec.files import replacing
 from mldec.labels import LabelSpace
 from mldec.models.bounded import build_with
@@ -114,7 +114,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if missing:
         raise CheckpointError(
             f"{path} is not a checkpoint of mldec: it has no {', '.join(missing)}; published weights are converted by "
-            f"mldec import checkpoint={path}"
+            f"mldec import {option('checkpoint', path)}"
         )
     check_fields(content, str(path))
     for name in ("model", "ema"):
@@ -139,7 +139,7 @@ def find_checkpoint(run: str | Path, which: Literal["best", "last"] = "best") ->
     if checkpoint_path(path, "best").is_file():
         raise CheckpointError(
             f"{path} has no checkpoints/last.pt to resume from, as after mldec import; start a new run from its "
-            f"weights: init_from={path}"
+            f"weights: {option('init_from', path)}"
         )
     if exported_model.is_exported(path):
         return exported_model.find_weights(path)

@@ -14,7 +14,7 @@ import numpy as np
 
 from mldec.engine.board import Board
 from mldec.engine.run_directory import finite_json, write_text
-from mldec.errors import RunError
+from mldec.errors import RunError, option
 from mldec.untrusted import read_bytes
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class MetricWriter:
         except OSError as error:
             raise RunError(
                 f"cannot write {self._path}: {error.strerror}; earlier checkpoints are kept. Free some disk space, "
-                f"then continue with resume={self._path.parent}"
+                f"then continue with {option('resume', self._path.parent)}"
             ) from error
         self._show(step, lambda summary: [summary.scalar(name, value) for name, value in _scalars(kind, values)])
 

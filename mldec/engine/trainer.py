@@ -47,7 +47,7 @@ from mldec.engine.run_directory import checkpoint_path, run_directory_of
 from mldec.engine.seeding import seed_device, seed_everything, step_seed
 from mldec.engine.thresholds import LabelThresholds, tune_thresholds
 from mldec.engine.train_state import TrainState
-from mldec.errors import CheckpointError, ConfigError, RunError, first_lines, is_out_of_memory
+from mldec.errors import CheckpointError, ConfigError, RunError, first_lines, is_out_of_memory, option
 from mldec.models.classifier import Classifier
 from mldec.models.label_embeddings import LabelEmbeddings
 
@@ -311,7 +311,7 @@ class Trainer:
         Raises CheckpointError if it has other labels, label embeddings, network, optimizer or steps per epoch.
         """
         path, content = stored
-        restart = f"start a new run with init_from={run_directory_of(path)}"
+        restart = f"start a new run with {option('init_from', run_directory_of(path))}"
         if content["labels"] != list(self.splits.labels.names):
             raise CheckpointError(f"{path} was trained on other labels than {self.config.dataset.name} has now")
         embeddings, vocabulary = stored_label_embeddings(content), self.state.model.vocabulary
@@ -359,7 +359,7 @@ class Trainer:
         self.save_last()
         self.stop.check()
         step = self.state.progress.step
-        raise WorkerDied(f"{error}. Saved at step {step}; continue with resume={self.run_dir}") from error
+        raise WorkerDied(f"{error}. Saved at step {step}; continue with {option('resume', self.run_dir)}") from error
 
     def _discard_lost_best(self) -> None:
         """Select the best epoch anew if the weights of the previous best one are missing or damaged."""

@@ -26,7 +26,7 @@ from mldec.engine.predictor import Predictor, load
 from mldec.engine.same_data import FILE, OPTION, other_splits, read_recorded
 from mldec.engine.settings_file import write_settings
 from mldec.engine.trainer import Trainer
-from mldec.errors import ConfigError
+from mldec.errors import ConfigError, option
 from mldec.files import remove_partial
 
 
@@ -155,7 +155,7 @@ def _lock(run_dir: Path, group: ProcessGroup, held: contextlib.ExitStack, *, fre
             held.enter_context(lock_run(run_dir))
             remove_partial(run_dir, "checkpoints", "images")
             if fresh and any((run_dir / "checkpoints").glob("*.pt")):
-                problem = f"run_dir={run_dir}: holds a run already; use resume={run_dir} to continue it"
+                problem = f"run_dir={run_dir}: holds a run already; use {option('resume', run_dir)} to continue it"
         except ConfigError as error:
             problem = str(error)
     if problem := group.broadcast(problem):

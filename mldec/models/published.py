@@ -16,7 +16,7 @@ from typing import Any, cast
 import timm
 from torch import Tensor, nn
 
-from mldec.errors import CheckpointError, ConfigError, DataError, suggest
+from mldec.errors import CheckpointError, ConfigError, DataError, option, suggest
 from mldec.labels import LabelSpace
 from mldec.models.backbone import Backbone
 from mldec.models.bounded import build_within
@@ -202,7 +202,7 @@ def read_published(
     name = "the state dict" if isinstance(source, Mapping) else str(source)
     content = source if isinstance(source, Mapping) else read_file(source)
     if isinstance(content, Mapping) and all(entry in content for entry in OURS):
-        raise CheckpointError(f"{name} is a checkpoint of mldec and needs no import; use run={name}")
+        raise CheckpointError(f"{name} is a checkpoint of mldec and needs no import; use {option('run', name)}")
     entry, tensors = find_tensors(content, name, key)
     others = [str(k) for k, v in content.items() if k != entry and isinstance(v, Mapping) and _has_tensors(v)]
     tensors = unwrapped(tensors)
