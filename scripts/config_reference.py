@@ -102,7 +102,7 @@ def rows_of(cls: type, prefix: str = "", leave_out: Collection[str] = ()) -> lis
     hints = typing.get_type_hints(cls, include_extras=True)
     meanings = describe_fields(cls)
     rows, missing = [], []
-    for field in own_fields_first(cls):
+    for field in dataclasses.fields(cls) if prefix or cls is Config else own_fields_first(cls):
         if field.name in leave_out:
             continue
         if field.name not in meanings:

@@ -32,6 +32,13 @@ def test_every_choice_and_every_setting_stands_in_it():
         assert [name for name in registry.settings() - {"name"} if f"| `{group}.{name}` |" not in page] == []
 
 
+def test_every_option_of_every_command_stands_in_it():
+    page = reference.page()
+    for name, declared in reference.options_of_commands().items():
+        section = page.partition(f"\n### mldec {name}\n")[2].partition("\n### ")[0]
+        assert [f.name for f in dataclasses.fields(declared) if f"\n| `{f.name}` |" not in section] == []
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parent(ComponentConfig):
     """A parent.
