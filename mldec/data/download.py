@@ -169,10 +169,17 @@ class _Work:
         done: dict[str, Fetched] = {}
         failed: dict[str, DataError] = {}
         fatal: list[BaseException] = []
+        ended: queue.SimpleQueue[None] = queue.SimpleQueue()
         for item in downloads:
             waiting.put(item)
 
         def thread() -> None:
+            try:
+                work()
+            finally:
+                ended.put(None)
+
+        def work() -> None:
             while not self.stopped.is_set():
                 try:
                     item = waiting.get_nowait()
@@ -192,12 +199,13 @@ class _Work:
         try:
             for one in threads:
                 one.start()
-            for one in threads:
-                one.join()
+            for _ in threads:  # not by join: where Ctrl-C interrupts it, Python 3.11 takes the thread for ended
+                ended.get()
         except BaseException:
             self.stopped.set()
-            for one in threads:
-                one.join(GRACE / len(threads))
+            with contextlib.suppress(queue.Empty):
+                for _ in threads:
+                    ended.get(timeout=GRACE / len(threads))
             raise
         if fatal:
             raise fatal[0]
