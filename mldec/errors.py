@@ -19,6 +19,7 @@ _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u20
 _DIGITS = re.compile("[0-9]{1,18}")  # ASCII alone: int() and str.isdigit() take other scripts' digits, and superscripts
 _LONG_WORD = re.compile(r"\S{400,}")
 LONGEST_SHOWN = 80  # characters of a wrong value that an error repeats
+LONGEST_PATH = 500  # of a path
 
 
 class MldecError(Exception):
@@ -110,6 +111,8 @@ def printable_name(name: object) -> str:
 
 def shortened(value: object, most: int = LONGEST_SHOWN) -> str:
     """Any value as an error repeats it: on one line, of at most about `most` characters, in a bounded time."""
+    if isinstance(value, os.PathLike):
+        most = max(most, LONGEST_PATH)  # the end of a path is what tells it from others
     if isinstance(value, int) and value.bit_length() > 256:
         return f"a whole number of {value.bit_length():,} bits"
     if value is None or isinstance(value, (str, bool, int, float, os.PathLike, Exception)):

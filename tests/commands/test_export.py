@@ -47,7 +47,7 @@ def test_an_exported_run_predicts_and_evaluates_as_the_run_does(trained, digits_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "run=… is missing"),
+        ([], "run=… and format=… are missing"),
         (["run=RUN"], "format=… is missing"),
         (["run=RUN", "format=onxx"], "format=onxx: expected one of onnx, torch_export, safetensors"),
         (["run=RUN", "format=onnx,onnx"], "format=onnx,onnx: found an item twice; list different values"),

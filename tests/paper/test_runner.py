@@ -322,7 +322,7 @@ def test_records_of_another_version_or_shape_are_listed_and_not_mixed_in(tmp_pat
         ({"row": "a\x1b[2J"}, "holds a\\x1b[2J; expected text without control characters"),
         ({"seed": 1.5}, "seed=1.5: expected a whole number"),
         ({"overrides": None}, "overrides=None: expected a list of text"),
-        ({"overrides": [["a"]]}, "expected a list of text"),
+        ({"overrides": [["a"]]}, "expected text, found a list"),
         ({"outcome": "won"}, "outcome=won: expected one of finished, out_of_memory"),
         ({"metrics": [1]}, "metrics=[1]: expected an object of numbers"),
         ({"metrics": {"mAP": "80"}}, "metrics={'mAP': '80'}: expected an object of numbers"),
