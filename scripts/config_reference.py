@@ -15,7 +15,7 @@ import importlib
 import re
 import sys
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,17 +94,16 @@ def page() -> str:
 
 def settings(cls: type, prefix: str) -> list[Setting]:
     """Every setting of a config dataclass, nested ones after their parent, but `name` of a component and groups."""
-    return rows_of(cls, prefix, leave_out={"name", *REGISTRIES, *PLAIN})
+    left_out = {"name", *REGISTRIES, *PLAIN}
+    return rows_of(cls, [field for field in dataclasses.fields(cls) if field.name not in left_out], prefix)
 
 
-def rows_of(cls: type, prefix: str = "", leave_out: Collection[str] = ()) -> list[Setting]:
-    """A row for each field of a dataclass. Raises ValueError that lists the fields without a description."""
+def rows_of(cls: type, fields: Sequence[Any], prefix: str = "") -> list[Setting]:
+    """A row for each of some fields of a dataclass. Raises ValueError that lists those without a description."""
     hints = typing.get_type_hints(cls, include_extras=True)
     meanings = describe_fields(cls)
     rows, missing = [], []
-    for field in dataclasses.fields(cls) if prefix or cls is Config else own_fields_first(cls):
-        if field.name in leave_out:
-            continue
+    for field in fields:
         if field.name not in meanings:
             missing.append(f"{cls.__module__}.{cls.__name__}.{field.name}")
             continue
@@ -186,7 +185,7 @@ def _commands() -> Iterator[str]:
         rows = "\n".join(
             f"| `{row.name}` | {_cell(row.type.removesuffix(' or null'))} | {row.default.replace('`null`', '')} | "
             f"{_cell(row.meaning)} |"
-            for row in rows_of(declared)
+            for row in rows_of(declared, own_fields_first(declared))
         )
         yield f"| option | values | default | meaning |\n|---|---|---|---|\n{rows}\n"
 
