@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Annotated, Literal
 from mldec.commands import compose
 from mldec.commands.options import EXPERIMENT, compose_config, parse, say
 from mldec.config import Range, build_config, to_mapping
-from mldec.errors import printable
 
 MOST_LABELS = 10**6  # for which a network is built only to be measured
 
@@ -42,8 +40,7 @@ def main(argv: Sequence[str]) -> int:
         config = build_config(compose.change(stored, arguments.overrides, arguments.config_dir))
     else:
         config = compose_config(arguments)
-    text = compose.to_yaml(to_mapping(config))
-    print(printable(text) if sys.stdout.isatty() else text, end="")
+    say(compose.to_yaml(to_mapping(config)).removesuffix("\n"))
     if options.format == "summary":
         from mldec.engine.experiment_summary import summarize
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from mldec.errors import ConfigError, DataError, first_lines, shortened
+from mldec.errors import ConfigError, DataError, first_lines, printable, shortened
 from mldec.untrusted import read_bytes
 
 MOST_BYTES = 2**20
@@ -35,8 +35,12 @@ INTEGER = re.compile("[-+]?(?:0|[1-9][0-9]{0,19})")  # YAML 1.1 also has 0x1f, 0
 
 
 def write_settings(settings: Mapping[str, Any]) -> str:
-    """Plain settings as YAML text, which `read_settings` reads as the same settings."""
-    return yaml.dump(dict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    """Plain settings as YAML text that is safe to print, and which `read_settings` reads as the same settings."""
+    form = {"Dumper": _Dumper, "sort_keys": False, "default_flow_style": False}
+    text: str = yaml.dump(dict(settings), allow_unicode=True, **form)
+    return (
+        text if printable(text) == text else yaml.dump(dict(settings), **form)
+    )  # marks of the text direction as codes
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -7,9 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
 from mldec.commands.main import run
 from mldec.commands.options import say
+from mldec.engine.export.model_card import model_card
+from mldec.engine.settings_file import read_settings, write_settings
+from mldec.errors import printable
+from tests.engine.test_model_card import description
 
 COMMANDS = Path(__file__).parents[2] / "mldec" / "commands"
 EVIL = "\x1b]0;pwned\x07\x9b2J\u202e"
@@ -75,3 +80,16 @@ def test_files_among_the_records_of_a_table_forge_no_page(tmp_path: Path, capsys
         assert "\x1b" not in text
         assert not any(line.startswith("# Forged") for line in text.splitlines())
         assert "'![x](y)\\n# Forged.json` (" in text
+
+
+def test_settings_and_model_cards_are_safe_to_print(tmp_path: Path) -> None:
+    """A mark of the text direction is written as its code, and read back as itself."""
+    settings = {"name": EVIL, "plain": "naïve 猫", "list": [f"a\n{EVIL}"], EVIL: 1}
+    path = tmp_path / "config.yaml"
+    path.write_text(write_settings(settings), encoding="utf-8")
+    assert printable(path.read_text(encoding="utf-8")) == path.read_text(encoding="utf-8")
+    assert read_settings(path) == settings
+    assert "naïve 猫" in write_settings({"plain": "naïve 猫"})
+    card = model_card(description(["cat\u202e"]) | {"name": f"b{EVIL}"}, {}, {}, [])
+    assert printable(card) == card
+    assert ModelCard(card).data.to_dict()["model-index"][0]["name"] == f"b{EVIL}"

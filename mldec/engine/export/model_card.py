@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mldec.data.image import scaled_side
+from mldec.errors import printable
 
 # Metrics in the order of the card: their name on the Hub, and their meaning.
 METRICS = {
@@ -50,7 +51,8 @@ def model_card(
         differences=differences,
         notes=notes,
     )
-    return f"---\n{_header(description, sizes).to_yaml()}\n---\n\n" + re.sub("\n{3,}", "\n\n", body)
+    header = _header(description, sizes).to_yaml()  # in quotation marks, where a code stands for its character
+    return printable(f"---\n{header}\n---\n\n" + re.sub("\n{3,}", "\n\n", body))
 
 
 def escape(text: Any) -> str:
