@@ -34,8 +34,8 @@ def replacing(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
     """A new, empty, hidden file beside `path` to write to: renamed to `path` when the block ends, removed if it fails.
 
     It keeps the ending of `path`, by which some libraries choose a format. Its name cannot be guessed, so neither a
-    symbolic link in a directory of unknown origin nor another process can stand in its place. With `sync` the content is
-    on the disk before the rename, and the rename when the block has ended. Raises OSError that names the file, and
+    symbolic link in a directory of unknown origin nor another process can stand in its place. With `sync` the content
+    is on the disk before the rename, and the rename when the block has ended. Raises OSError that names the file, and
     ConfigError where `path` is a directory.
     """
     path = Path(path)
