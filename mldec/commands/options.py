@@ -25,6 +25,7 @@ from mldec.config import Config, Count, Options, Precision, SomeOrNone, Weights,
 from mldec.errors import ConfigError, DataError, printable, shortened, suggest
 from mldec.files import check_output_directory, check_output_file
 from mldec.labels import LabelSpace
+from mldec.registry import REGISTRIES
 
 #: Types of options beside those of settings. The text describes them in errors and on the reference page.
 OutputDirectory = Annotated[Path, "a directory to write into"]
@@ -89,10 +90,8 @@ def parse(argv: Sequence[str], declared: type[Options], command: str, **more: An
         elif _is_setting(argument, settings):
             overrides.append(argument)
         else:
-            allowed = {*known, *settings}
-            raise ConfigError(
-                f"{shortened(argument)}: no such option of mldec {command}; {suggest(key_of(argument)[:80], allowed)}"
-            )
+            advice = _find_nested(name, settings) or suggest(key_of(argument)[:80], {*known, *settings})
+            raise ConfigError(f"{shortened(argument)}: no such option of mldec {command}; {advice}")
     hints = typing.get_type_hints(declared, include_extras=True)
     values = {name: _read(name, given, hints[name]) for name, given in texts.items()} | more
     needed = (name for name, field in known.items() if field.default is field.default_factory is dataclasses.MISSING)
@@ -217,6 +216,18 @@ def _is_setting(argument: str, settings: Sequence[str]) -> bool:
     if "dataset" in settings and key.startswith("hydra"):
         return True  # composing refuses it and explains why
     return any(key == setting or key.startswith(f"{setting}.") for setting in settings)
+
+
+def _find_nested(name: str, settings: Sequence[str]) -> str:
+    """`did you mean schedule.epochs?` for the last part of the name of a setting; "" if there is none."""
+    if "dataset" not in settings:
+        return ""
+    compose.load_components(())
+    names = {group: registry.settings() for group, registry in REGISTRIES.items()}
+    for group in ("runtime", "protocol"):
+        names[group] = {field.name for field in dataclasses.fields(typing.get_type_hints(Config)[group])}
+    found = [f"{group}.{name}" for group in names if group in settings and name in names[group]]
+    return f"did you mean {' or '.join(found)}?" if found else ""
 
 
 #: What an experiment consists of: the SETTINGS of commands that take all of it.

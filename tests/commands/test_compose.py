@@ -155,6 +155,8 @@ def test_settings_of_a_replaced_component_are_left_out_with_a_note(capsys):
         (["experiment=digit"], "no such experiment; did you mean digits?"),
         (["experiment=digits", "head=ml_decodr"], "no such head; did you mean ml_decoder?"),
         (["experiment=digits", "hed=gap"], "hed=gap: no such option of mldec train; did you mean head?"),
+        (["experiment=digits", "epochs=3"], "epochs=3: no such option of mldec train; did you mean schedule.epochs?"),
+        (["workers=3", "experiment=digits"], "did you mean runtime.workers?"),
         (
             ["experiment=digits", "head.num_group=20"],
             "head.num_group: head=ml_decoder has no such setting; did you mean num_groups?",
