@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
@@ -121,7 +122,7 @@ def _started(loader: DataLoader) -> Any:
     if former is not None:
         _refuse_dead(former)
     try:
-        with held_back():
+        with held_back(loader.multiprocessing_context):
             batches = iter(loader)
             if batches is not former:
                 _adopt(batches)
@@ -134,11 +135,17 @@ def _started(loader: DataLoader) -> Any:
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
-    """Signals wait within the block, and in processes that it starts until these have set their handlers."""
+def held_back(context: Any = None) -> Iterator[None]:
+    """Signals wait within the block, and in processes that it starts until these have set their handlers.
+
+    Args:
+        context: of multiprocessing, in which processes are started; None: the default one.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    if (context or multiprocessing.get_context()).get_start_method() == "forkserver":
+        forkserver.ensure_running()  # started within the block, it would block signals in all its later processes
     former = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield

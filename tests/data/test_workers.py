@@ -7,6 +7,7 @@ import multiprocessing
 import multiprocessing.synchronize
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -154,6 +155,31 @@ def test_a_worker_that_dies_while_it_is_waited_for_is_found_out() -> None:
         next(batches)
     killer.join()
     assert await_end(pids)
+
+
+#: Starts loader processes of a fork server, then a process that is not ours; prints the signals blocked in the latter.
+FORK_SERVER = """
+import multiprocessing, signal
+from torch.utils.data import DataLoader
+from mldec.data import workers
+
+def blocked():
+    print(sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))), flush=True)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("forkserver")
+    loader = DataLoader([1, 2], num_workers=1, multiprocessing_context=context, worker_init_fn=workers.start_worker)
+    assert len(list(workers.received(loader))) == 2
+    process = context.Process(target=blocked)
+    process.start()
+    process.join()
+"""
+
+
+def test_a_fork_server_keeps_no_signals_blocked(tmp_path: Path) -> None:
+    (tmp_path / "loads.py").write_text(FORK_SERVER)
+    done = subprocess.run([sys.executable, tmp_path / "loads.py"], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
 def test_without_room_in_shared_memory_batches_come_all_the_same(
