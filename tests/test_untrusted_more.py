@@ -14,7 +14,7 @@ from mldec.data.table import TableConfig, read_table
 from mldec.engine.export.exported_model import read_exported
 from mldec.engine.run_directory import read_json as read_run_json
 from mldec.engine.text_rendering import use_font
-from mldec.errors import ConfigError, MldecError
+from mldec.errors import ConfigError, MldecError, is_out_of_memory
 from mldec.models.embedding_files import read_name_list
 from mldec.paper.records import find_records
 from mldec.report.run import read_run
@@ -113,3 +113,7 @@ def test_a_pipe_is_no_font(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.ttf")
     with pytest.raises(ConfigError, match="not a regular file"):
         use_font(str(tmp_path / "a.ttf"))
+
+
+def test_a_library_that_memory_does_not_hold_is_one_line() -> None:
+    assert is_out_of_memory(ImportError("libtorch_cuda.so: failed to map segment from shared object"))

@@ -56,10 +56,19 @@ mldec COMMAND --help shows its options. First steps: mldec train experiment=digi
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what `argv` names and leave with its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted,
     75 stopped by the system (SIGTERM, SIGUSR1) and to be resumed."""
+    _keep_imports_out_of_datasets()
     code = run(sys.argv[1:] if argv is None else list(argv))
     if code in (STOPPED, PREEMPTED):
         ignore_signals()
     sys.exit(code)
+
+
+def _keep_imports_out_of_datasets() -> None:
+    """Python processes that this one starts import nothing from the current directory, which may be a stranger's."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(mldec.__file__)))
+    os.environ["PYTHONSAFEPATH"] = "1"
+    if os.path.basename(root) not in ("site-packages", "dist-packages"):  # these are found as they are
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
 
 
 def run(argv: Sequence[str]) -> int:
