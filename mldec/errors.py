@@ -54,7 +54,8 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 2, 6, 60, 60
 
 
-#: What errors of torch, numpy, OpenCV, CUDA and the system's loader contain where memory of the host or of a device ran out.
+#: What errors of torch, numpy, OpenCV, CUDA and dlopen contain where memory of the host or of a device ran out.
+OUT_OF_MEMORY: tuple[str, ...]
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "insufficient memory", "bad_alloc")
 OUT_OF_MEMORY += ("failed to map segment",)
 
