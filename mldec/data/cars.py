@@ -108,8 +108,10 @@ def _load(path: str) -> dict[str, Any]:
     content = read_bytes(path, most=MAX_SMALL)
     try:
         _check_unpacked(content)
-        with held_back(), ProcessPoolExecutor(1, initializer=start_pool_worker) as pool:
-            return pool.submit(_variables, content).result()
+        with ProcessPoolExecutor(1, initializer=start_pool_worker) as pool:
+            with held_back():
+                variables = pool.submit(_variables, content)
+            return variables.result()
     except BrokenProcessPool:
         raise DataError(f"{path}: cannot be read as a .mat file: the process that reads it crashed") from None
     except Exception as error:  # a damaged file fails with errors of a dozen types
