@@ -110,7 +110,7 @@ def measure_loader(options: LoaderOptions, arguments: compose.Arguments) -> Meas
     from mldec.engine import build, config_properties, data_splits
 
     given: dict[str, Any] = {"repeats": options.repeats, "workers": options.workers}
-    if not _chooses_data(arguments):
+    if not arguments.choose_data:
         if arguments.overrides:
             raise ConfigError(f"{arguments.overrides[0]}: has no effect without experiment=… or dataset=…")
         return Measured(measure(scale=options.scale, **given))
@@ -212,9 +212,5 @@ def _compose_heads(heads: Sequence[str], arguments: compose.Arguments) -> dict[s
 
 def _config(arguments: compose.Arguments) -> Config:
     """The experiment of the command line, by default digits."""
-    default = () if _chooses_data(arguments) else ("experiment=digits",)
+    default = () if arguments.choose_data else ("experiment=digits",)
     return compose_config(dataclasses.replace(arguments, overrides=(*default, *arguments.overrides)))
-
-
-def _chooses_data(arguments: compose.Arguments) -> bool:
-    return any(override.startswith(("experiment=", "dataset=")) for override in arguments.overrides)

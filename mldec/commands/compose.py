@@ -46,6 +46,11 @@ class Arguments:
         """The keys of the overrides."""
         return set(map(key_of, self.overrides))
 
+    @property
+    def choose_data(self) -> bool:
+        """Whether an experiment or a dataset is among the overrides."""
+        return bool(self.keys() & {"experiment", "dataset"})
+
 
 def load_components(plugins: Sequence[str]) -> None:
     """Fill the registries: our own components, then the modules that the user named.

@@ -132,7 +132,8 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
     config, display = dataclasses.replace(_dataset(options, arguments), missing="ignore"), Display()
     output = options.output or Path("outputs") / "data" / config.name / "problems.txt"
     check_output_file("output", output)
-    refuse_overwriting("output", [output], _files(config))
+    named = (getattr(config, name, None) for name in ("train", "val", "test", "labels", "exclude"))
+    refuse_overwriting("output", [output], [name for name in named if isinstance(name, str)])
     indexes = {split: _index(config, split) for split in _splits(options.split, config)}
     problems = []
     for split, index in indexes.items():
@@ -307,9 +308,3 @@ def _splits(split: str, config: Any) -> tuple[str, ...]:
             f"split={shortened(split)}: {config.name} has {', '.join(config.splits)}; all is each of them"
         )
     return (split,)
-
-
-def _files(config: Any) -> list[str]:
-    """The files of a dataset that its settings name."""
-    named = (getattr(config, name, None) for name in ("train", "val", "test", "labels", "exclude"))
-    return [name for name in named if isinstance(name, str)]

@@ -67,10 +67,10 @@ def main(argv: Sequence[str]) -> int:
     found = read_published(options.checkpoint, backbone=options.backbone, key=options.key)
     mapping, notes = compose_run(found, options, arguments)
     config = build_config(mapping)
-    if _names_data(arguments.overrides):
+    if arguments.choose_data:
         config = with_absolute_paths(config)
     config_checks.check_config(config)
-    labels, more = choose_labels(found, config, options.labels, _names_data(arguments.overrides))
+    labels, more = choose_labels(found, config, options.labels, arguments.choose_data)
     classifier = build_within(lambda: build.build_bare_classifier(config, labels), found.tensors, found.source)
     found.load_into(classifier)
 
@@ -97,7 +97,7 @@ def compose_run(
     from mldec.engine.imported_run import NO_DATASET, network_settings
 
     overrides, notes = list(arguments.overrides), list[str]()
-    if not _names_data(overrides):
+    if not arguments.choose_data:
         overrides += ["dataset=table", f"dataset.train={NO_DATASET}"]
     if options.image_size is not None:
         overrides.append(f"dataset.image_size={options.image_size}")
@@ -105,10 +105,6 @@ def compose_run(
     given = arguments.keys()
     settings, differences = network_settings(found, mapping, given, options.label_embeddings)
     mapping |= settings
-    if not _names_data(arguments.overrides) and "name" not in given:
+    if not arguments.choose_data and "name" not in given:
         mapping["name"] = re.sub(r"[^\w.-]+", "_", options.checkpoint.name.partition(".")[0]) or "imported"
     return mapping, notes + differences
-
-
-def _names_data(overrides: Sequence[str]) -> bool:
-    return any(compose.key_of(override) in ("experiment", "dataset") for override in overrides)
