@@ -27,7 +27,7 @@ OFTEN = ("runtime.checkpoint_every=1", "augment.mixup=0.4")
 
 def command(words: Sequence[str], environment: Mapping[str, str]) -> None:
     """`mldec` with `words`, in a process of its own that has torch already; what it says goes to the file `said`."""
-    from mldec.commands.main import run
+    from mldec.commands.main import main
 
     if "said" in environment:
         os.dup2(os.open(environment["said"], os.O_WRONLY | os.O_CREAT, 0o666), sys.stderr.fileno())
@@ -37,7 +37,7 @@ def command(words: Sequence[str], environment: Mapping[str, str]) -> None:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # of loader processes, as where a user begins it
-    sys.exit(run(list(words)))
+    main(list(words))
 
 
 def begin(words: Sequence[str], **environment: str) -> ForkServerProcess:
