@@ -10,8 +10,6 @@ from pathlib import Path
 
 import torch
 
-from mldec import errors
-
 SHARE = 0.9  # of the free memory; the rest is left to other processes
 
 
@@ -48,13 +46,6 @@ def release(device: torch.device) -> None:
     else:
         with contextlib.suppress(OSError, AttributeError):  # only glibc has it
             ctypes.CDLL(None).malloc_trim(0)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch or Python means out of memory, on any device."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, (MemoryError, RuntimeError)) and errors.is_out_of_memory(error)
 
 
 @contextlib.contextmanager

@@ -16,11 +16,12 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from mldec.benchmarks.figure import Figure
-from mldec.benchmarks.memory import PeakMemory, is_out_of_memory, limited_memory, release
+from mldec.benchmarks.memory import PeakMemory, limited_memory, release
 from mldec.benchmarks.network import Cost, Network, count_cost, inference_batch, search_largest_batch
 from mldec.benchmarks.rate import SLOW, Rate, matrix_figure, matrix_product
 from mldec.config import Config
 from mldec.engine.device import choose_device, choose_precision
+from mldec.errors import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class _Subject:
                     if self.network is not None:
                         self.network.move(self.device)
                     rate.sample(seconds)
-            except Exception as error:
+            except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 rate.spent = math.inf  # the samples of all cases stay aligned by rounds
@@ -164,7 +165,7 @@ def _halved_until_it_fits(attempt: Callable[[int], Result], size: int, device: t
         try:
             with limited_memory(device):
                 return attempt(size)
-        except Exception as error:
+        except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
         release(device)  # here, since the error holds on to the tensors of the failed step

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from mldec.benchmarks.memory import is_out_of_memory, release
+from mldec.benchmarks.memory import release
 from mldec.benchmarks.rate import synchronize
 from mldec.config import Config
 from mldec.data.index import ImageIndex
@@ -17,6 +17,7 @@ from mldec.engine import build, config_checks, config_properties, data_splits
 from mldec.engine.device import autocast
 from mldec.engine.display import Display
 from mldec.engine.trainer import Trainer
+from mldec.errors import is_out_of_memory
 from mldec.labels import LabelSpace
 from mldec.models.complexity import count_macs, count_parameters
 from mldec.models.label_embeddings import LabelEmbeddings

@@ -167,12 +167,17 @@ def write_per_class(path: Path, result: Result, scores: Scores, labels: LabelSpa
             writer.writerow([to_cell(name), f"{100 * ap:.4f}" if np.isfinite(ap) else "", *states])
 
 
+def metric_names(metrics: Mapping[str, Any], single_label: bool) -> tuple[list[str], list[str]]:
+    """The metrics of all labels in order of importance, and those of the k best labels of an image."""
+    order = ("top1", "top5", "mAP") if single_label else ("mAP", "CF1", "OF1")
+    return [name for name in order if name in metrics], sorted(n for n in metrics if n.startswith(("CF1@", "OF1@")))
+
+
 def describe(metrics: Mapping[str, Any], single_label: bool) -> str:
     """The metrics of `compute_metrics` as text: one line, and one more for each zero-shot task."""
-    order = ("top1", "top5", "mAP") if single_label else ("mAP", "CF1", "OF1")
     tasks = [task for task in TASKS if f"{task}_mAP" in metrics]
-    names = [name for name in order if name in metrics] + sorted(n for n in metrics if n.startswith(("CF1@", "OF1@")))
-    figures = "   ".join(f"{name} {metrics[name]:.2f}" for name in names)
+    primary, of_best = metric_names(metrics, single_label)
+    figures = "   ".join(f"{name} {metrics[name]:.2f}" for name in [*primary, *of_best])
     lines = [f"{figures}   ({metrics['classes_counted']:.0f} classes counted)"]
     return "\n".join([*lines, *(_describe_task(metrics, task) for task in tasks)])
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mldec.engine.data_splits import describe_test_split
+from mldec.engine.evaluator import metric_names
 from mldec.report.html import percent
 from mldec.report.measure import MeasuredSplit
 from mldec.report.run import RunFiles, number
@@ -74,10 +75,8 @@ def headline(run: RunFiles, measured: MeasuredSplit | str) -> Headline:
 
 def metric_tiles(metrics: Mapping[str, Any], *, single_label: bool) -> list[MetricTile]:
     """Metrics in the order of importance, the primary one first."""
-    order = ("top1", "top5", "mAP") if single_label else ("mAP", "CF1", "OF1")
-    first = [name for name in order if name in metrics]
+    first, rest = metric_names(metrics, single_label)
     tasks = [name for name in metrics if name.startswith(("seen_mAP", "zsl_mAP", "gzsl_mAP", "zsl_F1@", "gzsl_F1@"))]
-    rest = sorted(name for name in metrics if name.startswith(("CF1@", "OF1@")))
     return [
         MetricTile(TITLES.get(name, name), percent(number(metrics[name])), _image_count(metrics, name))
         for name in [*first, *tasks, *rest]

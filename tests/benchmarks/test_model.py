@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from mldec.benchmarks import model, network, rate
-from mldec.benchmarks.memory import PeakMemory, is_out_of_memory, limited_memory
+from mldec.benchmarks.memory import PeakMemory, limited_memory
 from mldec.benchmarks.model import Case, measure
 from mldec.benchmarks.network import Network, largest_fitting, search_largest_batch
 from mldec.commands.main import run
 from mldec.engine import build
 from mldec.engine.trainer import Trainer
+from mldec.errors import is_out_of_memory
 from mldec.labels import LabelSpace
 from mldec.models.complexity import count_macs, count_parameters
 from tests.curve import make
