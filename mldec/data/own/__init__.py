@@ -1,0 +1,1 @@
+"""Your own images: what labelling tools, hubs and spreadsheets export, read into one form."""
