@@ -116,7 +116,7 @@ def shortened(value: object, most: int = LONGEST_SHOWN) -> str:
     if isinstance(value, os.PathLike):
         most = max(most, LONGEST_PATH)  # the end of a path is what tells it from others
     if isinstance(value, int) and value.bit_length() > 256:
-        return f"a whole number of {value.bit_length():,} bits"
+        return f"an integer of {value.bit_length():,} bits"
     if value is None or isinstance(value, (str, bool, int, float, os.PathLike, Exception)):
         text = str(value)
     else:

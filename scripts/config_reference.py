@@ -183,7 +183,7 @@ def _commands() -> Iterator[str]:
             every = "every group and setting of an experiment"
             yield f"It takes {every if 'head' in taken else ' and '.join(f'`{key}`' for key in taken)}, too.\n"
         rows = "\n".join(
-            f"| `{row.name}` | {_cell(row.type.removesuffix(' or null'))} | {row.default.replace('`null`', '')} | "
+            f"| `{row.name}` | {_cell(row.type.removesuffix(', or null'))} | {row.default.replace('`null`', '')} | "
             f"{_cell(row.meaning)} |"
             for row in rows_of(declared, own_fields_first(declared))
         )

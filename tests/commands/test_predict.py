@@ -94,9 +94,9 @@ def test_inputs_are_images_folders_patterns_and_lists_each_image_once(photos, mo
     ("options", "message"),
     [
         (["threshold=2"], "expected a number 0 to 1"),
-        (["top_k=0"], "expected a whole number at least 1"),
-        (["batch_size=0"], "expected a whole number at least 1"),
-        (["workers=-1"], "workers=-1: expected a whole number 0 to 1024"),
+        (["top_k=0"], "expected an integer ≥ 1"),
+        (["batch_size=0"], "expected an integer ≥ 1"),
+        (["workers=-1"], "workers=-1: expected an integer from 0 to 1024"),
         (["scores=some"], "expected one of listed, all"),
         (["annotated=true"], "annotated=true writes images; add a directory for them: output=DIR"),
         (["maps=true", "output=x.csv"], "maps=true writes images; add a directory for them: output=DIR"),
