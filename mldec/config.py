@@ -268,7 +268,8 @@ def _convert(value: Any, annotation: Any, path: str, problems: list[str]) -> Any
     if annotation == Group:
         return _component(value, path, problems)
     options = typing.get_args(annotation) if typing.get_origin(annotation) in _UNIONS else (annotation,)
-    settings = next((option for option in options if dataclasses.is_dataclass(option)), None)
+    classes = [option for option in options if isinstance(option, type)]
+    settings = next(filter(dataclasses.is_dataclass, classes), None)
     if settings is not None:
         is_null = value is None and settings is not annotation  # where null is allowed
         return None if is_null else _dataclass(value, settings, path, problems)

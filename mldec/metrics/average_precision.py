@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from mldec.errors import check_choice
 from mldec.metrics.inputs import as_arrays, map_classes
 
 Definition = Literal["exact", "exact_zero", "voc07", "partial", "paper"]
@@ -38,8 +39,7 @@ def average_precision(scores: Any, targets: Any, definition: Definition = "exact
     Raises:
         ValueError: shapes that do not fit, NaN scores, targets outside {1, 0, -1}, or an unknown definition.
     """
-    if definition not in get_args(Definition):
-        raise ValueError(f"definition={definition!r}: no such average precision; use {', '.join(get_args(Definition))}")
+    check_choice("definition", definition, get_args(Definition))
     scores, targets = as_arrays(scores, targets)
     return np.array(map_classes(scores, targets, lambda s, t: _class_ap(s, t, definition)), np.float64)
 

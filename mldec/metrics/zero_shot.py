@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from mldec.errors import check_choice
 from mldec.metrics.average_precision import Definition, average_precision
 from mldec.metrics.f1 import f1_at_k
 from mldec.metrics.inputs import as_arrays
@@ -57,9 +58,8 @@ def zero_shot_metrics(
     seen = np.asarray(seen, bool)
     if seen.shape != (targets.shape[1],):
         raise ValueError(f"`seen` has shape {seen.shape} for {targets.shape[1]} labels")
-    for name, value in (("zsl_images", zsl_images), ("gzsl_images", gzsl_images)):
-        if value not in get_args(Images):
-            raise ValueError(f"{name}={value!r}: no such set of images; use {', '.join(get_args(Images))}")
+    check_choice("zsl_images", zsl_images, get_args(Images))
+    check_choice("gzsl_images", gzsl_images, get_args(Images))
     present = targets == 1
     rows = {
         "all": np.ones(len(targets), bool),

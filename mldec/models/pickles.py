@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import pickle
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -219,18 +219,18 @@ def _weigh(content: Any, most: int) -> None:
             return 1 + len(value), 0
         if isinstance(value, int) and value.bit_length() > MOST_BITS:
             raise Refused(f"it holds an integer of {value.bit_length():,} bits")
-        children = _children(value)
-        if children is None:
-            return 1, 0
         if id(value) in known:
             found = known[id(value)]
             if found is None:
                 raise Refused("one of its lists contains itself")
             return found
+        children = _children(value)
+        if children is None:
+            return 1, 0
         known[id(value)] = None
         if depth > DEPTH:
             raise Refused(f"its containers are nested more than {DEPTH} levels deep")
-        parts = [weigh(child, depth + 1) for child in children()]
+        parts = [weigh(child, depth + 1) for child in children]
         found = (1 + sum(steps for steps, _ in parts), 1 + max((levels for _, levels in parts), default=0))
         if found[0] > most or found[1] > DEPTH:
             raise Refused(f"its nested lists and dicts expand to more than {most:,} values or {DEPTH} levels")
@@ -240,14 +240,11 @@ def _weigh(content: Any, most: int) -> None:
     weigh(content, 0)
 
 
-def _children(value: Any) -> Callable[[], list[Any]] | None:
-    """A function that gives the content of a container; None for other values."""
+def _children(value: Any) -> list[Any] | None:
+    """The content of a container; None for other values."""
     if isinstance(value, dict):
-        return lambda: [*dict.keys(value), *dict.values(value)]
-    if isinstance(value, (_Kind, _Storage)):
-        return None
-    if isinstance(value, (list, tuple, set)):
-        return lambda: list(value)
+        return [*dict.keys(value), *dict.values(value)]
     if isinstance(value, _Bag):
-        return lambda: [value.state]
-    return None
+        return [value.state]
+    is_container = isinstance(value, (list, tuple, set)) and not isinstance(value, (_Kind, _Storage))
+    return list(value) if is_container else None

@@ -24,8 +24,15 @@ from mldec.models.classifier import Classifier
 from mldec.models.heads import GlobalAveragePool, MLDecoder, ZeroShotMLDecoder
 from mldec.models.hub import TRESNETS
 from mldec.models.label_embeddings import LabelEmbeddings
-from mldec.models.published_layouts import FoundBackbone, HeadLayout, find_backbone, find_head, head_settings
-from mldec.models.published_layouts import without_wrappers as unwrapped
+from mldec.models.published_layouts import (
+    RESNETS,
+    FoundBackbone,
+    HeadLayout,
+    find_backbone,
+    find_head,
+    head_settings,
+    unwrapped,
+)
 from mldec.models.tresnet import VARIANTS
 from mldec.models.weights import compare_tensors, find_tensors, read_file
 from mldec.registry import BACKBONES
@@ -244,7 +251,7 @@ def _choose_backbone(found: FoundBackbone, name: str | None, source: str, layout
         if settings is None or settings["name"] != name:
             settings = _named(name)
     if settings is None:
-        known = ", ".join([*VARIANTS, *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))])
+        known = ", ".join([*VARIANTS, *RESNETS.values()])
         raise CheckpointError(
             f"{source} holds {found.description}, which is none of {known}; give the network's name: backbone=NAME, "
             "any timm model"

@@ -28,7 +28,7 @@ PARTS = {
 #: Blocks per stage, bottlenecks in the first stage, channels of the stem -> the settings of the backbone. The last two
 #: are the wider networks that the authors' earlier publications call TResNet-L and XL, as timm does.
 TRESNETS: dict[tuple[tuple[int, ...], bool, int], dict[str, str]] = {
-    **{(variant.layers, variant.v2, 64): {"name": name} for name, variant in VARIANTS.items()},
+    **{(layers, is_v2, 64): {"name": name} for name, (layers, is_v2) in VARIANTS.items()},
     ((4, 5, 18, 3), False, 76): {"name": "timm", "model": "tresnet_l"},
     ((4, 5, 24, 3), False, 83): {"name": "timm", "model": "tresnet_xl"},
 }
@@ -86,7 +86,7 @@ class FoundBackbone:
     description: str
 
 
-def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors without the prefixes that DataParallel, torch.compile or a trainer add to every name."""
     names = {name: name for name in tensors}  # with all prefixes -> without those removed so far
     while wrapper := next((w for w in WRAPPERS if names and all(left.startswith(w) for left in names.values())), None):

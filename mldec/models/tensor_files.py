@@ -45,8 +45,7 @@ def read_torch_file(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return _plain(torch.load(path, map_location="cpu", weights_only=True), {})
     except Exception as error:  # damaged files fail with errors of a dozen types
-        reason = first_lines(error)
-        raise CheckpointError(reason[:300]) from error
+        raise CheckpointError(first_lines(error)[:300]) from error
 
 
 def check_names(names: Any, source: str) -> None:

@@ -54,10 +54,9 @@ def _copy_without_tensors(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # modules may hold any object, and copying one may raise any error
-        reason = first_lines(error)
         raise ConfigError(
-            f"{type(model).__name__} cannot be copied, which is needed to read its shapes ({reason}); remove objects "
-            "that copy.deepcopy does not support, such as generators, locks or open files"
+            f"{type(model).__name__} cannot be copied, which is needed to read its shapes ({first_lines(error)}); "
+            "remove objects that copy.deepcopy does not support, such as generators, locks or open files"
         ) from error
 
 

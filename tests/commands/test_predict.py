@@ -93,7 +93,7 @@ def test_inputs_are_images_folders_patterns_and_lists_each_image_once(photos, mo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["threshold=2"], "expected a number 0 to 1"),
+        (["threshold=2"], "expected a number from 0 to 1"),
         (["top_k=0"], "expected an integer ≥ 1"),
         (["batch_size=0"], "expected an integer ≥ 1"),
         (["workers=-1"], "workers=-1: expected an integer from 0 to 1024"),
