@@ -86,10 +86,8 @@ def read_array(path: Path, rows: int, named: str = "names") -> np.ndarray:
     """
     try:
         check_regular(path)
-        if path.suffix == ".npy":
-            array = np.load(path, allow_pickle=False, mmap_mode="r")
-        else:
-            array = read_torch_file(path)
+        is_npy = path.suffix == ".npy"
+        array = np.load(path, allow_pickle=False, mmap_mode="r") if is_npy else read_torch_file(path)
         if isinstance(array, torch.Tensor):
             array = (array.float() if array.is_floating_point() else array).numpy()  # numpy has no bfloat16
     except Exception as error:  # damaged files fail with errors of a dozen types
