@@ -28,6 +28,8 @@ from mldec.registry import REGISTRIES
 
 Options = TypeVar("Options")
 Weights = Literal["best", "ema", "raw"]  # those whose metric training reported; their moving average; without it
+AveragePrecision = Literal["exact", "exact_zero", "voc07", "partial", "paper"]
+CountedImages = Literal["all", "with_unseen", "with_any"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -115,16 +117,14 @@ class ProtocolConfig:
     """How results are chosen and reported. `paper` and `standard` are never mixed; a result names its protocol."""
 
     name: Literal["paper", "standard"]
-    average_precision: Literal["exact", "exact_zero", "voc07", "partial", "paper"] = (
-        "exact"  # the definition of AP (docs/evaluation.md)
-    )
+    average_precision: AveragePrecision = "exact"  # the definition of AP (docs/evaluation.md)
     report: Literal["ema", "raw", "better"] = "ema"  # which weights count, where EMA is on
     holdout: Share = 0.05  # share of train kept as val where a dataset publishes no third split; 0: val is test
     threshold: Fraction = 0.5  # of the F1 scores
     top_k: tuple[Count, ...] = (3,)  # of the F1@k scores
     zero_shot: Literal["seen", "zsl", "gzsl"] = "seen"  # whose mAP chooses the epoch, where labels are never trained
-    zsl_images: Literal["all", "with_unseen", "with_any"] = "all"  # counted for ZSL (docs/zero-shot.md)
-    gzsl_images: Literal["all", "with_unseen", "with_any"] = "all"  # counted for GZSL: all, those with a label, …
+    zsl_images: CountedImages = "all"  # counted for ZSL (docs/zero-shot.md)
+    gzsl_images: CountedImages = "all"  # counted for GZSL: all, those with a label, …
 
 
 @dataclass(frozen=True, kw_only=True)

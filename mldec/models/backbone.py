@@ -117,7 +117,7 @@ class Backbone(nn.Module):
         self.prefix_tokens = layout.prefix_tokens
         self._channels_last = layout.channels_last
         self._stride = 0
-        if not layout.is_map:
+        if len(layout.shape) == 3:  # a sequence
             count = layout.shape[1] - self.prefix_tokens
             if count <= 0:
                 raise ConfigError(f"{type(model).__name__} gives class tokens only; a backbone needs spatial tokens")

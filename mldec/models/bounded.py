@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.utils._pytree import tree_leaves
 
 from mldec.errors import CheckpointError
 
@@ -44,7 +45,8 @@ def build_with(make: Callable[[], Module], state: Mapping[str, Tensor], source: 
         shell = _shell(make)
     if shell is not None:
         shell.load_state_dict(_as_in(shell, state), assign=True)
-        if not any(_is_hollow(value) for module in shell.modules() for value in vars(module).values()):
+        leaves = (leaf for module in shell.modules() for leaf in tree_leaves(vars(module)))
+        if not any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves):
             return shell
     with at_most(state, source):
         module = make()
@@ -115,12 +117,3 @@ def _as_in(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else value
         for name, value in state.items()
     }
-
-
-def _is_hollow(value: Any) -> bool:
-    """Whether an attribute of a module is a meta tensor or contains one."""
-    if isinstance(value, Tensor):
-        return value.is_meta
-    if isinstance(value, Mapping):
-        return any(_is_hollow(item) for item in value.values())
-    return isinstance(value, (list, tuple)) and any(map(_is_hollow, value))

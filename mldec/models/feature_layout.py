@@ -67,10 +67,6 @@ class FeatureLayout:
     used: frozenset[int]
     final_norm: FinalNorm | None
 
-    @property
-    def is_map(self) -> bool:
-        return len(self.shape) == 4
-
 
 def read_layout(model: nn.Module, image_size: int) -> FeatureLayout:
     """The layout of a network with timm's `forward_features`; nothing is computed and the network is not changed.

@@ -154,9 +154,8 @@ class LabelVocabulary(nn.Module):
 
     def one_group_each(self, vectors: Tensor) -> GroupedLabels:
         """Labels given by their vectors (n, width) only, each in a group of its own, in that order."""
-        count = torch.arange(
-            vectors.shape[0], device=vectors.device
-        )  # not len, which would be a constant in an exported graph
+        # Not len, which would be a constant in an exported graph.
+        count = torch.arange(vectors.shape[0], device=vectors.device)
         first = torch.zeros_like(count)
         return GroupedLabels(normalized(vectors, self.trained, self.normalize)[:, None], first, count, first)
 

@@ -47,15 +47,10 @@ class Refused(Exception):
     """A pickle is not read; the message gives the reason."""
 
 
-class Rehearsed(NamedTuple):
-    """The sizes in bytes of the `storages` of a pickle by key, and the number of bytes of the pickle itself."""
+def rehearse(stream: BinaryIO, size: int, records: Mapping[str, int] | None = None) -> dict[str, int]:
+    """The sizes in bytes of the storages of one pickle of a stream, by key.
 
-    storages: dict[str, int]
-    length: int
-
-
-def rehearse(stream: BinaryIO, size: int, records: Mapping[str, int] | None = None) -> Rehearsed:
-    """Read one pickle of a stream with stand-ins for its tensors; the stream is after the pickle afterwards.
+    It is read with stand-ins for its tensors; the stream is after the pickle afterwards.
 
     Args:
         size: of the file in bytes, which limits the tensors, up to a factor.
@@ -67,7 +62,7 @@ def rehearse(stream: BinaryIO, size: int, records: Mapping[str, int] | None = No
     reader = _Rehearsal(BytesIO(data), size, records)
     content = reader.load()
     _weigh(content, SHARED * len(data) + 1_000_000)
-    return Rehearsed(reader.storages, len(data))
+    return reader.storages
 
 
 def read_plain(stream: BinaryIO) -> Any:
@@ -190,7 +185,7 @@ class _Rehearsal(pickle.Unpickler):
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) if count else 0
         # A copy of a number that is repeated by a stride of 0 has as many numbers as its shape.
         if max(count, last + 1 if count else 0) * width > storage.size:
-            raise Refused(f"a tensor of shape {_shown(shape)} has a storage of {storage.size:,} bytes")
+            raise Refused(f"a tensor of shape {str(shape[:8])[:100]} has a storage of {storage.size:,} bytes")
         self.viewed += count * width
         if self.viewed > VIEWS * self.file_size:
             raise Refused(f"its tensors view the bytes of the file more than {VIEWS} times")
@@ -203,10 +198,6 @@ def _is_size(value: Any) -> bool:
 
 def _are_sizes(values: Any) -> bool:
     return isinstance(values, tuple) and len(values) <= DEPTH and all(map(_is_size, values))
-
-
-def _shown(shape: tuple[int, ...]) -> str:
-    return str(shape[:8])[:100]
 
 
 def _weigh(content: Any, most: int) -> None:

@@ -109,8 +109,7 @@ def _encode(folder: Path, texts: Sequence[str]) -> np.ndarray:
         )
         vectors = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
     except Exception as error:
-        reason = first_lines(error)
-        raise DataError(f"{folder}: cannot be loaded as a sentence-transformers model: {reason}") from error
+        raise DataError(f"{folder}: cannot be loaded as a sentence-transformers model: {first_lines(error)}") from error
     return np.asarray(vectors, np.float32)
 
 
@@ -169,8 +168,9 @@ def _encode_clip(model: str, texts: Sequence[str]) -> np.ndarray:
         tower, *_ = open_clip.create_model_and_transforms(name, pretrained=weights, device="cpu")
         tokenize = open_clip.get_tokenizer(name)
     except Exception as error:
-        reason = first_lines(error)
-        raise DataError(f"head.label_embeddings.source=open_clip:{model}: cannot be loaded: {reason}") from error
+        raise DataError(
+            f"head.label_embeddings.source=open_clip:{model}: cannot be loaded: {first_lines(error)}"
+        ) from error
     tower.eval()
     with torch.inference_mode():
         parts = [

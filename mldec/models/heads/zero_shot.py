@@ -100,7 +100,7 @@ class ZeroShotMLDecoder(MLDecoder):
         """
         memory_BTD = self._project(tokens)
         labels = self.vocabulary() if query_labels is None else query_labels
-        embeddings_BKD = self._batch(self._queries(labels), memory_BTD)
+        embeddings_BKD = self._batch(self._current_queries(labels), memory_BTD)
         for layer in self.layers:
             embeddings_BKD = layer(embeddings_BKD, memory_BTD)
         return cast(Tensor, self.fc(embeddings_BKD, labels))
@@ -118,15 +118,13 @@ class ZeroShotMLDecoder(MLDecoder):
         """(n,) int64: the index of the query that predicts each query label, in the order of the logits."""
         return self.vocabulary.query_of_labels()
 
-    def _current_queries(self) -> Tensor:
-        return self._queries(self.vocabulary())
-
     def _label_weights(self) -> Tensor:
         """(n, D), see `GroupFullyConnected`."""
         return cast(Tensor, self.fc.label_weights(self.vocabulary()))  # type: ignore[operator]
 
-    def _queries(self, labels: GroupedLabels) -> Tensor:
-        """(K, D)."""
+    def _current_queries(self, labels: GroupedLabels | None = None) -> Tensor:
+        """(K, D), for the labels that `vocabulary` holds or for `labels`."""
+        labels = self.vocabulary() if labels is None else labels
         if isinstance(self.queries, LabelEmbeddingQueries):
             return self.queries(labels.vectors)
         return cast(Tensor, self.queries())[labels.groups]
