@@ -28,7 +28,7 @@ from mldec.registry import REGISTRIES
 
 Options = TypeVar("Options")
 Weights = Literal["best", "ema", "raw"]  # those whose metric training reported; their moving average; without it
-AveragePrecision = Literal["exact", "exact_zero", "voc07", "partial", "paper"]
+ApDefinition = Literal["exact", "exact_zero", "voc07", "partial", "paper"]
 CountedImages = Literal["all", "with_unseen", "with_any"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -117,7 +117,7 @@ class ProtocolConfig:
     """How results are chosen and reported. `paper` and `standard` are never mixed; a result names its protocol."""
 
     name: Literal["paper", "standard"]
-    average_precision: AveragePrecision = "exact"  # the definition of AP (docs/evaluation.md)
+    average_precision: ApDefinition = "exact"  # the definition of AP (docs/evaluation.md)
     report: Literal["ema", "raw", "better"] = "ema"  # which weights count, where EMA is on
     holdout: Share = 0.05  # share of train kept as val where a dataset publishes no third split; 0: val is test
     threshold: Fraction = 0.5  # of the F1 scores

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from mldec.config import AveragePrecision, CountedImages
+from mldec.config import ApDefinition, CountedImages
 from mldec.errors import check_choice
 from mldec.metrics.average_precision import average_precision
 from mldec.metrics.f1 import f1_at_k
@@ -30,7 +30,7 @@ def zero_shot_metrics(
     scores: Any,
     targets: Any,
     seen: Sequence[bool] | np.ndarray,
-    definition: AveragePrecision = "exact",
+    definition: ApDefinition = "exact",
     k: Sequence[int] = (3, 5),
     zsl_images: CountedImages = "all",
     gzsl_images: CountedImages = "all",
@@ -93,9 +93,7 @@ def chance_average_precision(positives: int, known: int) -> float:
     return (harmonic + rate * (known - harmonic)) / known
 
 
-def _figures(
-    scores: np.ndarray, targets: np.ndarray, definition: AveragePrecision, k: Sequence[int]
-) -> dict[str, float]:
+def _figures(scores: np.ndarray, targets: np.ndarray, definition: ApDefinition, k: Sequence[int]) -> dict[str, float]:
     """Of some images and labels: mAP, its chance level, F1@k, numbers of images; none without a known positive."""
     positives = (targets == 1).sum(axis=0)
     if not positives.any():

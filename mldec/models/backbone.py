@@ -164,8 +164,7 @@ def create_timm(name: str, *, image_size: int, drop_path: float = 0.0, **more: A
     options: dict[str, Any] = {"num_classes": 0, **more, "img_size": image_size, "drop_path_rate": drop_path or None}
     while True:
         try:
-            model = timm.create_model(name, **options)
-            break
+            return timm.create_model(name, **options)
         except TypeError as error:  # only models of a fixed size accept `img_size`
             if "'img_size'" in str(error):
                 options["img_size"] = None
@@ -175,19 +174,10 @@ def create_timm(name: str, *, image_size: int, drop_path: float = 0.0, **more: A
                 raise
         except (AssertionError, ValueError) as error:
             raise ConfigError(misfit(name, image_size, error)) from error
-    has_drop_path = any(isinstance(module, DropPath) and module.drop_prob for module in model.modules())
-    if drop_path and not has_drop_path:
-        raise ConfigError(f"backbone.drop_path={drop_path}: {name} has no stochastic depth; use 0")
-    return model
 
 
 def finish(
-    model: nn.Module,
-    config: BackboneConfig,
-    *,
-    image_size: int,
-    statistics: PixelStatistics | None,
-    hub_name: str | None,
+    model: nn.Module, config: BackboneConfig, *, image_size: int, statistics: PixelStatistics | None
 ) -> Backbone:
     """`model` as a backbone with the weights and the normalization of `config`.
 
@@ -196,16 +186,20 @@ def finish(
         config: its common settings.
         image_size: side of the images in pixels.
         statistics: the mean and std of its weights; None if it has none of its own.
-        hub_name: the name of its weights in timm's hub; None if there are none.
 
     Raises:
-        ConfigError: the settings require weights or statistics that do not exist.
+        ConfigError: the settings require weights, statistics or stochastic depth that do not exist.
         CheckpointError: weights that cannot be downloaded or read, or do not fit.
     """
     normalization = statistics if config.normalize == "backbone" else UNIT
     if normalization is None:
         raise ConfigError(f"backbone.normalize=backbone: {config.name} has no statistics of its own; use unit")
-    if config.pretrained and hub_name is None:
+    has_drop_path = any(isinstance(module, DropPath) and module.drop_prob for module in model.modules())
+    if config.drop_path and not has_drop_path:
+        name = getattr(config, "model", config.name)
+        raise ConfigError(f"backbone.drop_path={config.drop_path}: {name} has no stochastic depth; use 0")
+    weights = hub_name(config)
+    if config.pretrained and weights is None:
         raise ConfigError(
             f"backbone.pretrained=true: timm's hub has no weights for {config.name}; "
             "use backbone.checkpoint=FILE, or pretrained=false for random weights"
@@ -213,19 +207,18 @@ def finish(
     backbone = Backbone(model, image_size=image_size, normalization=normalization, final_norm=config.keeps_final_norm)
     if config.checkpoint is not None:
         backbone.load(read_weights(config.checkpoint), config.checkpoint)
-    elif config.pretrained and hub_name is not None:
-        backbone.load(_hub_weights(hub_name, image_size), f"timm hub, {hub_name}")
+    elif config.pretrained and weights is not None:
+        backbone.load(_hub_weights(weights, image_size), f"timm hub, {weights}")
     return backbone
 
 
 def build_timm(config: BackboneConfig, *, image_size: int) -> Backbone:
     """The network that timm builds by the name in `config.model` or, for the ResNets, in `config.name`."""
     name: str = getattr(config, "model", config.name)
-    weights = hub_name(config)
-    pretrained = timm.get_pretrained_cfg(weights or name)
+    pretrained = timm.get_pretrained_cfg(hub_name(config) or name)
     model = create_timm(name, image_size=image_size, drop_path=config.drop_path)
     statistics = cast(PixelStatistics, (pretrained.mean, pretrained.std)) if pretrained is not None else None
-    return finish(model, config, image_size=image_size, statistics=statistics, hub_name=weights)
+    return finish(model, config, image_size=image_size, statistics=statistics)
 
 
 BACKBONES.register("timm", TimmBackboneConfig)(build_timm)

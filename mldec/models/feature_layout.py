@@ -191,8 +191,6 @@ def find_final_norm(model: nn.Module, features: Tensor, channels: int) -> FinalN
 
 def _computes(module: nn.Module) -> bool:
     """Whether the module itself, and not a child of it, has parameters or is a norm."""
-    if isinstance(module, nn.Identity):
-        return False
     if any(True for _ in module.parameters(recurse=False)):
         return True
     return "norm" in type(module).__name__.lower() and not any(True for _ in module.children())

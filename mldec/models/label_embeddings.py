@@ -66,23 +66,20 @@ class LabelEmbeddingsConfig:
     def unused(self) -> list[str]:
         """One sentence per setting that has a value without effect on this source."""
         kind = self.source.partition(":")[0]
-        is_array = kind not in TEXT_MODELS and embedding_files.is_array(Path(self.source))
         is_random = kind == "random"
+        is_array = kind not in ("random", *TEXT_MODELS) and embedding_files.is_array(Path(self.source))
         found = []
         if self.names is not None and not is_array:
             found.append(f"names={self.names}: only used with an array (.npy, .pth), not with {self.source}")
         if self.seed and not is_random:
             found.append("seed: only used with head.label_embeddings.source=random:WIDTH")
-        if is_random or (is_array and self.names is None):
-            why = (
-                "random vectors depend on the labels only"
-                if is_random
-                else "an array without names has its rows in the order of the labels"
-            )
-            if self.aliases is not None:
-                found.append(f"aliases={self.aliases}: without effect, {why}")
-            if self.templates != ("{}",):
-                found.append(f"templates={list(self.templates)}: without effect, {why}")
+        why = "random vectors depend on the labels only" if is_random else ""
+        if is_array and self.names is None:
+            why = "an array without names has its rows in the order of the labels"
+        if why and self.aliases is not None:
+            found.append(f"aliases={self.aliases}: without effect, {why}")
+        if why and self.templates != ("{}",):
+            found.append(f"templates={list(self.templates)}: without effect, {why}")
         return [f"head.label_embeddings.{sentence}" for sentence in found]
 
 
@@ -160,7 +157,7 @@ def read_label_embeddings(
     texts = _texts(config, labels)
     kind, _, rest = config.source.partition(":")
     if kind == "random":
-        vectors = _random(labels, _width(config, rest), config.seed)
+        vectors = _random(labels, rest, config)
     elif kind in TEXT_MODELS:
         vectors = text_models.embed(kind, rest, texts, config.templates)
     else:
@@ -199,20 +196,16 @@ def _texts(config: LabelEmbeddingsConfig, labels: Sequence[str]) -> list[str]:
     return [aliases.get(label, label) for label in labels]
 
 
-def _width(config: LabelEmbeddingsConfig, text: str) -> int:
+def _random(labels: Sequence[str], text: str, config: LabelEmbeddingsConfig) -> np.ndarray:
+    """A standard normal vector per name, which depends on the name and the seed only; `text` is their width."""
     width = whole_number(text)
     if width is None or not 1 <= width <= embedding_files.MAX_WIDTH:
         raise DataError(
             f"head.label_embeddings.source={shortened(config.source)}: a width is needed, as in random:300 (1 to 65536)"
         )
-    return width
-
-
-def _random(labels: Sequence[str], width: int, seed: int) -> np.ndarray:
-    """A standard normal vector per name, which depends on the name and `seed` only."""
 
     def draw(name: str) -> np.ndarray:
-        digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+        digest = hashlib.sha256(f"{config.seed}:{name}".encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:16], "little")).standard_normal(width)
 
     return np.stack([draw(name) for name in labels])

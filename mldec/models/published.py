@@ -244,7 +244,7 @@ def _choose_backbone(found: FoundBackbone, name: str | None, source: str, layout
         if settings is None or settings["name"] != name:
             settings = _named(name)
     if settings is None:
-        known = ", ".join([*VARIANTS, *layouts.RESNETS.values()])
+        known = ", ".join([*VARIANTS, *(network["name"] for network in layouts.RESNETS.values())])
         raise CheckpointError(
             f"{source} holds {found.description}, which is none of {known}; give the network's name: backbone=NAME, "
             "any timm model"

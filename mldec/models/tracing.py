@@ -35,8 +35,7 @@ def shapes_only(model: nn.Module) -> Iterator[tuple[nn.Module, torch.device]]:
 def refuse_fake_tensors(model: nn.Module) -> None:
     """Raise ConfigError if a parameter, buffer or attribute of any module, or of its class, has no values."""
     for name, module in model.named_modules():
-        found = [*_tensors(module), *_class_tensors(type(module))]
-        for attribute, tensor in found:
+        for attribute, tensor in (*_tensors(module), *_class_tensors(type(module))):
             if isinstance(tensor, FakeTensor):
                 where = f"{name}.{attribute}" if name else attribute
                 raise ConfigError(

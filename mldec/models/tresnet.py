@@ -11,7 +11,6 @@ from timm.models.tresnet import TResNet
 
 from mldec.errors import ConfigError
 from mldec.models.backbone import UNIT, Backbone, BackboneConfig, finish
-from mldec.models.hub import hub_name
 from mldec.registry import BACKBONES
 
 #: Blocks per stage, and whether it is the second version.
@@ -31,7 +30,7 @@ def build_tresnet(config: BackboneConfig, *, image_size: int) -> Backbone:
         )
     layers, is_v2 = VARIANTS[config.name]
     model = TResNet(list(layers), num_classes=0, v2=is_v2, drop_path_rate=config.drop_path)
-    return finish(model, config, image_size=image_size, statistics=UNIT, hub_name=hub_name(config))
+    return finish(model, config, image_size=image_size, statistics=UNIT)
 
 
 for _name in VARIANTS:

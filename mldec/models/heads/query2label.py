@@ -81,10 +81,7 @@ class Query2Label(PerClassDecoder):
         kept = [self_attention in ("all", "others" if index else "first") for index in range(decoder_layers)]
         sizes = (in_features, num_classes, dim, num_heads, ffn_dim, dropout, encoder_layers, kept)
         super().__init__(*sizes, learnable=True, sine=True, input_projection=input_projection, norm=True)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """As published: every matrix of the transformer Xavier-uniform, the output layer uniform in +-1 / sqrt(D)."""
+        # As published: every matrix of the transformer Xavier-uniform, the output layer uniform in +-1 / sqrt(D).
         for parameter in [*self.encoder.parameters(), *self.layers.parameters()]:
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
