@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Figure:
     note: str = ""
     better: Literal["lower", "higher"] = "lower"
     samples: Sequence[float] = ()
+
+    @classmethod
+    def of_samples(cls, name: str, samples: Sequence[float], unit: str, **more: Any) -> Figure:
+        """What was measured repeatedly: its value is the median of `samples`."""
+        return cls(name, median(samples), unit, samples=tuple(samples), **more)
 
     @property
     def met(self) -> bool | None:

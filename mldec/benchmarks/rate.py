@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from statistics import median
 from time import perf_counter
 from typing import Literal
 
@@ -64,8 +63,7 @@ def matrix_figure(samples: Sequence[float], device: torch.device, dtype: torch.d
     if device.type == "cuda" and dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         name += " (TF32)"
     note = f"multiply-accumulates of this device in {name}, {side} x {side}"
-    rates = tuple(sample / 1e9 for sample in samples)
-    return Figure("matrix product", median(rates), "G/s", note=note, better="higher", samples=rates)
+    return Figure.of_samples("matrix product", [sample / 1e9 for sample in samples], "G/s", note=note, better="higher")
 
 
 def memory_copy(source: torch.Tensor, seconds: float) -> Rate:
@@ -92,16 +90,15 @@ def ratio_figure(
     better: Literal["lower", "higher"] = "higher",
 ) -> Figure:
     """Our rate over theirs, per round; with better="lower" our time over theirs."""
-    pairs = zip(ours.samples, theirs.samples, strict=True)
+    first, second = (ours, theirs) if better == "higher" else (theirs, ours)
     scale = 100 if unit == "%" else 1
-    ratios = tuple(scale * (a / b if better == "higher" else b / a) for a, b in pairs)
-    return Figure(name, median(ratios), unit, target, note, better, ratios)
+    ratios = [scale * a / b for a, b in zip(first.samples, second.samples, strict=True)]
+    return Figure.of_samples(name, ratios, unit, target=target, note=note, better=better)
 
 
 def time_figure(name: str, rate: Rate, note: str = "") -> Figure:
     """The time per unit of work, in ms."""
-    samples = tuple(1000 / sample for sample in rate.samples)
-    return Figure(name, median(samples), "ms", note=note, samples=samples)
+    return Figure.of_samples(name, [1000 / sample for sample in rate.samples], "ms", note=note)
 
 
 def synchronize(device: torch.device) -> None:

@@ -25,6 +25,7 @@ from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
 from mldec.engine.metric_writer import is_complete
 from mldec.errors import OUT_OF_MEMORY
 from mldec.files import lock_file, without_links
+from mldec.paper.markup import fill_template
 from mldec.paper.records import (
     BENCHMARK,
     Record,
@@ -220,20 +221,7 @@ def shell_lines(jobs: Sequence[Job], options: Sequence[str]) -> list[str]:
 def slurm_script(name: str, lines: Sequence[str], *, gpus: int = 1) -> str:
     """A Slurm job array with one task per line. A requeued task resumes what it had begun."""
     tasks = "\n".join(f"  {shlex.quote(line)}" for line in lines)
-    return f"""#!/bin/bash
-#SBATCH --job-name=mldec-{name}
-#SBATCH --array=0-{len(lines) - 1}
-#SBATCH --ntasks=1
-#SBATCH --gpus={gpus}
-#SBATCH --cpus-per-task=8
-#SBATCH --requeue
-#SBATCH --open-mode=append
-#SBATCH --output=%x-%A_%a.log
-tasks=(
-{tasks}
-)
-eval "${{tasks[$SLURM_ARRAY_TASK_ID]}}"
-"""
+    return fill_template("job_array.sh", name=name, last=len(lines) - 1, gpus=gpus, tasks=tasks)
 
 
 def _run(
