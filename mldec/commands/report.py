@@ -96,14 +96,6 @@ def _measure(
         restored = restore(source, weights=options.weights)
     except CheckpointError as error:
         return f"The weights could not be read: {error}"
-    try:
-        config = measured_config(restored.config, arguments, restored.path, options.runtime())
-    except DataError as error:
-        return f"The images could not be read: {error}"
-    if config.runtime.devices > 1:
-        raise ConfigError(f"runtime.devices={config.runtime.devices}: a report is made by one process; leave it out")
-    device = choose_device(config.runtime.device)
-    prepare_runtime(config.runtime, device)
     given, allowed = arguments.keys(), options.allow_other_data
 
     def check(split: str, index: ImageIndex) -> None:
@@ -111,6 +103,12 @@ def _measure(
             display.say(f"note: {other}")
 
     try:
+        config = measured_config(restored.config, arguments, restored.path, options.runtime())
+        devices = config.runtime.devices
+        if devices > 1:
+            raise ConfigError(f"runtime.devices={devices}: a report is made by one process; leave it out")
+        device = choose_device(config.runtime.device)
+        prepare_runtime(config.runtime, device)
         return measure(restored, config, options.split, folder, device, display, check)
     except (DataError, OSError) as error:
         return f"The images could not be read: {error}"

@@ -42,9 +42,10 @@ def latex_text(text: str) -> str:
     return _outside_code(text, _LATEX, lambda code: rf"\texttt{{{_replace(code, _LATEX)}}}")
 
 
-def fill_template(name: str, **values: object) -> str:
+def fill_template(template: str, /, **values: object) -> str:
     """A file of `templates/` with values in place of `$name`."""
-    return Template(resources.files("mldec.paper").joinpath("templates", name).read_text("utf-8")).substitute(values)
+    text = resources.files("mldec.paper").joinpath("templates", template).read_text(encoding="utf-8")
+    return Template(text).substitute(values)
 
 
 def _outside_code(text: str, signs: dict[str, str], code: Callable[[str], str]) -> str:

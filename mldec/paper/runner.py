@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
@@ -25,18 +26,9 @@ from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
 from mldec.engine.metric_writer import is_complete
 from mldec.errors import OUT_OF_MEMORY
 from mldec.files import lock_file, without_links
+from mldec.paper import records
 from mldec.paper.markup import fill_template
-from mldec.paper.records import (
-    BENCHMARK,
-    Record,
-    RunIdentity,
-    find_records,
-    has_record,
-    record_of_benchmark,
-    record_of_run,
-    record_without_memory,
-    write_record,
-)
+from mldec.paper.records import Record, RunIdentity
 
 LOG = "log.txt"  # in the run directory: what the process printed
 LAST_LINES = 15  # of the log of a failed run
@@ -122,7 +114,7 @@ def run_jobs(jobs: Sequence[Job], workspace: Workspace, display: Display, outcom
     ones save and stop, and the next call resumes them.
     """
     unique = list({job.key: job for job in jobs}.values())
-    known = find_records(workspace.records).by_key
+    known = records.find_records(workspace.records).by_key
     waiting = [job for job in unique if job.key not in known]
     if len(waiting) < len(unique):
         display.say(f"{len(unique) - len(waiting)} of {len(unique)} runs already have records")
@@ -131,27 +123,24 @@ def run_jobs(jobs: Sequence[Job], workspace: Workspace, display: Display, outcom
         slots.put(slot)
     outcome, stop, elsewhere = outcome or Outcome(), threading.Event(), list[Job]()
     processes: set[subprocess.Popen[bytes]] = set()
+    thread = threading.local()
+
+    def take_slot() -> None:
+        thread.slot = slots.get()
 
     def work(job: Job, patient: bool = False) -> None:
-        if stop.is_set() or interrupt.requested:
-            return
-        slot = slots.get()
-        try:
-            _work(job, slot, patient)
-        finally:
-            slots.put(slot)
-
-    def _work(job: Job, slot: Mapping[str, str], patient: bool) -> None:
         with _claim(workspace, job, patient=patient, stop=stop) as locks:
+            if stop.is_set() or interrupt.requested:
+                return
             if locks is None:
                 elsewhere.append(job)
                 return
-            if stop.is_set() or interrupt.requested or has_record(workspace.records, job.key):
+            if records.has_record(workspace.records, job.key):
                 return  # another runner was faster
             log = job_folder(job, workspace) / LOG
             progress.begin(job, log)
             try:
-                result = _run(job, workspace, slot, locks, processes)
+                result = _run(job, workspace, thread.slot, locks, processes)
             except (OSError, ValueError, KeyError) as error:  # a full disk, a damaged run directory: others continue
                 result = Failure(job, 1, log, (f"{type(error).__name__}: {error}",))
             if isinstance(result, Record):
@@ -166,17 +155,14 @@ def run_jobs(jobs: Sequence[Job], workspace: Workspace, display: Display, outcom
     with (
         pass_on(processes) as interrupt,
         display.bar("runs", len(waiting)) as bar,
-        ThreadPoolExecutor(len(workspace.slots)) as pool,
+        ThreadPoolExecutor(len(workspace.slots), initializer=take_slot) as pool,
     ):
         progress = _Progress(display, bar, len(waiting))
-        futures = [pool.submit(work, job) for job in waiting]
         try:
-            for future in futures:
-                future.result()
+            list(pool.map(work, waiting))
             for job in elsewhere:
                 display.say(f"{job.title} is being run by another process; waiting for it")
-            for future in [pool.submit(work, job, True) for job in tuple(elsewhere)]:
-                future.result()
+            list(pool.map(partial(work, patient=True), tuple(elsewhere)))
         except KeyboardInterrupt:
             stop.set()  # the processes received the signal too; the pool waits until they have saved
     if interrupt.requested:
@@ -196,7 +182,7 @@ def command(job: Job, workspace: Workspace) -> list[str]:
     """The command line of a job; for an interrupted training, the one that resumes it."""
     folder = job_folder(job, workspace)
     if job.benchmark:
-        given = ["benchmark", "model", *job.benchmark, *job.overrides, f"output={folder / BENCHMARK}"]
+        given = ["benchmark", "model", *job.benchmark, *job.overrides, f"output={folder / records.BENCHMARK}"]
     elif (folder / "checkpoints" / "last.pt").exists():
         given = ["train", f"resume={folder}"]
     else:
@@ -235,7 +221,7 @@ def _run(
     folder = job_folder(job, workspace)
     log = folder / LOG
     code, log_start = 0, log.stat().st_size if log.exists() else 0
-    if not _is_finished(job, folder):
+    if not ((folder / records.BENCHMARK).exists() if job.benchmark else is_complete(folder)):
         folder.mkdir(parents=True, exist_ok=True)
         with open(log, "a", encoding="utf-8", opener=without_links) as file:
             process = subprocess.Popen(
@@ -251,21 +237,15 @@ def _run(
             code = process.wait()
             processes.discard(process)
     if code == 0:
-        collect = record_of_benchmark if job.benchmark else record_of_run
-        record = collect(folder, job)
-        write_record(workspace.records, record)
-        return record
-    text = log.read_bytes()[log_start:].decode("utf-8", "replace")
-    exhausted = code in KILLED or any(sign in text for sign in (*OUT_OF_MEMORY, "MemoryError"))
-    if job.expect == "out_of_memory" and exhausted:
-        record = record_without_memory(folder, job)
-        write_record(workspace.records, record)
-        return record
-    return Failure(job, code, log, tuple(text.splitlines()[-LAST_LINES:]))
-
-
-def _is_finished(job: Job, folder: Path) -> bool:
-    return (folder / BENCHMARK).exists() if job.benchmark else is_complete(folder)
+        record = records.record_of_benchmark(folder, job) if job.benchmark else records.record_of_run(folder, job)
+    else:
+        text = log.read_bytes()[log_start:].decode("utf-8", "replace")
+        exhausted = code in KILLED or any(sign in text for sign in (*OUT_OF_MEMORY, "MemoryError"))
+        if job.expect != "out_of_memory" or not exhausted:
+            return Failure(job, code, log, tuple(text.splitlines()[-LAST_LINES:]))
+        record = records.record_without_memory(folder, job)
+    records.write_record(workspace.records, record)
+    return record
 
 
 @contextlib.contextmanager

@@ -182,9 +182,9 @@ def load_tables(scale: Scale) -> tuple[PaperTable, ...]:
 
 def find_table(name: str, scale: Scale) -> PaperTable:
     """The table of a name that users write: `5`, `table5`, `figure5`, `F5`. Raises ConfigError for any other name."""
-    wanted = name.lower().replace(" ", "").replace("-", "")
-    if found := re.fullmatch(r"([tf]?)([0-9]+)", wanted):
-        wanted = f"{'figure' if found[1] == 'f' else 'table'}{found[2]}"
+    wanted = name.lower()
+    if found := re.fullmatch(r"(?:(t|f|table|figure)[ -]?)?([0-9]+)", wanted):
+        wanted = f"{'figure' if (found[1] or 't').startswith('f') else 'table'}{found[2]}"
     tables = {table.id: table for table in load_tables(scale)}
     if wanted in tables:
         return tables[wanted]
