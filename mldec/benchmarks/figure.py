@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
 from typing import Any, Literal
 
 
@@ -45,17 +44,6 @@ class Figure:
         if self.value is None:
             return False
         return self.value >= self.target if self.better == "higher" else self.value <= self.target
-
-
-def seconds(work: Callable[[], object], repeats: int, before: Callable[[], object] = lambda: None) -> float:
-    """Median duration of `work` in seconds; `before` runs ahead of each repetition and does not count."""
-    durations = []
-    for _ in range(repeats):
-        before()
-        began = perf_counter()
-        work()
-        durations.append(perf_counter() - began)
-    return median(durations)
 
 
 def markdown_table(rows: Sequence[Sequence[str]], left: int | None = None) -> str:

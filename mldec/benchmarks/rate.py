@@ -1,10 +1,9 @@
-"""Rates of repeated work on a device, and reference rates that it cannot exceed."""
+"""Rates of repeated work on a device, and a reference rate that it cannot exceed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Literal
 
 import torch
 
@@ -64,41 +63,6 @@ def matrix_figure(samples: Sequence[float], device: torch.device, dtype: torch.d
         name += " (TF32)"
     note = f"multiply-accumulates of this device in {name}, {side} x {side}"
     return Figure.of_samples("matrix product", [sample / 1e9 for sample in samples], "G/s", note=note, better="higher")
-
-
-def memory_copy(source: torch.Tensor, seconds: float) -> Rate:
-    """Bytes/s of copying `source` to memory of its own."""
-    target = torch.empty_like(source)
-    return Rate(lambda: target.copy_(source), source.numel() * source.element_size(), source.device, seconds)
-
-
-def sample_in_turn(rates: Iterable[Rate], repeats: int, seconds: float) -> None:
-    """Measure all of `rates` once per round, so that other load on a shared machine affects all of them alike."""
-    for _ in range(repeats):
-        for rate in rates:
-            rate.sample(seconds)
-
-
-def ratio_figure(
-    name: str,
-    ours: Rate,
-    theirs: Rate,
-    *,
-    unit: Literal["%", "x"] = "%",
-    target: float | None = None,
-    note: str = "",
-    better: Literal["lower", "higher"] = "higher",
-) -> Figure:
-    """Our rate over theirs, per round; with better="lower" our time over theirs."""
-    first, second = (ours, theirs) if better == "higher" else (theirs, ours)
-    scale = 100 if unit == "%" else 1
-    ratios = [scale * a / b for a, b in zip(first.samples, second.samples, strict=True)]
-    return Figure.of_samples(name, ratios, unit, target=target, note=note, better=better)
-
-
-def time_figure(name: str, rate: Rate, note: str = "") -> Figure:
-    """The time per unit of work, in ms."""
-    return Figure.of_samples(name, [1000 / sample for sample in rate.samples], "ms", note=note)
 
 
 def synchronize(device: torch.device) -> None:
