@@ -91,8 +91,7 @@ def make_planner(name: str, options: TableOptions, arguments: compose.Arguments)
     Raises ConfigError for options without a meaning.
     """
     from mldec.paper.planning import Planner, TableRequest
-    from mldec.paper.runner import Workspace
-    from mldec.paper.slots import slots
+    from mldec.paper.runner import Workspace, slots
     from mldec.paper.tables import find_table, load_tables
 
     tables = load_tables(options.scale) if name == "all" else (find_table(name, options.scale),)

@@ -21,14 +21,17 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
+import torch
+
 from mldec.engine.display import Bar, Display
 from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
 from mldec.engine.metric_writer import is_complete
-from mldec.errors import OUT_OF_MEMORY
+from mldec.errors import OUT_OF_MEMORY, ConfigError
 from mldec.files import lock_file, without_links
 from mldec.paper import records
 from mldec.paper.markup import fill_template
 from mldec.paper.records import Record, RunIdentity
+from mldec.system import usable_cores
 
 LOG = "log.txt"  # in the run directory: what the process printed
 LAST_LINES = 15  # of the log of a failed run
@@ -107,6 +110,31 @@ class Workspace:
     components: tuple[str, ...] = ()
 
 
+def slots(jobs: int | None, gpus: Sequence[int] | None) -> tuple[tuple[dict[str, str], ...], tuple[str, ...]]:
+    """The environment of each process that may run at a time, and the overrides that all of them get.
+
+    Args:
+        jobs: how many processes; None: one per GPU, or one per core.
+        gpus: numbers of the GPUs to use; None: all.
+
+    Raises ConfigError for a GPU that this machine does not have.
+    """
+    cores, there = usable_cores(), torch.cuda.device_count()
+    numbers = range(there) if gpus is None else gpus
+    if any(number >= there for number in numbers):
+        raise ConfigError(f"gpus={','.join(map(str, numbers))}: there are {there} GPUs here, counted from 0")
+    names = [str(number) for number in numbers]
+    # Where only some GPUs are to be used, numbers count within these.
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    names = [visible[int(name)] if len(visible) == there else name for name in names]
+    jobs = jobs or len(names) or cores
+    if names:
+        return tuple({"CUDA_VISIBLE_DEVICES": names[number % len(names)]} for number in range(jobs)), ()
+    # Without a GPU one process per core with one thread each is the most that a machine can do.
+    threads = max(1, cores // jobs)
+    return ({},) * jobs, (f"runtime.threads={threads}", f"runtime.workers={0 if threads == 1 else 1}")
+
+
 def run_jobs(jobs: Sequence[Job], workspace: Workspace, display: Display, outcome: Outcome | None = None) -> Outcome:
     """Run all jobs that have no record yet, and write their records. Returns `outcome` with what could not be run.
 
@@ -118,15 +146,15 @@ def run_jobs(jobs: Sequence[Job], workspace: Workspace, display: Display, outcom
     waiting = [job for job in unique if job.key not in known]
     if len(waiting) < len(unique):
         display.say(f"{len(unique) - len(waiting)} of {len(unique)} runs already have records")
-    slots: SimpleQueue[Mapping[str, str]] = SimpleQueue()
+    untaken: SimpleQueue[Mapping[str, str]] = SimpleQueue()
     for slot in workspace.slots:
-        slots.put(slot)
+        untaken.put(slot)
     outcome, stop, elsewhere = outcome or Outcome(), threading.Event(), list[Job]()
     processes: set[subprocess.Popen[bytes]] = set()
     thread = threading.local()
 
     def take_slot() -> None:
-        thread.slot = slots.get()
+        thread.slot = untaken.get()  # each thread keeps one
 
     def work(job: Job, patient: bool = False) -> None:
         with _claim(workspace, job, patient=patient, stop=stop) as locks:
