@@ -123,17 +123,11 @@ def measure_loader(options: LoaderOptions, arguments: compose.Arguments) -> Meas
 
 
 #: The options of each subject,
-SUBCOMMANDS: dict[str, type[BenchmarkOptions]] = {
-    "model": ModelOptions,
-    "train": TrainOptions,
-    "loader": LoaderOptions,
-}
+SUBCOMMANDS: dict[str, type[BenchmarkOptions]]
+SUBCOMMANDS = {"model": ModelOptions, "train": TrainOptions, "loader": LoaderOptions}
 #: and the function that measures it.
-MEASURES: dict[str, Callable[[Any, compose.Arguments], Measured]] = {
-    "model": measure_model,
-    "train": measure_train,
-    "loader": measure_loader,
-}
+MEASURES: dict[str, Callable[[Any, compose.Arguments], Measured]]
+MEASURES = {"model": measure_model, "train": measure_train, "loader": measure_loader}
 
 
 def main(argv: Sequence[str]) -> int:

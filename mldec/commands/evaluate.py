@@ -38,10 +38,8 @@ class EvaluateOptions(NetworkOptions):
 
     def __post_init__(self) -> None:
         if self.tune_thresholds and self.split != "val":
-            raise ValueError(
-                f"tune_thresholds=true: thresholds are tuned on val and reported on other splits; use split=val, not "
-                f"split={self.split}"
-            )
+            why = "thresholds are tuned on val and reported on other splits"
+            raise ValueError(f"tune_thresholds=true: {why}; use split=val, not split={self.split}")
 
 
 OPTIONS = EvaluateOptions

@@ -14,7 +14,6 @@ from mldec.errors import CheckpointError, ConfigError, DataError, shortened
 from mldec.files import check_output_file, refuse_overwriting, write_text
 
 if TYPE_CHECKING:
-    from mldec.data.index import ImageIndex
     from mldec.engine.display import Display
     from mldec.report.measure import MeasuredSplit
 
@@ -88,8 +87,6 @@ def _measure(
 ) -> MeasuredSplit | str:
     """The predictions of a run's network for a split, or a sentence with the reason why there are none."""
     from mldec.engine.checkpoint import restore
-    from mldec.engine.device import choose_device, prepare_runtime
-    from mldec.engine.same_data import check_same_data
     from mldec.report.measure import measure
 
     try:
@@ -98,19 +95,10 @@ def _measure(
         return f"The weights could not be read: {error}"
     try:
         config = measured_config(restored.config, arguments, restored.path, options.runtime())
-    except DataError as error:
-        return f"The images could not be read: {error}"
-    if config.runtime.devices > 1:
-        raise ConfigError(f"runtime.devices={config.runtime.devices}: a report is made by one process; leave it out")
-    device = choose_device(config.runtime.device)
-    prepare_runtime(config.runtime, device)
-    given, allowed = arguments.keys(), options.allow_other_data
-
-    def check(split: str, index: ImageIndex) -> None:
-        if other := check_same_data(restored.path, split, index, overrides=given, allowed=allowed):
-            display.say(f"note: {other}")
-
-    try:
-        return measure(restored, config, options.split, folder, device, display, check)
+        devices = config.runtime.devices
+        if devices > 1:
+            raise ConfigError(f"runtime.devices={devices}: a report is made by one process; leave it out")
+        given, allowed = arguments.keys(), options.allow_other_data
+        return measure(restored, config, options.split, folder, display, overrides=given, allow_other_data=allowed)
     except (DataError, OSError) as error:
         return f"The images could not be read: {error}"

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from mldec.config import Config
 from mldec.data.index import ImageIndex
 from mldec.engine import build, config_properties, thresholds
 from mldec.engine.checkpoint import Restored
+from mldec.engine.device import choose_device, prepare_runtime
 from mldec.engine.display import Display
 from mldec.engine.evaluator import Result, Scores
 from mldec.engine.predictor import Predictor
+from mldec.engine.same_data import check_same_data
 from mldec.engine.scoring import open_split, score_split
 from mldec.errors import DataError, MldecError
 from mldec.labels import LabelSpace
@@ -69,23 +70,28 @@ def measure(
     config: Config,
     split: str,
     folder: Path | None,
-    device: torch.device,
     display: Display,
-    check: Callable[[str, ImageIndex], None] = lambda split, index: None,
+    *,
+    overrides: Collection[str] = (),
+    allow_other_data: bool = False,
 ) -> MeasuredSplit:
     """Score `split` and, where thresholds by label have to be chosen, val.
 
     Args:
         config: that of the run as it is to be measured.
         folder: the run directory, which may hold thresholds.csv; None: thresholds by label are not needed.
-        check: called with each split and its index; raises DataError for data that must not be measured.
+        overrides: keys of the settings that the user changed.
+        allow_other_data: accept images or labels that are not those of the run.
 
-    Raises DataError if images or annotations cannot be read.
+    Raises DataError if images or annotations cannot be read, or are not those of the run.
     """
+    device = choose_device(config.runtime.device)
+    prepare_runtime(config.runtime, device)
 
     def score(split: str) -> tuple[ImageIndex, LabelSpace, Scores, Result]:
         index, labels = open_split(restored, config, split)
-        check(split, index)
+        if other := check_same_data(restored.path, split, index, overrides=overrides, allowed=allow_other_data):
+            display.say(f"note: {other}")
         what = f"{config.dataset.name} {split}"
         return index, labels, *score_split(restored, config, index, labels, what=what, device=device, display=display)
 

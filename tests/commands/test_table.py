@@ -278,6 +278,8 @@ def test_the_published_vectors_may_lie_anywhere(tmp_path):
     ("words", "message"),
     [
         (["15"], "table=15: no such table"),
+        (["table=-1"], "table=-1: no such table; allowed: figure5, figure6, table1, "),
+        (["table=0"], "table=0: no such table; "),
         (["5", "6"], "one table at a time"),
         (["1", "scale=lap"], "scale=lap: expected one of paper, desk"),
         (["1", "seeds="], "seeds=: empty"),

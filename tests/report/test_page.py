@@ -16,7 +16,6 @@ import pytest
 
 from mldec.commands.main import run
 from mldec.engine.checkpoint import restore
-from mldec.engine.device import choose_device
 from mldec.engine.display import Display
 from mldec.engine.image_sheets import View
 from mldec.labels import LabelSpace
@@ -59,7 +58,7 @@ def test_the_page_says_what_evaluate_finds(copy, capsys):
 def test_thresholds_are_chosen_on_val_and_shown_on_test(copy):
     rows = {row[0]: row[1:] for row in make(copy).tables["at"][2:]}
     restored = restore(copy)
-    measured = measure(restored, restored.config, "test", copy, choose_device("cpu"), Display(quiet=True))
+    measured = measure(restored, restored.config, "test", copy, Display(quiet=True))
     for column, name in enumerate(LABELS):
         index = measured.labels.index(name)
         threshold = measured.thresholds.values[index]
@@ -253,7 +252,7 @@ def test_single_labels_and_other_splits(image_folder, tmp_path):
 def test_thousands_of_labels_stay_small(copy):
     """9,605 labels as Open Images has, with images, scores and maps of all of them."""
     restored = restore(copy)
-    measured = measure(restored, restored.config, "test", copy, choose_device("cpu"), Display(quiet=True))
+    measured = measure(restored, restored.config, "test", copy, Display(quiet=True))
     rng = np.random.default_rng(0)
     count, size = 9605, len(measured.index)
     labels = LabelSpace([f"A label of about this length {i}" for i in range(count)])
