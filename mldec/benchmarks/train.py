@@ -77,7 +77,7 @@ class _BareLoop:
     def __init__(self, trainer: Trainer) -> None:
         batch: Batch = trainer.batches.first()
         self.device, self.dtype, self.loss = trainer.device, trainer.dtype, trainer.loss
-        self.classifier = build.build_bare_classifier(trainer.config, trainer.splits.labels, None)
+        self.classifier = build.build_classifier(trainer.config, trainer.splits.labels, pretrained=False)
         self.classifier.to(device=self.device, memory_format=trainer.memory_format)  # type: ignore[call-overload]
         self.optimizer = build.build_optimizer(trainer.config, self.classifier)
         self.images = trainer.normalization(batch.images.to(self.device)).to(memory_format=trainer.memory_format)

@@ -110,7 +110,6 @@ def _evaluate(
             output=options.output,
             overrides=arguments.keys(),
             allow_other_data=options.allow_other_data,
-            uses_reported=options.weights == "best" and restored.path.name != "last.pt",
             tune_thresholds=options.tune_thresholds,
             group=group,
         )

@@ -61,8 +61,7 @@ def main(argv: Sequence[str]) -> int:
     refuse_overwriting("output", [output], (path for path in parts if path.suffix not in (".html", ".htm")))
     measured: list[MeasuredSplit | str] = []
     for source, run in zip(sources, runs, strict=True):
-        folder = run.folder if len(runs) == 1 else None  # a comparison shows no thresholds
-        one = _measure(source, folder, options, arguments, display)
+        one = _measure(source, options, arguments, display, by_label=len(runs) == 1)  # a comparison shows no thresholds
         if isinstance(one, str):
             display.say(f"warning: {run.folder}: {one}")
         measured.append(one)
@@ -84,13 +83,13 @@ def find_runs(text: str) -> list[str]:
 
 
 def _measure(
-    source: str, folder: Path | None, options: ReportOptions, arguments: compose.Arguments, display: Display
+    source: str, options: ReportOptions, arguments: compose.Arguments, display: Display, *, by_label: bool
 ) -> MeasuredSplit | str:
     """The predictions of a run's network for a split, or a sentence with the reason why there are none."""
     from mldec.engine.checkpoint import restore
+    from mldec.engine.data_splits import check_same_data
     from mldec.engine.device import choose_device, prepare_runtime
-    from mldec.engine.same_data import check_same_data
-    from mldec.report.measure import measure
+    from mldec.report.measure import measure_split
 
     try:
         restored = restore(source, weights=options.weights)
@@ -111,6 +110,6 @@ def _measure(
             display.say(f"note: {other}")
 
     try:
-        return measure(restored, config, options.split, folder, device, display, check)
+        return measure_split(restored, config, options.split, device, display, by_label=by_label, check=check)
     except (DataError, OSError) as error:
         return f"The images could not be read: {error}"

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from mldec.config import Config, Weights, build_config, from_stored, to_mapping
 from mldec.data.image import Normalization
-from mldec.engine.build import build_bare_classifier, build_normalization
+from mldec.engine.build import build_classifier, build_normalization
 from mldec.engine.checkpoint_fields import FORMAT, check_fields
 from mldec.engine.config_properties import uses_label_embeddings
 from mldec.engine.export import exported_model
-from mldec.engine.lock import lock_run
-from mldec.engine.run_directory import checkpoint_path, run_directory_of
+from mldec.engine.run_directory import checkpoint_path, lock_run, run_directory_of
 from mldec.engine.thresholds import LabelThresholds
 from mldec.errors import CheckpointError, ConfigError, MldecError, RunError, first_lines, option
 from mldec.files import replacing
@@ -258,7 +257,9 @@ def restore(run: str | Path, weights: Weights = "best", which: Literal["best", "
         thresholds = content.get("thresholds") if chosen == content["reported"] else None
         tuned = None if thresholds is None else LabelThresholds.from_mapping(thresholds)
         try:
-            classifier = build_with(lambda: build_bare_classifier(config, labels, embeddings), state, str(path))
+            classifier = build_with(
+                lambda: build_classifier(config, labels, embeddings, pretrained=False), state, str(path)
+            )
         except RuntimeError as error:
             reason = first_lines(error, SHOWN_LINES)
             raise CheckpointError(f"{path} does not fit the network that its own config describes: {reason}") from error
@@ -307,10 +308,8 @@ def init_weights(classifier: Classifier, run: str, part: Literal["all", "backbon
     """
     path, content = _read_reported(run)
     _, state = choose_weights(content, "best", path)
-    if part == "backbone":
-        report = load_weights(classifier.backbone, state, str(path), classifiers=("head",), required=0.0)
-    else:
-        report = load_weights(classifier, state, str(path), classifiers=(), required=0.0)
+    module, left_out = (classifier.backbone, ("head",)) if part == "backbone" else (classifier, ())
+    report = load_weights(module, state, str(path), classifiers=left_out, required=0.0)
     if not report.loaded:
         raise CheckpointError(f"init_from={run}: none of its tensors fits this network\n{report}")
     return str(report)

@@ -14,7 +14,6 @@ from collections.abc import Collection
 from mldec.config import Config
 from mldec.data import cifar
 from mldec.data.digits import ScenesConfig, fingerprint
-from mldec.engine import config_properties
 from mldec.errors import ConfigError, DataError, shortened
 from mldec.system import usable_cores
 
@@ -63,7 +62,7 @@ def confine(config: Config, given: Collection[str], source: object) -> Config:
         ("runtime.eval_batch_size", config.runtime.eval_batch_size),
         ("schedule.batch_size", config.schedule.batch_size),
     ):
-        side = config_properties.image_size(config)
+        side = config.dataset.image_size
         bytes_each = 3 * side**2
         if size is not None and size * bytes_each > MOST_BATCH_BYTES and not confirmed(key):
             raise ConfigError(

@@ -96,8 +96,8 @@ def _processor() -> str:
 
 def _cuda() -> dict[str, Any]:
     """Versions of the driver, of CUDA and of cuDNN; None if unknown."""
-    drivers = (_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or "").split()
-    driver = drivers[0] if drivers else None
+    drivers = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or ""
+    driver = drivers.partition("\n")[0] or None
     return {"driver": driver, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
 
 

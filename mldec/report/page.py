@@ -22,7 +22,7 @@ from mldec.report.charts import ChartLine, ChartMark, chart
 from mldec.report.gallery import gallery
 from mldec.report.headline import headline
 from mldec.report.html import percent, render, share
-from mldec.report.measure import LabelThresholds, MeasuredSplit
+from mldec.report.measure import ExplainedThresholds, MeasuredSplit
 from mldec.report.run import RunFiles
 from mldec.report.training import ChartPanel, training_panels
 
@@ -90,7 +90,7 @@ def _precision(measured: MeasuredSplit, labels: Sequence[str] | None) -> dict[st
     if not chosen:
         return "No label has an image in this split, so there are no curves."
     at_common = count_at(scores, targets, measured.config.protocol.threshold)
-    own = measured.thresholds if isinstance(measured.thresholds, LabelThresholds) else None
+    own = measured.thresholds if isinstance(measured.thresholds, ExplainedThresholds) else None
     at_own = count_at(scores, targets, own.values) if own else None
     panels = []
     if labels is None:
