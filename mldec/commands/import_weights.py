@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     from mldec.engine import build, config_checks
     from mldec.engine.display import Display
     from mldec.engine.imported_run import choose_labels, has_data, summary, write_run
-    from mldec.engine.resume_checks import with_absolute_paths
+    from mldec.engine.stored_config import with_absolute_paths
     from mldec.models.bounded import build_within
     from mldec.models.published import read_published
 

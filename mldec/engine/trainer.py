@@ -20,17 +20,8 @@ from torch import Tensor, nn
 
 from mldec.config import Config
 from mldec.data.loader import Batch, EvalLoader, WorkerDied
-from mldec.engine import build
-from mldec.engine.checkpoint import (
-    StoredCheckpoint,
-    check_finite,
-    describe_lost_best,
-    init_weights,
-    pack,
-    restore,
-    save_checkpoint,
-    stored_label_embeddings,
-)
+from mldec.engine import build, checkpoint
+from mldec.engine.checkpoint import StoredCheckpoint
 from mldec.engine.config_properties import uses_softmax
 from mldec.engine.data_splits import Splits
 from mldec.engine.device import autocast, choose_device, choose_precision, prepare_runtime
@@ -113,7 +104,7 @@ class Trainer:
         if loaded := getattr(model.backbone, "loaded", None):
             self.display.say(str(loaded))
         if fresh and config.init_from is not None:
-            self.display.say(init_weights(model, config.init_from, config.init_part))
+            self.display.say(checkpoint.init_weights(model, config.init_from, config.init_part))
         if config.runtime.sync_batch_norm and self.group.size > 1:
             if self.device.type != "cuda":
                 raise ConfigError(
@@ -263,7 +254,7 @@ class Trainer:
 
     def test(self) -> dict[str, Any]:
         """Evaluate best.pt, read back from disk, on the test split. Returns the test record."""
-        best = self.group.from_main(lambda: restore(self.run_dir))
+        best = self.group.from_main(lambda: checkpoint.restore(self.run_dir))
         test_batches = build.build_eval_loader(self.config, self.splits.test, self.device, self.group)
         scores = self._scores(best.classifier.to(self.device), test_batches, "test")
         result = self.group.from_main(lambda: self._metrics(scores))
@@ -310,7 +301,7 @@ class Trainer:
         restart = f"start a new run with {option('init_from', run_directory_of(path))}"
         if content["labels"] != list(self.splits.labels.names):
             raise CheckpointError(f"{path} was trained on other labels than {self.config.dataset.name} has now")
-        embeddings, vocabulary = stored_label_embeddings(content), self.state.model.vocabulary
+        embeddings, vocabulary = checkpoint.stored_label_embeddings(content), self.state.model.vocabulary
         if embeddings and vocabulary and not embeddings.equals(vocabulary.known):
             source = self.config.head.label_embeddings.source
             raise CheckpointError(f"{path} was trained with other label embeddings than {source} has now; {restart}")
@@ -333,15 +324,15 @@ class Trainer:
         self, name: str, reported: str, metrics: dict[str, Any] | None, thresholds: LabelThresholds | None = None
     ) -> None:
         state, progress = self.state.state_dict(), self.state.progress
-        check_finite(state["model"], progress.step)
+        checkpoint.check_finite(state["model"], progress.step)
         if not self.group.is_main:
             return
         if name == "best":
             del state["resume"]
         self.observer.sync()  # the records of these steps reach the disk first
         chosen: dict[str, Any] = {"reported": reported, "metrics": metrics, "thresholds": thresholds}
-        content = pack(self.config, self.splits.labels, self.state.model, step=progress.step, **chosen)
-        save_checkpoint(checkpoint_path(self.run_dir, name), content | state)
+        content = checkpoint.pack(self.config, self.splits.labels, self.state.model, step=progress.step, **chosen)
+        checkpoint.save_checkpoint(checkpoint_path(self.run_dir, name), content | state)
 
     def _save_after_worker_died(self, error: WorkerDied) -> None:
         """Save the completed steps of a single process and raise WorkerDied with the resume command.
@@ -360,8 +351,11 @@ class Trainer:
     def _discard_lost_best(self) -> None:
         """Select the best epoch anew if the weights of the previous best one are missing or damaged."""
         progress = self.state.progress
+        if progress.best_epoch == 0:
+            return
         step = progress.best_epoch * len(self.batches)
-        if step == 0 or (lost := self.group.from_main(lambda: describe_lost_best(self.run_dir, step))) is None:
+        lost = self.group.from_main(lambda: checkpoint.describe_lost_best(self.run_dir, step))
+        if lost is None:
             return
         is_over = progress.epochs >= self.config.schedule.epochs
         instead = "the last epoch is used instead" if is_over else "the best of the remaining epochs is used instead"

@@ -21,8 +21,8 @@ from mldec.engine.ema import find_lag
 from mldec.engine.evaluator import describe
 from mldec.engine.interrupt import Interrupted
 from mldec.engine.predictor import Predictor, load
-from mldec.engine.resume_checks import with_absolute_paths
 from mldec.engine.settings_file import write_settings
+from mldec.engine.stored_config import with_absolute_paths
 from mldec.engine.trainer import Trainer
 from mldec.errors import ConfigError, option
 from mldec.files import remove_partial, write_text
