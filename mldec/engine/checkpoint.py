@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -247,25 +247,34 @@ def restore(run: str | Path, weights: Weights = "best", which: Literal["best", "
         ConfigError: its config is not valid.
     """
     path, content = _read_reported(run, which)
+    try:
+        return _rebuild(path, content, weights)
+    except MldecError as error:  # which names the file, whatever it is about
+        if str(path) in str(error):
+            raise
+        kind = ConfigError if isinstance(error, ConfigError) else CheckpointError
+        raise kind(f"{path}: {error}") from error
+
+
+def _rebuild(path: Path, content: Mapping[str, Any], weights: Weights) -> Restored:
     chosen, state = choose_weights(content, weights, path)
-    with _naming(path):
-        config = build_config(from_stored(content["config"]))
-        labels = LabelSpace(content["labels"], seen=content.get("seen"))
-        embeddings = stored_label_embeddings(content)
-        if embeddings is None and uses_label_embeddings(config):
-            raise CheckpointError("label_embeddings: missing, but the head of its config uses label embeddings")
-        thresholds = content.get("thresholds") if chosen == content["reported"] else None
-        tuned = None if thresholds is None else LabelThresholds.from_mapping(thresholds)
-        try:
-            classifier = build_with(
-                lambda: build_classifier(config, labels, embeddings, pretrained=False), state, str(path)
-            )
-        except RuntimeError as error:
-            reason = first_lines(error, SHOWN_LINES)
-            raise CheckpointError(f"{path} does not fit the network that its own config describes: {reason}") from error
-        except (ValueError, TypeError, OverflowError, MemoryError) as error:
-            reason = first_lines(error)
-            raise CheckpointError(f"{path}: the network that its config describes cannot be built: {reason}") from error
+    config = build_config(from_stored(content["config"]))
+    labels = LabelSpace(content["labels"], seen=content.get("seen"))
+    embeddings = stored_label_embeddings(content)
+    if embeddings is None and uses_label_embeddings(config):
+        raise CheckpointError("label_embeddings: missing, but the head of its config uses label embeddings")
+    thresholds = content.get("thresholds") if chosen == content["reported"] else None
+    tuned = None if thresholds is None else LabelThresholds.from_mapping(thresholds)
+    try:
+        classifier = build_with(
+            lambda: build_classifier(config, labels, embeddings, pretrained=False), state, str(path)
+        )
+    except RuntimeError as error:
+        reason = first_lines(error, SHOWN_LINES)
+        raise CheckpointError(f"{path} does not fit the network that its own config describes: {reason}") from error
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:
+        reason = first_lines(error)
+        raise CheckpointError(f"{path}: the network that its config describes cannot be built: {reason}") from error
     return Restored(
         config=config,
         labels=labels,
@@ -338,15 +347,3 @@ def _read_reported(run: str | Path, which: Literal["best", "last"] = "best") -> 
             *(path.with_name("best.pt"), epoch, path.name, content["step"]),
         )
     return StoredCheckpoint(path, content)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Prefix errors about the content of a checkpoint with its path."""
-    try:
-        yield
-    except MldecError as error:
-        if str(path) in str(error):
-            raise
-        kind = ConfigError if isinstance(error, ConfigError) else CheckpointError
-        raise kind(f"{path}: {error}") from error

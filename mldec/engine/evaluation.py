@@ -178,8 +178,7 @@ def score_split(
         )
     if not group.is_main:
         return scores, Result({}, np.empty(0))
-    single_label = config.dataset.single_label
-    return scores, compute_metrics(scores, config.protocol, seen=labels.seen, single_label=single_label)
+    return scores, compute_metrics(scores, config.protocol, seen=labels.seen, single_label=config.dataset.single_label)
 
 
 def _unused_embedding_settings(

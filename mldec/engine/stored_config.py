@@ -70,11 +70,10 @@ def confine(config: Config, given: Collection[str], source: object) -> Config:
         ("runtime.eval_batch_size", config.runtime.eval_batch_size),
         ("schedule.batch_size", config.schedule.batch_size),
     ):
-        side = config.dataset.image_size
-        bytes_each = 3 * side**2
+        bytes_each = 3 * config.dataset.image_size**2
         if size is not None and size * bytes_each > MOST_BATCH_BYTES and not confirmed(key):
             raise ConfigError(
-                f"{source} requests batches of {size:,} images of {side} pixels, more than "
+                f"{source} requests batches of {size:,} images of {config.dataset.image_size} pixels, more than "
                 f"{MOST_BATCH_BYTES / 2**30:g} GiB; set {key}={MOST_BATCH_BYTES // bytes_each} or another number"
             )
     return config

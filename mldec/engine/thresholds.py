@@ -6,6 +6,7 @@ file in this format can be edited and passed to `mldec predict thresholds=FILE`.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 from collections.abc import Mapping
@@ -175,10 +176,8 @@ def _between(low: float, high: float) -> float:
 
 
 def _number(text: str | None, where: str) -> float:
-    try:
+    with contextlib.suppress(ValueError):
         value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise DataError(f"{where}: threshold {text!r}: expected a number from 0 to 1")
-    return value
+        if 0 <= value <= 1:
+            return value
+    raise DataError(f"{where}: threshold {text!r}: expected a number from 0 to 1")

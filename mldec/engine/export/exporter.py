@@ -189,7 +189,6 @@ def _describe(restored: Restored, included: bool, by_vectors: bool) -> dict[str,
     vocabulary = restored.classifier.vocabulary
     provenance = restored.provenance or _read_provenance(restored.path)
     is_reported = restored.weights == restored.reported  # the test record is that of the reported weights
-    thresholds = restored.thresholds
     return {
         "format": FORMAT,
         "mldec": mldec.__version__,
@@ -201,7 +200,7 @@ def _describe(restored: Restored, included: bool, by_vectors: bool) -> dict[str,
         "inputs": list(graph.INPUTS if by_vectors else graph.INPUTS[:1]),
         "outputs": list(graph.OUTPUTS),
         "normalization": dataclasses.asdict(restored.normalization),
-        "thresholds": None if thresholds is None else thresholds.of(restored.labels).values.tolist(),
+        "thresholds": restored.thresholds and restored.thresholds.of(restored.labels).values.tolist(),
         "weights": restored.weights,
         "step": restored.step,
         "metrics": restored.metrics,
