@@ -302,7 +302,7 @@ class Trainer:
         if content["labels"] != list(self.splits.labels.names):
             raise CheckpointError(f"{path} was trained on other labels than {self.config.dataset.name} has now")
         embeddings, vocabulary = checkpoint.stored_label_embeddings(content), self.state.model.vocabulary
-        if embeddings and vocabulary and not embeddings.equals(vocabulary.known):
+        if embeddings is not None and vocabulary is not None and not embeddings.equals(vocabulary.known):
             source = self.config.head.label_embeddings.source
             raise CheckpointError(f"{path} was trained with other label embeddings than {source} has now; {restart}")
         progress, steps = content["resume"]["progress"], len(self.batches)
@@ -440,7 +440,7 @@ class Trainer:
         progress.window = []
         extra: dict[str, float] = {}
         if scaler.is_enabled():
-            extra |= {"scale": scaler.get_scale(), "skipped": progress.step - progress.updates}
+            extra = {"scale": scaler.get_scale(), "skipped": progress.step - progress.updates}
         if progress.broken:
             extra["broken"] = progress.broken
         self.observer.window(progress.step, epoch, loss, self.schedule(max(0, progress.updates - 1)).lr, extra)
