@@ -75,7 +75,7 @@ class Network:
     def _batch(self, size: int) -> Batch:
         if self.batch is None or len(self.batch.ids) != size:
             self.batch = None  # frees its memory first
-            device, side = self.trainer.device, config_properties.image_size(self.trainer.config)
+            device, side = self.trainer.device, self.trainer.config.dataset.image_size
             positives = 1 if self.trainer.single_label else min(POSITIVES, self.num_labels)
             columns = torch.randint(self.num_labels, (size, positives), device=device)
             self.batch = Batch(
@@ -97,8 +97,10 @@ class Cost(NamedTuple):
 def count_cost(config: Config, num_labels: int) -> Cost:
     """The cost of an experiment's network. Raises ConfigError for settings that do not fit together."""
     config_checks.check_config(config)
-    classifier = build.build_bare_classifier(config, _labels(num_labels), _label_embeddings(config, num_labels))
-    side, batch = config_properties.image_size(config), inference_batch(config)
+    classifier = build.build_classifier(
+        config, _labels(num_labels), _label_embeddings(config, num_labels), pretrained=False
+    )
+    side, batch = config.dataset.image_size, inference_batch(config)
     parameters, _ = count_parameters(classifier)
     return Cost(count_macs(classifier, side), count_macs(classifier, side, batch), parameters)
 

@@ -79,7 +79,7 @@ def _bare_step(trainer: Trainer) -> Callable[[], None]:
     """A step of the bare loop, with a network and an optimizer of its own."""
     device, memory_format = trainer.device, trainer.memory_format
     batch: Batch = trainer.batches.first()
-    classifier = build.build_bare_classifier(trainer.config, trainer.splits.labels, None)
+    classifier = build.build_classifier(trainer.config, trainer.splits.labels, pretrained=False)
     classifier.to(device=device, memory_format=memory_format).train()  # type: ignore[call-overload]
     optimizer = build.build_optimizer(trainer.config, classifier)
     images = trainer.normalization(batch.images.to(device)).to(memory_format=memory_format)

@@ -23,7 +23,6 @@ from typing import Any
 import mldec
 from mldec.config import from_stored
 from mldec.engine import settings_file
-from mldec.engine.yaml_bounds import check_config_files
 from mldec.errors import ConfigError, first_lines, shortened, suggest
 from mldec.registry import REGISTRIES
 
@@ -85,7 +84,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, notes: list
     folders = _folders(config_dir)
     for_hydra = [item for override in overrides for item in _for_hydra(override, folders)]
     if config_dir:
-        check_config_files(folders[1], CHOICES)
+        settings_file.check_config_files(folders[1], CHOICES)
         for_hydra.append(f"hydra.searchpath=[file://{folders[1]}]")
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir

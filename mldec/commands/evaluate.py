@@ -108,7 +108,6 @@ def _evaluate(
             output=options.output,
             overrides=arguments.keys(),
             allow_other_data=options.allow_other_data,
-            uses_reported=options.weights == "best" and restored.path.name != "last.pt",
             tune_thresholds=options.tune_thresholds,
             group=group,
         )
@@ -125,7 +124,7 @@ def measured_config(
     Another dataset's images are shown to the network as those that it was trained on were, not as the other's own
     networks see them, unless an override says so. `runtime`: settings of the group that options of the command set.
     """
-    from mldec.engine.consent import confine
+    from mldec.engine.stored_config import confine
 
     stored = to_mapping(trained)
     stored["runtime"] |= {"limit_eval_batches": None, "devices": 1}  # how it was looked at and trained, not measured

@@ -60,8 +60,7 @@ def main(argv: Sequence[str]) -> int:
     refuse_overwriting("output", [output], (path for path in parts if path.suffix not in (".html", ".htm")))
     measured: list[MeasuredSplit | str] = []
     for source, run in zip(sources, runs, strict=True):
-        folder = run.folder if len(runs) == 1 else None  # a comparison shows no thresholds
-        one = _measure(source, folder, options, arguments, display)
+        one = _measure(source, options, arguments, display, by_label=len(runs) == 1)  # a comparison shows no thresholds
         if isinstance(one, str):
             display.say(f"warning: {run.folder}: {one}")
         measured.append(one)
@@ -83,11 +82,11 @@ def find_runs(text: str) -> list[str]:
 
 
 def _measure(
-    source: str, folder: Path | None, options: ReportOptions, arguments: compose.Arguments, display: Display
+    source: str, options: ReportOptions, arguments: compose.Arguments, display: Display, *, by_label: bool
 ) -> MeasuredSplit | str:
     """The predictions of a run's network for a split, or a sentence with the reason why there are none."""
     from mldec.engine.checkpoint import restore
-    from mldec.report.measure import measure
+    from mldec.report.measure import measure_split
 
     try:
         restored = restore(source, weights=options.weights)
@@ -99,6 +98,8 @@ def _measure(
         if devices > 1:
             raise ConfigError(f"runtime.devices={devices}: a report is made by one process; leave it out")
         given, allowed = arguments.keys(), options.allow_other_data
-        return measure(restored, config, options.split, folder, display, overrides=given, allow_other_data=allowed)
+        return measure_split(
+            restored, config, options.split, display, by_label=by_label, overrides=given, allow_other_data=allowed
+        )
     except (DataError, OSError) as error:
         return f"The images could not be read: {error}"

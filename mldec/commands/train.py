@@ -154,9 +154,7 @@ def resumed_config(run: Path, arguments: compose.Arguments, *, allow_schedule_ch
     Raises ConfigError for changes that resuming forbids.
     """
     compose.load_components(arguments.plugins)
-    from mldec.engine.consent import confine
-    from mldec.engine.paths import with_absolute_paths
-    from mldec.engine.resume_checks import check_resumed
+    from mldec.engine.stored_config import check_resumed, confine, with_absolute_paths
 
     stored = build_config(compose.read_yaml(run / "config.yaml"))
     config = build_config(compose.change(to_mapping(stored), arguments.overrides, arguments.config_dir))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mldec.engine.run_directory import write_text
+from mldec.files import write_text
 from mldec.paper import exports, findings, plots, report
 from mldec.paper.planning import ALL, Planner
 from mldec.paper.requirements import describe_requirements

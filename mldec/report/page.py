@@ -15,7 +15,7 @@ from mldec.report.charts import ChartLine, ChartMark, chart
 from mldec.report.gallery import gallery
 from mldec.report.headline import headline
 from mldec.report.html import percent, render, share
-from mldec.report.measure import LabelThresholds, MeasuredSplit
+from mldec.report.measure import ExplainedThresholds, MeasuredSplit
 from mldec.report.run import RunFiles
 from mldec.report.training import ChartPanel, training_panels
 
@@ -84,7 +84,7 @@ def _precision(measured: MeasuredSplit, labels: Sequence[str] | None) -> dict[st
         return "No label has an image in this split, so there are no curves."
     threshold, thresholds = measured.config.protocol.threshold, measured.thresholds
     decisions = [analysis.count_at(scores, targets, threshold)]
-    if own := isinstance(thresholds, LabelThresholds):
+    if own := isinstance(thresholds, ExplainedThresholds):
         decisions.append(analysis.count_at(scores, targets, thresholds.values))
     panels = []
     if labels is None:

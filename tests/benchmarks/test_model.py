@@ -96,13 +96,17 @@ def test_every_head_and_number_of_labels_has_all_figures(tmp_path, capsys):
 def test_counts_are_those_of_the_network():
     config = make(OVERRIDES)
     figures = {figure.name: figure.value for figure in measure([Case("net", config, 12)], repeats=1, seconds=0.001)}
-    classifier = build.build_bare_classifier(config, LabelSpace([f"label {number}" for number in range(12)]))
+    classifier = build.build_classifier(
+        config, LabelSpace([f"label {number}" for number in range(12)]), pretrained=False
+    )
     assert figures["net: multiply-accumulates"] * 1e9 == count_macs(classifier, 48)
     assert figures["net: parameters"] * 1e6 == count_parameters(classifier)[0]
 
 
 def test_a_batch_in_evaluation_costs_no_more_than_its_images():
-    classifier = build.build_bare_classifier(make([*OVERRIDES, "head=transformer_decoder"]), LabelSpace(list("abcdef")))
+    classifier = build.build_classifier(
+        make([*OVERRIDES, "head=transformer_decoder"]), LabelSpace(list("abcdef")), pretrained=False
+    )
     one, four = count_macs(classifier, 48), count_macs(classifier, 48, 4)
     assert one < four < 4 * one  # self-attention among queries is done once
 

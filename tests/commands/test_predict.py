@@ -528,6 +528,28 @@ def test_thresholds_and_labels_are_not_overwritten_either(trained, photos, capsy
     assert Path("t.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "thresholds.csv", "per_class_ap.csv", "evaluation/x/per_class_ap.csv"]
+)
+def test_the_records_of_a_run_are_not_replaced(trained, photos, capsys, name):
+    folder = photos.parent / "another_run"
+    shutil.copytree(trained, folder)
+    if not (folder / name).exists():
+        (folder / name).parent.mkdir(parents=True)
+        shutil.copy(folder / "per_class_ap.csv", folder / name)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for network in (trained, folder):
+        assert run(["predict", f"run={network}", "input=photos", f"output={folder / name}"]) == 2
+        error = capsys.readouterr().err
+        assert f"output={folder / name}: is a record of the run in that directory" in error
+        assert "use another output" in error
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    for name in ("config.yaml", "checkpoints/best.pt", "data.json"):  # which are not named as a file of predictions
+        assert run(["predict", f"run={trained}", "input=photos", f"output={folder / name}"]) == 2
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert run(["predict", f"run={folder}", "input=photos", f"output={folder / 'predictions.csv'}"]) == 0
+
+
 def test_long_names_are_drawn_under_shorter_ones(trained, photos):
     names = [f"{'a' * 250}{end}.jpg" for end in "bc"] + ["ü" * 125 + ".png"]
     for name in names:
