@@ -15,9 +15,10 @@ from typing import Annotated, ClassVar, Literal
 from mldec.config import ComponentConfig, Range
 from mldec.data.image import Interpolation
 from mldec.data.index import ImageIndex
+from mldec.data.text_rows import read_lines
 from mldec.errors import ConfigError, DataError, printable_name
 from mldec.labels import LabelSpace
-from mldec.untrusted import check_regular, open_text
+from mldec.untrusted import check_regular
 
 logger = logging.getLogger(__name__)
 
@@ -144,13 +145,8 @@ class FilesConfig(DatasetConfig):
         files = self.label_files()
         if not files:
             return None
-        try:
-            with open_text(files[0]) as file:
-                names = [line.strip() for line in file if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"dataset.labels={self.labels}: cannot be read: {error}") from None
         with naming(files[0]):
-            return LabelSpace(names)
+            return LabelSpace(read_lines(files[0]))
 
 
 @contextlib.contextmanager

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import logging
-import os
 import re
-import time
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from mldec.data.text_rows import csv_columns
 from mldec.errors import DataError
-from mldec.untrusted import open_text
 
 logger = logging.getLogger(__name__)
 
-LOG_SECONDS = 15.0  # between two lines of progress
 OTHER = np.iinfo(np.uint16).max  # the column of a label of another class
 
 
@@ -38,7 +33,7 @@ def read_label_rows(path: str, codes: dict[str, int], *, machine: bool) -> Label
     numbers = {"0": 0.0, "1": 1.0}  # a handful of texts; parsing each of sixty million takes longer
     last, image, line, others = "", 0, 1, 0
     try:
-        for line, (name, code, text) in csv_rows(path, ("ImageID", "LabelName", "Confidence")):  # noqa: B007
+        for line, (name, code, text) in csv_columns(path, ("ImageID", "LabelName", "Confidence")):  # noqa: B007
             if name != last:  # rows of an image mostly stand together
                 if re.fullmatch("[0-9a-f]{16}", name) is None:
                     raise ValueError(f"ImageID {name!r} is not 16 digits or letters a to f")
@@ -69,29 +64,3 @@ def _confidence(text: str, machine: bool) -> float:
     if not (0 <= value <= 1 if machine else value in (0, 1)):
         raise ValueError(f"Confidence {text} is not {'between 0 and 1' if machine else '0 or 1, as people verify'}")
     return value
-
-
-def csv_rows(path: str, names: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells of the named columns) of each row; logs its progress now and then."""
-    logged = time.monotonic()
-    try:
-        with open_text(path, encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            missing = [name for name in names if name not in header]
-            if missing:
-                found = ",".join(header)[:80] or "nothing"
-                raise DataError(f"{path}: its first line must name {', '.join(names)}; found {found}")
-            columns = [header.index(name) for name in names]
-            for row in reader:
-                try:
-                    yield reader.line_num, [row[column] for column in columns]
-                except IndexError:
-                    raise DataError(
-                        f"{path} line {reader.line_num}: {len(row)} cells, expected {len(header)}"
-                    ) from None
-                if reader.line_num % 2**16 == 0 and time.monotonic() - logged >= LOG_SECONDS:
-                    logged = time.monotonic()
-                    logger.info("reading %s: %.0f %%", path, 100 * file.done / os.path.getsize(path))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as CSV: {error}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +13,10 @@ import numpy as np
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, SplitCounts, check_split, naming, require
 from mldec.data.index import ImageIndex
+from mldec.data.text_rows import csv_rows, read_lines
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
-from mldec.untrusted import open_text
 
 #: Where files of the original release lie; people unpack its archives into different folders.
 FOLDERS = ["", "ImageList", "Groundtruth/TrainTestLabels", "TrainTestLabels", "ConceptsList", "Concepts"]
@@ -138,21 +138,12 @@ def finder(config: NusWideConfig, needed: Sequence[str]) -> Callable[[str], str]
     return find
 
 
-def read_lines(path: str) -> list[str]:
-    """The lines of a file without the empty ones, at least one."""
-    try:
-        with open_text(path, encoding="utf-8") as file:
-            lines = [line.strip() for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    if not lines:
-        raise DataError(f"{path}: is empty")
-    return lines
-
-
 def read_image_list(path: str) -> list[str]:
-    """The paths in a list of images, which was written on Windows."""
-    return [line.replace("\\", "/") for line in read_lines(path)]
+    """The paths in a list of images, which was written on Windows; at least one."""
+    images = [line.replace("\\", "/") for line in read_lines(path)]
+    if not images:
+        raise DataError(f"{path}: is empty")
+    return images
 
 
 def read_column(path: str, count: int) -> np.ndarray:
@@ -193,14 +184,8 @@ class CsvRow(NamedTuple):
 
 def read_csv(path: str) -> list[CsvRow]:
     """The rows of a data.csv, whose columns go by position."""
-    rows = []
-    try:
-        with open_text(path, newline="") as file:
-            reader = csv.reader(file, strict=True)
-            next(reader, None)  # names of columns, which differ from copy to copy
-            rows = [_csv_row(row, f"{path} line {reader.line_num}") for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as CSV: {error}") from None
+    # The first row has the names of the columns, which differ from copy to copy.
+    rows = [_csv_row(cells, f"{path} line {line}") for line, cells in itertools.islice(csv_rows(path), 1, None)]
     if not rows:
         raise DataError(f"{path}: holds no image")
     return rows

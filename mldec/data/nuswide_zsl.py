@@ -22,11 +22,11 @@ from mldec.data.nuswide import (
     read_column,
     read_csv,
     read_image_list,
-    read_lines,
     select_split,
     uses_csv,
     with_image_folder,
 )
+from mldec.data.text_rows import read_lines
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS

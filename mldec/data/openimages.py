@@ -17,11 +17,12 @@ from mldec.config import Fraction
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, require
 from mldec.data.index import ABSENT, UNKNOWN, ImageIndex, Ragged
-from mldec.data.label_rows import OTHER, LabelRows, csv_rows, read_label_rows
+from mldec.data.label_rows import OTHER, LabelRows, read_label_rows
+from mldec.data.text_rows import csv_columns, read_lines
 from mldec.errors import DataError, option
 from mldec.labels import LabelSpace, repeated_names
 from mldec.registry import DATASETS
-from mldec.untrusted import MAX_SMALL, open_text, read_json
+from mldec.untrusted import MAX_SMALL, read_json
 
 PUBLISHED = {"train": "train", "val": "validation", "test": "test"}  # the published names of our splits
 DESCRIPTIONS, TRAINABLE = "oidv6-class-descriptions.csv", "oidv6-classes-trainable.txt"
@@ -107,14 +108,12 @@ def _find(root: str, names: tuple[str, ...]) -> str | None:
 
 def _codes(config: OpenImagesConfig, paths: dict[str, str]) -> dict[str, int]:
     """The column of each label code (/m/…)."""
-    if config.classes == "all":
-        codes = [row[0] for _, row in csv_rows(paths[DESCRIPTIONS], ("LabelName", "DisplayName"))]
-    else:
-        with open_text(paths[TRAINABLE], encoding="ascii", errors="replace") as file:
-            codes = [line.strip() for line in file if line.strip()]
-        codes = [code for code in codes if code != "LabelName"]
     path = paths[DESCRIPTIONS if config.classes == "all" else TRAINABLE]
-    odd = next((code for code in codes if not re.fullmatch(r"/[a-z]+/[\w-]+", code)), None)
+    if config.classes == "all":
+        codes = [row[0] for _, row in csv_columns(path, ("LabelName", "DisplayName"))]
+    else:
+        codes = [code for code in read_lines(path) if code != "LabelName"]
+    odd = next((code for code in codes if not re.fullmatch(r"/[a-z]+/[\w-]+", code, re.ASCII)), None)
     if odd is not None or not 0 < len(codes) < OTHER:
         raise DataError(
             f"{path}: {len(codes)} labels, among them {odd!r}; expected one code such as /m/01g317 per line"
@@ -126,7 +125,7 @@ def _codes(config: OpenImagesConfig, paths: dict[str, str]) -> dict[str, int]:
 
 def _label_space(codes: dict[str, int], descriptions: str) -> LabelSpace:
     """Display names; with the code behind them where several labels have one name, and the code where there is none."""
-    names = {code: name for _, (code, name) in csv_rows(descriptions, ("LabelName", "DisplayName")) if code in codes}
+    names = {code: name for _, (code, name) in csv_columns(descriptions, ("LabelName", "DisplayName")) if code in codes}
     shown = [names.get(code, code) for code in codes]
     repeated = set(repeated_names(shown))
     return LabelSpace(
@@ -245,9 +244,8 @@ def _without_overruled(present: _Entries, absent: _Entries, num_labels: int) -> 
 
 def _file_names(images: np.ndarray) -> Ragged:
     """`<16 hexadecimal digits>.jpg` of each id."""
-    digits = np.frombuffer(b"0123456789abcdef", np.uint8)
+    digits = images.astype(">u8").tobytes().hex().encode()
     names = np.empty((len(images), 20), np.uint8)
-    for place in range(16):
-        names[:, place] = digits[((images >> np.uint64(60 - 4 * place)) & np.uint64(15)).astype(np.uint8)]
+    names[:, :16] = np.frombuffer(digits, np.uint8).reshape(-1, 16)
     names[:, 16:] = np.frombuffer(b".jpg", np.uint8)
     return Ragged(np.arange(len(images) + 1, dtype=np.int64) * 20, names.ravel())

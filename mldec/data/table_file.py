@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mldec.data import parquet_file
+from mldec.data.text_rows import csv_rows
 from mldec.errors import SURROGATE, DataError, shortened
 from mldec.files import replacing
 from mldec.labels import repeated_names
@@ -76,30 +77,14 @@ def _write_text(source: TableFile, content: list[dict[str, Any]], partial: Path)
 
 
 def _open_csv(path: str) -> TableFile:
-    tabs = path.lower().endswith(".tsv")
-
-    def lines() -> Iterator[tuple[int, list[str]]]:
-        try:
-            with open_text(path, newline="") as file:
-                header = file.readline()
-                # Spreadsheets write semicolons where the comma is the decimal sign.
-                delimiter = "\t" if tabs else max(",;\t", key=header.count)
-                reader = csv.reader(itertools.chain([header], file), delimiter=delimiter, strict=True)
-                for cells in reader:
-                    if cells:
-                        yield reader.line_num, cells
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path}: cannot be read as {'TSV' if tabs else 'CSV'} in UTF-8: {error}") from None
-
-    first = next(lines(), None)
+    delimiter = "\t" if path.lower().endswith(".tsv") else None
+    first = next(csv_rows(path, delimiter), None)
     if first is None:
         raise DataError(f"{path}: is empty; the first line must name the columns, such as path,labels")
     columns = tuple(cell.strip() for cell in first[1])
 
     def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
-        content = lines()
-        next(content)
-        for number, cells in content:
+        for number, cells in itertools.islice(csv_rows(path, delimiter), 1, None):
             if len(cells) != len(columns):
                 raise DataError(
                     f"{path} line {number}: {len(cells)} cells, the header has {len(columns)} "

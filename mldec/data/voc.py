@@ -13,10 +13,11 @@ from xml.etree import ElementTree
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, SplitCounts, check_split, require
 from mldec.data.index import ImageIndex
+from mldec.data.text_rows import read_lines
 from mldec.errors import DataError, option
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
-from mldec.untrusted import MAX_SMALL, open_text, read_bytes
+from mldec.untrusted import MAX_SMALL, read_bytes
 
 LABELS = LabelSpace(
     [
@@ -109,14 +110,10 @@ def _read(folder: str, image_set: str, difficult: str) -> ImageIndex:
 
 def _names(image_set: str) -> list[str]:
     """The image ids of an image set: the first word of each line."""
-    try:
-        with open_text(image_set, encoding="ascii") as file:
-            names = [line.split()[0] for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{image_set}: cannot be read: {error}") from None
+    names = [line.split()[0] for line in read_lines(image_set)]
     if not names:
         raise DataError(f"{image_set}: names no image")
-    odd = next((name for name in names if not re.fullmatch(r"\w+", name)), None)
+    odd = next((name for name in names if not re.fullmatch(r"\w+", name, re.ASCII)), None)
     if odd is not None:
         raise DataError(f"{image_set}: {odd!r} is not an image id; expected one such as 000005 or 2008_000008 per line")
     return names
