@@ -16,6 +16,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,18 @@ PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 CHUNK_ROWS = 2**15  # that are counted at a time: sorting the labels of millions of images at once takes far longer
 
 
+class _Shared:
+    """What is pickled without its memory-mapped arrays, which are opened again where it is unpickled."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: _pack(value) for name, value in self.__dict__.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: _unpack(value) for name, value in state.items()})
+
+
 @dataclass(frozen=True, eq=False)
-class Ragged:
+class Ragged(_Shared):
     """Rows of different lengths (CSR): row i is `values[offsets[i]:offsets[i + 1]]`.
 
     Attributes:
@@ -47,10 +58,15 @@ class Ragged:
     @classmethod
     def from_rows(cls, rows: np.ndarray, values: np.ndarray, num_rows: int) -> Ragged:
         """Entries (row, value), sorted by row, as lists of `num_rows` rows. Both (total,) integer arrays."""
+        return cls.from_counts(np.bincount(rows, minlength=num_rows), values)
+
+    @classmethod
+    def from_counts(cls, counts: np.ndarray, values: np.ndarray) -> Ragged:
+        """Rows of these lengths (S,), with the values of all of them one after another (total,)."""
         if len(values) == 0:
-            return cls.empty(num_rows)
-        offsets = np.zeros(num_rows + 1, np.int64)
-        np.cumsum(np.bincount(rows, minlength=num_rows), out=offsets[1:])
+            return cls.empty(len(counts))
+        offsets = np.zeros(len(counts) + 1, np.int64)
+        np.cumsum(counts, out=offsets[1:])
         return cls(offsets, values)
 
     def __len__(self) -> int:
@@ -71,15 +87,9 @@ class Ragged:
         firsts = np.cumsum(counts) - counts
         return np.arange(counts.sum()) + np.repeat(starts - firsts, counts), counts
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: _pack(value) for name, value in self.__dict__.items()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({name: _unpack(value) for name, value in state.items()})
-
 
 @dataclass(frozen=True, eq=False)
-class ImageIndex:
+class ImageIndex(_Shared):
     """Images and their labels. An image's sample id is its row.
 
     Attributes:
@@ -116,10 +126,9 @@ class ImageIndex:
             DataError: no image, one listed twice, a path that leaves `root`, a column outside the label space, or a
                 `confidence` of another length than all positives together.
         """
-        blob, listed = bytearray(), set()
-        ends = array("q", [0])
-        columns = [array("i") for _ in range(3)]
-        column_ends = [array("q", [0]) for _ in range(3)]
+        listed = set()
+        values = [bytearray(), array("i"), array("i"), array("i")]  # of paths, positives, negatives, unknown
+        ends = [array("q", [0]) for _ in values]
         for path, *groups in samples:
             name = check_path(path)
             if name in listed:
@@ -127,18 +136,15 @@ class ImageIndex:
                     f"{root}: image '{shortened(name, 300)}' is listed twice; keep one entry with all labels"
                 )
             listed.add(name)
-            blob += name.encode()
-            ends.append(len(blob))
-            for group, values, offsets in zip(groups, columns, column_ends, strict=True):
-                values.extend(group)
-                offsets.append(len(values))
-        if len(ends) == 1:
+            for items, group, offsets in zip(values, (name.encode(), *groups), ends, strict=True):
+                items.extend(group)
+                offsets.append(len(items))
+        if not listed:
             raise DataError(f"{root}: no image")
-        positives, negatives, unknown = (
-            Ragged(np.array(offsets, np.int64), np.array(values, np.int32)) if values else Ragged.empty(len(ends) - 1)
-            for offsets, values in zip(column_ends, columns, strict=True)
+        paths, positives, negatives, unknown = (
+            Ragged(np.array(offsets), np.array(items)) if items else Ragged.empty(len(listed))
+            for items, offsets in zip(values, ends, strict=True)
         )
-        paths = Ragged(np.array(ends, np.int64), np.frombuffer(bytes(blob), np.uint8))
         return cls(os.path.abspath(root), labels, paths, positives, negatives, unknown, default, confidence)
 
     def __post_init__(self) -> None:
@@ -194,9 +200,7 @@ class ImageIndex:
 
         def gather(lists: Ragged) -> tuple[Ragged, np.ndarray]:
             positions, counts = lists.take(rows)
-            if len(positions) == 0:
-                return Ragged.empty(len(rows)), positions
-            return Ragged(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), lists.values[positions]), positions
+            return Ragged.from_counts(counts, lists.values[positions]), positions
 
         return self._changed(gather, paths=gather(self.paths)[0])
 
@@ -226,9 +230,8 @@ class ImageIndex:
         def keep(lists: Ragged) -> tuple[Ragged, np.ndarray]:
             values = columns[lists.values]
             kept = values >= 0
-            if not kept.any():
-                return Ragged.empty(len(lists)), kept
-            return Ragged(np.concatenate([[0], np.cumsum(kept)])[lists.offsets], values[kept]), kept
+            rows = np.repeat(np.arange(len(lists)), lists.counts)
+            return Ragged.from_rows(rows[kept], values[kept], len(lists)), kept
 
         return self._changed(keep, labels=labels)
 
@@ -293,12 +296,6 @@ class ImageIndex:
             digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: _pack(value) for name, value in self.__dict__.items()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({name: _unpack(value) for name, value in state.items()})
-
 
 def check_path(path: Any) -> str:
     """`path` in its shortest spelling, by which an image that is listed twice is found.
@@ -322,35 +319,15 @@ def check_path(path: Any) -> str:
     return posixpath.normpath(path) if "./" in path or "//" in path else path
 
 
-@dataclass(frozen=True)
-class _Mapped:
-    """Where a memory-mapped array lies: what is pickled in its place."""
-
-    filename: str
-    dtype: str
-    offset: int
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Constant:
-    """The offsets of empty lists, one number repeated: pickled in their place."""
-
-    shape: tuple[int, ...]
-
-
 def _pack(value: Any) -> Any:
+    """What is pickled in place of an array, as far as it is not its content: how it is made again."""
     if isinstance(value, np.ndarray) and value.strides == (0,) and value.dtype == np.int64 and value[0] == 0:
-        return _Constant(value.shape)
+        return partial(np.broadcast_to, np.int64(0), value.shape)  # the offsets of empty lists
     # A slice of a memmap is a memmap with its parent's offset: only that parent, based on the map itself, is packed.
     if isinstance(value, np.memmap) and isinstance(value.base, mmap.mmap) and value.flags.c_contiguous:
-        return _Mapped(str(value.filename), value.dtype.str, value.offset, value.shape)
+        return partial(np.memmap, str(value.filename), value.dtype, "r", value.offset, value.shape)
     return value
 
 
 def _unpack(value: Any) -> Any:
-    if isinstance(value, _Mapped):
-        return np.memmap(value.filename, value.dtype, "r", value.offset, value.shape)
-    if isinstance(value, _Constant):
-        return np.broadcast_to(np.int64(0), value.shape)
-    return value
+    return value() if isinstance(value, partial) else value

@@ -200,29 +200,25 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 def _opener(watch: Watch) -> urllib.request.OpenerDirector:
     """Handlers for http and https and none else: file:, ftp: and data: have no handler."""
 
-    class Connection(http.client.HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            watch.follow(self.sock)
+    def watched(kind: Any) -> Any:
+        class Connection(kind):  # type: ignore[misc]
+            def connect(self) -> None:
+                super().connect()
+                watch.follow(self.sock)
 
-    class SecureConnection(http.client.HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            watch.follow(self.sock)
+        return Connection
 
-    class Handler(urllib.request.HTTPHandler):
+    class Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(Connection, req)
+            return self.do_open(watched(http.client.HTTPConnection), req)
 
-    class SecureHandler(urllib.request.HTTPSHandler):
         def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(SecureConnection, req)
+            return self.do_open(watched(http.client.HTTPSConnection), req)
 
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
         Handler(),
-        SecureHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         _Redirects(),

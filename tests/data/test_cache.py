@@ -168,8 +168,8 @@ def test_an_index_that_cannot_be_kept_is_used_all_the_same(root: Path, caplog: p
 def test_places_are_tried_in_their_order(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(name="mine", root=str(root))
     monkeypatch.setenv("MLDEC_CACHE", str(tmp_path / "named"))
-    assert cache.cache_folders(config) == [str(tmp_path / "named")]
-    assert cache.cache_folders(replace(config, cache="/mine")) == ["/mine"]
+    assert cache.cache_folder(config) == str(tmp_path / "named")
+    assert cache.cache_folder(replace(config, cache="/mine")) == "/mine"
     monkeypatch.delenv("MLDEC_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     get(root, lambda: make(root), cache=None)

@@ -226,11 +226,10 @@ def test_two_datasets_of_equal_sizes_and_times_are_two(tmp_path: Path) -> None:
 
 
 def test_a_relative_cache_home_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from mldec.data.cache import user_cache_folders
+    from mldec.data.cache import user_cache_folder
 
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     monkeypatch.setenv("HOME", str(tmp_path))
-    (place,) = user_cache_folders()
-    assert place.startswith(str(tmp_path))
+    assert str(user_cache_folder()).startswith(str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
-    assert user_cache_folders() == [str(tmp_path / "mine" / "mldec")]
+    assert user_cache_folder() == str(tmp_path / "mine" / "mldec")
