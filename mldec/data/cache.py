@@ -176,12 +176,8 @@ def _without_missing(index: ImageIndex, config: DatasetConfig) -> tuple[ImageInd
 
 
 def _warn_of_gaps(gaps: Gaps, root: str) -> None:
-    logger.warning(
-        "warning: %s: %s of the %s images that the annotations list are missing; they are left out",
-        root,
-        f"{gaps.missing:,}",
-        f"{gaps.listed:,}",
-    )
+    message = "warning: %s: %s of the %s images that the annotations list are missing; they are left out"
+    logger.warning(message, root, f"{gaps.missing:,}", f"{gaps.listed:,}")
 
 
 def _without_excluded(index: ImageIndex, root: str, exclusions: str | None) -> ImageIndex:

@@ -34,16 +34,11 @@ class CifarConfig(DatasetConfig):
     """CIFAR-100: 50,000 and 10,000 images of 32 pixels, one of 100 fine labels each."""
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    published: ClassVar = {"train": SplitCounts(50_000, CLASSES), "test": SplitCounts(10_000, CLASSES)}
+    single_label: ClassVar = True
 
     root: str = "data/cifar100"
     image_size: ImageSize = 224
-
-    @property
-    def single_label(self) -> bool:
-        return True
-
-    def expected(self, split: str) -> SplitCounts:
-        return SplitCounts({"train": 50_000, "test": 10_000}[split], labels=CLASSES)
 
 
 @DATASETS.register("cifar100", CifarConfig)

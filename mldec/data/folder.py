@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, check_split, listing, name_some, naming
@@ -31,6 +32,8 @@ class FolderConfig(DatasetConfig):
     Without `train` every folder below the root is a class, and the only split is train.
     """
 
+    single_label: ClassVar = True
+
     root: str
 
     @property
@@ -38,10 +41,6 @@ class FolderConfig(DatasetConfig):
         """Those that have a folder."""
         found = tuple(split for split in SPLIT_FOLDERS if split_folder(self.folder, split) is not None)
         return found if "train" in found else ("train",)
-
-    @property
-    def single_label(self) -> bool:
-        return True
 
 
 @DATASETS.register("folder", FolderConfig)

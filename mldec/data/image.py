@@ -370,14 +370,9 @@ def _may_be_truncated(data: np.ndarray) -> bool:
 
 
 def _reason(error: Exception, data: np.ndarray) -> str:
-    """The reason of an error, in one line."""
-    if isinstance(error, Image.UnidentifiedImageError):
-        return _kind(data)
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _kind(data: np.ndarray) -> str:
-    """The probable kind of a file that Pillow cannot open."""
+    """The reason of an error, in one line; the probable kind of a file that Pillow cannot open."""
+    if not isinstance(error, Image.UnidentifiedImageError):
+        return " ".join(str(error).split()) or type(error).__name__
     match = _SIGNATURES.match(data[:2000].tobytes())
     if match is None:
         return "not an image"

@@ -27,16 +27,11 @@ class ImageNetConfig(DatasetConfig):
     """ILSVRC 2012: 1,281,167 images of 1,000 classes; the 50,000 of val, whose labels are public, are for test."""
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    published: ClassVar = {"train": SplitCounts(1_281_167, 1000), "test": SplitCounts(50_000, 1000)}
+    single_label: ClassVar = True
 
     root: str = "data/imagenet"
     image_size: ImageSize = 224
-
-    @property
-    def single_label(self) -> bool:
-        return True
-
-    def expected(self, split: str) -> SplitCounts:
-        return SplitCounts({"train": 1_281_167, "test": 50_000}[split], labels=1000)
 
 
 @DATASETS.register("imagenet", ImageNetConfig)

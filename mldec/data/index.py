@@ -14,7 +14,7 @@ import os
 import posixpath
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from mldec.errors import DataError, shortened
 from mldec.labels import LabelSpace
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
+LISTS = ("paths", "positives", "negatives", "unknown")  # of an index
 CHUNK_ROWS = 2**15  # that are counted at a time: sorting the labels of millions of images at once takes far longer
 
 
@@ -98,7 +99,6 @@ class ImageIndex(_Shared):
         paths: utf-8 bytes of each relative path.
         positives, negatives, unknown: int32 columns known present, known absent, not known.
         default: what holds for a column that is in none of the three: 0 (absent) or -1 (unknown).
-        confidence: optional float32, one per entry of `positives.values`.
     """
 
     root: str
@@ -108,7 +108,6 @@ class ImageIndex(_Shared):
     negatives: Ragged
     unknown: Ragged
     default: int = ABSENT
-    confidence: np.ndarray | None = None
 
     @classmethod
     def build(
@@ -118,13 +117,11 @@ class ImageIndex(_Shared):
         root: str,
         labels: LabelSpace,
         default: int = ABSENT,
-        confidence: np.ndarray | None = None,
     ) -> ImageIndex:
         """Collect (path relative to `root`, positives, negatives, unknown) per image, in order.
 
         Raises:
-            DataError: no image, one listed twice, a path that leaves `root`, a column outside the label space, or a
-                `confidence` of another length than all positives together.
+            DataError: no image, one listed twice, a path that leaves `root`, or a column outside the label space.
         """
         listed = set()
         values = [bytearray(), array("i"), array("i"), array("i")]  # of paths, positives, negatives, unknown
@@ -145,20 +142,18 @@ class ImageIndex(_Shared):
             Ragged(np.array(offsets), np.array(items)) if items else Ragged.empty(len(listed))
             for items, offsets in zip(values, ends, strict=True)
         )
-        return cls(os.path.abspath(root), labels, paths, positives, negatives, unknown, default, confidence)
+        return cls(os.path.abspath(root), labels, paths, positives, negatives, unknown, default)
 
     def __post_init__(self) -> None:
         if self.default not in (ABSENT, UNKNOWN):
             raise DataError(f"default={self.default}: a label that is not listed is 0 (absent) or -1 (unknown)")
-        for name in ("positives", "negatives", "unknown"):
+        for name in LISTS[1:]:
             values, rows = getattr(self, name).values, len(getattr(self, name))
             if rows != len(self):
                 raise DataError(f"{self.root}: `{name}` has {rows} rows for {len(self)} images")
             if len(values) and (values.min() < 0 or values.max() >= len(self.labels)):
                 found = f"{values.min()} to {values.max()}"
                 raise DataError(f"{self.root}: `{name}` has columns {found}; there are {len(self.labels)} labels")
-        if self.confidence is not None and len(self.confidence) != len(self.positives.values):
-            raise DataError(f"{len(self.confidence)} confidences for {len(self.positives.values)} positive labels")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -198,11 +193,11 @@ class ImageIndex(_Shared):
         if len(rows) == 0:
             raise DataError(f"{self.root}: no image left")
 
-        def gather(lists: Ragged) -> tuple[Ragged, np.ndarray]:
+        def gather(lists: Ragged) -> Ragged:
             positions, counts = lists.take(rows)
-            return Ragged.from_counts(counts, lists.values[positions]), positions
+            return Ragged.from_counts(counts, lists.values[positions])
 
-        return self._changed(gather, paths=gather(self.paths)[0])
+        return dataclasses.replace(self, **{name: gather(getattr(self, name)) for name in LISTS})
 
     def with_labels(self, labels: LabelSpace) -> ImageIndex:
         """The same images with only `labels`: some of those here, in any order.
@@ -227,20 +222,14 @@ class ImageIndex(_Shared):
     def _renumbered(self, columns: np.ndarray, labels: LabelSpace) -> ImageIndex:
         """With the new column of each label, -1 for one that is dropped."""
 
-        def keep(lists: Ragged) -> tuple[Ragged, np.ndarray]:
+        def keep(lists: Ragged) -> Ragged:
             values = columns[lists.values]
             kept = values >= 0
             rows = np.repeat(np.arange(len(lists)), lists.counts)
-            return Ragged.from_rows(rows[kept], values[kept], len(lists)), kept
+            return Ragged.from_rows(rows[kept], values[kept], len(lists))
 
-        return self._changed(keep, labels=labels)
-
-    def _changed(self, change: Callable[[Ragged], tuple[Ragged, np.ndarray]], **others: Any) -> ImageIndex:
-        """With all lists of columns changed; `change` also selects the values that stay."""
-        lists = {name: change(getattr(self, name)) for name in ("positives", "negatives", "unknown")}
-        confidence = None if self.confidence is None else self.confidence[lists["positives"][1]]
-        changed: dict[str, Any] = {name: new for name, (new, _) in lists.items()}
-        return dataclasses.replace(self, confidence=confidence, **changed, **others)
+        changed: dict[str, Any] = {name: keep(getattr(self, name)) for name in LISTS[1:]}
+        return dataclasses.replace(self, labels=labels, **changed)
 
     def drop_unannotated(self) -> ImageIndex:
         """Only the images with a positive label."""
@@ -286,14 +275,10 @@ class ImageIndex(_Shared):
     def fingerprint(self) -> str:
         """sha256 (hex) of labels, paths and what is known of them; where `root` lies does not count."""
         digest = hashlib.sha256(repr((self.labels.names, self.labels.seen, self.default)).encode())
-        arrays = [
-            part
-            for lists in (self.paths, self.positives, self.negatives, self.unknown)
-            for part in (lists.offsets, lists.values)
-        ]
-        for part in arrays if self.confidence is None else [*arrays, self.confidence]:
-            digest.update(f"{part.dtype.str}{part.shape}".encode())
-            digest.update(np.ascontiguousarray(part).data)
+        for lists in (getattr(self, name) for name in LISTS):
+            for part in (lists.offsets, lists.values):
+                digest.update(f"{part.dtype.str}{part.shape}".encode())
+                digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
 
 

@@ -21,24 +21,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mldec.config import Natural, build_options
-from mldec.data.index import ImageIndex, Ragged, check_path
+from mldec.data.index import LISTS, ImageIndex, Ragged, check_path
 from mldec.errors import ConfigError, DataError, first_lines
 from mldec.files import PARTIAL, replacing
 from mldec.labels import LabelSpace
 from mldec.untrusted import check_regular
 
-VERSION = 5  # raise it when the format, or what any dataset reads, changes
+VERSION = 6  # raise it when the format, or what any dataset reads, changes
 ABANDONED_SECONDS = 3600
 ROWS_AT_ONCE = 2**16
-LISTS = ("paths", "positives", "negatives", "unknown")
-TYPES = {"paths.values": "U8", "confidence": "F32"}  # of each array, as safetensors names them
+TYPES = {"paths.values": "U8"}  # of each array, as safetensors names them
 TYPES |= {f"{name}.offsets": "I64" for name in LISTS} | {f"{name}.values": "I32" for name in LISTS[1:]}
-DTYPES: dict[str, np.dtype[Any]] = {
-    "U8": np.dtype(np.uint8),
-    "I32": np.dtype(np.int32),
-    "I64": np.dtype(np.int64),
-    "F32": np.dtype(np.float32),
-}
+DTYPES = {"U8": np.dtype("uint8"), "I32": np.dtype("int32"), "I64": np.dtype("int64")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,11 +143,8 @@ def open_index(path: str, base: str, root: str | None = None) -> tuple[ImageInde
         labels=LabelSpace(noted.labels, noted.seen),
         paths=paths,
         default=noted.default,
-        confidence=arrays.get("confidence"),
         **lists,
     )
-    if index.confidence is not None and not np.isfinite(index.confidence).all():
-        raise ValueError("a confidence is not a number")
     return index, noted.gaps
 
 
@@ -243,8 +234,6 @@ def _arrays(index: ImageIndex) -> dict[str, np.ndarray]:
         lists: Ragged = getattr(index, name)
         if len(lists.values):
             arrays |= {f"{name}.offsets": lists.offsets, f"{name}.values": lists.values}
-    if index.confidence is not None:
-        arrays["confidence"] = index.confidence
     return {name: np.ascontiguousarray(array, DTYPES[TYPES[name]]) for name, array in arrays.items()}
 
 

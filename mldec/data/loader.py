@@ -173,7 +173,8 @@ def train_loader(
 
     The last batch of an epoch may be smaller and is kept, as published: 82,081 images by 56 are 1,466 steps.
     """
-    order = _TrainOrder(len(index), batch_size, seed, repeats, limit, overfit, rank, processes)
+    steps = steps_per_epoch(len(index), batch_size, limit=limit, overfit=overfit)
+    order = _TrainOrder(len(index), batch_size, seed, 1 if overfit else repeats, steps, overfit, rank, processes)
     samples = _Samples(index, Resize(augment.image_size) if overfit else augment, seed, scaled_decoding, on_error)
     return TrainLoader(order, _data_loader(samples, order, workers, pin_memory, start_method))
 
@@ -228,25 +229,20 @@ class _Key(NamedTuple):
     repeat: int
 
 
+@dataclass(eq=False)
 class _TrainOrder:
     """Iterating gives the keys of each batch of `epoch`, from batch `start` on; to overfit, of the first rows only."""
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int,
-        repeats: int,
-        limit: int | None,
-        overfit: bool,
-        rank: int,
-        processes: int,
-    ) -> None:
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.repeats, self.overfit = 1 if overfit else repeats, overfit
-        self.rank, self.processes = rank, processes
-        self.steps = steps_per_epoch(size, batch_size, limit=limit, overfit=overfit)
-        self.epoch = self.start = 0
+    size: int
+    batch_size: int
+    seed: int
+    repeats: int
+    steps: int
+    overfit: bool
+    rank: int
+    processes: int
+    epoch: int = 0
+    start: int = 0
 
     def __len__(self) -> int:
         return self.steps - self.start

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, SplitCounts, check_split, naming, require
+from mldec.data.dataset import DatasetConfig, SplitCounts, check_split, find_file, naming, require
 from mldec.data.index import ImageIndex
 from mldec.data.text_rows import csv_rows, read_lines
 from mldec.errors import DataError
@@ -40,14 +40,12 @@ class NusWideConfig(DatasetConfig):
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    published: ClassVar = {"train": SplitCounts(161_789, 81), "test": SplitCounts(107_859, 81)}
     paths: ClassVar[tuple[str, ...]] = (*DatasetConfig.paths, "images")
 
     root: str = "data/nuswide"
     layout: Literal["auto", "release", "csv"] = "auto"
     images: str | None = None
-
-    def expected(self, split: str) -> SplitCounts:
-        return SplitCounts({"train": 161_789, "test": 107_859}[split], labels=81)
 
 
 NusWideConfigT = TypeVar("NusWideConfigT", bound=NusWideConfig)
@@ -124,16 +122,12 @@ def finder(config: NusWideConfig, needed: Sequence[str]) -> Callable[[str], str]
     Raises DataError that shows the tree if one of `needed`, or later one that is looked up, is missing.
     """
 
-    def place(name: str) -> str | None:
-        paths = (os.path.join(config.folder, folder, name) for folder in FOLDERS)
-        return next((path for path in paths if os.path.isfile(path)), None)
-
     def find(name: str) -> str:
-        if (path := place(name)) is None:
+        if (path := find_file(config.folder, FOLDERS, name)) is None:
             raise DataError(f"dataset.root={config.root}: no {name} there, nor in {', '.join(FOLDERS[1:])}. {ADVICE}")
         return path
 
-    if missing := [name for name in needed if place(name) is None]:
+    if missing := [name for name in needed if find_file(config.folder, FOLDERS, name) is None]:
         require(config.folder, missing, ADVICE, tree=needed)
     return find
 

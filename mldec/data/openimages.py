@@ -6,8 +6,10 @@ From the files to the index everything is arrays; images and labels never exist 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from array import array
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,18 +17,20 @@ import numpy as np
 
 from mldec.config import Fraction
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, require
+from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, find_file, require
 from mldec.data.index import ABSENT, UNKNOWN, ImageIndex, Ragged
-from mldec.data.label_rows import OTHER, LabelRows, read_label_rows
 from mldec.data.text_rows import csv_columns, read_lines
 from mldec.errors import DataError, option
 from mldec.labels import LabelSpace, repeated_names
 from mldec.registry import DATASETS
 from mldec.untrusted import MAX_SMALL, read_json
 
+logger = logging.getLogger(__name__)
+
 PUBLISHED = {"train": "train", "val": "validation", "test": "test"}  # the published names of our splits
 DESCRIPTIONS, TRAINABLE = "oidv6-class-descriptions.csv", "oidv6-classes-trainable.txt"
 HIERARCHY = "bbox_labels_600_hierarchy.json"
+OTHER = np.iinfo(np.uint16).max  # the column of a label of another class
 FOLDERS = ("", "annotations", "labels", "metadata")  # of the root, in which files are looked for
 
 
@@ -73,8 +77,8 @@ def build_openimages(config: OpenImagesConfig, *, split: str) -> ImageIndex:
     names = {kind: _label_file(kind, split) for kind in kinds}
     wanted = [DESCRIPTIONS, *([TRAINABLE] if config.classes == "trainable" else []), *(n[0] for n in names.values())]
     wanted += [HIERARCHY] if config.expand_hierarchy else []
-    found = {name: _find(config.folder, (name,)) for name in wanted}
-    found |= {options[0]: _find(config.folder, options) for options in names.values()}
+    found = {name: find_file(config.folder, FOLDERS, name) for name in wanted}
+    found |= {options[0]: find_file(config.folder, FOLDERS, *options) for options in names.values()}
     images = PUBLISHED[split]
     advice = f"Get them with: mldec data download dataset=openimages {option('root', config.folder)}"
     if not all(found.values()):
@@ -96,11 +100,6 @@ def build_openimages(config: OpenImagesConfig, *, split: str) -> ImageIndex:
 def _label_file(kind: str, split: str) -> tuple[str, ...]:
     plain = f"{PUBLISHED[split]}-annotations-{kind}-imagelabels.csv"
     return (f"oidv6-{plain}", plain) if (kind, split) == ("human", "train") else (plain, f"oidv6-{plain}")
-
-
-def _find(root: str, names: tuple[str, ...]) -> str | None:
-    paths = (os.path.join(root, folder, name) for folder in FOLDERS for name in names)
-    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 # Classes --------------------------------------------------------------------------------------------------------------
@@ -162,6 +161,58 @@ def _ragged(lists: list[set[int]]) -> Ragged:
     return Ragged.from_rows(rows, np.array([item for items in lists for item in sorted(items)], np.int32), len(lists))
 
 
+# Labels ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class LabelRows:
+    """The rows of a label file, as parallel arrays: image id, column (or OTHER), confidence."""
+
+    images: np.ndarray  # (R,) uint64
+    columns: np.ndarray  # (R,) uint16
+    confidence: np.ndarray  # (R,) float32
+    machine: bool
+
+
+def read_label_rows(path: str, codes: dict[str, int], *, machine: bool) -> LabelRows:
+    """One pass over a label file. The confidence of a person is 0 or 1, that of a machine anything between."""
+    images, columns, confidence = array("Q"), array("H"), array("f")
+    numbers = {"0": 0.0, "1": 1.0}  # a handful of texts; parsing each of sixty million takes longer
+    last, image, line, others = "", 0, 1, 0
+    try:
+        for line, (name, code, text) in csv_columns(path, ("ImageID", "LabelName", "Confidence")):  # noqa: B007
+            if name != last:  # rows of an image mostly stand together
+                if re.fullmatch("[0-9a-f]{16}", name) is None:
+                    raise ValueError(f"ImageID {name!r} is not 16 digits or letters a to f")
+                last, image = name, int(name, 16)
+            if text not in numbers:
+                numbers[text] = _confidence(text, machine)
+            column = codes.get(code, OTHER)
+            others += column == OTHER
+            images.append(image)
+            columns.append(column)
+            confidence.append(numbers[text])
+    except ValueError as error:
+        raise DataError(f"{path} line {line}: {error}") from None
+    if not images:
+        raise DataError(f"{path}: holds no label")
+    if others:
+        logger.info("%s: %s of %s labels are of other classes", path, f"{others:,}", f"{len(images):,}")
+    return LabelRows(
+        np.frombuffer(images, np.uint64),
+        np.frombuffer(columns, np.uint16),
+        np.frombuffer(confidence, np.float32),
+        machine,
+    )
+
+
+def _confidence(text: str, machine: bool) -> float:
+    value = float(text)
+    if not (0 <= value <= 1 if machine else value in (0, 1)):
+        raise ValueError(f"Confidence {text} is not {'between 0 and 1' if machine else '0 or 1, as people verify'}")
+    return value
+
+
 # The index ---------------------------------------------------------------------------------------------------------
 
 
@@ -178,13 +229,13 @@ class _Entries:
         return _Entries(self.rows[chosen], self.columns[chosen], self.confidence[chosen], self.machine[chosen])
 
     def spread(self, related: Ragged) -> _Entries:
-        """These and one entry for each column that is `related` to theirs; of equal ones the surest."""
+        """These and one entry for each column that is `related` to theirs; of equal ones a person's if there is one."""
         positions, counts = related.take(self.columns)
         columns = np.concatenate([self.columns, related.values[positions].astype(self.columns.dtype)])
         rows, confidence, machine = (
             np.concatenate([values, np.repeat(values, counts)]) for values in (self.rows, self.confidence, self.machine)
         )
-        order = np.lexsort((-confidence, machine, columns, rows))
+        order = np.lexsort((machine, columns, rows))
         first = np.ones(len(order), bool)
         first[1:] = (np.diff(rows[order]) != 0) | (np.diff(columns[order].astype(np.int32)) != 0)
         return _Entries(rows, columns, confidence, machine).where(order[first])
@@ -211,7 +262,6 @@ def _index(
         negatives=Ragged.from_rows(absent.rows, absent.columns.astype(np.int32), len(images)),
         unknown=Ragged.empty(len(images)),
         default=UNKNOWN if config.unverified == "unknown" else ABSENT,
-        confidence=present.confidence,
     )
 
 

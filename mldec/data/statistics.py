@@ -133,7 +133,7 @@ def summarize(index: ImageIndex, *, on_done: Callable[[int], None] = lambda coun
         unknown=unknown,
         labels_per_image=np.bincount(np.bincount(rows, minlength=size)),
         frequent=frequent,
-        together=_together(rows, columns, frequent, size),
+        together=_together(rows, columns, (size, len(present)), frequent),
         sizes=sizes,
         unreadable=unreadable,
     )
@@ -221,15 +221,11 @@ def _short(name: str) -> str:
     return name if len(name) <= 22 else name[:21] + "…"
 
 
-def _together(rows: np.ndarray, columns: np.ndarray, frequent: np.ndarray, size: int) -> np.ndarray:
+def _together(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int], frequent: np.ndarray) -> np.ndarray:
+    """(M,M) in how many rows two of the `frequent` columns (M,) both are, of a matrix with these entries."""
     from scipy.sparse import csr_array
 
-    place = np.full(int(columns.max(initial=0)) + 1, -1)
-    used = frequent[frequent < len(place)]
-    place[used] = np.arange(len(used))
-    kept = place[columns] >= 0
-    entries = (np.ones(kept.sum(), np.int64), (rows[kept], place[columns[kept]]))
-    matrix = csr_array(entries, shape=(size, len(frequent)))
+    matrix = csr_array((np.ones(len(rows), np.int64), (rows, columns)), shape=shape)[:, frequent]
     return np.asarray((matrix.T @ matrix).todense())
 
 

@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mldec.data import parquet_file
@@ -55,18 +54,14 @@ def open_table_file(path: str) -> TableFile:
 
 def write_table_file(source: TableFile, rows: Sequence[int], path: str) -> None:
     """Write the rows of `source` with these numbers (from 0, ascending) to a table of the same kind, whole or not."""
-    with replacing(path) as partial:
-        if path.lower().endswith(".parquet"):
-            with _naming_parquet(source.path):
-                parquet_file.write_rows(source.path, rows, partial)
-            return
-        chosen = set(rows)
-        _write_text(source, [row for number, (_, row) in enumerate(source.rows()) if number in chosen], partial)
-
-
-def _write_text(source: TableFile, content: list[dict[str, Any]], partial: Path) -> None:
     suffix = os.path.splitext(source.path)[1].lower()
-    with open(partial, "w", newline="", encoding="utf-8") as file:
+    if suffix == ".parquet":
+        with _naming_parquet(source.path), replacing(path) as partial:
+            parquet_file.write_rows(source.path, rows, partial)
+        return
+    chosen = set(rows)
+    content = (row for number, (_, row) in enumerate(source.rows()) if number in chosen)
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         if suffix in (".csv", ".tsv"):
             writer = csv.DictWriter(file, source.columns, delimiter="\t" if suffix == ".tsv" else ",")
             writer.writeheader()
@@ -123,7 +118,6 @@ def _open_parquet(path: str) -> TableFile:
     def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
         with _naming_parquet(path):
-            parquet_file.refuse_nested(path, wanted)
             for batch in parquet_file.read_batches(path, wanted or None):
                 for number, row in enumerate(batch.to_pylist(), start=number + 1):  # noqa: B020 (continues counting)
                     yield number, row

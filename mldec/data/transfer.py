@@ -101,8 +101,6 @@ def bytes_in(path: str) -> int:
 
 
 def _attempt(url: str, part: str, size: int | None, on_bytes: Callable[[int, int | None], None]) -> None:
-    if urlsplit(url).scheme not in SCHEMES:
-        raise TransferError(f"refused; allowed: {', '.join(SCHEMES)}", final=True)
     have = bytes_in(part)
     validator, noted = _noted(part)
     if have and have == noted:
@@ -112,15 +110,15 @@ def _attempt(url: str, part: str, size: int | None, on_bytes: Callable[[int, int
     with Watch() as watch:
         try:
             response = _open(url, part, have, validator, watch)
+            if response is None:
+                return
+            with response:
+                have, total = _extent(response, part, have, noted)
+                _check_offer(url, response.headers, total, size)
+                expected = size if total is None else total
+                have = _write_body(response, part, have, total, expected, on_bytes, watch)
         except TransferError as error:
-            raise _verdict(error, watch) from None
-        if response is None:
-            return
-        with response:
-            have, total = _extent(response, part, have, noted)
-            _check_offer(url, response.headers, total, size)
-            expected = size if total is None else total
-            have = _write_body(response, part, have, total, expected, on_bytes, watch)
+            raise TransferError(watch.reason(), slow=True) if watch.slow else error from None
     if expected is not None and have > expected:
         remove(part)
         raise TransferError(f"more than the {expected:,} bytes that were expected came", final=True)
@@ -201,7 +199,7 @@ def _opener(watch: Watch) -> urllib.request.OpenerDirector:
     """Handlers for http and https and none else: file:, ftp: and data: have no handler."""
 
     def watched(kind: Any) -> Any:
-        class Connection(kind):  # type: ignore[misc]
+        class Connection(kind):
             def connect(self) -> None:
                 super().connect()
                 watch.follow(self.sock)
@@ -279,16 +277,11 @@ def _read(response: Any, watch: Watch) -> bytes:
     try:
         data: bytes = response.read1(CHUNK)  # the bytes so far, so that little is lost when the connection breaks
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: of a chunk's size that is no number
-        raise _verdict(TransferError(f"the connection broke: {_describe(error)}"), watch) from None
+        raise TransferError(f"the connection broke: {_describe(error)}") from None
     if not data and watch.slow:  # which must not be taken for the end of the file
-        raise _verdict(TransferError("the connection ended"), watch)
+        raise TransferError(watch.reason(), slow=True)
     watch.received += len(data)
     return data
-
-
-def _verdict(error: TransferError, watch: Watch) -> TransferError:
-    """`error`, or what it came of: that the watch ended the connection."""
-    return TransferError(watch.reason(), slow=True) if watch.slow else error
 
 
 def _note(part: str, headers: Message, total: int | None) -> None:

@@ -50,9 +50,7 @@ class Voc2007Config(VocConfig):
 
     year: ClassVar[int] = 2007
     sets: ClassVar[dict[str, str]] = {"train": "trainval", "test": "test"}
-
-    def expected(self, split: str) -> SplitCounts:
-        return SplitCounts({"train": 5_011, "test": 4_952}[split], labels=20)
+    published: ClassVar = {"train": SplitCounts(5_011, 20), "test": SplitCounts(4_952, 20)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +59,7 @@ class Voc2012Config(VocConfig):
 
     year: ClassVar[int] = 2012
     sets: ClassVar[dict[str, str]] = {"train": "train", "test": "val"}
-
-    def expected(self, split: str) -> SplitCounts:
-        return SplitCounts({"train": 5_717, "test": 5_823}[split], labels=20)
+    published: ClassVar = {"train": SplitCounts(5_717, 20), "test": SplitCounts(5_823, 20)}
 
 
 @DATASETS.register("voc2007", Voc2007Config)
@@ -76,22 +72,18 @@ def build_voc(config: VocConfig, *, split: str) -> ImageIndex:
     """
     check_split(config, split)
     year = f"VOC{config.year}"
-    below = next((p for p in (f"VOCdevkit/{year}", year, ".") if os.path.isdir(_join(config, p, "Annotations"))), None)
-    below = f"VOCdevkit/{year}" if below is None else below
+    places = (f"VOCdevkit/{year}", year, ".")
+    below = next((p for p in places if os.path.isdir(os.path.join(config.folder, p, "Annotations"))), places[0])
     image_set = f"ImageSets/Main/{config.sets[split]}.txt"
     tree = [f"{below}/{entry}" for entry in (image_set, "Annotations/", "JPEGImages/")]
     advice = f"Get them with: mldec data download dataset={config.name} {option('root', config.folder)}"
     require(config.folder, tree, advice)
-    folder = _join(config, below)
+    folder = os.path.join(config.folder, below)
     sources = [os.path.join(folder, entry) for entry in (image_set, "Annotations", "JPEGImages")]
     # A folder's time of change does not reveal a file that was corrected in place.
     files = (os.path.join(folder, "Annotations", f"{name}.xml") for name in _names(sources[0]))
     sources += filter(os.path.isfile, files)
     return cached(config, split, sources, lambda: _read(folder, sources[0], config.difficult))
-
-
-def _join(config: VocConfig, *parts: str) -> str:
-    return os.path.join(config.folder, *parts)
 
 
 def _read(folder: str, image_set: str, difficult: str) -> ImageIndex:
