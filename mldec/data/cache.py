@@ -64,10 +64,9 @@ def cached(
     watched = [*sources, *([exclusions] if exclusions else [])]
     name = f"{config.name}-{split}-{_key(config, split, watched)}.index"
     folder = cache_folder(config)
-    if folder is not None:
-        kept = _open_sound(os.path.join(folder, name), config.folder, root)
-        if kept is not None:
-            return kept
+    kept = None if folder is None else _open_sound(os.path.join(folder, name), config.folder, root)
+    if kept is not None:
+        return kept
     index, gaps = _without_missing(_without_excluded(_read(read, sources), config.folder, exclusions), config)
     if config.unannotated == "drop":
         if not index.positives.counts.any():

@@ -6,7 +6,6 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -60,7 +59,6 @@ def build_cars(config: CarsConfig, *, split: str) -> ImageIndex:
     check_split(config, split)
     root = config.folder
     whole, classes, kit = (os.path.join(root, name) for name in ("cars_annos.mat", split, "devkit"))
-    read: Callable[[], ImageIndex]
     if os.path.isfile(whole):
         require(root, ["cars_annos.mat", "car_ims/"], ADVICE)
         sources = [whole, os.path.join(root, "car_ims")]

@@ -197,7 +197,8 @@ class ImageIndex(_Shared):
             positions, counts = lists.take(rows)
             return Ragged.from_counts(counts, lists.values[positions])
 
-        return dataclasses.replace(self, **{name: gather(getattr(self, name)) for name in LISTS})
+        gathered: dict[str, Any] = {name: gather(getattr(self, name)) for name in LISTS}
+        return dataclasses.replace(self, **gathered)
 
     def with_labels(self, labels: LabelSpace) -> ImageIndex:
         """The same images with only `labels`: some of those here, in any order.

@@ -32,7 +32,7 @@ ABANDONED_SECONDS = 3600
 ROWS_AT_ONCE = 2**16
 TYPES = {"paths.values": "U8"}  # of each array, as safetensors names them
 TYPES |= {f"{name}.offsets": "I64" for name in LISTS} | {f"{name}.values": "I32" for name in LISTS[1:]}
-DTYPES = {"U8": np.dtype("uint8"), "I32": np.dtype("int32"), "I64": np.dtype("int64")}
+DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("uint8"), "I32": np.dtype("int32"), "I64": np.dtype("int64")}
 
 
 @dataclasses.dataclass(frozen=True)

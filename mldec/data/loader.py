@@ -297,7 +297,7 @@ class _Samples(Dataset):
                 rows[place], image = self._decode(key, broken)
                 _store(self.augment(image, rng), images_BCHW[place])
         except DataError as error:
-            return BatchFailure(DataError, str(error))
+            return BatchFailure(str(error))
         targets = torch.from_numpy(self.index.targets(rows))
         return Batch(torch.from_numpy(images_BCHW), targets, torch.from_numpy(rows), tuple(broken))
 
@@ -343,5 +343,5 @@ def _data_loader(
 
 def _sound(batch: Batch | BatchFailure) -> Batch:
     if isinstance(batch, BatchFailure):
-        raise batch.kind(batch.message)
+        raise DataError(batch.message)
     return batch

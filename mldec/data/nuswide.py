@@ -97,13 +97,10 @@ def csv_file(config: NusWideConfig) -> str:
 
 def with_image_folder(config: NusWideConfigT) -> NusWideConfigT:
     """The config with `images`, the folder that paths of images are relative to, since it determines the index."""
-    folder = config.images and os.path.expanduser(config.images)
-    if folder is None and uses_csv(config):
-        folder = config.folder
-    if folder is None:
-        places = [os.path.join(config.folder, name) for name in IMAGES]
-        folder = next((place for place in places if os.path.isdir(place)), places[-1])
-    return replace(config, images=folder)
+    if config.images is not None:
+        return replace(config, images=os.path.expanduser(config.images))
+    places = [config.folder] if uses_csv(config) else [os.path.join(config.folder, name) for name in IMAGES]
+    return replace(config, images=next((place for place in places if os.path.isdir(place)), places[-1]))
 
 
 def image_list(split: str) -> str:

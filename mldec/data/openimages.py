@@ -90,7 +90,7 @@ def build_openimages(config: OpenImagesConfig, *, split: str) -> ImageIndex:
     def read() -> ImageIndex:
         codes = _codes(config, paths)
         labels = _label_space(codes, paths[DESCRIPTIONS])
-        hierarchy = _Hierarchy(paths[HIERARCHY], codes) if config.expand_hierarchy else None
+        hierarchy = _read_hierarchy(paths[HIERARCHY], codes) if config.expand_hierarchy else None
         rows = [read_label_rows(paths[names[kind][0]], codes, machine=kind == "machine") for kind in kinds]
         return _index(config, os.path.join(config.folder, images), labels, rows, hierarchy)
 
@@ -132,28 +132,28 @@ def _label_space(codes: dict[str, int], descriptions: str) -> LabelSpace:
     )
 
 
-class _Hierarchy:
-    """For each column, those of its ancestors and of its descendants, as lists."""
+Relatives = tuple[Ragged, Ragged]  # for each column, those of its ancestors and those of its descendants
 
-    def __init__(self, path: str, codes: dict[str, int]) -> None:
-        ancestors: list[set[int]] = [set() for _ in codes]
-        descendants: list[set[int]] = [set() for _ in codes]
 
-        def visit(node: Any, above: tuple[int, ...]) -> None:
-            column = codes.get(node["LabelName"])
-            if column is not None:
-                ancestors[column].update(above)
-                for other in above:
-                    descendants[other].add(column)
-                above = (*above, column)
-            for child in node.get("Subcategory", ()):  # not "Part": a wheel is no car
-                visit(child, above)
+def _read_hierarchy(path: str, codes: dict[str, int]) -> Relatives:
+    ancestors: list[set[int]] = [set() for _ in codes]
+    descendants: list[set[int]] = [set() for _ in codes]
 
-        try:
-            visit(read_json(path, most=MAX_SMALL), ())
-        except (KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(f"{path}: is no hierarchy of labels, or was cut short: {error!r}") from None
-        self.ancestors, self.descendants = _ragged(ancestors), _ragged(descendants)
+    def visit(node: Any, above: tuple[int, ...]) -> None:
+        column = codes.get(node["LabelName"])
+        if column is not None:
+            ancestors[column].update(above)
+            for other in above:
+                descendants[other].add(column)
+            above = (*above, column)
+        for child in node.get("Subcategory", ()):  # not "Part": a wheel is no car
+            visit(child, above)
+
+    try:
+        visit(read_json(path, most=MAX_SMALL), ())
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: is no hierarchy of labels, or was cut short: {error!r}") from None
+    return _ragged(ancestors), _ragged(descendants)
 
 
 def _ragged(lists: list[set[int]]) -> Ragged:
@@ -198,12 +198,7 @@ def read_label_rows(path: str, codes: dict[str, int], *, machine: bool) -> Label
         raise DataError(f"{path}: holds no label")
     if others:
         logger.info("%s: %s of %s labels are of other classes", path, f"{others:,}", f"{len(images):,}")
-    return LabelRows(
-        np.frombuffer(images, np.uint64),
-        np.frombuffer(columns, np.uint16),
-        np.frombuffer(confidence, np.float32),
-        machine,
-    )
+    return LabelRows(np.asarray(images), np.asarray(columns), np.asarray(confidence), machine)
 
 
 def _confidence(text: str, machine: bool) -> float:
@@ -242,7 +237,7 @@ class _Entries:
 
 
 def _index(
-    config: OpenImagesConfig, root: str, labels: LabelSpace, parts: list[LabelRows], hierarchy: _Hierarchy | None
+    config: OpenImagesConfig, root: str, labels: LabelSpace, parts: list[LabelRows], hierarchy: Relatives | None
 ) -> ImageIndex:
     images, entries = _by_image(parts)
     entries = entries.where(entries.columns != OTHER)
@@ -251,7 +246,8 @@ def _index(
     absent = entries.where((entries.confidence == 0) & ~entries.machine)
     del entries, threshold
     if hierarchy is not None:
-        present, absent = present.spread(hierarchy.ancestors), absent.spread(hierarchy.descendants)
+        ancestors, descendants = hierarchy
+        present, absent = present.spread(ancestors), absent.spread(descendants)
     if present.machine.any():
         present = _without_overruled(present, absent, len(labels))
     return ImageIndex(

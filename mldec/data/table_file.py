@@ -13,7 +13,7 @@ from typing import Any
 
 from mldec.data import parquet_file
 from mldec.data.text_rows import csv_rows
-from mldec.errors import SURROGATE, DataError, shortened
+from mldec.errors import DataError, shortened
 from mldec.files import replacing
 from mldec.labels import repeated_names
 from mldec.untrusted import open_text, parse_json
@@ -61,14 +61,14 @@ def write_table_file(source: TableFile, rows: Sequence[int], path: str) -> None:
         return
     chosen = set(rows)
     content = (row for number, (_, row) in enumerate(source.rows()) if number in chosen)
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    # In JSON, a backslash also stands before half a character, which a column that is no label may hold.
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         if suffix in (".csv", ".tsv"):
             writer = csv.DictWriter(file, source.columns, delimiter="\t" if suffix == ".tsv" else ",")
             writer.writeheader()
             writer.writerows(content)
         else:
-            # Escaped as ASCII, half a character in a column that is no label stays what it is.
-            file.writelines(json.dumps(row, ensure_ascii=not _is_text(row)) + "\n" for row in content)
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
 
 
 def _open_csv(path: str) -> TableFile:
@@ -133,11 +133,6 @@ def _naming_parquet(path: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, OverflowError, arrow.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {shortened(error, 300)}") from None
-
-
-def _is_text(row: dict[str, Any]) -> bool:
-    """Whether all text in a row can be written in UTF-8."""
-    return SURROGATE.search(json.dumps(row, ensure_ascii=False)) is None
 
 
 _OPENERS = {

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from mldec.errors import DataError
-from mldec.untrusted import open_text
+from mldec.untrusted import MAX_LIST, open_regular, open_text
 
 logger = logging.getLogger(__name__)
 
@@ -20,9 +20,10 @@ LOG_SECONDS = 15.0  # between two lines of progress
 def read_lines(path: str) -> list[str]:
     """The lines of a text file in UTF-8, without the empty ones and without spaces at their ends.
 
-    Raises DataError if it cannot be read; names it.
+    Raises DataError if it cannot be read, or is larger than MAX_LIST; names it.
     """
     try:
+        open_regular(path, most=MAX_LIST).close()
         with open_text(path) as file:
             return [line.strip() for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

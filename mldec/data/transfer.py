@@ -101,6 +101,8 @@ def bytes_in(path: str) -> int:
 
 
 def _attempt(url: str, part: str, size: int | None, on_bytes: Callable[[int, int | None], None]) -> None:
+    if urlsplit(url).scheme not in SCHEMES:  # for another one there is no handler, and no response
+        raise TransferError(f"refused; allowed: {', '.join(SCHEMES)}", final=True)
     have = bytes_in(part)
     validator, noted = _noted(part)
     if have and have == noted:
@@ -178,9 +180,7 @@ def _check_space(part: str, *, keep: bool) -> None:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    def http_error_302(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any
-    ) -> IO[bytes] | None:
+    def http_error_302(self, req: Any, fp: IO[bytes], code: int, msg: str, headers: Any) -> Any:
         target = headers.get("Location") or headers.get("URI") or ""
         fp.close()
         try:

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from xml.etree import ElementTree
 
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, SplitCounts, check_split, require
+from mldec.data.dataset import DatasetConfig, SplitCounts, check_split, naming, require
 from mldec.data.index import ImageIndex
 from mldec.data.text_rows import read_lines
 from mldec.errors import DataError, option
@@ -114,12 +114,10 @@ def _names(image_set: str) -> list[str]:
 def read_xml(path: str) -> ElementTree.Element:
     """The root of an XML file without entities, which could make a small file endless.
 
-    Raises:
-        DataError: it is no such file; names it.
-        OSError: it does not exist, or may not be read.
+    Raises DataError if it cannot be read or is no such file; names it.
     """
-    content = read_bytes(path, most=MAX_SMALL)
     try:
+        content = read_bytes(path, most=MAX_SMALL)
         declared = re.match(rb"\s*<\?xml[^>]*encoding\s*=\s*[\"']([\w.-]+)", content.removeprefix(codecs.BOM_UTF8))
         encoding = declared[1].decode() if declared else "utf-8"
         if b"\0" in content or "<!".encode(encoding) != b"<!":  # the search for entities would not see them
@@ -127,25 +125,21 @@ def read_xml(path: str) -> ElementTree.Element:
         if b"<!" in content.replace(b"<!--", b""):
             raise DataError(f"{path}: holds a document type or entities, which VOC's annotations do not")
         return ElementTree.fromstring(content)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
         raise DataError(f"{path}: is not XML, or was cut short: {error}") from None
 
 
 def _objects(path: str) -> tuple[set[int], set[int]]:
     """Columns of the classes with a clear object, and of those with a difficult one."""
-    try:
-        root = read_xml(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     clear: set[int] = set()
     doubtful: set[int] = set()
-    for item in root.iter("object"):
+    for item in read_xml(path).iter("object"):
         name = item.findtext("name")
         if name is None:
             raise DataError(f"{path}: an object without a name")
-        try:
+        with naming(path):
             column = LABELS.index(name.strip())
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from None
         (doubtful if (item.findtext("difficult") or "0").strip() == "1" else clear).add(column)
     return clear, doubtful

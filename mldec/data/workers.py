@@ -43,9 +43,8 @@ class WorkerDied(RunError):
 
 
 class BatchFailure(NamedTuple):
-    """Sent by a worker in place of a batch. An exception would arrive wrapped in the worker's traceback."""
+    """Sent by a worker in place of a batch: the message of a DataError, which would arrive wrapped in a traceback."""
 
-    kind: type[Exception]
     message: str
 
 
@@ -207,8 +206,7 @@ def _abandon_all() -> None:
 
 
 def _describe_death(dead: list[Any]) -> str:
-    codes = [worker.exitcode for worker in dead if worker.exitcode is not None]
-    killed = {-code for code in codes if code < 0}
+    killed = {-worker.exitcode for worker in dead if (worker.exitcode or 0) < 0}
     names = {int(known): known.name for known in signal.Signals}
     how = "it ended" if not dead else f"process {dead[0].pid} ended with exit code {dead[0].exitcode}"
     if killed:
