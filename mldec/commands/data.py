@@ -70,7 +70,7 @@ class SplitOptions(DatasetOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ShrinkOptions(DatasetOptions):
-    """Write dataset=NAME again with smaller images, annotations adjusted."""
+    """Write dataset=NAME again with smaller images; annotations are copied."""
 
     side: Count  # pixels on the shorter side, such as 256
     output: OutputDirectory  # the directory of the new dataset
@@ -120,8 +120,8 @@ def _download(options: DownloadOptions, arguments: compose.Arguments) -> int:
 
 def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
     from mldec.data.cache import exclusion_file
-    from mldec.data.exclusions import EXCLUDED, read_exclusions
-    from mldec.data.verify import unlisted_images, verify, write_exclusions, write_list
+    from mldec.data.exclusions import EXCLUDED, add_exclusions, read_exclusions
+    from mldec.data.verify import unlisted_images, verify, write_list
     from mldec.engine.display import Display
 
     config, display = dataclasses.replace(_dataset(options, arguments), missing="ignore"), Display()
@@ -155,7 +155,8 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
         display.say("note: add fix=true to leave them out of training (nothing is deleted)")
         return 1
     exclusions = Path(config.exclude or os.path.join(config.folder, EXCLUDED))
-    count = write_exclusions(problems, config.folder, exclusions)
+    broken = (os.path.relpath(problem.path, os.path.abspath(config.folder)) for problem in problems)
+    count = add_exclusions(broken, exclusions)
     display.say(f"{exclusions} now lists {count:,} images, which training leaves out")
     return 0
 
@@ -214,8 +215,7 @@ def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
 
 def _shrink(options: ShrinkOptions, arguments: compose.Arguments) -> int:
     from mldec.data.dataset import name_some
-    from mldec.data.shrink import copy_others, prepare_target, shrink
-    from mldec.data.shrink_plan import survey
+    from mldec.data.shrink import copy_others, prepare_target, shrink, survey
     from mldec.engine.display import Display
 
     side, quality, output = options.side, options.quality, options.output

@@ -19,7 +19,6 @@ import mldec.data.coco
 import mldec.data.digits
 import mldec.data.digits_many
 import mldec.data.folder
-import mldec.data.imagenet
 import mldec.data.nuswide
 import mldec.data.nuswide_zsl
 import mldec.data.openimages
