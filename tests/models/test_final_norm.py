@@ -175,7 +175,7 @@ def test_asked_for_where_there_is_none_it_is_refused():
     # auto keeps what there is, here nothing
     config = configured("backbone=resnet18", "backbone.checkpoint=weights.pth")
     assert build.build_classifier(config, labels, pretrained=False).backbone.final_norm is None
-    with pytest.raises(ConfigError, match=r"backbone\.final_norm=ja: expected one of auto or true or false"):
+    with pytest.raises(ConfigError, match=r"backbone\.final_norm=ja: expected one of auto, or true or false"):
         configured("backbone.final_norm=ja")
 
 
