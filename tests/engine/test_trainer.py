@@ -203,11 +203,11 @@ def test_thresholds_are_tuned_on_val_for_the_weights_that_are_best(small_digits,
     evaluate, kept = trainer._evaluate, []
 
     def falling():
-        results, scores = evaluate()
+        metrics, scores = evaluate()
         kept.append(scores)
-        for result in results.values():
-            result.metrics["mAP"] = [30.0, 20.0, 10.0][len(kept) - 1] if words else 10.0 * len(kept)
-        return results, scores
+        for values in metrics.values():
+            values["mAP"] = [30.0, 20.0, 10.0][len(kept) - 1] if words else 10.0 * len(kept)
+        return metrics, scores
 
     trainer._evaluate = falling
     trainer.fit(tmp_path)
