@@ -43,7 +43,7 @@ class CarsConfig(DatasetConfig):
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
     published: ClassVar = {"train": SplitCounts(8_144, 196), "test": SplitCounts(8_041, 196)}
-    single_label: ClassVar = True
+    single_label = True
 
     root: str = "data/stanford_cars"
     image_size: ImageSize = 384

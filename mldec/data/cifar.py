@@ -36,7 +36,7 @@ class CifarConfig(DatasetConfig):
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
     published: ClassVar = {"train": SplitCounts(50_000, CLASSES), "test": SplitCounts(10_000, CLASSES)}
-    single_label: ClassVar = True
+    single_label = True
 
     root: str = "data/cifar100"
     image_size: ImageSize = 224

@@ -62,7 +62,7 @@ class DatasetConfig(ComponentConfig):
     #: The published figures of each split.
     published: ClassVar[Mapping[str, SplitCounts]] = {}
     #: Whether each image has exactly one positive label, as softmax assumes.
-    single_label: ClassVar[bool] = False
+    single_label = False  # no annotation, so that `table` may have it as a setting
     #: The settings that are paths of files and folders.
     paths: ClassVar[tuple[str, ...]] = ("root", "exclude", "cache")
 

@@ -40,7 +40,7 @@ class FolderConfig(DatasetConfig):
     Without `train` every folder below the root is a class, and the only split is train.
     """
 
-    single_label: ClassVar = True
+    single_label = True
 
     root: str
 
@@ -79,7 +79,7 @@ class ImageNetConfig(DatasetConfig):
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
     published: ClassVar = {"train": SplitCounts(1_281_167, 1000), "test": SplitCounts(50_000, 1000)}
-    single_label: ClassVar = True
+    single_label = True
 
     root: str = "data/imagenet"
     image_size: ImageSize = 224

@@ -56,7 +56,7 @@ class Gaps:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Notes:
-    """What the header says beside the arrays; `root` is relative to the dataset's folder."""
+    """What the header holds beside the arrays; `root` is relative to the dataset's folder."""
 
     version: int
     root: str

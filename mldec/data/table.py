@@ -51,7 +51,7 @@ class TableConfig(FilesConfig):
     separator: str = ";"
     ignore: tuple[str, ...] = ()
     unlisted: Literal["absent", "unknown"] = "absent"
-    single_label: bool = False  # type: ignore[misc]
+    single_label: bool = False
 
     def __post_init__(self) -> None:
         if not self.separator:
