@@ -21,8 +21,8 @@ from mldec.engine.interrupt import Interrupted
 from mldec.engine.metric_writer import read_records
 from tests.curve import make, make_trainer
 from tests.engine.test_distributed import PLAIN, losses
-from tests.engine.test_kill import command
 from tests.engine.test_trainer import interrupt_at
+from tests.forked import PRELOADED, command
 from tests.same import assert_same_run
 
 CUDA = (pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
@@ -165,7 +165,7 @@ def train(folder: Path, words: Sequence[str], device: str, processes: int) -> No
     where = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": "0"}
     context = multiprocessing.get_context("spawn" if device == "cuda" else "forkserver")
     if device != "cuda":
-        context.set_forkserver_preload(["mldec.engine.trainer", "mldec.commands.train"])
+        context.set_forkserver_preload([*PRELOADED])
     words = ["train", *words, f"runtime.device={device}", f"run_dir={folder}"]
     group = [
         context.Process(target=begin_over_gloo, args=(words, {**where, "RANK": str(rank)})) for rank in range(processes)
