@@ -24,7 +24,7 @@ from tests.curve import SMALLER
 from tests.forked import Begun
 
 SMALL = [
-    *("dataset.train=64", "dataset.val=32", "dataset.test=32", "dataset.image_size=32"),
+    *("dataset.train=64", "dataset.val=32", "dataset.test=32"),
     *("schedule.epochs=1", "runtime.threads=1", *SMALLER),
 ]
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from mldec.engine.checkpoint import load_checkpoint, read_last
 from mldec.engine.interrupt import Interrupted
 from mldec.engine.metric_writer import read_records
-from tests.curve import make, make_trainer
+from tests.curve import make, make_trainer, small_experiment
 from tests.engine.test_distributed import PLAIN, losses
 from tests.engine.test_trainer import interrupt_at
 from tests.forked import PRELOADED, command
@@ -181,8 +181,13 @@ def train(folder: Path, words: Sequence[str], device: str, processes: int) -> No
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked from a server")
 @pytest.mark.parametrize("device", [on("cpu"), on("cuda")])
-def test_two_processes_on_one_device_train_as_one(device: str, small_digits: list[str], tmp_path: Path) -> None:
-    words = [*small_digits, *PLAIN, *(each.replace("=32", "=31") for each in few(device)), "schedule.epochs=1"]
+def test_two_processes_on_one_device_train_as_one(device: str, digits_root: Path, tmp_path: Path) -> None:
+    words = [
+        *small_experiment(digits_root),
+        *PLAIN,
+        *(each.replace("=32", "=31") for each in few(device)),
+        "schedule.epochs=1",
+    ]
     words += ["runtime.precision=fp32", "runtime.deterministic=true"]
     for processes in (1, 2):
         train(tmp_path / str(processes), words, device, processes)

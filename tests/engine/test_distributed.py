@@ -22,7 +22,7 @@ from mldec.engine.distributed import ProcessGroup
 from mldec.engine.metric_writer import read_records
 from mldec.engine.trainer import Trainer
 from mldec.errors import ConfigError
-from tests.curve import make
+from tests.curve import make, small_experiment
 from tests.engine.test_soak import await_end, children
 from tests.forked import begin, finish
 from tests.same import timeless
@@ -41,6 +41,12 @@ PLAIN = (
     "schedule.max_lr=1e-3",
     "runtime.log_every=1",
 )
+
+
+@pytest.fixture
+def small_digits(digits_root: Path) -> list[str]:
+    """Without settings of the backbone that PLAIN replaces."""
+    return small_experiment(digits_root)
 
 
 def train(folder: Path, words: Sequence[str], processes: int) -> None:

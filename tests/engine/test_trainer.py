@@ -20,7 +20,7 @@ from mldec.engine.metric_writer import read_records
 from mldec.engine.thresholds import read_thresholds, tune_thresholds
 from mldec.engine.trainer import Trainer
 from mldec.errors import CheckpointError, RunError
-from tests.curve import curve, make, make_trainer
+from tests.curve import curve, make, make_trainer, small_experiment
 from tests.same import assert_same_run, assert_same_tensors, timeless
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -91,7 +91,7 @@ def test_twenty_steps_match_the_stored_curve(digits_root):
     assert losses[-1] < losses[0] / 2
 
 
-def test_accumulated_parts_make_the_step_of_the_whole_batch(small_digits):
+def test_accumulated_parts_make_the_step_of_the_whole_batch(digits_root):
     """Sum losses add up and mean losses are weighted, also where the last part is smaller; needs a net without batch
     norm.
     """
@@ -100,9 +100,9 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch(small_digits):
         for accumulate in (1, 4):
             config = make(
                 [
-                    *small_digits,
+                    *small_experiment(digits_root),
                     "backbone=timm",
-                    "backbone.model=vit_tiny_patch16_224",
+                    "backbone.model=test_vit",
                     "head.dropout=0",
                     f"loss={loss}",
                     f"schedule.accumulate={accumulate}",
