@@ -138,8 +138,9 @@ def test_memory_format_and_deterministic_kernels_change_no_result(small_digits, 
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
-def test_one_batch_is_learned_to_zero_loss(small_digits, tmp_path):
-    config = make([*small_digits, "debug=overfit", "schedule.epochs=4", "schedule.batch_size=16", "head.dropout=0"])
+def test_one_batch_is_learned_to_zero_loss(digits_root, tmp_path):
+    words = ["debug=overfit", "schedule.epochs=4", "schedule.batch_size=16", "head.dropout=0"]
+    config = make([*small_experiment(digits_root), *words])
     make_trainer(config).fit(tmp_path)
     losses = [record["loss"] for record in read_records(tmp_path / "metrics.jsonl") if record["kind"] == "train"]
     assert losses[-1] < 0.02 * losses[0]
