@@ -16,7 +16,7 @@ from mldec.engine.trainer import Trainer
 from mldec.errors import is_out_of_memory
 from mldec.labels import LabelSpace
 from mldec.models.complexity import count_macs, count_parameters
-from tests.curve import make
+from tests.curve import SMALLER, make
 
 CPU = torch.device("cpu")
 OVERRIDES = [
@@ -28,6 +28,7 @@ OVERRIDES = [
     "head.ffn_dim=32",
     "runtime=cpu",
     "runtime.threads=1",
+    *SMALLER,
 ]
 FAST = ["repeats=2", "seconds=0.001"]
 HEADS = "heads=gap,transformer_decoder,ml_decoder"

@@ -26,7 +26,7 @@ from mldec.engine.prediction_files import find_images, find_inputs
 from mldec.engine.predictor import Predictor
 from mldec.engine.thresholds import read_thresholds
 from mldec.errors import DataError, RunError
-from tests.curve import small_experiment
+from tests.curve import SMALLER, small_experiment
 
 COUNT = 5
 
@@ -35,7 +35,7 @@ COUNT = 5
 def trained(digits_root, tmp_path_factory):
     """A run directory; nobody may change it."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    assert run(["train", *small_experiment(digits_root), "schedule.epochs=1", f"run_dir={folder}"]) == 0
+    assert run(["train", *small_experiment(digits_root), *SMALLER, "schedule.epochs=1", f"run_dir={folder}"]) == 0
     return folder
 
 
