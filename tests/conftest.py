@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.curve import small_experiment
+from tests.curve import SMALLER, small_experiment
 
 torch.set_num_threads(
     1
@@ -41,5 +41,5 @@ def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_digits(digits_root: Path) -> list[str]:
-    """Overrides of experiment=digits that make it a matter of a second or two."""
-    return small_experiment(digits_root)
+    """Overrides of experiment=digits that make it a matter of a second."""
+    return [*small_experiment(digits_root), *SMALLER]

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from mldec.commands.main import run
-from tests.curve import small_experiment
+from tests.curve import SMALLER, small_experiment
 
 
 @pytest.fixture(scope="module")
 def trained(digits_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
-    assert run(["train", *small_experiment(digits_root), "schedule.epochs=1", f"run_dir={folder}"]) == 0
+    assert run(["train", *small_experiment(digits_root), *SMALLER, "schedule.epochs=1", f"run_dir={folder}"]) == 0
     return folder
 
 
@@ -85,7 +85,7 @@ def test_67_wrong_values_are_refused_in_one_line(trained, digits_root, capsys):
     image("a.jpg")
     assert run(["predict", f"run={trained}", "input=a.jpg", "top_k=2"]) == 0
     refused(["predict", f"run={trained}", "input=a.jpg", "top_k=²"], capsys, "top_k")
-    train = ["train", *small_experiment(digits_root), "debug=fast"]
+    train = ["train", *small_experiment(digits_root), *SMALLER, "debug=fast"]
     refused([*train, "seed=18446744073709551616", "run_dir=x"], capsys, "seed")
     Path("file").write_text("")
     refused([*train, "run_dir=file"], capsys, "file")

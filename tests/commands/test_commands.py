@@ -22,6 +22,7 @@ from mldec.config import build_config
 from mldec.data.dataset import DatasetConfig
 from mldec.engine.metric_writer import read_records
 from mldec.registry import HEADS
+from tests.forked import begin, finish
 
 ROOT = Path(__file__).parent.parent.parent
 TINY_COCO = ROOT.parent / "shared" / "data" / "tiny_coco"
@@ -135,24 +136,18 @@ def test_a_resumed_run_does_not_look_for_its_first_weights_again(small_digits, t
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_sweep_that_is_stopped_lets_the_run_save(signum, code, small_digits, tmp_path):
     """Ctrl-C reaches all processes of a terminal; a scheduler's signal may reach the first alone."""
-    overrides = [*small_digits, f"output={tmp_path}", "schedule.epochs=500", "seed=0,1", "-m"]
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *overrides],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # Ctrl-C goes to the whole group, as in a terminal
-    )
+    overrides = [*small_digits, f"output={tmp_path / 'runs'}", "schedule.epochs=500", "seed=0,1", "-m"]
+    said = tmp_path / "said"
+    process = begin(["train", *overrides], output=str(said))  # in a session of its own, as of a terminal
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("digits/*/metrics.jsonl")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("runs/digits/*/metrics.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(0.5)
-    os.killpg(process.pid, signum) if signum == signal.SIGINT else process.send_signal(signum)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == code, output
-    folder = only_run(tmp_path / "digits")  # the second run did not begin
-    assert f"mldec train resume={folder}" in output
+    os.killpg(process.pid, signum) if signum == signal.SIGINT else os.kill(process.pid, signum)
+    process.join(60)
+    assert process.exitcode == code, said.read_text()
+    folder = only_run(tmp_path / "runs" / "digits")  # the second run did not begin
+    assert f"mldec train resume={folder}" in said.read_text()
 
 
 def test_another_dataset_is_shown_as_the_run_saw_its_own():
@@ -217,10 +212,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(small_digits, tmp_path):
 
 def test_a_sweep_runs_every_combination_in_its_own_process(small_digits, tmp_path):
     overrides = [*small_digits, f"output={tmp_path}", "schedule.epochs=1", "head.num_groups=20,80", "-m"]
-    result = subprocess.run(
-        [sys.executable, "train.py", *overrides], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
+    finish(["train", *overrides])
     configs = [compose.read_yaml(folder / "config.yaml") for folder in (tmp_path / "digits").iterdir()]
     assert sorted(config["head"]["num_groups"] for config in configs) == [20, 80]
 
@@ -270,7 +262,7 @@ def test_plugins_register_components_of_ones_own(small_digits, tmp_path, monkeyp
 
 @pytest.mark.skipif(not TINY_COCO.exists(), reason="the real COCO sample is not here")
 def test_the_paper_s_experiment_starts_on_a_real_coco_folder(tmp_path, capsys):
-    """At 96 px, to be a matter of seconds; nothing else of the recipe changes."""
+    """At 96 px and two batches at a time, to be a matter of seconds; nothing else of the recipe changes."""
     overrides = [
         "experiment=coco_tresnet_l",
         f"dataset.root={TINY_COCO}",
@@ -281,6 +273,8 @@ def test_the_paper_s_experiment_starts_on_a_real_coco_folder(tmp_path, capsys):
         "schedule.batch_size=10",
         "runtime=cpu",
         "runtime.workers=1",
+        "runtime.limit_train_batches=2",
+        "runtime.limit_eval_batches=2",
         f"run_dir={tmp_path / 'run'}",
     ]
     assert run(["train", *overrides]) == 0

@@ -21,7 +21,7 @@ from mldec.commands.options import Repeatable, parse, value_of
 from mldec.commands.predict import PredictOptions
 from mldec.config import build_options
 from mldec.errors import ConfigError, printable, printable_name, shortened, whole_number
-from tests.curve import small_experiment
+from tests.curve import SMALLER, small_experiment
 
 LONG = "9" * 5000
 #: No number, no boolean, no choice, and no path that can be written or read.
@@ -61,7 +61,7 @@ DECLARED = declared()
 @pytest.fixture(scope="module")
 def trained(digits_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
-    assert run(["train", *small_experiment(digits_root), "schedule.epochs=1", f"run_dir={folder}"]) == 0
+    assert run(["train", *small_experiment(digits_root), *SMALLER, "schedule.epochs=1", f"run_dir={folder}"]) == 0
     return folder
 
 

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,8 +20,13 @@ from mldec.paper import runner
 from mldec.paper.records import ADDED, config_key, find_records
 from mldec.paper.tables import find_table, load_tables
 from mldec.registry import HEADS
+from tests.curve import SMALLER
+from tests.forked import Begun
 
-SMALL = ["dataset.train=128", "dataset.val=32", "dataset.test=32", "schedule.epochs=1", "runtime.threads=1"]
+SMALL = [
+    *("dataset.train=64", "dataset.val=32", "dataset.test=32"),
+    *("schedule.epochs=1", "runtime.threads=1", *SMALLER),
+]
 
 
 def run(capsys, *words: str) -> tuple[int, str]:
@@ -46,11 +52,17 @@ def table_1_chooses_nothing(monkeypatch) -> None:
 
 
 @pytest.fixture
+def forked(monkeypatch) -> None:
+    """Rows run in processes that have torch already; other tests start them really."""
+    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": Begun}))
+
+
+@pytest.fixture
 def small(tmp_path: Path) -> list[str]:
     return [*SMALL, f"dataset.root={tmp_path / 'digits'}", f"output={tmp_path / 'out'}", "scale=desk"]
 
 
-def test_a_table_is_run_reported_and_not_run_again(small, tmp_path, capsys):
+def test_a_table_is_run_reported_and_not_run_again(small, forked, tmp_path, capsys):
     """Two rows, two seeds, side by side; what two tables share is trained once."""
     code, text = run(capsys, "1", *small, "rows=gap,ml_decoder_k80", "seeds=0,1", "jobs=2")
     assert code == 0, text
@@ -85,7 +97,7 @@ def test_a_setting_is_chosen_on_val_with_the_first_seed(small, tmp_path, capsys)
     assert f"`{other.overrides[0].partition('=')[2]}`" in text
 
 
-def test_a_failed_row_is_shown_and_the_others_go_on(small, tmp_path, capsys, monkeypatch):
+def test_a_failed_row_is_shown_and_the_others_go_on(small, forked, tmp_path, capsys, monkeypatch):
     plain = runner.command
 
     def command(job, workspace):
@@ -162,7 +174,7 @@ def test_rows_whose_dataset_is_there_go_on_and_users_parts_reach_the_trainings(t
     assert f"--config-dir={tmp_path / 'mine'}" in text
 
 
-def test_records_of_other_settings_are_listed_and_not_mixed_in(small, tmp_path, capsys):
+def test_records_of_other_settings_are_listed_and_not_mixed_in(small, forked, tmp_path, capsys):
     words = [word for word in small if not word.startswith("schedule")]
     run(capsys, "1", *small, "rows=gap", "seeds=0")
     code, text = run(capsys, "1", *words, "rows=gap", "seeds=0", "report_only=true")
@@ -198,7 +210,7 @@ def test_a_printed_command_runs_its_row(small, tmp_path, capsys):
     assert (record.row, record.seed) == ("gap", 1)
 
 
-def test_the_benchmark_table(tmp_path, capsys, monkeypatch):
+def test_the_benchmark_table(forked, tmp_path, capsys, monkeypatch):
     """All rows come from one process, a record a table, with a value for each round."""
     full = find_table("9", "desk")
     tiny = dataclasses.replace(
@@ -278,14 +290,16 @@ def test_the_published_vectors_may_lie_anywhere(tmp_path):
     ("words", "message"),
     [
         (["15"], "table=15: no such table"),
+        (["table=-1"], "table=-1: no such table; allowed: figure5, figure6, table1, "),
+        (["table=0"], "table=0: no such table; "),
         (["5", "6"], "one table at a time"),
         (["1", "scale=lap"], "scale=lap: expected one of paper, desk"),
         (["1", "seeds="], "seeds=: empty"),
-        (["1", "seeds=²"], "seeds=²: expected a whole number"),
+        (["1", "seeds=²"], "seeds=²: expected an integer"),
         (["1", "seed=5"], "seed=5: every row has its own; use seeds=0,1,2"),
         (["1", "run_dir=x"], "run_dir=x: every row has its own; use output=DIR"),
         (["1", "-m"], "-m: has no effect here"),
-        (["1", "seeds=a"], "seeds=a: expected a whole number"),
+        (["1", "seeds=a"], "seeds=a: expected an integer"),
         (["1", "rows=gab"], "did you mean gap"),
         (["5", "rows=ml_gcn"], "quotes it from the literature"),
         (["all", "rows=gap"], "belongs to one table"),

@@ -19,10 +19,10 @@ import torch.distributed as dist
 from mldec.engine.checkpoint import load_checkpoint, read_last
 from mldec.engine.interrupt import Interrupted
 from mldec.engine.metric_writer import read_records
-from tests.curve import make, make_trainer
+from tests.curve import make, make_trainer, small_experiment
 from tests.engine.test_distributed import PLAIN, losses
-from tests.engine.test_kill import command
 from tests.engine.test_trainer import interrupt_at
+from tests.forked import PRELOADED, command
 from tests.same import assert_same_run
 
 CUDA = (pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
@@ -165,7 +165,7 @@ def train(folder: Path, words: Sequence[str], device: str, processes: int) -> No
     where = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": "0"}
     context = multiprocessing.get_context("spawn" if device == "cuda" else "forkserver")
     if device != "cuda":
-        context.set_forkserver_preload(["mldec.engine.trainer", "mldec.commands.train"])
+        context.set_forkserver_preload([*PRELOADED])
     words = ["train", *words, f"runtime.device={device}", f"run_dir={folder}"]
     group = [
         context.Process(target=begin_over_gloo, args=(words, {**where, "RANK": str(rank)})) for rank in range(processes)
@@ -181,8 +181,13 @@ def train(folder: Path, words: Sequence[str], device: str, processes: int) -> No
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked from a server")
 @pytest.mark.parametrize("device", [on("cpu"), on("cuda")])
-def test_two_processes_on_one_device_train_as_one(device: str, small_digits: list[str], tmp_path: Path) -> None:
-    words = [*small_digits, *PLAIN, *(each.replace("=32", "=31") for each in few(device)), "schedule.epochs=1"]
+def test_two_processes_on_one_device_train_as_one(device: str, digits_root: Path, tmp_path: Path) -> None:
+    words = [
+        *small_experiment(digits_root),
+        *PLAIN,
+        *(each.replace("=32", "=31") for each in few(device)),
+        "schedule.epochs=1",
+    ]
     words += ["runtime.precision=fp32", "runtime.deterministic=true"]
     for processes in (1, 2):
         train(tmp_path / str(processes), words, device, processes)

@@ -6,10 +6,10 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,9 @@ from mldec.engine.distributed import ProcessGroup
 from mldec.engine.metric_writer import read_records
 from mldec.engine.trainer import Trainer
 from mldec.errors import ConfigError
-from tests.curve import make
-from tests.engine.test_kill import begin
+from tests.curve import make, small_experiment
 from tests.engine.test_soak import await_end, children
+from tests.forked import begin, finish
 from tests.same import timeless
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked from a server")
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 #: Without batch norm and dropout an image's gradient does not depend on its neighbours. No split divides by 2 or 3.
 PLAIN = (
     "backbone=timm",
-    "backbone.model=vit_tiny_patch16_224",
+    "backbone.model=test_vit",
     "head.dropout=0",
     "dataset.train=95",
     "dataset.val=25",
@@ -41,6 +41,12 @@ PLAIN = (
     "schedule.max_lr=1e-3",
     "runtime.log_every=1",
 )
+
+
+@pytest.fixture
+def small_digits(digits_root: Path) -> list[str]:
+    """Without settings of the backbone that PLAIN replaces."""
+    return small_experiment(digits_root)
 
 
 def train(folder: Path, words: Sequence[str], processes: int) -> None:
@@ -95,7 +101,7 @@ def test_evaluation_is_exact_in_any_number_of_processes(small_digits: list[str],
         assert (tmp_path / "3" / table).read_text() == (tmp_path / "1" / table).read_text()
     for devices in ("1", "2"):  # the door of its own: of what was trained on three, too
         words = [f"run={tmp_path / '3'}", f"runtime.devices={devices}", f"output={tmp_path / f'measured{devices}'}"]
-        subprocess.run([sys.executable, "-m", "mldec", "evaluate", *words], check=True, timeout=300)
+        finish(["evaluate", *words])
     alone, shared = (
         json.loads((tmp_path / f"measured{devices}" / "metrics.json").read_text()) for devices in ("1", "2")
     )
@@ -112,30 +118,27 @@ def test_batch_norm_over_all_devices_needs_cuda(small_digits: list[str]) -> None
         Trainer(config, data_splits.build_splits(config), Display(quiet=True), group=ProcessGroup(size=2))
 
 
-def launched(words: Sequence[str]) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "mldec", "train", *words], stderr=subprocess.PIPE, text=True)
-
-
-def await_records(folder: Path, process: subprocess.Popen, count: int = 1) -> None:
+def await_records(folder: Path, process: ForkServerProcess, count: int = 1) -> None:
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.is_alive():
         if len(read_records(folder / "metrics.jsonl")) >= count:
             return
         time.sleep(0.05)
-    raise AssertionError(f"no records after two minutes, exit code {process.poll()}")
+    raise AssertionError(f"no records after two minutes, exit code {process.exitcode}")
 
 
 def test_preempted_together_and_continued_alone(small_digits: list[str], tmp_path: Path) -> None:
     """runtime.devices starts two, a signal stops both at one step, and one goes on from there."""
     run, words = tmp_path / "run", [*small_digits, *PLAIN, "schedule.epochs=8"]
-    process = launched([*words, "runtime.devices=2", f"run_dir={run}"])
+    said = tmp_path / "said"
+    process = begin(["train", *words, "runtime.devices=2", f"run_dir={run}"], errors=str(said))
     try:
         await_records(run, process, count=3)
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(60)
     finally:
         process.kill()
-    assert process.returncode == 75, said
+    assert process.exitcode == 75, said.read_text()
     stopped = load_checkpoint(run / "checkpoints" / "last.pt")["step"]
     assert stopped >= 3
     alone = begin(["train", f"resume={run}", "runtime.devices=1", "runtime.limit_eval_batches=1"])
@@ -149,15 +152,16 @@ def test_preempted_together_and_continued_alone(small_digits: list[str], tmp_pat
 def test_one_that_dies_ends_the_others(small_digits: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [*small_digits, *PLAIN, "schedule.epochs=500", "runtime.devices=2", f"run_dir={run}"]
-    process = launched(words)
+    said = tmp_path / "said"
+    process = begin(["train", *words], errors=str(said))
     try:
         await_records(run, process)
         group = children(process.pid)
         assert len(group) == 2
         os.kill(max(group), signal.SIGKILL)
-        _, said = process.communicate(timeout=60)
+        process.join(60)
     finally:
         process.kill()
-    assert process.returncode not in (0, 75), said
+    assert process.exitcode not in (None, 0, 75), said.read_text()
     assert await_end(group) == set()
     assert load_checkpoint(run / "checkpoints" / "last.pt")["step"] >= 0

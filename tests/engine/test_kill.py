@@ -3,58 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
-import torch
 
 from mldec.engine.checkpoint import load_checkpoint
+from tests.forked import begin, finish
 from tests.same import assert_same_run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked from a server")
 
 #: So that a checkpoint is being written much of the time.
 OFTEN = ("runtime.checkpoint_every=1", "augment.mixup=0.4")
-
-
-def command(words: Sequence[str], environment: Mapping[str, str]) -> None:
-    """`mldec` with `words`, in a process of its own that has torch already; what it says goes to the file `said`."""
-    from mldec.commands.main import main
-
-    if "said" in environment:
-        os.dup2(os.open(environment["said"], os.O_WRONLY | os.O_CREAT, 0o666), sys.stderr.fileno())
-    os.environ.update({name: value for name, value in environment.items() if name != "said"})
-
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
-    torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # of loader processes, as where a user begins it
-    main(list(words))
-
-
-def begin(words: Sequence[str], **environment: str) -> ForkServerProcess:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mldec.engine.trainer", "mldec.commands.train", "mldec.data.randaugment"])
-    process = context.Process(target=command, args=(words, environment))
-    process.start()
-    return process
-
-
-def finish(words: Sequence[str]) -> float:
-    """Seconds that the command took."""
-    began = time.perf_counter()
-    process = begin(words)
-    process.join()
-    assert process.exitcode == 0
-    return time.perf_counter() - began
 
 
 def words_for(folder: Path, experiment: Sequence[str]) -> list[str]:
@@ -104,7 +71,7 @@ def test_preempted_it_is_saved_leaves_with_a_code_of_its_own_and_ends_the_same(
     small_digits: list[str], tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    experiment = [*small_digits, "schedule.epochs=8"]
+    experiment = [*small_digits, "schedule.epochs=6"]
     finish(words_for(whole, experiment))
     last = parts / "checkpoints" / "last.pt"
     for signum in (signal.SIGTERM, signal.SIGUSR1):
@@ -123,7 +90,7 @@ def test_preempted_with_all_its_processes_it_is_saved_and_ends_the_same(
 ) -> None:
     """Schedulers send SIGTERM to every process of a job, and again where that takes its time."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    experiment = [*small_digits, "schedule.epochs=8", "runtime.workers=2"]
+    experiment = [*small_digits, "schedule.epochs=6", "runtime.workers=2"]
     finish(words_for(whole, experiment))
     last = parts / "checkpoints" / "last.pt"
     for begun in (0, 4):
@@ -145,10 +112,10 @@ def test_a_killed_loader_process_is_one_error_and_the_run_ends_the_same(
     small_digits: list[str], tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    experiment = [*small_digits, "schedule.epochs=8", "runtime.workers=2"]
+    experiment = [*small_digits, "schedule.epochs=6", "runtime.workers=2"]
     finish(words_for(whole, experiment))
     said = tmp_path / "said"
-    process = begin(words_for(parts, experiment), said=str(said))
+    process = begin(words_for(parts, experiment), errors=str(said))
     await_step(parts / "checkpoints" / "last.pt", process, 0)
     victim = min(children(process.pid))
     os.kill(victim, signal.SIGKILL)

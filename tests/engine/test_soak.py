@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.curve import make, make_trainer
-from tests.engine.test_kill import begin
+from tests.forked import begin
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc says what a process holds")
 
@@ -99,11 +98,10 @@ def test_no_worker_stays_after_an_error_in_one_and_the_error_is_shown(small_digi
     content = image.read_bytes()
     try:
         image.write_bytes(content[:100])
-        command = [sys.executable, "-m", "mldec", "train", *words, f"run_dir={tmp_path / 'run'}"]
-        process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
-        _, said = process.communicate()
+        process = begin(["train", *words, f"run_dir={tmp_path / 'run'}"], errors=str(tmp_path / "said"))
+        process.join()
     finally:
         image.write_bytes(content)
-    assert process.returncode == 2
-    assert f"error: cannot decode image {image}" in said
+    assert process.exitcode == 2
+    assert f"error: cannot decode image {image}" in (tmp_path / "said").read_text()
     assert await_end(processes(3, process.pid)) == set()  # that began in its session

@@ -20,7 +20,7 @@ from mldec.engine.metric_writer import read_records
 from mldec.engine.thresholds import read_thresholds, tune_thresholds
 from mldec.engine.trainer import Trainer
 from mldec.errors import CheckpointError, RunError
-from tests.curve import curve, make, make_trainer
+from tests.curve import curve, make, make_trainer, small_experiment
 from tests.same import assert_same_run, assert_same_tensors, timeless
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -91,7 +91,7 @@ def test_twenty_steps_match_the_stored_curve(digits_root):
     assert losses[-1] < losses[0] / 2
 
 
-def test_accumulated_parts_make_the_step_of_the_whole_batch(small_digits):
+def test_accumulated_parts_make_the_step_of_the_whole_batch(digits_root):
     """Sum losses add up and mean losses are weighted, also where the last part is smaller; needs a net without batch
     norm.
     """
@@ -100,9 +100,9 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch(small_digits):
         for accumulate in (1, 4):
             config = make(
                 [
-                    *small_digits,
+                    *small_experiment(digits_root),
                     "backbone=timm",
-                    "backbone.model=vit_tiny_patch16_224",
+                    "backbone.model=test_vit",
                     "head.dropout=0",
                     f"loss={loss}",
                     f"schedule.accumulate={accumulate}",
@@ -138,8 +138,9 @@ def test_memory_format_and_deterministic_kernels_change_no_result(small_digits, 
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
-def test_one_batch_is_learned_to_zero_loss(small_digits, tmp_path):
-    config = make([*small_digits, "debug=overfit", "schedule.epochs=4", "schedule.batch_size=16", "head.dropout=0"])
+def test_one_batch_is_learned_to_zero_loss(digits_root, tmp_path):
+    words = ["debug=overfit", "schedule.epochs=4", "schedule.batch_size=16", "head.dropout=0"]
+    config = make([*small_experiment(digits_root), *words])
     make_trainer(config).fit(tmp_path)
     losses = [record["loss"] for record in read_records(tmp_path / "metrics.jsonl") if record["kind"] == "train"]
     assert losses[-1] < 0.02 * losses[0]
@@ -203,11 +204,11 @@ def test_thresholds_are_tuned_on_val_for_the_weights_that_are_best(small_digits,
     evaluate, kept = trainer._evaluate, []
 
     def falling():
-        results, scores = evaluate()
+        metrics, scores = evaluate()
         kept.append(scores)
-        for result in results.values():
-            result.metrics["mAP"] = [30.0, 20.0, 10.0][len(kept) - 1] if words else 10.0 * len(kept)
-        return results, scores
+        for values in metrics.values():
+            values["mAP"] = [30.0, 20.0, 10.0][len(kept) - 1] if words else 10.0 * len(kept)
+        return metrics, scores
 
     trainer._evaluate = falling
     trainer.fit(tmp_path)
