@@ -110,7 +110,7 @@ def _beside(options: DataExportOptions, images: ExportSet) -> dict[Path, str]:
 
 
 def _is_file(output: Path, form: str) -> bool:
-    """Whether `output` names a file of the format, and not a directory. Raises ConfigError where it cannot be either."""
+    """Whether `output` names a file of the format, not a directory. Raises ConfigError where it cannot be either."""
     from mldec.data.own.export_writers import FORMATS
 
     ending, wanted = output.suffix.lower(), FORMATS[form].suffix

@@ -1,6 +1,6 @@
 """A folder for Hugging Face's `load_dataset("imagefolder", data_dir=DIR)`, with the images in it or without.
 
-    DIR/train/metadata.jsonl       {"file_name": "a.jpg", "labels": ["cat"]}, or a key for each label if some are unknown
+    DIR/train/metadata.jsonl       {"file_name": "a.jpg", "labels": ["cat"]}; a key for each label if some are unknown
     DIR/train/a.jpg
     DIR/validation/…, DIR/test/…
 
@@ -37,8 +37,8 @@ def measure_images(images: ExportSet) -> int:
             total += os.stat(path).st_size
         except OSError as error:
             raise DataError(
-                f"{printable_name(path)}: {error.strerror}; use root=FOLDER to say where the images are, images=none to "
-                "write their names alone, or dataset.missing=drop to leave those out that do not exist"
+                f"{printable_name(path)}: {error.strerror}; use root=FOLDER to say where the images are, images=none "
+                "to write their names alone, or dataset.missing=drop to leave those out that do not exist"
             ) from None
     return total
 

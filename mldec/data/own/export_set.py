@@ -1,10 +1,10 @@
-"""What `mldec data export` writes, in one form: the images of splits with the states of their labels, or predictions."""
+"""What `mldec data export` writes, in one form: the images of splits with the states of their labels; predictions."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,9 +65,7 @@ class ExportSet:
 
     def only(self, split: str) -> ExportSet:
         """The set with one split alone; paths, labels and `unknown` remain those of the whole."""
-        return dataclasses.replace(
-            self, splits={split: self.splits[split]}, counts={split: self.counts[split]}, unused=self.unused
-        )
+        return dataclasses.replace(self, splits={split: self.splits[split]}, counts={split: self.counts[split]})
 
 
 def from_indexes(indexes: Mapping[str, ImageIndex], *, unknown_as_absent: bool = False) -> ExportSet:
@@ -77,7 +75,7 @@ def from_indexes(indexes: Mapping[str, ImageIndex], *, unknown_as_absent: bool =
     Names are relative to the deepest folder that holds the images of all splits.
     """
     root = os.path.commonpath([index.root for index in indexes.values()])
-    labels = tuple(dict.fromkeys(name for index in indexes.values() for name in index.labels.names))
+    labels = joined_labels(indexes.values())
     column_of = {name: column for column, name in enumerate(labels)}
     present, unknown = np.zeros(len(labels), np.int64), 0
     for index in indexes.values():
@@ -97,6 +95,11 @@ def from_indexes(indexes: Mapping[str, ImageIndex], *, unknown_as_absent: bool =
         unknown=0 if unknown_as_absent else unknown,
         unused=tuple(name for name, count in zip(labels, present, strict=True) if count == 0),
     )
+
+
+def joined_labels(indexes: Iterable[ImageIndex]) -> tuple[str, ...]:
+    """The labels of all splits, those of the first one first, each once."""
+    return tuple(dict.fromkeys(name for index in indexes for name in index.labels.names))
 
 
 def _images_of(

@@ -1,14 +1,14 @@
 """The formats of `mldec data export`: a function each that writes one file, and a table of them.
 
-csv           path,labels with `;` between labels, or lists as JSON in every cell where a name could be misread; with unknown
-              labels a column for each label: 1 present, 0 absent, -1 unknown. Several splits: a column split
+csv           path,labels with `;` between labels, or lists as JSON in every cell where a name could be misread; with
+              unknown labels a column for each label: 1 present, 0 absent, -1 unknown. Several splits: a column split
 jsonl         the same as objects: {"path": …, "labels": […]}, or a key for each label
 coco          COCO's JSON: an annotation for each label of an image, without a box, since none is known
 label_studio  a list of tasks, labels as choices: annotations of a dataset, predictions with scores of a prediction
 hf            a folder for load_dataset("imagefolder"): see export_folder.py
 
-Predictions also have `scores`, one for each of `labels`; in COCO each annotation has one. A file is written whole or not at
-all, an image at a time.
+Predictions also have `scores`, one for each of `labels`; in COCO each annotation has one. A file is written
+whole or not at all, an image at a time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class WriterOptions:
     """What some of the formats can be told.
 
     Attributes:
-        prefix: label_studio: text before each path. With one that is a URL or an absolute path, paths are percent-encoded.
+        prefix: label_studio: text before each path; after a URL or an absolute path, paths are percent-encoded.
         model_version: label_studio: of predictions.
     """
 
@@ -238,9 +238,7 @@ FORMATS = {
     "csv": FileFormat(".csv", write_csv, ("labels.txt", label_names)),
     "jsonl": FileFormat(".jsonl", write_jsonl, ("labels.txt", label_names)),
     "coco": FileFormat(".json", write_coco, with_unknown=False, with_splits=False),
-    "label_studio": FileFormat(
-        ".json", write_label_studio, ("config.xml", labeling_configuration), with_unknown=False
-    ),
+    "label_studio": FileFormat(".json", write_label_studio, ("config.xml", labeling_configuration), with_unknown=False),
 }
 
 

@@ -52,10 +52,14 @@ def read_predictions(file: Path, *, threshold: float | None = None, root: str | 
     if not paths:
         raise DataError(f"{file}: holds no prediction")
     if outside and root is not None:
-        raise DataError(f"{file}: {shortened(outside)} lies outside of {base}; use root=FOLDER, one that holds all images")
+        raise DataError(
+            f"{file}: {shortened(outside)} lies outside of {base}; use root=FOLDER, one that holds all images"
+        )
     base = os.path.commonpath([os.path.dirname(path) for path in paths]) if outside else base
     if not labels:
-        raise DataError(f"{file}: no image has a label, so there is nothing to export; predict with a lower threshold=…")
+        raise DataError(
+            f"{file}: no image has a label, so there is nothing to export; predict with a lower threshold=…"
+        )
     names = LabelSpace(list(labels) if known else sorted(labels)).names
 
     def images() -> Iterator[ExportImage]:
@@ -146,7 +150,9 @@ def _score(value: Any, where: str) -> float:
     except (TypeError, ValueError, OverflowError):
         score = math.nan
     if not 0 <= score <= 1:
-        raise DataError(f"{where}: the score {shortened(value)} is no number from 0 to 1, as those of mldec predict are")
+        raise DataError(
+            f"{where}: the score {shortened(value)} is no number from 0 to 1, as those of mldec predict are"
+        )
     return score
 
 
