@@ -322,7 +322,8 @@ def _browse(options: BrowseOptions, arguments: compose.Arguments) -> int:
     config = dataclasses.replace(_dataset(options, arguments), missing="ignore")
     refuse_overwriting("output", [options.output], _named_files(config))
     indexes = {split: _index(config, split) for split in _splits(options.split, config)}
-    return browse(config.name, indexes, options.output, limit=options.limit)
+    name = os.path.basename(os.path.abspath(config.folder)) or config.name
+    return browse(name, indexes, options.output, limit=options.limit)
 
 
 # Parts of a command ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mldec.data.own.export_set import ExportImage, ExportSet
 from mldec.data.table_file import TableFile, open_table_file
 from mldec.errors import DataError, shortened
@@ -153,7 +155,7 @@ def _score(value: Any, where: str) -> float:
         raise DataError(
             f"{where}: the score {shortened(value)} is no number from 0 to 1, as those of mldec predict are"
         )
-    return score
+    return float(str(np.float32(score)))  # the shortest number: Parquet has 0.9 as 0.8999999761581421
 
 
 def _best_first(scores: dict[str, float]) -> dict[str, float]:
