@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mldec.commands.compose import as_override
 from mldec.commands.main import run
 from mldec.data.index import ImageIndex
 from mldec.data.table import TableConfig, build_table
@@ -40,7 +42,7 @@ def write_dataset(folder: Path) -> list[str]:
     shutil.copy(folder / "val1.png", folder / "train6.png")
     for split, lines in rows.items():
         (folder / f"{split}.csv").write_text(f"path,{names}\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    return ["dataset=table", *(f"dataset.{split}={folder}/{split}.csv" for split in rows)]
+    return ["dataset=table", *(as_override(f"dataset.{split}", f"{folder}/{split}.csv") for split in rows)]
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +88,13 @@ def test_counts_are_those_of_the_index(page, indexes):
     assert [cell for cell in table[0] if cell] == ["label", "images", "train", "val", "unknown"]
     assert len(table) == 1 + len(LABELS)
     for row in table[1:]:
-        column = next(c for c, name in enumerate(LABELS) if row[0] in (name, name.encode().decode()))
+        column = next(c for c, name in enumerate(LABELS) if row[0] == name)
         expected = [present[column], each["train"][column], each["val"][column], unknown[column]]
         assert [int(cell) for cell in row[1:5]] == expected
     targets = np.concatenate([index.targets(range(len(index))) for index in indexes.values()]) == 1
     together = targets.T.astype(int) @ targets
     order = np.argsort(-present, kind="stable")
-    heat = page.tables["None"]
+    heat = page.tables["heat"]
     rows = [row[1:] for row in heat if row and row[0] in LABELS and len(row) == 1 + len(LABELS)]
     assert [[int(cell or 0) for cell in row] for row in rows] == together[np.ix_(order, order)].tolist()
 
@@ -113,8 +115,7 @@ def test_each_problem_is_found(page, indexes):
     assert page.text.count("cannot be read") >= 2
 
 
-def test_nothing_runs_or_is_loaded_but_what_is_in_the_page(page, dataset):
-    folder, _ = dataset
+def test_nothing_runs_or_is_loaded_but_what_is_in_the_page(page):
     (policy,) = (meta["content"] for meta in page.of("meta") if meta.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
@@ -173,15 +174,17 @@ def test_of_a_large_dataset_some_images_are_checked_and_that_is_written(indexes,
     assert "20 of 52 images were decoded, drawn at random" in " ".join(page.text.split())
 
 
-def test_the_page_is_written_whole_or_not_at_all(dataset, tmp_path, monkeypatch):
+def test_ctrl_c_leaves_the_page_that_was_there(dataset, tmp_path, monkeypatch):
     _, overrides = dataset
-    monkeypatch.setattr(
-        "mldec.report.browse.thumbnails", lambda *args, **named: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
-    with pytest.raises(KeyboardInterrupt):
-        browse.browse("x", {}, tmp_path, limit=1, workers=1)
-    assert list(tmp_path.iterdir()) == []
-    assert overrides
+    (tmp_path / "browse.html").write_text("old")
+
+    def stop(*args, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(browse, "thumbnails", stop)
+    with contextlib.suppress(KeyboardInterrupt):
+        assert run(["data", "browse", *overrides, f"output={tmp_path}/browse.html"]) == 130
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("browse.html", "old")]
 
 
 def test_no_input_is_overwritten(dataset, capsys):

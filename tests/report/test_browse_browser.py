@@ -87,7 +87,8 @@ def test_names_are_there_for_those_who_do_not_see_them(browser, page_file):
         everything = page.get_by_role(role)
         for i in range(everything.count()):
             assert page.evaluate(
-                "(e) => e.getAttribute('aria-label') || e.alt || e.caption?.textContent || e.getAttribute('aria-labelledby')",
+                "(e) => e.getAttribute('aria-label') || e.alt || e.caption?.textContent"
+                " || e.getAttribute('aria-labelledby')",
                 everything.nth(i).element_handle(),
             )
     for control in page.query_selector_all("#choose select, #choose input"):
