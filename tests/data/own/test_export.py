@@ -27,6 +27,7 @@ from mldec.labels import LabelSpace
 
 PLAIN = ("dog", "cat", "traffic light", "unused")
 HARD = ("=1+1", "a;b", "c, d", "nan", 'say "x"', "été/<b>", "[z]")
+SIZES = {"train": 4, "test": 2}
 NAMES = ("b.jpg", "sub/a.jpg", "=SUM(1).jpg", "#one.jpg", "über, all.jpg", "-x;y.jpg")
 
 
@@ -358,21 +359,25 @@ def test_no_input_is_overwritten(tmp_path, capsys):
     assert "would be overwritten" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mldec.data.own.recognise") is None, reason="needs the readers of exports")
-def test_label_studio_and_hugging_face_are_read_back_by_our_readers(tmp_path):
+def test_the_folder_for_hugging_face_is_read_back_by_our_reader(tmp_path):
+    overrides = write_dataset(tmp_path / "in", HARD)
+    assert run(["data", "export", *overrides, "format=hf", "output=hf"]) == 0
+    (tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in HARD))
+    for split in ("train", "test"):
+        config = TableConfig(name="table", train=f"hf/{split}/metadata.jsonl", labels="names.txt")
+        assert same(build_table(config, split="train"), read(tmp_path / "in", split, HARD))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mldec.data.own.label_studio") is None, reason="needs that reader")
+def test_label_studio_s_tasks_are_read_back_by_our_reader(tmp_path):
     from mldec.data.own import recognise
 
-    overrides = write_dataset(tmp_path / "in")
-    assert run(["data", "export", *overrides, "format=label_studio", "output=tasks.json", "prefix="]) == 0
-    assert run(["data", "export", *overrides, "format=hf", "output=hf"]) == 0
-    for path in ("tasks.json", "hf"):
-        listing = recognise.recognise(path)
-        assert listing is not None
-        found: dict[str, set[str]] = {}
-        for entry in listing.entries():
-            found.setdefault(os.path.basename(entry.path), set()).update(entry.present)
-        for split in ("train", "test"):
-            index = read(tmp_path / "in", split, PLAIN)
-            for row in range(len(index)):
-                present = {PLAIN[column] for column in np.flatnonzero(index.targets([row])[0])}
-                assert found[os.path.basename(index.name(row))] == present
+    overrides = write_dataset(tmp_path / "in", HARD)
+    assert run(["data", "export", *overrides, "format=label_studio", "output=tasks.json"]) == 0
+    listing = recognise.recognise("tasks.json")
+    assert listing is not None
+    entries = list(listing.entries())
+    assert [entry.path for entry in entries] == list(NAMES)
+    targets = np.concatenate([read(tmp_path / "in", split, HARD).targets(range(n)) for split, n in SIZES.items()])
+    for entry, states in zip(entries, targets, strict=True):
+        assert set(entry.present) == {HARD[column] for column in np.flatnonzero(states)}
