@@ -83,6 +83,7 @@ class DataExportOptions(DatasetOptions):
     """Write the labels of dataset=NAME, or predictions, in a format that other tools read.
 
     Attributes:
+        format: CSV, JSON lines, COCO's JSON, tasks of Label Studio, or a directory for Hugging Face's imagefolder
         output: FILE with the ending of the format, or a directory with a file for each split; hf: always a directory
         images: hf: copy the images into the directory, set links to them (default), or write their names alone
         unknown: absent: write unknown labels as absent, where a format cannot say that they are unknown
@@ -106,7 +107,7 @@ class BrowseOptions(DatasetOptions):
     """One HTML page with images of dataset=NAME and their labels, counts, sizes and problems; it needs no server."""
 
     split: str = "all"  # train, val, test or all, as published
-    output: OutputFile = Path("browse.html")
+    output: OutputFile = Path("browse.html")  # the page
     limit: Annotated[int, Range(1, 10_000)] = 500  # images that are shown; more are smaller, so that the page opens
 
 

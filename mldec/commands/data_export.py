@@ -1,4 +1,4 @@
-"""`mldec data export`: from a set of images to files, with what is said before and after."""
+"""`mldec data export`: from a set of images to files, with what is printed before and after."""
 
 from __future__ import annotations
 

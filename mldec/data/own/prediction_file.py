@@ -41,7 +41,7 @@ def read_predictions(file: Path, *, threshold: float | None = None, root: str | 
     base = os.path.abspath(os.path.expanduser(root or "."))
     paths: dict[str, None] = {}
     outside = ""
-    used = set()
+    used: set[str] = set()
     for path, scores in _scored(table, threshold):
         absolute = os.path.normpath(os.path.join(base, path))
         if absolute in paths:
