@@ -1,4 +1,4 @@
-"""Images and annotations before training: download, check, describe, divide, shrink."""
+"""Images and annotations before training: download, check, describe, show, divide, shrink, export."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from mldec.commands import compose
 from mldec.commands.options import OutputDirectory, OutputFile, parse
@@ -78,12 +78,47 @@ class ShrinkOptions(DatasetOptions):
     workers: Some | None = None  # processes; default: one per core
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataExportOptions(DatasetOptions):
+    """Write the labels of dataset=NAME, or predictions, in a format that other tools read.
+
+    Attributes:
+        format: CSV, JSON lines, COCO's JSON, tasks of Label Studio, or a directory for Hugging Face's imagefolder
+        output: FILE with the ending of the format, or a directory with a file for each split; hf: always a directory
+        images: hf: copy the images into the directory, set links to them (default), or write their names alone
+        unknown: absent: write unknown labels as absent, where a format cannot say that they are unknown
+        threshold: of predictions: labels with a score above it, instead of those that the file lists
+        prefix: label_studio: text before each path, such as s3://bucket/; default /data/local-files/?d=
+    """
+
+    format: Literal["csv", "jsonl", "coco", "label_studio", "hf"]
+    output: Path
+    predictions: Path | None = None  # a file of mldec predict, instead of a dataset; root=DIR: where its images are
+    split: str = "all"  # train, val, test or all, as published
+    images: Literal["copy", "link", "none"] | None = None
+    unknown: Literal["absent"] | None = None
+    threshold: Fraction | None = None
+    prefix: str | None = None
+    model_version: str | None = None  # label_studio: of predictions; default mldec
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrowseOptions(DatasetOptions):
+    """One HTML page with images of dataset=NAME and their labels, counts, sizes and problems; it needs no server."""
+
+    split: str = "all"  # train, val, test or all, as published
+    output: OutputFile = Path("browse.html")  # the page
+    limit: Annotated[int, Range(1, 10_000)] = 500  # images that are shown; more are smaller, so that the page opens
+
+
 SUBCOMMANDS = {
     "download": DownloadOptions,
     "verify": VerifyOptions,
     "stats": StatsOptions,
     "split": SplitOptions,
     "shrink": ShrinkOptions,
+    "export": DataExportOptions,
+    "browse": BrowseOptions,
 }
 
 
@@ -91,6 +126,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
     works: dict[str, Callable[[Any, compose.Arguments], int]]
     works = {"download": _download, "verify": _verify, "stats": _stats, "split": _split, "shrink": _shrink}
+    works |= {"export": _export, "browse": _browse}
     if argv[0] not in works:
         raise ConfigError(f"{argv[0][:80]}: no such command of mldec data; {suggest(argv[0][:80], works)}")
     options: Any
@@ -127,8 +163,7 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
     config, display = dataclasses.replace(_dataset(options, arguments), missing="ignore"), Display()
     output = options.output or Path("outputs") / "data" / config.name / "problems.txt"
     check_output_file("output", output)
-    named = (getattr(config, name, None) for name in ("train", "val", "test", "labels", "exclude"))
-    refuse_overwriting("output", [output], [name for name in named if isinstance(name, str)])
+    refuse_overwriting("output", [output], _named_files(config))
     indexes = {split: _index(config, split) for split in _splits(options.split, config)}
     problems = []
     for split, index in indexes.items():
@@ -254,6 +289,33 @@ def _shrink(options: ShrinkOptions, arguments: compose.Arguments) -> int:
     return 0
 
 
+def _export(options: DataExportOptions, arguments: compose.Arguments) -> int:
+    from mldec.commands.data_export import check_options, export
+    from mldec.data.own.export_set import from_indexes
+    from mldec.data.own.prediction_file import read_predictions
+
+    chosen = any(compose.key_of(override) in ("dataset", "experiment") for override in arguments.overrides)
+    check_options(options, has_dataset=chosen)
+    if options.predictions is not None:
+        root = None if options.root is None else str(options.root)
+        images = read_predictions(options.predictions, threshold=options.threshold, root=root)
+        return export(options, images, [options.predictions])
+    config = _dataset(options, arguments)
+    indexes = {split: _index(config, split) for split in _splits(options.split, config)}
+    images = from_indexes(indexes, unknown_as_absent=options.unknown == "absent")
+    return export(options, images, _named_files(config))
+
+
+def _browse(options: BrowseOptions, arguments: compose.Arguments) -> int:
+    from mldec.commands.data_browse import browse
+
+    config = dataclasses.replace(_dataset(options, arguments), missing="ignore")
+    refuse_overwriting("output", [options.output], _named_files(config))
+    indexes = {split: _index(config, split) for split in _splits(options.split, config)}
+    name = os.path.basename(os.path.abspath(config.folder)) or config.name
+    return browse(name, indexes, options.output, limit=options.limit)
+
+
 # Parts of a command ---------------------------------------------------------------------------------------------------
 
 
@@ -272,6 +334,12 @@ def _train_command(choice: str, settings: dict[str, str], arguments: compose.Arg
     kept = {text: compose.key_of(text) for text in arguments.overrides if text.startswith("dataset.")}
     given = [text for text, key in kept.items() if key not in settings and key != without]
     return shlex.join(["mldec", "train", choice, *new, *given])
+
+
+def _named_files(config: Any) -> list[str]:
+    """The files that a dataset's settings name."""
+    named = (getattr(config, name, None) for name in ("train", "val", "test", "labels", "exclude"))
+    return [name for name in named if isinstance(name, str)]
 
 
 def _index(config: Any, split: str) -> Any:

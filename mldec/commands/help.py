@@ -41,7 +41,8 @@ def command_help(command: str, declared: type) -> str:
     settings = getattr(declared, "SETTINGS", ())
     needed = [f"{field.name}={placeholder(field.name, hints[field.name])}" for field in fields if is_needed(field)]
     more = ["[group=choice …] [key=value …]"] if "dataset" in settings else []
-    lines = [f"usage: mldec {' '.join([command, *needed, *(['[option=value …]'] if fields else []), *more])}", ""]
+    usage = f"usage: mldec {' '.join([command, *needed, *(['[option=value …]'] if fields else []), *more])}"
+    lines = [*textwrap.wrap(usage, WIDTH, subsequent_indent=" " * 7, break_on_hyphens=False), ""]
     lines += [description(declared), ""]
     for field in fields:
         default = f" (default: {show_value(field.default)})" if shows_default(field) else ""

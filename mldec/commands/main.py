@@ -26,7 +26,7 @@ COMMANDS = {
     "import": "a run directory from published weights: the authors' files, timm's ML-Decoder, average pooling",
     "report": "a run, or several side by side, as one HTML page",
     "export": "a network for use elsewhere: ONNX, torch.export or safetensors, with a model card",
-    "data": "download, verify, stats, split, shrink: images and annotations before training",
+    "data": "download, verify, stats, browse, split, shrink, export: images and annotations",
     "table": "a table of the paper: its rows over their seeds, published values beside obtained ones",
     "benchmark": "the figures of speed and memory in the documentation",
 }

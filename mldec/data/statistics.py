@@ -129,10 +129,31 @@ def summarize(index: ImageIndex, *, on_done: Callable[[int], None] = lambda coun
         unknown=unknown,
         labels_per_image=np.bincount(np.bincount(rows, minlength=size)),
         frequent=frequent,
-        together=_together(rows, columns, (size, len(present)), frequent),
+        together=count_together(rows, columns, frequent, size),
         sizes=sizes,
         unreadable=unreadable,
     )
+
+
+def count_together(rows: np.ndarray, columns: np.ndarray, frequent: np.ndarray, size: int) -> np.ndarray:
+    """In how many images two labels both are.
+
+    Args:
+        rows, columns: (P,) the image and the label of each present pair, each pair once.
+        frequent: (M,) the labels that are counted.
+        size: the number of images.
+
+    Returns (M,M) counts in the order of `frequent`; the diagonal has the single labels.
+    """
+    from scipy.sparse import csr_array
+
+    place = np.full(int(columns.max(initial=0)) + 1, -1)
+    used = frequent[frequent < len(place)]
+    place[used] = np.arange(len(used))
+    kept = place[columns] >= 0
+    entries = (np.ones(kept.sum(), np.int64), (rows[kept], place[columns[kept]]))
+    matrix = csr_array(entries, shape=(size, len(frequent)))
+    return np.asarray((matrix.T @ matrix).todense())
 
 
 def draw_statistics(summary: Summary, path: Path, *, title: str) -> None:
@@ -215,14 +236,6 @@ def _short(name: str) -> str:
     """A label as matplotlib may show it: no formula, no more than a few words."""
     name = name.replace("$", r"\$")
     return name if len(name) <= 22 else name[:21] + "…"
-
-
-def _together(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int], frequent: np.ndarray) -> np.ndarray:
-    """(M,M) in how many rows two of the `frequent` columns (M,) both are, of a matrix with these entries."""
-    from scipy.sparse import csr_array
-
-    matrix = csr_array((np.ones(len(rows), np.int64), (rows, columns)), shape=shape)[:, frequent]
-    return np.asarray((matrix.T @ matrix).todense())
 
 
 def _sizes(index: ImageIndex, on_done: Callable[[int], None]) -> tuple[np.ndarray, int]:

@@ -20,16 +20,22 @@ from mldec.report.run import number
 NOTHING = "\u2013"  # shown where there is no number
 
 
-def render(template: str, **values: Any) -> str:
-    """A page of `templates/`. Strings among `values` are escaped; `Markup` is inserted as it is."""
+def render(template: str, *, parts: str = "", **values: Any) -> str:
+    """A page of `templates/`. Strings among `values` are escaped; `Markup` is inserted as it is.
+
+    Args:
+        parts: the name of a style sheet and a script of the page's own, which follow those of all pages.
+    """
     style, script = _part("style.css") + _scales(), _part("script.js")
+    if parts:
+        style, script = f"{style}\n{_part(f'{parts}.css')}", f"{script}\n{_part(f'{parts}.js')}"
     # Only style and script with these hashes are allowed: injected ones would not run.
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    parts = {"style": Markup(style), "script": Markup(script), "policy": Markup(policy)}
-    return str(fragment(template, version=mldec.__version__, **parts, **values))
+    inserted = {"style": Markup(style), "script": Markup(script), "policy": Markup(policy)}
+    return str(fragment(template, version=mldec.__version__, **inserted, **values))
 
 
 def fragment(template: str, **values: Any) -> Markup:

@@ -114,6 +114,11 @@ OPTIONS = {
     "data stats": (["dataset=digits", "root=new"], ["split", "dataset.train"]),
     "data split": (["table=file"], ["table", "train", "val", "test", "seed"]),
     "data shrink": (["dataset=digits", "output=small", "side=9"], ["side", "quality", "workers"]),
+    "data export": (
+        ["dataset=digits", "root=new", "format=hf", "output=small"],
+        ["format", "split", "images", "unknown", "threshold"],
+    ),
+    "data browse": (["dataset=digits", "root=new", "output=page.html"], ["split", "limit"]),
     "table": (
         ["5", "launcher=print"],
         ["scale", "seeds", "choose_seed", "rows", "jobs", "gpus", "launcher", "report_only"],
@@ -149,6 +154,8 @@ def test_odd_values_are_one_error_line_that_names_the_option(command, trained, p
         (["data", "verify", "dataset=digits", "root=new"], "output"),
         (["data", "stats", "dataset=digits", "root=new"], "output"),
         (["data", "shrink", "dataset=digits", "side=9"], "output"),
+        (["data", "export", "dataset=digits", "format=csv"], "output"),
+        (["data", "browse", "dataset=digits"], "output"),
         (["table", "5", "report_only=true"], "output"),
         (["table", "5", "report_only=true"], "records"),
         (["table", "5", "report_only=true"], "page"),

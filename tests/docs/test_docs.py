@@ -17,6 +17,7 @@ import tokenize
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -277,8 +278,12 @@ def leave_undone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(train, "_train_needed", lambda config, arguments: Path("needed"))
     patch.setattr(train, "_run_patiently", lambda argv: (main.run(argv[3:]), False))
     patch.setattr(experiment_summary, "summarize", lambda config, num_labels: [str(checked(config))])
-    for name in ("_download", "_verify", "_stats", "_shrink"):
-        patch.setattr(data, name, lambda given, arguments: int(not data._dataset(given, arguments)))
+
+    def dataset_composed(given: Any, arguments: Any) -> int:
+        return int(getattr(given, "predictions", None) is None and not data._dataset(given, arguments))
+
+    for name in ("_download", "_verify", "_stats", "_shrink", "_export", "_browse"):
+        patch.setattr(data, name, dataset_composed)
     patch.setattr(data, "_split", lambda given, arguments: 0)
     for name in ("_reproduce", "_launch"):
         patch.setattr(table, name, lambda *rest, **more: 0)

@@ -1,0 +1,31 @@
+"""`mldec data browse`: images of a dataset with their labels as one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mldec.files import write_text
+from mldec.system import usable_cores
+
+if TYPE_CHECKING:
+    from mldec.data.index import ImageIndex
+
+
+def browse(name: str, indexes: Mapping[str, ImageIndex], output: Path, *, limit: int) -> int:
+    """Write the page and print what was found. Returns the exit code."""
+    from mldec.engine.display import Display
+    from mldec.report import browse as page
+    from mldec.report.browse_images import count_checked
+
+    display = Display()
+    total = sum(map(len, indexes.values()))
+    checked = count_checked(indexes)
+    with display.bar(name, checked + min(limit, total)) as bar:
+        folder, workers = output.absolute().parent, usable_cores()
+        text = page.browse(name, indexes, folder, limit=limit, workers=workers, on_done=bar.advance)
+    write_text(output, text)
+    display.say(f"{min(limit, total):,} of {total:,} images, {checked:,} checked")
+    display.say(f"written to {output} ({len(text.encode()) / 1e6:.1f} MB); open it in a browser")
+    return 0

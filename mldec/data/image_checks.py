@@ -1,0 +1,79 @@
+"""Images as files: their sizes, those that cannot be read, and those that are the same file twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from mldec.data.image import decode, read_size
+from mldec.errors import DataError
+from mldec.untrusted import open_regular
+
+SIDE = 256  # pixels of the shorter side at which JPEGs are decoded: all of their data is read, most of it not computed
+CHUNK = 2**20  # bytes read at a time
+
+
+@dataclass(frozen=True)
+class ImageCheck:
+    """What is found of an image: (width, height) in pixels, upright, or why it cannot be read."""
+
+    size: tuple[int, int] | None
+    error: str = ""
+
+
+def check_images(
+    paths: Sequence[str], *, workers: int, on_done: Callable[[int], None] = lambda count: None
+) -> list[ImageCheck]:
+    """Decode images in `workers` threads; OpenCV decodes without Python's lock. `on_done` is called as each is done."""
+    found = []
+    pool = ThreadPoolExecutor(max(1, workers))
+    try:
+        for check in pool.map(_check, paths):
+            found.append(check)
+            on_done(1)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return found
+
+
+def same_files(paths: Sequence[str]) -> list[list[int]]:
+    """Groups of places in `paths` whose files have the same content, byte for byte, in order of their first.
+
+    Only files of the same size are read. What cannot be read is in no group.
+    """
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for place, path in enumerate(paths):
+        try:
+            by_size[os.stat(path).st_size].append(place)
+        except (OSError, ValueError):
+            continue
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for places in by_size.values():
+        for place in places if len(places) > 1 else ():
+            if (digest := _digest(paths[place])) is not None:
+                groups[digest].append(place)
+    return sorted(group for group in groups.values() if len(group) > 1)
+
+
+def _check(path: str) -> ImageCheck:
+    try:
+        size = read_size(path)
+        decode(path, min_side=SIDE)
+    except DataError as error:
+        return ImageCheck(None, str(error))
+    return ImageCheck(size)
+
+
+def _digest(path: str) -> bytes | None:
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with open_regular(path) as file:
+            while part := file.read(CHUNK):
+                digest.update(part)
+    except (OSError, DataError):
+        return None
+    return digest.digest()
