@@ -1,7 +1,7 @@
 """Label Studio's exports JSON and JSON-MIN, and the cells of its CSV.
 
-Read as label-studio-sdk 2.0 writes them (src/label_studio_sdk/converter/converter.py: `annotation_result_from_task`,
-`convert_to_json_min`; converter/utils.py: `prettify_result`). A task of JSON has `data` and its `annotations`, each with
+Read as label-studio-sdk writes them (HumanSignal/label-studio-sdk@0015729, src/label_studio_sdk/converter/converter.py:
+`annotation_result_from_task`, `convert_to_json_min`; converter/utils.py: `prettify_result`). A task of JSON has `data` and its `annotations`, each with
 `result`, a list of regions whose `value` holds `choices`, `rectanglelabels`, … . A record of JSON-MIN stands for one
 annotation: the keys of `data`, then `id`, then one key for each control of the labelling interface, whose value is a
 text for a single choice, {"choices": […]} for several, or a list of regions; then annotator, annotation_id and times.

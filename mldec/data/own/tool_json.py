@@ -1,13 +1,14 @@
 """JSON of Datumaro, FiftyOne and mmpretrain.
 
 Read as these write it:
-* Datumaro 1.10, src/datumaro/plugins/data_formats/datumaro/exporter.py: annotations/<subset>.json holds `items`, each
-  with `annotations` whose `label_id` counts the labels of categories.label.labels, and images/<subset>/ the images.
-* FiftyOne 1.x, fiftyone/utils/data/importers.py, FiftyOneImageClassificationDatasetImporter: labels.json holds
-  `classes` and `labels`, {path in data/ without suffix: place in classes, name, or list of these}. exporters.py,
-  LegacyFiftyOneDatasetExporter: samples.json holds `samples` with `filepath`, `tags` and fields with a `_cls`.
-* mmpretrain 1.2, mmpretrain/datasets/multi_label.py: `metainfo.classes` and `data_list` with `img_path` and `gt_label`
-  (`img_label` in its docstring), a place in classes or a list of them.
+* Datumaro, dm_format_version 1.0 (openvinotoolkit/datumaro@1c1c46d, src/datumaro/plugins/data_formats/datumaro/
+  exporter.py): annotations/<subset>.json holds `items`, each with `annotations` whose `label_id` counts the labels of
+  categories.label.labels, and images/<subset>/ the images.
+* FiftyOne (voxel51/fiftyone, fiftyone/utils/data/importers.py, FiftyOneImageClassificationDatasetImporter): labels.json
+  holds `classes` and `labels`, {path in data/ without suffix: place in classes, name, or list of these}; exporters.py
+  (@0019bf5), LegacyFiftyOneDatasetExporter: samples.json holds `samples` with `filepath`, `tags` and fields with `_cls`.
+* mmpretrain 1.0 (open-mmlab/mmpretrain@0979e78, mmpretrain/datasets/multi_label.py): `metainfo.classes` and `data_list`
+  with `img_path` and `gt_label` (`img_label` in its docstring), a place in classes or a list of them.
 """
 
 from __future__ import annotations
@@ -32,15 +33,14 @@ def looks_like_datumaro(document: Any) -> bool:
 
 
 def read_datumaro(source: Source) -> Listing:
-    """Datumaro's JSON: labels of images and of shapes. The subset is that of the file's name."""
+    """Datumaro's JSON: labels of images and of shapes."""
     with reading(source.path, DATUMARO):
         names = [label_text(label["name"]) for label in source.document["categories"]["label"]["labels"]]
-        split = split_of(os.path.splitext(os.path.basename(source.path))[0])
         entries = []
         for item in source.document["items"]:
             ids = [one["label_id"] for one in item["annotations"] if one.get("label_id") is not None]
             path = (item.get("image") or {}).get("path") or item["id"]
-            entries.append(Entry(path_text(path), unique([_named(place, names) for place in ids]), split=split))
+            entries.append(Entry(path_text(path), unique([_named(place, names) for place in ids])))
     return make_listing(source, DATUMARO, entries, names)
 
 
