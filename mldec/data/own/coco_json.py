@@ -70,5 +70,7 @@ def _without_project(
         name = label_text(category["name"])
         others = [one for one in categories if one is not category]
         if name not in used and others and all(one.get("supercategory") == name for one in others):
-            return [label for label in names if label != name], [f"category {name}, which stands for all others, left out"]
+            return [label for label in names if label != name], [
+                f"category {name}, which stands for all others, left out"
+            ]
     return list(names), []

@@ -1,8 +1,9 @@
 """CVAT's format "CVAT for images 1.1".
 
 Read as CVAT writes it (cvat-ai/cvat@2eaa89c, site/content/en/docs/dataset_management/formats/format-xml.md): in
-annotations.xml, <image name="…" subset="…"> holds <tag label="…"> and the shapes <box>, <polygon>, <polyline>, <points>,
-<ellipse>, <cuboid>, <skeleton> and <mask>, each with a label; <meta> names all labels. The images lie in images/.
+annotations.xml, <image name="…" subset="…"> holds <tag label="…"> and the shapes <box>, <polygon>, <polyline>,
+<points>, <ellipse>, <cuboid>, <skeleton> and <mask>, each with a label; <meta> names all labels. The images lie in
+images/.
 """
 
 from __future__ import annotations

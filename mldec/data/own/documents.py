@@ -21,9 +21,30 @@ MAX_YAML = 2**20
 DEPTH = 20  # of values within one another in YAML
 LONGEST_LABEL = 1000  # characters
 
-IMAGE_KEYS = ("path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img_path")
+IMAGE_KEYS: tuple[str, ...] = (
+    "path",
+    "image",
+    "file",
+    "filename",
+    "file_name",
+    "filepath",
+    "file_path",
+    "image_path",
+    "img_path",
+)
 IMAGE_KEYS += ("image_name", "imagefilename", "img", "picture", "photo", "image_id", "Image Index", "id")
-LABEL_KEYS = ("labels", "label", "tags", "tag", "classes", "class", "categories", "category", "choices", "choice")
+LABEL_KEYS: tuple[str, ...] = (
+    "labels",
+    "label",
+    "tags",
+    "tag",
+    "classes",
+    "class",
+    "categories",
+    "category",
+    "choices",
+    "choice",
+)
 LABEL_KEYS += ("class_name", "class_names", "gt_label", "targets", "target", "annotations")
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLITS |= {"test": "test", "testing": "test"}
@@ -112,7 +133,7 @@ class _TextLoader(yaml.BaseLoader):
 
 @contextlib.contextmanager
 def reading(path: str, what: str) -> Iterator[None]:
-    """Errors from the block are DataErrors that name the file; those of values of a wrong kind say what it should be."""
+    """Errors from the block are DataErrors that name the file; those of wrong values say what the file looks like."""
     try:
         yield
     except DataError as error:
@@ -140,7 +161,7 @@ def label_names(value: Any) -> tuple[str, ...]:
     found: list[str] = []
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, dict):
-            key = next((key for key in LABEL_KEYS + ("name",) if key in item), None)
+            key = next((key for key in (*LABEL_KEYS, "name") if key in item), None)
             if key is None or isinstance(item[key], dict):
                 raise DataError(f"{shortened(item)} names no label; it needs one of {', '.join(LABEL_KEYS)}")
             found += [label_text(name) for name in (item[key] if isinstance(item[key], list) else [item[key]])]

@@ -1,10 +1,11 @@
 """Label Studio's exports JSON and JSON-MIN, and the cells of its CSV.
 
 Read as label-studio-sdk writes them (HumanSignal/label-studio-sdk@0015729, src/label_studio_sdk/converter/converter.py:
-`annotation_result_from_task`, `convert_to_json_min`; converter/utils.py: `prettify_result`). A task of JSON has `data` and its `annotations`, each with
-`result`, a list of regions whose `value` holds `choices`, `rectanglelabels`, … . A record of JSON-MIN stands for one
-annotation: the keys of `data`, then `id`, then one key for each control of the labelling interface, whose value is a
-text for a single choice, {"choices": […]} for several, or a list of regions; then annotator, annotation_id and times.
+`annotation_result_from_task`, `convert_to_json_min`; converter/utils.py: `prettify_result`). A task of JSON has `data`
+and its `annotations`, each with `result`, a list of regions whose `value` holds `choices`, `rectanglelabels`, … . A
+record of JSON-MIN stands for one annotation: the keys of `data`, then `id`, then one key for each control of the
+labelling interface, whose value is a text for a single choice, {"choices": […]} for several, or a list of regions; then
+annotator, annotation_id and times.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ def read_records(source: Source) -> Listing:
         controls = _controls(source, records, key)
         done = [record for record in records if record.get("annotation_id", 0) is not None]
         entries = [
-            Entry(path_text(record[key]), unique([n for control in controls for n in _value_labels(record.get(control))]))
+            Entry(
+                path_text(record[key]), unique([n for control in controls for n in _value_labels(record.get(control))])
+            )
             for record in done
         ]
         several = len(entries) - len({entry.path for entry in entries})
@@ -113,7 +116,9 @@ def _controls(source: Source, records: list[dict[str, Any]], key: str) -> list[s
                 found[name] = None
     if source.label_column is not None:
         if source.label_column not in found:
-            raise DataError(f"dataset.label_column={source.label_column}: labels are in {name_some(found, len(found), 9)}")
+            raise DataError(
+                f"dataset.label_column={source.label_column}: labels are in {name_some(found, len(found), 9)}"
+            )
         return [source.label_column]
     if not found:
         raise DataError(f"no key with labels among {name_some(records[0], len(records[0]), 12)}")

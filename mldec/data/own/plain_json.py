@@ -162,10 +162,11 @@ def _separator(source: Source, texts: list[str]) -> str | None:
     sign = next((sign for sign in signs if any(sign in text for text in texts)), None)
     names = set(texts)
     joined = next((text for text in sorted(names) if "," in text), None)
-    if sign is None and source.separator is None and joined is not None:
-        if any(part.strip() in names for part in joined.split(",")) or all("," in name for name in names):
-            raise DataError(
-                f"'{shortened(joined)}' looks like several labels; use dataset.separator='\",\"' if they are, or "
-                f"dataset.separator='\";\"' if the comma belongs to the name"
-            )
-    return sign
+    if sign is not None or source.separator is not None or joined is None:
+        return sign
+    if any(part.strip() in names for part in joined.split(",")) or all("," in name for name in names):
+        raise DataError(
+            f"'{shortened(joined)}' looks like several labels; use dataset.separator='\",\"' if they are, or "
+            f"dataset.separator='\";\"' if the comma belongs to the name"
+        )
+    return None

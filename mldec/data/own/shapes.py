@@ -89,10 +89,10 @@ def make_listing(
     )
 
 
-def joined(path: str, parts: Sequence[tuple[Listing, str | None]]) -> Listing:
+def joined(path: str, parts: Sequence[tuple[Listing, str | None]], root: str | None = None) -> Listing:
     """Listings of the same format, each with its split, as one of the folder `path`; train's labels come first."""
     parts = sorted(parts, key=lambda part: (["train", "val", "test", None].index(part[1]), part[0].source))
-    folder = os.path.abspath(path)
+    folder = os.path.abspath(os.path.expanduser(root or path))
     entries = [
         Entry(e.path, e.present, e.absent, e.unknown, e.split or split, e.folder or one.folder, e.line)
         for one, split in parts
@@ -124,7 +124,8 @@ def image_key(source: Source, records: Sequence[dict[str, Any]]) -> str:
     if source.path_column is not None:
         if source.path_column not in keys:
             raise DataError(
-                f"{source.path}: dataset.path_column={source.path_column}: no such key; there are {name_some(keys, len(keys), 10)}"
+                f"{source.path}: dataset.path_column={source.path_column}: no such key; there are "
+                f"{name_some(keys, len(keys), 10)}"
             )
         return source.path_column
     filled = {key: [record[key] for record in records[:1000] if record.get(key) is not None] for key in keys}

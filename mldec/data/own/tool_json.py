@@ -6,7 +6,7 @@ Read as these write it:
   categories.label.labels, and images/<subset>/ the images.
 * FiftyOne (voxel51/fiftyone, fiftyone/utils/data/importers.py, FiftyOneImageClassificationDatasetImporter): labels.json
   holds `classes` and `labels`, {path in data/ without suffix: place in classes, name, or list of these}; exporters.py
-  (@0019bf5), LegacyFiftyOneDatasetExporter: samples.json holds `samples` with `filepath`, `tags` and fields with `_cls`.
+  (@0019bf5), LegacyFiftyOneDatasetExporter: samples.json holds `samples` with `filepath`, `tags`, fields with `_cls`.
 * mmpretrain 1.0 (open-mmlab/mmpretrain@0979e78, mmpretrain/datasets/multi_label.py): `metainfo.classes` and `data_list`
   with `img_path` and `gt_label` (`img_label` in its docstring), a place in classes or a list of them.
 """

@@ -70,7 +70,9 @@ def _chosen(source: Source, names: list[str], described: dict[str, Any]) -> list
     else:
         names = [name for name in names if name.lower() not in _TEXTS] or names
         usual = [name for name in names if name.lower() in _NAMES]
-        options = [name for name in names if (described.get(name) or {}).get("type") in ("checkbox", "radio", "dropdown")]
+        options = [
+            name for name in names if (described.get(name) or {}).get("type") in ("checkbox", "radio", "dropdown")
+        ]
         chosen = usual or options or names
         if len(chosen) > 1 and not usual and not options:
             chosen = []
@@ -90,7 +92,6 @@ def _labels(value: Any, options: dict[str, Any]) -> list[str]:
     found = []
     for item in ids:
         text = label_text(item)
-        described = options.get(text)
-        numbered = whole_number(text) is not None and isinstance(described, str) and described.strip()
-        found.append(described.strip() if numbered else text)
+        described = options.get(text) if whole_number(text) is not None else None
+        found.append(label_text(described) if described else text)
     return found

@@ -21,7 +21,10 @@ from mldec.errors import DataError, shortened
 from mldec.untrusted import open_text
 
 VOC = "Pascal VOC XML"
-_XML_FOLDERS, _IMAGE_FOLDERS = ("annotations", "xml", "xmls", "labels"), ("jpegimages", "images", "img", "imgs", "image")
+_XML_FOLDERS, _IMAGE_FOLDERS = (
+    ("annotations", "xml", "xmls", "labels"),
+    ("jpegimages", "images", "img", "imgs", "image"),
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ def find_voc(folder: str) -> list[Part]:
         inner = _folders(below["vocdevkit"])
         years = [inner[name] for name in sorted(inner) if re.fullmatch(r"voc\d{4}", name)]
     if len(years) > 1:
-        raise DataError(f"{folder}: holds {len(years)} trees of VOC; use one: {' or '.join(f'dataset={y}' for y in years)}")
+        raise DataError(
+            f"{folder}: holds {len(years)} trees of VOC; use one: {' or '.join(f'dataset={y}' for y in years)}"
+        )
     if years:
         return find_voc(years[0])
     if parts := _tree(folder, None):
@@ -81,6 +86,20 @@ def image_set_names(path: str, xml_folder: str) -> list[str]:
     return [_name(line, known, path) for line in lines]
 
 
+def image_sets(folder: str) -> dict[str, str]:
+    """{split: file} of a folder ImageSets/Main: train and val if it has both, else trainval or train; and test."""
+    found = {
+        name: path
+        for name in ("train", "val", "trainval", "test")
+        if os.path.isfile(path := os.path.join(folder, f"{name}.txt"))
+    }
+    whole = found.pop("trainval", None)
+    if whole is not None and not {"train", "val"} <= found.keys():
+        found.pop("val", None)
+        found["train"] = whole
+    return {split: found[split] for split in ("train", "val", "test") if split in found}
+
+
 def images_by_stem(folder: str) -> dict[str, list[str]]:
     """{name without suffix: names} of the images in a folder."""
     found: dict[str, list[str]] = {}
@@ -115,7 +134,9 @@ def _read_part(folder: str, part: Part) -> Listing:
         clear, doubtful = _objects(path, root)
         name = image_name(stem, images, root.findtext("filename"), path)
         entries.append(
-            Entry(name, tuple(sorted(clear)), unknown=tuple(sorted(doubtful - clear)), folder=os.path.abspath(part.images))
+            Entry(
+                name, tuple(sorted(clear)), unknown=tuple(sorted(doubtful - clear)), folder=os.path.abspath(part.images)
+            )
         )
         files.append(path)
     said = []
@@ -142,24 +163,14 @@ def _tree(folder: str, split: str | None) -> list[Part]:
         if name not in below:
             continue
         if _holds_voc(below[name]):
-            sets = [] if split else _image_sets(os.path.join(folder, "ImageSets", "Main"))
-            parts = [Part(below[name], images, path, part) for path, part in sets]
+            sets = {} if split else image_sets(os.path.join(folder, "ImageSets", "Main"))
+            parts = [Part(below[name], images, path, part) for part, path in sets.items()]
             return parts or [Part(below[name], images, split=split)]
         inner = {key: path for key, path in _folders(below[name]).items() if key in SPLITS and _holds_voc(path)}
         if inner and split is None:
             beside = _folders(images)
             return [Part(path, beside.get(key, images), split=SPLITS[key]) for key, path in inner.items()]
     return []
-
-
-def _image_sets(folder: str) -> list[tuple[str, str | None]]:
-    """The image sets of a tree: train and val if both are there, else trainval or train; and test."""
-    found = {name: path for name in ("train", "val", "trainval", "test") if os.path.isfile(path := f"{folder}/{name}.txt")}
-    if "train" in found and "val" in found:
-        found.pop("trainval", None)
-    elif "trainval" in found:
-        found = {"train": found["trainval"], **{key: found[key] for key in ("test",) if key in found}}
-    return [(path, name) for name, path in found.items()]
 
 
 def _image_folder(folder: str) -> str | None:
