@@ -15,7 +15,7 @@ from typing import Any
 from mldec.data.dataset import name_some
 from mldec.data.own.documents import label_text, path_text, reading, unique
 from mldec.data.own.listing import Entry, Listing
-from mldec.data.own.shapes import Source, image_key, make_listing
+from mldec.data.own.shapes import Source, counted, image_key, make_listing
 from mldec.errors import DataError
 from mldec.untrusted import parse_json
 
@@ -99,9 +99,9 @@ def read_records(source: Source) -> Listing:
 def _decisions(key: str, controls: list[str], left_out: int, several: int) -> list[str]:
     said = [f"images from {key}, labels from {name_some(controls, len(controls), 5) or 'no control'}"]
     if left_out:
-        said.append(f"{left_out:,} tasks without a submitted annotation left out")
+        said.append(f"{counted(left_out, 'task')} without a submitted annotation left out")
     if several:
-        said.append(f"{several:,} tasks with more than one annotation: a label counts if any of them has it")
+        said.append(f"{counted(several, 'task')} with more than one annotation: a label counts if any of them has it")
     return said
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +101,12 @@ def joined(path: str, parts: Sequence[tuple[Listing, str | None]], root: str | N
     ]
     named = [one.labels for one, _ in parts]
     labels = None if None in named else tuple(dict.fromkeys(itertools.chain(*(names or () for names in named))))
-    said = list(dict.fromkeys(text for one, _ in parts for text in one.decisions))
+    alone = len(parts) == 1
+    said = [
+        text if alone or not re.search(r"\d", text) else f"{split or os.path.basename(one.source)}: {text}"
+        for one, split in parts
+        for text in one.decisions
+    ]
     splits = [f"{split} from {os.path.relpath(one.source, path)}" for one, split in parts if split]
     return Listing(
         source=path,
@@ -109,9 +115,14 @@ def joined(path: str, parts: Sequence[tuple[Listing, str | None]], root: str | N
         entries=functools.partial(iter, entries),
         labels=labels,
         files=tuple(dict.fromkeys(file for one, _ in parts for file in one.files)),
-        decisions=tuple(said + ([", ".join(splits)] if splits else [])),
+        decisions=tuple(dict.fromkeys(said + ([", ".join(splits)] if splits else []))),
         options={key: value for one, _ in parts for key, value in one.options.items()},
     )
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def image_key(source: Source, records: Sequence[dict[str, Any]]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from mldec.data.dataset import name_some
 from mldec.data.own.documents import label_text, path_text, reading, split_of, unique
 from mldec.data.own.listing import Entry, Listing
-from mldec.data.own.shapes import Source, make_listing
+from mldec.data.own.shapes import Source, counted, make_listing
 from mldec.errors import DataError, shortened
 
 DATUMARO, FIFTYONE, FIFTYONE_SAMPLES = "Datumaro JSON", "FiftyOne labels.json", "FiftyOne samples.json"
@@ -63,7 +63,7 @@ def read_fiftyone(source: Source) -> Listing:
             if target is not None
         ]
     left_out = len(labels) - len(entries)
-    said = [f"{left_out:,} images whose label is null left out"] if left_out else []
+    said = [f"{counted(left_out, 'image')} whose label is null left out"] if left_out else []
     return make_listing(source, FIFTYONE, entries, names, decisions=said)
 
 
@@ -97,7 +97,7 @@ def read_fiftyone_samples(source: Source) -> Listing:
             )
     said = [f"labels from the field {field}"]
     if left_out:
-        said.append(f"{left_out:,} samples without {field} left out")
+        said.append(f"{counted(left_out, 'sample')} without {field} left out")
     return make_listing(source, FIFTYONE_SAMPLES, entries, decisions=said)
 
 

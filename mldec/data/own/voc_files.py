@@ -16,7 +16,7 @@ from xml.etree.ElementTree import Element
 from mldec.data.folder import SUFFIXES
 from mldec.data.own.documents import SPLITS, path_text, read_xml
 from mldec.data.own.listing import Entry, Listing
-from mldec.data.own.shapes import Source, joined, make_listing
+from mldec.data.own.shapes import Source, counted, joined, make_listing
 from mldec.errors import DataError, shortened
 from mldec.untrusted import open_text
 
@@ -123,10 +123,8 @@ def image_name(stem: str, images: dict[str, list[str]], written: str | None, pat
 
 def _read_part(folder: str, part: Part) -> Listing:
     images = images_by_stem(part.images)
-    stems = [name[:-4] for name in _listed(part.folder) if name.lower().endswith(".xml")]
-    suffixes = {name[:-4]: name[-4:] for name in _listed(part.folder)}
-    if part.image_set is not None:
-        stems = image_set_names(part.image_set, part.folder)
+    suffixes = {name[:-4]: name[-4:] for name in _listed(part.folder) if name.lower().endswith(".xml")}
+    stems = list(suffixes) if part.image_set is None else image_set_names(part.image_set, part.folder)
     entries, files = [], []
     for stem in stems:
         path = os.path.join(part.folder, stem + suffixes.get(stem, ".xml"))
@@ -144,7 +142,7 @@ def _read_part(folder: str, part: Part) -> Listing:
         said.append("a label with only difficult objects in an image is unknown there")
     left_out = len(images.keys() - set(suffixes))
     if part.image_set is None and left_out:
-        said.append(f"{left_out:,} images without an XML file left out")
+        said.append(f"{counted(left_out, 'image')} without an XML file left out")
     files += [part.folder, part.images, *([part.image_set] if part.image_set else [])]
     source = Source(part.image_set or part.folder, None, root=folder)
     return make_listing(source, VOC, entries, decisions=said, files=files)

@@ -17,7 +17,7 @@ from typing import Any
 from mldec.data.folder import SUFFIXES
 from mldec.data.own.documents import label_text, reading
 from mldec.data.own.listing import Entry, Listing
-from mldec.data.own.shapes import Source, make_listing
+from mldec.data.own.shapes import Source, counted, make_listing
 from mldec.errors import DataError, shortened, whole_number
 from mldec.untrusted import open_text
 
@@ -158,10 +158,10 @@ def _listing(
         places.files += [path] if path and exists else []
     if entries and without == len(entries):
         raise DataError(
-            f"none of its {without:,} images has a file of labels, such as {places.labels_file(entries[0].path)}"
+            f"none of its {counted(without, 'image')} has a file of labels, such as {places.labels_file(entries[0].path)}"
         )
     if without:
-        said.append(f"{without:,} images without a file of labels have no label")
+        said.append(f"no file of labels, so no label, for {counted(without, 'image')}")
     return make_listing(source, YOLO, entries, names, decisions=said, files=places.files)
 
 
