@@ -42,8 +42,8 @@ def read_coco(source: Source) -> Listing:
             present[image][names[category]] = None
         entries = [Entry(path, tuple(present[image])) for image, path in paths.items()]
         used = {name for labels in present.values() for name in labels}
-        labels, said = _without_project(document["categories"], dict.fromkeys(names.values()), used)
-    return make_listing(source, COCO, entries, labels, decisions=said)
+        labels, decisions = _without_project(document["categories"], dict.fromkeys(names.values()), used)
+    return make_listing(source, COCO, entries, labels, decisions=decisions)
 
 
 def _by_id(items: list[dict[str, Any]], what: str, key: str, text: Any) -> dict[Any, str]:

@@ -92,17 +92,19 @@ def read_records(source: Source) -> Listing:
             for record in done
         ]
         several = len(entries) - len({entry.path for entry in entries})
-    said = _decisions(key, controls, len(records) - len(done), several)
-    return make_listing(source, JSON_MIN, entries, decisions=said)
+    decisions = _decisions(key, controls, len(records) - len(done), several)
+    return make_listing(source, JSON_MIN, entries, decisions=decisions)
 
 
 def _decisions(key: str, controls: list[str], left_out: int, several: int) -> list[str]:
-    said = [f"images from {key}, labels from {name_some(controls, len(controls), 5) or 'no control'}"]
+    decisions = [f"images from {key}, labels from {name_some(controls, len(controls), 5) or 'no control'}"]
     if left_out:
-        said.append(f"{counted(left_out, 'task')} without a submitted annotation left out")
+        decisions.append(f"{counted(left_out, 'task')} without a submitted annotation left out")
     if several:
-        said.append(f"{counted(several, 'task')} with more than one annotation: a label counts if any of them has it")
-    return said
+        decisions.append(
+            f"{counted(several, 'task')} with more than one annotation: a label counts if any of them has it"
+        )
+    return decisions
 
 
 def _controls(source: Source, records: list[dict[str, Any]], key: str) -> list[str]:

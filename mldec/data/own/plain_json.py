@@ -87,8 +87,8 @@ def _listing(source: Source, name: str, parts: list[tuple[Any, str | None]]) -> 
     rows = [row for part, split in parts for row in _rows(source, part, split)]
     sign = _separator(source, [text for _, value, _ in rows if isinstance(value, str) for text in [value]])
     entries = [Entry(path_text(path), *_states(value, sign), split) for path, value, split in rows]
-    said = [f"labels in one text are divided at {sign!r}"] if sign else []
-    return make_listing(source, name, entries, decisions=said, options={"dataset.separator": sign} if sign else {})
+    decisions = [f"labels in one text are divided at {sign!r}"] if sign else []
+    return make_listing(source, name, entries, decisions=decisions, options={"dataset.separator": sign} if sign else {})
 
 
 def _rows(source: Source, part: Any, split: str | None) -> list[tuple[Any, Any, str | None]]:

@@ -102,7 +102,7 @@ def joined(path: str, parts: Sequence[tuple[Listing, str | None]], root: str | N
     named = [one.labels for one, _ in parts]
     labels = None if None in named else tuple(dict.fromkeys(itertools.chain(*(names or () for names in named))))
     alone = len(parts) == 1
-    said = [
+    decisions = [
         text if alone or not re.search(r"\d", text) else f"{split or os.path.basename(one.source)}: {text}"
         for one, split in parts
         for text in one.decisions
@@ -115,7 +115,7 @@ def joined(path: str, parts: Sequence[tuple[Listing, str | None]], root: str | N
         entries=functools.partial(iter, entries),
         labels=labels,
         files=tuple(dict.fromkeys(file for one, _ in parts for file in one.files)),
-        decisions=tuple(dict.fromkeys(said + ([", ".join(splits)] if splits else []))),
+        decisions=tuple(dict.fromkeys(decisions + ([", ".join(splits)] if splits else []))),
         options={key: value for one, _ in parts for key, value in one.options.items()},
     )
 

@@ -63,8 +63,8 @@ def read_fiftyone(source: Source) -> Listing:
             if target is not None
         ]
     left_out = len(labels) - len(entries)
-    said = [f"{counted(left_out, 'image')} whose label is null left out"] if left_out else []
-    return make_listing(source, FIFTYONE, entries, names, decisions=said)
+    decisions = [f"{counted(left_out, 'image')} whose label is null left out"] if left_out else []
+    return make_listing(source, FIFTYONE, entries, names, decisions=decisions)
 
 
 def looks_like_fiftyone_samples(document: Any) -> bool:
@@ -95,10 +95,10 @@ def read_fiftyone_samples(source: Source) -> Listing:
             entries.append(
                 Entry(path_text(one["filepath"]), unique(found), split=splits.pop() if len(splits) == 1 else None)
             )
-    said = [f"labels from the field {field}"]
+    decisions = [f"labels from the field {field}"]
     if left_out:
-        said.append(f"{counted(left_out, 'sample')} without {field} left out")
-    return make_listing(source, FIFTYONE_SAMPLES, entries, decisions=said)
+        decisions.append(f"{counted(left_out, 'sample')} without {field} left out")
+    return make_listing(source, FIFTYONE_SAMPLES, entries, decisions=decisions)
 
 
 def _fiftyone_labels(value: Any) -> list[str] | None:
@@ -129,8 +129,8 @@ def read_mmpretrain(source: Source) -> Listing:
             places = item["gt_label"] if "gt_label" in item else item["img_label"]
             path = path_text(item["img_path"])
             entries.append(Entry(path, unique([_named(place, names) for place in _listed(places)])))
-    said = [] if names is not None else ["no metainfo.classes: labels are their numbers"]
-    return make_listing(source, MMPRETRAIN, entries, names, decisions=said)
+    decisions = [] if names is not None else ["no metainfo.classes: labels are their numbers"]
+    return make_listing(source, MMPRETRAIN, entries, names, decisions=decisions)
 
 
 def _holds(document: Any, **kinds: type) -> bool:

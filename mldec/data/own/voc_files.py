@@ -137,15 +137,15 @@ def _read_part(folder: str, part: Part) -> Listing:
             )
         )
         files.append(path)
-    said = []
+    decisions = []
     if any(entry.unknown for entry in entries):
-        said.append("a label with only difficult objects in an image is unknown there")
+        decisions.append("a label with only difficult objects in an image is unknown there")
     left_out = len(images.keys() - set(suffixes))
     if part.image_set is None and left_out:
-        said.append(f"{counted(left_out, 'image')} without an XML file left out")
+        decisions.append(f"{counted(left_out, 'image')} without an XML file left out")
     files += [part.folder, part.images, *([part.image_set] if part.image_set else [])]
     source = Source(part.image_set or part.folder, None, root=folder)
-    return make_listing(source, VOC, entries, decisions=said, files=files)
+    return make_listing(source, VOC, entries, decisions=decisions, files=files)
 
 
 def _tree(folder: str, split: str | None) -> list[Part]:

@@ -45,16 +45,16 @@ def read_yolo(source: Source) -> Listing:
         names = class_names(document)
         places = _Places(source, document.get("path"))
         chosen = {split: document[key] for split, keys in _KEYS.items() for key in keys if _given(document.get(key))}
-        said = []
+        decisions = []
         if _given(chosen.get("val")) and chosen.get("val") == chosen.get("train"):
-            said.append("val names the same images as train, left out")
+            decisions.append("val names the same images as train, left out")
             del chosen["val"]
         images: list[tuple[str, str | None]] = []
         for split, value in chosen.items():
             for place in value if isinstance(value, list) else [value]:
                 found = places.find(place)
                 if found is None and split == "test":
-                    said.append(f"test: {shortened(place)} does not exist, left out")
+                    decisions.append(f"test: {shortened(place)} does not exist, left out")
                 elif found is None:
                     raise DataError(
                         f"{split}: {shortened(place)} does not exist below {places.base}; use dataset.root=FOLDER, the "
@@ -62,11 +62,11 @@ def read_yolo(source: Source) -> Listing:
                     )
                 else:
                     images += [(image, split) for image in places.images(found)]
-        return _listing(source, places, names, images, said)
+        return _listing(source, places, names, images, decisions)
 
 
 def read_label_folder(folder: str, names_file: str, root: str | None = None) -> Listing:
-    """images/ and labels/ beside a file of class names, one a line, as Label Studio exports YOLO (classes.txt)."""
+    """images/ and labels/ beside a file of class names, one per line, as Label Studio exports YOLO (classes.txt)."""
     with open_text(names_file) as file:
         names = tuple(label_text(line) for line in file if line.strip())
     source = Source(names_file, None, root=root or folder)
@@ -147,7 +147,7 @@ class _Places:
 
 
 def _listing(
-    source: Source, places: _Places, names: tuple[str, ...], images: list[tuple[str, str | None]], said: list[str]
+    source: Source, places: _Places, names: tuple[str, ...], images: list[tuple[str, str | None]], decisions: list[str]
 ) -> Listing:
     entries, without = [], 0
     for image, split in images:
@@ -158,11 +158,12 @@ def _listing(
         places.files += [path] if path and exists else []
     if entries and without == len(entries):
         raise DataError(
-            f"none of its {counted(without, 'image')} has a file of labels, such as {places.labels_file(entries[0].path)}"
+            f"none of its {counted(without, 'image')} has a file of labels, such as "
+            f"{places.labels_file(entries[0].path)}"
         )
     if without:
-        said.append(f"no file of labels, so no label, for {counted(without, 'image')}")
-    return make_listing(source, YOLO, entries, names, decisions=said, files=places.files)
+        decisions.append(f"no file of labels, so no label, for {counted(without, 'image')}")
+    return make_listing(source, YOLO, entries, names, decisions=decisions, files=places.files)
 
 
 def _classes(path: str, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def read(path: Path, **settings: str) -> Listing:
     return listing
 
 
-def said(listing: Listing) -> dict[str, tuple[set[str], set[str], set[str], str | None]]:
+def joined_states(listing: Listing) -> dict[str, tuple[set[str], set[str], set[str], str | None]]:
     """{path: present, absent, unknown, split}; entries of an image are joined."""
     found: dict[str, tuple[set[str], set[str], set[str], str | None]] = {}
     for entry in listing.entries():
@@ -46,7 +46,7 @@ def said(listing: Listing) -> dict[str, tuple[set[str], set[str], set[str], str 
 
 
 def present(listing: Listing) -> dict[str, set[str]]:
-    return {path: states[0] for path, states in said(listing).items()}
+    return {path: states[0] for path, states in joined_states(listing).items()}
 
 
 # ---------------------------------------------------------------- one file
@@ -332,15 +332,15 @@ def test_splits_of_subsets_tags_and_keys(tmp_path: Path) -> None:
     parts = {"train": {"a.jpg": ["x"]}, "valid": [{"image": "b.jpg", "label": "y"}]}
     listing = read(save(tmp_path / "c.json", parts))
     assert listing.format == "JSON with a list for each split"
-    assert {path: states[3] for path, states in said(listing).items()} == {"a.jpg": "train", "b.jpg": "val"}
+    assert {path: states[3] for path, states in joined_states(listing).items()} == {"a.jpg": "train", "b.jpg": "val"}
 
 
 def test_states_of_plain_json(tmp_path: Path) -> None:
     states = {"a.jpg": {"cat": 1, "dog": 0, "owl": -1, "cow": None, "hen": True}}
     expected = {"a.jpg": ({"cat", "hen"}, {"dog"}, {"owl", "cow"}, None)}
-    assert said(read(save(tmp_path / "mapping.json", states))) == expected
+    assert joined_states(read(save(tmp_path / "mapping.json", states))) == expected
     rows = [{"path": "a.jpg", **states["a.jpg"]}]
-    assert said(read(save(tmp_path / "columns.json", rows))) == expected
+    assert joined_states(read(save(tmp_path / "columns.json", rows))) == expected
 
 
 def test_what_was_left_out_or_joined_is_said(tmp_path: Path) -> None:
@@ -406,7 +406,7 @@ def test_roboflow_coco_has_a_file_for_each_split(tmp_path: Path) -> None:
         touch(tmp_path / split / f"{image}.jpg")
     listing = read(tmp_path)
     assert listing.labels == ("cat", "dog")
-    assert said(listing) == {
+    assert joined_states(listing) == {
         f"{n}.jpg": ({"dog"}, set(), set(), s) for n, s in (("a", "train"), ("b", "val"), ("c", "test"))
     }
     assert folders(listing) == {"a.jpg": "train", "b.jpg": "valid", "c.jpg": "test"}
@@ -452,7 +452,7 @@ def test_roboflow_voc_has_xml_beside_the_images_of_each_split(tmp_path: Path) ->
     touch(tmp_path / "train" / "alone.png")
     listing = read(tmp_path)
     assert listing.format == "Pascal VOC XML"
-    assert said(listing) == {
+    assert joined_states(listing) == {
         "a b_jpg.rf.1.jpg": ({"helmet"}, set(), {"vest"}, "train"),
         "b.rf.2.jpg": ({"helmet"}, set(), {"vest"}, "val"),
     }
@@ -471,15 +471,15 @@ def test_vocs_tree_with_classes_of_ones_own(tmp_path: Path, below: str) -> None:
     save(folder / "ImageSets" / "Main" / "trainval.txt", "IMG 01-a\np02  1\n")
     save(folder / "ImageSets" / "Main" / "test.txt", "p03\n")
     expected = {"IMG 01-a.png": ({"IM"}, "train"), "p02.jpg": ({"p0"}, "train"), "p03.jpg": ({"p0"}, "test")}
-    assert {path: (s[0], s[3]) for path, s in said(read(tmp_path)).items()} == expected
+    assert {path: (s[0], s[3]) for path, s in joined_states(read(tmp_path)).items()} == expected
     save(folder / "ImageSets" / "Main" / "train.txt", "p02\n")
     save(folder / "ImageSets" / "Main" / "val.txt", "IMG 01-a\n")
-    assert {path: s[3] for path, s in said(read(tmp_path)).items()} == {
+    assert {path: s[3] for path, s in joined_states(read(tmp_path)).items()} == {
         "p02.jpg": "train",
         "IMG 01-a.png": "val",
         "p03.jpg": "test",
     }
-    assert {path: s[3] for path, s in said(read(folder / "Annotations")).items()} == {
+    assert {path: s[3] for path, s in joined_states(read(folder / "Annotations")).items()} == {
         "p02.jpg": None,
         "IMG 01-a.png": None,
         "p03.jpg": None,
@@ -523,7 +523,7 @@ def test_data_yaml_of_ultralytics(tmp_path: Path, text: str) -> None:
     for listing in (read(path), read(tmp_path)):
         assert listing.format == "Ultralytics YOLO"
         assert listing.labels == ("1e3", "no")
-        assert said(listing) == SEEN
+        assert joined_states(listing) == SEEN
         assert "no file of labels, so no label, for 1 image" in listing.decisions
         assert str(tmp_path / "labels" / "train" / "a.txt") in listing.files
 
@@ -532,7 +532,7 @@ def test_roboflow_yolo(tmp_path: Path) -> None:
     text = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\nnc: 1\nnames: ['cat']\n"
     images = {"train/images/a.jpg": "0 0.5 0.5 0.1 0.1", "valid/images/b.jpg": "0 0.5 0.5 0.1 0.1"}
     listing = read(yolo(tmp_path, text, images))
-    assert {path: (s[0], s[3]) for path, s in said(listing).items()} == {
+    assert {path: (s[0], s[3]) for path, s in joined_states(listing).items()} == {
         "train/images/a.jpg": ({"cat"}, "train"),
         "valid/images/b.jpg": ({"cat"}, "val"),
     }
