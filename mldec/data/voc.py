@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, SplitCounts, check_split, naming, require
 from mldec.data.index import ImageIndex
-from mldec.data.own.voc_files import image_name, image_set_names, image_sets, images_by_stem, read_objects
+from mldec.data.own.voc_files import find_voc, image_name, image_set_names, image_sets, images_by_stem, read_objects
 from mldec.errors import DataError, option
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
@@ -31,7 +31,8 @@ class VocConfig(DatasetConfig):
         difficult: the state of a class of which an image has only objects marked difficult. The development kit ignores
             them ("unknown"); the paper does not state what it did.
         classes: voc for the 20 of the challenge; own for those that the annotations of train name, sorted. With own,
-            the splits are the image sets that there are: train and val, or trainval; and test.
+            the splits are the image sets that there are: train and val, or trainval; and test. Without any, all
+            annotations are train.
     """
 
     year: ClassVar[int]
@@ -54,13 +55,13 @@ class VocConfig(DatasetConfig):
         return next((way for way in ways if os.path.isdir(os.path.join(self.folder, way, "Annotations"))), ways[0])
 
     def image_sets(self) -> dict[str, str]:
-        """{split: its image set, relative to `root`}."""
+        """{split: its image set, relative to `root`}; the folder of the annotations for all of them."""
         main = f"{self.tree}/ImageSets/Main"
         found = image_sets(os.path.join(self.folder, main)) if self.classes == "own" else {}
         named = {split: f"{name}.txt" for split, name in self.sets.items()}
-        if "train" in found:
-            named = {split: os.path.basename(path) for split, path in found.items()}
-        return {split: f"{main}/{name}" for split, name in named.items()}
+        if self.classes == "own":
+            named = {split: os.path.basename(path) for split, path in found.items()} or {"train": ""}
+        return {split: f"{main}/{name}" if name else f"{self.tree}/Annotations/" for split, name in named.items()}
 
     def expected(self, split: str) -> SplitCounts:
         return SplitCounts() if self.classes == "own" else SplitCounts(self.published[split], labels=len(LABELS))
@@ -95,17 +96,29 @@ def build_voc(config: VocConfig, *, split: str) -> ImageIndex:
     check_split(config, split)
     image_sets, below = config.image_sets(), config.tree
     tree = [image_sets[split], f"{below}/Annotations/", f"{below}/JPEGImages/"]
-    require(
-        config.folder, tree, f"Get them with: mldec data download dataset={config.name} {option('root', config.folder)}"
-    )
+    require(config.folder, tree, _advice(config))
     folder, image_set = os.path.join(config.folder, below), os.path.join(config.folder, image_sets[split])
-    train = os.path.join(config.folder, image_sets["train"])
+    train = os.path.join(config.folder, image_sets.get("train", image_sets[split]))
     sources = [image_set, os.path.join(folder, "Annotations"), os.path.join(folder, "JPEGImages")]
     # A folder's time of change does not reveal a file that was corrected in place.
     for used in [image_set] if config.classes == "voc" else dict.fromkeys([image_set, train]):
-        names = image_set_names(used, sources[1])
-        sources += filter(os.path.isfile, (_xml(folder, name) for name in names))
+        sources += filter(os.path.isfile, (_xml(folder, name) for name in _names(folder, used)))
     return cached(config, split, sources, lambda: _read(config, folder, image_set, train))
+
+
+def _advice(config: VocConfig) -> str:
+    if config.classes == "voc" and os.path.isdir(os.path.join(config.folder, config.tree, "Annotations")):
+        return "For images and classes of your own, in these folders: dataset.classes=own;"
+    if os.path.isdir(config.folder) and find_voc(config.folder):
+        return f"For images of your own in this layout: {option('dataset', config.folder)};"
+    return f"Get them with: mldec data download dataset={config.name} {option('root', config.folder)}"
+
+
+def _names(folder: str, image_set: str) -> list[str]:
+    """The images of an image set, or of all annotations if it is their folder."""
+    if os.path.isdir(image_set):
+        return sorted(name[:-4] for name in os.listdir(image_set) if name.endswith(".xml") and name[0] != ".")
+    return image_set_names(image_set, os.path.join(folder, "Annotations"))
 
 
 def _xml(folder: str, name: str) -> str:
@@ -117,7 +130,7 @@ def _read(config: VocConfig, folder: str, image_set: str, train: str) -> ImageIn
     images = images_by_stem(os.path.join(folder, "JPEGImages"))
 
     def samples() -> Iterator[tuple[str, list[int], list[int], list[int]]]:
-        for name in image_set_names(image_set, os.path.join(folder, "Annotations")):
+        for name in _names(folder, image_set):
             path = _xml(folder, name)
             clear, doubtful = (_columns(found, labels, path) for found in read_objects(path))
             doubtful -= clear
@@ -133,7 +146,7 @@ def _read(config: VocConfig, folder: str, image_set: str, train: str) -> ImageIn
 
 def _own_labels(folder: str, train: str) -> LabelSpace:
     names: set[str] = set()
-    for name in image_set_names(train, os.path.join(folder, "Annotations")):
+    for name in _names(folder, train):
         names.update(*read_objects(_xml(folder, name)))
     with naming(train):
         return LabelSpace(sorted(names))

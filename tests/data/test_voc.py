@@ -1,5 +1,6 @@
 """Properties: the labels are those of the XML, difficult objects in three ways; every broken file is named."""
 
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -134,6 +135,15 @@ def test_own_splits_are_the_image_sets_that_there_are(root: Path) -> None:
     (main / "test.txt").unlink()
     assert config.splits == ("train", "val")
     assert Voc2007Config(name="voc2007", root=str(root)).splits == ("train", "test")
+    (main / "trainval.txt").unlink()
+    with pytest.raises(DataError, match=r"trainval\.txt   <- missing(.|\n)*dataset\.classes=own"):
+        build(root)
+    shutil.rmtree(main)
+    assert config.splits == ("train",)
+    assert list(build(root, classes="own").names()) == ["000001.jpg", "000005.jpg", "000007.jpg", "000009.jpg"]
+    (root / "VOCdevkit" / "VOC2007" / "JPEGImages").rename(root / "VOCdevkit" / "VOC2007" / "images")
+    with pytest.raises(DataError, match=rf"in this layout: dataset={root};"):
+        build(root, classes="own")
 
 
 def test_names_may_hold_spaces_and_images_be_png(root: Path) -> None:

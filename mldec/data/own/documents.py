@@ -55,7 +55,7 @@ def load(path: str) -> Any:
     """The content of a .json, .xml, .yaml or .yml file; None for another suffix.
 
     Raises:
-        DataError: it cannot be read as what its suffix says; names the file.
+        DataError: it cannot be read as its suffix promises; names the file.
     """
     suffix = path.lower().rpartition(".")[2]
     if suffix == "json":

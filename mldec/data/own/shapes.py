@@ -1,4 +1,4 @@
-"""What the readers of exports share: the file to read, and the listing that they make of it."""
+"""What the readers of exports share: the file to read, and how a listing is built."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def read_via(source: Source) -> Listing:
     """VIA's JSON: the values of the attributes of files and regions are labels.
 
     Of several attributes, those with the usual names of labels count, or those with options to choose from, or the one
-    that was set as label_column; which are decisions. Raises DataError if that leaves more than one with free text.
+    that was set as label_column. Raises DataError if that leaves more than one with free text.
     """
     with reading(source.path, VIA):
         document = source.document

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
@@ -161,7 +160,7 @@ def _tree(folder: str, split: str | None) -> list[Part]:
         if name not in below:
             continue
         if _holds_voc(below[name]):
-            sets = {} if split else image_sets(os.path.join(folder, "ImageSets", "Main"))
+            sets = {} if split else image_sets(os.path.join(folder, "ImageSets", "Main")) or _paired_lists(folder)
             parts = [Part(below[name], images, path, part) for part, path in sets.items()]
             return parts or [Part(below[name], images, split=split)]
         inner = {key: path for key, path in _folders(below[name]).items() if key in SPLITS and _holds_voc(path)}
@@ -169,6 +168,18 @@ def _tree(folder: str, split: str | None) -> list[Part]:
             beside = _folders(images)
             return [Part(path, beside.get(key, images), split=SPLITS[key]) for key, path in inner.items()]
     return []
+
+
+def _paired_lists(folder: str) -> dict[str, str]:
+    """{split: file} of PaddleDetection's lists, whose lines name an image and its XML file."""
+    found = {}
+    for name in _listed(folder):
+        stem, suffix = os.path.splitext(name.lower())
+        if suffix == ".txt" and stem in SPLITS:
+            with open_text(os.path.join(folder, name)) as file:
+                if file.readline().strip().endswith(".xml"):
+                    found[SPLITS[stem]] = os.path.join(folder, name)
+    return found
 
 
 def _image_folder(folder: str) -> str | None:
@@ -217,7 +228,8 @@ def _objects(path: str, root: Element) -> tuple[set[str], set[str]]:
 def _name(line: str, known: set[str], path: str) -> str:
     """The image id of a line: all of it, or what stands before a state (`000005 -1`), or before a suffix."""
     without_state = re.sub(r"\s+-?[01]$", "", line)
-    ways: Iterator[str] = iter([line, without_state, os.path.splitext(without_state)[0]])
+    paired = re.search(r"([^/\\]+)\.xml$", line)  # `JPEGImages/a.jpg Annotations/a.xml`, as PaddleDetection has it
+    ways = [line, without_state, os.path.splitext(without_state)[0], *([paired[1]] if paired else [])]
     name = next((way for way in ways if way in known), without_state)
     if re.search(r"[/\\\0]", name) or name.startswith("."):
         raise DataError(

@@ -486,6 +486,19 @@ def test_vocs_tree_with_classes_of_ones_own(tmp_path: Path, below: str) -> None:
     }
 
 
+def test_paddledetections_lists_of_images_and_xml(tmp_path: Path) -> None:
+    for name in ("a b", "c"):
+        save(tmp_path / "annotations" / f"{name}.xml", voc(f"{name}.png", (name, 0)))
+        touch(tmp_path / "images" / f"{name}.png")
+    save(tmp_path / "train.txt", "images/a b.png annotations/a b.xml\n")
+    save(tmp_path / "valid.txt", "./images/c.png ./annotations/c.xml\n")
+    save(tmp_path / "label_list.txt", "a b\nc\n")
+    assert {path: (s[0], s[3]) for path, s in joined_states(read(tmp_path)).items()} == {
+        "a b.png": ({"a b"}, "train"),
+        "c.png": ({"c"}, "val"),
+    }
+
+
 def yolo(folder: Path, text: str, images: dict[str, str | None]) -> Path:
     """A dataset of ultralytics: {path of an image: its labels}, None for an image without a file of labels."""
     for path, lines in images.items():
