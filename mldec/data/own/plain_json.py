@@ -6,6 +6,7 @@ from typing import Any
 
 from mldec.data.dataset import name_some
 from mldec.data.own.documents import (
+    IMAGE_KEYS,
     LABEL_KEYS,
     SPLITS,
     is_image,
@@ -27,12 +28,18 @@ _FEW = 50  # records that decide whether a file is one
 
 
 def looks_like_list(document: Any) -> bool:
-    """Whether a document is a list of objects that each name an image."""
-    return (
-        isinstance(document, list)
-        and bool(document)
-        and all(isinstance(item, dict) and any(map(is_image, item.values())) for item in document[:_FEW])
-    )
+    """Whether a document is a list of objects, most of which name an image by its file, or by a usual key."""
+    if not isinstance(document, list) or not document or not all(isinstance(item, dict) for item in document):
+        return False
+    few = document[:_FEW]
+    return 2 * sum(map(_names_image, few)) > len(few)
+
+
+def _names_image(item: dict[str, Any]) -> bool:
+    if any(map(is_image, item.values())):
+        return True
+    usual = any(isinstance(item.get(key), str) for key in IMAGE_KEYS if key != "id")
+    return usual and any(key in item for key in LABEL_KEYS)
 
 
 def looks_like_mapping(document: Any) -> bool:

@@ -730,6 +730,60 @@ def test_choices_are_named_and_taken(tmp_path: Path) -> None:
     assert present(read(path, label_column="truth")) == {"a.jpg": {"cat"}}
 
 
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    1.5,
+    10**30,
+    "",
+    "x",
+    "../../a.jpg",
+    "\ud800",
+    [],
+    {},
+    [[]],
+    [{}],
+    {"a": {}},
+    ["a", 1],
+]
+
+
+@pytest.mark.parametrize("name", [name for name, (_, content, _) in FILES.items() if not isinstance(content, str)])
+def test_odd_values_anywhere_are_read_or_one_error(tmp_path: Path, name: str) -> None:
+    rng = random.Random(1)
+    for _ in range(60):
+        content = json.loads(json.dumps(FILES[name][1]))
+        for _ in range(rng.randint(1, 3)):
+            places: list[tuple[Any, Any]] = []
+            waiting = [content]
+            while waiting:
+                box = waiting.pop()
+                for key in list(box) if isinstance(box, dict) else range(len(box)) if isinstance(box, list) else ():
+                    places.append((box, key))
+                    waiting.append(box[key])
+            if places:
+                box, key = rng.choice(places)
+                box[key] = json.loads(json.dumps(rng.choice(ODD)))
+        path = save(tmp_path / FILES[name][0], content)
+        try:
+            listing = recognise(str(path))
+        except DataError as error:
+            assert str(path) in str(error)
+        else:
+            for entry in listing.entries() if listing else ():
+                assert all(
+                    isinstance(text, str) for text in (entry.path, *entry.present, *entry.absent, *entry.unknown)
+                )
+
+
+def test_images_may_be_named_by_ids(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.json", [{"image_id": "0001", "labels": ["cat"]}, {"image_id": "0002", "labels": []}])
+    assert present(read(path)) == {"0001": {"cat"}, "0002": set()}
+    path = save(tmp_path / "a.json", [{"path": "a.jpg", "labels": []}, {"path": "b.jpg", "labels": []}, {"path": None}])
+    refuse(path, "has no labels")
+
+
 def test_a_file_that_is_no_regular_one_is_refused(tmp_path: Path) -> None:
     link: Callable[[str], None] = (tmp_path / "annotations.json").symlink_to
     link("/dev/zero")
