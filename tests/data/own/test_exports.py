@@ -769,7 +769,7 @@ def test_odd_values_anywhere_are_read_or_one_error(tmp_path: Path, name: str) ->
         try:
             listing = recognise(str(path))
         except DataError as error:
-            assert str(path) in str(error)
+            assert str(path) in str(error)  # noqa: PT017 (most are read)
         else:
             for entry in listing.entries() if listing else ():
                 assert all(
