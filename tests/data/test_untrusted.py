@@ -21,10 +21,10 @@ from mldec.data.dataset import DatasetConfig, FilesConfig
 from mldec.data.folder import FolderConfig, build_folder
 from mldec.data.image import MAX_BYTES, MAX_SCANS, cut_center, decode, read_size
 from mldec.data.index import ImageIndex
+from mldec.data.own.documents import read_xml
 from mldec.data.statistics import draw_statistics, summarize
 from mldec.data.table import TableConfig, build_table, read_table
 from mldec.data.table_file import open_table_file
-from mldec.data.voc import read_xml
 from mldec.errors import DataError, printable, shortened, suggest
 from mldec.labels import LabelSpace
 

@@ -1,5 +1,6 @@
 """Properties: the labels are those of the XML, difficult objects in three ways; every broken file is named."""
 
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -105,6 +106,53 @@ def test_broken_files_are_named(root: Path, file: str, content: str, message: st
     (root / "VOCdevkit" / "VOC2007" / file).write_text(content)
     with pytest.raises(DataError, match=message):
         build(root)
+
+
+def test_own_classes_are_those_of_train_and_the_error_says_how(root: Path) -> None:
+    folder = root / "VOCdevkit" / "VOC2007"
+    for name, label in (("000005", "helmet"), ("000007", "vest"), ("000001", "vest")):
+        (folder / "Annotations" / f"{name}.xml").write_text(xml((label, 0), ("helmet", 1)))
+    with pytest.raises(DataError, match=r"no label '\w+'; .*for classes of your own: dataset\.classes=own$"):
+        build(root)
+    index = build(root, classes="own")
+    assert index.labels.names == ("helmet", "vest")
+    assert list(index.names()) == ["000007.jpg", "000005.jpg", "000009.jpg"]
+    np.testing.assert_array_equal(index.targets([0, 1, 2]), [[-1, 1], [1, 0], [0, 0]])
+    np.testing.assert_array_equal(build(root, "test", classes="own").targets([0]), [[-1, 1]])
+    (folder / "Annotations" / "000001.xml").write_text(xml(("glove", 0)))
+    with pytest.raises(DataError, match=r"000001.xml: no label 'glove'; .*no annotation of train has it"):
+        build(root, "test", classes="own")
+
+
+def test_own_splits_are_the_image_sets_that_there_are(root: Path) -> None:
+    main = root / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main"
+    config = Voc2007Config(name="voc2007", root=str(root), classes="own")
+    assert config.splits == ("train", "test")
+    (main / "train.txt").write_text("000005\n")
+    (main / "val.txt").write_text("000005\n")
+    assert config.splits == ("train", "val", "test")
+    assert len(build_voc(config, split="train")) == len(build_voc(config, split="val")) == 1
+    (main / "test.txt").unlink()
+    assert config.splits == ("train", "val")
+    assert Voc2007Config(name="voc2007", root=str(root)).splits == ("train", "test")
+    (main / "trainval.txt").unlink()
+    with pytest.raises(DataError, match=r"trainval\.txt   <- missing(.|\n)*dataset\.classes=own"):
+        build(root)
+    shutil.rmtree(main)
+    assert config.splits == ("train",)
+    assert list(build(root, classes="own").names()) == ["000001.jpg", "000005.jpg", "000007.jpg", "000009.jpg"]
+    (root / "VOCdevkit" / "VOC2007" / "JPEGImages").rename(root / "VOCdevkit" / "VOC2007" / "images")
+    with pytest.raises(DataError, match=rf"in this layout: dataset={root};"):
+        build(root, classes="own")
+
+
+def test_names_may_hold_spaces_and_images_be_png(root: Path) -> None:
+    folder = root / "VOCdevkit" / "VOC2007"
+    for name, suffix in (("IMG 01-a", ".png"), ("IMG 1", ".jpg"), ("IMG", ".JPEG")):
+        (folder / "Annotations" / f"{name}.xml").write_text(xml(("cat", 0)))
+        (folder / "JPEGImages" / f"{name}{suffix}").touch()
+    (folder / "ImageSets" / "Main" / "trainval.txt").write_text("IMG 01-a\nIMG 1\nIMG  1\n")
+    assert list(build(root).names()) == ["IMG 01-a.png", "IMG 1.jpg", "IMG.JPEG"]
 
 
 def test_a_missing_image_is_named(root: Path) -> None:

@@ -1,0 +1,179 @@
+"""Plain JSON, as scripts write it: a list of {path, labels}, a mapping {path: labels}, or either for each split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mldec.data.dataset import name_some
+from mldec.data.own.documents import (
+    IMAGE_KEYS,
+    LABEL_KEYS,
+    SPLITS,
+    is_image,
+    label_names,
+    label_text,
+    path_text,
+    reading,
+    split_of,
+    unique,
+)
+from mldec.data.own.listing import Entry, Listing
+from mldec.data.own.shapes import Source, image_key, make_listing
+from mldec.errors import DataError, shortened
+
+LIST, MAPPING, BY_SPLIT = "JSON list of images", "JSON mapping of images", "JSON with a list for each split"
+CREATEML = "CreateML JSON"
+SPLIT_KEYS = ("split", "set", "subset", "fold", "is_valid")
+_FEW = 50  # records that decide whether a file is one
+
+
+def looks_like_list(document: Any) -> bool:
+    """Whether a document is a list of objects, most of which name an image by its file, or by a usual key."""
+    if not isinstance(document, list) or not document or not all(isinstance(item, dict) for item in document):
+        return False
+    few = document[:_FEW]
+    return 2 * sum(map(_names_image, few)) > len(few)
+
+
+def _names_image(item: dict[str, Any]) -> bool:
+    if any(map(is_image, item.values())):
+        return True
+    usual = any(isinstance(item.get(key), str) for key in IMAGE_KEYS if key != "id")
+    return usual and any(key in item for key in LABEL_KEYS)
+
+
+def looks_like_mapping(document: Any) -> bool:
+    """Whether a document is an object whose keys are images and whose values are labels."""
+    return isinstance(document, dict) and bool(document) and all(map(is_image, document))
+
+
+def looks_like_splits(document: Any) -> bool:
+    """Whether a document is an object that holds a list or mapping for each of train, val, test."""
+    return (
+        isinstance(document, dict)
+        and bool(document)
+        and all(key.lower() in SPLITS for key in document)
+        and all(looks_like_list(part) or looks_like_mapping(part) for part in document.values())
+    )
+
+
+def looks_like_createml(document: Any) -> bool:
+    """Whether a document is CreateML's: a list of objects with an image and its annotations."""
+    return looks_like_list(document) and all(isinstance(item.get("annotations"), list) for item in document[:_FEW])
+
+
+def read_list(source: Source, name: str = LIST) -> Listing:
+    """A list of objects; labels of one key (a name, a list, or an object of states), or a key with 0 or 1 for each."""
+    with reading(source.path, name):
+        return _listing(source, name, [(source.document, None)])
+
+
+def read_createml(source: Source) -> Listing:
+    """CreateML's JSON: boxes with a `label` each, or the names themselves.
+
+    Read as Apple's documentation has it ("Building an object detector data source"; CreateMLComponents, "Creating a
+    multi-label image classifier"): [{"image": "a.jpg", "annotations": [{"label": "cat", "coordinates": {…}}]}] for
+    boxes, [{"filename": "a.jpg", "annotations": ["cat", "dog"]}] for labels of images.
+    """
+    return read_list(source, CREATEML)
+
+
+def read_mapping(source: Source) -> Listing:
+    """An object {path: labels}, labels as a name, a list, or an object {label: 1 or 0}."""
+    with reading(source.path, MAPPING):
+        return _listing(source, MAPPING, [(source.document, None)])
+
+
+def read_splits(source: Source) -> Listing:
+    """An object with a list or mapping for each split."""
+    with reading(source.path, BY_SPLIT):
+        return _listing(source, BY_SPLIT, [(part, SPLITS[key.lower()]) for key, part in source.document.items()])
+
+
+def _listing(source: Source, name: str, parts: list[tuple[Any, str | None]]) -> Listing:
+    rows = [row for part, split in parts for row in _rows(source, part, split)]
+    sign = _separator(source, [text for _, value, _ in rows if isinstance(value, str) for text in [value]])
+    entries = [Entry(path_text(path), *_states(value, sign), split) for path, value, split in rows]
+    decisions = [f"labels in one text are divided at {sign!r}"] if sign else []
+    return make_listing(source, name, entries, decisions=decisions, options={"dataset.separator": sign} if sign else {})
+
+
+def _rows(source: Source, part: Any, split: str | None) -> list[tuple[Any, Any, str | None]]:
+    """(path, value that names labels, split) of each image."""
+    if isinstance(part, dict):
+        return [(path, value, split) for path, value in part.items()]
+    key = image_key(source, part)
+    keys = list(dict.fromkeys(name for record in part for name in record if name != key))
+    column = _label_key(source, keys)
+    by = next((name for name in keys if name.lower() in SPLIT_KEYS), None)
+    columns = [name for name in keys if name != by]
+    rows = []
+    for record in part:
+        if column is not None and column not in record:
+            raise DataError(
+                f"{shortened(record.get(key))} has no {column}; an image without labels has an empty list there"
+            )
+        value = record[column] if column is not None else _columns(record, columns)
+        rows.append((record.get(key), value, split or (_split(record.get(by)) if by is not None else None)))
+    return rows
+
+
+def _label_key(source: Source, keys: list[str]) -> str | None:
+    """The key of the labels; None if each label has a key of its own."""
+    if source.label_column is not None:
+        if source.label_column not in keys:
+            raise DataError(
+                f"dataset.label_column={source.label_column}: no such key; there are {name_some(keys, len(keys), 10)}"
+            )
+        return source.label_column
+    return next((key for name in LABEL_KEYS for key in keys if key.lower() == name), None)
+
+
+def _columns(record: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    if not names or any(isinstance(record.get(name), (str, dict, list, float)) for name in names):
+        raise DataError(
+            f"which of the keys {name_some(names, len(names), 10) or '(none)'} holds the labels? Use "
+            "dataset.label_column=NAME, or name it labels"
+        )
+    return {name: record.get(name) for name in names}
+
+
+def _split(value: Any) -> str | None:
+    """The split that a record names; true stands for val, as in a key is_valid."""
+    if value is None or isinstance(value, bool):
+        return {None: None, True: "val", False: "train"}[value]
+    split = split_of(value)
+    if split is None and isinstance(value, str):
+        raise DataError(f"{shortened(value)} is none of the splits train, val, test")
+    return split
+
+
+def _states(value: Any, sign: str | None) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Names of the labels that are present, absent and unknown."""
+    if isinstance(value, str):
+        return unique([part.strip() for part in (value.split(sign) if sign else [value]) if part.strip()]), (), ()
+    if not isinstance(value, dict) or any(key in value for key in LABEL_KEYS):
+        return label_names(value), (), ()
+    found: dict[Any, list[str]] = {1: [], 0: [], None: []}
+    for name, state in value.items():
+        state = None if state == -1 else state
+        if isinstance(state, (dict, list)) or state not in found:
+            raise DataError(f"{name} is {shortened(state)}; allowed are 1 present, 0 absent, -1 or null unknown")
+        found[state].append(label_text(name))
+    return tuple(found[1]), tuple(found[0]), tuple(found[None])
+
+
+def _separator(source: Source, texts: list[str]) -> str | None:
+    """The sign between the labels of one text; None if each text is one. Raises DataError if that cannot be told."""
+    signs = [source.separator] if source.separator else [";", "|"]
+    sign = next((sign for sign in signs if any(sign in text for text in texts)), None)
+    names = set(texts)
+    joined = next((text for text in sorted(names) if "," in text), None)
+    if sign is not None or source.separator is not None or joined is None:
+        return sign
+    if any(part.strip() in names for part in joined.split(",")) or all("," in name for name in names):
+        raise DataError(
+            f"'{shortened(joined)}' looks like several labels; use dataset.separator='\",\"' if they are, or "
+            f"dataset.separator='\";\"' if the comma belongs to the name"
+        )
+    return None

@@ -1,0 +1,189 @@
+"""Ultralytics' datasets for detection, segmentation, pose and oriented boxes: data.yaml, images and labels/*.txt.
+
+Read as ultralytics 8 does (ultralytics/ultralytics@00bfe34, ultralytics/data/utils.py: `check_det_dataset`,
+`img2label_paths`; data/base.py: `get_img_files`): `names` is a list or {number: name}, or `nc` counts the classes;
+`train`, `val` and `test` are folders, lists of folders, or text files of paths, relative to `path`, itself relative to
+the file. The labels of images/a/b.jpg are in labels/a/b.txt, a line for each object, its class first; an image without
+that file has none. Roboflow writes `../train/images` for train/images beside data.yaml.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mldec.data.folder import SUFFIXES
+from mldec.data.own.documents import label_text, reading
+from mldec.data.own.listing import Entry, Listing
+from mldec.data.own.shapes import Source, counted, make_listing
+from mldec.errors import DataError, shortened, whole_number
+from mldec.untrusted import open_text
+
+YOLO = "Ultralytics YOLO"
+MAX_CLASSES = 100_000
+_KEYS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
+
+
+def looks_like_yolo(document: Any) -> bool:
+    """Whether a YAML document describes a dataset of ultralytics."""
+    return (
+        isinstance(document, dict)
+        and ("names" in document or "nc" in document)
+        and any(document.get(key) for keys in _KEYS.values() for key in keys)
+    )
+
+
+def read_yolo(source: Source) -> Listing:
+    """A data.yaml: the class of a box, segment or pose is a label of its image.
+
+    Nothing outside of the file's folder is read, or of `source.root`.
+    """
+    with reading(source.path, "a data.yaml of ultralytics"):
+        document = source.document
+        names = class_names(document)
+        places = _Places(source, document.get("path"))
+        chosen = {split: document[key] for split, keys in _KEYS.items() for key in keys if _given(document.get(key))}
+        decisions = []
+        if _given(chosen.get("val")) and chosen.get("val") == chosen.get("train"):
+            decisions.append("val names the same images as train, left out")
+            del chosen["val"]
+        images: list[tuple[str, str | None]] = []
+        for split, value in chosen.items():
+            for place in value if isinstance(value, list) else [value]:
+                found = places.find(place)
+                if found is None and split == "test":
+                    decisions.append(f"test: {shortened(place)} does not exist, left out")
+                elif found is None:
+                    raise DataError(
+                        f"{split}: {shortened(place)} does not exist below {places.base}; use dataset.root=FOLDER, the "
+                        "one that holds it"
+                    )
+                else:
+                    images += [(image, split) for image in places.images(found)]
+        return _listing(source, places, names, images, decisions)
+
+
+def read_label_folder(folder: str, names_file: str, root: str | None = None) -> Listing:
+    """images/ and labels/ beside a file of class names, one per line, as Label Studio exports YOLO (classes.txt)."""
+    with open_text(names_file) as file:
+        names = tuple(label_text(line) for line in file if line.strip())
+    source = Source(names_file, None, root=root or folder)
+    places = _Places(source, None)
+    return _listing(source, places, names, [(name, None) for name in places.images(os.path.join(folder, "images"))], [])
+
+
+def class_names(document: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the classes by number. Raises DataError for numbers that are not 0, 1, 2, …"""
+    names = document.get("names")
+    if not _given(names):
+        count = whole_number(str(document["nc"]))
+        if count is None or not 0 < count <= MAX_CLASSES:
+            raise DataError(f"nc: {shortened(document['nc'])}; allowed are 1 to {MAX_CLASSES:,} classes")
+        return tuple(f"class_{number}" for number in range(count))
+    if isinstance(names, dict):
+        numbers = {whole_number(str(key)): name for key, name in names.items()}
+        if set(numbers) != set(range(len(names))):
+            raise DataError(f"names: its numbers must be 0 to {len(names) - 1}, each once")
+        names = [numbers[number] for number in range(len(names))]
+    if not isinstance(names, list):
+        raise DataError(f"names: expected a list, or an object of numbers and names, found {shortened(names)}")
+    return tuple(map(label_text, names))
+
+
+class _Places:
+    """Finds what data.yaml and lists name, within one folder."""
+
+    def __init__(self, source: Source, path: Any) -> None:
+        self.base = source.folder
+        roots = [os.path.join(self.base, self._clean(path))] if isinstance(path, str) and _given(path) else []
+        self.roots = [root for root in (*roots, self.base) if self._inside(root)]
+        self.files: list[str] = []
+
+    def find(self, text: Any) -> str | None:
+        """The folder or file that a text names: as written, without leading `..`, or the end of another machine's."""
+        if not isinstance(text, str):
+            raise DataError(f"expected the path of a folder or list, found {shortened(text)}")
+        parts = self._clean(text).split("/")
+        tails = range(len(parts)) if text.startswith(("/", "..")) or ":" in text else range(1)
+        for tail in tails:
+            for root in self.roots:
+                path = os.path.normpath(os.path.join(root, *parts[tail:]))
+                if self._inside(path) and os.path.exists(path):
+                    return path
+        return None
+
+    def images(self, place: str) -> Iterator[str]:
+        """Paths relative to `base` of the images in a folder, at any depth, or in a list."""
+        self.files.append(place)
+        if os.path.isdir(place):
+            for folder, inner, names in os.walk(place):
+                inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
+                self.files += [folder] if folder != place else []
+                for name in sorted(names):
+                    if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+                        yield os.path.relpath(os.path.join(folder, name), self.base)
+            return
+        if not place.lower().endswith(".txt"):
+            raise DataError(f"{place} is neither a folder nor a .txt file with paths of images")
+        with open_text(place) as file:
+            for line in filter(None, map(str.strip, file)):
+                here = os.path.join(os.path.dirname(place), line.removeprefix("./")) if line.startswith("./") else None
+                found = here if here and os.path.exists(here) and self._inside(here) else self.find(line)
+                yield os.path.relpath(found, self.base) if found else line
+
+    def labels_file(self, image: str) -> str:
+        """Where the labels of an image are: in labels/ where it is in images/, else beside it."""
+        before, inside, after = f"/{image}".rpartition("/images/")
+        text = f"{before}/labels/{after}" if inside else f"/{image}"
+        return os.path.join(self.base, os.path.splitext(text)[0][1:] + ".txt")
+
+    def _clean(self, text: str) -> str:
+        return text.strip().replace("\\", "/")
+
+    def _inside(self, path: str) -> bool:
+        return "\0" not in path and (os.path.normpath(path) + os.sep).startswith(os.path.join(self.base, ""))
+
+
+def _listing(
+    source: Source, places: _Places, names: tuple[str, ...], images: list[tuple[str, str | None]], decisions: list[str]
+) -> Listing:
+    entries, without = [], 0
+    for image, split in images:
+        path = places.labels_file(image) if ".." not in image.split("/") and not os.path.isabs(image) else None
+        exists = path is not None and os.path.isfile(path)
+        without += not exists
+        entries.append(Entry(image, _classes(path, names) if path and exists else (), split=split))
+        places.files += [path] if path and exists else []
+    if entries and without == len(entries):
+        raise DataError(
+            f"none of its {counted(without, 'image')} has a file of labels, such as "
+            f"{places.labels_file(entries[0].path)}"
+        )
+    if without:
+        decisions.append(f"no file of labels, so no label, for {counted(without, 'image')}")
+    return make_listing(source, YOLO, entries, names, decisions=decisions, files=places.files)
+
+
+def _classes(path: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    try:
+        with open_text(path) as file:
+            for number, line in enumerate(file, start=1):
+                if not (cells := line.split()):
+                    continue
+                place = whole_number(re.sub(r"\.0*$", "", cells[0]))
+                if place is None or place >= len(names) or len(cells) < 5:
+                    raise DataError(
+                        f"{path} line {number}: '{shortened(line.strip())}': expected a class, 0 to "
+                        f"{len(names) - 1}, and the numbers of a box or segment"
+                    )
+                found[names[place]] = None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    return tuple(found)
+
+
+def _given(value: Any) -> bool:
+    return value not in (None, "", "null", "~", [])

@@ -1,0 +1,790 @@
+"""Each export, written as its tool writes it, is read with the labels, states and splits that it says, in any order."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mldec.data.own.label_studio import labels_in_cell
+from mldec.data.own.listing import Listing
+from mldec.data.own.recognise import recognise, table_files
+from mldec.errors import DataError
+
+BOX = {"x": 1, "y": 2, "width": 3, "height": 4}
+
+
+def save(path: Path, content: Any, encoding: str = "utf-8") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding=encoding)
+    return path
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def read(path: Path, **settings: str) -> Listing:
+    listing = recognise(str(path), **settings)
+    assert listing is not None
+    assert str(path) in listing.files or path.is_dir()
+    return listing
+
+
+def joined_states(listing: Listing) -> dict[str, tuple[set[str], set[str], set[str], str | None]]:
+    """{path: present, absent, unknown, split}; entries of an image are joined."""
+    found: dict[str, tuple[set[str], set[str], set[str], str | None]] = {}
+    for entry in listing.entries():
+        before = found.get(entry.path, (set(), set(), set(), entry.split))
+        groups = (entry.present, entry.absent, entry.unknown)
+        found[entry.path] = (*(old | set(new) for old, new in zip(before[:3], groups, strict=True)), entry.split)
+    return found
+
+
+def present(listing: Listing) -> dict[str, set[str]]:
+    return {path: states[0] for path, states in joined_states(listing).items()}
+
+
+# ---------------------------------------------------------------- one file
+
+
+def label_studio_result(kind: str, *labels: str) -> dict[str, Any]:
+    place = {} if kind == "choices" else BOX
+    return {"from_name": "control", "to_name": "image", "type": kind, "value": {**place, kind: list(labels)}}
+
+
+def label_studio(*rows: tuple[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": number,
+            "annotations": annotations,
+            "data": {"image": path, "site": "Berlin"},
+            "predictions": [{"result": [label_studio_result("choices", "Wrong")]}],
+        }
+        for number, (path, annotations) in enumerate(rows, start=1)
+    ]
+
+
+def annotation(*results: dict[str, Any], was_cancelled: bool = False) -> dict[str, Any]:
+    return {"id": 7, "completed_by": 1, "was_cancelled": was_cancelled, "result": list(results), "lead_time": 1.5}
+
+
+LABEL_STUDIO = label_studio(
+    ("/data/upload/1/ab12cd-p01.jpg", [annotation(label_studio_result("choices", "Cat", "Dog"))]),
+    ("/data/local-files/?d=photos%2Fp02.jpg", [annotation(label_studio_result("rectanglelabels", "Bird"))]),
+    ("/data/upload/1/p03.jpg", [annotation()]),
+    ("/data/upload/1/p04.jpg", []),
+    ("/data/upload/1/p05.jpg", [annotation(label_studio_result("choices", "Cat"), was_cancelled=True)]),
+    (
+        "/data/upload/1/p06.jpg",
+        [annotation(label_studio_result("choices", "Cat")), annotation(label_studio_result("choices", "Dog"))],
+    ),
+)
+
+
+def record(path: str, **controls: Any) -> dict[str, Any]:
+    times = {"created_at": "2026-01-02T10:00:00Z", "updated_at": "2026-01-02T10:00:00Z", "lead_time": 5.1}
+    return {"image": path, "site": "Berlin", "id": 1, **controls, "annotator": 1, "annotation_id": 1, **times}
+
+
+JSON_MIN = [
+    record("/data/upload/1/p01.jpg", choice={"choices": ["Cat", "Dog"]}),
+    record("/data/upload/1/p02.jpg", choice="Bird"),
+    record("/data/upload/1/p03.jpg"),
+    record("/data/upload/1/p04.jpg", box=[{**BOX, "rectanglelabels": ["Cat"], "original_width": 9}]),
+    {**record("/data/upload/1/p05.jpg"), "annotation_id": None},
+]
+
+
+def coco(*categories: str, **images: list[str]) -> dict[str, Any]:
+    """Annotations in COCO's format, with null ids of annotations and backslashes in names."""
+    return {
+        "info": {},
+        "images": [{"id": n, "file_name": f"sub\\{name}.jpg"} for n, name in enumerate(images)],
+        "categories": [
+            {"id": n, "name": name, "supercategory": "x"} for n, name in reversed(list(enumerate(categories)))
+        ],
+        "annotations": [
+            {"id": None, "image_id": n, "category_id": categories.index(label), "bbox": [0, 0, 1, 1], "iscrowd": 0}
+            for n, labels in enumerate(images.values())
+            for label in labels
+        ],
+    }
+
+
+DATUMARO = {
+    "dm_format_version": "1.0",
+    "media_type": 2,
+    "infos": {},
+    "categories": {
+        "label": {"labels": [{"name": n, "parent": "", "attributes": []} for n in ("cat", "dog")], "label_groups": []}
+    },
+    "items": [
+        {
+            "id": "a",
+            "annotations": [
+                {"id": 0, "type": "label", "attributes": {}, "group": 0, "label_id": 1},
+                {"id": 0, "type": "bbox", "attributes": {}, "group": 1, "label_id": 0, "bbox": [0, 0, 1, 1]},
+                {"id": 0, "type": "caption", "attributes": {}, "group": 0, "caption": "a cat"},
+            ],
+            "image": {"path": "a.jpg", "size": [32, 40]},
+        },
+        {"id": "b", "annotations": [], "image": {"path": "b.jpg"}},
+    ],
+}
+
+
+def fiftyone_sample(path: str, field: Any, *tags: str) -> dict[str, Any]:
+    metadata = {"_cls": "ImageMetadata", "width": 40}
+    return {"_id": {"$oid": "6"}, "filepath": path, "tags": list(tags), "metadata": metadata, "ground_truth": field}
+
+
+FIFTYONE_SAMPLES = {
+    "samples": [
+        fiftyone_sample("data/a.jpg", {"_cls": "Classification", "label": "cat"}, "train"),
+        fiftyone_sample(
+            "data/b.jpg",
+            {"_cls": "Classifications", "classifications": [{"_cls": "Classification", "label": n} for n in "xy"]},
+            "validation",
+        ),
+        fiftyone_sample("data/c.jpg", {"_cls": "Detections", "detections": [{"_cls": "Detection", "label": "dog"}]}),
+        fiftyone_sample("data/d.jpg", None),
+    ]
+}
+
+VIA_IMAGES = {
+    "a.jpg123": {
+        "filename": "a.jpg",
+        "size": 123,
+        "regions": [
+            {"shape_attributes": {"name": "rect", **BOX}, "region_attributes": {"class": "dog"}},
+            {"shape_attributes": {"name": "rect", **BOX}, "region_attributes": {"class": "dog"}},
+        ],
+        "file_attributes": {"caption": "a dog", "tags": {"outside": True, "sunny": True, "rainy": False}},
+    },
+    "b.jpg77": {"filename": "b.jpg", "size": 77, "regions": [], "file_attributes": {}},
+}
+VIA_PROJECT = {
+    "_via_settings": {"ui": {}, "core": {}, "project": {"name": "p"}},
+    "_via_img_metadata": {
+        "a.jpg1": {
+            "filename": "a.jpg",
+            "size": 1,
+            "regions": [{"shape_attributes": {}, "region_attributes": {"kind": "2", "note": "blurred"}}],
+            "file_attributes": {},
+        },
+        "b.jpg1": {"filename": "b.jpg", "size": 1, "regions": [], "file_attributes": {}},
+    },
+    "_via_attributes": {
+        "region": {
+            "kind": {"type": "radio", "options": {"1": "cat", "2": "dog"}, "default_options": {}},
+            "note": {"type": "text", "description": ""},
+        },
+        "file": {},
+    },
+    "_via_data_format_version": "2.0.10",
+    "_via_image_id_list": ["a.jpg1", "b.jpg1"],
+}
+
+FILES: dict[str, tuple[str, Any, dict[str, set[str]]]] = {
+    "Label Studio JSON": (
+        "project-1-at-2026-01-02.json",
+        LABEL_STUDIO,
+        {
+            "/data/upload/1/ab12cd-p01.jpg": {"Cat", "Dog"},
+            "photos/p02.jpg": {"Bird"},
+            "/data/upload/1/p03.jpg": set(),
+            "/data/upload/1/p06.jpg": {"Cat", "Dog"},
+        },
+    ),
+    "Label Studio JSON-MIN": (
+        "project-1.json",
+        JSON_MIN,
+        {f"/data/upload/1/p0{n}.jpg": s for n, s in enumerate([{"Cat", "Dog"}, {"Bird"}, set(), {"Cat"}], start=1)},
+    ),
+    "COCO JSON": (
+        "result.json",
+        coco("cat", "dog", "owl", a=["dog", "cat", "dog"], b=[]),
+        {"sub\\a.jpg": {"cat", "dog"}, "sub\\b.jpg": set()},
+    ),
+    "Datumaro JSON": ("default.json", DATUMARO, {"a.jpg": {"cat", "dog"}, "b.jpg": set()}),
+    "FiftyOne labels.json": (
+        "labels.json",
+        {"classes": ["cat", "dog"], "labels": {"x/a": 0, "b": ["dog", 0], "c": [], "d": None}},
+        {"x/a": {"cat"}, "b": {"cat", "dog"}, "c": set()},
+    ),
+    "FiftyOne samples.json": (
+        "samples.json",
+        FIFTYONE_SAMPLES,
+        {"data/a.jpg": {"cat"}, "data/b.jpg": {"x", "y"}, "data/c.jpg": {"dog"}},
+    ),
+    "mmpretrain JSON": (
+        "multi_label.json",
+        {
+            "metainfo": {"classes": ["A", "B", "C"]},
+            "data_list": [
+                {"img_path": "a.jpg", "gt_label": [0, 2]},
+                {"img_path": "b.jpg", "gt_label": 1},
+                {"img_path": "c.jpg", "img_label": []},
+            ],
+        },
+        {"a.jpg": {"A", "C"}, "b.jpg": {"B"}, "c.jpg": set()},
+    ),
+    "VGG Image Annotator JSON": (
+        "via_export_json.json",
+        VIA_IMAGES,
+        {"a.jpg": {"dog", "outside", "sunny"}, "b.jpg": set()},
+    ),
+    "CreateML JSON": (
+        "_annotations.createml.json",
+        [
+            {"image": "a.jpg", "annotations": [{"label": "cat", "coordinates": BOX}] * 2},
+            {"image": "b.jpg", "annotations": []},
+        ],
+        {"a.jpg": {"cat"}, "b.jpg": set()},
+    ),
+    "JSON list of images": (
+        "mine.json",
+        [
+            {"file_name": "a.jpg", "tags": ["cat", 7]},
+            {"file_name": "b.jpg", "tags": "dog"},
+            {"file_name": "c.jpg", "tags": None},
+        ],
+        {"a.jpg": {"cat", "7"}, "b.jpg": {"dog"}, "c.jpg": set()},
+    ),
+    "JSON mapping of images": (
+        "mine.json",
+        {"x/a.jpg": ["cat", "dog"], "b.png": "dog", "c.webp": []},
+        {"x/a.jpg": {"cat", "dog"}, "b.png": {"dog"}, "c.webp": set()},
+    ),
+    "CVAT for images 1.1": (
+        "annotations.xml",
+        """<?xml version="1.0" encoding="utf-8"?>
+<annotations>
+  <version>1.1</version>
+  <meta><task><id>4</id><mode>annotation</mode><labels>
+    <label><name>plate</name><type>any</type><attributes></attributes></label>
+    <label><name>car</name><attributes><attribute><name>colour</name></attribute></attributes></label>
+    <label><name>man</name><type>skeleton</type><attributes></attributes><svg>&lt;line&gt;</svg></label>
+    <label><name>1</name><type>points</type><attributes></attributes><parent>man</parent></label>
+  </labels></task><dumped>2026-01-02</dumped></meta>
+  <image id="0" name="sub/a b.jpg" subset="Train" width="16" height="12">
+    <box label="plate" xtl="1" ytl="1" xbr="2" ybr="2" occluded="0" z_order="4"></box>
+    <polygon label="car" points="1,1;2,2;3,3" occluded="0"><attribute name="colour">red</attribute></polygon>
+    <skeleton label="man" z_order="0"><points label="1" outside="0" points="1,1"></points></skeleton>
+  </image>
+  <image id="1" name="b.jpg" subset="Validation" width="16" height="12"><tag label="car" source="manual"></tag></image>
+  <image id="2" name="c.jpg" width="16" height="12"></image>
+</annotations>""",
+        {"sub/a b.jpg": {"plate", "car", "man"}, "b.jpg": {"car"}, "c.jpg": set()},
+    ),
+}
+LABELS = {
+    "COCO JSON": ("cat", "dog", "owl"),
+    "Datumaro JSON": ("cat", "dog"),
+    "FiftyOne labels.json": ("cat", "dog"),
+    "mmpretrain JSON": ("A", "B", "C"),
+    "CVAT for images 1.1": ("plate", "car", "man"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_has_the_labels_that_its_tool_wrote(tmp_path: Path, name: str) -> None:
+    file, content, expected = FILES[name]
+    listing = read(save(tmp_path / file, content, "utf-8-sig"))  # with a byte order mark
+    assert listing.format == name
+    assert present(listing) == expected
+    assert listing.labels == LABELS.get(name)
+    assert listing.folder == str(tmp_path)
+    assert list(listing.entries()) == list(listing.entries())  # from the beginning each time
+
+
+@pytest.mark.parametrize("name", [name for name, (_, content, _) in FILES.items() if not isinstance(content, str)])
+def test_the_order_of_entries_changes_nothing_else(tmp_path: Path, name: str) -> None:
+    file, content, expected = FILES[name]
+
+    def shuffled(value: Any) -> Any:
+        lists = (
+            [value] if isinstance(value, list) else [v for k, v in value.items() if k not in ("classes", "metainfo")]
+        )
+        for items in (items for items in lists if isinstance(items, list)):
+            random.Random(3).shuffle(items)
+        return value
+
+    listing = read(save(tmp_path / file, shuffled(json.loads(json.dumps(content)))))
+    assert present(listing) == expected
+    assert listing.labels == LABELS.get(name)
+
+
+def test_splits_of_subsets_tags_and_keys(tmp_path: Path) -> None:
+    file, content, _ = FILES["CVAT for images 1.1"]
+    assert [e.split for e in read(save(tmp_path / file, content)).entries()] == ["train", "val", None]
+    samples = read(save(tmp_path / "samples.json", FIFTYONE_SAMPLES))
+    assert [e.split for e in samples.entries()] == ["train", "val", None]
+    rows = [{"path": f"{n}.jpg", "labels": ["x"], "split": n} for n in ("train", "valid", "test")]
+    assert [e.split for e in read(save(tmp_path / "a.json", rows)).entries()] == ["train", "val", "test"]
+    rows = [{"path": f"{n}.jpg", "label": "x", "is_valid": n == "b"} for n in "ab"]
+    assert [e.split for e in read(save(tmp_path / "b.json", rows)).entries()] == ["train", "val"]
+    parts = {"train": {"a.jpg": ["x"]}, "valid": [{"image": "b.jpg", "label": "y"}]}
+    listing = read(save(tmp_path / "c.json", parts))
+    assert listing.format == "JSON with a list for each split"
+    assert {path: states[3] for path, states in joined_states(listing).items()} == {"a.jpg": "train", "b.jpg": "val"}
+
+
+def test_states_of_plain_json(tmp_path: Path) -> None:
+    states = {"a.jpg": {"cat": 1, "dog": 0, "owl": -1, "cow": None, "hen": True}}
+    expected = {"a.jpg": ({"cat", "hen"}, {"dog"}, {"owl", "cow"}, None)}
+    assert joined_states(read(save(tmp_path / "mapping.json", states))) == expected
+    rows = [{"path": "a.jpg", **states["a.jpg"]}]
+    assert joined_states(read(save(tmp_path / "columns.json", rows))) == expected
+
+
+def test_what_was_left_out_or_joined_is_said(tmp_path: Path) -> None:
+    tasks = read(save(tmp_path / "a.json", LABEL_STUDIO))
+    assert "2 tasks without a submitted annotation left out" in tasks.decisions
+    assert "1 task with more than one annotation: a label counts if any of them has it" in tasks.decisions
+    assert "1 task without a submitted annotation left out" in read(save(tmp_path / "b.json", JSON_MIN)).decisions
+    joined = read(save(tmp_path / "c.json", [{"path": "a.jpg", "labels": "cat;dog"}, {"path": "b.jpg", "labels": ""}]))
+    assert present(joined) == {"a.jpg": {"cat", "dog"}, "b.jpg": set()}
+    assert joined.options == {"dataset.separator": ";"}
+
+
+def test_label_studio_cells() -> None:
+    assert labels_in_cell('{"choices": ["Cat", "Dog"]}') == ("Cat", "Dog")
+    assert labels_in_cell('[{"x": 1, "rectanglelabels": ["Car"]}, {"x": 2, "rectanglelabels": ["Car"]}]') == ("Car",)
+    assert labels_in_cell('{"taxonomy": [["Animal", "Cat"]]}') == ("Animal/Cat",)
+    for other in ("Cat", "", "[1, 2]", '{"choices": ', '["Cat"]', '{"text": ["a"]}', "[" * 100_000):
+        assert labels_in_cell(other) is None
+
+
+def test_roboflows_category_of_the_project_is_no_label(tmp_path: Path) -> None:
+    content = coco("animals", "cat", "dog", a=["cat"])
+    for category in content["categories"]:
+        category["supercategory"] = "none" if category["name"] == "animals" else "animals"
+    listing = read(save(tmp_path / "a.json", content))
+    assert listing.labels == ("cat", "dog")
+    assert listing.decisions == ("category animals, which stands for all others, left out",)
+
+
+def test_via_options_stand_for_their_text_where_they_are_numbers(tmp_path: Path) -> None:
+    listing = read(save(tmp_path / "via_project.json", VIA_PROJECT))
+    assert present(listing) == {"a.jpg": {"dog"}, "b.jpg": set()}  # the free text of `note` is no label
+    noted = read(save(tmp_path / "via_project.json", VIA_PROJECT), label_column="note")
+    assert present(noted) == {"a.jpg": {"blurred"}, "b.jpg": set()}
+
+
+# ---------------------------------------------------------------- folders
+
+
+def voc(name: str, *objects: tuple[str, int]) -> str:
+    """As Roboflow writes it."""
+    body = "".join(
+        f"<object><name>{label}</name><pose>Unspecified</pose><truncated>0</truncated><difficult>{difficult}</difficult>"
+        "<occluded>0</occluded><bndbox><xmin>1</xmin><xmax>2</xmax><ymin>1</ymin><ymax>2</ymax></bndbox></object>"
+        for label, difficult in objects
+    )
+    return (
+        f"<annotation><folder></folder><filename>{name}</filename><path>{name}</path><source><database>roboflow.com"
+        f"</database></source><size><width>4</width><height>3</height><depth>3</depth></size>{body}</annotation>"
+    )
+
+
+def folders(listing: Listing) -> dict[str, str]:
+    """{path: folder relative to the listing's}."""
+    return {e.path: str(Path(e.folder or listing.folder).relative_to(listing.folder)) for e in listing.entries()}
+
+
+def test_roboflow_coco_has_a_file_for_each_split(tmp_path: Path) -> None:
+    for split, image in (("train", "a"), ("valid", "b"), ("test", "c")):
+        content = coco("cat", "dog", **{image: ["dog"]})
+        content["images"][0]["file_name"] = f"{image}.jpg"
+        save(tmp_path / split / "_annotations.coco.json", content)
+        touch(tmp_path / split / f"{image}.jpg")
+    listing = read(tmp_path)
+    assert listing.labels == ("cat", "dog")
+    assert joined_states(listing) == {
+        f"{n}.jpg": ({"dog"}, set(), set(), s) for n, s in (("a", "train"), ("b", "val"), ("c", "test"))
+    }
+    assert folders(listing) == {"a.jpg": "train", "b.jpg": "valid", "c.jpg": "test"}
+    assert len(listing.files) == 3
+    lone = read(tmp_path / "train" / "_annotations.coco.json")
+    assert [e.split for e in lone.entries()] == [None]
+
+
+def test_coco_in_annotations_with_images_in_folders_of_their_own(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        content = coco("cat", a=["cat"])
+        content["images"][0]["file_name"] = "a.jpg"
+        save(tmp_path / "annotations" / f"instances_{split}2017.json", content)
+        save(tmp_path / "annotations" / f"person_keypoints_{split}2017.json", coco("person", a=["person"]))
+        touch(tmp_path / "images" / f"{split}2017" / "a.jpg")
+    listing = read(tmp_path)
+    assert [(e.split, e.present, Path(e.folder or "").name) for e in listing.entries()] == [
+        ("train", ("cat",), "train2017"),
+        ("val", ("cat",), "val2017"),
+    ]
+    lone = read(tmp_path / "annotations" / "instances_val2017.json")
+    assert lone.folder == str(tmp_path)
+    assert folders(lone) == {"a.jpg": "images/val2017"}
+
+
+@pytest.mark.parametrize("given", [".", "train.json"])
+def test_datumaro_and_fiftyone_folders(tmp_path: Path, given: str) -> None:
+    touch(tmp_path / "dm" / "images" / "train" / "a.jpg")
+    path = save(tmp_path / "dm" / "annotations" / "train.json", DATUMARO)
+    listing = read(tmp_path / "dm" if given == "." else path)
+    assert folders(listing) == {"a.jpg": "images/train", "b.jpg": "images/train"}
+    assert {e.split for e in listing.entries()} == ({"train"} if given == "." else {None})
+    touch(tmp_path / "fo" / "data" / "a.jpg")
+    path = save(tmp_path / "fo" / "labels.json", {"classes": None, "labels": {"a": "cat"}})
+    listing = read(tmp_path / "fo" if given == "." else path)
+    assert folders(listing) == {"a": "data"}
+
+
+def test_roboflow_voc_has_xml_beside_the_images_of_each_split(tmp_path: Path) -> None:
+    for split, name in (("train", "a b_jpg.rf.1"), ("valid", "b.rf.2")):
+        touch(tmp_path / split / f"{name}.jpg")
+        save(tmp_path / split / f"{name}.xml", voc(f"{name}.jpg", ("helmet", 0), ("vest", 1), ("helmet", 1)))
+    touch(tmp_path / "train" / "alone.png")
+    listing = read(tmp_path)
+    assert listing.format == "Pascal VOC XML"
+    assert joined_states(listing) == {
+        "a b_jpg.rf.1.jpg": ({"helmet"}, set(), {"vest"}, "train"),
+        "b.rf.2.jpg": ({"helmet"}, set(), {"vest"}, "val"),
+    }
+    assert set(folders(listing).values()) == {"train", "valid"}
+    assert "train: 1 image without an XML file left out" in listing.decisions
+    assert read(tmp_path / "train").source == str(tmp_path / "train")
+
+
+@pytest.mark.parametrize("below", ["", "VOC2007", "VOCdevkit/VOC2012"])
+def test_vocs_tree_with_classes_of_ones_own(tmp_path: Path, below: str) -> None:
+    folder = tmp_path / below
+    for name, suffix in (("IMG 01-a", ".png"), ("p02", ".jpg"), ("p03", ".jpg")):
+        save(folder / "Annotations" / f"{name}.xml", voc("renamed.jpg", (name[:2], 0)))
+        touch(folder / "JPEGImages" / f"{name}{suffix}")
+    assert {e.split for e in read(tmp_path).entries()} == {None}
+    save(folder / "ImageSets" / "Main" / "trainval.txt", "IMG 01-a\np02  1\n")
+    save(folder / "ImageSets" / "Main" / "test.txt", "p03\n")
+    expected = {"IMG 01-a.png": ({"IM"}, "train"), "p02.jpg": ({"p0"}, "train"), "p03.jpg": ({"p0"}, "test")}
+    assert {path: (s[0], s[3]) for path, s in joined_states(read(tmp_path)).items()} == expected
+    save(folder / "ImageSets" / "Main" / "train.txt", "p02\n")
+    save(folder / "ImageSets" / "Main" / "val.txt", "IMG 01-a\n")
+    assert {path: s[3] for path, s in joined_states(read(tmp_path)).items()} == {
+        "p02.jpg": "train",
+        "IMG 01-a.png": "val",
+        "p03.jpg": "test",
+    }
+    assert {path: s[3] for path, s in joined_states(read(folder / "Annotations")).items()} == {
+        "p02.jpg": None,
+        "IMG 01-a.png": None,
+        "p03.jpg": None,
+    }
+
+
+def test_paddledetections_lists_of_images_and_xml(tmp_path: Path) -> None:
+    for name in ("a b", "c"):
+        save(tmp_path / "annotations" / f"{name}.xml", voc(f"{name}.png", (name, 0)))
+        touch(tmp_path / "images" / f"{name}.png")
+    save(tmp_path / "train.txt", "images/a b.png annotations/a b.xml\n")
+    save(tmp_path / "valid.txt", "./images/c.png ./annotations/c.xml\n")
+    save(tmp_path / "label_list.txt", "a b\nc\n")
+    assert {path: (s[0], s[3]) for path, s in joined_states(read(tmp_path)).items()} == {
+        "a b.png": ({"a b"}, "train"),
+        "c.png": ({"c"}, "val"),
+    }
+
+
+def yolo(folder: Path, text: str, images: dict[str, str | None]) -> Path:
+    """A dataset of ultralytics: {path of an image: its labels}, None for an image without a file of labels."""
+    for path, lines in images.items():
+        touch(folder / path)
+        if lines is not None:
+            save((folder / path.replace("images/", "labels/")).with_suffix(".txt"), lines)
+    return save(folder / "data.yaml", text)
+
+
+BOXES = {
+    "images/train/a.jpg": "1 0.5 0.5 0.1 0.1\n1 0.5 0.5 0.1 0.1\n",
+    "images/train/deep/b.jpg": "0 0.1 0.1 0.2 0.2 0.3 0.1\n",
+    "images/val/c.png": "",
+    "images/val/d.png": None,
+}
+SEEN = {
+    "images/train/a.jpg": ({"no"}, set(), set(), "train"),
+    "images/train/deep/b.jpg": ({"1e3"}, set(), set(), "train"),
+    "images/val/c.png": (set(), set(), set(), "val"),
+    "images/val/d.png": (set(), set(), set(), "val"),
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path: .\ntrain: images/train\nval: images/val\ntest:\nnames:\n  0: 1e3\n  1: no\n",
+        "path: ../datasets/mine\ntrain: [images/train]\nval: ../images/val\nnc: 2\nnames: [1e3, 'no']\n",
+        "path: C:\\work\\mine\ntrain: /content/mine/images/train\nval: lists/val.txt\nnames: ['1e3', no]\n",
+    ],
+)
+def test_data_yaml_of_ultralytics(tmp_path: Path, text: str) -> None:
+    save(tmp_path / "lists" / "val.txt", "./../images/val/c.png\nimages/val/d.png\n")
+    path = yolo(tmp_path, text, BOXES)
+    for listing in (read(path), read(tmp_path)):
+        assert listing.format == "Ultralytics YOLO"
+        assert listing.labels == ("1e3", "no")
+        assert joined_states(listing) == SEEN
+        assert "no file of labels, so no label, for 1 image" in listing.decisions
+        assert str(tmp_path / "labels" / "train" / "a.txt") in listing.files
+
+
+def test_roboflow_yolo(tmp_path: Path) -> None:
+    text = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\nnc: 1\nnames: ['cat']\n"
+    images = {"train/images/a.jpg": "0 0.5 0.5 0.1 0.1", "valid/images/b.jpg": "0 0.5 0.5 0.1 0.1"}
+    listing = read(yolo(tmp_path, text, images))
+    assert {path: (s[0], s[3]) for path, s in joined_states(listing).items()} == {
+        "train/images/a.jpg": ({"cat"}, "train"),
+        "valid/images/b.jpg": ({"cat"}, "val"),
+    }
+    assert "test: ../test/images does not exist, left out" in listing.decisions
+
+
+def test_val_that_is_train_is_left_out(tmp_path: Path) -> None:
+    listing = read(yolo(tmp_path, "train: images/train\nval: images/train\nnc: 2\n", BOXES))
+    assert {e.split for e in listing.entries()} == {"train"}
+    assert listing.labels == ("class_0", "class_1")
+
+
+def test_label_studios_yolo(tmp_path: Path) -> None:
+    touch(tmp_path / "images" / "a.jpg")
+    save(tmp_path / "labels" / "a.txt", "1 0.5 0.5 0.1 0.1")
+    save(tmp_path / "classes.txt", "cat\ndog\n")
+    save(tmp_path / "notes.json", {"categories": [{"id": 0, "name": "cat"}], "info": {"version": "1.0"}})
+    assert present(read(tmp_path)) == {"images/a.jpg": {"dog"}}
+
+
+def test_tables_of_a_folder(tmp_path: Path) -> None:
+    assert table_files(str(tmp_path)) == {}
+    for split in ("train", "valid", "test"):
+        save(tmp_path / "r" / split / "_classes.csv", "filename, cat\n")
+    assert table_files(str(tmp_path / "r")) == {
+        key: str(tmp_path / "r" / name / "_classes.csv")
+        for key, name in (("train", "train"), ("val", "valid"), ("test", "test"))
+    }
+    save(tmp_path / "h" / "train" / "metadata.jsonl", "{}\n")
+    save(tmp_path / "h" / "validation" / "metadata.csv", "file_name\n")
+    assert list(table_files(str(tmp_path / "h"))) == ["train", "val"]
+    for name in ("train.csv", "val.csv", "other.csv"):
+        save(tmp_path / "t" / name, "path,labels\n")
+    assert list(table_files(str(tmp_path / "t"))) == ["train", "val"]
+    save(tmp_path / "t" / "train" / "metadata.csv", "file_name\n")
+    with pytest.raises(
+        DataError, match=r"train has 2 tables; use dataset=table and dataset\.train=.* or dataset\.train="
+    ):
+        table_files(str(tmp_path / "t"))
+
+
+def test_what_is_none_of_the_formats_is_left_to_others(tmp_path: Path) -> None:
+    touch(tmp_path / "cat" / "a.jpg", tmp_path / "dog" / "b.jpg", tmp_path / "a.csv", tmp_path / "a.jpg")
+    save(tmp_path / "package.json", {"name": "x", "labels": ["a"]})
+    save(tmp_path / "compose.yaml", "a: &a [1]\nb: *a\n")
+    save(tmp_path / "broken.json", "{")
+    for path in (tmp_path, tmp_path / "cat", tmp_path / "a.csv", tmp_path / "a.jpg", tmp_path / "package.json"):
+        assert recognise(str(path)) is None
+
+
+def test_several_lists_in_a_folder_are_a_choice(tmp_path: Path) -> None:
+    yolo(tmp_path, "train: images/train\nval: images/val\nnc: 2\n", BOXES)
+    save(tmp_path / "all.json", coco("cat", a=["cat"]))
+    with pytest.raises(DataError, match=r"use dataset=\S+all.json \(COCO JSON\) or dataset=\S+data.yaml \(Ultral"):
+        recognise(str(tmp_path))
+    (tmp_path / "data.yaml").unlink()
+    save(tmp_path / "old.json", coco("cat", a=["cat"]))
+    with pytest.raises(DataError, match=r"use dataset=\S+all.json \(COCO JSON\) or dataset=\S+old.json \(COCO JSON\)"):
+        recognise(str(tmp_path))
+
+
+# ---------------------------------------------------------------- refused
+
+
+def refuse(path: Path, match: str, **settings: str) -> None:
+    with pytest.raises(DataError, match=match) as error:
+        recognise(str(path), **settings)
+    message = str(error.value)
+    assert str(path) in message
+    assert len(message) < 1500
+    assert "\n" not in message
+
+
+MISTAKES: dict[str, tuple[str, Any, str]] = {
+    "deep": ("a.json", "[" * 200_000, "nested too deeply"),
+    "cut": ("a.json", '[{"path": "a.jpg"', "cut short"),
+    "twice": ("a.json", '{"a.jpg": ["x"], "a.jpg": ["y"]}', "the key 'a.jpg' 2 times"),
+    "number": ("a.json", {"a.jpg": [10**400]}, "whole number of .* bits is no name of a label"),
+    "nested": ("a.json", {"a.jpg": [["cat"]]}, "is no name of a label"),
+    "truth": ("a.json", {"a.jpg": True}, "True is no name of a label"),
+    "long": ("a.json", {"a.jpg": ["x" * 10**6]}, "is no name of a label"),
+    "state": ("a.json", {"a.jpg": {"cat": 2}}, "cat is 2; allowed are 1 present"),
+    "no labels": ("a.json", [{"path": "a.jpg", "age": 3.5}], r"Use dataset.label_column=NAME"),
+    "gap": ("a.json", [{"path": "a.jpg", "labels": []}, {"path": "b.jpg"}], "b.jpg has no labels"),
+    "commas": ("a.json", {"a.jpg": "cat,dog", "b.jpg": "cat"}, r"""'cat,dog' looks like several.*separator='","'"""),
+    "split": ("a.json", [{"path": "a.jpg", "labels": [], "split": "holdout"}], "holdout is none of the splits"),
+    "coco ids": ("a.json", {**coco("cat", a=["cat"]), "images": []}, "image_id 0, which no image has"),
+    "coco null": (
+        "a.json",
+        {**coco("cat", a=[]), "annotations": [{"image_id": None, "category_id": 0}]},
+        "annotation 1 has the image_id None",
+    ),
+    "coco alone": ("a.json", {"images": [], "categories": []}, "no `annotations`"),
+    "coco shape": ("a.json", {"images": [[]], "categories": [], "annotations": []}, "looks like COCO JSON, but"),
+    "datumaro": ("a.json", {**DATUMARO, "categories": {}}, "looks like Datumaro JSON, but a value .*no 'label'"),
+    "fiftyone": ("labels.json", {"classes": ["cat"], "labels": {"a": 1}}, "1 is no place in the 1 classes"),
+    "mmpretrain": (
+        "a.json",
+        {"metainfo": {"classes": ["A"]}, "data_list": [{"img_path": "a.jpg", "gt_label": [-1]}]},
+        "-1 is no place in the 1 classes",
+    ),
+    "bomb": (
+        "annotations.xml",
+        '<!DOCTYPE a [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><annotations>&b;</annotations>',
+        "holds a document type or entities",
+    ),
+    "tracks": (
+        "annotations.xml",
+        "<annotations><track id='0' label='car'/></annotations>",
+        "export it as 'CVAT for im",
+    ),
+    "no name": ("annotations.xml", "<annotations><image id='0'/></annotations>", "None is no path of an image"),
+    "aliases": ("data.yaml", "a: &a [1, 1]\nnames: [*a, *a]\ntrain: .\n", "anchors, aliases and tags are not read"),
+    "tags": ("data.yaml", "names: !!python/object:os.system [a]\ntrain: .\n", "tags are not read"),
+    "yaml deep": ("data.yaml", "names: " + "[" * 5000, "more than 20 levels"),
+    "many": ("data.yaml", "nc: 1000000000\ntrain: .\n", "allowed are 1 to 100,000 classes"),
+    "digits": ("data.yaml", f"nc: {'9' * 5000}\ntrain: .\n", "allowed are 1 to 100,000 classes"),
+    "numbers": ("data.yaml", "names: {0: a, 2: b}\ntrain: .\n", "its numbers must be 0 to 1"),
+    "outside": (
+        "data.yaml",
+        "path: ../..\ntrain: ../../etc\nnames: [a]\n",
+        r"does not exist below .*dataset.root=FOLDER",
+    ),
+    "device": ("data.yaml", "train: /dev/zero\nnames: [a]\n", r"does not exist below"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_broken_or_hostile_file_is_one_error(tmp_path: Path, name: str) -> None:
+    file, content, message = MISTAKES[name]
+    refuse(save(tmp_path / file, content), message)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("2 0.5 0.5 0.1 0.1", "expected a class, 0 to 1"),
+        ("cat", "expected a class"),
+        ("1\n", "and the numbers of a box"),
+    ],
+)
+def test_broken_labels_of_ultralytics(tmp_path: Path, lines: str, message: str) -> None:
+    path = yolo(tmp_path, "train: images\nval: images\nnames: [a, b]\n", {"images/a.jpg": f"0 1 1 1 1\n{lines}"})
+    with pytest.raises(DataError, match=f"a.txt line 2: .*{message}"):
+        recognise(str(path))
+
+
+def test_no_labels_of_ultralytics(tmp_path: Path) -> None:
+    path = yolo(tmp_path, "train: images\nval: images\nnames: [a, b]\n", {"images/a.jpg": None})
+    refuse(path, r"none of its 1 image has a file of labels, such as .*labels/a\.txt")
+
+
+def test_lists_of_ultralytics_stay_within_the_folder(tmp_path: Path) -> None:
+    save(tmp_path / "secret.txt", "0 1 1 1 1")
+    text = "train: train.txt\nval: images\nnames: [a]\n"
+    path = yolo(tmp_path / "in", text, {"images/a.jpg": "0 1 1 1 1"})
+    save(tmp_path / "in" / "train.txt", "../secret.jpg\n/etc/passwd.jpg\n./../secret.jpg\n")
+    listing = read(path)
+    assert all(not file.endswith(("secret.txt", "passwd.txt")) for file in listing.files)
+    assert present(listing)["../secret.jpg"] == set()  # refused or found by its end, as in every listing
+
+
+def test_two_images_of_one_name_in_voc(tmp_path: Path) -> None:
+    touch(tmp_path / "a.jpg", tmp_path / "a.png")
+    save(tmp_path / "a.xml", voc("a.png", ("cat", 0)))
+    assert present(read(tmp_path)) == {"a.png": {"cat"}}
+    save(tmp_path / "a.xml", voc("", ("cat", 0)))
+    refuse(tmp_path, r"a\.xml: which of a\.jpg and a\.png does it describe")
+
+
+def test_choices_are_named_and_taken(tmp_path: Path) -> None:
+    rows = [{"photo": "a.jpg", "mask": "m.png", "animal": "cat", "weather": "sun"}]
+    path = save(tmp_path / "a.json", rows)
+    refuse(path, r"Use dataset\.label_column=NAME")
+    assert present(read(path, label_column="weather")) == {"a.jpg": {"sun"}}
+    assert present(read(path, label_column="animal", path_column="mask")) == {"m.png": {"cat"}}
+    refuse(path, "dataset.path_column=x: no such key", path_column="x")
+    sample = fiftyone_sample("a.jpg", {"_cls": "Classification", "label": "cat"})
+    sample["other"], sample["truth"] = {"_cls": "Classification", "label": "dog"}, sample.pop("ground_truth")
+    path = save(tmp_path / "samples.json", {"samples": [sample]})
+    refuse(path, "which of the fields other, truth holds the labels")
+    assert present(read(path, label_column="truth")) == {"a.jpg": {"cat"}}
+
+
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    1.5,
+    10**30,
+    "",
+    "x",
+    "../../a.jpg",
+    "\ud800",
+    [],
+    {},
+    [[]],
+    [{}],
+    {"a": {}},
+    ["a", 1],
+]
+
+
+@pytest.mark.parametrize("name", [name for name, (_, content, _) in FILES.items() if not isinstance(content, str)])
+def test_odd_values_anywhere_are_read_or_one_error(tmp_path: Path, name: str) -> None:
+    rng = random.Random(1)
+    for _ in range(60):
+        content = json.loads(json.dumps(FILES[name][1]))
+        for _ in range(rng.randint(1, 3)):
+            places: list[tuple[Any, Any]] = []
+            waiting = [content]
+            while waiting:
+                box = waiting.pop()
+                for key in list(box) if isinstance(box, dict) else range(len(box)) if isinstance(box, list) else ():
+                    places.append((box, key))
+                    waiting.append(box[key])
+            if places:
+                box, key = rng.choice(places)
+                box[key] = json.loads(json.dumps(rng.choice(ODD)))
+        path = save(tmp_path / FILES[name][0], content)
+        try:
+            listing = recognise(str(path))
+        except DataError as error:
+            assert str(path) in str(error)  # noqa: PT017 (most are read)
+        else:
+            for entry in listing.entries() if listing else ():
+                assert all(
+                    isinstance(text, str) for text in (entry.path, *entry.present, *entry.absent, *entry.unknown)
+                )
+
+
+def test_images_may_be_named_by_ids(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.json", [{"image_id": "0001", "labels": ["cat"]}, {"image_id": "0002", "labels": []}])
+    assert present(read(path)) == {"0001": {"cat"}, "0002": set()}
+    path = save(tmp_path / "a.json", [{"path": "a.jpg", "labels": []}, {"path": "b.jpg", "labels": []}, {"path": None}])
+    refuse(path, "has no labels")
+
+
+def test_a_file_that_is_no_regular_one_is_refused(tmp_path: Path) -> None:
+    link: Callable[[str], None] = (tmp_path / "annotations.json").symlink_to
+    link("/dev/zero")
+    refuse(tmp_path / "annotations.json", "is not a regular file")
