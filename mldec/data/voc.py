@@ -37,7 +37,6 @@ class VocConfig(DatasetConfig):
 
     year: ClassVar[int]
     sets: ClassVar[dict[str, str]]  # the image set of each split
-    published: ClassVar[dict[str, int]]  # images of each split
 
     root: str = "data/voc"
     difficult: Literal["unknown", "present", "absent"] = "unknown"
@@ -64,7 +63,7 @@ class VocConfig(DatasetConfig):
         return {split: f"{main}/{name}" if name else f"{self.tree}/Annotations/" for split, name in named.items()}
 
     def expected(self, split: str) -> SplitCounts:
-        return SplitCounts() if self.classes == "own" else SplitCounts(self.published[split], labels=len(LABELS))
+        return SplitCounts() if self.classes == "own" else super().expected(split)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ class Voc2007Config(VocConfig):
 
     year: ClassVar[int] = 2007
     sets: ClassVar[dict[str, str]] = {"train": "trainval", "test": "test"}
-    published: ClassVar[dict[str, int]] = {"train": 5_011, "test": 4_952}
+    published: ClassVar = {"train": SplitCounts(5_011, 20), "test": SplitCounts(4_952, 20)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,7 @@ class Voc2012Config(VocConfig):
 
     year: ClassVar[int] = 2012
     sets: ClassVar[dict[str, str]] = {"train": "train", "test": "val"}
-    published: ClassVar[dict[str, int]] = {"train": 5_717, "test": 5_823}
+    published: ClassVar = {"train": SplitCounts(5_717, 20), "test": SplitCounts(5_823, 20)}
 
 
 @DATASETS.register("voc2007", Voc2007Config)
