@@ -30,7 +30,7 @@ GROUPS = (*REGISTRIES, "runtime", "protocol")
 CHOICES = (*GROUPS, "experiment", "debug")
 EMBEDDINGS_SOURCE = "head.label_embeddings.source"
 _LONG_NUMBER = "set_int_max_str_digits"  # in Python's error for an integer of more than 4,300 digits
-_RANGE = f"whole numbers from {-(2**63):,} to {2**63 - 1:,} are allowed; use a smaller one"
+_RANGE = f"integers from {-(2**63):,} to {2**63 - 1:,} are allowed; use a smaller one"
 
 
 @dataclass(frozen=True)
@@ -319,7 +319,7 @@ def _parsed(override: str) -> Any:
     except (HydraException, ValueError, RecursionError) as error:
         if _LONG_NUMBER in str(error):
             digits = sum(map(str.isdigit, _value(override)))
-            raise ConfigError(f"{shortened(override, 100)}: a whole number of {digits:,} digits; {_RANGE}") from None
+            raise ConfigError(f"{shortened(override, 100)}: an integer of {digits:,} digits; {_RANGE}") from None
         raise ConfigError(
             f"{shortened(override)}: cannot be read as key=value ({shortened(_readable(error), 400)}); quote values "
             f"with spaces or special signs: {shortened(key_of(override))}=\"'…'\""
@@ -360,7 +360,7 @@ def _value(override: str) -> str:
 def _readable(error: Exception) -> str:
     """The lines of a Hydra message about the user's input."""
     if _LONG_NUMBER in str(error):
-        return f"a whole number has too many digits; {_RANGE}"
+        return f"an integer has too many digits; {_RANGE}"
     about_hydra = ("See https://", "full_key:", "object_type=")
     lines = (line.strip() for line in str(error).splitlines())
     return " ".join(line for line in lines if line and not line.startswith(about_hydra)) or repr(error)

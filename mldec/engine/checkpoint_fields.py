@@ -100,7 +100,7 @@ def _are_thresholds(value: Any) -> bool:
     return _is_mapping(value) and bool(value) and all(_is_number(item) and 0 <= item <= 1 for item in value.values())
 
 
-COUNT: tuple[str, Check] = (f"a whole number from 0 to {MOST_COUNT - 1:,}", _is_count)
+COUNT: tuple[str, Check] = (f"an integer from 0 to {MOST_COUNT - 1:,}", _is_count)
 FIELDS: Fields = {
     "format": COUNT,
     "config": ("a mapping of plain values", _is_mapping_of(_is_plain)),

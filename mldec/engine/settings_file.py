@@ -138,7 +138,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_decimal(self, node: Any) -> int:
         if INTEGER.fullmatch(node.value) is None:
-            raise _refusal(f"{shortened(node.value)} is not a whole number of at most 20 decimal digits", node)
+            raise _refusal(f"{shortened(node.value)} is not an integer of at most 20 decimal digits", node)
         return int(node.value)
 
 

@@ -12,7 +12,7 @@ import struct
 import zipfile
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -35,15 +35,16 @@ def read_torch_file(path: Path) -> Any:
     Raises CheckpointError with the reason if it cannot be read, holds anything else, or its sizes exceed the file.
     """
     try:
-        size = os.path.getsize(path)
-        with path.open("rb") as file:
-            if file.read(4) == ARCHIVE:
-                _check_archive(path, size)
+        # Opened once: a run may replace its checkpoint at any moment, and what is loaded is what was checked.
+        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
+            size, archive = os.fstat(file.fileno()).st_size, file.read(4) == ARCHIVE
+            file.seek(0)
+            if archive:
+                _check_archive(file, size)
             else:
-                file.seek(0)
                 _check_sequence(file, size)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return _plain(torch.load(path, map_location="cpu", weights_only=True), {})
+            file.seek(0)
+            return _plain(torch.load(file, map_location="cpu", weights_only=True), {})
     except Exception as error:  # damaged files fail with errors of a dozen types
         raise CheckpointError(first_lines(error)[:300]) from error
 
@@ -60,10 +61,10 @@ def check_names(names: Any, source: str) -> None:
             )
 
 
-def _check_archive(path: Path, size: int) -> None:
+def _check_archive(file: BinaryIO, size: int) -> None:
     """Raise Refused unless all records of an archive are uncompressed, and its pickle fits them."""
-    directory = _directory(path, size)
-    with zipfile.ZipFile(path) as archive:
+    directory = _directory(file, size)
+    with zipfile.ZipFile(file) as archive:
         members = sorted(archive.infolist(), key=lambda member: member.header_offset)
         ends = [member.header_offset for member in members[1:]] + [directory]
         for member, end in zip(members, ends, strict=True):
@@ -89,15 +90,14 @@ def _check_archive(path: Path, size: int) -> None:
         rehearse(BytesIO(archive.read(pickles[0])), size, records)
 
 
-def _directory(path: Path, size: int) -> int:
+def _directory(file: BinaryIO, size: int) -> int:
     """The offset of the directory of an archive.
 
     Raises Refused where its end is not as torch writes it: Python's reader, which checks it, and torch's could then
     read two different archives.
     """
-    with path.open("rb") as file:
-        file.seek(max(0, size - 98))
-        tail = file.read()
+    file.seek(max(0, size - 98))
+    tail = file.read()
     count, length, begin, comment = struct.unpack("<HIIH", tail[-12:]) if len(tail) >= 22 else (0, 0, 0, 1)
     if tail[-22:-18] != END or comment:
         raise Refused("an archive that is cut off, or followed by something else")
@@ -113,7 +113,7 @@ def _directory(path: Path, size: int) -> int:
     return begin
 
 
-def _check_sequence(file: Any, size: int) -> None:
+def _check_sequence(file: BinaryIO, size: int) -> None:
     """Check the format of torch before 1.6: pickles one after another, then the values."""
     for _ in range(3):  # a magic number, a version, and the type of the machine
         read_plain(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -139,12 +140,16 @@ def test_a_sweep_that_is_stopped_lets_the_run_save(signum, code, small_digits, t
     overrides = [*small_digits, f"output={tmp_path / 'runs'}", "schedule.epochs=500", "seed=0,1", "-m"]
     said = tmp_path / "said"
     process = begin(["train", *overrides], output=str(said))  # in a session of its own, as of a terminal
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("runs/digits/*/metrics.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(0.5)
-    os.killpg(process.pid, signum) if signum == signal.SIGINT else os.kill(process.pid, signum)
-    process.join(60)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("runs/digits/*/metrics.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(0.5)
+        os.killpg(process.pid, signum) if signum == signal.SIGINT else os.kill(process.pid, signum)
+        process.join(60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.exitcode == code, said.read_text()
     folder = only_run(tmp_path / "runs" / "digits")  # the second run did not begin
     assert f"mldec train resume={folder}" in said.read_text()

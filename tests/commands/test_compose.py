@@ -166,7 +166,7 @@ def test_settings_of_a_replaced_component_are_left_out_with_a_note(capsys):
         (["experiment=digits", "+seed=1"], "no '+' or '~' is needed"),
         (["experiment=digits", "hydra.run.dir=x"], "run_dir="),
         (["experiment=digits", "name=a b(c"], "cannot be read as key=value"),
-        (["experiment=digits", "seed=" + "9" * 5000], "a whole number of 5,000 digits; whole numbers from -9,223,"),
+        (["experiment=digits", "seed=" + "9" * 5000], "an integer of 5,000 digits; integers from -9,223,"),
         ([], "no dataset chosen; use experiment="),
     ],
 )

@@ -105,7 +105,7 @@ def test_inputs_are_images_folders_patterns_and_lists_each_image_once(photos, mo
         (["format=xlsx", "output=x"], "format=xlsx: expected one of jsonl, csv, parquet"),
         (["output=x.tsv"], "output=x.tsv: a file ends in .jsonl, .csv, .parquet"),
         (["output=list.txt.d"], "is a file, so nothing can be written there; name a directory"),
-        (["maps=maybe"], "expected true or false or one of label, attention"),
+        (["maps=maybe"], "expected true or false, or one of label, attention"),
         (["weights=reported"], "expected one of best, ema, raw"),
         (["head=gap"], "head=gap: no such option of mldec predict"),
         (["thresholds=absent.csv"], "absent.csv: thresholds cannot be read: No such file"),

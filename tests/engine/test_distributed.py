@@ -70,6 +70,7 @@ def losses(folder: Path) -> list[float]:
     "variant",
     [
         ("loss=asl", "schedule.accumulate=2", "schedule.epochs=2", "optimizer.clip_norm=10"),
+        ("loss=asl", "schedule.epochs=1"),  # gradients that are not clipped show their scale
         pytest.param(("loss=bce", "schedule.epochs=7"), marks=pytest.mark.slow),
     ],
 )

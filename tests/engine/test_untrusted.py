@@ -219,7 +219,7 @@ def test_no_command_puts_the_environment_in(run, tmp_path, monkeypatch, capfd):
         ("a: [" * 1000, "more than 20 levels"),
         ("a: 1\na: 2", "twice"),
         ("a: !!python/object:os.system x", "tags are not read"),
-        ("a: " + "9" * 5000, "is not a whole number of at most 20 decimal digits"),
+        ("a: " + "9" * 5000, "is not an integer of at most 20 decimal digits"),
         ("a: " + "x" * 2**21, "at most 1,048,576 are read"),
         ("", "holds no settings"),
         ("\x00", "cannot be read"),
