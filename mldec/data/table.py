@@ -7,20 +7,22 @@ index: rows, images on disk, labels, splits.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, FilesConfig, check_split, name_some, naming
+from mldec.data.dataset import FilesConfig, check_split, name_some, naming
 from mldec.data.index import ABSENT, UNKNOWN, ImageIndex, Ragged, check_path
 from mldec.data.own.image_paths import find_images
 from mldec.data.own.label_names import (
+    NAMES_FILES,
     TRAIN,
     UNION,
     Found,
@@ -91,8 +93,7 @@ class TableConfig(FilesConfig, SplitShares):
     @property
     def paths(self) -> tuple[str, ...]:  # type: ignore[override]
         """The settings that are paths of files and folders."""
-        own: ClassVar[tuple[str, ...]] = FilesConfig.paths  # type: ignore[misc]
-        return tuple(name for name in own if name != "labels" or self.labels not in (TRAIN, UNION))
+        return tuple(name for name in FilesConfig.paths if name != "labels" or self.labels not in (TRAIN, UNION))
 
     @property
     def splits(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -157,16 +158,19 @@ def build_table(config: TableConfig, *, split: str) -> ImageIndex:
     sources = [*dict.fromkeys(files), *config.label_files()]
     if config.labels is None:
         beside = os.path.dirname(os.path.abspath(config.file("train")))
-        sources += [path for path in _names_files(beside) if path not in sources]
+        sources += [path for name in NAMES_FILES if os.path.isfile(path := os.path.join(beside, name))]
     return cached(config, split, sources, lambda: read_table(config, split), root=config.base(split))
 
 
 def read_table(config: TableConfig, split: str) -> ImageIndex:
     """The same without a cache, with all images that the file lists: those that do not exist too."""
     rows = read_rows(config, split)
+    names = _names_of_numbers(config, rows, split)
+    if names is not None:
+        rows = dataclasses.replace(rows, labels=tuple(names.of[number] for number in rows.labels))
     images = _Images.of(rows, config, split)
     train = images if getattr(config, split) is None or split == "train" else None
-    labels = _label_names(config, rows, images, train, split)
+    labels = _label_names(config, rows, images, train, split) if names is None else names.all
     if rows.columns and train is None:
         _check_columns(rows, labels, config)
     if not len(images.paths):
@@ -274,6 +278,38 @@ def _part(config: TableConfig, index: ImageIndex, images: _Images, split: str) -
     return index.subset(config.rows_of(index, split)) if config.is_one_file else index
 
 
+@dataclass(frozen=True)
+class _NumberNames:
+    """The names of labels that are numbers: of each number, and all that the file `path` has."""
+
+    path: str
+    all: list[str]
+    of: dict[str, str]
+
+
+def _names_of_numbers(config: TableConfig, rows: Rows, split: str) -> _NumberNames | None:
+    """The names of labels that are numbers in all files; None for others, or without a file of names."""
+    if rows.ordered or not rows.labels or not all(map(is_whole_number, rows.labels)):
+        return None
+    numbers = set(rows.labels)
+    for name in SPLITS:
+        if getattr(config, name) is not None and name != split and not (config.is_one_file and name == "train"):
+            numbers |= set(read_rows(config, name, quiet=True).labels)
+    if not all(map(is_whole_number, numbers)):
+        return None
+    if files := config.label_files():
+        path, names = files[0], read_names(files[0])
+        if all(map(is_whole_number, names)):
+            return None
+    elif config.labels is None and (beside := names_file_beside(config.file("train"), sorted(numbers))):
+        path, names = beside
+    else:
+        return None
+    of, text = named(sorted(numbers), names, rows.path, path)
+    logger.info("%s: %s", rows.path, text)
+    return _NumberNames(path, names, of)
+
+
 def _label_names(config: TableConfig, rows: Rows, images: _Images, train: _Images | None, split: str) -> list[str]:
     """The labels of the dataset, in order, as the columns of each of its splits."""
     own = _found(rows, images, None)
@@ -369,8 +405,6 @@ def _image_splits(rows: Rows, images: np.ndarray, count: int) -> np.ndarray | No
 
 def _with_tidy_numbers(rows: Rows) -> Rows:
     """Labels 3.0 as 3, where all are numbers: pandas writes them so in a column with empty cells."""
-    import dataclasses
-
     if rows.ordered or not any("." in name for name in rows.labels) or not all(map(is_whole_number, rows.labels)):
         return rows
     plain = [str(int(float(name))) for name in rows.labels]
