@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableConfig(FilesConfig, SplitShares):
+class TableConfig(SplitShares, FilesConfig):
     """Files that list images: a table, or an export of a labelling tool, for each split or for all.
 
     Attributes:
