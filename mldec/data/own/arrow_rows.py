@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from mldec.data.table_file import TableFile
 
 SMALLEST, LARGEST = 2**20, 2**31 - 2**20  # bytes of a file: importing pyarrow takes longer than reading a smaller one
+BLOCK = 2**22  # bytes that are parsed at a time: they stay in the processor's cache
 _COMPARED = 32  # labels of an image, up to which each is compared with the others
-_ODD_IN_PATHS = (b"\\", b":", b"..", b"./", b"//", b"\t", b"\n", b"\r")
+_ODD_IN_PATHS, _ODD_PAIRS = (b"\\", b":", b"\t", b"\n", b"\r"), (b"..", b"./", b"//")
+_ODD_ENDS = np.ones(256, bool)  # of paths: what is not ASCII may be a space
+_ODD_ENDS[ord("!") : 127] = False
+_ODD_ENDS[ord("/")] = True
 
 
 def read(base: Rows, table: TableFile, columns: Columns, separator: Separator | None) -> Rows | None:
@@ -43,79 +47,157 @@ def read(base: Rows, table: TableFile, columns: Columns, separator: Separator | 
         from pyarrow import compute, csv
     except ImportError:
         return None
-    data = read_bytes(table.path, most=LARGEST)
-    if b"\0" in data or not _simple_quotes(data, dialect.delimiter):
+    if not dialect.encoding.simple and not _simple_quotes(read_bytes(table.path, most=LARGEST), dialect.delimiter):
         return None
     wanted = list(dict.fromkeys(columns.needed))
+    paths, cells, splits = _Paths(), [], []
     try:
-        content = csv.read_csv(
-            arrow.BufferReader(data),
+        batches = csv.open_csv(
+            table.path,
             read_options=csv.ReadOptions(
-                use_threads=False, skip_rows=dialect.skip + dialect.header, column_names=list(dialect.columns)
+                use_threads=False,
+                block_size=BLOCK,
+                skip_rows=dialect.skip + dialect.header,
+                column_names=list(dialect.columns),
             ),
             parse_options=csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=False),
             convert_options=csv.ConvertOptions(
                 include_columns=wanted, column_types={name: arrow.string() for name in wanted}, strings_can_be_null=False
             ),
         )
-        paths = _text(content[columns.path])
-        cells = _text(content[columns.labels])
-        blob = _plain_paths(paths)
-        if blob is None or len(cells) == 0:
+        for batch in batches:
+            if len(batch) == 0:
+                continue
+            if not paths.add(batch[columns.path]):
+                return None
+            cells.append(batch[columns.labels])
+            if columns.split is not None:
+                splits.append(_splits(batch[columns.split], columns.split))
+                if splits[-1] is None:
+                    return None
+        if not cells or paths.repeated():
             return None
-        splits = None if columns.split is None else _splits(content[columns.split], columns.split)
-        if columns.split is not None and splits is None:
-            return None
-        if separator is None:
-            found = _separator(base.path, cells)
-            decisions, options = found.decisions, found.options
-        else:
-            found, decisions, options = separator, (), {}
+        found = separator or _find_separator(base.path, cells)
         if len(found.signs) > 1:
             return None
-        lists = compute.split_pattern(cells, found.signs) if found.signs else None
-        ends = np.arange(len(cells) + 1) if lists is None else lists.offsets.to_numpy().astype(np.int64)
-        encoded = (cells if lists is None else lists.flatten()).dictionary_encode()
+        labels = _Labels(found.signs)
+        for part in cells:
+            if not labels.add(part, compute):
+                return None
     except arrow.ArrowException:
         return None
-    texts = encoded.dictionary.to_pylist()
-    names = [text.strip() for text in texts]
-    if any(map(is_list, names)) or any(is_nothing(name) and name for name in names):
-        return None
-    labels = list(dict.fromkeys(filter(None, names)))
+    names = list(labels.codes)
     if separator is None and found.signs:
         try:
-            refuse_joined(base.path, labels, found, lambda name: "")
+            refuse_joined(base.path, names, found, lambda name: "")
         except DataError:
             return None  # for an error with the line
-    codes = {name: code for code, name in enumerate(labels)}
-    column = np.array([codes.get(name, -1) for name in names], np.int32)
-    values = column[encoded.indices.to_numpy(zero_copy_only=False)]
-    present = _distinct(Ragged(ends - ends[0], values))
+    present = _distinct(labels.lists())
     return dataclasses.replace(
         base,
         names=None,
-        blob=blob,
+        blob=paths.blob(),
         present=present,
-        absent=Ragged.empty(len(cells)),
-        unknown=Ragged.empty(len(cells)),
-        labels=tuple(labels),
-        splits=splits,
-        decisions=(*base.decisions, *decisions),
-        options={**base.options, **options},
+        absent=Ragged.empty(len(present)),
+        unknown=Ragged.empty(len(present)),
+        labels=tuple(names),
+        splits=np.concatenate(splits) if splits else None,
+        decisions=(*base.decisions, *(found.decisions if separator is None else ())),
+        options={**base.options, **(found.options if separator is None else {})},
     )
 
 
-def _text(column: Any) -> Any:
-    """A column as one array of text of at most 2 GB."""
-    chunks = column.combine_chunks()
-    return chunks.chunk(0) if hasattr(chunks, "num_chunks") and chunks.num_chunks == 1 else chunks
+class _Labels:
+    """The labels of cells, part by part, as codes of names."""
+
+    def __init__(self, sign: str) -> None:
+        self.sign, self.codes = sign, dict[str, int]()
+        self._ends: list[np.ndarray] = []
+        self._values: list[np.ndarray] = []
+
+    def add(self, cells: Any, compute: Any) -> bool:
+        """Take up cells of text; False for lists, and for labels such as nan."""
+        lists = compute.split_pattern(cells, self.sign) if self.sign else None
+        encoded = (cells if lists is None else lists.flatten()).dictionary_encode()
+        names = [text.strip() for text in encoded.dictionary.to_pylist()]
+        if any(map(is_list, names)) or any(name and is_nothing(name) for name in names):
+            return False
+        column = np.array([self.codes.setdefault(name, len(self.codes)) if name else -1 for name in names], np.int32)
+        self._values.append(column.take(encoded.indices.to_numpy(zero_copy_only=False)))
+        offsets = np.arange(len(cells) + 1) if lists is None else lists.offsets.to_numpy()
+        self._ends.append(np.diff(offsets))
+        return True
+
+    def lists(self) -> Ragged:
+        """The codes of each cell; -1 for an empty label."""
+        ends = np.zeros(sum(map(len, self._ends)) + 1, np.int64)
+        np.cumsum(np.concatenate(self._ends), out=ends[1:])
+        return Ragged(ends, np.concatenate(self._values))
+
+
+class _Paths:
+    """Paths, part by part, that need no change: relative, in their shortest spelling, and all different."""
+
+    def __init__(self) -> None:
+        self._texts: list[np.ndarray] = []
+        self._lengths: list[np.ndarray] = []
+        self._hashes: list[np.ndarray] = []
+
+    def add(self, column: Any) -> bool:
+        """Take up a column of text; False if any path is not plain."""
+        _, offsets, values = column.buffers()
+        if values is None or column.offset:
+            return False
+        ends = np.frombuffer(offsets, np.int32, len(column) + 1).astype(np.int64)
+        content = np.frombuffer(values, np.uint8)[: ends[-1]]
+        text = content.tobytes()
+        if ends[0] or (ends[1:] == ends[:-1]).any() or any(odd in text for odd in _ODD_IN_PATHS):
+            return False
+        for begin in (0, 1):  # far faster than searching the text
+            pairs = content[begin : len(content) - (len(content) - begin) % 2].view(np.uint16)
+            if any((pairs == np.frombuffer(pair, np.uint16)[0]).any() for pair in _ODD_PAIRS):
+                return False
+        if _ODD_ENDS[content[ends[:-1]]].any() or _ODD_ENDS[content[ends[1:] - 1]].any():
+            return False
+        self._texts.append(content)
+        self._lengths.append(np.diff(ends))
+        self._hashes.append(_hashes(content, ends))
+        return True
+
+    def repeated(self) -> bool:
+        """Whether any two paths have the same hash, as equal ones do."""
+        order = np.sort(np.concatenate(self._hashes))
+        return bool((order[1:] == order[:-1]).any())
+
+    def blob(self) -> Ragged:
+        """All paths."""
+        ends = np.zeros(sum(map(len, self._lengths)) + 1, np.int64)
+        np.cumsum(np.concatenate(self._lengths), out=ends[1:])
+        return Ragged(ends, np.concatenate(self._texts))
+
+
+def _hashes(content: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """(R,) uint64 hashes of texts, from their bytes and (R+1,) where they end."""
+    lengths = np.diff(ends)
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    padded = np.concatenate([np.zeros(longest + 8, np.uint8), content, np.zeros(8, np.uint8)])
+    words = np.lib.stride_tricks.as_strided(padded[:8].view(np.uint64), (len(padded) - 7,), (1,))
+    masks = np.array([((1 << 8 * size) - 1) << (64 - 8 * size) for size in range(9)], np.uint64)
+    hashes = lengths.astype(np.uint64)
+    for size in range(8, longest + 8, 8):
+        word = words[ends[1:] + (longest + 8 - size)]
+        if size > shortest:
+            word &= masks[np.clip(lengths - (size - 8), 0, 8)]
+        hashes ^= word
+        hashes *= np.uint64(0x9E3779B97F4A7C15)
+        hashes ^= hashes >> np.uint64(29)
+    return hashes
 
 
 def _simple_quotes(data: bytes, delimiter: str) -> bool:
-    """Whether every quotation mark stands at an end of a cell, so that all readers of CSV agree on it."""
-    if b'"' not in data:
-        return True
+    """Whether every quotation mark stands at an end of a cell, so that all readers of CSV agree on it; and no NUL."""
+    if b"\0" in data:
+        return False
     content = np.frombuffer(data, np.uint8)
     places = np.flatnonzero(content == ord('"'))
     if len(places) % 2:
@@ -127,53 +209,20 @@ def _simple_quotes(data: bytes, delimiter: str) -> bool:
     return bool((before | after).all())
 
 
-def _plain_paths(paths: Any) -> Ragged | None:
-    """The bytes of paths that are all different, relative and in their shortest spelling; None if any is not."""
-    _, offsets, values = paths.buffers()
-    if values is None or paths.offset:
-        return None
-    ends = np.frombuffer(offsets, np.int32, len(paths) + 1).astype(np.int64)
-    text = values.to_pybytes()[: ends[-1]] if ends[-1] != values.size else values.to_pybytes()
-    content = np.frombuffer(text, np.uint8)
-    if (np.diff(ends) == 0).any() or any(odd in text for odd in _ODD_IN_PATHS):
-        return None
-    first, last = content[ends[:-1]], content[ends[1:] - 1]
-    odd = np.ones(256, bool)
-    odd[ord("!") : 127] = False
-    odd[ord("/")] = True
-    if odd[first].any() or odd[last].any():
-        return None
-    found = Ragged(ends, content)
-    return None if _has_repeated(found) else found
-
-
-def _has_repeated(texts: Ragged) -> bool:
-    """Whether any two texts have the same hash of 64 bits, as equal ones do."""
-    padded = np.concatenate([texts.values, np.zeros(8, np.uint8)])
-    words = np.lib.stride_tricks.as_strided(padded[:8].view(np.uint64), (len(texts.values),), (1,))
-    masks = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)
-    starts, lengths = texts.offsets[:-1], texts.counts
-    hashes = lengths.astype(np.uint64)
-    for begin in range(0, int(lengths.max()), 8):
-        rest = np.clip(lengths - begin, 0, 8)
-        word = words[np.minimum(starts + begin, len(texts.values) - 1)] & masks[rest]
-        hashes = (hashes ^ word) * np.uint64(0x9E3779B97F4A7C15)
-        hashes ^= hashes >> np.uint64(29)
-    hashes.sort()
-    return bool((hashes[1:] == hashes[:-1]).any())
-
-
-def _separator(path: str, cells: Any) -> Separator:
-    _, offsets, values = cells.buffers()
-    text = b"" if values is None else values.to_pybytes()
-    present = [sign for sign in (*STRONG, *WEAK) if sign.encode() in text]
-    strong = [sign for sign in STRONG if sign in present]
-    different = [] if len(strong) == 1 or not present else cells.dictionary_encode().dictionary.to_pylist()
+def _find_separator(path: str, cells: list[Any]) -> Separator:
+    present = set()
+    for part in cells:
+        _, _, values = part.buffers()
+        text = b"" if values is None else values.to_pybytes()
+        present |= {sign for sign in (*STRONG, *WEAK) if sign not in present and sign.encode() in text}
+    if not present or sum(sign in present for sign in STRONG) == 1:
+        return find_separator(path, [], signs=present)
+    different = dict.fromkeys(cell for part in cells for cell in part.dictionary_encode().dictionary.to_pylist())
     return find_separator(path, [cell for cell in different if not is_nothing(cell)], signs=present)
 
 
 def _splits(column: Any, name: str) -> np.ndarray | None:
-    encoded = _text(column).dictionary_encode()
+    encoded = column.dictionary_encode()
     found = [split_of(text, name) for text in encoded.dictionary.to_pylist()]
     if None in found:
         return None

@@ -30,10 +30,12 @@ class Encoding:
     Attributes:
         name: as Python knows it; of UTF-8, `utf-8-sig`, which takes a byte order mark or none.
         decided: it was inferred from bytes that are no UTF-8.
+        simple: the file is known to have neither quotation marks nor NUL bytes.
     """
 
     name: str
     decided: bool = False
+    simple: bool = False
 
 
 def find_encoding(path: str, chosen: str | None = None) -> Encoding:
@@ -51,7 +53,7 @@ def find_encoding(path: str, chosen: str | None = None) -> Encoding:
         if not info._is_text_encoding:
             raise DataError(f"dataset.encoding={chosen}: is no encoding of text; such as {', '.join(CANDIDATES)}")
         return Encoding("utf-8-sig" if info.name == "utf-8" else info.name)
-    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+    decoder, begin, simple = codecs.getincrementaldecoder("utf-8")(), 0, True
     with open_regular(path) as file:
         first = file.read(CHUNK)
         if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -61,18 +63,19 @@ def find_encoding(path: str, chosen: str | None = None) -> Encoding:
             raise DataError(f"{path}: holds NUL bytes, as UTF-16 without a byte order mark does: dataset.encoding={name}")
         part = first
         while part:
+            simple = simple and b'"' not in part and b"\0" not in part
             try:
-                decoder.decode(part)
+                if not part.isascii() or decoder.getstate()[0]:
+                    decoder.decode(part)
             except UnicodeDecodeError as error:
-                line += part[: error.start].count(b"\n")
-                return _decide(path, line)
-            line += part.count(b"\n")
+                return _decide(path, begin + error.start)
+            begin += len(part)
             part = file.read(CHUNK)
     try:
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
-        return _decide(path, line)
-    return Encoding("utf-8-sig")
+        return _decide(path, begin)
+    return Encoding("utf-8-sig", simple=simple)
 
 
 def open_decoded(path: str, encoding: Encoding) -> IO[str]:
@@ -95,8 +98,8 @@ def _without_mark(first: bytes) -> str | None:
     return "utf-16-le" if not any(begin[1::2]) and all(begin[::2]) else None
 
 
-def _decide(path: str, line: int) -> Encoding:
-    """cp1252 for a file that is no UTF-8, where it is likely to be that."""
+def _decide(path: str, place: int) -> Encoding:
+    """cp1252 for a file that is no UTF-8 from a byte on, where it is likely to be that."""
     with open_regular(path) as file:
         sample = file.read(16 * CHUNK)
         while part := file.read(CHUNK):
@@ -105,6 +108,7 @@ def _decide(path: str, line: int) -> Encoding:
     utf8 = sample.decode("utf-8", "surrogateescape")
     if not any("\x7f" < sign < "\ud800" or sign > "\udfff" for sign in utf8) and not _NOT_WESTERN.search(sample):
         return Encoding("cp1252", decided=True)
+    line = 1 + sample[:place].count(b"\n")
     shown = next((found for found in _OTHER_BYTES.finditer(sample)), None)
     around = b"" if shown is None else sample[max(0, shown.start() - 8) : shown.end() + 8]
     around = max(re.split(rb"[\r\n\t,;|]", around), key=lambda part: len(_OTHER_BYTES.findall(part)))
