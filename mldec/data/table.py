@@ -164,6 +164,19 @@ def build_table(config: TableConfig, *, split: str) -> ImageIndex:
 
 def read_table(config: TableConfig, split: str) -> ImageIndex:
     """The same without a cache, with all images that the file lists: those that do not exist too."""
+    index, images = _read(config, split)
+    if images.splits is None and config.drawn_splits == ("train",):
+        return index
+    return _part(config, index, images, split)
+
+
+def read_whole(config: TableConfig) -> tuple[ImageIndex, np.ndarray]:
+    """All images of the train file, whichever splits it has itself, and (R,) the image of each of its rows."""
+    index, images = _read(config, "train")
+    return index, np.arange(len(index)) if images.numbers is None else images.numbers
+
+
+def _read(config: TableConfig, split: str) -> tuple[ImageIndex, _Images]:
     rows = read_rows(config, split)
     names = _names_of_numbers(config, rows, split)
     if names is not None:
@@ -171,10 +184,10 @@ def read_table(config: TableConfig, split: str) -> ImageIndex:
     images = _Images.of(rows, config, split)
     train = images if getattr(config, split) is None or split == "train" else None
     labels = _label_names(config, rows, images, train, split) if names is None else names.all
-    if rows.columns and train is None:
-        _check_columns(rows, labels, config)
     if not len(images.paths):
         raise DataError(f"{rows.path}: no image")
+    if rows.columns and train is None:
+        _check_columns(rows, labels, config)
     with naming(rows.path):
         space = LabelSpace(labels)
     codes = {name: code for code, name in enumerate(space.names)}
@@ -191,9 +204,10 @@ def read_table(config: TableConfig, split: str) -> ImageIndex:
         renumbered(images.unknown, columns),
         default,
     )
-    if rows.columns and (missing := [name for name in space.names if name not in set(rows.labels)]):
+    own = set(rows.labels)
+    if rows.columns and (missing := [name for name in space.names if name not in own]):
         index = index.with_unknown(missing)  # of another file, with dataset.labels=union
-    return index if images.splits is None and config.drawn_splits == ("train",) else _part(config, index, images, split)
+    return index, images
 
 
 def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
@@ -314,7 +328,8 @@ def _label_names(config: TableConfig, rows: Rows, images: _Images, train: _Image
     """The labels of the dataset, in order, as the columns of each of its splits."""
     own = _found(rows, images, None)
     if files := config.label_files():
-        names = read_names(files[0])
+        with naming(files[0]):
+            names = list(LabelSpace(read_names(files[0])).names)
         _check_named(rows, names, files[0], config)
         return names
     if train is None:
@@ -333,7 +348,7 @@ def _label_names(config: TableConfig, rows: Rows, images: _Images, train: _Image
         return list(first.names)  # columns are compared whole
     names = labels_of_train(first, others, config.labels)
     if not names:
-        raise DataError(f"{first.path}: no image of train has a label")
+        raise DataError(f"{first.path}: no label in any row of train")
     for group in similar_names(names):
         logger.warning(
             "warning: %s: the labels %s differ in case, spaces or accents alone; if they are the same, write them alike",

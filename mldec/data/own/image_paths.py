@@ -298,7 +298,7 @@ def _is_foreign(name: str) -> bool:
 def _parts(name: str) -> list[str]:
     name = unquote(urlsplit(name).path) if name.startswith("file://") else name.replace("\\", "/")
     absolute = [""] if name.startswith("/") else []
-    return absolute + [part for part in name.split("/") if part not in ("", ".", "..")]
+    return absolute + [part for part in posixpath.normpath(name).split("/") if part not in ("", ".")]
 
 
 def _normal(path: str) -> str:

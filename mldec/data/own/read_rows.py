@@ -111,8 +111,6 @@ class _Collector:
         for line, cells in self.table.records(self.columns.needed):
             name = cells[0]
             if not isinstance(name, str) or not name.strip():
-                if all(cell == "" or cell is None for cell in cells) and self.table.dialect is not None:
-                    continue  # an empty row of a spreadsheet
                 raise DataError(f"{self.where(line)}: no path of an image")
             name = name.strip()
             if self.columns.escaped:

@@ -125,10 +125,10 @@ def read_records(path: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]
             if dialect.header:
                 next(reader, None)
             for cells in reader:
+                if not any(cells[:1]) and not any(map(str.strip, cells)):
+                    continue  # an empty row, as spreadsheets leave them
                 if len(cells) != count:
                     number = dialect.skip + reader.line_num
-                    if not any(map(str.strip, cells)):
-                        continue
                     if len(cells) < count:
                         short.append(number)
                     cells = _fitted(path, number, cells, dialect)
@@ -170,7 +170,7 @@ def _preamble(text: str) -> tuple[int, str | None, list[str]]:
             stated = found[1]
         elif _COMMENT.match(line):
             comments.append(line)
-        elif line.strip(" \t,;|\ufeff"):
+        elif line.strip(" \t\r\n,;|\ufeff"):
             return skip, stated, comments
     return skip + 1, stated, comments
 
