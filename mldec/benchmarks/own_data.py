@@ -35,7 +35,9 @@ def measure(*, scale: float = 1.0, repeats: int = 3) -> list[Figure]:
     note = f"{rows:,} rows of {PER_ROW} labels, one thread"
     return [
         time_figure("parse with pyarrow.csv", parse, note),
-        time_figure("read into an index", index, "encoding, delimiter, columns and separator found; files not looked for"),
+        time_figure(
+            "read into an index", index, "encoding, delimiter, columns and separator found; files not looked for"
+        ),
         ratio_figure("read, of parsing", index, parse, unit="x", target=LIMIT, better="lower"),
     ]
 
@@ -47,5 +49,3 @@ def write_table(path: Path, rows: int) -> None:
         file.write("path,labels\n")
         for row in range(rows):
             file.write(f"images/{row % 1000:03d}/{row:08d}.jpg,{';'.join(rng.sample(names, PER_ROW))}\n")
-
-

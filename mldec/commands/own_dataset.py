@@ -1,7 +1,7 @@
 """`dataset=PATH`: a file or folder of one's own in the place of a dataset's name.
 
-It is recognised and read once. What was found becomes explicit options, which are composed like any others, and four lines
-on standard error tell what it is, how it is divided, what was decided, and those options.
+It is recognised and read once. What was found becomes explicit options, which are composed like any others, and four
+lines on standard error tell what it is, how it is divided, what was decided, and those options.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """Your own images, listed in files: tables (CSV, TSV, xlsx, JSONL, Parquet) and exports of labelling tools.
 
-A row of a table names an image and its labels, in one cell or in a column for each class with 1 present, 0 absent, -1 or
-nothing unknown. How it is to be read is found in the file and reported, or set. From any file the same steps lead to an
-index: rows, images on disk, labels, splits.
+A row of a table names an image and its labels, in one cell or in a column for each class with 1 present, 0 absent, -1
+or nothing unknown. How it is to be read is found in the file and reported, or set. From any file the same steps lead to
+an index: rows, images on disk, labels, splits.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from mldec.data.cache import cached
 from mldec.data.dataset import FilesConfig, check_split, name_some, naming
 from mldec.data.index import ABSENT, UNKNOWN, ImageIndex, Ragged, check_path
 from mldec.data.own.image_paths import find_images
+from mldec.data.own.label_cells import is_whole_number
 from mldec.data.own.label_names import (
     NAMES_FILES,
     TRAIN,
@@ -33,7 +35,6 @@ from mldec.data.own.label_names import (
     read_names,
     similar_names,
 )
-from mldec.data.own.label_cells import is_whole_number
 from mldec.data.own.read_rows import TableSettings, read_table_rows, splits_of_table
 from mldec.data.own.recognise import recognise
 from mldec.data.own.rows import SPLITS, Rows, grouped, regrouped, renumbered, rows_of_listing
@@ -62,8 +63,8 @@ class TableConfig(SplitShares, FilesConfig):
             none, every other column is a class.
         split_column: the column with train, val or test; null: the one named split, set, fold, is_valid, …, if there
             is one and neither `val` nor `test` is set.
-        separator: between the labels of a cell that is not a list: semicolon, comma, pipe, slash, space, another sign, or
-            several as semicolon+comma; none: a cell is one label; null: decided over the whole column.
+        separator: between the labels of a cell that is not a list: semicolon, comma, pipe, slash, space, another sign,
+            or several as semicolon+comma; none: a cell is one label; null: decided over the whole column.
         ignore: columns that are not classes; null: those of usual names, such as age and id, unless they hold 0 and 1.
         minus_one: what -1 in a class column means, absent or unknown; null: unknown, but a column of 1 and -1 alone is
             an error.
@@ -230,8 +231,8 @@ def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
         strange = np.flatnonzero((rows.splits >= 0) & (rows.splits != SPLITS.index(split)))
         if len(strange):
             raise DataError(
-                f"{rows.where(int(strange[0]))}: belongs to {SPLITS[rows.splits[strange[0]]]} by its own column, and is in "
-                f"dataset.{split}; use dataset=table dataset.train={path} alone, or dataset.ignore=[COLUMN]"
+                f"{rows.where(int(strange[0]))}: belongs to {SPLITS[rows.splits[strange[0]]]} by its own column and is "
+                f"in dataset.{split}; use dataset=table dataset.train={path} alone, or dataset.ignore=[COLUMN]"
             )
     if rows.decisions and not quiet:
         logger.info("%s: read as %s: %s", path, rows.format, "; ".join(rows.decisions))
@@ -278,8 +279,11 @@ class _Images:
         with naming(rows.path):
             places, numbers = grouped(map(check_path, found.names))
         images = numbers[ids]
-        lists = [regrouped(one, images, len(places)) for one in (rows.present, rows.absent, rows.unknown)]
-        return cls(root, _joined(places), *lists, _image_splits(rows, images, len(places)), images)
+        present, absent, unknown = (
+            regrouped(one, images, len(places)) for one in (rows.present, rows.absent, rows.unknown)
+        )
+        splits = _image_splits(rows, images, len(places))
+        return cls(root, _joined(places), present, absent, unknown, splits, images)
 
 
 def _part(config: TableConfig, index: ImageIndex, images: _Images, split: str) -> ImageIndex:
@@ -351,7 +355,7 @@ def _label_names(config: TableConfig, rows: Rows, images: _Images, train: _Image
         raise DataError(f"{first.path}: no label in any row of train")
     for group in similar_names(names):
         logger.warning(
-            "warning: %s: the labels %s differ in case, spaces or accents alone; if they are the same, write them alike",
+            "warning: %s: the labels %s differ in case, spaces or accents alone; if they are the same, write one",
             first.path,
             " and ".join(f"'{shortened(name)}'" for name in group),
         )
@@ -395,9 +399,8 @@ def _check_named(rows: Rows, names: Sequence[str], file: str, config: TableConfi
 def _check_columns(rows: Rows, names: Sequence[str], config: TableConfig) -> None:
     own, known = set(rows.labels), set(names)
     if config.labels != UNION and (missing := [name for name in names if name not in own]):
-        raise DataError(
-            f"{rows.path}: no column for {len(missing)} of the {len(names)} classes ({name_some(missing, len(missing))})"
-        )
+        shown = name_some(missing, len(missing))
+        raise DataError(f"{rows.path}: no column for {len(missing)} of the {len(names)} classes ({shown})")
     if strange := [name for name in rows.labels if name not in known]:
         raise DataError(
             f"{rows.path}: column {strange[0]} is none of the {len(names)} classes; {suggest(strange[0], names)}; "
@@ -425,9 +428,11 @@ def _with_tidy_numbers(rows: Rows) -> Rows:
     plain = [str(int(float(name))) for name in rows.labels]
     codes = {name: code for code, name in enumerate(dict.fromkeys(plain))}
     columns = np.array([codes[name] for name in plain], np.int32)
-    lists = {name: renumbered(getattr(rows, name), columns) for name in ("present", "absent", "unknown")}
+    present, absent, unknown = (renumbered(one, columns) for one in (rows.present, rows.absent, rows.unknown))
     decisions = (*rows.decisions, "labels such as 3.0 are 3")
-    return dataclasses.replace(rows, labels=tuple(codes), decisions=decisions, **lists)
+    return dataclasses.replace(
+        rows, labels=tuple(codes), decisions=decisions, present=present, absent=absent, unknown=unknown
+    )
 
 
 def _first_rows(ids: np.ndarray, count: int) -> np.ndarray:
@@ -446,7 +451,7 @@ def _joined(names: Sequence[str]) -> Ragged:
 
 def _cut(texts: Ragged) -> list[bytes]:
     content, ends = texts.values.tobytes(), texts.offsets.tolist()
-    return [content[begin:end] for begin, end in zip(ends, ends[1:], strict=False)]
+    return [content[begin:end] for begin, end in itertools.pairwise(ends)]
 
 
 def _all_exist(root: str, paths: Ragged) -> bool:

@@ -52,7 +52,10 @@ class TableFile:
         if self.dialect is not None:
             return list(self.dialect.sample)
         content = self.records(self.columns)
-        return [["" if cell is MISSING else cell for cell in cells] for _, (_, cells) in zip(range(SAMPLE), content, strict=False)]
+        return [
+            ["" if cell is MISSING else cell for cell in cells]
+            for _, (_, cells) in zip(range(SAMPLE), content, strict=False)
+        ]
 
 
 def open_table_file(

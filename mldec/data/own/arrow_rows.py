@@ -50,7 +50,7 @@ def read(base: Rows, table: TableFile, columns: Columns, separator: Separator | 
     if not dialect.encoding.simple and not _simple_quotes(read_bytes(table.path, most=LARGEST), dialect.delimiter):
         return None
     wanted = list(dict.fromkeys(columns.needed))
-    paths, cells, splits = _Paths(), [], []
+    paths, cells, splits = _Paths(), list[Any](), list[np.ndarray]()
     try:
         batches = csv.open_csv(
             table.path,
@@ -62,7 +62,9 @@ def read(base: Rows, table: TableFile, columns: Columns, separator: Separator | 
             ),
             parse_options=csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=False),
             convert_options=csv.ConvertOptions(
-                include_columns=wanted, column_types={name: arrow.string() for name in wanted}, strings_can_be_null=False
+                include_columns=wanted,
+                column_types={name: arrow.string() for name in wanted},
+                strings_can_be_null=False,
             ),
         )
         for batch in batches:
@@ -72,9 +74,10 @@ def read(base: Rows, table: TableFile, columns: Columns, separator: Separator | 
                 return None
             cells.append(batch[columns.labels])
             if columns.split is not None:
-                splits.append(_splits(batch[columns.split], columns.split))
-                if splits[-1] is None:
+                part = _splits(batch[columns.split], columns.split)
+                if part is None:
                     return None
+                splits.append(part)
         if not cells or paths.repeated():
             return None
         found = separator or _find_separator(base.path, cells)

@@ -1,7 +1,7 @@
 """What the columns of a table are: the images' paths, their labels or one column per class, the split, and others.
 
-A column is known by its name, in any case and with any sign between its parts; where no name tells, by its content. What
-is left over is no class: it is reported, or named in one error.
+A column is known by its name, in any case and with any sign between its parts; where no name tells, by its content.
+What is left over is no class: it is reported, or named in one error.
 """
 
 from __future__ import annotations
@@ -17,25 +17,30 @@ from mldec.data.own.label_cells import is_list, is_nothing
 from mldec.data.own.text_table import is_image_path
 from mldec.errors import DataError, printable_name, shortened, suggest
 
+
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
 #: Names of columns without case, spaces and signs, the likeliest first.
-PATH_NAMES = (
-    "path image file filename filepath imagepath imagefile imagefilename imagename img imgpath imgname imgfile picture "
-    "photo photopath imageindex imageid imgid id key name uri imageuri url imageurl"
-).split()
-LABEL_NAMES = (
-    "labels label tags tag classes class categories category labelname labelnames classname classnames choice choices "
-    "findinglabels labelids labelid classids classid categoryid categoryids categoryname attributeids targets target "
-    "genres genre keywords"
-).split()
-SPLIT_NAMES = "split set subset partition isvalid isval istest istrain usage mluse phase fold".split()  # noqa: SIM905
+PATH_NAMES = _names(
+    "path image file filename filepath imagepath imagefile imagefilename imagename img imgpath imgname imgfile "
+    "picture photo photopath imageindex imageid imgid id key name uri imageuri url imageurl "
+)
+LABEL_NAMES = _names(
+    "labels label tags tag classes class categories category labelname labelnames classname classnames choice "
+    "choices findinglabels labelids labelid classids classid categoryid categoryids categoryname attributeids "
+    "targets target genres genre keywords "
+)
+SPLIT_NAMES = _names("split set subset partition isvalid isval istest istrain usage mluse phase fold")
 #: Columns that tools write beside classes: they are left out, and reported, where they hold anything but 0 and 1.
 OTHER_NAMES = frozenset(
-    (
-        "age sex gender width height w h x y z xmin xmax ymin ymax x1 y1 x2 y2 score scores confidence conf probability "
-        "fold split id index url source date time created createdat updatedat annotator annotationid leadtime license "
-        "author notes note comment comments description caption patientid patient subject group groups site view "
-        "viewposition followup size area md5 sha1 sha256 hash"
-    ).split()
+    _names(
+        "age sex gender width height w h x y z xmin xmax ymin ymax x1 y1 x2 y2 score scores confidence conf "
+        "probability fold split id index url source date time created createdat updatedat annotator "
+        "annotationid leadtime license author notes note comment comments description caption patientid "
+        "patient subject group groups site view viewposition followup size area md5 sha1 sha256 hash "
+    )
 )
 SPLITS = {"train": "train", "training": "train", "tr": "train", "val": "val", "valid": "val", "validation": "val"}
 SPLITS |= {"validate": "val", "dev": "val", "test": "test", "testing": "test", "te": "test"}
@@ -183,9 +188,7 @@ class _Finder:
     def _classes(self, others: list[str], path: str) -> list[str]:
         """The columns that are classes. Metadata that is known by its name is left out; the rest is checked later."""
         if not others:
-            raise DataError(
-                f"{self.file}: no column of labels beside {path}; name it labels, or give each class one"
-            )
+            raise DataError(f"{self.file}: no column of labels beside {path}; name it labels, or give each class one")
         index = [name for name in others if _UNNAMED.fullmatch(name) and self._is_index(name)]
         if self.chosen.ignore is not None:
             return [name for name in others if name not in index]
@@ -215,9 +218,7 @@ class _Finder:
 
     def _existing(self, name: str, setting: str) -> str:
         if name not in self.names:
-            raise DataError(
-                f"dataset.{setting}={name}: {self.file} has no such column; {suggest(name, self.names)}"
-            )
+            raise DataError(f"dataset.{setting}={name}: {self.file} has no such column; {suggest(name, self.names)}")
         return name
 
     def _share(self, name: str, is_so: Any) -> float:
@@ -238,8 +239,8 @@ def refuse_other_cells(file: str, bad: dict[str, tuple[int, Any]], ignored: Sequ
     more = f"; so do {_some(list(bad)[1:])}" if len(bad) > 1 else ""
     what = "it is no class" if len(bad) == 1 else "they are no classes"
     return DataError(
-        f"{file} line {line}: column {printable_name(name)} holds '{shortened(value)}'; allowed are 1 present, 0 absent, "
-        f"-1 or nothing unknown{more}. If {what}: {_ignoring([*ignored, *bad])}"
+        f"{file} line {line}: column {printable_name(name)} holds '{shortened(value)}'; allowed are 1 present, 0 "
+        f"absent, -1 or nothing unknown{more}. If {what}: {_ignoring([*ignored, *bad])}"
     )
 
 

@@ -1,7 +1,7 @@
 """The encoding of a text file: UTF-8, UTF-16, or the one of Western Windows where nothing else is likely.
 
-Spreadsheets write what their language and version prefer. UTF-8 and a byte order mark are proof. Bytes that are no UTF-8
-are read as cp1252 if its letters alone stand where they would in a Western language; otherwise the user decides.
+Spreadsheets write what their language and version prefer. UTF-8 and a byte order mark are proof. Bytes that are no
+UTF-8 are read as cp1252 if its letters alone stand where they would in a Western language; otherwise the user decides.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def find_encoding(path: str, chosen: str | None = None) -> Encoding:
         try:
             info = codecs.lookup(chosen)
         except (LookupError, ValueError):
-            raise DataError(f"dataset.encoding={chosen}: no such encoding; such as utf-8, {', '.join(CANDIDATES)}") from None
+            raise DataError(
+                f"dataset.encoding={chosen}: no such encoding; such as utf-8, {', '.join(CANDIDATES)}"
+            ) from None
         if not info._is_text_encoding:
             raise DataError(f"dataset.encoding={chosen}: is no encoding of text; such as {', '.join(CANDIDATES)}")
         return Encoding("utf-8-sig" if info.name == "utf-8" else info.name)
@@ -60,7 +62,9 @@ def find_encoding(path: str, chosen: str | None = None) -> Encoding:
             return Encoding("utf-16")
         if len(first) > 3 and 0 in first[:4] and _without_mark(first) is not None:
             name = _without_mark(first)
-            raise DataError(f"{path}: holds NUL bytes, as UTF-16 without a byte order mark does: dataset.encoding={name}")
+            raise DataError(
+                f"{path}: holds NUL bytes, as UTF-16 without a byte order mark does: dataset.encoding={name}"
+            )
         part = first
         while part:
             simple = simple and b'"' not in part and b"\0" not in part
@@ -119,6 +123,6 @@ def _decide(path: str, place: int) -> Encoding:
         except UnicodeDecodeError:
             continue
     raise DataError(
-        f"{path} line {line}: cannot be read as CSV in UTF-8, nor is another encoding certain; save it as UTF-8, or use "
-        + " or ".join(choices[:4])
+        f"{path} line {line}: cannot be read as CSV in UTF-8, nor is another encoding certain; save it as UTF-8, or "
+        "use " + " or ".join(choices[:4])
     )

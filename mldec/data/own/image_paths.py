@@ -206,8 +206,8 @@ class _Finder:
     def _url(self, number: int) -> DataError:
         count = sum(bool(_URL.match(name)) for name in self.names)
         return DataError(
-            f"{self.where(number)}: {shortened(self.names[number])} is a URL, as {count:,} of {len(self.names):,} paths "
-            "are; download the images into a folder, and use dataset.root=FOLDER with their file names in the table"
+            f"{self.where(number)}: {shortened(self.names[number])} is a URL, as {count:,} of {len(self.names):,} "
+            "paths are; download the images into a folder, and use dataset.root=FOLDER with their names in the table"
         )
 
     def _outside(self, numbers: list[int]) -> DataError:
@@ -226,8 +226,8 @@ class _Finder:
             if common != os.path.sep:
                 advice = f"use {option('dataset.root', common)} (dataset.root=FOLDER, one that holds all images)"
         return DataError(
-            f"{self.where(number)}: {shortened(name, 200)} {verb} {self.root}, and nothing in it is called so; {advice}. "
-            f"Found there: {listing(self.root)}"
+            f"{self.where(number)}: {shortened(name, 200)} {verb} {self.root}, and nothing in it is called so; "
+            f"{advice}. Found there: {listing(self.root)}"
         )
 
 
@@ -278,7 +278,9 @@ class _Files:
         found = self._by_name.get(parts[-1]) or self._by_stem.get(parts[-1], [])
         if not head:
             return found
-        return [path for path in found if posixpath.dirname(path).endswith(f"/{head}") or posixpath.dirname(path) == head]
+        return [
+            path for path in found if posixpath.dirname(path).endswith(f"/{head}") or posixpath.dirname(path) == head
+        ]
 
     def at(self, parts: Sequence[str]) -> list[str]:
         """The file, or the images without their suffix, at a path relative to the root."""

@@ -62,8 +62,8 @@ def labels_of_train(train: Found, others: Sequence[Found], mode: str | None) -> 
         count = f"{len(lacking):,} labels" if len(lacking) > 1 else "a label"
         raise DataError(
             f"{lacking[name].where(name)}: no label '{shortened(name)}'; {suggest(name, train.names)}; "
-            f"{count} that train lacks ({name_some(in_order(lacking), len(lacking), 10)}): use dataset.labels=union to add, or "
-            "dataset.labels=train to leave out"
+            f"{count} that train lacks ({name_some(in_order(lacking), len(lacking), 10)}): use dataset.labels=union to "
+            "add, or dataset.labels=train to leave out"
         )
     return list(train.names) if train.ordered else in_order(train.names)
 

@@ -1,7 +1,7 @@
 """What an export says, in one form: which images it lists, and which labels each has.
 
-Every reader of a format gives a `Listing`; finding the images, choosing the labels and dividing into splits happen once,
-for all formats.
+Every reader of a format gives a `Listing`; finding the images, choosing the labels and dividing into splits happen
+once, for all formats.
 """
 
 from __future__ import annotations

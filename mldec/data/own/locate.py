@@ -60,8 +60,8 @@ def locate(path: str) -> Located:
     images = sum(os.path.splitext(name)[1].lower() in SUFFIXES for name in _names(path))
     if images:
         raise DataError(
-            f"dataset={path}: {images:,} images and nothing that says their labels; move them into a folder per class, or "
-            "list them in a table of path and labels: dataset=FILE.csv"
+            f"dataset={path}: {images:,} images and nothing that says their labels; move them into a folder per class, "
+            "or list them in a table of path and labels: dataset=FILE.csv"
         )
     raise DataError(
         f"dataset={path}: no dataset is recognised in it. Found there: {listing(path)}. Name a file: dataset=FILE; or "
@@ -76,8 +76,8 @@ def _file(path: str) -> Located:
     found = recognise(path)
     if found is None:
         raise DataError(
-            f"dataset={path}: is no table (CSV, TSV, xlsx, JSONL, Parquet) and no export that is known; save it as CSV with "
-            "the columns path and labels"
+            f"dataset={path}: is no table (CSV, TSV, xlsx, JSONL, Parquet) and no export that is known; save it as CSV "
+            "with the columns path and labels"
         )
     return Located("table", {"train": path}, found.format)
 
@@ -94,7 +94,9 @@ def _tables_of_splits(path: str) -> dict[str, str]:
             files += [os.path.join(folder, name) for name in inside[:1]]
         if len(files) > 1:
             choices = " or ".join(option(f"dataset.{split}", os.path.join(path, name)) for name in files[:4])
-            raise DataError(f"dataset={path}: {name_some(files, len(files))} may be its {split}; use dataset=table {choices}")
+            raise DataError(
+                f"dataset={path}: {name_some(files, len(files))} may be its {split}; use dataset=table {choices}"
+            )
         if files:
             found[split] = os.path.join(path, files[0])
     return found

@@ -146,8 +146,8 @@ class _Collector:
             split = split_of(text, column)
             if split is None:
                 raise DataError(
-                    f"{self.where(line)}: column {column} holds '{shortened(text)}'; allowed are train, val and test. If "
-                    f"it does not divide the images: dataset.ignore=[{column}]"
+                    f"{self.where(line)}: column {column} holds '{shortened(text)}'; allowed are train, val and test. "
+                    f"If it does not divide the images: dataset.ignore=[{column}]"
                 )
             self._numbers[text] = SPLITS.index(split)
         return self._numbers[text]
@@ -162,8 +162,8 @@ def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separ
         if cell is MISSING:  # a misspelt key in JSONL must not become an image without labels
             found = next(row for number, row in table.rows() if number == line)
             raise DataError(
-                f"{rows.where(line)}: no {columns.labels} among {', '.join(map(printable_name, found))}; an image without "
-                "labels has an empty list"
+                f"{rows.where(line)}: no {columns.labels} among {', '.join(map(printable_name, found))}; an image "
+                "without labels has an empty list"
             )
         key = cell if isinstance(cell, str) else repr(cell)[: 2**16]
         number = numbers.setdefault(key, len(cells))
@@ -187,7 +187,9 @@ def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separ
             values.append(codes.setdefault(name, len(codes)))
         ends.append(len(values))
     empty = Counter(cell_ids)
-    nothing = sum(empty[number] for number, cell in enumerate(cells) if isinstance(cell, str) and cell and is_nothing(cell))
+    nothing = sum(
+        empty[number] for number, cell in enumerate(cells) if isinstance(cell, str) and cell and is_nothing(cell)
+    )
     if nothing:
         decisions.append(f"{nothing:,} cells with nan, None, NA or null have no label")
     lists, order = ragged(ends, values), np.array(cell_ids, np.int64)
@@ -214,7 +216,7 @@ def _line_of(name: str, lines: dict[str, str]) -> str:
 
 def _read_states(base: Rows, table: TableFile, columns: Columns, settings: TableSettings) -> Rows:
     rows, classes = _Collector(table, columns), columns.classes
-    kept: dict[tuple[Any, ...], tuple[np.ndarray, np.ndarray]] = {}
+    kept: dict[tuple[str, ...], tuple[np.ndarray, ...]] = {}
     seen = np.zeros((4, len(classes)), bool)  # of which classes a cell is -1, nothing, 0 or 1
     values, ends = [array("i"), array("i"), array("i")], [array("q", [0]), array("q", [0]), array("q", [0])]
     bad: dict[str, tuple[int, Any]] = {}
@@ -236,8 +238,7 @@ def _read_states(base: Rows, table: TableFile, columns: Columns, settings: Table
                 for name, cell, state in zip(classes, cells, found_states, strict=True):
                     if state is None:
                         bad.setdefault(name, (line, cell))
-                found_states = [UNKNOWN if state is None else state for state in found_states]
-            codes = np.array(found_states, np.int8)
+            codes = np.array([UNKNOWN if state is None else state for state in found_states], np.int8)
             for number, state in enumerate((_MINUS_ONE, UNKNOWN, ABSENT, PRESENT)):
                 seen[number] |= codes == state
             states = tuple(np.flatnonzero(codes == state) for state in (PRESENT, _MINUS_ONE, UNKNOWN))
@@ -254,8 +255,8 @@ def _read_states(base: Rows, table: TableFile, columns: Columns, settings: Table
     if minus_one is None and len(only):
         shown = ", ".join(printable_name(classes[i]) for i in only[:3]) + (", …" if len(only) > 3 else "")
         raise DataError(
-            f"{base.path}: {len(only):,} of the {len(classes):,} class columns hold 1 and -1 but no 0 ({shown}), where -1 "
-            "may mean absent; use dataset.minus_one=absent or dataset.minus_one=unknown"
+            f"{base.path}: {len(only):,} of the {len(classes):,} class columns hold 1 and -1 but no 0 ({shown}), where "
+            "-1 may mean absent; use dataset.minus_one=absent or dataset.minus_one=unknown"
         )
     decisions = [f"{nothing:,} cells of classes with nan, None, NA or null are unknown"] if nothing > 0 else []
     lists = [ragged(end, out) for end, out in zip(ends, values, strict=True)]

@@ -1,7 +1,8 @@
 """Which sign separates the labels of a cell, decided over a whole column.
 
 `;` and `|` are hardly part of a name. A comma, a slash or a space is one now and then (`traffic light`, `Washington,
-DC`), so what stands between them must be labels of other cells as well. What is not certain is one error with the choices.
+DC`), so what stands between them must be labels of other cells as well. What is not certain is one error with the
+choices.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def parse_separator(text: str) -> Separator:
     Raises ValueError for an empty one.
     """
     if not text:
-        raise ValueError("separator='': use the name of the sign between labels, such as semicolon, pipe, comma or none")
+        raise ValueError(
+            "separator='': use the name of the sign between labels, such as semicolon, pipe, comma or none"
+        )
     if text == NONE:
         return Separator("")
     if text in SIGNS:
@@ -62,7 +65,11 @@ class _LongSeparator(Separator):
 
 
 def find_separator(
-    path: str, cells: Iterable[str], *, signs: Iterable[str] | None = None, where: Callable[[str], str] = lambda cell: ""
+    path: str,
+    cells: Iterable[str],
+    *,
+    signs: Iterable[str] | None = None,
+    where: Callable[[str], str] = lambda cell: "",
 ) -> Separator:
     """What separates the labels of a column.
 
@@ -79,7 +86,9 @@ def find_separator(
     strong = [sign for sign in STRONG if sign in present]
     if len(strong) > 1:
         cell = next((c for c in cells if strong[1] in c), "")
-        raise _undecided(path, cell, where(cell), [name_of(strong[0]), name_of(strong[1]), "+".join(map(name_of, strong))])
+        raise _undecided(
+            path, cell, where(cell), [name_of(strong[0]), name_of(strong[1]), "+".join(map(name_of, strong))]
+        )
     if strong:
         return _chosen(path, strong[0], cells, where)
     for sign in (sign for sign in WEAK if sign in present):

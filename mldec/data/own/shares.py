@@ -45,7 +45,7 @@ class SplitShares:
         rows = np.flatnonzero(parts == splits.index(split))
         if not len(rows):
             raise DataError(
-                f"{index.root}: dataset.{split}_share={shares[split]:g} of {len(index):,} images is none; use a larger share"
+                f"{index.root}: dataset.{split}_share={shares[split]:g} of {len(index):,} images is none; use more"
                 if split != "train"
                 else f"{index.root}: the shares of val and test leave none of {len(index):,} images to train on"
             )

@@ -15,7 +15,6 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import IO
 
 from mldec.data.folder import SUFFIXES
 from mldec.data.own.encodings import Encoding, find_encoding, open_decoded
@@ -51,7 +50,7 @@ class Dialect:
         delimiter: between cells.
         header: whether its first record names the columns.
         skip: lines before the first record.
-        columns: names of the columns; `column_1` and so on without a header, `Unnamed: 0` and so on where it names none.
+        columns: names of the columns; `column_1` and so on without a header, `Unnamed: 0` where it names none.
         sample: the first records behind the header.
         uneven: records without a header that have more cells than the first: the last column takes all of them.
         decisions, options: what was decided, and the options that mean the same.
@@ -138,7 +137,9 @@ def read_records(path: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]
     except csv.Error as error:
         raise DataError(f"{path} line {dialect.skip + reader.line_num}: cannot be read as CSV: {error}") from None
     if short:
-        logger.info("%s: %s lines end early (first: line %d); what they lack is empty", path, f"{len(short):,}", short[0])
+        logger.info(
+            "%s: %s lines end early (first: line %d); what they lack is empty", path, f"{len(short):,}", short[0]
+        )
 
 
 def _fitted(path: str, number: int, cells: list[str], dialect: Dialect) -> list[str]:
@@ -165,7 +166,7 @@ def _unreadable(path: str, error: Exception) -> str:
 def _preamble(text: str) -> tuple[int, str | None, list[str]]:
     """How many lines are before the first record, the delimiter that `sep=;` states, and the comments."""
     stated, comments, skip = None, [], 0
-    for skip, line in enumerate(io.StringIO(text, newline="")):  # noqa: B007
+    for skip, line in enumerate(io.StringIO(text, newline="")):
         if skip == 0 and (found := _SEP_LINE.fullmatch(line.strip())):
             stated = found[1]
         elif _COMMENT.match(line):

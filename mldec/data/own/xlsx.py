@@ -37,17 +37,17 @@ def open_xlsx(path: str) -> tuple[tuple[str, ...], Content, tuple[str, ...]]:
         finally:
             book.close()
 
-    first = next(((title, header) for title, rows in sheets() if (header := next(rows, None))), None)
+    first = next(((title, row) for title, rows in sheets() if (row := next(rows, None))), None)
     if first is None:
         raise DataError(f"{path}: is empty; the first row must name the columns, such as path and labels")
     title, (_, cells) = first
     count, header = sum(1 for _ in sheets()), not any(map(is_image_path, cells))
-    decisions = (f"sheet {printable_name(title)}, the first of {count}",) if count > 1 else ()
+    decisions = [f"sheet {printable_name(title)}, the first of {count}"] if count > 1 else []
     if header:
-        columns = tuple(cell or f"Unnamed: {number}" for number, cell in enumerate(cells))
+        columns = [cell or f"Unnamed: {number}" for number, cell in enumerate(cells)]
     else:
-        columns = tuple(f"column_{number}" for number in range(1, len(cells) + 1))
-        decisions += ("no header line, as the first one names an image",)
+        columns = [f"column_{number}" for number in range(1, len(cells) + 1)]
+        decisions.append("no header line, as the first one names an image")
 
     def content() -> Iterator[tuple[int, list[str]]]:
         rows = next(rows for name, rows in sheets() if name == title)
@@ -58,7 +58,7 @@ def open_xlsx(path: str) -> tuple[tuple[str, ...], Content, tuple[str, ...]]:
                 raise DataError(f"{path} line {line}: {len(cells)} cells, the header has {len(columns)}")
             yield line, cells + [""] * (len(columns) - len(cells))
 
-    return columns, content, decisions
+    return tuple(columns), content, tuple(decisions)
 
 
 def write_xlsx(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

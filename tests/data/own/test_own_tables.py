@@ -18,7 +18,12 @@ from mldec.data.own import arrow_rows
 from mldec.data.table import TableConfig, build_table, read_table, read_whole
 from mldec.errors import DataError
 
-CONTENT = [("p1.jpg", ["Käse", "Brot"]), ("sub/p2.jpg", ["Brot"]), ("p3.jpg", []), ("p4.jpg", ["Apfel", "Brot", "Käse"])]
+CONTENT = [
+    ("p1.jpg", ["Käse", "Brot"]),
+    ("sub/p2.jpg", ["Brot"]),
+    ("p3.jpg", []),
+    ("p4.jpg", ["Apfel", "Brot", "Käse"]),
+]
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -67,7 +72,9 @@ def test_dialects_encodings_and_orders_say_the_same(folder: Path, delimiter: str
     rng = random.Random(seed)
     columns = ["path", "labels", "note"]
     rng.shuffle(columns)
-    rows = [dict(zip(("path", "labels", "note"), (name, ";".join(labels), "a, b"), strict=True)) for name, labels in CONTENT]
+    rows = [
+        dict(zip(("path", "labels", "note"), (name, ";".join(labels), "a, b"), strict=True)) for name, labels in CONTENT
+    ]
     rng.shuffle(rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator=rng.choice(["\n", "\r\n"]))
@@ -115,7 +122,7 @@ def test_lists_in_cells(folder: Path, name: str) -> None:
 
 
 def test_a_list_that_is_code_is_not_run(folder: Path) -> None:
-    assert "no JSON list" in refused(folder, 'path,labels\np1.jpg,"[__import__(\'os\').getcwd()]"\n')
+    assert "no JSON list" in refused(folder, "path,labels\np1.jpg,\"[__import__('os').getcwd()]\"\n")
 
 
 def test_names_with_spaces_stay_whole(folder: Path) -> None:
@@ -186,7 +193,9 @@ def test_columns_that_are_no_classes_are_named_together(folder: Path) -> None:
     assert "dataset.ignore=[]" in message
 
 
-@pytest.mark.parametrize("name", ["path", "Image", "file_name", "Image Index", "image_id", "ImageID", "filename", "Id", "IMG_PATH"])
+@pytest.mark.parametrize(
+    "name", ["path", "Image", "file_name", "Image Index", "image_id", "ImageID", "filename", "Id", "IMG_PATH"]
+)
 def test_names_of_the_path_column(folder: Path, name: str) -> None:
     assert list(build(folder, f"{name},tags\np1.jpg,cat\n").names()) == ["p1.jpg"]
 
@@ -204,7 +213,9 @@ def test_rows_of_an_image_are_joined(folder: Path) -> None:
     whole, images = read_whole(TableConfig(name="table", train=str(folder / "t.csv")))
     assert images.tolist() == [0, 1, 0, 0]
     assert len(whole) == 2
-    index = build(folder, "filename,width,height,class,xmin,ymin,xmax,ymax\np1.jpg,9,9,cat,1,1,2,2\np1.jpg,9,9,dog,1,1,2,2\n")
+    index = build(
+        folder, "filename,width,height,class,xmin,ymin,xmax,ymax\np1.jpg,9,9,cat,1,1,2,2\np1.jpg,9,9,dog,1,1,2,2\n"
+    )
     assert content_of(index) == {"p1.jpg": {"cat", "dog"}}
 
 
@@ -336,13 +347,15 @@ def test_pyarrow_reads_what_python_reads(
     assert list(slow.names()) == list(fast.names())
 
 
-@pytest.mark.parametrize("change", ["path,labels\n", ' "q" ', "\n\n", "\\", "nan", "['a']", "a.jpg,x\na.jpg,y\n", "x,y,z\n", "\0", "./b"])
+@pytest.mark.parametrize(
+    "change", ["path,labels\n", ' "q" ', "\n\n", "\\", "nan", "['a']", "a.jpg,x\na.jpg,y\n", "x,y,z\n", "\0", "./b"]
+)
 def test_what_pyarrow_would_read_otherwise_is_left_to_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     pytest.importorskip("pyarrow")
     rows = [f"{number}.jpg,a;b\n" for number in range(5)]
-    for place in range(0, 6):
+    for place in range(6):
         content = "path,labels\n" + "".join([*rows[:place], change, *rows[place:]])
         (tmp_path / "t.csv").write_text(content, newline="")
         config = TableConfig(name="table", train=str(tmp_path / "t.csv"), missing="ignore")
