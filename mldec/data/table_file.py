@@ -47,15 +47,14 @@ class TableFile:
     decisions: tuple[str, ...] = ()
     options: dict[str, str] = field(default_factory=dict)
 
-    def sample(self) -> list[Sequence[Any]]:
-        """The cells of the first rows."""
+    def sample(self, wanted: Sequence[str]) -> dict[str, list[Any]]:
+        """The cells of the first rows, by columns: those that are wanted, since others may be huge."""
         if self.dialect is not None:
-            return list(self.dialect.sample)
-        content = self.records(self.columns)
-        return [
-            ["" if cell is MISSING else cell for cell in cells]
-            for _, (_, cells) in zip(range(SAMPLE), content, strict=False)
-        ]
+            numbers = {name: number for number, name in enumerate(self.columns)}
+            places = {name: numbers[name] for name in wanted}
+            return {n: [row[i] for row in self.dialect.sample if i < len(row)] for n, i in places.items()}
+        rows = [cells for _, (_, cells) in zip(range(SAMPLE), self.records(wanted), strict=False)]
+        return {name: [row[i] for row in rows if row[i] is not MISSING] for i, name in enumerate(wanted)}
 
 
 def open_table_file(
@@ -122,7 +121,8 @@ def _write_lines(content: list[dict[str, Any]], partial: Path) -> None:
 
 def _open_text_table(path: str, dialect: Dialect) -> TableFile:
     def records(wanted: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
-        places = [dialect.columns.index(name) for name in wanted]
+        numbers = {name: number for number, name in enumerate(dialect.columns)}
+        places = [numbers[name] for name in wanted]
         if places == list(range(len(dialect.columns))):
             yield from read_records(path, dialect)
             return

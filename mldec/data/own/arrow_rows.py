@@ -119,7 +119,7 @@ class _Labels:
         self._values: list[np.ndarray] = []
 
     def add(self, cells: Any, compute: Any) -> bool:
-        """Take up cells of text; False for lists, and for labels such as nan."""
+        """Add cells of text; False for lists, and for labels such as nan."""
         lists = compute.split_pattern(cells, self.sign) if self.sign else None
         encoded = (cells if lists is None else lists.flatten()).dictionary_encode()
         names = [text.strip() for text in encoded.dictionary.to_pylist()]
@@ -147,7 +147,7 @@ class _Paths:
         self._hashes: list[np.ndarray] = []
 
     def add(self, column: Any) -> bool:
-        """Take up a column of text; False if any path is not plain."""
+        """Add a column of text; False if any path is not plain."""
         _, offsets, values = column.buffers()
         if values is None or column.offset:
             return False
@@ -198,9 +198,7 @@ def _hashes(content: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 
 def _simple_quotes(data: bytes, delimiter: str) -> bool:
-    """Whether every quotation mark stands at an end of a cell, so that all readers of CSV agree on it; and no NUL."""
-    if b"\0" in data:
-        return False
+    """Whether every quotation mark stands at an end of a cell, so that all readers of CSV agree on it."""
     content = np.frombuffer(data, np.uint8)
     places = np.flatnonzero(content == ord('"'))
     if len(places) % 2:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,13 +24,14 @@ def _names(text: str) -> list[str]:
 
 #: Names of columns without case, spaces and signs, the likeliest first.
 PATH_NAMES = _names(
-    "path image file filename filepath imagepath imagefile imagefilename imagename img imgpath imgname imgfile "
-    "picture photo photopath imageindex imageid imgid id key name uri imageuri url imageurl "
+    "path image file filename fname filepath imagepath imagefile imagefilename imagename img imgpath imgname imgfile "
+    "images files filenames paths picture photo photopath imageindex imageid imgid id key name uri imageuri url "
+    "imageurl"
 )
 LABEL_NAMES = _names(
     "labels label tags tag classes class categories category labelname labelnames classname classnames choice "
     "choices findinglabels labelids labelid classids classid categoryid categoryids categoryname attributeids "
-    "targets target genres genre keywords "
+    "targets target genres genre keywords attributes annotations labellist taglist "
 )
 SPLIT_NAMES = _names("split set subset partition isvalid isval istest istrain usage mluse phase fold")
 #: Columns that tools write beside classes: they are left out, and reported, where they hold anything but 0 and 1.
@@ -99,8 +100,11 @@ class Chosen:
     ignore: tuple[str, ...] | None = None
 
 
-def find_columns(file: str, names: Sequence[str], sample: Sequence[Sequence[Any]], chosen: Chosen) -> Columns:
-    """What the columns `names` of `file` are, by their names and the cells of the first records.
+Sample = Callable[[Sequence[str]], dict[str, list[Any]]]  # the first cells of columns, by their names
+
+
+def find_columns(file: str, names: Sequence[str], sample: Sample, chosen: Chosen) -> Columns:
+    """What the columns `names` of `file` are, by their names and, as far as these do not tell, their first cells.
 
     Raises DataError, naming the file and the options to choose from, for what cannot be decided.
     """
@@ -108,9 +112,9 @@ def find_columns(file: str, names: Sequence[str], sample: Sequence[Sequence[Any]
 
 
 class _Finder:
-    def __init__(self, file: str, names: Sequence[str], sample: Sequence[Sequence[Any]], chosen: Chosen) -> None:
-        self.file, self.names, self.chosen = file, list(names), chosen
-        self.cells = {name: [row[i] for row in sample if i < len(row)] for i, name in enumerate(names)}
+    def __init__(self, file: str, names: Sequence[str], sample: Sample, chosen: Chosen) -> None:
+        self.file, self.names, self.chosen, self._sample = file, list(names), chosen, sample
+        self._cells: dict[str, list[Any]] = {}
         self.ignore = set(chosen.ignore or ())
         self.decisions: list[str] = []
         self.options: dict[str, str] = {}
@@ -119,7 +123,8 @@ class _Finder:
         path = self._path()
         split = self._split(path)
         labels = self._labels({path, split})
-        others = [name for name in self.names if name not in {path, split, labels} | self.ignore]
+        taken = {path, split, labels} | self.ignore
+        others = [name for name in self.names if name not in taken]
         escaped = tuple(self.names) == ("path", "label", "score")
         if labels is not None:
             if others:
@@ -135,7 +140,8 @@ class _Finder:
         named = sorted(
             (name for name in usable if simple(name) in PATH_NAMES), key=lambda name: PATH_NAMES.index(simple(name))
         )
-        by_content = [name for name in usable if self._share(name, _is_path) >= 0.9]
+        self._look(named or usable)
+        by_content = [name for name in named or usable if self._share(name, _is_path) >= 0.9]
         found = [name for name in named if name in by_content] or [name for name in named if simple(name) != "name"]
         if found:
             return found[0]
@@ -154,12 +160,15 @@ class _Finder:
         for name in self.names:
             if name == path or name in self.ignore or name == self.chosen.labels:
                 continue
-            key, cells = simple(name), [str(cell).strip().lower() for cell in self.cells[name]]
+            key = simple(name)
+            if key not in SPLIT_NAMES and not name.startswith("column_"):
+                continue
+            cells = [str(cell).strip().lower() for cell in self._look([name])[name]]
             if key in _FLAGS and all(STATES.get(cell) in (PRESENT, ABSENT) for cell in cells):
                 self.decisions.append(f"split by column {name}")
                 return name
             is_split = any(cell in SPLITS for cell in cells)
-            if is_split and (key in SPLIT_NAMES or (name.startswith("column_") and all(c in SPLITS for c in cells))):
+            if is_split and (key in SPLIT_NAMES or all(cell in SPLITS for cell in cells)):
                 self.decisions.append(f"split by column {name}")
                 return name
         return None
@@ -167,15 +176,17 @@ class _Finder:
     def _labels(self, taken: set[str | None]) -> str | None:
         if self.chosen.labels is not None:
             return self._existing(self.chosen.labels, "label_column")
-        free = [name for name in self.names if name not in taken | self.ignore]
+        taken = taken | self.ignore
+        free = [name for name in self.names if name not in taken]
         by_name = {simple(name): name for name in reversed(free)}
         named = next((by_name[name] for name in LABEL_NAMES if name in by_name), None)
         if named is not None:
             return named
         texts = [name for name in free if simple(name) not in OTHER_NAMES and not _UNNAMED.fullmatch(name)]
-        if any(self._share(name, lambda cell: state_of(cell) is not None) == 1 for name in texts if self.cells[name]):
+        cells = self._look(texts)
+        if any(self._share(name, lambda cell: state_of(cell) is not None) == 1 for name in texts if cells[name]):
             return None
-        texts = [name for name in texts if self.cells[name] and self._share(name, _is_text) >= 0.5]
+        texts = [name for name in texts if cells[name] and self._share(name, _is_text) >= 0.5]
         if len(texts) == 1 and self.chosen.ignore is None and self._share(texts[0], _is_label_text) >= 0.5:
             if not texts[0].startswith("column_") or len(free) > 1:
                 self._decide(f"labels in column {texts[0]}", "dataset.label_column", texts[0])
@@ -194,7 +205,7 @@ class _Finder:
             return [name for name in others if name not in index]
         known = [name for name in others if simple(name) in OTHER_NAMES | set(SPLIT_NAMES) and name not in index]
         doubtful = [name for name in known if self._share(name, lambda cell: state_of(cell) is not None) == 1]
-        doubtful = [name for name in doubtful if any(not is_nothing(str(cell)) for cell in self.cells[name])]
+        doubtful = [name for name in doubtful if any(not is_nothing(str(cell)) for cell in self._look([name])[name])]
         left_out = [name for name in others if name in index or name in known]
         classes = [name for name in others if name not in left_out]
         if doubtful:
@@ -211,7 +222,7 @@ class _Finder:
 
     def _is_index(self, name: str) -> bool:
         """Whether a column without a name counts the rows, as pandas writes them."""
-        numbers = [str(cell).strip() for cell in self.cells[name]]
+        numbers = [str(cell).strip() for cell in self._look([name])[name]]
         if not all(number.isdecimal() and len(number) < 19 for number in numbers):
             return False
         return len(set(numbers)) == len(numbers)
@@ -221,9 +232,16 @@ class _Finder:
             raise DataError(f"dataset.{setting}={name}: {self.file} has no such column; {suggest(name, self.names)}")
         return name
 
+    def _look(self, names: Sequence[str]) -> dict[str, list[Any]]:
+        """The first cells of columns; those that are not known yet are read together."""
+        if new := [name for name in names if name not in self._cells]:
+            self._cells |= self._sample(new)
+        return self._cells
+
     def _share(self, name: str, is_so: Any) -> float:
         """The share of a column's cells with something in them of which `is_so` holds; 1 where all are empty."""
-        cells = [cell for cell in self.cells[name] if not is_nothing("" if cell is None else str(cell))]
+        content = self._look([name])[name]
+        cells = [cell for cell in content if not is_nothing("" if cell is None else str(cell))]
         if not cells:
             return float(is_so is not _is_path)
         return sum(bool(is_so(cell if isinstance(cell, (list, dict)) else str(cell))) for cell in cells) / len(cells)

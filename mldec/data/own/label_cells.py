@@ -80,7 +80,9 @@ def _flattened(value: Any, where: str) -> list[str]:
     for item in items if isinstance(items, (list, tuple)) else [items]:
         if isinstance(item, dict):  # Label Studio's {"choices": ["cat", "dog"]}
             item = next((item[key] for key in _LIST_KEYS if key in item), item)
-        inner = item if isinstance(item, (list, tuple)) and isinstance(items, (list, tuple)) else [item]
+            inner = item if isinstance(item, (list, tuple)) else [item]
+        else:
+            inner = [item]
         if not all(isinstance(name, (str, int)) and not isinstance(name, bool) for name in inner):
             raise DataError(f"{where}: expected labels as text or a list of texts, found {shortened(value, 200)}")
         names += [name for part in inner if (name := str(part).strip())]

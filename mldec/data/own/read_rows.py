@@ -82,7 +82,7 @@ def read_table_rows(path: str, settings: TableSettings, *, fast: bool = True) ->
 def table_columns(table: TableFile, settings: TableSettings) -> Columns:
     """What the columns of a table are. Raises DataError, naming the file, for what cannot be decided."""
     chosen = Chosen(settings.path_column, settings.label_column, settings.split_column, settings.ignore)
-    return find_columns(table.path, table.columns, table.sample(), chosen)
+    return find_columns(table.path, table.columns, table.sample, chosen)
 
 
 def splits_of_table(path: str, settings: TableSettings) -> tuple[str, ...] | None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import itertools
 import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import IO
 
 from mldec.data.folder import SUFFIXES
 from mldec.data.own.encodings import Encoding, find_encoding, open_decoded
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 #: Signs between cells, or between labels, by the names that a command line takes without quotes.
 SIGNS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "slash": "/", "space": " ", "newline": "\n"}
 DELIMITERS = (",", ";", "\t", "|")
-SAMPLE_RECORDS, SAMPLE_CHARACTERS = 200, 2**18
+SAMPLE_RECORDS, SAMPLE_LINES, SAMPLE_CHARACTERS = 200, 20, 2**18
 IMAGE = re.compile(rf"[^\n]*({'|'.join(map(re.escape, sorted(SUFFIXES)))}|\.hei[cf]|\.jfif)\s*", re.I)
 _SEP_LINE = re.compile(r'"?sep=(.)"?\s*', re.I)
 _COMMENT = re.compile(r"\s*#")
@@ -77,18 +77,15 @@ def find_dialect(
     try:
         found = find_encoding(path, encoding)
         with open_decoded(path, found) as file:
-            text = file.read(SAMPLE_CHARACTERS)
-            whole = len(text) < SAMPLE_CHARACTERS
+            sample, whole = _first_lines(file)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(_unreadable(path, error)) from None
     decisions, options = [], {}
     if found.decided:
         decisions.append("encoding cp1252, as it is no UTF-8")
         options["dataset.encoding"] = found.name
-    skip, stated, comments = _preamble(text)
-    lines = list(io.StringIO(text, newline=""))[skip:]
-    if not whole and len(lines) > 1:
-        del lines[-1]  # cut
+    skip, stated, comments = _preamble(sample)
+    lines = sample[skip:]
     given = SIGNS.get(delimiter, delimiter) if delimiter is not None else stated
     sign, usual = given or _find_delimiter(path, lines, whole), "\t" if path.lower().endswith(".tsv") else ","
     records = _records(lines, sign, whole)
@@ -111,7 +108,7 @@ def find_dialect(
 
 
 def read_records(path: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of each record behind the header; cells as they are, as many as there are columns.
+    """(line, cells) of each record behind the header; cells as they are, one for each column.
 
     Raises DataError, naming file and line, for what cannot be read or has more cells.
     """
@@ -163,10 +160,22 @@ def _unreadable(path: str, error: Exception) -> str:
     return f"{path}: cannot be read as CSV: {shortened(reason, 200)}"
 
 
-def _preamble(text: str) -> tuple[int, str | None, list[str]]:
+def _first_lines(file: IO[str]) -> tuple[list[str], bool]:
+    """The first lines of a file, by which it is known, and whether they are all."""
+    lines, size = [], 0
+    while size < SAMPLE_CHARACTERS or (len(lines) < SAMPLE_LINES and size < 16 * SAMPLE_CHARACTERS):
+        line = file.readline()
+        if not line:
+            return lines, True
+        lines.append(line)
+        size += len(line)
+    return lines, False
+
+
+def _preamble(lines: Sequence[str]) -> tuple[int, str | None, list[str]]:
     """How many lines are before the first record, the delimiter that `sep=;` states, and the comments."""
     stated, comments, skip = None, [], 0
-    for skip, line in enumerate(io.StringIO(text, newline="")):
+    for skip, line in enumerate(lines):
         if skip == 0 and (found := _SEP_LINE.fullmatch(line.strip())):
             stated = found[1]
         elif _COMMENT.match(line):
@@ -176,14 +185,16 @@ def _preamble(text: str) -> tuple[int, str | None, list[str]]:
     return skip + 1, stated, comments
 
 
-def _records(lines: Sequence[str], delimiter: str, whole: bool = True) -> list[list[str]]:
+def _records(lines: Sequence[str], delimiter: str, whole: bool) -> list[list[str]]:
     """The first records that have something in them; none where the text is no table of this delimiter."""
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     try:
-        records = [cells for cells in itertools.islice(reader, SAMPLE_RECORDS) if any(map(str.strip, cells))]
+        found = list(itertools.islice(reader, SAMPLE_RECORDS))
     except csv.Error:
         return []
-    return records
+    if not whole and len(found) > 1 and reader.line_num == len(lines):
+        del found[-1]  # it may have more lines
+    return [cells for cells in found if any(map(str.strip, cells))]
 
 
 def _find_delimiter(path: str, lines: Sequence[str], whole: bool) -> str:
@@ -238,8 +249,8 @@ def _with_columns(dialect: Dialect, records: list[list[str]]) -> Dialect:
     place = next((place for place, cell in enumerate(first) if is_image_path(cell)), 0)
     if uneven and count > place + 2:  # path,cat,dog and path,cat: what follows the path are labels
         count = place + 2
-        said = "cells behind the path are its labels"
-        dialect = dataclasses.replace(dialect, uneven=True, decisions=(*dialect.decisions, said))
+        text = "cells behind the path are its labels"
+        dialect = dataclasses.replace(dialect, uneven=True, decisions=(*dialect.decisions, text))
     columns = [f"column_{number}" for number in range(1, count + 1)]
     return dataclasses.replace(dialect, columns=tuple(columns), sample=tuple(sample))
 
