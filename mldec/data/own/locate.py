@@ -22,13 +22,13 @@ class Located:
 
     Attributes:
         name: the component that reads it.
-        settings: those that say where it lies; text, numbers or lists.
+        settings: those that tell where it lies.
         format: its name for people; "" where reading it tells.
         has_splits: whether it is known to have a split of its own; None where reading it tells.
     """
 
     name: str
-    settings: dict[str, object] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
     format: str = ""
     has_splits: bool | None = None
 
@@ -40,7 +40,7 @@ def locate(path: str) -> Located:
         return _file(path)
     tables = _tables_of_splits(path)
     if "train" in tables:
-        settings: dict[str, object] = {split: tables[split] for split in ("train", "val", "test") if split in tables}
+        settings = {split: tables[split] for split in ("train", "val", "test") if split in tables}
         return Located("table", settings, has_splits=len(tables) > 1 or None)
     found = recognise(path)
     classes = _class_folders(path)

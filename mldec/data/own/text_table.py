@@ -162,7 +162,7 @@ def _unreadable(path: str, error: Exception) -> str:
 
 def _first_lines(file: IO[str]) -> tuple[list[str], bool]:
     """The first lines of a file, by which it is known, and whether they are all."""
-    lines, size = [], 0
+    lines, size = list[str](), 0
     while size < SAMPLE_CHARACTERS or (len(lines) < SAMPLE_LINES and size < 16 * SAMPLE_CHARACTERS):
         line = file.readline()
         if not line:

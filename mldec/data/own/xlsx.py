@@ -50,13 +50,14 @@ def open_xlsx(path: str) -> tuple[tuple[str, ...], Content, tuple[str, ...]]:
         decisions.append("no header line, as the first one names an image")
 
     def content() -> Iterator[tuple[int, list[str]]]:
-        rows = next(rows for name, rows in sheets() if name == title)
-        if header:
-            next(rows)
-        for line, cells in rows:
-            if len(cells) > len(columns):
-                raise DataError(f"{path} line {line}: {len(cells)} cells, the header has {len(columns)}")
-            yield line, cells + [""] * (len(columns) - len(cells))
+        for name, rows in sheets():
+            if name != title:
+                continue
+            for line, cells in itertools.islice(rows, int(header), None):
+                if len(cells) > len(columns):
+                    raise DataError(f"{path} line {line}: {len(cells)} cells, the header has {len(columns)}")
+                yield line, cells + [""] * (len(columns) - len(cells))
+            return
 
     return tuple(columns), content, tuple(decisions)
 
