@@ -173,6 +173,18 @@ def build_options(cls: type[Options], values: Mapping[str, Any], owner: str = ""
     return typing.cast(Options, options)
 
 
+def build_component(mapping: Mapping[str, Any], group: str) -> Any:
+    """Check the settings of one component, such as a dataset, as `build_config` does.
+
+    Raises ConfigError listing all problems, a line each.
+    """
+    problems: list[str] = []
+    component = _component(mapping, group, problems)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return component
+
+
 def from_stored(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """An experiment as a run or checkpoint stored it, completed by what settings that came later stand for there.
 

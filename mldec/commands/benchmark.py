@@ -1,4 +1,4 @@
-"""`mldec benchmark`: speed and memory of networks, of the training loop and of loading images."""
+"""`mldec benchmark`: speed and memory of networks, of the training loop, of loading images and of reading tables."""
 
 from __future__ import annotations
 
@@ -123,12 +123,28 @@ def measure_loader(options: LoaderOptions, arguments: compose.Arguments) -> Meas
     return Measured(measure_dataset(index, build.build_augment(config), size, **given))
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(BenchmarkOptions):
+    """Reading a table of a million images into an index, against parsing it with pyarrow alone."""
+
+    scale: Scale = 1.0  # shrinks the number of rows
+
+
+def measure_data(options: DataOptions, arguments: compose.Arguments) -> Measured:
+    from mldec.benchmarks.own_data import measure
+    from mldec.benchmarks.record import Measured
+
+    if arguments.overrides:
+        raise ConfigError(f"{arguments.overrides[0]}: has no effect here; the table is generated")
+    return Measured(measure(scale=options.scale, repeats=options.repeats))
+
+
 #: The options of each subject,
 SUBCOMMANDS: dict[str, type[BenchmarkOptions]]
-SUBCOMMANDS = {"model": ModelOptions, "train": TrainOptions, "loader": LoaderOptions}
+SUBCOMMANDS = {"model": ModelOptions, "train": TrainOptions, "loader": LoaderOptions, "data": DataOptions}
 #: and the function that measures it.
 MEASURES: dict[str, Callable[[Any, compose.Arguments], Measured]]
-MEASURES = {"model": measure_model, "train": measure_train, "loader": measure_loader}
+MEASURES = {"model": measure_model, "train": measure_train, "loader": measure_loader, "data": measure_data}
 
 
 def main(argv: Sequence[str]) -> int:

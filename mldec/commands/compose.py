@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import mldec
+from mldec.commands.own_dataset import find_own, show_summary
 from mldec.config import from_stored
 from mldec.engine import settings_file
 from mldec.errors import ConfigError, first_lines, shortened, suggest
@@ -82,6 +83,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, notes: list
     only the command line may.
     """
     folders = _folders(config_dir)
+    overrides, own = find_own(overrides, choices("dataset", folders))
     for_hydra = [item for override in overrides for item in _for_hydra(override, folders)]
     if config_dir:
         settings_file.check_config_files(folders[1], CHOICES)
@@ -113,7 +115,9 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, notes: list
             f"  experiments: {', '.join(choices('experiment', folders))}\n"
             f"  datasets: {', '.join(choices('dataset', folders))}"
         )
-    return _without_leftovers(mapping, overrides, notes if notes is not None else [])
+    mapping = _without_leftovers(mapping, overrides, notes if notes is not None else [])
+    show_summary(own, mapping)
+    return mapping
 
 
 def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
@@ -128,6 +132,7 @@ def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | N
     literal = _Literal()
     mapping = OmegaConf.create(literal.hide(stored))
     folders = _folders(config_dir)
+    overrides, own = find_own(overrides, choices("dataset", folders))
     group_choices = [item for item in overrides if key_of(item) in GROUPS and not _value(item).startswith("{")]
     if group_choices:
         chosen = {key_of(choice) for choice in group_choices}
@@ -152,6 +157,7 @@ def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | N
         changed: dict[str, Any] = literal.show(OmegaConf.to_container(mapping, resolve=True))
     except OmegaConfBaseException as error:
         raise ConfigError(_readable(error)) from error
+    show_summary(own, changed)
     return changed
 
 

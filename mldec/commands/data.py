@@ -217,7 +217,7 @@ def _stats(options: StatsOptions, arguments: compose.Arguments) -> int:
 
 def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
     from mldec.data.stratify import stratify
-    from mldec.data.table import read_table
+    from mldec.data.table import read_whole
     from mldec.data.table_file import open_table_file, write_table_file
     from mldec.engine.display import Display
 
@@ -228,9 +228,11 @@ def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
         shown = " ".join(f"{split}={share:g}" for split, share in shares.items())
         raise ConfigError(f"{shown}: at least two shares that sum to 1 are needed, as in train=0.8 val=0.1 test=0.1")
     config = _dataset(options, arguments, choice="table", train=options.table)
-    index = read_table(config, "train")
-    parts = stratify(index.positives, len(index.labels), list(shares.values()), seed=options.seed)
-    table = open_table_file(config.file("train"))
+    index, images = read_whole(config)
+    parts = stratify(index.positives, len(index.labels), list(shares.values()), seed=options.seed)[images]
+    table = open_table_file(
+        config.file("train"), encoding=config.encoding, delimiter=config.delimiter, header=config.header
+    )
     home = os.path.dirname(table.path) or "."
     folder = options.output or Path(home)
     files = {split: folder / f"{split}{os.path.splitext(table.path)[1]}" for split in shares}

@@ -11,6 +11,7 @@ from typing import ClassVar
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, listing, name_some, naming, require
 from mldec.data.index import ImageIndex
+from mldec.data.own.shares import SplitShares
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
@@ -34,10 +35,11 @@ IMAGENET_ADVICE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderConfig(DatasetConfig):
+class FolderConfig(SplitShares, DatasetConfig):
     """`root/<class>/…` or `root/train/<class>/…` with val (or valid, validation) and test beside it.
 
-    Without `train` every folder below the root is a class, and the only split is train.
+    Without `train` every folder below the root is a class, and the only split is train, of which `val_share` and
+    `test_share` make others.
     """
 
     single_label = True
@@ -48,7 +50,7 @@ class FolderConfig(DatasetConfig):
     def splits(self) -> tuple[str, ...]:  # type: ignore[override]
         """Those that have a folder."""
         found = tuple(split for split in SPLIT_FOLDERS if split_folder(self.folder, split) is not None)
-        return found if "train" in found else ("train",)
+        return found if "train" in found else self.drawn_splits
 
 
 @DATASETS.register("folder", FolderConfig)
@@ -61,13 +63,16 @@ def build_folder(config: FolderConfig, *, split: str) -> ImageIndex:
     check_split(config, split)
     if not os.path.isdir(config.folder):
         raise DataError(f"dataset.root={config.root}: no such folder; it must hold one folder per class")
-    train = split_folder(config.folder, "train") or config.folder
-    folder = train if split == "train" else split_folder(config.folder, split)
+    train = split_folder(config.folder, "train")
+    drawn = train is None
+    train = train or config.folder
+    folder = train if split == "train" or drawn else split_folder(config.folder, split)
     assert folder is not None
 
     def read() -> ImageIndex:
-        labels = None if split == "train" else _label_space(train)
-        return read_class_folders(folder, labels)
+        labels = None if folder == train else _label_space(train)
+        index = read_class_folders(folder, labels)
+        return index.subset(config.rows_of(index, split)) if drawn and config.drawn_splits != ("train",) else index
 
     # Not the folder itself: the cache may lie in it, and what is added to it is a class folder, which is named here.
     return cached(config, split, [*class_folders(train), *folders_below(folder)], read)

@@ -1,245 +1,483 @@
-"""Your own images, listed in a table: CSV, TSV, JSONL or Parquet, one row per image.
+"""Your own images, listed in files: tables (CSV, TSV, xlsx, JSONL, Parquet) and exports of labelling tools.
 
-A row names its image in one column and its labels either in another (`cat;dog`, or a list as JSON) or in a column for
-each class with 1 present, 0 absent, -1 or nothing unknown. Columns are found by their names, or set.
+A row of a table names an image and its labels, in one cell or in a column for each class with 1 present, 0 absent, -1
+or nothing unknown. How it is to be read is found in the file and reported, or set. From any file the same steps lead to
+an index: rows, images on disk, labels, splits.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import functools
+import itertools
 import logging
 import os
-import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
 
 from mldec.data.cache import cached
 from mldec.data.dataset import FilesConfig, check_split, name_some, naming
-from mldec.data.index import ABSENT, PRESENT, UNKNOWN, ImageIndex
-from mldec.data.table_file import TableFile, open_table_file
+from mldec.data.index import ABSENT, UNKNOWN, ImageIndex, Ragged, check_path
+from mldec.data.own.image_paths import find_images
+from mldec.data.own.label_cells import is_whole_number
+from mldec.data.own.label_names import (
+    NAMES_FILES,
+    TRAIN,
+    UNION,
+    Found,
+    in_order,
+    labels_of_train,
+    named,
+    names_file_beside,
+    read_names,
+    similar_names,
+)
+from mldec.data.own.listing import Listing
+from mldec.data.own.read_rows import TableSettings, read_table_rows, splits_of_table
+from mldec.data.own.recognise import recognise
+from mldec.data.own.rows import SPLITS, Rows, grouped, regrouped, renumbered, rows_of_listing
+from mldec.data.own.separators import parse_separator
+from mldec.data.own.shares import SplitShares
+from mldec.data.table_file import SUFFIXES, is_table
 from mldec.errors import DataError, shortened, suggest
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 
 logger = logging.getLogger(__name__)
 
-PATH_COLUMNS = ["path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path"]
-PATH_COLUMNS += ["img", "picture"]
-LABEL_COLUMNS = ("labels", "label", "tags", "classes", "class", "categories", "category")
-
-STATES = {"1": PRESENT, "1.0": PRESENT, "true": PRESENT, "0": ABSENT, "0.0": ABSENT, "false": ABSENT}
-STATES |= {"-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN, "none": UNKNOWN, "nan": UNKNOWN}
-
 
 @dataclass(frozen=True, kw_only=True)
-class TableConfig(FilesConfig):
-    """One table per split.
+class TableConfig(SplitShares, FilesConfig):
+    """Files that list images: a table, or an export of a labelling tool, for each split or for all.
 
     Attributes:
+        labels: train, the labels of the train file; union, those of all files; or a file of names: one per line, the
+            `names` of a data.yaml, or JSON. null: as train, but labels that only val or test have are an error.
+        encoding: of text, such as utf-8, utf-16 or cp1252; null: found in the file.
+        delimiter: between cells: comma, semicolon, tab or pipe; null: found in the file.
+        header: whether the first line names the columns; null: unless it names an image.
         path_column: the column with the images' paths; null: the one named path, image, file, filename, …
         label_column: the column with the labels; null: the one named labels, label, tags, classes, …, or if there is
             none, every other column is a class.
-        separator: between the labels of a cell that is not a JSON list.
-        ignore: columns that are not classes.
+        split_column: the column with train, val or test; null: the one named split, set, fold, is_valid, …, if there
+            is one and neither `val` nor `test` is set.
+        separator: between the labels of a cell that is not a list: semicolon, comma, pipe, slash, space, another sign,
+            or several as semicolon+comma; none: a cell is one label; null: decided over the whole column.
+        ignore: columns that are not classes; null: those of usual names, such as age and id, unless they hold 0 and 1.
+        minus_one: what -1 in a class column means, absent or unknown; null: unknown, but a column of 1 and -1 alone is
+            an error.
         unlisted: the state of a label that a cell of labels does not name: absent or unknown.
         single_label: every image has exactly one label, as softmax and top-1 assume.
     """
 
+    encoding: str | None = None
+    delimiter: str | None = None
+    header: bool | None = None
     path_column: str | None = None
     label_column: str | None = None
-    separator: str = ";"
-    ignore: tuple[str, ...] = ()
+    split_column: str | None = None
+    separator: str | None = None
+    ignore: tuple[str, ...] | None = None
+    minus_one: Literal["absent", "unknown"] | None = None
     unlisted: Literal["absent", "unknown"] = "absent"
     single_label: bool = False
 
     def __post_init__(self) -> None:
-        if not self.separator:
-            raise ValueError("separator='': give the sign between labels, such as ';', '|' or ','")
+        SplitShares.__post_init__(self)
+        if self.separator is not None:
+            parse_separator(self.separator)
+        if self.delimiter is not None and self.delimiter not in (*",;|\t", "comma", "semicolon", "tab", "pipe"):
+            raise ValueError(f"delimiter={self.delimiter!r}: comma, semicolon, tab and pipe are allowed")
+
+    @property
+    def paths(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The settings that are paths of files and folders."""
+        return tuple(name for name in FilesConfig.paths if name != "labels" or self.labels not in (TRAIN, UNION))
+
+    @property
+    def splits(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those whose file is named; of one file those of its own, or those drawn from it."""
+        if not self.is_one_file:
+            return tuple(split for split in SPLITS if getattr(self, split) is not None)
+        path = os.path.expanduser(self.train)
+        try:
+            status = os.stat(path)
+            found = _splits_within(
+                path, self.root, self.settings, (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            )
+        except (OSError, DataError):  # reported when it is read
+            return ("train",)
+        return found or self.drawn_splits
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether only `train` is named."""
+        return self.val is None and self.test is None
+
+    @property
+    def settings(self) -> TableSettings:
+        """How tables are read."""
+        names = TableSettings.__dataclass_fields__
+        return TableSettings(**{name: getattr(self, name) for name in names})
+
+    def label_files(self) -> list[str]:
+        """The file `labels`, if one is named. Raises DataError if it does not exist."""
+        return [] if self.labels in (None, TRAIN, UNION) else [self._existing("labels")]
+
+    def base(self, split: str) -> str:
+        """Absolute folder of the images of a split: `root`, or the folder of its file."""
+        path = self.root if self.root else os.path.dirname(os.path.abspath(os.path.expanduser(self._file(split))))
+        return os.path.abspath(os.path.expanduser(path))
+
+    def _file(self, split: str) -> str:
+        return str(getattr(self, split) or self.train)
+
+
+@functools.lru_cache(maxsize=16)
+def _splits_within(
+    path: str, root: str | None, settings: TableSettings, stamp: tuple[int, ...]
+) -> tuple[str, ...] | None:
+    """The splits that a file itself names; `stamp` changes with the file."""
+    if is_table(path):
+        return splits_of_table(path, settings)
+    listing = _recognise(path, root, settings)
+    found = set() if listing is None else {entry.split for entry in listing.entries()}
+    return tuple(split for split in SPLITS if split in found) if found - {None} else None
 
 
 @DATASETS.register("table", TableConfig)
 def build_table(config: TableConfig, *, split: str) -> ImageIndex:
-    """The index of a split, images in the order of its rows.
+    """The index of a split, images in the order in which the file lists them first.
 
-    The labels are `config.labels`, or those of the train table: sorted by name where cells list them, in the order of
-    the columns where each has its own.
+    The labels are `config.labels`, or those of the train file: sorted by name, numbers by value, where cells list them;
+    in the order of the file where it gives one.
 
     Raises:
-        DataError: naming file and line, for what cannot be read or is none of the labels.
+        DataError: naming file and line, for what cannot be read, decided or found, or is none of the labels.
     """
     check_split(config, split)
-    sources = [config.file(split), config.file("train"), *config.label_files()]
-    return cached(config, split, sources, lambda: read_table(config, split))
+    used = SPLITS if config.labels == UNION else (split, "train")
+    files = [config.file(name) for name in dict.fromkeys(used) if getattr(config, name) is not None]
+    sources = [*dict.fromkeys(files), *config.label_files()]
+    if config.labels is None:
+        beside = os.path.dirname(os.path.abspath(config.file("train")))
+        sources += [path for name in NAMES_FILES if os.path.isfile(path := os.path.join(beside, name))]
+    return cached(config, split, sources, lambda: read_table(config, split), root=config.base(split))
 
 
 def read_table(config: TableConfig, split: str) -> ImageIndex:
-    """The same without a cache, with all images that the table lists: row by row, those that do not exist too."""
-    labels = config.named_labels() or _Table.open(config, "train").label_space()
-    return _Table.open(config, split).index(labels)
+    """The same without a cache, with all images that the file lists: those that do not exist too."""
+    index, images = _read(config, split)
+    if images.splits is None and config.drawn_splits == ("train",):
+        return index
+    return _part(config, index, images, split)
+
+
+def read_whole(config: TableConfig) -> tuple[ImageIndex, np.ndarray]:
+    """All images of the train file, whichever splits it has itself, and (R,) the image of each of its rows."""
+    index, images = _read(config, "train")
+    return index, np.arange(len(index)) if images.numbers is None else images.numbers
+
+
+def _read(config: TableConfig, split: str) -> tuple[ImageIndex, _Images]:
+    rows = read_rows(config, split)
+    names = _names_of_numbers(config, rows, split)
+    if names is not None:
+        rows = dataclasses.replace(rows, labels=tuple(names.of[number] for number in rows.labels))
+    images = _Images.of(rows, config, split)
+    train = images if getattr(config, split) is None or split == "train" else None
+    labels = _label_names(config, rows, images, train, split) if names is None else names.all
+    if not len(images.paths):
+        raise DataError(f"{rows.path}: no image")
+    if rows.columns and train is None:
+        _check_columns(rows, labels, config)
+    with naming(rows.path):
+        space = LabelSpace(labels)
+    codes = {name: code for code, name in enumerate(space.names)}
+    columns = np.array([codes.get(name, -1) for name in rows.labels], np.int32)
+    default = UNKNOWN if config.unlisted == "unknown" and not rows.columns else ABSENT
+    if rows.columns and config.unlisted == "unknown":
+        logger.warning("warning: dataset.unlisted=unknown: without effect, in %s each class has a column", rows.path)
+    index = ImageIndex(
+        images.root,
+        space,
+        images.paths,
+        renumbered(images.present, columns),
+        renumbered(images.absent, columns),
+        renumbered(images.unknown, columns),
+        default,
+    )
+    own = set(rows.labels)
+    if rows.columns and (missing := [name for name in space.names if name not in own]):
+        index = index.with_unknown(missing)  # of another file, with dataset.labels=union
+    return index, images
+
+
+def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
+    """The rows of the file that has a split, and the decisions in the log, unless `quiet`.
+
+    Raises DataError for a file that is no table and none of the exports that are known.
+    """
+    path = config.file(split if getattr(config, split) is not None else "train")
+    if is_table(path):
+        rows = read_table_rows(path, config.settings)
+    else:
+        listing = _recognise(path, config.root, config.settings)
+        if listing is None:
+            raise DataError(
+                f"{path}: is no table ({', '.join(SUFFIXES)}) and no export that is known; docs/own-data.md lists them"
+            )
+        rows = rows_of_listing(listing)
+    rows = _with_tidy_numbers(rows)
+    if not config.is_one_file and rows.splits is not None:
+        strange = np.flatnonzero((rows.splits >= 0) & (rows.splits != SPLITS.index(split)))
+        if len(strange):
+            raise DataError(
+                f"{rows.where(int(strange[0]))}: belongs to {SPLITS[rows.splits[strange[0]]]} by its own column and is "
+                f"in dataset.{split}; use dataset=table dataset.train={path} alone, or dataset.ignore=[COLUMN]"
+            )
+    if rows.decisions and not quiet:
+        logger.info("%s: read as %s: %s", path, rows.format, "; ".join(rows.decisions))
+    return rows
+
+
+def _recognise(path: str, root: str | None, settings: TableSettings) -> Listing | None:
+    return recognise(
+        path,
+        root=None if root is None else os.path.abspath(os.path.expanduser(root)),
+        path_column=settings.path_column,
+        label_column=settings.label_column,
+        separator=settings.separator,
+    )
 
 
 @dataclass(frozen=True)
-class _Table:
-    """A table and its columns: `path` has the images, `labels` lists of labels or each of `classes` one class's states.
+class _Images:
+    """The S images that rows stand for: paths relative to `root`, labels by their codes, and the split of each."""
 
-    What is raised for a row does not name it; `naming` does, around it.
-    """
-
-    config: TableConfig
-    file: TableFile
-    path: str
-    labels: str | None
-    classes: tuple[str, ...]
+    root: str
+    paths: Ragged
+    present: Ragged
+    absent: Ragged
+    unknown: Ragged
+    splits: np.ndarray | None
+    numbers: np.ndarray | None  # (R,) the image of each row; None where they are the same
 
     @classmethod
-    def open(cls, config: TableConfig, split: str) -> _Table:
-        file = open_table_file(config.file(split))
-        path = _find(file, config.path_column, PATH_COLUMNS, "path_column")
-        if path is None:
-            raise DataError(
-                f"{file.path}: no column of paths among {', '.join(file.columns[:10])}; name it path, or use "
-                "dataset.path_column=NAME"
-            )
-        labels = _find(file, config.label_column, LABEL_COLUMNS, "label_column")
-        others = {path, *config.ignore}
-        classes = tuple(column for column in file.columns if column not in others) if labels is None else ()
-        if labels is None and not classes:
-            raise DataError(f"{file.path}: no column of labels beside {path}; name it labels, or give each class one")
-        return cls(config, file, path, labels, classes)
-
-    def label_space(self) -> LabelSpace:
-        """The classes in the order of their columns, or the labels that the rows name, sorted."""
-        names: set[str] = set()
-        if self.labels is not None:
-            for line, row in self.file.rows([self.labels]):
-                with naming(f"{self.file.path} line {line}"):
-                    names.update(_listed(row, self.labels, self.config.separator))
-        with naming(self.file.path):
-            if self.labels is None:
-                return LabelSpace(self.classes)
-            if not names:
-                raise DataError(f"column {self.labels} names no label")
-            _refuse_joined(names, self.config.separator)
-            return LabelSpace(sorted(names))
-
-    def index(self, labels: LabelSpace) -> ImageIndex:
-        """The images of all rows, with these labels."""
-        default = UNKNOWN if self.config.unlisted == "unknown" else ABSENT
-        if self.labels is None:
-            self._check_classes(labels)
-            if default == UNKNOWN:
-                path = self.file.path
-                logger.warning("warning: dataset.unlisted=unknown: without effect, in %s each class has a column", path)
-            default = ABSENT
-        root = os.path.abspath(self.config.folder)
-        with naming(self.file.path):
-            return ImageIndex.build(self._samples(root, labels), root=root, labels=labels, default=default)
-
-    def _check_classes(self, labels: LabelSpace) -> None:
-        columns, known = set(self.classes), set(labels.names)
-        if missing := [name for name in labels.names if name not in columns]:
-            raise DataError(
-                f"{self.file.path}: no column for {len(missing)} of the {len(labels)} classes "
-                f"({name_some(missing, len(missing))})"
-            )
-        if strange := [name for name in self.classes if name not in known]:
-            raise DataError(
-                f"{self.file.path}: column {strange[0]} is none of the {len(labels)} classes; "
-                f"{suggest(strange[0], labels.names)}; if it is not a class: dataset.ignore=[{','.join(strange[:5])}]"
-            )
-
-    def _samples(self, root: str, labels: LabelSpace) -> Iterator[tuple[str, list[int], list[int], list[int]]]:
-        """Path relative to `root`, and columns that are present, absent and unknown, as far as that is no default."""
-        lines: dict[str, int] = {}
-        for line, row in self.file.rows([self.path, *([self.labels] if self.labels is not None else self.classes)]):
-            with naming(f"{self.file.path} line {line}"):
-                name = _relative(row.get(self.path), root)
-                if name in lines:
-                    raise DataError(f"{name} is listed twice, in lines {lines[name]} and {line}; join their labels")
-                lines[name] = line
-                if self.labels is None:
-                    present, unknown = self._states(row, labels)
-                else:
-                    present = sorted(set(map(labels.index, _listed(row, self.labels, self.config.separator))))
-                    unknown = []
-            yield name, present, [], unknown
-
-    def _states(self, row: dict[str, Any], labels: LabelSpace) -> tuple[list[int], list[int]]:
-        """Columns of the classes that are present, and of those of which it is not known, by the row's own columns."""
-        if strange := sorted(row.keys() - set(self.file.columns)):
-            raise DataError(
-                f"{strange[0]} is none of the columns, which are the keys of the first line "
-                f"({name_some(self.file.columns, len(self.file.columns))})"
-            )
-        found: dict[int, list[int]] = {PRESENT: [], ABSENT: [], UNKNOWN: []}
-        for column, name in enumerate(labels.names):
-            value = row.get(name)
-            # Text of a list, of which JSON allows any depth, would be no state either.
-            state = None if isinstance(value, (list, dict)) else STATES.get(str(value).strip().lower())
-            if state is None:
-                raise DataError(
-                    f"column {name} holds '{shortened(value)}'; allowed are 1 present, 0 absent, -1 or nothing "
-                    f"unknown. If it is no class: dataset.ignore=[{name}]"
-                )
-            found[state].append(column)
-        return found[PRESENT], found[UNKNOWN]
-
-
-def _find(table: TableFile, chosen: str | None, usual: Sequence[str], setting: str) -> str | None:
-    if chosen is None:
-        by_name = {column.lower(): column for column in reversed(table.columns)}
-        return next((by_name[name] for name in usual if name in by_name), None)
-    if chosen not in table.columns:
-        raise DataError(
-            f"dataset.{setting}={chosen}: {table.path} has no such column; {suggest(chosen, table.columns)}"
+    def of(cls, rows: Rows, config: TableConfig, split: str) -> _Images:
+        root, look = config.base(split), config.missing != "ignore"
+        if rows.names is None:
+            assert rows.blob is not None
+            plain = cls(root, rows.blob, rows.present, rows.absent, rows.unknown, rows.splits, None)
+            if not look or _all_exist(root, rows.blob):
+                return plain
+            names = [name.decode() for name in _cut(rows.blob)]
+            ids = np.arange(len(names))
+        else:
+            names, ids = rows.names, rows.name_ids
+        first = _first_rows(ids, len(names))
+        other = rows.folder if config.root or config.is_one_file else config.folder
+        found = find_images(
+            names,
+            file=rows.path,
+            where=lambda number: rows.where(int(first[number])),
+            root=root,
+            folder=os.path.abspath(other),
+            folders=rows.folders,
+            look=look,
         )
-    return chosen
+        for text in found.decisions:
+            logger.info("%s: %s", rows.path, text)
+        with naming(rows.path):
+            places, numbers = grouped(map(check_path, found.names))
+        images = numbers[ids]
+        present, absent, unknown = (
+            regrouped(one, images, len(places)) for one in (rows.present, rows.absent, rows.unknown)
+        )
+        splits = _image_splits(rows, images, len(places))
+        return cls(root, _joined(places), present, absent, unknown, splits, images)
 
 
-def _refuse_joined(names: set[str], separator: str) -> None:
-    """Refuse labels that hold another separator: `cat|dog` is hardly a name, though now and then one has a comma."""
-    for other in ("|", ";", "\t", ","):
-        joined = sorted(name for name in names if other in name)
-        if other != separator and len(joined) > (len(names) / 2 if other == "," else 0):
-            raise DataError(
-                f"'{shortened(joined[0])}' looks like several labels; use dataset.separator='\"{other}\"' if they are, "
-                f"or list the names in a file and use dataset.labels=FILE if {other!r} belongs to them"
-            )
+def _part(config: TableConfig, index: ImageIndex, images: _Images, split: str) -> ImageIndex:
+    """The images of a split, of a file that has several."""
+    if images.splits is not None:
+        own = np.maximum(images.splits, 0) == SPLITS.index(split)  # what names no split is train
+        if not config.is_one_file or own.all():
+            return index
+        return index.subset(np.flatnonzero(own))
+    return index.subset(config.rows_of(index, split)) if config.is_one_file else index
 
 
-def _relative(value: Any, root: str) -> str:
-    """The path of an image relative to `root`, as a cell names it."""
-    if not isinstance(value, str) or not value.strip():
-        raise DataError("no path of an image")
-    name = value.strip()
-    if "/" not in name and not os.path.isabs(name):
-        name = name.replace("\\", "/")  # written on Windows
-    if os.path.isabs(name):
-        if not os.path.normpath(name).startswith(os.path.join(root, "")):
-            raise DataError(f"{name} lies outside of {root}; use dataset.root=FOLDER, one that holds all images")
-        name = os.path.relpath(name, root)
-    if ".." in name.split("/"):
-        raise DataError(f"{name} may lie outside of {root}; '..' is not allowed, use dataset.root=FOLDER")
-    return posixpath.normpath(name)
+@dataclass(frozen=True)
+class _NumberNames:
+    """The names of labels that are numbers: of each number, and all that the file `path` has."""
+
+    path: str
+    all: list[str]
+    of: dict[str, str]
 
 
-def _listed(row: dict[str, Any], column: str, separator: str) -> list[str]:
-    """The labels that a row's cell names."""
-    if column not in row:  # a misspelt key in JSONL must not become an image without labels
-        raise DataError(f"no {column} among {', '.join(row)}; an image without labels has an empty list")
-    value = row[column]
-    if value is None:
-        return []
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise DataError(f'{value[:60]} is no JSON list; write ["cat", "dog"] or cat;dog') from None
-    elif isinstance(value, str):
-        value = value.split(separator)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        value = [value]
-    if not isinstance(value, list) or not all(isinstance(item, (str, int)) for item in value):
-        raise DataError(f"expected labels as text or a list of texts, found {shortened(value, 200)}")
-    return [str(item).strip() for item in value if str(item).strip()]
+def _names_of_numbers(config: TableConfig, rows: Rows, split: str) -> _NumberNames | None:
+    """The names of labels that are numbers in all files; None for others, or without a file of names."""
+    if rows.ordered or not rows.labels or not all(map(is_whole_number, rows.labels)):
+        return None
+    numbers = set(rows.labels)
+    for name in SPLITS:
+        if getattr(config, name) is not None and name != split and not (config.is_one_file and name == "train"):
+            numbers |= set(read_rows(config, name, quiet=True).labels)
+    if not all(map(is_whole_number, numbers)):
+        return None
+    if files := config.label_files():
+        path, names = files[0], read_names(files[0])
+        if all(map(is_whole_number, names)):
+            return None
+    elif config.labels is None and (beside := names_file_beside(config.file("train"), sorted(numbers))):
+        path, names = beside
+    else:
+        return None
+    of, text = named(sorted(numbers), names, rows.path, path)
+    logger.info("%s: %s", rows.path, text)
+    return _NumberNames(path, names, of)
+
+
+def _label_names(config: TableConfig, rows: Rows, images: _Images, train: _Images | None, split: str) -> list[str]:
+    """The labels of the dataset, in order, as the columns of each of its splits."""
+    own = _found(rows, images, None)
+    if files := config.label_files():
+        with naming(files[0]):
+            names = list(LabelSpace(read_names(files[0])).names)
+        _check_named(rows, names, files[0], config)
+        return names
+    if train is None:
+        train_rows = read_rows(config, "train", quiet=True)
+        first = _found(train_rows, None, None)
+    elif images.splits is not None and config.is_one_file:
+        first = _found(rows, images, "train")
+    else:
+        train_rows, first = rows, own
+    others = [own] if own is not first else []
+    if config.labels == UNION:
+        for name in SPLITS[1:]:
+            if getattr(config, name) is not None and name != split:
+                others.append(_found(read_rows(config, name, quiet=True), None, None))
+    if rows.columns and config.labels != UNION:
+        return list(first.names)  # columns are compared whole
+    names = labels_of_train(first, others, config.labels)
+    if not names:
+        raise DataError(f"{first.path}: no label in any row of train")
+    for group in similar_names(names):
+        logger.warning(
+            "warning: %s: the labels %s differ in case, spaces or accents alone; if they are the same, write one",
+            first.path,
+            " and ".join(f"'{shortened(name)}'" for name in group),
+        )
+    return names
+
+
+def _found(rows: Rows, images: _Images | None, split: str | None) -> Found:
+    """The labels that a file gives, or those that images of one of its splits have."""
+    names: Sequence[str] = rows.labels
+    if split is not None and images is not None and images.splits is not None and not rows.ordered:
+        own = np.maximum(images.splits, 0) == SPLITS.index(split)
+        present = np.unique(images.present.values[np.repeat(own, images.present.counts)])
+        names = [rows.labels[code] for code in present.tolist()]
+    if not rows.ordered:
+        names = in_order(names)
+
+    def where(name: str) -> str:
+        code = rows.labels.index(name)
+        places = np.flatnonzero(rows.present.values == code)
+        if not len(places):
+            return rows.path
+        return rows.where(int(np.searchsorted(rows.present.offsets, places[0], side="right") - 1))
+
+    return Found(rows.path, names, rows.ordered, where)
+
+
+def _check_named(rows: Rows, names: Sequence[str], file: str, config: TableConfig) -> None:
+    """Raise DataError for labels that are none of the names in `dataset.labels`."""
+    known = set(names)
+    if rows.columns:
+        _check_columns(rows, names, config)
+        return
+    strange = [name for name in in_order(rows.labels) if name not in known]
+    if strange:
+        found = _found(rows, None, None)
+        raise DataError(
+            f"{found.where(strange[0])}: no label '{shortened(strange[0])}' in {file}; {suggest(strange[0], names)}"
+        )
+
+
+def _check_columns(rows: Rows, names: Sequence[str], config: TableConfig) -> None:
+    own, known = set(rows.labels), set(names)
+    if config.labels != UNION and (missing := [name for name in names if name not in own]):
+        shown = name_some(missing, len(missing))
+        raise DataError(f"{rows.path}: no column for {len(missing)} of the {len(names)} classes ({shown})")
+    if strange := [name for name in rows.labels if name not in known]:
+        raise DataError(
+            f"{rows.path}: column {strange[0]} is none of the {len(names)} classes; {suggest(strange[0], names)}; "
+            f"if it is not a class: dataset.ignore=[{','.join(strange[:5])}]"
+        )
+
+
+def _image_splits(rows: Rows, images: np.ndarray, count: int) -> np.ndarray | None:
+    """The split of each image. Raises DataError for one in several."""
+    if rows.splits is None:
+        return None
+    splits = np.full(count, -1, np.int8)
+    splits[images[::-1]] = rows.splits[::-1]  # that of the first row
+    other = np.flatnonzero(splits[images] != rows.splits)
+    if len(other):
+        names = sorted({SPLITS[max(0, number)] for number in (rows.splits[other[0]], splits[images[other[0]]])})
+        raise DataError(f"{rows.where(int(other[0]))}: its image is in {' and '.join(names)}; leave it in one of them")
+    return splits
+
+
+def _with_tidy_numbers(rows: Rows) -> Rows:
+    """Labels 3.0 as 3, where all are numbers: pandas writes them so in a column with empty cells."""
+    if rows.ordered or not any("." in name for name in rows.labels) or not all(map(is_whole_number, rows.labels)):
+        return rows
+    plain = [str(int(float(name))) for name in rows.labels]
+    codes = {name: code for code, name in enumerate(dict.fromkeys(plain))}
+    columns = np.array([codes[name] for name in plain], np.int32)
+    present, absent, unknown = (renumbered(one, columns) for one in (rows.present, rows.absent, rows.unknown))
+    decisions = (*rows.decisions, "labels such as 3.0 are 3")
+    return dataclasses.replace(
+        rows, labels=tuple(codes), decisions=decisions, present=present, absent=absent, unknown=unknown
+    )
+
+
+def _first_rows(ids: np.ndarray, count: int) -> np.ndarray:
+    """The first row of each name."""
+    first = np.zeros(count, np.int64)
+    first[ids[::-1]] = np.arange(len(ids))[::-1]
+    return first
+
+
+def _joined(names: Sequence[str]) -> Ragged:
+    encoded = [name.encode() for name in names]
+    ends = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=ends[1:])
+    return Ragged(ends, np.frombuffer(b"".join(encoded), np.uint8))
+
+
+def _cut(texts: Ragged) -> list[bytes]:
+    content, ends = texts.values.tobytes(), texts.offsets.tolist()
+    return [content[begin:end] for begin, end in itertools.pairwise(ends)]
+
+
+def _all_exist(root: str, paths: Ragged) -> bool:
+    listed: dict[str, set[str]] = {}
+    for path in _cut(paths):
+        parent, _, name = path.decode().rpartition("/")
+        if parent not in listed:
+            try:
+                listed[parent] = set(os.listdir(os.path.join(root, parent)))
+            except OSError:
+                listed[parent] = set()
+        if name not in listed[parent]:
+            return False
+    return True

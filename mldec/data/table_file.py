@@ -1,22 +1,26 @@
-"""Tables on disk as rows: CSV, TSV, JSONL and Parquet behind one small interface."""
+"""Tables on disk as rows: CSV, TSV, xlsx, JSONL and Parquet behind one small interface."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mldec.data import parquet_file
-from mldec.data.text_rows import csv_rows
-from mldec.errors import DataError, shortened
+from mldec.data.own.text_table import Dialect, find_dialect, read_records, suffix_of
+from mldec.data.own.xlsx import open_xlsx, write_xlsx
+from mldec.errors import SURROGATE, DataError, shortened
 from mldec.files import replacing
 from mldec.labels import repeated_names
 from mldec.untrusted import open_text, parse_json
+
+SAMPLE = 200  # rows by which columns are known
+MISSING = object()  # the cell of a row that lacks this column, as rows of JSONL may
 
 
 @dataclass(frozen=True)
@@ -26,25 +30,52 @@ class TableFile:
     Attributes:
         path: the file.
         columns: names of its columns; of JSONL, the keys of the first row.
+        records: iterates over (line, cells of the named columns) from the beginning, each time it is called.
         rows: iterates over (line number, {column: value}) from the beginning, each time it is called; given names of
             columns, over at least these.
+        format: its name for people.
+        dialect: of text.
+        decisions, options: what was decided in opening it, and the options that mean the same.
     """
 
     path: str
     columns: tuple[str, ...]
+    records: Callable[[Sequence[str]], Iterator[tuple[int, Sequence[Any]]]]
     rows: Callable[..., Iterator[tuple[int, dict[str, Any]]]]
+    format: str
+    dialect: Dialect | None = None
+    decisions: tuple[str, ...] = ()
+    options: dict[str, str] = field(default_factory=dict)
+
+    def sample(self, wanted: Sequence[str]) -> dict[str, list[Any]]:
+        """The cells of the first rows, by columns: those that are wanted, since others may be huge."""
+        if self.dialect is not None:
+            numbers = {name: number for number, name in enumerate(self.columns)}
+            places = {name: numbers[name] for name in wanted}
+            return {n: [row[i] for row in self.dialect.sample if i < len(row)] for n, i in places.items()}
+        rows = [cells for _, (_, cells) in zip(range(SAMPLE), self.records(wanted), strict=False)]
+        return {name: [row[i] for row in rows if row[i] is not MISSING] for i, name in enumerate(wanted)}
 
 
-def open_table_file(path: str) -> TableFile:
-    """Open a table by its suffix: .csv, .tsv, .jsonl (or .ndjson), .parquet.
+def open_table_file(
+    path: str, *, encoding: str | None = None, delimiter: str | None = None, header: bool | None = None
+) -> TableFile:
+    """Open a table by its suffix: .csv, .tsv, .txt, .xlsx, .jsonl (or .ndjson), .parquet.
+
+    Args:
+        encoding, delimiter, header: of text, as far as they are not to be found.
 
     Raises:
         DataError: another suffix, no readable header, a repeated column name; iterating raises it for broken rows.
     """
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix not in _OPENERS:
-        raise DataError(f"{path}: tables end in {', '.join(_OPENERS)}; found {suffix or 'no suffix'}")
-    table = _OPENERS[suffix](path)
+    suffix = suffix_of(path)
+    if suffix in _TEXT:
+        dialect = find_dialect(path, encoding=encoding, delimiter=delimiter, header=header)
+        table = _open_text_table(path, dialect)
+    elif suffix in _OPENERS:
+        table = _OPENERS[suffix](path)
+    else:
+        raise DataError(f"{path}: tables end in {', '.join(SUFFIXES)}; found {suffix or 'no suffix'}")
     if repeated := repeated_names(table.columns):
         raise DataError(
             f"{path}: column names must differ; found more than once: {', '.join(name[:80] for name in repeated[:5])}"
@@ -53,41 +84,72 @@ def open_table_file(path: str) -> TableFile:
 
 
 def write_table_file(source: TableFile, rows: Sequence[int], path: str) -> None:
-    """Write the rows of `source` with these numbers (from 0, ascending) to a table of the same kind, whole or not."""
-    suffix = os.path.splitext(source.path)[1].lower()
-    if suffix == ".parquet":
-        with _naming_parquet(source.path), replacing(path) as partial:
-            parquet_file.write_rows(source.path, rows, partial)
-        return
-    chosen = set(rows)
-    content = (row for number, (_, row) in enumerate(source.rows()) if number in chosen)
-    # In JSON, a backslash also stands before half a character, which a column that is no label may hold.
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        if suffix in (".csv", ".tsv"):
-            writer = csv.DictWriter(file, source.columns, delimiter="\t" if suffix == ".tsv" else ",")
-            writer.writeheader()
-            writer.writerows(content)
+    """Write the rows of `source` with these numbers (from 0, ascending) to a table of the same kind, whole or not.
+
+    Text keeps its encoding, its delimiter, and its header if there is one, so that the same options read it.
+    """
+    with replacing(path) as partial:
+        if path.lower().endswith(".parquet"):
+            with _naming_parquet(source.path):
+                parquet_file.write_rows(source.path, rows, partial)
+            return
+        chosen = set(rows)
+        if source.format in ("JSONL", "Parquet"):
+            _write_lines([row for number, (_, row) in enumerate(source.rows()) if number in chosen], partial)
+            return
+        records = source.records(source.columns)
+        content = [cells for number, (_, cells) in enumerate(records) if number in chosen]
+        if source.dialect is None:
+            write_xlsx(partial, source.columns, content)
         else:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
+            _write_text(source, source.dialect, content, partial)
 
 
-def _open_csv(path: str) -> TableFile:
-    delimiter = "\t" if path.lower().endswith(".tsv") else None
-    first = next(csv_rows(path, delimiter), None)
-    if first is None:
-        raise DataError(f"{path}: is empty; the first line must name the columns, such as path,labels")
-    columns = tuple(cell.strip() for cell in first[1])
+def _write_text(source: TableFile, dialect: Dialect, content: list[Sequence[str]], partial: Path) -> None:
+    with open(partial, "w", newline="", encoding=dialect.encoding.name.removesuffix("-sig")) as file:
+        writer = csv.writer(file, delimiter=dialect.delimiter)
+        if dialect.header:
+            writer.writerow(source.columns)
+        writer.writerows(content)
+
+
+def _write_lines(content: list[dict[str, Any]], partial: Path) -> None:
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        # Escaped as ASCII, half a character in a column that is no label stays what it is.
+        file.writelines(json.dumps(row, ensure_ascii=not _is_text(row)) + "\n" for row in content)
+
+
+def _open_text_table(path: str, dialect: Dialect) -> TableFile:
+    def records(wanted: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+        numbers = {name: number for number, name in enumerate(dialect.columns)}
+        places = [numbers[name] for name in wanted]
+        if places == list(range(len(dialect.columns))):
+            yield from read_records(path, dialect)
+            return
+        for line, cells in read_records(path, dialect):
+            yield line, [cells[place] for place in places]
 
     def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, cells in itertools.islice(csv_rows(path, delimiter), 1, None):
-            if len(cells) != len(columns):
-                raise DataError(
-                    f"{path} line {number}: {len(cells)} cells, the header has {len(columns)} "
-                    f"({', '.join(columns[:5])}{', …' if len(columns) > 5 else ''}); quote cells with commas in them"
-                )
-            yield number, dict(zip(columns, cells, strict=True))
+        for line, cells in read_records(path, dialect):
+            yield line, dict(zip(dialect.columns, cells, strict=True))
 
-    return TableFile(path, columns, rows)
+    name = "TSV" if dialect.delimiter == "\t" else "CSV"
+    return TableFile(path, dialect.columns, records, rows, name, dialect, dialect.decisions, dialect.options)
+
+
+def _open_sheet(path: str) -> TableFile:
+    columns, content, decisions = open_xlsx(path)
+
+    def records(wanted: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+        places = [columns.index(name) for name in wanted]
+        for line, cells in content():
+            yield line, [cells[place] for place in places]
+
+    def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
+        for line, cells in content():
+            yield line, dict(zip(columns, cells, strict=True))
+
+    return TableFile(path, columns, records, rows, "Excel workbook", None, decisions)
 
 
 def _open_jsonl(path: str) -> TableFile:
@@ -108,7 +170,7 @@ def _open_jsonl(path: str) -> TableFile:
     first = next(rows(), None)
     if first is None:
         raise DataError(f'{path}: is empty; a line is an object such as {{"path": "a.jpg", "labels": ["cat"]}}')
-    return TableFile(path, tuple(first[1]), rows)
+    return TableFile(path, tuple(first[1]), _records_of(rows), rows, "JSONL")
 
 
 def _open_parquet(path: str) -> TableFile:
@@ -118,11 +180,20 @@ def _open_parquet(path: str) -> TableFile:
     def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
         with _naming_parquet(path):
+            parquet_file.refuse_nested(path, wanted)
             for batch in parquet_file.read_batches(path, wanted or None):
                 for number, row in enumerate(batch.to_pylist(), start=number + 1):  # noqa: B020 (continues counting)
                     yield number, row
 
-    return TableFile(path, columns, rows)
+    return TableFile(path, columns, _records_of(rows), rows, "Parquet")
+
+
+def _records_of(rows: Callable[..., Iterator[tuple[int, dict[str, Any]]]]) -> Any:
+    def records(wanted: Sequence[str]) -> Iterator[tuple[int, Sequence[Any]]]:
+        for line, row in rows(wanted):
+            yield line, [row.get(name, MISSING) for name in wanted]
+
+    return records
 
 
 @contextlib.contextmanager
@@ -135,10 +206,22 @@ def _naming_parquet(path: str) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read as Parquet: {shortened(error, 300)}") from None
 
 
-_OPENERS = {
-    ".csv": _open_csv,
-    ".tsv": _open_csv,
+def _is_text(row: dict[str, Any]) -> bool:
+    """Whether all text in a row can be written in UTF-8."""
+    return SURROGATE.search(json.dumps(row, ensure_ascii=False)) is None
+
+
+_TEXT = (".csv", ".tsv", ".txt")
+_OPENERS: dict[str, Callable[[str], TableFile]] = {
     ".jsonl": _open_jsonl,
     ".ndjson": _open_jsonl,
     ".parquet": _open_parquet,
+    ".xlsx": _open_sheet,
 }
+#: The suffixes of tables.
+SUFFIXES = (*_TEXT, *_OPENERS)
+
+
+def is_table(path: str) -> bool:
+    """Whether a file is a table by its suffix."""
+    return os.path.splitext(path)[1].lower() in SUFFIXES

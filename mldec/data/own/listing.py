@@ -1,4 +1,4 @@
-"""The content of an export, in one form: which images it lists, and which labels each has.
+"""An export in one form: which images it lists, and which labels each has.
 
 Every reader of a format gives a `Listing`; finding the images, choosing the labels and dividing into splits happen
 once, for all formats.

@@ -18,6 +18,7 @@ from mldec.data.own.documents import (
     unique,
 )
 from mldec.data.own.listing import Entry, Listing
+from mldec.data.own.separators import Separator, find_separator, parse_separator, refuse_joined
 from mldec.data.own.shapes import Source, image_key, make_listing
 from mldec.errors import DataError, shortened
 
@@ -92,10 +93,9 @@ def read_splits(source: Source) -> Listing:
 
 def _listing(source: Source, name: str, parts: list[tuple[Any, str | None]]) -> Listing:
     rows = [row for part, split in parts for row in _rows(source, part, split)]
-    sign = _separator(source, [text for _, value, _ in rows if isinstance(value, str) for text in [value]])
-    entries = [Entry(path_text(path), *_states(value, sign), split) for path, value, split in rows]
-    decisions = [f"labels in one text are divided at {sign!r}"] if sign else []
-    return make_listing(source, name, entries, decisions=decisions, options={"dataset.separator": sign} if sign else {})
+    separator = _separator(source, [value for _, value, _ in rows if isinstance(value, str)])
+    entries = [Entry(path_text(path), *_states(value, separator), split) for path, value, split in rows]
+    return make_listing(source, name, entries, decisions=separator.decisions, options=separator.options)
 
 
 def _rows(source: Source, part: Any, split: str | None) -> list[tuple[Any, Any, str | None]]:
@@ -148,10 +148,10 @@ def _split(value: Any) -> str | None:
     return split
 
 
-def _states(value: Any, sign: str | None) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+def _states(value: Any, separator: Separator) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Names of the labels that are present, absent and unknown."""
     if isinstance(value, str):
-        return unique([part.strip() for part in (value.split(sign) if sign else [value]) if part.strip()]), (), ()
+        return unique(separator.split(value)), (), ()
     if not isinstance(value, dict) or any(key in value for key in LABEL_KEYS):
         return label_names(value), (), ()
     found: dict[Any, list[str]] = {1: [], 0: [], None: []}
@@ -163,17 +163,10 @@ def _states(value: Any, sign: str | None) -> tuple[tuple[str, ...], tuple[str, .
     return tuple(found[1]), tuple(found[0]), tuple(found[None])
 
 
-def _separator(source: Source, texts: list[str]) -> str | None:
-    """The sign between the labels of one text; None if each text is one. Raises DataError if that cannot be told."""
-    signs = [source.separator] if source.separator else [";", "|"]
-    sign = next((sign for sign in signs if any(sign in text for text in texts)), None)
-    names = set(texts)
-    joined = next((text for text in sorted(names) if "," in text), None)
-    if sign is not None or source.separator is not None or joined is None:
-        return sign
-    if any(part.strip() in names for part in joined.split(",")) or all("," in name for name in names):
-        raise DataError(
-            f"'{shortened(joined)}' looks like several labels; use dataset.separator='\",\"' if they are, or "
-            f"dataset.separator='\";\"' if the comma belongs to the name"
-        )
-    return None
+def _separator(source: Source, texts: list[str]) -> Separator:
+    """What separates the labels in one text, as in the cells of a table."""
+    if source.separator is not None:
+        return parse_separator(source.separator)
+    separator = find_separator(source.path, texts)
+    refuse_joined(source.path, [name for text in texts for name in separator.split(text)], separator, lambda name: "")
+    return separator

@@ -1,0 +1,311 @@
+"""What the columns of a table are: the images' paths, their labels or one column per class, the split, and others.
+
+A column is known by its name, in any case and with any sign between its parts; where no name tells, by its content.
+What is left over is no class: it is reported, or named in one error.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mldec.data.index import ABSENT, PRESENT, UNKNOWN
+from mldec.data.own.label_cells import is_list, is_nothing
+from mldec.data.own.text_table import is_image_path
+from mldec.errors import DataError, printable_name, shortened, suggest
+
+
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
+#: Names of columns without case, spaces and signs, the likeliest first.
+PATH_NAMES = _names(
+    "path image file filename fname filepath imagepath imagefile imagefilename imagename img imgpath imgname imgfile "
+    "images files filenames paths picture photo photopath imageindex imageid imgid id key name uri imageuri url "
+    "imageurl"
+)
+LABEL_NAMES = _names(
+    "labels label tags tag classes class categories category labelname labelnames classname classnames choice "
+    "choices findinglabels labelids labelid classids classid categoryid categoryids categoryname attributeids "
+    "targets target genres genre keywords attributes annotations labellist taglist "
+)
+SPLIT_NAMES = _names("split set subset partition isvalid isval istest istrain usage mluse phase fold")
+#: Columns that tools write beside classes: they are left out, and reported, where they hold anything but 0 and 1.
+OTHER_NAMES = frozenset(
+    _names(
+        "age sex gender width height w h x y z xmin xmax ymin ymax x1 y1 x2 y2 score scores confidence conf "
+        "probability fold split id index url source date time created createdat updatedat annotator "
+        "annotationid leadtime license author notes note comment comments description caption patientid "
+        "patient subject group groups site view viewposition followup size area md5 sha1 sha256 hash "
+    )
+)
+SPLITS = {"train": "train", "training": "train", "tr": "train", "val": "val", "valid": "val", "validation": "val"}
+SPLITS |= {"validate": "val", "dev": "val", "test": "test", "testing": "test", "te": "test"}
+STATES = {"1": PRESENT, "1.0": PRESENT, "true": PRESENT, "0": ABSENT, "0.0": ABSENT, "false": ABSENT}
+STATES |= {"-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN, "none": UNKNOWN, "nan": UNKNOWN}
+STATES |= {"na": UNKNOWN, "n/a": UNKNOWN, "null": UNKNOWN, "<na>": UNKNOWN}
+_FLAGS = {"isvalid": "val", "isval": "val", "istest": "test", "istrain": "train"}
+_NUMBER = re.compile(r"\s*[-+]?[\d.,]+(e[-+]?\d+)?\s*", re.I)
+_UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?|level_\d+")
+
+
+def simple(name: str) -> str:
+    """The name of a column without case, spaces and signs: `imageindex` for `Image Index`."""
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+def state_of(cell: Any) -> int | None:
+    """PRESENT, ABSENT or UNKNOWN for a cell of a class column; None for what is none of them."""
+    return None if isinstance(cell, (list, dict)) else STATES.get(str(cell).strip().lower())
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table by what they are.
+
+    Attributes:
+        path: of the images.
+        labels: the one with lists; None where `classes` are columns of their own.
+        classes: a column each.
+        split: the one that names it.
+        escaped: cells are as `mldec predict` writes them, see `mldec.labels.to_cell`.
+        decisions, options: what was decided, and the options that mean the same.
+    """
+
+    path: str
+    labels: str | None
+    classes: tuple[str, ...] = ()
+    split: str | None = None
+    escaped: bool = False
+    decisions: tuple[str, ...] = ()
+    options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def needed(self) -> list[str]:
+        """Those that are read: path, split if there is one, and then labels or classes."""
+        return [self.path, *([self.split] if self.split else []), *([self.labels] if self.labels else self.classes)]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Settings of the user that choose columns; `ignore` None: those that are no classes are found."""
+
+    path: str | None = None
+    labels: str | None = None
+    split: str | None = None
+    ignore: tuple[str, ...] | None = None
+
+
+Sample = Callable[[Sequence[str]], dict[str, list[Any]]]  # the first cells of columns, by their names
+
+
+def find_columns(file: str, names: Sequence[str], sample: Sample, chosen: Chosen) -> Columns:
+    """What the columns `names` of `file` are, by their names and, as far as these do not tell, their first cells.
+
+    Raises DataError, naming the file and the options to choose from, for what cannot be decided.
+    """
+    return _Finder(file, names, sample, chosen).find()
+
+
+class _Finder:
+    def __init__(self, file: str, names: Sequence[str], sample: Sample, chosen: Chosen) -> None:
+        self.file, self.names, self.chosen, self._sample = file, list(names), chosen, sample
+        self._cells: dict[str, list[Any]] = {}
+        self.ignore = set(chosen.ignore or ())
+        self.decisions: list[str] = []
+        self.options: dict[str, str] = {}
+
+    def find(self) -> Columns:
+        path = self._path()
+        split = self._split(path)
+        labels = self._labels({path, split})
+        taken = {path, split, labels} | self.ignore
+        others = [name for name in self.names if name not in taken]
+        escaped = tuple(self.names) == ("path", "label", "score")
+        if labels is not None:
+            if others:
+                self.decisions.append(f"columns not used: {_some(others)}")
+            return Columns(path, labels, (), split, escaped, tuple(self.decisions), self.options)
+        classes = self._classes(others, path)
+        return Columns(path, None, tuple(classes), split, False, tuple(self.decisions), self.options)
+
+    def _path(self) -> str:
+        if self.chosen.path is not None:
+            return self._existing(self.chosen.path, "path_column")
+        usable = [name for name in self.names if name not in self.ignore]
+        named = sorted(
+            (name for name in usable if simple(name) in PATH_NAMES), key=lambda name: PATH_NAMES.index(simple(name))
+        )
+        self._look(named or usable)
+        by_content = [name for name in named or usable if self._share(name, _is_path) >= 0.9]
+        found = [name for name in named if name in by_content] or [name for name in named if simple(name) != "name"]
+        if found:
+            return found[0]
+        if len(by_content) == 1 and (by_content[0].startswith("column_") or _UNNAMED.fullmatch(by_content[0])):
+            return by_content[0]
+        shown = by_content or usable
+        raise DataError(
+            f"{self.file}: no column of paths among {_some(usable)}; name it path, or use "
+            f"{' or '.join(f'dataset.path_column={_quoted(name)}' for name in shown[:3])} (dataset.path_column=NAME); "
+            "if the first line is an image and names no columns: dataset.header=false"
+        )
+
+    def _split(self, path: str) -> str | None:
+        if self.chosen.split is not None:
+            return self._existing(self.chosen.split, "split_column")
+        for name in self.names:
+            if name == path or name in self.ignore or name == self.chosen.labels:
+                continue
+            key = simple(name)
+            if key not in SPLIT_NAMES and not name.startswith("column_"):
+                continue
+            cells = [str(cell).strip().lower() for cell in self._look([name])[name]]
+            if key in _FLAGS and all(STATES.get(cell) in (PRESENT, ABSENT) for cell in cells):
+                self.decisions.append(f"split by column {name}")
+                return name
+            is_split = any(cell in SPLITS for cell in cells)
+            if is_split and (key in SPLIT_NAMES or all(cell in SPLITS for cell in cells)):
+                self.decisions.append(f"split by column {name}")
+                return name
+        return None
+
+    def _labels(self, taken: set[str | None]) -> str | None:
+        if self.chosen.labels is not None:
+            return self._existing(self.chosen.labels, "label_column")
+        taken = taken | self.ignore
+        free = [name for name in self.names if name not in taken]
+        by_name = {simple(name): name for name in reversed(free)}
+        named = next((by_name[name] for name in LABEL_NAMES if name in by_name), None)
+        if named is not None:
+            return named
+        texts = [name for name in free if simple(name) not in OTHER_NAMES and not _UNNAMED.fullmatch(name)]
+        cells = self._look(texts)
+        if any(self._share(name, lambda cell: state_of(cell) is not None) == 1 for name in texts if cells[name]):
+            return None
+        texts = [name for name in texts if cells[name] and self._share(name, _is_text) >= 0.5]
+        if len(texts) == 1 and self.chosen.ignore is None and self._share(texts[0], _is_label_text) >= 0.5:
+            if not texts[0].startswith("column_") or len(free) > 1:
+                self._decide(f"labels in column {texts[0]}", "dataset.label_column", texts[0])
+            return texts[0]
+        if len(texts) > 1:
+            choices = " or ".join(f"dataset.label_column={_quoted(name)}" for name in texts[:4])
+            raise DataError(f"{self.file}: which of the columns {_some(texts)} holds the labels? Use {choices}")
+        return None
+
+    def _classes(self, others: list[str], path: str) -> list[str]:
+        """The columns that are classes. Metadata that is known by its name is left out; the rest is checked later."""
+        if not others:
+            raise DataError(f"{self.file}: no column of labels beside {path}; name it labels, or give each class one")
+        index = [name for name in others if _UNNAMED.fullmatch(name) and self._is_index(name)]
+        if self.chosen.ignore is not None:
+            return [name for name in others if name not in index]
+        known = [name for name in others if simple(name) in OTHER_NAMES | set(SPLIT_NAMES) and name not in index]
+        doubtful = [name for name in known if self._share(name, lambda cell: state_of(cell) is not None) == 1]
+        doubtful = [name for name in doubtful if any(not is_nothing(str(cell)) for cell in self._look([name])[name])]
+        left_out = [name for name in others if name in index or name in known]
+        classes = [name for name in others if name not in left_out]
+        if doubtful:
+            raise DataError(
+                f"{self.file}: column{'s' * (len(doubtful) > 1)} {_some(doubtful)} may be classes or not; use "
+                f"{_ignoring(left_out)} if they are none, or {_ignoring([n for n in left_out if n not in doubtful])}"
+            )
+        if left_out:
+            self.decisions.append(f"columns that are no classes: {_some(left_out)}")
+            self.options["dataset.ignore"] = f"[{','.join(map(_quoted_in_list, left_out))}]"
+        if not classes:
+            raise DataError(f"{self.file}: no column of labels beside {_some([path, *left_out])}; name it labels")
+        return classes
+
+    def _is_index(self, name: str) -> bool:
+        """Whether a column without a name counts the rows, as pandas writes them."""
+        numbers = [str(cell).strip() for cell in self._look([name])[name]]
+        if not all(number.isdecimal() and len(number) < 19 for number in numbers):
+            return False
+        return len(set(numbers)) == len(numbers)
+
+    def _existing(self, name: str, setting: str) -> str:
+        if name not in self.names:
+            raise DataError(f"dataset.{setting}={name}: {self.file} has no such column; {suggest(name, self.names)}")
+        return name
+
+    def _look(self, names: Sequence[str]) -> dict[str, list[Any]]:
+        """The first cells of columns; those that are not known yet are read together."""
+        if new := [name for name in names if name not in self._cells]:
+            self._cells |= self._sample(new)
+        return self._cells
+
+    def _share(self, name: str, is_so: Any) -> float:
+        """The share of a column's cells with something in them of which `is_so` holds; 1 where all are empty."""
+        content = self._look([name])[name]
+        cells = [cell for cell in content if not is_nothing("" if cell is None else str(cell))]
+        if not cells:
+            return float(is_so is not _is_path)
+        return sum(bool(is_so(cell if isinstance(cell, (list, dict)) else str(cell))) for cell in cells) / len(cells)
+
+    def _decide(self, text: str, option: str, value: str) -> None:
+        self.decisions.append(f"{text}")
+        self.options[option] = value
+
+
+def refuse_other_cells(file: str, bad: dict[str, tuple[int, Any]], ignored: Sequence[str]) -> DataError:
+    """The one error for class columns with cells that are no states, by column: line and value of the first."""
+    name, (line, value) = next(iter(bad.items()))
+    more = f"; so do {_some(list(bad)[1:])}" if len(bad) > 1 else ""
+    what = "it is no class" if len(bad) == 1 else "they are no classes"
+    return DataError(
+        f"{file} line {line}: column {printable_name(name)} holds '{shortened(value)}'; allowed are 1 present, 0 "
+        f"absent, -1 or nothing unknown{more}. If {what}: {_ignoring([*ignored, *bad])}"
+    )
+
+
+def split_of(cell: Any, column: str) -> str | None:
+    """train, val or test for a cell of a column of splits; None if it names none."""
+    text, key = str(cell).strip().lower(), simple(column)
+    if key in _FLAGS:
+        state = STATES.get(text)
+        other = "train" if key != "istrain" else "val"
+        return {PRESENT: _FLAGS[key], ABSENT: other}.get(state) if state is not None else None
+    return SPLITS.get(text)
+
+
+def _is_path(cell: Any) -> bool:
+    return isinstance(cell, str) and "://" not in cell and is_image_path(cell)
+
+
+def _is_text(cell: Any) -> bool:
+    return state_of(cell) is None
+
+
+def _is_label_text(cell: Any) -> bool:
+    return isinstance(cell, (list, dict)) or is_list(str(cell)) or not _NUMBER.fullmatch(str(cell))
+
+
+def _ignoring(names: Sequence[str]) -> str:
+    """The option that leaves out columns, to be pasted."""
+    text = f"dataset.ignore=[{','.join(map(_quoted_in_list, names))}]"
+    return text if re.fullmatch(r"[\w.=\[\],/:-]+", text) else shlex.quote(text)
+
+
+def _quoted_in_list(name: str) -> str:
+    """A text in a list of Hydra's grammar."""
+    if re.fullmatch(r"[A-Za-z_][\w.-]*", name) and name.lower() not in ("null", "true", "false", "nan", "inf"):
+        return name
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _quoted(name: str) -> str:
+    """A text as the value of an option, to be pasted into a shell."""
+    if re.fullmatch(r"[A-Za-z_][\w.-]*", name):
+        return name
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f"'\"{escaped}\"'"
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(printable_name(name[:80]) for name in names[:10])
+    return shown + (f", and {len(names) - 10} more" if len(names) > 10 else "")

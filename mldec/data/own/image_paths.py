@@ -1,0 +1,313 @@
+"""Where the images are that a file lists, however their paths were written, on whichever machine.
+
+A path that names a file as it is stays. Otherwise the part that belongs to another machine is cut, where what is left
+is the end of exactly one file's path, and a name without suffix is looked up. Each folder is listed once, however many
+rows there are. Nothing outside of the root folder is ever found.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from mldec.data.dataset import listing, name_some
+from mldec.data.folder import SUFFIXES
+from mldec.data.own.text_table import is_image_path
+from mldec.errors import DataError, option, shortened
+
+MAX_FILES = 5_000_000  # below a root, that are listed to look for images
+_SAMPLE = 500  # paths by which the part of another machine is found
+_MOST_PARTS = 64  # folders of a path that are tried
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:image/")
+_ABSOLUTE = re.compile(r"/|[A-Za-z]:(?=/|$)|[A-Za-z]:[^/]")
+
+
+@dataclass(frozen=True)
+class FoundImages:
+    """The paths of images relative to `root`, in the order of the names, and what was decided, a sentence each."""
+
+    names: list[str]
+    decisions: list[str]
+
+
+def find_images(
+    names: Sequence[str],
+    *,
+    file: str,
+    where: Callable[[int], str],
+    root: str,
+    folder: str,
+    folders: Mapping[int, str] | None = None,
+    look: bool = True,
+) -> FoundImages:
+    """The images that a file names.
+
+    Args:
+        names: their paths as the file writes them.
+        file: the file, for errors.
+        where: `FILE line 5` for the number of a name.
+        root: absolute folder of all images.
+        folder: absolute folder of the file, which paths may be relative to as well.
+        folders: absolute folders that single names are relative to.
+        look: whether files are looked for; without it, paths are taken as they are.
+
+    Raises DataError for URLs, for paths outside of the root, and where several files fit. Where no file fits, the path
+    stays as it is.
+    """
+    return _Finder(names, file, where, root, folder, folders or {}, look).find()
+
+
+class _Finder:
+    def __init__(
+        self,
+        names: Sequence[str],
+        file: str,
+        where: Callable[[int], str],
+        root: str,
+        folder: str,
+        folders: Mapping[int, str],
+        look: bool,
+    ) -> None:
+        self.names, self.file, self.where, self.root = names, file, where, root
+        self.folder, self.folders, self.look = folder, folders, look
+        self.decisions: list[str] = []
+        self._listed: dict[str, set[str]] = {}
+
+    def find(self) -> FoundImages:
+        found: list[str | None] = []
+        first: dict[int, str] = {}  # of names that are not found: where they would be below the root
+        for number, name in enumerate(self.names):
+            places = self._places(number, name)
+            place = next((p for p in places if self._exists(p)), None) if self.look else next(iter(places), None)
+            found.append(place)
+            if place is None and places:
+                first[number] = places[0]
+        missing = [number for number, place in enumerate(found) if place is None]
+        if missing and self.look:
+            self._search(missing, found)
+        outside = [number for number, place in enumerate(found) if place is None and number not in first]
+        if outside:
+            raise self._outside(outside)
+        return FoundImages([first[i] if place is None else place for i, place in enumerate(found)], self.decisions)
+
+    def _places(self, number: int, name: str) -> list[str]:
+        """Where a path may lie, relative to the root, the likeliest first; none if only outside of it."""
+        if _URL.match(name):
+            if not name.startswith("file://"):
+                raise self._url(number)
+            name = unquote(urlsplit(name).path)
+        spellings = [name]
+        if "\\" in name:  # written on Windows; elsewhere a sign like others
+            spellings = [name.replace("\\", "/"), *([name] if self.look and "/" not in name else [])]
+        bases = [self.folders[number]] if number in self.folders else [self.root, self.folder]
+        places = []
+        for spelling in spellings:
+            if spelling.startswith("~"):
+                spelling = f"./{spelling}"
+            for base in bases:
+                path = spelling if spelling.startswith("/") else posixpath.join(base, spelling)
+                if _ABSOLUTE.match(spelling) and not spelling.startswith("/"):
+                    continue
+                if "\0" in path:
+                    raise DataError(f"{self.where(number)}: a path holds a NUL character, which no file name has")
+                path = _normal(path)
+                if path.startswith(os.path.join(self.root, "")):
+                    places.append(path[len(os.path.join(self.root, "")) :])
+        return list(dict.fromkeys(places))
+
+    def _exists(self, place: str) -> bool:
+        parent, _, name = place.rpartition("/")
+        if parent not in self._listed:
+            try:
+                self._listed[parent] = set(os.listdir(os.path.join(self.root, parent)))
+            except (OSError, ValueError):
+                self._listed[parent] = set()
+        return name in self._listed[parent]
+
+    # What is not where its path says ---------------------------------------------------------------------------------
+
+    def _search(self, missing: list[int], found: list[str | None]) -> None:
+        """Look for missing names below the root, and set what is found."""
+        files = _Files(self.root)
+        parts = {number: _parts(self.names[number]) for number in missing}
+        cut: Counter[str] = Counter()
+        without_suffix = 0
+        rest = []
+        for number in missing:  # first as it is, in any folder
+            if not _is_foreign(self.names[number]):
+                place = self._only(number, files.ending(parts[number]))
+                if place is not None:
+                    found[number] = place
+                    without_suffix += posixpath.basename(place) != parts[number][-1]
+                    continue
+            rest.append(number)
+        taken = {place for place in found if place is not None}
+        for prefix in self._prefixes(rest, parts, files):
+            left = []
+            for number in rest:
+                if parts[number][: len(prefix)] != prefix:
+                    left.append(number)
+                    continue
+                tail = parts[number][len(prefix) :]
+                foreign = _is_foreign(self.names[number])
+                candidates = files.ending(tail) if foreign else files.at(tail)
+                place = self._only(number, candidates)
+                if place is not None and (foreign or place not in taken):
+                    found[number] = place
+                    taken.add(place)
+                    cut["/".join(prefix)] += 1
+                    without_suffix += posixpath.basename(place) != parts[number][-1]
+            rest = left
+        for prefix_text, count in cut.most_common(3):
+            self.decisions.append(f"'{shortened(prefix_text)}/' cut from {count:,} paths")
+        if without_suffix:
+            self.decisions.append(f"{without_suffix:,} names without suffix looked up")
+        moved = sum(1 for number in missing if found[number] is not None) - sum(cut.values())
+        if moved > 0 and moved != without_suffix:
+            self.decisions.append(f"{moved:,} images found in folders below {self.root}")
+
+    def _prefixes(self, rest: list[int], parts: dict[int, list[str]], files: _Files) -> list[list[str]]:
+        """The beginnings of paths that belong to another machine, the most common first."""
+        votes: Counter[tuple[str, ...]] = Counter()
+        for number in rest[:: max(1, len(rest) // _SAMPLE)]:
+            own = parts[number]
+            for size in range(min(len(own), _MOST_PARTS), 0, -1):
+                tail = own[len(own) - size :]
+                if files.ending(tail) if _is_foreign(self.names[number]) else size < len(own) and files.at(tail):
+                    votes[tuple(own[: len(own) - size])] += 1
+                    break
+        # Of a prefix and a longer one of the same paths, the shorter keeps more of the folders, so it decides.
+        return [list(prefix) for prefix, _ in sorted(votes.items(), key=lambda item: (-item[1], len(item[0])))][:50]
+
+    def _only(self, number: int, candidates: Sequence[str]) -> str | None:
+        if len(candidates) > 1:
+            parents = list(dict.fromkeys(posixpath.dirname(place) for place in candidates))
+            if len(parents) > 1:
+                choices = " or ".join(
+                    option("dataset.root", _shown(os.path.join(self.root, parent))) for parent in parents[:4]
+                )
+                raise DataError(
+                    f"{self.where(number)}: several images are called {shortened(self.names[number])} "
+                    f"({name_some(candidates, len(candidates))}); use {choices}, or write the folder into the path"
+                )
+            raise DataError(
+                f"{self.where(number)}: several images are called {shortened(self.names[number])} "
+                f"({name_some(candidates, len(candidates))}); write the suffix into the path"
+            )
+        return candidates[0] if candidates else None
+
+    # Errors -----------------------------------------------------------------------------------------------------------
+
+    def _url(self, number: int) -> DataError:
+        count = sum(bool(_URL.match(name)) for name in self.names)
+        return DataError(
+            f"{self.where(number)}: {shortened(self.names[number])} is a URL, as {count:,} of {len(self.names):,} "
+            "paths are; download the images into a folder, and use dataset.root=FOLDER with their names in the table"
+        )
+
+    def _outside(self, numbers: list[int]) -> DataError:
+        number = numbers[0]
+        name = self.names[number]
+        verb = "lies outside of" if _is_foreign(name) and ".." not in name else "may lie outside of"
+        advice = "use dataset.root=FOLDER, one that holds all images"
+        spelling = name.replace("\\", "/")
+        paths = [_normal(os.path.join(self.folder, self.names[i].replace("\\", "/"))) for i in numbers[:1000]]
+        if not _ABSOLUTE.match(spelling) and os.path.exists(paths[0]):
+            common = os.path.commonpath([self.folder, *map(os.path.dirname, paths)])
+            if common != os.path.sep:
+                advice = f"use {option('dataset.root', _shown(common))}, which holds both"
+        elif spelling.startswith("/") and is_image_path(spelling) and os.path.exists(paths[0]):
+            common = os.path.commonpath(list(map(os.path.dirname, paths)))
+            if common != os.path.sep:
+                advice = f"use {option('dataset.root', common)} (dataset.root=FOLDER, one that holds all images)"
+        return DataError(
+            f"{self.where(number)}: {shortened(name, 200)} {verb} {self.root}, and nothing in it is called so; "
+            f"{advice}. Found there: {listing(self.root)}"
+        )
+
+
+class _Files:
+    """All files below a folder, found by the end of their path."""
+
+    def __init__(self, root: str) -> None:
+        self.paths: set[str] = set()
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
+        seen = set()
+        waiting = [""]
+        while waiting:
+            parent = waiting.pop()
+            try:
+                with os.scandir(os.path.join(root, parent)) as entries:
+                    content = sorted(entries, key=lambda entry: entry.name)
+                status = os.stat(os.path.join(root, parent))
+            except OSError:
+                continue
+            if (status.st_dev, status.st_ino) in seen:
+                continue  # a link to a folder that was listed
+            seen.add((status.st_dev, status.st_ino))
+            for entry in content:
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                path = f"{parent}/{entry.name}" if parent else entry.name
+                if entry.is_dir():
+                    waiting.append(path)
+                    continue
+                self.paths.add(path)
+                self._by_name[entry.name].append(path)
+                stem, suffix = posixpath.splitext(entry.name)
+                if suffix.lower() in SUFFIXES:
+                    self._by_stem[stem].append(path)
+            if len(self.paths) > MAX_FILES:
+                raise DataError(
+                    f"dataset.root={root}: more than {MAX_FILES:,} files below it; use the folder of the images alone"
+                )
+
+    def ending(self, parts: Sequence[str]) -> list[str]:
+        """The files whose path ends with these parts, of a name without suffix any image; one at the root first."""
+        if not parts:
+            return []
+        if exact := self.at(parts):
+            return exact
+        head = "/".join(parts[:-1])
+        found = self._by_name.get(parts[-1]) or self._by_stem.get(parts[-1], [])
+        if not head:
+            return found
+        return [
+            path for path in found if posixpath.dirname(path).endswith(f"/{head}") or posixpath.dirname(path) == head
+        ]
+
+    def at(self, parts: Sequence[str]) -> list[str]:
+        """The file, or the images without their suffix, at a path relative to the root."""
+        path = "/".join(parts)
+        if path in self.paths:
+            return [path]
+        head = "/".join(parts[:-1])
+        return [place for place in self._by_stem.get(parts[-1], []) if posixpath.dirname(place) == head]
+
+
+def _is_foreign(name: str) -> bool:
+    """Whether a path is absolute or leaves its folder, so that its beginning belongs to one machine."""
+    name = name.replace("\\", "/")
+    return bool(_ABSOLUTE.match(name) or _URL.match(name)) or ".." in name.split("/")
+
+
+def _parts(name: str) -> list[str]:
+    name = unquote(urlsplit(name).path) if name.startswith("file://") else name.replace("\\", "/")
+    absolute = [""] if name.startswith("/") else []
+    return absolute + [part for part in posixpath.normpath(name).split("/") if part not in ("", ".")]
+
+
+def _normal(path: str) -> str:
+    return path if "/." not in path and "//" not in path and not path.endswith("/") else posixpath.normpath(path)
+
+
+def _shown(path: str) -> str:
+    """A folder as a user would write it: relative to the current one, if it lies there."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative

@@ -1,0 +1,89 @@
+"""The labels that a cell holds: one, several with a sign between them, or a list as JSON or Python writes it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+from mldec.data.own.separators import Separator
+from mldec.errors import DataError, shortened
+from mldec.untrusted import parse_json
+
+LONGEST_LIST, LONGEST_LITERAL = 2**20, 2**16  # characters of a cell with a list, and of one in Python's notation
+_NOTHING = re.compile(r"\s*(nan|null|None|NONE|NA|N/A|n/a|NaT|<NA>|-nan|#N/A)?\s*|\s*[Nn]a[Nn]\s*|\s*(NULL|Null)\s*")
+_OPENING = re.compile(r"\s*(\[|\{|\(\s*['\"]|(np\.|numpy\.)?array\()")
+_ARRAY = re.compile(r"\s*(?:np\.|numpy\.)?array\((.*?)(?:,\s*dtype=[^()]*)?\)\s*", re.S)
+_WITHOUT_COMMAS = re.compile(r"('|\")\s+('|\")")  # as numpy prints arrays: ['a' 'b']
+_WHOLE = re.compile(r"-?[0-9]{1,18}(\.0+)?")
+_LIST_KEYS = ("choices", "labels", "rectanglelabels", "polygonlabels", "keypointlabels", "brushlabels", "ellipselabels")
+
+
+def is_nothing(cell: str) -> bool:
+    """Whether a cell is empty or one of the texts that programs write for nothing: nan, None, NA, null."""
+    return _NOTHING.fullmatch(cell) is not None
+
+
+def is_list(cell: str) -> bool:
+    """Whether a cell begins as a list does."""
+    return _OPENING.match(cell) is not None
+
+
+def is_whole_number(name: str) -> bool:
+    """Whether a label is a number such as 3, or 3.0 as pandas writes it beside empty cells."""
+    return _WHOLE.fullmatch(name) is not None
+
+
+def labels_of(value: Any, separator: Separator, where: str) -> list[str]:
+    """The labels of a cell, without repetitions; `value` is text, or what JSON and Parquet hold instead.
+
+    Raises DataError, beginning with `where`, for what is no list of labels.
+    """
+    if isinstance(value, str):
+        if is_nothing(value):
+            return []
+        value = parse_list(value, where) if is_list(value) else separator.split(value)
+    names = [name for name in _flattened(value, where) if not is_nothing(name)]
+    return list(dict.fromkeys(names))
+
+
+def parse_list(text: str, where: str) -> Any:
+    """A list that JSON or Python wrote. Raises DataError, beginning with `where`, for what is none."""
+    if len(text) > LONGEST_LIST:
+        raise DataError(f"{where}: a cell of {len(text):,} characters; at most {LONGEST_LIST:,} are read as a list")
+    try:
+        return parse_json(text)
+    except ValueError:
+        pass
+    if found := _ARRAY.fullmatch(text):
+        text = found[1]
+    text = text if "," in text else _WITHOUT_COMMAS.sub(r"\1, \2", text)
+    try:
+        if len(text) <= LONGEST_LITERAL:
+            return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        pass
+    if re.fullmatch(r"\s*[\[({][^\[\](){}'\"]*[\])}]\s*", text):  # [cat, dog]
+        return [part.strip() for part in text.strip()[1:-1].split(",") if part.strip()]
+    raise DataError(f"""{where}: {shortened(text, 60)} is no JSON list; write ["cat", "dog"] or cat;dog""")
+
+
+def _flattened(value: Any, where: str) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        return [str(value).strip()]
+    items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
+    if isinstance(items, dict):
+        items = [items]
+    names: list[str] = []
+    for item in items if isinstance(items, (list, tuple)) else [items]:
+        if isinstance(item, dict):  # Label Studio's {"choices": ["cat", "dog"]}
+            item = next((item[key] for key in _LIST_KEYS if key in item), item)
+            inner = item if isinstance(item, (list, tuple)) else [item]
+        else:
+            inner = [item]
+        if not all(isinstance(name, (str, int)) and not isinstance(name, bool) for name in inner):
+            raise DataError(f"{where}: expected labels as text or a list of texts, found {shortened(value, 200)}")
+        names += [name for part in inner if (name := str(part).strip())]
+    return names

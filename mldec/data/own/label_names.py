@@ -1,0 +1,146 @@
+"""The labels of a dataset, in order: of its train file, of all its files, or of a file of names."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from mldec.data.dataset import name_some
+from mldec.data.own.label_cells import is_whole_number
+from mldec.errors import DataError, shortened, suggest
+from mldec.untrusted import open_text, parse_json, read_bytes
+
+TRAIN, UNION = "train", "union"  # values of dataset.labels beside a file
+#: Files of names that tools write beside a table of class numbers.
+NAMES_FILES = ("labels.txt", "classes.txt", "names.txt", "data.yaml", "data.yml", "obj.names", "_darknet.labels")
+MAX_NAMES_FILE = 2**24  # bytes
+
+
+@dataclass(frozen=True)
+class Found:
+    """The labels that a file gives.
+
+    Attributes:
+        path: the file.
+        names: in its order.
+        ordered: whether that order means something, as that of columns does.
+        where: `FILE line 5`, where a label is first.
+    """
+
+    path: str
+    names: Sequence[str]
+    ordered: bool
+    where: Callable[[str], str]
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Labels sorted: numbers by value, others as text."""
+    names = list(names)
+    if names and all(map(is_whole_number, names)):
+        return sorted(names, key=lambda name: (float(name), name))
+    return sorted(names)
+
+
+def labels_of_train(train: Found, others: Sequence[Found], mode: str | None) -> list[str]:
+    """The labels of train, and with `union` those of the other files behind them or in order.
+
+    Raises DataError, with both options, for labels that train lacks, unless `mode` is one of them.
+    """
+    known = set(train.names)
+    lacking = {name: found for found in reversed(others) for name in found.names if name not in known}
+    if mode == UNION:
+        return [*train.names, *lacking] if train.ordered else in_order([*train.names, *lacking])
+    if lacking and mode != TRAIN:
+        name = next(iter(in_order(lacking)))
+        count = f"{len(lacking):,} labels" if len(lacking) > 1 else "a label"
+        raise DataError(
+            f"{lacking[name].where(name)}: no label '{shortened(name)}'; {suggest(name, train.names)}; "
+            f"{count} that train lacks ({name_some(in_order(lacking), len(lacking), 10)}): use dataset.labels=union to "
+            "add, or dataset.labels=train to leave out"
+        )
+    return list(train.names) if train.ordered else in_order(train.names)
+
+
+def named(ids: Sequence[str], names: Sequence[str], file: str, names_file: str) -> tuple[dict[str, str], str]:
+    """The name of each id in a list of names, counted from 0, or from 1 where only that fits; and a sentence about it.
+
+    Raises DataError for an id without a name.
+    """
+    numbers = {text: int(float(text)) for text in ids}
+    low, high = min(numbers.values()), max(numbers.values())
+    first = 1 if high == len(names) and low >= 1 else 0
+    if low < 0 or high - first >= len(names):
+        raise DataError(
+            f"{file}: holds the class number {high if high - first >= len(names) else low}, and {names_file} has "
+            f"{len(names):,} names; use another file of names: dataset.labels=FILE"
+        )
+    text = f"class numbers named by {os.path.basename(names_file)}, from {first}"
+    return {text_id: names[number - first] for text_id, number in numbers.items()}, text
+
+
+def names_file_beside(table: str, ids: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The one file of names beside a table whose labels are all numbers, and its names; None if it is not certain."""
+    if not ids or not all(map(is_whole_number, ids)):
+        return None
+    folder, high = os.path.dirname(table), max(int(float(text)) for text in ids)
+    found = []
+    for name in NAMES_FILES:
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and os.path.abspath(path) != os.path.abspath(table):
+            try:
+                names = read_names(path)
+            except DataError:
+                continue
+            if high <= len(names) and len(set(names)) == len(names) and not all(map(is_whole_number, names)):
+                found.append((path, names))
+    return found[0] if len(found) == 1 else None
+
+
+def read_names(path: str) -> list[str]:
+    """The names of a file: one per line; the `names` of a data.yaml; a list in JSON, or numbers with names.
+
+    Raises DataError, naming the file.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    try:
+        if suffix not in (".yaml", ".yml", ".json"):
+            with open_text(path) as file:
+                return [line.strip() for line in file if line.strip()]
+        text = read_bytes(path, most=MAX_NAMES_FILE).decode("utf-8-sig")
+        content: Any = parse_json(text) if suffix == ".json" else _yaml(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as {suffix[1:].upper()}: {shortened(error, 200)}") from None
+    content = content.get("names", content) if isinstance(content, dict) else content
+    if isinstance(content, dict):
+        numbers = {str(key): value for key, value in content.items()}
+        if not all(map(str.isdecimal, numbers)):
+            raise DataError(f"{path}: expected a list of names, or numbers with names; found {shortened(content)}")
+        content = [numbers[key] for key in sorted(numbers, key=int)]
+    if not isinstance(content, list) or not all(isinstance(name, (str, int)) for name in content):
+        raise DataError(f"{path}: expected a list of names; found {shortened(content)}")
+    return [str(name).strip() for name in content]
+
+
+def similar_names(names: Iterable[str]) -> list[list[str]]:
+    """Groups of labels that differ in case, spaces, signs between parts or accents alone."""
+    groups = defaultdict(list)
+    for name in names:
+        plain = unicodedata.normalize("NFKD", name)
+        plain = "".join(sign for sign in plain if not unicodedata.combining(sign)).casefold()
+        groups[re.sub(r"[\s_-]+", " ", plain).strip()].append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _yaml(text: str) -> Any:
+    if "&" in text and "*" in text:  # a few lines with references stand for gigabytes
+        raise ValueError("it has references, which are not followed")
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

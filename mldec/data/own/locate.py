@@ -1,0 +1,149 @@
+"""What lies at a path that is given as a dataset: which component reads it, with which settings."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from mldec.data.dataset import listing, name_some
+from mldec.data.folder import SPLIT_FOLDERS, SUFFIXES
+from mldec.data.own.recognise import recognise
+from mldec.data.table_file import is_table
+from mldec.errors import DataError, option
+
+#: Tables that tools write into the folder of a split.
+TABLES = ("_classes.csv", "metadata.csv", "metadata.jsonl", "labels.csv", "annotations.csv", "_annotations.csv")
+_MOST = 10_000  # entries of a folder that are looked at
+
+
+@dataclass(frozen=True)
+class Located:
+    """A dataset that was found.
+
+    Attributes:
+        name: the component that reads it.
+        settings: those that tell where it lies.
+        format: its name for people; "" where reading it tells.
+        has_splits: whether it is known to have a split of its own; None where reading it tells.
+    """
+
+    name: str
+    settings: dict[str, str] = field(default_factory=dict)
+    format: str = ""
+    has_splits: bool | None = None
+
+
+def locate(path: str) -> Located:
+    """The dataset at a path. Raises DataError, with the choices, for what is none or could be several."""
+    path = os.path.normpath(path)
+    if not os.path.isdir(path):
+        return _file(path)
+    tables = _tables_of_splits(path)
+    if "train" in tables:
+        settings = {split: tables[split] for split in ("train", "val", "test") if split in tables}
+        return Located("table", settings, has_splits=len(tables) > 1 or None)
+    found = recognise(path)
+    classes = _class_folders(path)
+    here = [name for name in _names(path) if is_table(name) and os.path.isfile(os.path.join(path, name))]
+    if found is not None:
+        return Located("table", {"train": path}, found.format)
+    here = _likely(path, here) if len(here) > 1 else here
+    if len(here) == 1 and not classes:
+        return Located("table", {"train": os.path.join(path, here[0])})
+    if here or (classes and here):
+        choices = [option("dataset", os.path.join(path, name)) for name in here[:6]]
+        if classes:
+            choices.append(f"dataset=folder {option('dataset.root', path)} ({len(classes):,} class folders)")
+        raise DataError(f"dataset={path}: may be read in several ways; use {' or '.join(choices)}")
+    if classes:
+        return Located("folder", {"root": path}, "a folder per class", "train" in _split_folders(path))
+    images = sum(os.path.splitext(name)[1].lower() in SUFFIXES for name in _names(path))
+    if images:
+        raise DataError(
+            f"dataset={path}: {images:,} images and nothing that says their labels; move them into a folder per class, "
+            "or list them in a table of path and labels: dataset=FILE.csv"
+        )
+    raise DataError(
+        f"dataset={path}: no dataset is recognised in it. Found there: {listing(path)}. Name a file: dataset=FILE; or "
+        f"choose a reader: dataset=folder {option('dataset.root', path)} for a folder per class, dataset=table "
+        "dataset.train=FILE for a table or an export"
+    )
+
+
+def _file(path: str) -> Located:
+    if is_table(path):
+        return Located("table", {"train": path})
+    found = recognise(path)
+    if found is None:
+        raise DataError(
+            f"dataset={path}: is no table (CSV, TSV, xlsx, JSONL, Parquet) and no export that is known; save it as CSV "
+            "with the columns path and labels"
+        )
+    return Located("table", {"train": path}, found.format)
+
+
+def _tables_of_splits(path: str) -> dict[str, str]:
+    """The table of each split: train.csv, or train/_classes.csv, by any usual name of a split."""
+    found: dict[str, str] = {}
+    names = _names(path)
+    for split, usual in SPLIT_FOLDERS.items():
+        files = [name for name in names if is_table(name) and os.path.splitext(name)[0].lower() in usual]
+        for folder in (name for name in names if name.lower() in usual and os.path.isdir(os.path.join(path, name))):
+            inside = [name for name in _names(os.path.join(path, folder)) if is_table(name)]
+            inside = [name for name in TABLES if name in inside] or (inside if len(inside) == 1 else [])
+            files += [os.path.join(folder, name) for name in inside[:1]]
+        if len(files) > 1:
+            choices = " or ".join(option(f"dataset.{split}", os.path.join(path, name)) for name in files[:4])
+            raise DataError(
+                f"dataset={path}: {name_some(files, len(files))} may be its {split}; use dataset=table {choices}"
+            )
+        if files:
+            found[split] = os.path.join(path, files[0])
+    return found
+
+
+def _likely(path: str, names: list[str]) -> list[str]:
+    """Of several tables those that tools write beside images; all where there is none, or more than one."""
+    usual = [name for name in TABLES if name in names]
+    return usual if len(usual) == 1 else names
+
+
+def _split_folders(path: str) -> dict[str, str]:
+    names = {name for name in _names(path) if os.path.isdir(os.path.join(path, name))}
+    return {split: name for split, usual in SPLIT_FOLDERS.items() for name in usual if name in names}
+
+
+def _class_folders(path: str) -> list[str]:
+    """The folders that hold images and nothing but images: those of classes, below train if there is one."""
+    splits = _split_folders(path)
+    folder = os.path.join(path, splits["train"]) if "train" in splits else path
+    inner = [name for name in _names(folder) if os.path.isdir(os.path.join(folder, name)) and name != "__MACOSX"]
+    usual = {name for names in SPLIT_FOLDERS.values() for name in names} | {"images", "image", "imgs", "img", "data"}
+    classes = [name for name in inner if _has_images(os.path.join(folder, name))]
+    return classes if len(classes) > 1 or (classes and classes[0].lower() not in usual) else []
+
+
+def _has_images(folder: str) -> bool:
+    """Whether an image lies in a folder, or in one directly in it."""
+    for name in _names(folder):
+        if os.path.splitext(name)[1].lower() in SUFFIXES:
+            return True
+        inner = os.path.join(folder, name)
+        if os.path.isdir(inner) and any(os.path.splitext(n)[1].lower() in SUFFIXES for n in _names(inner)[:100]):
+            return True
+    return False
+
+
+def _names(folder: str) -> list[str]:
+    """The names in a folder, hidden ones left out, sorted; of very many the first that the system gives."""
+    found: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    found.append(entry.name)
+                if len(found) >= _MOST:
+                    break
+    except OSError:
+        return []
+    return sorted(found)

@@ -1,0 +1,296 @@
+"""A table as rows: which images it lists and which labels each has, whatever its columns and cells look like."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from mldec.data.index import ABSENT, PRESENT, UNKNOWN, Ragged
+from mldec.data.own import arrow_rows
+from mldec.data.own.columns import Chosen, Columns, find_columns, refuse_other_cells, split_of, state_of
+from mldec.data.own.label_cells import is_list, is_nothing, labels_of
+from mldec.data.own.rows import SPLITS, Rows, ragged
+from mldec.data.own.separators import Separator, find_separator, parse_separator
+from mldec.data.table_file import MISSING, TableFile, open_table_file
+from mldec.errors import DataError, printable_name, shortened
+from mldec.labels import from_cell
+
+_MINUS_ONE = -2  # of a cell that holds -1, which may be meant as absent
+MAX_KEPT = 2**16  # patterns of states that are kept: rows mostly repeat them
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    """What a user may set about a table; None: it is found.
+
+    Attributes: as those of `mldec.data.table.TableConfig` of the same names.
+    """
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    header: bool | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    ignore: tuple[str, ...] | None = None
+    separator: str | None = None
+    minus_one: Literal["absent", "unknown"] | None = None
+
+
+def read_table_rows(path: str, settings: TableSettings, *, fast: bool = True) -> Rows:
+    """The rows of a table.
+
+    Args:
+        fast: read with pyarrow what needs nothing else; the result is the same.
+
+    Raises DataError, naming file and line, for what cannot be read or decided.
+    """
+    table = open_table_file(path, encoding=settings.encoding, delimiter=settings.delimiter, header=settings.header)
+    columns = table_columns(table, settings)
+    separator = None if settings.separator is None else parse_separator(settings.separator)
+    if separator is None and table.dialect is not None and table.dialect.uneven:
+        separator = Separator(table.dialect.delimiter)
+    base = Rows(
+        path=path,
+        format=table.format,
+        folder=os.path.dirname(os.path.abspath(path)),
+        names=[],
+        name_ids=np.empty(0, np.int64),
+        lines=np.empty(0, np.int64),
+        present=Ragged.empty(0),
+        absent=Ragged.empty(0),
+        unknown=Ragged.empty(0),
+        labels=(),
+        files=(path,),
+        decisions=(*table.decisions, *columns.decisions),
+        options={**table.options, **columns.options},
+    )
+    if fast and (rows := arrow_rows.read(base, table, columns, separator)) is not None:
+        return rows
+    if columns.labels is not None:
+        return _read_lists(base, table, columns, separator)
+    return _read_states(base, table, columns, settings)
+
+
+def table_columns(table: TableFile, settings: TableSettings) -> Columns:
+    """What the columns of a table are. Raises DataError, naming the file, for what cannot be decided."""
+    chosen = Chosen(settings.path_column, settings.label_column, settings.split_column, settings.ignore)
+    return find_columns(table.path, table.columns, table.sample, chosen)
+
+
+def splits_of_table(path: str, settings: TableSettings) -> tuple[str, ...] | None:
+    """The splits that a column of a table names, of train, val and test; None without such a column."""
+    table = open_table_file(path, encoding=settings.encoding, delimiter=settings.delimiter, header=settings.header)
+    column = table_columns(table, settings).split
+    if column is None:
+        return None
+    cells = {str(cell) for _, (cell,) in table.records([column])}
+    found = {split_of(cell, column) for cell in cells}
+    return tuple(split for split in SPLITS if split in found)
+
+
+class _Collector:
+    """What rows with lists and rows with states have in common: path, line and split of each."""
+
+    def __init__(self, table: TableFile, columns: Columns) -> None:
+        self.table, self.columns = table, columns
+        self.names: dict[str, int] = {}
+        self.ids, self.lines, self.splits = array("q"), array("q"), array("b")
+        self._numbers: dict[str, int] = {}
+
+    def rows(self, strict: bool) -> Iterator[tuple[int, Sequence[Any]]]:
+        """(line, cells of labels or classes) of each row; a repeated call is no option."""
+        first = 2 if self.columns.split else 1
+        for line, cells in self.table.records(self.columns.needed):
+            name = cells[0]
+            if not isinstance(name, str) or not name.strip():
+                raise DataError(f"{self.where(line)}: no path of an image")
+            name = name.strip()
+            if self.columns.escaped:
+                name = from_cell(name)
+            if first == 2:
+                self.splits.append(self._split(cells[1], line))
+            self.ids.append(self.names.setdefault(name, len(self.names)))
+            self.lines.append(line)
+            yield line, cells[first:]
+
+    def where(self, line: int) -> str:
+        return f"{self.table.path} line {line}"
+
+    def finish(self, base: Rows, **more: Any) -> Rows:
+        repeated = len(self.ids) - len(self.names)
+        decisions = [*base.decisions, *more.pop("decisions", ())]
+        if repeated:
+            decisions.append(f"{repeated:,} rows of the same image as another joined with it")
+        return dataclasses.replace(
+            base,
+            names=list(self.names),
+            name_ids=np.array(self.ids, np.int64),
+            lines=np.array(self.lines, np.int64),
+            splits=np.array(self.splits, np.int8) if self.columns.split else None,
+            decisions=tuple(decisions),
+            **more,
+        )
+
+    def _split(self, cell: Any, line: int) -> int:
+        text = str(cell)
+        if text not in self._numbers:
+            column = self.columns.split or ""
+            split = split_of(text, column)
+            if split is None:
+                raise DataError(
+                    f"{self.where(line)}: column {column} holds '{shortened(text)}'; allowed are train, val and test. "
+                    f"If it does not divide the images: dataset.ignore=[{column}]"
+                )
+            self._numbers[text] = SPLITS.index(split)
+        return self._numbers[text]
+
+
+def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separator | None) -> Rows:
+    rows = _Collector(table, columns)
+    numbers: dict[Any, int] = {}  # of the different cells
+    cells: list[Any] = []
+    cell_ids, first_lines = array("q"), array("q")
+    for line, (cell,) in rows.rows(strict=False):
+        if cell is MISSING:  # a misspelt key in JSONL must not become an image without labels
+            found = next(row for number, row in table.rows() if number == line)
+            raise DataError(
+                f"{rows.where(line)}: no {columns.labels} among {', '.join(map(printable_name, found))}; an image "
+                "without labels has an empty list"
+            )
+        key = cell if isinstance(cell, str) else repr(cell)[: 2**16]
+        number = numbers.setdefault(key, len(cells))
+        if number == len(cells):
+            cells.append(cell)
+            first_lines.append(line)
+        cell_ids.append(number)
+    texts = {cell: f" line {line}" for cell, line in zip(cells, first_lines, strict=True) if _is_plain(cell)}
+    decisions: list[str] = []
+    options: dict[str, str] = {}
+    if separator is None and any(isinstance(cell, str) and is_list(cell) for cell in cells):
+        separator = Separator("")  # what stands beside lists is a single label
+    if separator is None:
+        separator = find_separator(base.path, texts, where=lambda name: _line_of(name, texts))
+        decisions, options = list(separator.decisions), dict(separator.options)
+    codes: dict[str, int] = {}
+    ends, values = array("q", [0]), array("i")
+    for cell, line in zip(cells, first_lines, strict=True):
+        for name in labels_of(cell, separator, rows.where(line)):
+            name = from_cell(name) if columns.escaped else name
+            values.append(codes.setdefault(name, len(codes)))
+        ends.append(len(values))
+    empty = Counter(cell_ids)
+    nothing = sum(
+        empty[number] for number, cell in enumerate(cells) if isinstance(cell, str) and cell and is_nothing(cell)
+    )
+    if nothing:
+        decisions.append(f"{nothing:,} cells with nan, None, NA or null have no label")
+    lists, order = ragged(ends, values), np.array(cell_ids, np.int64)
+    positions, counts = lists.take(order) if len(order) else (order, order)
+    present = Ragged(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), lists.values[positions])
+    return rows.finish(
+        base,
+        present=present,
+        absent=Ragged.empty(len(order)),
+        unknown=Ragged.empty(len(order)),
+        labels=tuple(codes),
+        decisions=decisions,
+        options={**base.options, **options},
+    )
+
+
+def _is_plain(cell: Any) -> bool:
+    return isinstance(cell, str) and not is_nothing(cell) and not is_list(cell)
+
+
+def _line_of(name: str, lines: dict[str, str]) -> str:
+    return lines.get(name) or next((line for cell, line in lines.items() if name in cell), "")
+
+
+def _read_states(base: Rows, table: TableFile, columns: Columns, settings: TableSettings) -> Rows:
+    rows, classes = _Collector(table, columns), columns.classes
+    kept: dict[tuple[str, ...], tuple[np.ndarray, ...]] = {}
+    seen = np.zeros((4, len(classes)), bool)  # of which classes a cell is -1, nothing, 0 or 1
+    values, ends = [array("i"), array("i"), array("i")], [array("q", [0]), array("q", [0]), array("q", [0])]
+    bad: dict[str, tuple[int, Any]] = {}
+    nothing = 0
+    names = set(table.columns)
+    for line, cells in rows.rows(strict=True):
+        if table.format == "JSONL" and any(cell is MISSING for cell in cells):
+            found = next(row for number, row in table.rows() if number == line)
+            if strange := sorted(found.keys() - names):
+                raise DataError(
+                    f"{rows.where(line)}: {strange[0]} is none of the columns, which are the keys of the first line "
+                    f"({', '.join(map(printable_name, table.columns[:3]))}{', …' if len(table.columns) > 3 else ''})"
+                )
+        key = tuple(map(str, cells))
+        states = kept.get(key)
+        if states is None:
+            found_states = [_state(cell) for cell in cells]
+            if None in found_states:
+                for name, cell, state in zip(classes, cells, found_states, strict=True):
+                    if state is None:
+                        bad.setdefault(name, (line, cell))
+            codes = np.array([UNKNOWN if state is None else state for state in found_states], np.int8)
+            for number, state in enumerate((_MINUS_ONE, UNKNOWN, ABSENT, PRESENT)):
+                seen[number] |= codes == state
+            states = tuple(np.flatnonzero(codes == state) for state in (PRESENT, _MINUS_ONE, UNKNOWN))
+            if len(kept) * len(classes) < MAX_KEPT * 64:
+                kept[key] = states
+        nothing += len(states[2]) - cells.count("") - cells.count(MISSING) if len(states[2]) else 0
+        for out, end, group in zip(values, ends, states, strict=True):
+            out.extend(group.tolist())
+            end.append(len(out))
+    if bad:
+        raise refuse_other_cells(base.path, bad, settings.ignore or _ignored(columns, table))
+    minus_one = settings.minus_one
+    only = np.flatnonzero(seen[0] & seen[3] & ~seen[2])
+    if minus_one is None and len(only):
+        shown = ", ".join(printable_name(classes[i]) for i in only[:3]) + (", …" if len(only) > 3 else "")
+        raise DataError(
+            f"{base.path}: {len(only):,} of the {len(classes):,} class columns hold 1 and -1 but no 0 ({shown}), where "
+            "-1 may mean absent; use dataset.minus_one=absent or dataset.minus_one=unknown"
+        )
+    decisions = [f"{nothing:,} cells of classes with nan, None, NA or null are unknown"] if nothing > 0 else []
+    lists = [ragged(end, out) for end, out in zip(ends, values, strict=True)]
+    unknown = lists[2] if minus_one == "absent" else _joined(lists[1], lists[2])
+    return rows.finish(
+        base,
+        present=lists[0],
+        absent=Ragged.empty(len(rows.ids)),
+        unknown=unknown,
+        labels=classes,
+        ordered=True,
+        columns=True,
+        decisions=decisions,
+    )
+
+
+def _state(cell: Any) -> int | None:
+    if cell is MISSING:
+        return UNKNOWN
+    state = state_of(cell)
+    return _MINUS_ONE if state == UNKNOWN and str(cell).strip().startswith("-1") else state
+
+
+def _ignored(columns: Columns, table: TableFile) -> list[str]:
+    """The columns that are left out without having been set."""
+    known = {columns.path, columns.split, *columns.classes}
+    return [name for name in table.columns if name not in known]
+
+
+def _joined(first: Ragged, second: Ragged) -> Ragged:
+    """Lists of both, row by row, in ascending order."""
+    if not len(first.values) or not len(second.values):
+        return first if len(first.values) else second
+    rows = np.concatenate([np.repeat(np.arange(len(one)), one.counts) for one in (first, second)])
+    values = np.concatenate([first.values, second.values])
+    order = np.lexsort((values, rows))
+    return Ragged.from_rows(rows[order], values[order], len(first))

@@ -1,0 +1,260 @@
+"""CSV and TSV as spreadsheets, pandas and people write them: encoding, delimiter and header are found and reported.
+
+What comes before the header may be comments (`#`) and Excel's `sep=;`. A delimiter is decided over whole records at the
+beginning of a file, and every record is then checked against it.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO
+
+from mldec.data.folder import SUFFIXES
+from mldec.data.own.encodings import Encoding, find_encoding, open_decoded
+from mldec.errors import DataError, printable_name, shortened
+
+logger = logging.getLogger(__name__)
+
+#: Signs between cells, or between labels, by the names that a command line takes without quotes.
+SIGNS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "slash": "/", "space": " ", "newline": "\n"}
+DELIMITERS = (",", ";", "\t", "|")
+SAMPLE_RECORDS, SAMPLE_LINES, SAMPLE_CHARACTERS = 200, 20, 2**18
+IMAGE = re.compile(rf"[^\n]*({'|'.join(map(re.escape, sorted(SUFFIXES)))}|\.hei[cf]|\.jfif)\s*", re.I)
+_SEP_LINE = re.compile(r'"?sep=(.)"?\s*', re.I)
+_COMMENT = re.compile(r"\s*#")
+
+
+def name_of(sign: str) -> str:
+    """How `sign` is written in an option: `semicolon` for `;`."""
+    return next((name for name, known in SIGNS.items() if known == sign), sign)
+
+
+def is_image_path(cell: str) -> bool:
+    """Whether a cell ends as the name of an image does."""
+    return IMAGE.fullmatch(cell) is not None
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a text file is read as a table.
+
+    Attributes:
+        encoding: of its bytes.
+        delimiter: between cells.
+        header: whether its first record names the columns.
+        skip: lines before the first record.
+        columns: names of the columns; `column_1` and so on without a header, `Unnamed: 0` where it names none.
+        sample: the first records behind the header.
+        uneven: records without a header that have more cells than the first: the last column takes all of them.
+        decisions, options: what was decided, and the options that mean the same.
+    """
+
+    encoding: Encoding
+    delimiter: str
+    header: bool
+    skip: int
+    columns: tuple[str, ...]
+    sample: tuple[tuple[str, ...], ...]
+    uneven: bool = False
+    decisions: tuple[str, ...] = ()
+    options: dict[str, str] = field(default_factory=dict)
+
+
+def find_dialect(
+    path: str, *, encoding: str | None = None, delimiter: str | None = None, header: bool | None = None
+) -> Dialect:
+    """How a CSV or TSV file is to be read, as far as it is not set.
+
+    Raises DataError, naming the file, for one that is empty, or that can be read in several ways.
+    """
+    try:
+        found = find_encoding(path, encoding)
+        with open_decoded(path, found) as file:
+            sample, whole = _first_lines(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(_unreadable(path, error)) from None
+    decisions, options = [], {}
+    if found.decided:
+        decisions.append("encoding cp1252, as it is no UTF-8")
+        options["dataset.encoding"] = found.name
+    skip, stated, comments = _preamble(sample)
+    lines = sample[skip:]
+    given = SIGNS.get(delimiter, delimiter) if delimiter is not None else stated
+    sign, usual = given or _find_delimiter(path, lines, whole), "\t" if path.lower().endswith(".tsv") else ","
+    records = _records(lines, sign, whole)
+    if not records:
+        raise DataError(f"{path}: is empty; the first line must name the columns, such as path,labels")
+    if comments and not _names_path(records[0]) and header is not False:
+        named = next(csv.reader([comments[-1].lstrip().lstrip("#")], delimiter=sign, skipinitialspace=True), [])
+        if len(named) == len(records[0]) and _names_path(named):  # a header that is written as a comment
+            skip, records = skip - 1, [named, *records]
+    if delimiter is None and sign != usual:
+        decisions.append(f"cells separated by {name_of(sign)}")
+        options["dataset.delimiter"] = name_of(sign)
+    if header is None:
+        header = not any(map(is_image_path, records[0]))
+        if not header:
+            decisions.append("no header line, as the first one names an image")
+            options["dataset.header"] = "false"
+    dialect = Dialect(found, sign, header, skip, (), (), False, tuple(decisions), options)
+    return _with_columns(dialect, records)
+
+
+def read_records(path: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of each record behind the header; cells as they are, one for each column.
+
+    Raises DataError, naming file and line, for what cannot be read or has more cells.
+    """
+    count, short = len(dialect.columns), list[int]()
+    try:
+        with open_decoded(path, dialect.encoding) as file:
+            for _ in range(dialect.skip):
+                file.readline()
+            reader = csv.reader(file, delimiter=dialect.delimiter, strict=True, skipinitialspace=True)
+            if dialect.header:
+                next(reader, None)
+            for cells in reader:
+                if not any(cells[:1]) and not any(map(str.strip, cells)):
+                    continue  # an empty row, as spreadsheets leave them
+                if len(cells) != count:
+                    number = dialect.skip + reader.line_num
+                    if len(cells) < count:
+                        short.append(number)
+                    cells = _fitted(path, number, cells, dialect)
+                yield dialect.skip + reader.line_num, cells
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(_unreadable(path, error)) from None
+    except csv.Error as error:
+        raise DataError(f"{path} line {dialect.skip + reader.line_num}: cannot be read as CSV: {error}") from None
+    if short:
+        logger.info(
+            "%s: %s lines end early (first: line %d); what they lack is empty", path, f"{len(short):,}", short[0]
+        )
+
+
+def _fitted(path: str, number: int, cells: list[str], dialect: Dialect) -> list[str]:
+    """Cells of a record that has others than there are columns: empty ones are added, or taken from its end."""
+    count = len(dialect.columns)
+    while len(cells) > count and not cells[-1].strip():
+        cells.pop()
+    if len(cells) > count and dialect.uneven:
+        return [*cells[: count - 1], dialect.delimiter.join(cells[count - 1 :])]
+    if len(cells) > count:
+        raise DataError(
+            f"{path} line {number}: {len(cells)} cells, the header has {count} "
+            f"({', '.join(map(printable_name, dialect.columns[:5]))}{', …' if count > 5 else ''}); quote cells with "
+            f"{name_of(dialect.delimiter)}s in them"
+        )
+    return cells + [""] * (count - len(cells))
+
+
+def _unreadable(path: str, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or error
+    return f"{path}: cannot be read as CSV: {shortened(reason, 200)}"
+
+
+def _first_lines(file: IO[str]) -> tuple[list[str], bool]:
+    """The first lines of a file, by which it is known, and whether they are all."""
+    lines, size = list[str](), 0
+    while size < SAMPLE_CHARACTERS or (len(lines) < SAMPLE_LINES and size < 16 * SAMPLE_CHARACTERS):
+        line = file.readline()
+        if not line:
+            return lines, True
+        lines.append(line)
+        size += len(line)
+    return lines, False
+
+
+def _preamble(lines: Sequence[str]) -> tuple[int, str | None, list[str]]:
+    """How many lines are before the first record, the delimiter that `sep=;` states, and the comments."""
+    stated, comments, skip = None, [], 0
+    for skip, line in enumerate(lines):
+        if skip == 0 and (found := _SEP_LINE.fullmatch(line.strip())):
+            stated = found[1]
+        elif _COMMENT.match(line):
+            comments.append(line)
+        elif line.strip(" \t\r\n,;|\ufeff"):
+            return skip, stated, comments
+    return skip + 1, stated, comments
+
+
+def _records(lines: Sequence[str], delimiter: str, whole: bool) -> list[list[str]]:
+    """The first records that have something in them; none where the text is no table of this delimiter."""
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    try:
+        found = list(itertools.islice(reader, SAMPLE_RECORDS))
+    except csv.Error:
+        return []
+    if not whole and len(found) > 1 and reader.line_num == len(lines):
+        del found[-1]  # it may have more lines
+    return [cells for cells in found if any(map(str.strip, cells))]
+
+
+def _find_delimiter(path: str, lines: Sequence[str], whole: bool) -> str:
+    """The sign that divides the first records evenly; that of the suffix if no sign does."""
+    usual = "\t" if path.lower().endswith(".tsv") else ","
+    fits: dict[str, tuple[int, ...]] = {}
+    for sign in (usual, *(sign for sign in DELIMITERS if sign != usual)):
+        records = _records(lines, sign, whole)
+        counts = [len(_stripped_end(cells)) for cells in records]
+        if not counts or max(counts[0], len(records[0])) < 2:
+            continue
+        columns = len(records[0])
+        even = sum(count <= columns for count in counts) / len(counts)
+        paths = any(is_image_path(cell) for cells in records[:20] for cell in cells if sign not in cell)
+        clean = not any(other in cell for other in DELIMITERS if other != sign for cell in records[0])
+        fits[sign] = (even == 1 and sum(map(len, records)) > len(records), _names_path(records[0]), paths, clean)
+    if not fits:
+        return usual
+    best = max(fits.values())
+    chosen = [sign for sign, fit in fits.items() if fit == best]
+    if len(chosen) > 1 and usual not in chosen:
+        choices = " or ".join(f"dataset.delimiter={name_of(sign)}" for sign in chosen)
+        raise DataError(f"{path}: its cells may be separated by {' or '.join(map(name_of, chosen))}; use {choices}")
+    return chosen[0]
+
+
+def _names_path(cells: Sequence[str]) -> bool:
+    from mldec.data.own.columns import PATH_NAMES, simple
+
+    return any(simple(cell) in PATH_NAMES for cell in cells)
+
+
+def _stripped_end(cells: Sequence[str]) -> Sequence[str]:
+    end = len(cells)
+    while end > 1 and not cells[end - 1].strip():
+        end -= 1
+    return cells[:end]
+
+
+def _with_columns(dialect: Dialect, records: list[list[str]]) -> Dialect:
+    """With names of the columns: trailing ones without a name and without content are none."""
+    first = [cell.strip() for cell in records[0]]
+    sample = [tuple(cells) for cells in (records[1:] if dialect.header else records)]
+    if dialect.header:
+        columns = list(_stripped_end(first))
+        used = max((len(_stripped_end(cells)) for cells in sample), default=0)
+        columns += [""] * (min(used, len(first)) - len(columns))
+        columns = [name or f"Unnamed: {number}" for number, name in enumerate(columns)]  # as pandas calls them
+        return dataclasses.replace(dialect, columns=tuple(columns), sample=tuple(sample))
+    widths = [len(_stripped_end(cells)) for cells in sample]
+    count, uneven = max(widths), len(set(widths)) > 1
+    place = next((place for place, cell in enumerate(first) if is_image_path(cell)), 0)
+    if uneven and count > place + 2:  # path,cat,dog and path,cat: what follows the path are labels
+        count = place + 2
+        text = "cells behind the path are its labels"
+        dialect = dataclasses.replace(dialect, uneven=True, decisions=(*dialect.decisions, text))
+    columns = [f"column_{number}" for number in range(1, count + 1)]
+    return dataclasses.replace(dialect, columns=tuple(columns), sample=tuple(sample))
+
+
+def suffix_of(path: str) -> str:
+    """The suffix of a path in lower case: `.csv`."""
+    return os.path.splitext(path)[1].lower()

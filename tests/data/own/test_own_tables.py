@@ -1,0 +1,395 @@
+"""Properties: the same content gives the same index in any dialect, encoding, order and notation; what could be read in
+two ways is one error whose options read it."""
+
+import csv
+import io
+import itertools
+import random
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mldec.data.index import ImageIndex
+from mldec.data.own import arrow_rows
+from mldec.data.table import TableConfig, build_table, read_table, read_whole
+from mldec.errors import DataError
+
+CONTENT = [
+    ("p1.jpg", ["Käse", "Brot"]),
+    ("sub/p2.jpg", ["Brot"]),
+    ("p3.jpg", []),
+    ("p4.jpg", ["Apfel", "Brot", "Käse"]),
+]
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    touch(tmp_path, *(name for name, _ in CONTENT))
+    return tmp_path
+
+
+def build(folder: Path, content: str | bytes, name: str = "t.csv", split: str = "train", **settings: Any) -> ImageIndex:
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return build_table(TableConfig(**{"name": "table", "train": str(folder / name)} | settings), split=split)
+
+
+def content_of(index: ImageIndex) -> dict[str, set[str]]:
+    names = index.labels.names
+    return {name: {names[c] for c in index.positives[row].tolist()} for row, name in enumerate(index.names())}
+
+
+EXPECTED = {name: set(labels) for name, labels in CONTENT}
+
+
+def refused(folder: Path, content: str | bytes, **settings: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        build(folder, content, **settings)
+    assert "t.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def options_in(message: str) -> list[dict[str, str]]:
+    """The settings that a message offers."""
+    found = re.findall(r"dataset\.(\w+)=([\w+.]+)", message)
+    return [{key: value.rstrip(".")} for key, value in found]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("seed", range(2))
+def test_dialects_encodings_and_orders_say_the_same(folder: Path, delimiter: str, encoding: str, seed: int) -> None:
+    rng = random.Random(seed)
+    columns = ["path", "labels", "note"]
+    rng.shuffle(columns)
+    rows = [
+        dict(zip(("path", "labels", "note"), (name, ";".join(labels), "a, b"), strict=True)) for name, labels in CONTENT
+    ]
+    rng.shuffle(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator=rng.choice(["\n", "\r\n"]))
+    writer.writeheader()
+    writer.writerows(rows)
+    index = build(folder, text.getvalue().encode(encoding))
+    assert index.labels.names == ("Apfel", "Brot", "Käse")
+    assert content_of(index) == EXPECTED
+    assert list(index.names()) == [row["path"] for row in rows]
+
+
+@pytest.mark.parametrize("before", ["", "sep=;\r\n", "# made by hand\n# in 2026\n", "\n\n"])
+@pytest.mark.parametrize("after", ["", ";\n;;\n", "\n\n"])
+def test_what_stands_around_a_table_is_left_out(folder: Path, before: str, after: str) -> None:
+    rows = "".join(f'{name}; "{";".join(labels)}";;\n' for name, labels in CONTENT)
+    assert content_of(build(folder, f"{before}Image Index;Finding Labels;;\n{rows}{after}")) == EXPECTED
+
+
+@pytest.mark.parametrize("sign", [";", ",", "|", "/", " ", ", ", "; "])
+def test_the_sign_between_labels_is_found(folder: Path, sign: str) -> None:
+    rows = [("p1.jpg", "cat"), ("sub/p2.jpg", "dog"), ("p3.jpg", f"dog{sign}cat"), ("p4.jpg", "")]
+    text = "".join(f'{name},"{labels}"\n' for name, labels in rows)
+    index = build(folder, "path,labels\n" + text)
+    assert index.labels.names == ("cat", "dog")
+    assert content_of(index)["p3.jpg"] == {"cat", "dog"}
+
+
+LISTS = {
+    "json": '["cat", "hot dog"]',
+    "python": "['cat', 'hot dog']",
+    "tuple": "('cat', 'hot dog')",
+    "numpy": "array(['cat', 'hot dog'], dtype=object)",
+    "numpy-str": "['cat' 'hot dog']",
+    "label studio": '{"choices": ["cat", "hot dog"]}',
+    "bare": "[cat, hot dog]",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_in_cells(folder: Path, name: str) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows([("path", "labels"), ("p1.jpg", LISTS[name]), ("p3.jpg", "[]"), ("p4.jpg", "hot dog")])
+    index = build(folder, text.getvalue())
+    assert content_of(index) == {"p1.jpg": {"cat", "hot dog"}, "p3.jpg": set(), "p4.jpg": {"hot dog"}}
+
+
+def test_a_list_that_is_code_is_not_run(folder: Path) -> None:
+    assert "no JSON list" in refused(folder, "path,labels\np1.jpg,\"[__import__('os').getcwd()]\"\n")
+
+
+def test_names_with_spaces_stay_whole(folder: Path) -> None:
+    rows = ["p1.jpg,traffic light", "sub/p2.jpg,dining table", "p3.jpg,cat", "p4.jpg,traffic light"]
+    assert build(folder, "path,labels\n" + "\n".join(rows)).labels.names == ("cat", "dining table", "traffic light")
+    rows = ["p1.jpg,traffic light;cat", "sub/p2.jpg,dining table", "p3.jpg,cat;hot dog", "p4.jpg,dog"]
+    assert "hot dog" in build(folder, "path,labels\n" + "\n".join(rows)).labels.names
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ['p1.jpg,"Washington, DC"', 'p3.jpg,"Seattle, WA"'],
+        ["p1.jpg,cat;dog", "p3.jpg,cat|bird"],
+        ["p1.jpg,cat;dog", 'p3.jpg,"cat,dog"'],
+        ["p1.jpg,hot dog", "p3.jpg,dog"],
+    ],
+)
+def test_what_may_be_joined_is_one_error_whose_options_work(folder: Path, rows: list[str]) -> None:
+    text = "path,labels\n" + "\n".join(rows) + "\n"
+    message = refused(folder, text)
+    assert "line " in message
+    offered = options_in(message)
+    assert len(offered) >= 2
+    for settings in offered:
+        assert len(build(folder, text, **settings)) == 2
+
+
+def test_numbers_stand_by_value_and_take_their_names(folder: Path) -> None:
+    text = "path,labels\np1.jpg,10;2\nsub/p2.jpg,0;1\np3.jpg,\np4.jpg,3\n"
+    assert build(folder, text).labels.names == ("0", "1", "2", "3", "10")
+    assert build(folder, "path,label\np1.jpg,3.0\np3.jpg,\np4.jpg,10.0\n").labels.names == ("3", "10")
+    (folder / "classes.txt").write_text("\n".join(f"class {number}" for number in range(11)))
+    index = build(folder, text)
+    assert len(index.labels) == 11
+    assert content_of(index)["p1.jpg"] == {"class 2", "class 10"}
+    (folder / "own.yaml").write_text("names: {0: a, 1: b, 2: c, 3: d, 10: k}\n")
+    with pytest.raises(DataError, match=r"class number 10, and .*own.yaml has 5 names"):
+        build(folder, text, labels=str(folder / "own.yaml"))
+
+
+def test_cells_without_a_label(folder: Path) -> None:
+    cells = ["nan", "NaN", "None", "NA", "null", "<NA>", ""]
+    touch(folder, *(f"n{number}.jpg" for number in range(len(cells))))
+    rows = "".join(f"n{number}.jpg,{cell}\n" for number, cell in enumerate(cells))
+    index = build(folder, f"path,labels\np1.jpg,cat\n{rows}")
+    assert index.labels.names == ("cat",)
+    index = build(folder, f"path,cat,dog\np1.jpg,1,0\np3.jpg,0,1\n{rows.replace(',', ',0,')}")
+    assert index.targets(range(len(index)))[2:].tolist() == [[0, -1]] * len(cells)
+
+
+def test_a_class_column_of_1_and_minus_1_is_for_the_user_to_decide(folder: Path) -> None:
+    text = "path,cat,dog\np1.jpg,1,-1\np3.jpg,-1,1\n"
+    message = refused(folder, text)
+    for settings, expected in zip(options_in(message), (0, -1), strict=True):
+        assert build(folder, text, **settings).targets([0]).tolist() == [[1, expected]]
+
+
+def test_columns_that_are_no_classes_are_named_together(folder: Path) -> None:
+    text = "path,cat,who,dog,size_m\np1.jpg,1,me,0,3.5\np3.jpg,0,you,1,2\n"
+    message = refused(folder, text)
+    assert "dataset.ignore=[who,size_m]" in message
+    assert build(folder, text, ignore=("who", "size_m")).labels.names == ("cat", "dog")
+    known = build(folder, "Unnamed: 0,path,cat,age,dog,fold\n0,p1.jpg,1,37,0,3\n1,p3.jpg,0,40,1,4\n")
+    assert known.labels.names == ("cat", "dog")
+    message = refused(folder, "path,cat,sex\np1.jpg,1,0\np3.jpg,0,1\n")
+    assert "dataset.ignore=[sex]" in message
+    assert "dataset.ignore=[]" in message
+
+
+@pytest.mark.parametrize(
+    "name", ["path", "Image", "file_name", "Image Index", "image_id", "ImageID", "filename", "Id", "IMG_PATH"]
+)
+def test_names_of_the_path_column(folder: Path, name: str) -> None:
+    assert list(build(folder, f"{name},tags\np1.jpg,cat\n").names()) == ["p1.jpg"]
+
+
+def test_a_table_without_header_loses_no_row(folder: Path) -> None:
+    assert content_of(build(folder, "p1.jpg,cat;dog\np3.jpg,\n")) == {"p1.jpg": {"cat", "dog"}, "p3.jpg": set()}
+    index = build(folder, "train,p1.jpg,cat,dog\nval,p3.jpg,dog\n")
+    assert content_of(index) == {"p1.jpg": {"cat", "dog"}}
+    assert list(build(folder, "path,labels\np1.jpg,cat\n", header=True).names()) == ["p1.jpg"]
+
+
+def test_rows_of_an_image_are_joined(folder: Path) -> None:
+    index = build(folder, "path,label\np1.jpg,cat\np3.jpg,dog\n./p1.jpg,dog\np1.jpg,cat\n")
+    assert content_of(index) == {"p1.jpg": {"cat", "dog"}, "p3.jpg": {"dog"}}
+    whole, images = read_whole(TableConfig(name="table", train=str(folder / "t.csv")))
+    assert images.tolist() == [0, 1, 0, 0]
+    assert len(whole) == 2
+    index = build(
+        folder, "filename,width,height,class,xmin,ymin,xmax,ymax\np1.jpg,9,9,cat,1,1,2,2\np1.jpg,9,9,dog,1,1,2,2\n"
+    )
+    assert content_of(index) == {"p1.jpg": {"cat", "dog"}}
+
+
+def test_a_column_of_splits_divides(folder: Path) -> None:
+    text = "path,labels,split\np1.jpg,cat,Train\nsub/p2.jpg,dog,valid\np3.jpg,cat,test\np4.jpg,dog,train\n"
+    config = TableConfig(name="table", train=str(folder / "t.csv"))
+    assert list(build(folder, text).names()) == ["p1.jpg", "p4.jpg"]
+    assert config.splits == ("train", "val", "test")
+    assert list(build(folder, text, split="val").names()) == ["sub/p2.jpg"]
+    with pytest.raises(DataError, match=r"line 3: no label 'dog'.*dataset.labels=union.*dataset.labels=train"):
+        build(folder, text.replace("p4.jpg,dog", "p4.jpg,cat"))
+    assert build(folder, text.replace("p4.jpg,dog", "p4.jpg,cat"), labels="union").labels.names == ("cat", "dog")
+    left = build(folder, text.replace("p4.jpg,dog", "p4.jpg,cat"), split="val", labels="train")
+    assert left.labels.names == ("cat",)
+    with pytest.raises(DataError, match=r"line 3: column split holds 'other'.*dataset.ignore=\[split\]"):
+        build(folder, text.replace("valid", "other"))
+    assert len(build(folder, text, ignore=("split",))) == 4
+
+
+def test_shares_divide_what_has_no_splits(folder: Path) -> None:
+    touch(folder, *(f"i{number}.jpg" for number in range(40)))
+    text = "path,labels\n" + "".join(f"i{number}.jpg,{'ab'[number % 2]}\n" for number in range(40))
+    shares = {"val_share": 0.25, "test_share": 0.25}
+    parts = [set(build(folder, text, split=split, **shares).names()) for split in ("train", "val", "test")]
+    assert [len(part) for part in parts] == [20, 10, 10]
+    assert not set.intersection(*parts)
+    assert len(set.union(*parts)) == 40
+    assert set(build(folder, text, split="val", split_seed=1, **shares).names()) != parts[1]
+    with pytest.raises(ValueError, match="leave no image"):
+        TableConfig(name="table", train="t.csv", val_share=0.5, test_share=0.5)
+
+
+# Paths ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("C:\\Users\\me\\data\\images\\p1.jpg", "C:\\Users\\me\\data\\images\\sub\\p2.jpg"),
+        ("/home/me/images/p1.jpg", "/home/me/images/sub/p2.jpg"),
+        ("../input/images/p1.jpg", "../input/images/sub/p2.jpg"),
+        ("data/images/p1.jpg", "data/images/sub/p2.jpg"),
+        ("images/p1.jpg", "images/sub\\p2.jpg"),
+        ("images\\p1.jpg", "images\\sub\\p2.jpg"),
+        ("p1", "sub/p2"),
+        ("file:///x/images/p1.jpg", "./images/sub/p2.jpg"),
+        ("{root}/images/p1.jpg", "images/sub/p2.jpg"),
+        ("p1.jpg", "p2.jpg"),
+    ],
+)
+@pytest.mark.parametrize("root", [".", "images"])
+def test_images_are_found_however_their_paths_are_written(tmp_path: Path, paths: tuple[str, str], root: str) -> None:
+    touch(tmp_path, "images/p1.jpg", "images/sub/p2.jpg", "images/other.jpg")
+    text = "path,labels\n" + "".join(f"{path.format(root=tmp_path)},cat\n" for path in paths)
+    index = build(tmp_path, text, root=str(tmp_path / root))
+    found = [Path(index.path(row)).resolve().relative_to(tmp_path).as_posix() for row in range(2)]
+    assert found == ["images/p1.jpg", "images/sub/p2.jpg"]
+
+
+def test_no_image_is_taken_for_another(tmp_path: Path) -> None:
+    touch(tmp_path, "dog/1.jpg", "dog/2.jpg", "cat/1.jpg", "a/x.jpg", "b/x.jpg", "y.jpg", "y.png")
+    with pytest.raises(DataError, match="1 of the 2 images that the annotations list are missing"):
+        build(tmp_path, "path,labels\ncat/1.jpg,c\ncat/2.jpg,c\n")
+    message = refused(tmp_path, "path,labels\nx.jpg,c\n")
+    assert re.search(r"line 2: several images are called x.jpg .*dataset.root=\S+/[ab]\S* or dataset.root=", message)
+    assert "line 2: several images are called y" in refused(tmp_path, "path,labels\ny,c\n")
+    with pytest.raises(DataError, match="images that the annotations list are missing"):
+        build(tmp_path, "path,labels\nold/dog/1.jpg,c\nnew/dog/1.jpg,c\n")
+
+
+@pytest.mark.parametrize("path", ["http://x.org/p1.jpg", "s3://b/p1.jpg", "gs://b/p1.jpg"])
+def test_urls_are_refused(folder: Path, path: str) -> None:
+    assert "is a URL" in refused(folder, f"path,labels\np3.jpg,cat\n{path},cat\n")
+
+
+def test_nothing_outside_of_the_root_is_found(tmp_path: Path) -> None:
+    touch(tmp_path, "in/z.jpg", "out/p.jpg")
+    message = refused(tmp_path / "in", "path,labels\n../out/p.jpg,cat\n")
+    assert "may lie outside of" in message
+    assert f"dataset.root={tmp_path}" in message
+    index = build(tmp_path / "in", "path,labels\n../out/p.jpg,cat\n", root=str(tmp_path))
+    assert list(index.names()) == ["out/p.jpg"]
+    for path in ("/etc/hostname", "../../../../etc/hostname", "~/x.jpg/../../../../../../etc/hostname"):
+        with pytest.raises(DataError):
+            build(tmp_path / "in", f"path,labels\n{path},cat\n")
+
+
+def test_each_table_has_its_own_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a.jpg", "valid/b.jpg", "valid/a.jpg")
+    (tmp_path / "train" / "_classes.csv").write_text("filename, cat, dog\na.jpg, 1, 0\n")
+    (tmp_path / "valid" / "_classes.csv").write_text("filename, dog, cat\nb.jpg, 1, 0\na.jpg, 0, 1\n")
+    config = TableConfig(
+        name="table", train=str(tmp_path / "train" / "_classes.csv"), val=str(tmp_path / "valid" / "_classes.csv")
+    )
+    val = build_table(config, split="val")
+    assert [val.path(row) for row in range(2)] == [str(tmp_path / "valid" / name) for name in ("b.jpg", "a.jpg")]
+    assert val.targets([0, 1]).tolist() == [[0, 1], [1, 0]]
+
+
+# Large tables ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sign", [";", "|", ",", " ", ""])
+@pytest.mark.parametrize("split", [False, True])
+def test_pyarrow_reads_what_python_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: str, split: bool
+) -> None:
+    pytest.importorskip("pyarrow")
+    rng = random.Random(1)
+    monkeypatch.setattr(arrow_rows, "BLOCK", 2**12)
+    rows = []
+    for row in range(500):
+        labels = rng.choices("abcdefgh", k=rng.randint(0, 4) if sign else 1)
+        cell = f"{sign} ".join(labels) if sign and sign != " " else sign.join(labels)
+        rows.append([f"images/{row % 7}/é{row}.jpg", cell, rng.choice(["train", "val"]) if split else "x"])
+    text = io.StringIO()
+    csv.writer(text).writerows([["path", "labels", "split"], *rows])
+    (tmp_path / "t.csv").write_text(text.getvalue(), encoding="utf-8")
+    config = TableConfig(name="table", train=str(tmp_path / "t.csv"), missing="ignore")
+    slow = read_table(config, "train")
+    monkeypatch.setattr(arrow_rows, "SMALLEST", 0)
+    used = []
+    original = arrow_rows.read
+    monkeypatch.setattr(arrow_rows, "read", lambda *args: used.append(original(*args)) or used[-1])
+    fast = read_table(config, "train")
+    assert used[0] is not None
+    assert content_of(slow) == content_of(fast)
+    assert slow.labels == fast.labels
+    assert list(slow.names()) == list(fast.names())
+
+
+@pytest.mark.parametrize(
+    "change", ["path,labels\n", ' "q" ', "\n\n", "\\", "nan", "['a']", "a.jpg,x\na.jpg,y\n", "x,y,z\n", "\0", "./b"]
+)
+def test_what_pyarrow_would_read_otherwise_is_left_to_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    pytest.importorskip("pyarrow")
+    rows = [f"{number}.jpg,a;b\n" for number in range(5)]
+    for place in range(6):
+        content = "path,labels\n" + "".join([*rows[:place], change, *rows[place:]])
+        (tmp_path / "t.csv").write_text(content, newline="")
+        config = TableConfig(name="table", train=str(tmp_path / "t.csv"), missing="ignore")
+        results = []
+        for smallest in (2**20, 0):
+            monkeypatch.setattr(arrow_rows, "SMALLEST", smallest)
+            try:
+                results.append(content_of(read_table(config, "train")))
+            except DataError as error:
+                results.append(str(error))
+        assert results[0] == results[1]
+
+
+def test_pasted_options_survive_a_shell() -> None:
+    from mldec.data.own.columns import _ignoring
+
+    text = _ignoring(["Unnamed: 0", "it's", 'a"b', "plain"])
+    (pasted,) = shlex.split(text)
+    from mldec.commands.compose import _parsed
+
+    assert _parsed(pasted).value() == ["Unnamed: 0", "it's", 'a"b', "plain"]
+
+
+def test_separators_over_all_combinations(folder: Path) -> None:
+    """A joined name is never a label: each is split, or refused."""
+    for first, second in itertools.permutations([";", ",", "|", "/"], 2):
+        text = f'path,labels\np1.jpg,"cat{first}dog"\np3.jpg,"dog{second}cat"\nsub/p2.jpg,cat\np4.jpg,dog\n'
+        try:
+            assert build(folder, text).labels.names == ("cat", "dog")
+        except DataError as error:
+            assert "dataset.separator=" in str(error)  # noqa: PT017
+
+
+def test_arrays_of_rows_are_small(folder: Path) -> None:
+    index = build(folder, "path,labels\n" + "".join(f"{name},{';'.join(labels)}\n" for name, labels in CONTENT))
+    assert index.paths.values.dtype == np.uint8
+    assert index.positives.values.dtype == np.int32
