@@ -125,7 +125,7 @@ class TableConfig(SplitShares, FilesConfig):
 
     def label_files(self) -> list[str]:
         """The file `labels`, if one is named. Raises DataError if it does not exist."""
-        return [] if self.labels in (None, TRAIN, UNION) else [self._existing("labels")]
+        return [] if self.labels in (None, TRAIN, UNION) else [self.file("labels")]
 
     def base(self, split: str) -> str:
         """Absolute folder of the images of a split: `root`, or the folder of its file."""

@@ -180,7 +180,6 @@ def _open_parquet(path: str) -> TableFile:
     def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
         with _naming_parquet(path):
-            parquet_file.refuse_nested(path, wanted)
             for batch in parquet_file.read_batches(path, wanted or None):
                 for number, row in enumerate(batch.to_pylist(), start=number + 1):  # noqa: B020 (continues counting)
                     yield number, row

@@ -26,7 +26,7 @@ from mldec.engine import predictions
 from mldec.labels import LabelSpace
 
 PLAIN = ("dog", "cat", "traffic light", "unused")
-HARD = ("=1+1", "a;b", "c, d", "nan", 'say "x"', "été/<b>", "[z]")
+HARD = ("=1+1", "a;b", "c, d", "nan", 'say "x"', "été/<b>", "[zebra]")
 SIZES = {"train": 4, "test": 2}
 NAMES = ("b.jpg", "sub/a.jpg", "=SUM(1).jpg", "#one.jpg", "über, all.jpg", "-x;y.jpg")
 
