@@ -104,10 +104,7 @@ class TableConfig(SplitShares, FilesConfig):
             return tuple(split for split in SPLITS if getattr(self, split) is not None)
         path = os.path.expanduser(self.train)
         try:
-            status = os.stat(path)
-            found = _splits_within(
-                path, self.root, self.settings, (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            )
+            found = _splits_within(path, self.root, self.settings, _stamp(path))
         except (OSError, DataError):  # reported when it is read
             return ("train",)
         return found or self.drawn_splits
@@ -129,11 +126,17 @@ class TableConfig(SplitShares, FilesConfig):
 
     def base(self, split: str) -> str:
         """Absolute folder of the images of a split: `root`, or the folder of its file."""
-        path = self.root if self.root else os.path.dirname(os.path.abspath(os.path.expanduser(self._file(split))))
-        return os.path.abspath(os.path.expanduser(path))
+        path = self.file(split if getattr(self, split) is not None else "train")
+        if self.root:
+            return os.path.abspath(os.path.expanduser(self.root))
+        if is_table(path):
+            return os.path.dirname(os.path.abspath(path))
+        return _place_of(path, self.settings, _stamp(path))[0]
 
-    def _file(self, split: str) -> str:
-        return str(getattr(self, split) or self.train)
+    def file(self, setting: str) -> str:
+        """The file of a split, or the folder of an export. Raises DataError if it is neither."""
+        path = os.path.expanduser(getattr(self, setting))
+        return path if os.path.isdir(path) and setting != "labels" else super().file(setting)
 
 
 @functools.lru_cache(maxsize=16)
@@ -148,6 +151,18 @@ def _splits_within(
     return tuple(split for split in SPLITS if split in found) if found - {None} else None
 
 
+@functools.lru_cache(maxsize=16)
+def _place_of(path: str, settings: TableSettings, stamp: tuple[int, ...]) -> tuple[str, tuple[str, ...]]:
+    """The folder that the images of an export are relative to, and the files that it consists of."""
+    listing = _recognise(path, None, settings)
+    return (os.path.abspath(os.path.dirname(path)), (path,)) if listing is None else (listing.folder, listing.files)
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 @DATASETS.register("table", TableConfig)
 def build_table(config: TableConfig, *, split: str) -> ImageIndex:
     """The index of a split, images in the order in which the file lists them first.
@@ -160,7 +175,12 @@ def build_table(config: TableConfig, *, split: str) -> ImageIndex:
     """
     check_split(config, split)
     used = SPLITS if config.labels == UNION else (split, "train")
-    files = [config.file(name) for name in dict.fromkeys(used) if getattr(config, name) is not None]
+    named_files = [config.file(name) for name in dict.fromkeys(used) if getattr(config, name) is not None]
+    files = [
+        f
+        for path in named_files
+        for f in ((path,) if is_table(path) else (path, *_place_of(path, config.settings, _stamp(path))[1]))
+    ]
     sources = [*dict.fromkeys(files), *config.label_files()]
     if config.labels is None:
         beside = os.path.dirname(os.path.abspath(config.file("train")))

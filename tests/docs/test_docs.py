@@ -263,7 +263,18 @@ def mldec_arguments(command: Command) -> list[str]:
 
 def leave_undone(patch: pytest.MonkeyPatch) -> None:
     """Commands that stop where work would begin: options are parsed, experiments are composed and checked."""
-    from mldec.commands import benchmark, data, evaluate, export, import_weights, predict, report, table, train
+    from mldec.commands import (
+        benchmark,
+        data,
+        evaluate,
+        export,
+        import_weights,
+        own_dataset,
+        predict,
+        report,
+        table,
+        train,
+    )
     from mldec.engine import config_checks, experiment_summary
 
     def checked(config: object, *rest: object, **more: object) -> int:
@@ -273,6 +284,16 @@ def leave_undone(patch: pytest.MonkeyPatch) -> None:
     def parsed(declared: type, command: str) -> Callable[[Sequence[str]], int]:
         return lambda argv: int(options.parse(argv, declared, command) is None)
 
+    def own_path(override: str, known: Sequence[str]) -> str | None:
+        key, _, value = override.partition("=")
+        return value if key == "dataset" and ("." in value or "/" in value) else None
+
+    def recognised(path: str, given: Sequence[str]) -> own_dataset.OwnDataset:
+        return own_dataset.OwnDataset(path, "CSV", ("dataset=table", f"dataset.train={path}"), ())
+
+    patch.setattr(own_dataset, "_path", own_path)
+    patch.setattr(own_dataset, "_recognise", recognised)
+    patch.setattr(own_dataset, "show_summary", lambda own, mapping: None)
     patch.setattr(train, "_begin", checked)
     patch.setattr(train, "_check_run_directory", lambda config: None)
     patch.setattr(train, "_train_needed", lambda config, arguments: Path("needed"))

@@ -52,7 +52,7 @@ def _by_id(items: list[dict[str, Any]], what: str, key: str, text: Any) -> dict[
     for item in items:
         number = item.get("id")
         if isinstance(number, (list, dict, bool, float)):
-            raise DataError(f"{what} id {shortened(number)}: a whole number or text is needed")
+            raise DataError(f"{what} id {shortened(number)}: an integer or text is needed")
         value = text(item[key])
         number = ("without id", len(found)) if number is None else number
         if found.setdefault(number, value) != value:

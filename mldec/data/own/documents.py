@@ -144,13 +144,13 @@ def reading(path: str, what: str) -> Iterator[None]:
 
 
 def label_text(value: Any) -> str:
-    """The name of a label, from text or a whole number. Raises DataError for anything else."""
+    """The name of a label, from text or an integer. Raises DataError for anything else."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         return str(value)
     if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_LABEL:
-        raise DataError(f"{shortened(value)} is no name of a label; it must be text, or a whole number")
+        raise DataError(f"{shortened(value)} is no name of a label; it must be text, or an integer")
     return value.strip()
 
 

@@ -45,7 +45,7 @@ class Listing:
             found in `entries`, sorted, numbers by value.
         files: every file that was read, whose change makes a cached index invalid.
         decisions: what was decided in reading it, a sentence each, without a full stop.
-        options: options that mean the same as the decisions, such as {"dataset.separator": ";"}.
+        options: options that mean the same as the decisions, such as {"dataset.separator": "semicolon"}.
     """
 
     source: str
