@@ -175,12 +175,9 @@ def build_table(config: TableConfig, *, split: str) -> ImageIndex:
     """
     check_split(config, split)
     used = SPLITS if config.labels == UNION else (split, "train")
-    named_files = [config.file(name) for name in dict.fromkeys(used) if getattr(config, name) is not None]
-    files = [
-        f
-        for path in named_files
-        for f in ((path,) if is_table(path) else (path, *_place_of(path, config.settings, _stamp(path))[1]))
-    ]
+    files = [config.file(name) for name in dict.fromkeys(used) if getattr(config, name) is not None]
+    parts = (_place_of(path, config.settings, _stamp(path))[1] for path in files if not is_table(path))
+    files += itertools.chain.from_iterable(parts)
     sources = [*dict.fromkeys(files), *config.label_files()]
     if config.labels is None:
         beside = os.path.dirname(os.path.abspath(config.file("train")))
