@@ -176,7 +176,7 @@ def build_table(config: TableConfig, *, split: str) -> ImageIndex:
     check_split(config, split)
     used = SPLITS if config.labels == UNION else (split, "train")
     files = [config.file(name) for name in dict.fromkeys(used) if getattr(config, name) is not None]
-    parts = (_place_of(path, config.settings, _stamp(path))[1] for path in files if not is_table(path))
+    parts = [_place_of(path, config.settings, _stamp(path))[1] for path in files if not is_table(path)]
     files += itertools.chain.from_iterable(parts)
     sources = [*dict.fromkeys(files), *config.label_files()]
     if config.labels is None:
