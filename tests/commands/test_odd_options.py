@@ -124,6 +124,7 @@ OPTIONS = {
         ["scale", "seeds", "choose_seed", "rows", "jobs", "gpus", "launcher", "report_only"],
     ),
     "benchmark loader": ([], ["scale", "repeats", "workers"]),
+    "benchmark data": ([], ["scale", "repeats"]),
     "benchmark train": ([], ["steps", "repeats", "images", "num_labels", "runtime.threads"]),
     "benchmark model": (
         ["experiment=digits", "num_labels=5"],

@@ -289,11 +289,12 @@ def leave_undone(patch: pytest.MonkeyPatch) -> None:
         return value if key == "dataset" and ("." in value or "/" in value) else None
 
     def recognised(path: str, given: Sequence[str]) -> own_dataset.OwnDataset:
-        return own_dataset.OwnDataset(path, "CSV", ("dataset=table", f"dataset.train={path}"), ())
+        Path("own.csv").write_text("path,labels\na.jpg,cat\n", encoding="utf-8")
+        return own_dataset.OwnDataset(path, "CSV", ("dataset=table", "dataset.train=own.csv"), ())
 
     patch.setattr(own_dataset, "_path", own_path)
     patch.setattr(own_dataset, "_recognise", recognised)
-    patch.setattr(own_dataset, "show_summary", lambda own, mapping: None)
+    patch.setattr(compose, "show_summary", lambda own, mapping: None)
     patch.setattr(train, "_begin", checked)
     patch.setattr(train, "_check_run_directory", lambda config: None)
     patch.setattr(train, "_train_needed", lambda config, arguments: Path("needed"))

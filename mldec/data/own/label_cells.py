@@ -42,9 +42,10 @@ def labels_of(value: Any, separator: Separator, where: str) -> list[str]:
     if isinstance(value, str):
         if is_nothing(value):
             return []
-        value = parse_list(value, where) if is_list(value) else separator.split(value)
-    names = [name for name in _flattened(value, where) if not is_nothing(name)]
-    return list(dict.fromkeys(names))
+        if not is_list(value):
+            return list(dict.fromkeys(name for name in separator.split(value) if not is_nothing(name)))
+        value = parse_list(value, where)
+    return list(dict.fromkeys(_flattened(value, where)))  # a text "nan" in a list is a name
 
 
 def parse_list(text: str, where: str) -> Any:
@@ -64,7 +65,7 @@ def parse_list(text: str, where: str) -> Any:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass
     if re.fullmatch(r"\s*[\[({][^\[\](){}'\"]*[\])}]\s*", text):  # [cat, dog]
-        return [part.strip() for part in text.strip()[1:-1].split(",") if part.strip()]
+        return [part.strip() for part in text.strip()[1:-1].split(",") if not is_nothing(part)]
     raise DataError(f"""{where}: {shortened(text, 60)} is no JSON list; write ["cat", "dog"] or cat;dog""")
 
 

@@ -30,7 +30,7 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for e in ENTRIES
     ]
 
-    def recognise(source: str) -> Listing:
+    def recognise(source: str, **settings: object) -> Listing:
         labels = ("dog", "cat", "bird", "fish")
         return Listing(source, "a tool's JSON", str(tmp_path), lambda: iter(entries), labels, (str(path),))
 
@@ -56,6 +56,6 @@ def test_a_listing_becomes_an_index(export: Path, tmp_path: Path, whole: bool) -
 
 
 def test_what_is_not_recognised_is_named(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "recognise", lambda path: None)
+    monkeypatch.setattr(table, "recognise", lambda path, **settings: None)
     with pytest.raises(DataError, match=r"export\.json: is no table .* and no export that is known"):
         build_table(TableConfig(name="table", train=str(export)), split="train")
