@@ -12,8 +12,10 @@ Ranges are part of the annotation, so that a field reads as its own documentatio
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import sys
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -26,6 +28,8 @@ from mldec.registry import REGISTRIES
 
 Options = TypeVar("Options")
 Weights = Literal["best", "ema", "raw"]  # those whose metric training reported; their moving average; without it
+ApDefinition = Literal["exact", "exact_zero", "voc07", "partial", "paper"]
+CountedImages = Literal["all", "with_unseen", "with_any"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -44,14 +48,11 @@ class Range:
         return above and below
 
     def __str__(self) -> str:
+        low, high = (str(bound) if isinstance(bound, int) else f"{bound:g}" for bound in (self.low, self.high))
+        above, below = f"{'>' if self.open_low else '≥'} {low}", f"{'<' if self.open_high else '≤'} {high}"
         if self.high == math.inf:
-            return f"above {_digits(self.low)}" if self.open_low else f"at least {_digits(self.low)}"
-        low, high = (" (excluded)" if is_open else "" for is_open in (self.open_low, self.open_high))
-        return f"{_digits(self.low)}{low} to {_digits(self.high)}{high}"
-
-
-def _digits(bound: float) -> str:
-    return str(bound) if isinstance(bound, int) else f"{bound:g}"
+            return above
+        return f"{above} and {below}" if self.open_low or self.open_high else f"from {low} to {high}"
 
 
 Count = Annotated[int, Range(low=1)]
@@ -116,16 +117,14 @@ class ProtocolConfig:
     """How results are chosen and reported. `paper` and `standard` are never mixed; a result names its protocol."""
 
     name: Literal["paper", "standard"]
-    average_precision: Literal["exact", "exact_zero", "voc07", "partial", "paper"] = (
-        "exact"  # the definition of AP (docs/evaluation.md)
-    )
+    average_precision: ApDefinition = "exact"  # the definition of AP (docs/evaluation.md)
     report: Literal["ema", "raw", "better"] = "ema"  # which weights count, where EMA is on
     holdout: Share = 0.05  # share of train kept as val where a dataset publishes no third split; 0: val is test
     threshold: Fraction = 0.5  # of the F1 scores
     top_k: tuple[Count, ...] = (3,)  # of the F1@k scores
     zero_shot: Literal["seen", "zsl", "gzsl"] = "seen"  # whose mAP chooses the epoch, where labels are never trained
-    zsl_images: Literal["all", "with_unseen", "with_any"] = "all"  # counted for ZSL (docs/zero-shot.md)
-    gzsl_images: Literal["all", "with_unseen", "with_any"] = "all"  # counted for GZSL: all, those with a label, …
+    zsl_images: CountedImages = "all"  # counted for ZSL (docs/zero-shot.md)
+    gzsl_images: CountedImages = "all"  # counted for GZSL: all, those with a label, …
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,11 +158,7 @@ def build_config(mapping: Mapping[str, Any]) -> Config:
 
     The registries must be filled first: import the components (`mldec.engine.build` does) and the user's plugins.
     """
-    problems: list[str] = []
-    config = _dataclass(mapping, Config, "", problems)
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return typing.cast(Config, config)
+    return build_options(Config, mapping)
 
 
 def build_options(cls: type[Options], values: Mapping[str, Any], owner: str = "") -> Options:
@@ -203,22 +198,21 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 
 def describe_type(annotation: Any) -> str:
-    """What a field may hold, as text: "a whole number at least 1 or null"."""
-    origin = typing.get_origin(annotation)
+    """What a field may hold, as text: "an integer ≥ 1, or null"."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        base, *bounds = typing.get_args(annotation)
+        base, *bounds = arguments
         if isinstance(bounds[0], str):  # that describes the type
             return bounds[0]
         return " ".join([describe_type(base), *map(str, bounds)])
     if origin in _UNIONS:
-        return " or ".join(describe_type(option) for option in typing.get_args(annotation))
+        return ", or ".join(map(describe_type, arguments))
     if origin is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(annotation)))
+        return "one of " + ", ".join(map(str, arguments))
     if origin is tuple:
-        item = typing.get_args(annotation)
-        return f"a list of {describe_type(item[0])}" if item[-1] is ... else f"a list of {len(item)} values"
-    names = {type(None): "null", int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    return {**names, Path: "a path"}.get(annotation, str(annotation))
+        variadic = arguments[-1] is ...
+        return f"a list (each {describe_type(arguments[0])})" if variadic else f"a list of {len(arguments)} values"
+    return _TYPES.get(annotation, str(annotation))
 
 
 LARGEST_INT = 2**64  # of settings: what numpy, torch and printing take
@@ -226,6 +220,7 @@ LARGEST_INT = 2**64  # of settings: what numpy, torch and printing take
 _INVALID = object()
 SHOWN = 20  # settings that there are not, of one component
 _UNIONS = (typing.Union, types.UnionType)
+_TYPES = {type(None): "null", int: "an integer", float: "a number", str: "text", bool: "true or false", Path: "a path"}
 
 
 def _dataclass(value: Any, cls: type, path: str, problems: list[str], owner: str = "") -> Any:
@@ -272,10 +267,12 @@ def _component(value: Any, group: str, problems: list[str]) -> Any:
 def _convert(value: Any, annotation: Any, path: str, problems: list[str]) -> Any:
     if annotation == Group:
         return _component(value, path, problems)
-    settings = _settings_class(annotation)
+    options = typing.get_args(annotation) if typing.get_origin(annotation) in _UNIONS else (annotation,)
+    classes = [option for option in options if isinstance(option, type)]
+    settings = next(filter(dataclasses.is_dataclass, classes), None)
     if settings is not None:
-        optional = annotation is not settings
-        return None if value is None and optional else _dataclass(value, settings, path, problems)
+        is_null = value is None and settings is not annotation  # where null is allowed
+        return None if is_null else _dataclass(value, settings, path, problems)
     converted = _fit(value, annotation)
     if converted is _INVALID:
         value, annotation = _misfit(value, annotation)
@@ -292,66 +289,48 @@ def _misfit(value: Any, annotation: Any) -> tuple[Any, Any]:
     return value, annotation
 
 
-def _settings_class(annotation: Any) -> type | None:
-    """The dataclass that `annotation` names, alone or as an alternative to null."""
-    options = typing.get_args(annotation) if typing.get_origin(annotation) in _UNIONS else (annotation,)
-    return next((option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None)
-
-
 def _fit(value: Any, annotation: Any) -> Any:
     """`value` as `annotation` requires, or _INVALID. Numbers widen (1 to 1.0), nothing else is coerced."""
-    origin = typing.get_origin(annotation)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    is_bool = isinstance(value, bool)  # for Python also an integer
     if origin is Annotated:
-        base, *bounds = typing.get_args(annotation)
+        base, *bounds = arguments
         fitted = _fit(value, base)
-        ranges = (bound for bound in bounds if isinstance(bound, Range))
-        return fitted if fitted is not _INVALID and all(fitted in bound for bound in ranges) else _INVALID
-    if origin in _UNIONS:
-        for option in typing.get_args(annotation):
-            fitted = _fit(value, option)
-            if fitted is not _INVALID:
+        if fitted is not _INVALID and all(fitted in bound for bound in bounds if isinstance(bound, Range)):
+            return fitted
+    elif origin in _UNIONS:
+        fits = (_fit(value, option) for option in arguments)
+        return next((fitted for fitted in fits if fitted is not _INVALID), _INVALID)
+    elif origin is Literal:
+        if any(value == option and type(value) is type(option) for option in arguments):
+            return value
+    elif origin is tuple:
+        if isinstance(value, (list, tuple)):
+            kinds = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+            items = tuple(map(_fit, value, kinds))
+            if len(kinds) == len(value) and _INVALID not in items:
+                return items
+    elif origin is Mapping:  # in JSON
+        if isinstance(value, Mapping):
+            key, item = arguments
+            fitted = {_fit(k, key): _fit(v, item) for k, v in value.items()}
+            if _INVALID not in (*fitted, *fitted.values()):
                 return fitted
-        return _INVALID
-    if origin is Literal:
-        return (
-            value
-            if any(value == option and type(value) is type(option) for option in typing.get_args(annotation))
-            else _INVALID
-        )
-    if origin is tuple:
-        item = typing.get_args(annotation)
-        if not isinstance(value, (list, tuple)):
-            return _INVALID
-        kinds = [item[0]] * len(value) if len(item) == 2 and item[1] is ... else list(item)
-        fitted_items = [_fit(v, kind) for v, kind in zip(value, kinds, strict=False)]
-        return _INVALID if len(kinds) != len(value) or _INVALID in fitted_items else tuple(fitted_items)
-    if origin is Mapping:  # in JSON
-        if not isinstance(value, Mapping):
-            return _INVALID
-        key, item = typing.get_args(annotation)
-        fitted = {_fit(k, key): _fit(v, item) for k, v in value.items()}
-        return _INVALID if _INVALID in (*fitted, *fitted.values()) else fitted
-    if annotation in (None, type(None)):
-        return None if value is None else _INVALID
-    if annotation is float:
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            return _INVALID
-        try:
-            number = float(value)
-        except OverflowError:  # of a whole number with hundreds of digits
-            return _INVALID
-        return number if math.isfinite(number) else _INVALID
-    if annotation is int:
-        is_int = isinstance(value, int) and not isinstance(value, bool)
-        return value if is_int and abs(value) < LARGEST_INT else _INVALID
-    if annotation is Path:
-        try:
-            return Path(value).expanduser() if isinstance(value, (str, Path)) else _INVALID
-        except RuntimeError:  # ~user, of whom there is none
-            return _INVALID
-    if annotation in (str, bool):
-        return value if isinstance(value, annotation) else _INVALID
-    raise TypeError(f"config fields may not have the type {annotation}")
+    elif annotation is float:  # an integer may have hundreds of digits
+        if isinstance(value, (int, float)) and not is_bool and abs(value) <= sys.float_info.max:
+            return float(value)
+    elif annotation is int:
+        if isinstance(value, int) and not is_bool and abs(value) < LARGEST_INT:
+            return value
+    elif annotation is Path:
+        with contextlib.suppress(RuntimeError, TypeError):  # ~user, of whom there is none; neither text nor a path
+            return Path(value).expanduser()
+    elif annotation in (str, bool, type(None)):
+        if isinstance(value, annotation):
+            return value
+    else:
+        raise TypeError(f"config fields may not have the type {annotation}")
+    return _INVALID
 
 
 def _kind(value: Any) -> str:
@@ -361,7 +340,7 @@ def _kind(value: Any) -> str:
         return "true/false"
     if isinstance(value, Mapping):
         return "nested settings"
-    names = {int: "a whole number", float: "a number", str: "text", list: "a list", tuple: "a list"}
+    names = {**_TYPES, list: "a list", tuple: "a list"}
     return f"{names.get(type(value), type(value).__name__)} ({shortened(value, 400)})"
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import reprlib
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all control characters but tab and newline
 
@@ -90,12 +90,15 @@ def suggest(name: str, options: Iterable[str]) -> str:
     """`did you mean …? (allowed: …)` for a name that is none of `options`."""
     names = sorted(options)
     near = difflib.get_close_matches(name[:MAX_COMPARED], names[:MAX_OPTIONS], n=1, cutoff=0.5)
-    allowed = (
-        "allowed: "
-        + ", ".join(option[:80] for option in names[:40])
-        + (f", and {len(names) - 40} more" if len(names) > 40 else "")
-    )
+    more = f", and {len(names) - 40} more" if len(names) > 40 else ""
+    allowed = f"allowed: {', '.join(option[:80] for option in names[:40])}{more}"
     return f"did you mean {near[0][:MAX_COMPARED]}? ({allowed})" if near else allowed
+
+
+def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Raise ValueError unless argument `name` of a constructor or function is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: no such {name}; use {', '.join(allowed[:-1])} or {allowed[-1]}")
 
 
 def printable(text: str) -> str:
@@ -116,7 +119,7 @@ def shortened(value: object, most: int = LONGEST_SHOWN) -> str:
     if isinstance(value, os.PathLike):
         most = max(most, LONGEST_PATH)  # the end of a path is what tells it from others
     if isinstance(value, int) and value.bit_length() > 256:
-        return f"a whole number of {value.bit_length():,} bits"
+        return f"an integer of {value.bit_length():,} bits"
     if value is None or isinstance(value, (str, bool, int, float, os.PathLike, Exception)):
         text = str(value)
     else:

@@ -24,13 +24,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mldec.config import ComponentConfig, Fraction, NonNegative, Share, arguments_of
+from mldec.config import ComponentConfig, Fraction, NonNegative, Range, Share, arguments_of
+from mldec.errors import check_choice
 from mldec.registry import LOSSES
 
 Reduction = Literal["sum", "mean"]
 Toward = Literal["half", "uniform"]
 
 CACHED = 2**16  # labels that are handled at a time on the CPU: a dozen float32 buffers of these fit into its cache
+SHARE = Range(low=0, high=1, open_high=True)
 FLOOR = 1e-8  # probabilities are kept above this before the logarithm, as published
 
 
@@ -47,9 +49,8 @@ class ThreeStateLoss(nn.Module):
 
     def __init__(self, unknown_weight: float, reduction: Reduction) -> None:
         super().__init__()
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"reduction={reduction!r}: no such reduction; use 'sum' or 'mean'")
-        _at_least_zero(unknown_weight=unknown_weight)
+        check_choice("reduction", reduction, get_args(Reduction))
+        _check_range(Range(low=0), unknown_weight=unknown_weight)
         self.unknown_weight = unknown_weight
         self.reduction = reduction
 
@@ -58,11 +59,16 @@ class ThreeStateLoss(nn.Module):
         _check_shapes(logits, targets, known)
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            unknown = _unknown(targets, known)
-            present = targets.to(logits.dtype).masked_fill(unknown, 0)
-            weights = torch.where(unknown, self.unknown_weight, torch.ones_like(logits))
-            terms = self.terms(logits, present, weights)
-            return terms.sum() if self.reduction == "sum" else terms.sum() / max(terms.numel(), 1)
+            unknown = targets < 0 if known is None else ~known | (targets < 0)
+            total, count = self.total(logits, targets, unknown)
+            return total if self.reduction == "sum" else total / max(count, 1)
+
+    def total(self, logits: Tensor, targets: Tensor, unknown: Tensor) -> tuple[Tensor, int]:
+        """The sum of the weighted losses, and their number. `unknown` (B,N) is bool: by the target or by the mask."""
+        present = targets.to(logits.dtype).masked_fill(unknown, 0)
+        weights = torch.where(unknown, self.unknown_weight, torch.ones_like(logits))
+        terms = self.terms(logits, present, weights)
+        return terms.sum(), terms.numel()
 
     def terms(self, logits: Tensor, present: Tensor, weights: Tensor) -> Tensor:
         """Weighted losses, (B,N) or (B,), from logits, targets in [0,1] and the weight of each label, all (B,N)."""
@@ -97,26 +103,21 @@ class AsymmetricLoss(ThreeStateLoss):
         reduction: Reduction = "sum",
     ) -> None:
         super().__init__(unknown_weight, reduction)
-        _at_least_zero(gamma_neg=gamma_neg, gamma_pos=gamma_pos)
-        _share("clip", clip, top=1.0)
+        _check_range(Range(low=0), gamma_neg=gamma_neg, gamma_pos=gamma_pos)
+        _check_range(Range(low=0, high=1), clip=clip)
         self.gamma_neg = gamma_neg
         self.gamma_pos = gamma_pos
         self.clip = clip
         self.detach_weight = detach_weight
 
-    def forward(self, logits: Tensor, targets: Tensor, known: Tensor | None = None) -> Tensor:
+    def total(self, logits: Tensor, targets: Tensor, unknown: Tensor) -> tuple[Tensor, int]:
         """As of every loss. Whole targets with constant focal weights, the usual case, take a path of fewer passes."""
         constant = self.detach_weight or not (self.gamma_neg or self.gamma_pos)
         if targets.is_floating_point() or not constant:
-            return super().forward(logits, targets, known)
-        _check_shapes(logits, targets, known)
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            unknown = _unknown(targets, known)
-            present = (targets > 0) & ~unknown
-            settings = (self.gamma_neg, self.gamma_pos, self.clip, self.unknown_weight)
-            total = cast(Tensor, _WholeAsymmetric.apply(logits, present, unknown, *settings))
-            return total if self.reduction == "sum" else total / max(logits.numel(), 1)
+            return super().total(logits, targets, unknown)
+        present = (targets > 0) & ~unknown
+        settings = (self.gamma_neg, self.gamma_pos, self.clip, self.unknown_weight)
+        return cast(Tensor, _WholeAsymmetric.apply(logits, present, unknown, *settings)), logits.numel()
 
     def terms(self, logits: Tensor, present: Tensor, weights: Tensor) -> Tensor:
         absent = 1 - present
@@ -215,13 +216,8 @@ class BinaryCrossEntropy(ThreeStateLoss):
         label_smoothing_toward: Toward = "half",
     ) -> None:
         super().__init__(unknown_weight, reduction)
-        _share("label_smoothing", label_smoothing)
-        if target_threshold is not None:
-            _share("target_threshold", target_threshold)
-        if label_smoothing_toward not in get_args(Toward):
-            raise ValueError(
-                f"label_smoothing_toward={label_smoothing_toward!r}: no such target; use 'half' or 'uniform'"
-            )
+        _check_range(SHARE, label_smoothing=label_smoothing, target_threshold=target_threshold or 0)
+        check_choice("label_smoothing_toward", label_smoothing_toward, get_args(Toward))
         _check_smoothed_threshold(label_smoothing, target_threshold)
         self.label_smoothing = label_smoothing
         self.target_threshold = target_threshold
@@ -253,7 +249,7 @@ class CrossEntropy(ThreeStateLoss):
         self, label_smoothing: float = 0.0, unknown_weight: float = 0.0, reduction: Reduction = "mean"
     ) -> None:
         super().__init__(unknown_weight, reduction)
-        _share("label_smoothing", label_smoothing)
+        _check_range(SHARE, label_smoothing=label_smoothing)
         self.label_smoothing = label_smoothing
 
     def terms(self, logits: Tensor, present: Tensor, weights: Tensor) -> Tensor:
@@ -342,11 +338,6 @@ def _check_shapes(logits: Tensor, targets: Tensor, known: Tensor | None) -> None
         raise ValueError(f"known must be bool of shape {tuple(logits.shape)}, found {known.dtype} {tuple(known.shape)}")
 
 
-def _unknown(targets: Tensor, known: Tensor | None) -> Tensor:
-    """Bool (B,N): where the label is unknown by its target or by the mask."""
-    return targets < 0 if known is None else ~known | (targets < 0)
-
-
 def _check_smoothed_threshold(smoothing: float, threshold: float | None) -> None:
     if smoothing and threshold is not None and not smoothing / 2 <= threshold < 1 - smoothing:
         raise ValueError(
@@ -355,12 +346,7 @@ def _check_smoothed_threshold(smoothing: float, threshold: float | None) -> None
         )
 
 
-def _at_least_zero(**values: float) -> None:
+def _check_range(allowed: Range, **values: float) -> None:
     for name, value in values.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name}={value}: must be a number of at least 0")
-
-
-def _share(name: str, value: float, top: float | None = None) -> None:
-    if not (0 <= value < 1 or value == top):
-        raise ValueError(f"{name}={value}: must be at least 0 and {'at most' if top else 'below'} 1")
+        if value not in allowed or not math.isfinite(value):
+            raise ValueError(f"{name}={value}: must be a number {allowed}")

@@ -34,7 +34,8 @@ def open_regular(path: str | os.PathLike[str], *, most: int | None = None) -> io
     """
     path = os.fspath(path)
     _check_kind(path, os.stat(path))  # before it is opened: opening alone sets some devices going
-    file = open(path, "rb", buffering=0, opener=_without_waiting)  # noqa: SIM115
+    no_wait = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | no_wait))  # noqa: SIM115
     try:
         status = os.fstat(file.fileno())
         _check_kind(path, status)
@@ -181,10 +182,6 @@ class _TextBytes(io.RawIOBase):
                 f"{self._path}: holds NUL bytes, so it is no text in UTF-8 (binary, sparse, or saved as UTF-16); save "
                 "it as UTF-8"
             )
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _check_kind(path: str, status: os.stat_result) -> None:

@@ -12,25 +12,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mldec.benchmarks.figure import Figure, seconds
+from mldec.benchmarks.figure import Figure
 from mldec.benchmarks.memory import PeakMemory
 from mldec.benchmarks.network import Network
-from mldec.benchmarks.rate import (
-    Rate,
-    matrix_figure,
-    matrix_product,
-    memory_copy,
-    ratio_figure,
-    sample_in_turn,
-    time_figure,
-)
+from mldec.benchmarks.rate import Rate, matrix_figure, matrix_product
 from mldec.benchmarks.record import Measured
 from mldec.commands import compose
 from mldec.config import Config, build_config
@@ -58,7 +51,10 @@ class Setting:
         return Rate(work, amount, self.device, self.seconds)
 
     def sample(self, *rates: Rate) -> None:
-        sample_in_turn(rates, self.repeats, self.seconds)
+        """Measure all of `rates` once per round, so that other load on a shared machine affects all of them alike."""
+        for _ in range(self.repeats):
+            for rate in rates:
+                rate.sample(self.seconds)
 
 
 def measure(subject: str, options: Sequence[str]) -> Measured:
@@ -200,8 +196,9 @@ def measure_ema(setting: Setting) -> list[Figure]:
 
     raw = large.trainer.state.model
     size = sum(part.numel() * part.element_size() for part in (*raw.parameters(), *raw.buffers()))
-    copy = memory_copy(torch.zeros(size // 4, device=setting.device), setting.seconds)
-    copy.amount = 1
+    source = torch.zeros(size // 4, device=setting.device)
+    target = torch.empty_like(source)
+    copy = setting.rate(lambda: target.copy_(source))
     batch_size = setting.config.schedule.batch_size
     step = setting.rate(lambda: small.train(batch_size))
     of_large, of_small = update(large), update(small)
@@ -357,3 +354,35 @@ SUBJECTS: dict[str, Callable[[Setting], list[Figure]]] = {
     "metric": measure_metric,
     "index": measure_index,
 }
+
+
+def ratio_figure(
+    name: str,
+    ours: Rate,
+    theirs: Rate,
+    *,
+    unit: Literal["%", "x"] = "%",
+    target: float | None = None,
+    note: str = "",
+    better: Literal["lower", "higher"] = "higher",
+) -> Figure:
+    """Our rate over theirs, per round; with better="lower" our time over theirs."""
+    first, second = (ours, theirs) if better == "higher" else (theirs, ours)
+    scale = 100 if unit == "%" else 1
+    ratios = [scale * a / b for a, b in zip(first.samples, second.samples, strict=True)]
+    return Figure.of_samples(name, ratios, unit, target=target, note=note, better=better)
+
+
+def time_figure(name: str, rate: Rate, note: str = "") -> Figure:
+    """The time per unit of work, in ms."""
+    return Figure.of_samples(name, [1000 / sample for sample in rate.samples], "ms", note=note)
+
+
+def seconds(work: Callable[[], object], repeats: int) -> float:
+    """Median duration of `work` in seconds."""
+    durations = []
+    for _ in range(repeats):
+        began = perf_counter()
+        work()
+        durations.append(perf_counter() - began)
+    return median(durations)

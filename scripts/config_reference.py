@@ -25,8 +25,8 @@ from mldec.commands.compose import choices, config_folder
 from mldec.commands.help import own_fields_first, show_value
 from mldec.commands.main import COMMANDS, MODULES
 from mldec.config import Config, ProtocolConfig, RuntimeConfig, describe_type
-from mldec.engine.run_directory import write_text
 from mldec.field_docs import describe_fields, description
+from mldec.files import write_text
 from mldec.registry import REGISTRIES
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration-reference.md"
@@ -183,7 +183,7 @@ def _commands() -> Iterator[str]:
             every = "every group and setting of an experiment"
             yield f"It takes {every if 'head' in taken else ' and '.join(f'`{key}`' for key in taken)}, too.\n"
         rows = "\n".join(
-            f"| `{row.name}` | {_cell(row.type.removesuffix(' or null'))} | {row.default.replace('`null`', '')} | "
+            f"| `{row.name}` | {_cell(row.type.removesuffix(', or null'))} | {row.default.replace('`null`', '')} | "
             f"{_cell(row.meaning)} |"
             for row in rows_of(declared, own_fields_first(declared))
         )

@@ -32,7 +32,7 @@ import yaml
 from mldec.benchmarks.figure import Figure, as_grid, as_table
 from mldec.benchmarks.record import make_record
 from mldec.commands.main import run
-from mldec.engine.run_directory import read_json, write_json
+from mldec.engine.run_directory import write_json
 from mldec.errors import ConfigError, suggest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,7 +145,7 @@ def measure(name: str, options: Options) -> None:
     elif run(["benchmark", subject, *arguments, f"output={path}"]):
         raise RuntimeError(f"mldec benchmark {subject} failed")
     else:
-        record = read_json(path)
+        record = json.loads(path.read_text(encoding="utf-8"))
     record["environment"]["commit"] = record["environment"]["commit"] or options.commit
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {**record, "took": round(time.monotonic() - began, 1)})

@@ -33,7 +33,8 @@ from mldec.engine import data_splits, image_sheets
 from mldec.engine.display import Display
 from mldec.engine.image_sheets import GREY, WHITE
 from mldec.engine.predictor import Predictor, load
-from mldec.engine.run_directory import read_json, write_json, write_text
+from mldec.engine.run_directory import read_metadata, write_json
+from mldec.files import write_text
 from mldec.models.heads.maps import Weighting
 from mldec.paper.records import KEPT, find_records
 from mldec.paper.runner import Job, Workspace, job_folder, run_jobs
@@ -131,7 +132,7 @@ def measure(head: Head, seed: int, training: Job, place: Workspace) -> None:
             for shifted in (True, False):
                 found = score_pointing(predictor, test, boxes, weighting, shifted=shifted, on_batch=bar.advance)
                 scored[weighting if shifted else f"{weighting}, not shifted"] = asdict(found)
-    environment = read_json(folder / "environment.json")
+    environment = read_metadata(folder / "environment.json")
     content = {
         "row": head.key,
         "seed": seed,

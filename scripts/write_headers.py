@@ -125,7 +125,7 @@ def obtained(table: PaperTable, row: TableRow, scale: Scale) -> str:
     records = planner(scale).records_of(table, row)
     if any(record.outcome == "out_of_memory" for record in records):
         return "out of memory"
-    values = result_values(table, RowResult(row=row, records=records), scale)
+    values = result_values(table, RowResult(row=row, records=records))
     found = {name: value for name, value in values.items() if name not in COUNTED and value.mean is not None}
     if not found:
         return "not run"

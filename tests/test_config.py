@@ -60,15 +60,15 @@ def test_whole_numbers_widen_to_floats_and_nothing_else_is_coerced():
         ({"head": {"name": "ml_decodr"}}, r"head\.name=ml_decodr: no such head; did you mean ml_decoder\?"),
         (
             {"head": {"num_heads": 0}},
-            r"head\.num_heads=0: expected a whole number at least 1, found a whole number \(0\)",
+            r"head\.num_heads=0: expected an integer ≥ 1, found an integer \(0\)",
         ),
-        ({"head": {"dropout": 1.5}}, r"head\.dropout=1\.5: expected a number 0 to 1"),
+        ({"head": {"dropout": 1.5}}, r"head\.dropout=1\.5: expected a number ≥ 0 and < 1"),
         ({"head": {"dim": 30, "num_heads": 8}}, r"head\.dim=30"),
         ({"loss": {"reduction": "max"}}, r"loss\.reduction=max: expected one of sum, mean, found text"),
         ({"schedule": {"batch_size": 10, "accumulate": 3}}, r"schedule\.accumulate=3: does not divide"),
-        ({"schedule": {"epochs": 2.5}}, r"schedule\.epochs=2\.5: expected a whole number"),
+        ({"schedule": {"epochs": 2.5}}, r"schedule\.epochs=2\.5: expected an integer"),
         ({"runtime": {"precision": "int8"}}, r"runtime\.precision=int8: expected one of auto, fp32, bf16, fp16"),
-        ({"protocol": {"top_k": [3, 0]}}, r"protocol\.top_k=0: expected a whole number at least 1"),
+        ({"protocol": {"top_k": [3, 0]}}, r"protocol\.top_k=0: expected an integer ≥ 1"),
     ],
 )
 def test_an_error_names_the_key_what_was_found_and_what_is_allowed(groups, expected):
@@ -124,6 +124,6 @@ def test_a_seed_is_what_torch_takes(group: str) -> None:
     assert to_mapping(build_config(with_seed(2**63 - 1)))
     for wrong in (2**63, 2**64, 10**30, -1):
         with pytest.raises(
-            ConfigError, match=rf"seed={wrong}: expected a whole number 0 to 9223372036854775807, found"
+            ConfigError, match=rf"seed={wrong}: expected an integer from 0 to 9223372036854775807, found"
         ):
             build_config(with_seed(wrong))

@@ -342,12 +342,16 @@ def test_wrong_shapes_are_refused_in_words(loss_class):
     ("loss_class", "settings", "message"),
     [
         (AsymmetricLoss, {"gamma_neg": -1}, "gamma_neg=-1"),
-        (AsymmetricLoss, {"clip": 1.5}, "clip=1.5: must be at least 0 and at most 1"),
+        (AsymmetricLoss, {"clip": 1.5}, "clip=1.5: must be a number from 0 to 1"),
         (AsymmetricLoss, {"unknown_weight": -0.1}, "unknown_weight=-0.1"),
-        (BinaryCrossEntropy, {"label_smoothing": 1.0}, "label_smoothing=1.0: must be at least 0 and below 1"),
+        (BinaryCrossEntropy, {"label_smoothing": 1.0}, "label_smoothing=1.0: must be a number ≥ 0 and < 1"),
         (BinaryCrossEntropy, {"target_threshold": -1}, "target_threshold=-1"),
-        (BinaryCrossEntropy, {"label_smoothing_toward": "one"}, "label_smoothing_toward='one': no such target"),
-        (CrossEntropy, {"reduction": "none"}, "use 'sum' or 'mean'"),
+        (
+            BinaryCrossEntropy,
+            {"label_smoothing_toward": "one"},
+            "'one': no such label_smoothing_toward",
+        ),
+        (CrossEntropy, {"reduction": "none"}, "use sum or mean"),
     ],
 )
 def test_settings_out_of_range_are_refused(loss_class, settings, message):

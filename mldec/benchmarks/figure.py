@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,11 @@ class Figure:
     better: Literal["lower", "higher"] = "lower"
     samples: Sequence[float] = ()
 
+    @classmethod
+    def of_samples(cls, name: str, samples: Sequence[float], unit: str, **more: Any) -> Figure:
+        """What was measured repeatedly: its value is the median of `samples`."""
+        return cls(name, median(samples), unit, samples=tuple(samples), **more)
+
     @property
     def met(self) -> bool | None:
         """Whether the target is met; None without one."""
@@ -40,17 +44,6 @@ class Figure:
         if self.value is None:
             return False
         return self.value >= self.target if self.better == "higher" else self.value <= self.target
-
-
-def seconds(work: Callable[[], object], repeats: int, before: Callable[[], object] = lambda: None) -> float:
-    """Median duration of `work` in seconds; `before` runs ahead of each repetition and does not count."""
-    durations = []
-    for _ in range(repeats):
-        before()
-        began = perf_counter()
-        work()
-        durations.append(perf_counter() - began)
-    return median(durations)
 
 
 def markdown_table(rows: Sequence[Sequence[str]], left: int | None = None) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 
 import cv2
@@ -54,13 +54,13 @@ def measure_dataset(
         for count, loader in loaders.items():
             rates[count].append(_loader_rate(loader, epoch))
     cv2.setNumThreads(threads)
-    figures = [Figure("decoding and resizing alone", median(bare[1:]), "img/s", None, size, "higher", tuple(bare[1:]))]
+    figure = partial(Figure.of_samples, better="higher")
+    figures = [figure("decoding and resizing alone", bare[1:], "img/s", note=size)]
     for count, found in rates.items():
         name = f"loader with {count} worker{'' if count == 1 else 's'}"
-        shares = tuple(100 * ours / alone for ours, alone in zip(found[1:], bare[1:], strict=True))
-        figures.append(Figure(name, median(found[1:]), "img/s", None, size, "higher", tuple(found[1:])))
-        goal = target if count == 1 else None
-        figures.append(Figure(f"{name}, of that", median(shares), "%", goal, "", "higher", shares))
+        shares = [100 * ours / alone for ours, alone in zip(found[1:], bare[1:], strict=True)]
+        figures.append(figure(name, found[1:], "img/s", note=size))
+        figures.append(figure(f"{name}, of that", shares, "%", target=target if count == 1 else None))
     return figures
 
 

@@ -23,11 +23,13 @@ class PeakMemory:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         release(device)
-        self._before: int | None = 0
+        self._before: int | None = None  # resident memory in KiB
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        else:
-            self._before = _begin_resident_peak()
+            return
+        with contextlib.suppress(OSError):  # where it cannot be reset
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+            self._before = _kib("/proc/self/status", "VmRSS")
 
     def mib(self) -> float | None:
         """The peak in MiB; None where the system does not report it."""
@@ -68,15 +70,6 @@ def limited_memory(device: torch.device) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-def _begin_resident_peak() -> int | None:
-    """Reset the process's peak to its resident memory; returns that in KiB, or None where this is impossible."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        return _kib("/proc/self/status", "VmRSS")
-    except OSError:
-        return None
 
 
 def _free() -> int | None:

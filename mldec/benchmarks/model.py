@@ -138,9 +138,9 @@ class _Subject:
             found.append(_rate_figure(f"{title}: {name}", rate, size))
             if first is not self and rate and other and rate.samples and other.samples:
                 # Round by round, since the samples of one round saw the same state of the machine.
-                ratios = tuple(ours / theirs for ours, theirs in zip(rate.samples, other.samples, strict=False))
+                ratios = [ours / theirs for ours, theirs in zip(rate.samples, other.samples, strict=False)]
                 name = f"{title}: {name} over {first.case.config.head.name}"
-                found.append(Figure(name, median(ratios), "x", better="higher", samples=ratios))
+                found.append(Figure.of_samples(name, ratios, "x", better="higher"))
         if self.training is None:
             return found
         found.append(Figure(f"{title}: training batch", self.training.amount, "images", better="higher"))
@@ -179,7 +179,7 @@ def _rate_figure(name: str, rate: Rate | None, wanted: int) -> Figure:
     lowered = f", since {wanted} do not fit into memory" if rate.amount < wanted else ""
     rounds = f"median of {len(rate.samples)} rounds" if len(rate.samples) > 1 else "one round"
     note = f"{rounds}, batches of {rate.amount}{lowered}"
-    return Figure(name, median(rate.samples), "img/s", note=note, better="higher", samples=tuple(rate.samples))
+    return Figure.of_samples(name, rate.samples, "img/s", note=note, better="higher")
 
 
 def _size_figures(subject: _Subject, cost: Cost, product: float) -> list[Figure]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from time import perf_counter
 from typing import NamedTuple
@@ -14,7 +15,6 @@ from mldec.config import Config
 from mldec.data.index import ImageIndex
 from mldec.data.loader import Batch
 from mldec.engine import build, config_checks, config_properties, data_splits
-from mldec.engine.device import autocast
 from mldec.engine.display import Display
 from mldec.engine.trainer import Trainer
 from mldec.errors import is_out_of_memory
@@ -49,13 +49,11 @@ class Network:
         trainer.train_step(self._batch(size))
 
     def infer(self, size: int) -> None:
-        """The logits of `size` images, in evaluation."""
+        """The scores of `size` images, in evaluation."""
         trainer, batch = self.trainer, self._batch(size)
         trainer.network.eval()
         with torch.inference_mode():
-            images = trainer.normalization(batch.images).to(memory_format=trainer.memory_format)
-            with autocast(trainer.device, trainer.dtype):
-                trainer.network(images)
+            trainer.scorer(trainer.network, batch.images)
 
     def move(self, device: torch.device) -> None:
         """Move weights and optimizer state to `device`: those of waiting networks free memory for the measured one."""
@@ -77,7 +75,7 @@ class Network:
     def _batch(self, size: int) -> Batch:
         if self.batch is None or len(self.batch.ids) != size:
             self.batch = None  # frees its memory first
-            device, side = self.trainer.device, config_properties.image_size(self.trainer.config)
+            device, side = self.trainer.device, self.trainer.config.dataset.image_size
             positives = 1 if self.trainer.single_label else min(POSITIVES, self.num_labels)
             columns = torch.randint(self.num_labels, (size, positives), device=device)
             self.batch = Batch(
@@ -99,8 +97,10 @@ class Cost(NamedTuple):
 def count_cost(config: Config, num_labels: int) -> Cost:
     """The cost of an experiment's network. Raises ConfigError for settings that do not fit together."""
     config_checks.check_config(config)
-    classifier = build.build_bare_classifier(config, _labels(num_labels), _label_embeddings(config, num_labels))
-    side, batch = config_properties.image_size(config), inference_batch(config)
+    classifier = build.build_classifier(
+        config, _labels(num_labels), _label_embeddings(config, num_labels), pretrained=False
+    )
+    side, batch = config.dataset.image_size, inference_batch(config)
     parameters, _ = count_parameters(classifier)
     return Cost(count_macs(classifier, side), count_macs(classifier, side, batch), parameters)
 
@@ -145,16 +145,10 @@ def largest_fitting(fits: Callable[[int], bool], start: int) -> int:
     low = start
     while fits(2 * low):
         low *= 2
-    high = 2 * low
-    low -= low % 8 if low >= 8 else 0
-    while high - low > (8 if low >= 8 else 1):
-        middle = (low + high) // 2
-        middle += -middle % 8 if low >= 8 else 0
-        if fits(middle):
-            low = middle
-        else:
-            high = middle
-    return low - low % 8 if low >= 8 else low
+    larger = [size for size in range(low + 1, 2 * low) if size < 8 or size % 8 == 0]
+    fitting = bisect_left(larger, True, key=lambda size: not fits(size))
+    largest = larger[fitting - 1] if fitting else low
+    return largest - largest % 8 if largest >= 8 else largest
 
 
 def _labels(count: int) -> LabelSpace:

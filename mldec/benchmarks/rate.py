@@ -1,11 +1,9 @@
-"""Rates of repeated work on a device, and reference rates that it cannot exceed."""
+"""Rates of repeated work on a device, and a reference rate that it cannot exceed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from statistics import median
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Literal
 
 import torch
 
@@ -64,44 +62,7 @@ def matrix_figure(samples: Sequence[float], device: torch.device, dtype: torch.d
     if device.type == "cuda" and dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         name += " (TF32)"
     note = f"multiply-accumulates of this device in {name}, {side} x {side}"
-    rates = tuple(sample / 1e9 for sample in samples)
-    return Figure("matrix product", median(rates), "G/s", note=note, better="higher", samples=rates)
-
-
-def memory_copy(source: torch.Tensor, seconds: float) -> Rate:
-    """Bytes/s of copying `source` to memory of its own."""
-    target = torch.empty_like(source)
-    return Rate(lambda: target.copy_(source), source.numel() * source.element_size(), source.device, seconds)
-
-
-def sample_in_turn(rates: Iterable[Rate], repeats: int, seconds: float) -> None:
-    """Measure all of `rates` once per round, so that other load on a shared machine affects all of them alike."""
-    for _ in range(repeats):
-        for rate in rates:
-            rate.sample(seconds)
-
-
-def ratio_figure(
-    name: str,
-    ours: Rate,
-    theirs: Rate,
-    *,
-    unit: Literal["%", "x"] = "%",
-    target: float | None = None,
-    note: str = "",
-    better: Literal["lower", "higher"] = "higher",
-) -> Figure:
-    """Our rate over theirs, per round; with better="lower" our time over theirs."""
-    pairs = zip(ours.samples, theirs.samples, strict=True)
-    scale = 100 if unit == "%" else 1
-    ratios = tuple(scale * (a / b if better == "higher" else b / a) for a, b in pairs)
-    return Figure(name, median(ratios), unit, target, note, better, ratios)
-
-
-def time_figure(name: str, rate: Rate, note: str = "") -> Figure:
-    """The time per unit of work, in ms."""
-    samples = tuple(1000 / sample for sample in rate.samples)
-    return Figure(name, median(samples), "ms", note=note, samples=samples)
+    return Figure.of_samples("matrix product", [sample / 1e9 for sample in samples], "G/s", note=note, better="higher")
 
 
 def synchronize(device: torch.device) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from statistics import median
 from time import perf_counter
+from typing import Any
 
 from mldec.benchmarks.figure import Figure
 from mldec.benchmarks.generated_images import write_index
@@ -44,49 +46,50 @@ def measure(
         trainer = _Timed(config, splits, Display(quiet=True))
         trainer.fit(Path(folder) / "run")
     ours, bare = trainer.loop[1:], trainer.bare[1:]  # workers start in the first epoch
-    shares = tuple(100 * a / b for a, b in zip(ours, bare, strict=True))
+    shares = [100 * a / b for a, b in zip(ours, bare, strict=True)]
     note = f"batches of {config.schedule.batch_size}, {len(trainer.batches)} steps a round"
+    figure = partial(Figure.of_samples, better="higher")
     return [
-        Figure(f"training loop of {config.name} over a bare loop", median(shares), "%", SHARE, note, "higher", shares),
-        Figure("training loop", median(ours), "img/s", None, "loading and augmenting included", "higher", tuple(ours)),
-        Figure("bare loop", median(bare), "img/s", None, "a batch in memory", "higher", tuple(bare)),
+        figure(f"training loop of {config.name} over a bare loop", shares, "%", target=SHARE, note=note),
+        figure("training loop", ours, "img/s", note="loading and augmenting included"),
+        figure("bare loop", bare, "img/s", note="a batch in memory"),
     ]
 
 
 class _Timed(Trainer):
     """A trainer that times its epochs, each followed by one of the bare loop."""
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.loop, self.bare = list[float](), list[float]()  # images/s of each epoch
+        self._bare_step = _bare_step(self)
+
     def train_epoch(self) -> None:
-        if not hasattr(self, "loop"):
-            self.loop: list[float] = []
-            self.bare: list[float] = []
-            self._other = _BareLoop(self)
-        steps = len(self.batches)
+        self.loop.append(self._rate(super().train_epoch))
+        self.bare.append(self._rate(lambda: [self._bare_step() for _ in range(len(self.batches))]))
+
+    def _rate(self, epoch: Callable[[], object]) -> float:
         began = perf_counter()
-        super().train_epoch()
+        epoch()
         synchronize(self.device)
-        self.loop.append(steps * self.config.schedule.batch_size / (perf_counter() - began))
-        began = perf_counter()
-        for _ in range(steps):
-            self._other.step()
-        synchronize(self.device)
-        self.bare.append(steps * self.config.schedule.batch_size / (perf_counter() - began))
+        return len(self.batches) * self.config.schedule.batch_size / (perf_counter() - began)
 
 
-class _BareLoop:
-    def __init__(self, trainer: Trainer) -> None:
-        batch: Batch = trainer.batches.first()
-        self.device, self.dtype, self.loss = trainer.device, trainer.dtype, trainer.loss
-        self.classifier = build.build_bare_classifier(trainer.config, trainer.splits.labels, None)
-        self.classifier.to(device=self.device, memory_format=trainer.memory_format)  # type: ignore[call-overload]
-        self.optimizer = build.build_optimizer(trainer.config, self.classifier)
-        self.images = trainer.normalization(batch.images.to(self.device)).to(memory_format=trainer.memory_format)
-        self.targets = batch.targets.to(self.device)
-        self.classifier.train()
+def _bare_step(trainer: Trainer) -> Callable[[], None]:
+    """A step of the bare loop, with a network and an optimizer of its own."""
+    device, memory_format = trainer.device, trainer.memory_format
+    batch: Batch = trainer.batches.first()
+    classifier = build.build_classifier(trainer.config, trainer.splits.labels, pretrained=False)
+    classifier.to(device=device, memory_format=memory_format).train()  # type: ignore[call-overload]
+    optimizer = build.build_optimizer(trainer.config, classifier)
+    images = trainer.normalization(batch.images.to(device)).to(memory_format=memory_format)
+    targets = batch.targets.to(device)
 
-    def step(self) -> None:
-        with autocast(self.device, self.dtype):
-            logits = self.classifier(self.images)
-        self.loss(logits, self.targets).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+    def step() -> None:
+        with autocast(device, trainer.dtype):
+            logits = classifier(images)
+        trainer.loss(logits, targets).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step

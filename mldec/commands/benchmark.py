@@ -13,6 +13,7 @@ from mldec.commands.options import EXPERIMENT, OutputFile, compose_config, parse
 from mldec.config import Config, Range, Some, build_config
 from mldec.errors import ConfigError, shortened, suggest
 from mldec.field_docs import description
+from mldec.files import write_text
 from mldec.registry import HEADS
 
 if TYPE_CHECKING:  # torch is imported only where something is measured
@@ -107,7 +108,7 @@ class LoaderOptions(BenchmarkOptions):
 def measure_loader(options: LoaderOptions, arguments: compose.Arguments) -> Measured:
     from mldec.benchmarks.loader import measure, measure_dataset
     from mldec.benchmarks.record import Measured
-    from mldec.engine import build, config_properties, data_splits
+    from mldec.engine import build, data_splits
 
     given: dict[str, Any] = {"repeats": options.repeats, "workers": options.workers}
     if not arguments.choose_data:
@@ -118,22 +119,16 @@ def measure_loader(options: LoaderOptions, arguments: compose.Arguments) -> Meas
         raise ConfigError(f"scale={options.scale:g}: has no effect on the images of an experiment; leave it out")
     config = _config(arguments)
     index = data_splits.build_split(config, "train", quiet=True)
-    size = f"{config.dataset.name}, augment={config.augment.name}, to {config_properties.image_size(config)}"
+    size = f"{config.dataset.name}, augment={config.augment.name}, to {config.dataset.image_size}"
     return Measured(measure_dataset(index, build.build_augment(config), size, **given))
 
 
 #: The options of each subject,
-SUBCOMMANDS: dict[str, type[BenchmarkOptions]] = {
-    "model": ModelOptions,
-    "train": TrainOptions,
-    "loader": LoaderOptions,
-}
+SUBCOMMANDS: dict[str, type[BenchmarkOptions]]
+SUBCOMMANDS = {"model": ModelOptions, "train": TrainOptions, "loader": LoaderOptions}
 #: and the function that measures it.
-MEASURES: dict[str, Callable[[Any, compose.Arguments], Measured]] = {
-    "model": measure_model,
-    "train": measure_train,
-    "loader": measure_loader,
-}
+MEASURES: dict[str, Callable[[Any, compose.Arguments], Measured]]
+MEASURES = {"model": measure_model, "train": measure_train, "loader": measure_loader}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -154,7 +149,7 @@ def main(argv: Sequence[str]) -> int:
         run_directory.write_json(options.output, record)
     if options.page is not None:
         what, command = description(SUBCOMMANDS[subject]).partition("\n")[0], shlex.join(["mldec", "benchmark", *argv])
-        run_directory.write_text(options.page, page(subject, what, command, record, table))
+        write_text(options.page, page(subject, what, command, record, table))
     return 0
 
 

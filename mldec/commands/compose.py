@@ -14,7 +14,8 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from typing import Any
 import mldec
 from mldec.config import from_stored
 from mldec.engine import settings_file
-from mldec.engine.yaml_bounds import check_config_files
 from mldec.errors import ConfigError, first_lines, shortened, suggest
 from mldec.registry import REGISTRIES
 
@@ -69,9 +69,8 @@ def load_components(plugins: Sequence[str]) -> None:
             raise ConfigError(f"plugins={module}: {error}; is it on PYTHONPATH or in the current directory?") from None
         except (Exception, SystemExit) as error:  # the user's own code, which may raise anything
             reason = f"{type(error).__name__}: {shortened(first_lines(error), 200)}{_where(error)}"
-            raise ConfigError(
-                f"plugins={module}: importing it raised {reason}; debug=true shows the traceback"
-            ) from error
+            what = f"plugins={module}: importing it raised {reason}"
+            raise ConfigError(f"{what}; debug=true shows the traceback") from error
 
 
 def compose(overrides: Sequence[str], config_dir: str | None = None, notes: list[str] | None = None) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, notes: list
     folders = _folders(config_dir)
     for_hydra = [item for override in overrides for item in _for_hydra(override, folders)]
     if config_dir:
-        check_config_files(folders[1], CHOICES)
+        settings_file.check_config_files(folders[1], CHOICES)
         for_hydra.append(f"hydra.searchpath=[file://{folders[1]}]")
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -131,20 +130,14 @@ def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | N
     folders = _folders(config_dir)
     group_choices = [item for item in overrides if key_of(item) in GROUPS and not _value(item).startswith("{")]
     if group_choices:
-        needed = (
-            []
-            if any(key_of(choice) == "dataset" for choice in group_choices)
-            else [f"dataset={choices('dataset', folders)[0]}"]
-        )
+        chosen = {key_of(choice) for choice in group_choices}
+        needed = [] if "dataset" in chosen else [f"dataset={choices('dataset', folders)[0]}"]
         composed = compose([*group_choices, *needed], config_dir)
-        for choice in group_choices:
-            mapping[key_of(choice)] = literal.hide(composed[key_of(choice)])
+        for group in chosen:
+            mapping[group] = literal.hide(composed[group])
     embeddings = OmegaConf.select(mapping, "head.label_embeddings")
-    if any(
-        key_of(override) == EMBEDDINGS_SOURCE and _parsed(override).value() != literal.show(embeddings.get("source"))
-        for override in overrides
-        if embeddings
-    ):
+    sources = [_parsed(override).value() for override in overrides if key_of(override) == EMBEDDINGS_SOURCE]
+    if embeddings and any(source != literal.show(embeddings.get("source")) for source in sources):
         embeddings.names = None  # those of another file
     try:
         for override in overrides:
@@ -167,12 +160,12 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
     axes = []
     for override in overrides:
         parsed = _parsed(override)
-        if parsed.is_sweep_override():
-            if not parsed.is_discrete_sweep():
-                raise ConfigError(f"{override}: an interval has no list of values; use a,b,c or range(start,stop,step)")
+        if not parsed.is_sweep_override():
+            axes.append([override])
+        elif parsed.is_discrete_sweep():
             axes.append([f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()])
         else:
-            axes.append([override])
+            raise ConfigError(f"{override}: an interval has no list of values; use a,b,c or range(start,stop,step)")
     return [list(combination) for combination in itertools.product(*axes)]
 
 
@@ -198,11 +191,8 @@ def config_folder() -> Path:
 
 def choices(group: str, folders: Sequence[Path] | None = None) -> list[str]:
     """All names that `group=` takes, sorted; those of subfolders as `folder/name`."""
-    found = set()
-    for folder in folders or [config_folder()]:
-        base = folder / group
-        found |= {path.relative_to(base).with_suffix("").as_posix() for path in base.rglob("*.yaml")}
-    return sorted(found)
+    bases = [folder / group for folder in folders or [config_folder()]]
+    return sorted({path.relative_to(b).with_suffix("").as_posix() for b in bases for path in b.rglob("*.yaml")})
 
 
 def _folders(config_dir: str | None) -> list[Path]:
@@ -218,26 +208,32 @@ class _Literal:
 
     def hide(self, value: Any) -> Any:
         """Nested plain values in which a token replaces text that OmegaConf gives a meaning."""
-        if isinstance(value, dict):
-            return {key: self.hide(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [self.hide(item) for item in value]
-        if isinstance(value, str) and ("$" in value or value == "???"):
-            token = f"literal-{secrets.token_hex(16)}"
-            self._texts[token] = value
-            return token
-        return value
+        return _with_texts(value, self._hide)
 
     def show(self, value: Any) -> Any:
         """The same values with the text itself, also where an override refers to it."""
-        if isinstance(value, dict):
-            return {key: self.show(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [self.show(item) for item in value]
-        if isinstance(value, str) and "literal-" in value:
-            for token, text in self._texts.items():
-                value = value.replace(token, text)
-        return value
+        return _with_texts(value, self._show)
+
+    def _hide(self, text: str) -> str:
+        if "$" not in text and text != "???":
+            return text
+        token = f"literal-{secrets.token_hex(16)}"
+        self._texts[token] = text
+        return token
+
+    def _show(self, text: str) -> str:
+        for token, original in self._texts.items():
+            text = text.replace(token, original)
+        return text
+
+
+def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Nested plain values with each text as `change` gives it."""
+    if isinstance(value, dict):
+        return {key: _with_texts(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_texts(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
 
 
 # How overrides reach Hydra --------------------------------------------------------------------------------------------
@@ -299,11 +295,9 @@ def _timm_hint(name: str) -> str:
 
 
 def _is_timm_model(name: str) -> bool:
-    if not re.fullmatch(r"[\w.-]+", name):
-        return False
     import timm
 
-    return bool(timm.is_model(name))
+    return bool(re.fullmatch(r"[\w.-]+", name) and timm.is_model(name))
 
 
 def _refuse_hydra_settings(hydra: Any) -> None:
@@ -347,10 +341,8 @@ def _unreadable(error: Exception, config_dir: str | None) -> ConfigError:
 
 def _where(error: BaseException) -> str:
     """The file and line that raised `error`."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    return "" if last is None else f" ({last.tb_frame.f_code.co_filename}:{last.tb_lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def as_override(key: str, value: str) -> str:
@@ -369,7 +361,6 @@ def _readable(error: Exception) -> str:
     """The lines of a Hydra message about the user's input."""
     if _LONG_NUMBER in str(error):
         return f"a whole number has too many digits; {_RANGE}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(
-        line for line in lines if not line.startswith(("See https://", "full_key:", "object_type="))
-    ) or repr(error)
+    about_hydra = ("See https://", "full_key:", "object_type=")
+    lines = (line.strip() for line in str(error).splitlines())
+    return " ".join(line for line in lines if line and not line.startswith(about_hydra)) or repr(error)

@@ -70,7 +70,7 @@ class SplitOptions(DatasetOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ShrinkOptions(DatasetOptions):
-    """Write dataset=NAME again with smaller images, annotations adjusted."""
+    """Write dataset=NAME again with smaller images; annotations are copied."""
 
     side: Count  # pixels on the shorter side, such as 256
     output: OutputDirectory  # the directory of the new dataset
@@ -110,14 +110,9 @@ def _download(options: DownloadOptions, arguments: compose.Arguments) -> int:
         display.say(wanted.by_hand)
     if wanted.downloads:
         display.say(f"{config.name}: {len(wanted.downloads)} files into {config.folder}")
+        parallel, keep = options.parallel, options.keep
         with display.transfers() as on_bytes:
-            done = fetch(
-                wanted.downloads,
-                config.folder,
-                parallel=options.parallel,
-                keep_archives=options.keep,
-                on_bytes=on_bytes,
-            )
+            done = fetch(wanted.downloads, config.folder, parallel=parallel, keep_archives=keep, on_bytes=on_bytes)
         for line in done:
             display.say(str(line))
     return 0
@@ -125,8 +120,8 @@ def _download(options: DownloadOptions, arguments: compose.Arguments) -> int:
 
 def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
     from mldec.data.cache import exclusion_file
-    from mldec.data.exclusions import EXCLUDED, read_exclusions
-    from mldec.data.verify import unlisted_images, verify, write_exclusions, write_list
+    from mldec.data.exclusions import EXCLUDED, add_exclusions, read_exclusions
+    from mldec.data.verify import unlisted_images, verify, write_list
     from mldec.engine.display import Display
 
     config, display = dataclasses.replace(_dataset(options, arguments), missing="ignore"), Display()
@@ -150,8 +145,8 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
         home = os.path.abspath(config.folder)
         unlisted = [p for p in unlisted_images(indexes.values()) if os.path.relpath(p, home) not in left_out]
         if unlisted:
-            first = printable_name(unlisted[0])
-            display.say(f"{len(unlisted):,} images beside them that no annotation mentions, such as {first}")
+            what = "images beside them that no annotation mentions, such as"
+            display.say(f"{len(unlisted):,} {what} {printable_name(unlisted[0])}")
     if not problems:
         return 0
     write_list(problems, output)
@@ -160,7 +155,8 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
         display.say("note: add fix=true to leave them out of training (nothing is deleted)")
         return 1
     exclusions = Path(config.exclude or os.path.join(config.folder, EXCLUDED))
-    count = write_exclusions(problems, config.folder, exclusions)
+    broken = (os.path.relpath(problem.path, os.path.abspath(config.folder)) for problem in problems)
+    count = add_exclusions(broken, exclusions)
     display.say(f"{exclusions} now lists {count:,} images, which training leaves out")
     return 0
 
@@ -203,8 +199,7 @@ def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
     home = os.path.dirname(table.path) or "."
     folder = options.output or Path(home)
     files = {split: folder / f"{split}{os.path.splitext(table.path)[1]}" for split in shares}
-    taken = [str(file) for file in files.values() if file.exists()]
-    if taken:
+    if taken := [str(file) for file in files.values() if file.exists()]:
         raise DataError(f"{', '.join(taken)}: exists already; move it away or use output=DIR")
     folder.mkdir(parents=True, exist_ok=True)
     for number, (split, file) in enumerate(files.items()):
@@ -214,15 +209,13 @@ def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
     settings = {f"dataset.{split}": str(file) for split, file in files.items()}
     if folder.resolve() != Path(home).resolve() or config.root:
         settings["dataset.root"] = str(config.folder)
-    given_too = _given(arguments, *settings, "dataset.root")
-    display.say(f"next: {_train_command('dataset=table', settings, given_too)}")
+    display.say(f"next: {_train_command('dataset=table', settings, arguments, 'dataset.root')}")
     return 0
 
 
 def _shrink(options: ShrinkOptions, arguments: compose.Arguments) -> int:
     from mldec.data.dataset import name_some
-    from mldec.data.shrink import copy_others, prepare_target, shrink
-    from mldec.data.shrink_plan import survey
+    from mldec.data.shrink import copy_others, prepare_target, shrink, survey
     from mldec.engine.display import Display
 
     side, quality, output = options.side, options.quality, options.output
@@ -244,10 +237,8 @@ def _shrink(options: ShrinkOptions, arguments: compose.Arguments) -> int:
                 problems += shrink(index, target, side=side, quality=quality, workers=workers, on_done=bar.advance)
         settings = copy_others(config, output, places, plan.files)
     except OSError as error:
-        raise RunError(
-            f"output={output}: {error.strerror or error}; the files that are written are whole, and the same command "
-            "resumes after them"
-        ) from None
+        advice = "the files that are written are whole, and the same command resumes after them"
+        raise RunError(f"output={output}: {error.strerror or error}; {advice}") from None
     left_out = [*(problem.reason for problem in problems), *plan.left_out]
     for reason in left_out:
         display.say(f"warning: left out: {printable_name(reason)}")
@@ -256,12 +247,10 @@ def _shrink(options: ShrinkOptions, arguments: compose.Arguments) -> int:
     settings = {"dataset.root": str(output), **settings}
     if problems:
         settings["dataset.missing"] = "drop"
-    given = _given(arguments, *settings, "dataset.cache")
-    display.say(f"next: {_train_command(f'dataset={config.name}', settings, given)}")
+    display.say(f"next: {_train_command(f'dataset={config.name}', settings, arguments, 'dataset.cache')}")
     if left_out:
-        raise RunError(
-            f"output={output}: all is written but {len(left_out):,} left out: {name_some(left_out, len(left_out))}"
-        )
+        some = name_some(left_out, len(left_out))
+        raise RunError(f"output={output}: all is written but {len(left_out):,} left out: {some}")
     return 0
 
 
@@ -277,18 +266,12 @@ def _dataset(options: DatasetOptions, arguments: compose.Arguments, choice: str 
     return build_config(mapping | {"dataset": mapping["dataset"] | settings}).dataset
 
 
-def _given(arguments: compose.Arguments, *without: str) -> list[str]:
-    """The overrides of the dataset's settings, but for some: the next command needs them, too."""
-    return [
-        override
-        for override in arguments.overrides
-        if override.startswith("dataset.") and compose.key_of(override) not in without
-    ]
-
-
-def _train_command(choice: str, settings: dict[str, str], overrides: Sequence[str]) -> str:
+def _train_command(choice: str, settings: dict[str, str], arguments: compose.Arguments, without: str) -> str:
+    """The command that trains on a new dataset, with the settings of `dataset` that were given but for `without`."""
     new = [compose.as_override(key, value) for key, value in settings.items()]
-    return shlex.join(["mldec", "train", choice, *new, *overrides])
+    kept = {text: compose.key_of(text) for text in arguments.overrides if text.startswith("dataset.")}
+    given = [text for text, key in kept.items() if key not in settings and key != without]
+    return shlex.join(["mldec", "train", choice, *new, *given])
 
 
 def _index(config: Any, split: str) -> Any:
@@ -304,7 +287,6 @@ def _splits(split: str, config: Any) -> tuple[str, ...]:
     if split == "all":
         return tuple(config.splits)
     if split not in config.splits:
-        raise ConfigError(
-            f"split={shortened(split)}: {config.name} has {', '.join(config.splits)}; all is each of them"
-        )
+        known = ", ".join(config.splits)
+        raise ConfigError(f"split={shortened(split)}: {config.name} has {known}; all is each of them")
     return (split,)

@@ -38,10 +38,8 @@ class EvaluateOptions(NetworkOptions):
 
     def __post_init__(self) -> None:
         if self.tune_thresholds and self.split != "val":
-            raise ValueError(
-                f"tune_thresholds=true: thresholds are tuned on val and reported on other splits; use split=val, not "
-                f"split={self.split}"
-            )
+            why = "thresholds are tuned on val and reported on other splits"
+            raise ValueError(f"tune_thresholds=true: {why}; use split=val, not split={self.split}")
 
 
 OPTIONS = EvaluateOptions
@@ -110,7 +108,6 @@ def _evaluate(
             output=options.output,
             overrides=arguments.keys(),
             allow_other_data=options.allow_other_data,
-            uses_reported=options.weights == "best" and restored.path.name != "last.pt",
             tune_thresholds=options.tune_thresholds,
             group=group,
         )
@@ -127,7 +124,7 @@ def measured_config(
     Another dataset's images are shown to the network as those that it was trained on were, not as the other's own
     networks see them, unless an override says so. `runtime`: settings of the group that options of the command set.
     """
-    from mldec.engine.consent import confine
+    from mldec.engine.stored_config import confine
 
     stored = to_mapping(trained)
     stored["runtime"] |= {"limit_eval_batches": None, "devices": 1}  # how it was looked at and trained, not measured

@@ -77,9 +77,8 @@ def _default_directory(options: ExportOptions) -> Path:
     if path.is_file() and path.parent.name == "checkpoints":
         path = path.parent.parent
     if path.exists() and not (path / "checkpoints").is_dir():
-        raise ConfigError(
-            f"run={shortened(options.run)}: is no run directory that the export could go into; use output=DIR"
-        )
+        why = "is no run directory that the export could go into"
+        raise ConfigError(f"run={shortened(options.run)}: {why}; use output=DIR")
     name = f"export/{'_'.join(options.format)}"
     refuse_linked(path, [name])
     return path / name

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     from mldec.engine import build, config_checks
     from mldec.engine.display import Display
     from mldec.engine.imported_run import choose_labels, has_data, summary, write_run
-    from mldec.engine.paths import with_absolute_paths
+    from mldec.engine.stored_config import with_absolute_paths
     from mldec.models.bounded import build_within
     from mldec.models.published import read_published
 
@@ -71,7 +71,9 @@ def main(argv: Sequence[str]) -> int:
         config = with_absolute_paths(config)
     config_checks.check_config(config)
     labels, more = choose_labels(found, config, options.labels, arguments.choose_data)
-    classifier = build_within(lambda: build.build_bare_classifier(config, labels), found.tensors, found.source)
+    classifier = build_within(
+        lambda: build.build_classifier(config, labels, pretrained=False), found.tensors, found.source
+    )
     found.load_into(classifier)
 
     display = Display()

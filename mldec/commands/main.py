@@ -12,17 +12,9 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import mldec
+from mldec import errors
 from mldec.engine.interrupt import PREEMPTED, STOPPED, Terminated, ignore_signals, leave_on_signals
-from mldec.errors import (
-    ConfigError,
-    MldecError,
-    describe_out_of_memory,
-    is_out_of_memory,
-    printable,
-    shortened,
-    suggest,
-    without_long_words,
-)
+from mldec.errors import ConfigError, MldecError, printable, shortened, suggest
 
 #: Commands by name. Each is the module `mldec.commands.<name>`, or the one in MODULES. It has `main(argv) -> exit code`
 #: and the dataclass of its options, `OPTIONS`; or `SUBCOMMANDS`, dataclasses by the name of the subcommand.
@@ -106,11 +98,11 @@ def run(argv: Sequence[str]) -> int:
             return error.exit_code
         return 2 if error.errno in WRONG_PLACES else 1
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not errors.is_out_of_memory(error):
             raise
         if shows_traceback:
             traceback.print_exc()
-        _say(describe_out_of_memory(error))
+        _say(errors.describe_out_of_memory(error))
         return 1
     except KeyboardInterrupt as interrupt:
         print("interrupted", file=sys.stderr)
@@ -132,7 +124,7 @@ def _help(argv: Sequence[str], command: ModuleType) -> str:
 def _say(text: str) -> None:
     # Each of several processes names itself: all find the same mistake, or one alone has trouble.
     which = f"[process {rank}] " if (rank := os.environ.get("RANK", "0")) != "0" else ""
-    print(f"{which}error: {without_long_words(printable(text))}", file=sys.stderr)
+    print(f"{which}error: {errors.without_long_words(printable(text))}", file=sys.stderr)
 
 
 class _Printable(logging.Formatter):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mldec.commands import compose
+from mldec.commands.help import show_value
 from mldec.commands.options import LabelNames, NetworkOptions, Repeatable, parse
 from mldec.config import Count, Fraction, Precision, SomeOrNone, build_config, to_mapping
 from mldec.errors import ConfigError, DataError
@@ -170,22 +171,16 @@ def prepare(options: PredictOptions, overrides: Sequence[str]) -> tuple[Predicto
 
 def _unused(options: PredictOptions) -> list[str]:
     """A sentence for each option that has no effect."""
-    found = []
+    best = f"top_k={options.top_k} lists the best labels, whatever their score"
+    reasons: dict[str, str] = {}
     if options.top_k is not None:
-        found += [
-            f"{name}={value}: top_k={options.top_k} lists the best labels, whatever their score"
-            for name in ("threshold", "thresholds")
-            if (value := getattr(options, name)) is not None
-        ]
+        reasons |= {"threshold": best, "thresholds": best}
     if options.output is None:
-        found += [
-            f"{name}={str(getattr(options, name)).lower()}: without output=… nothing is written"
-            for name in ("scores", "resume")
-            if getattr(options, name) is not None
-        ]
-    if options.font is not None and not (options.annotated or options.weighting):
-        found.append(f"font={options.font}: no images are drawn; add annotated=true")
-    return found
+        reasons |= dict.fromkeys(("scores", "resume"), "without output=… nothing is written")
+    if not (options.annotated or options.weighting):
+        reasons["font"] = "no images are drawn; add annotated=true"
+    given = {name: value for name in reasons if (value := getattr(options, name)) is not None}
+    return [f"{name}={show_value(value)}: {reasons[name]}" for name, value in given.items()]
 
 
 def _choose_label_embeddings(predictor: Predictor, options: PredictOptions, overrides: Sequence[str]) -> list[str]:

@@ -14,7 +14,6 @@ from mldec.errors import CheckpointError, ConfigError, DataError, shortened
 from mldec.files import check_output_file, refuse_overwriting, write_text
 
 if TYPE_CHECKING:
-    from mldec.data.index import ImageIndex
     from mldec.engine.display import Display
     from mldec.report.measure import MeasuredSplit
 
@@ -61,8 +60,7 @@ def main(argv: Sequence[str]) -> int:
     refuse_overwriting("output", [output], (path for path in parts if path.suffix not in (".html", ".htm")))
     measured: list[MeasuredSplit | str] = []
     for source, run in zip(sources, runs, strict=True):
-        folder = run.folder if len(runs) == 1 else None  # a comparison shows no thresholds
-        one = _measure(source, folder, options, arguments, display)
+        one = _measure(source, options, arguments, display, by_label=len(runs) == 1)  # a comparison shows no thresholds
         if isinstance(one, str):
             display.say(f"warning: {run.folder}: {one}")
         measured.append(one)
@@ -84,13 +82,11 @@ def find_runs(text: str) -> list[str]:
 
 
 def _measure(
-    source: str, folder: Path | None, options: ReportOptions, arguments: compose.Arguments, display: Display
+    source: str, options: ReportOptions, arguments: compose.Arguments, display: Display, *, by_label: bool
 ) -> MeasuredSplit | str:
     """The predictions of a run's network for a split, or a sentence with the reason why there are none."""
     from mldec.engine.checkpoint import restore
-    from mldec.engine.device import choose_device, prepare_runtime
-    from mldec.engine.same_data import check_same_data
-    from mldec.report.measure import measure
+    from mldec.report.measure import measure_split
 
     try:
         restored = restore(source, weights=options.weights)
@@ -98,19 +94,12 @@ def _measure(
         return f"The weights could not be read: {error}"
     try:
         config = measured_config(restored.config, arguments, restored.path, options.runtime())
-    except DataError as error:
-        return f"The images could not be read: {error}"
-    if config.runtime.devices > 1:
-        raise ConfigError(f"runtime.devices={config.runtime.devices}: a report is made by one process; leave it out")
-    device = choose_device(config.runtime.device)
-    prepare_runtime(config.runtime, device)
-    given, allowed = arguments.keys(), options.allow_other_data
-
-    def check(split: str, index: ImageIndex) -> None:
-        if other := check_same_data(restored.path, split, index, overrides=given, allowed=allowed):
-            display.say(f"note: {other}")
-
-    try:
-        return measure(restored, config, options.split, folder, device, display, check)
+        devices = config.runtime.devices
+        if devices > 1:
+            raise ConfigError(f"runtime.devices={devices}: a report is made by one process; leave it out")
+        given, allowed = arguments.keys(), options.allow_other_data
+        return measure_split(
+            restored, config, options.split, display, by_label=by_label, overrides=given, allow_other_data=allowed
+        )
     except (DataError, OSError) as error:
         return f"The images could not be read: {error}"

@@ -14,7 +14,7 @@ from mldec.config import Natural, Range, Some
 from mldec.errors import ConfigError, option, shortened
 
 if TYPE_CHECKING:
-    from mldec.paper.planning import Planner, TableRequest
+    from mldec.paper.planning import Planner
     from mldec.paper.tables import Scale
 
 RunSeed = Annotated[int, Range(0, 10**18 - 1)]
@@ -72,15 +72,6 @@ def main(argv: Sequence[str]) -> int:
     return _reproduce(planner, named[0], run=not options.report_only, page=options.page)
 
 
-def make_planner(name: str, options: TableOptions, arguments: compose.Arguments) -> Planner:
-    """The planner of what a command line requests of the table `name`, or of all. Raises ConfigError."""
-    from mldec.paper.planning import Planner
-
-    request = make_request(name, options, arguments)
-    composing = cache(partial(compose.compose, config_dir=arguments.config_dir))  # many rows have the same start
-    return Planner(request, partial(compose_with_start, composing=composing))
-
-
 def compose_with_start(
     overrides: tuple[str, ...], composing: Callable[[tuple[str, ...]], dict[str, Any]] = compose.compose
 ) -> tuple[dict[str, Any], ...]:
@@ -94,11 +85,13 @@ def compose_with_start(
     return experiment, composing(needed_overrides(start.removeprefix(NEEDED), overrides))
 
 
-def make_request(name: str, options: TableOptions, arguments: compose.Arguments) -> TableRequest:
-    """What a command line requests of the table `name`, or of all. Raises ConfigError for options without a meaning."""
-    from mldec.paper.planning import TableRequest
-    from mldec.paper.runner import Workspace
-    from mldec.paper.slots import slots
+def make_planner(name: str, options: TableOptions, arguments: compose.Arguments) -> Planner:
+    """The planner of what a command line requests of the table `name`, or of all.
+
+    Raises ConfigError for options without a meaning.
+    """
+    from mldec.paper.planning import Planner, TableRequest
+    from mldec.paper.runner import Workspace, slots
     from mldec.paper.tables import find_table, load_tables
 
     tables = load_tables(options.scale) if name == "all" else (find_table(name, options.scale),)
@@ -118,7 +111,7 @@ def make_request(name: str, options: TableOptions, arguments: compose.Arguments)
         runtime=(*runtime, *executing),
         components=_components(arguments),
     )
-    return TableRequest(
+    request = TableRequest(
         tables=tables,
         scale=options.scale,
         seeds=options.seeds or (),
@@ -129,6 +122,8 @@ def make_request(name: str, options: TableOptions, arguments: compose.Arguments)
         workspace=workspace,
         output=output,
     )
+    composing = cache(partial(compose.compose, config_dir=arguments.config_dir))  # many rows have the same start
+    return Planner(request, partial(compose_with_start, composing=composing))
 
 
 def _components(arguments: compose.Arguments) -> tuple[str, ...]:

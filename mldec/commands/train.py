@@ -101,9 +101,8 @@ def _train(
 ) -> TrainResult | int:
     """A new run, or the rest of one. `overrides` are handed to the processes that `runtime.devices` starts."""
     if options.resume is not None:
-        config, changed = resumed_config(
-            options.resume, arguments, allow_schedule_change=bool(options.allow_schedule_change)
-        )
+        allowed = bool(options.allow_schedule_change)
+        config, changed = resumed_config(options.resume, arguments, allow_schedule_change=allowed)
         for line in changed:
             say(f"note: changed {line}", error=True)
         return _begin(config, overrides, options.resume, allow_other_data=bool(options.allow_other_data))
@@ -122,13 +121,15 @@ def _train(
 
 def _train_needed(config: Config, arguments: compose.Arguments) -> Path | int:
     """Train the experiment that `config` starts from, unless that is done: its directory, or the code of its stop."""
+    from mldec.engine.metric_writer import is_complete
     from mldec.engine.training import check_before_needed_run, shared_run_directory, train_once
 
     assert config.init_from is not None
     needed = build_config(needed_experiment(config.init_from.removeprefix(NEEDED), arguments))
     check_before_needed_run(config)
     first = shared_run_directory(needed)
-    say(f"note: starting from {needed.name} in {first}, which is trained first, once", error=True)
+    trained = "" if is_complete(first) else ", which is trained first, once"
+    say(f"note: starting from {needed.name} in {first}{trained}", error=True)
     result = train_once(needed, first)
     if result.metrics or result.exit_code:
         _conclude(result)
@@ -153,9 +154,7 @@ def resumed_config(run: Path, arguments: compose.Arguments, *, allow_schedule_ch
     Raises ConfigError for changes that resuming forbids.
     """
     compose.load_components(arguments.plugins)
-    from mldec.engine.consent import confine
-    from mldec.engine.paths import with_absolute_paths
-    from mldec.engine.resume_checks import check_resumed
+    from mldec.engine.stored_config import check_resumed, confine, with_absolute_paths
 
     stored = build_config(compose.read_yaml(run / "config.yaml"))
     config = build_config(compose.change(to_mapping(stored), arguments.overrides, arguments.config_dir))

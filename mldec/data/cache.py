@@ -63,52 +63,43 @@ def cached(
         logger.info("leaving out the images that %s lists", exclusions)
     watched = [*sources, *([exclusions] if exclusions else [])]
     name = f"{config.name}-{split}-{_key(config, split, watched)}.index"
-    folders = cache_folders(config)
-    for folder in folders:
-        index = _open_sound(os.path.join(folder, name), config.folder, root)
-        if index is not None:
-            return index
+    folder = cache_folder(config)
+    kept = None if folder is None else _open_sound(os.path.join(folder, name), config.folder, root)
+    if kept is not None:
+        return kept
     index, gaps = _without_missing(_without_excluded(_read(read, sources), config.folder, exclusions), config)
     if config.unannotated == "drop":
         if not index.positives.counts.any():
             raise DataError(f"{index.root}: no image with a label; dataset.unannotated=keep keeps those without")
         index = index.drop_unannotated()
-    problem: Exception | str = "the user has no cache folder"
-    for folder in folders:
-        try:
-            return save_index(index, os.path.join(folder, name), config.folder, gaps, root)
-        except (OSError, ValueError, DataError) as error:
-            problem = error
-    logger.warning(
-        "warning: the index of %s is not kept (dataset.cache=FOLDER names another place): %s",
-        config.name,
-        problem,
-    )
-    return index
+    try:
+        if folder is None:
+            raise DataError("the user has no cache folder")
+        return save_index(index, os.path.join(folder, name), config.folder, gaps, root)
+    except (OSError, ValueError, DataError) as error:
+        message = "warning: the index of %s is not kept (dataset.cache=FOLDER names another place): %s"
+        logger.warning(message, config.name, error)
+        return index
 
 
-def cache_folders(config: DatasetConfig) -> list[str]:
-    """Folders for the cache files of a dataset, best first; never a folder that comes with the dataset."""
+def cache_folder(config: DatasetConfig) -> str | None:
+    """The folder for the cache files of a dataset, never one that comes with it; None where no home is known."""
     if config.cache is not None:
-        return [os.path.expanduser(config.cache)]
-    if named := os.environ.get("MLDEC_CACHE"):
-        return [named]
-    return user_cache_folders()
+        return os.path.expanduser(config.cache)
+    return os.environ.get("MLDEC_CACHE") or user_cache_folder()
 
 
-def user_cache_folders() -> list[str]:
-    """The user's own cache folder: $XDG_CACHE_HOME/mldec or the platform's; none where no home is known."""
+def user_cache_folder() -> str | None:
+    """The user's own cache folder: $XDG_CACHE_HOME/mldec or the platform's; None where no home is known."""
     # A relative one is to be ignored, by the XDG specification.
     if os.path.isabs(named := os.environ.get("XDG_CACHE_HOME", "")):
-        return [os.path.join(named, "mldec")]
+        return os.path.join(named, "mldec")
     if sys.platform == "win32":
-        home = os.environ.get("LOCALAPPDATA") or os.path.expanduser("~\\AppData\\Local")
-        place = os.path.join(home, "mldec", "Cache")
-    elif sys.platform == "darwin":
-        place = os.path.expanduser("~/Library/Caches/mldec")
+        place = os.path.join(os.environ.get("LOCALAPPDATA") or "~\\AppData\\Local", "mldec", "Cache")
     else:
-        place = os.path.expanduser("~/.cache/mldec")
-    return [place] if os.path.isabs(place) else []
+        place = "~/Library/Caches/mldec" if sys.platform == "darwin" else "~/.cache/mldec"
+    place = os.path.expanduser(place)
+    return place if os.path.isabs(place) else None
 
 
 def exclusion_file(config: DatasetConfig) -> str | None:
@@ -184,12 +175,8 @@ def _without_missing(index: ImageIndex, config: DatasetConfig) -> tuple[ImageInd
 
 
 def _warn_of_gaps(gaps: Gaps, root: str) -> None:
-    logger.warning(
-        "warning: %s: %s of the %s images that the annotations list are missing; they are left out",
-        root,
-        f"{gaps.missing:,}",
-        f"{gaps.listed:,}",
-    )
+    message = "warning: %s: %s of the %s images that the annotations list are missing; they are left out"
+    logger.warning(message, root, f"{gaps.missing:,}", f"{gaps.listed:,}")
 
 
 def _without_excluded(index: ImageIndex, root: str, exclusions: str | None) -> ImageIndex:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-import posixpath
 import struct
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from mldec.data.cache import cached
@@ -43,16 +42,11 @@ class CarsConfig(DatasetConfig):
     """Stanford Cars: 8,144 and 8,041 images, one of 196 models each; the paper trains at 384 px."""
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    published: ClassVar = {"train": SplitCounts(8_144, 196), "test": SplitCounts(8_041, 196)}
+    single_label: ClassVar = True
 
     root: str = "data/stanford_cars"
     image_size: ImageSize = 384
-
-    @property
-    def single_label(self) -> bool:
-        return True
-
-    def expected(self, split: str) -> SplitCounts:
-        return SplitCounts({"train": 8_144, "test": 8_041}[split], labels=196)
 
 
 @DATASETS.register("stanford_cars", CarsConfig)
@@ -65,12 +59,12 @@ def build_cars(config: CarsConfig, *, split: str) -> ImageIndex:
     check_split(config, split)
     root = config.folder
     whole, classes, kit = (os.path.join(root, name) for name in ("cars_annos.mat", split, "devkit"))
-    read: Callable[[], ImageIndex]
     if os.path.isfile(whole):
         require(root, ["cars_annos.mat", "car_ims/"], ADVICE)
-        sources, read = [whole, os.path.join(root, "car_ims")], lambda: _read_whole(whole, root, split)
+        sources = [whole, os.path.join(root, "car_ims")]
+        read = partial(_read, whole, whole, root, "relative_im_path", split)
     elif os.path.isdir(classes) and not os.path.isdir(kit):
-        sources, read = [classes, *class_folders(classes)], lambda: read_class_folders(classes)
+        sources, read = [classes, *class_folders(classes)], partial(read_class_folders, classes)
     else:
         annotations = os.path.join(kit, f"cars_{'train_annos' if split == 'train' else 'test_annos_withlabels'}.mat")
         beside = os.path.join(root, os.path.basename(annotations))  # the labels of test were published by themselves
@@ -78,28 +72,24 @@ def build_cars(config: CarsConfig, *, split: str) -> ImageIndex:
         meta, images = os.path.join(kit, "cars_meta.mat"), os.path.join(root, f"cars_{split}")
         needed = [TREE[0], os.path.relpath(annotations, root), f"cars_{split}/"]
         require(root, needed, ADVICE, tree=TREE)
-        sources, read = [meta, annotations, images], lambda: _read_kit(meta, annotations, images)
+        sources, read = [meta, annotations, images], partial(_read, meta, annotations, images, "fname")
     return cached(config, split, sources, read)
 
 
-def _read_kit(meta: str, annotations: str, images: str) -> ImageIndex:
-    labels = _class_names(meta, _load(meta))
-    entries = _entries(annotations, _load(annotations), ("fname", "class"))
-    samples = ((str(entry["fname"]), [_column(annotations, entry, labels)], (), ()) for entry in entries)
-    with naming(annotations):
-        return ImageIndex.build(samples, root=images, labels=labels)
+def _read(meta: str, annotations: str, root: str, name: str, split: str | None = None) -> ImageIndex:
+    """The entries of `annotations`, or those of `split`, with the names of classes in `meta`, which may be one file.
 
-
-def _read_whole(path: str, root: str, split: str) -> ImageIndex:
-    content = _load(path)
-    labels = _class_names(path, content)
-    entries = _entries(path, content, ("relative_im_path", "class", "test"))
+    The field `name` has paths relative to `root`; the field test, needed for a `split`, is 1 or 0.
+    """
+    content = _load(annotations)
+    labels = _class_names(meta, content if meta == annotations else _load(meta))
+    entries = _entries(annotations, content, (name, "class", *(["test"] if split else [])))
     samples = (
-        (posixpath.normpath(str(entry["relative_im_path"])), [_column(path, entry, labels)], (), ())
+        (str(entry[name]), [_column(annotations, entry, labels)], (), ())
         for entry in entries
-        if (entry["test"] == 1) == (split == "test")
+        if split is None or (entry["test"] == 1) == (split == "test")
     )
-    with naming(path):
+    with naming(annotations):
         return ImageIndex.build(samples, root=root, labels=labels)
 
 

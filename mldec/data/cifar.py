@@ -16,6 +16,7 @@ from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, appearing_at_once, check_split, naming, require
 from mldec.data.folder import class_folders, read_class_folders
 from mldec.data.index import ImageIndex
+from mldec.data.text_rows import read_lines
 from mldec.errors import DataError, option
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
@@ -34,16 +35,11 @@ class CifarConfig(DatasetConfig):
     """CIFAR-100: 50,000 and 10,000 images of 32 pixels, one of 100 fine labels each."""
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    published: ClassVar = {"train": SplitCounts(50_000, CLASSES), "test": SplitCounts(10_000, CLASSES)}
+    single_label: ClassVar = True
 
     root: str = "data/cifar100"
     image_size: ImageSize = 224
-
-    @property
-    def single_label(self) -> bool:
-        return True
-
-    def expected(self, split: str) -> SplitCounts:
-        return SplitCounts({"train": 50_000, "test": 10_000}[split], labels=CLASSES)
 
 
 @DATASETS.register("cifar100", CifarConfig)
@@ -101,10 +97,7 @@ def _target(root: str) -> str:
 
 def _read_names(path: str) -> tuple[str, ...]:
     with naming(path):
-        try:
-            names = read_bytes(path, most=MAX_BATCH).decode("ascii").split()
-        except UnicodeDecodeError as error:
-            raise DataError(f"cannot be read as names of classes: {error}") from None
+        names = read_lines(path)
         if len(names) != CLASSES or any(os.path.basename(name) != name or name.startswith(".") for name in names):
             raise DataError(f"expected {CLASSES} names of classes, found {len(names)}: {', '.join(names[:5])}, …")
         return LabelSpace(names).names

@@ -34,7 +34,6 @@ def find_data_problems(train: ImageIndex, held_out: Mapping[str, ImageIndex]) ->
         if shared:
             found.append(
                 f"{len(shared):,} of {len(index):,} images of {name} are in train too, so its metrics are "
-                f"optimistically biased: "
-                f"{name_some(shared, len(shared))}"
+                f"optimistically biased: {name_some(shared, len(shared))}"
             )
     return found

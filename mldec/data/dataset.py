@@ -8,16 +8,17 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from mldec.config import ComponentConfig, Range
 from mldec.data.image import Interpolation
 from mldec.data.index import ImageIndex
+from mldec.data.text_rows import read_lines
 from mldec.errors import ConfigError, DataError, printable_name
 from mldec.labels import LabelSpace
-from mldec.untrusted import check_regular, open_text
+from mldec.untrusted import check_regular
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,10 @@ class DatasetConfig(ComponentConfig):
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    #: The published figures of each split.
+    published: ClassVar[Mapping[str, SplitCounts]] = {}
+    #: Whether each image has exactly one positive label, as softmax assumes.
+    single_label: ClassVar[bool] = False
     #: The settings that are paths of files and folders.
     paths: ClassVar[tuple[str, ...]] = ("root", "exclude", "cache")
 
@@ -73,11 +78,6 @@ class DatasetConfig(ComponentConfig):
     cache: str | None = None
 
     @property
-    def single_label(self) -> bool:
-        """Whether each image has exactly one positive label, as softmax assumes."""
-        return False
-
-    @property
     def folder(self) -> str:
         """Where the dataset lies: `root`."""
         return os.path.expanduser(self.root or ".")
@@ -88,7 +88,7 @@ class DatasetConfig(ComponentConfig):
 
     def expected(self, split: str) -> SplitCounts:
         """The published figures of `split`; others are a warning."""
-        return SplitCounts()
+        return self.published.get(split, SplitCounts())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,38 +119,26 @@ class FilesConfig(DatasetConfig):
     def folder(self) -> str:
         return os.path.expanduser(self.root) if self.root else os.path.dirname(os.path.abspath(self.file("train")))
 
-    def file(self, split: str) -> str:
-        """The file of a split. Raises DataError if it does not exist."""
-        return self._existing(split)
+    def file(self, setting: str) -> str:
+        """The file of a split, or `labels`, which must be set. Raises DataError if it is no regular file."""
+        path = os.path.expanduser(getattr(self, setting))
+        if not os.path.exists(path):
+            folder = os.path.dirname(path) or "."
+            raise DataError(f"dataset.{setting}={path}: no such file. Found in {folder}: {listing(folder)}")
+        with naming(f"dataset.{setting}={path}"):
+            check_regular(path)
+        return path
 
     def label_files(self) -> list[str]:
         """The file `labels`, if one is named. Raises DataError if it does not exist."""
-        return [] if self.labels is None else [self._existing("labels")]
-
-    def _existing(self, setting: str) -> str:
-        path = os.path.expanduser(getattr(self, setting))
-        if os.path.exists(path):
-            with naming(f"dataset.{setting}={path}"):
-                check_regular(path)
-        else:
-            raise DataError(
-                f"dataset.{setting}={path}: no such file. Found in {os.path.dirname(path) or '.'}: "
-                f"{listing(os.path.dirname(path) or '.')}"
-            )
-        return path
+        return [] if self.labels is None else [self.file("labels")]
 
     def named_labels(self) -> LabelSpace | None:
         """The labels that the file `labels` lists; None without one."""
-        files = self.label_files()
-        if not files:
-            return None
-        try:
-            with open_text(files[0]) as file:
-                names = [line.strip() for line in file if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"dataset.labels={self.labels}: cannot be read: {error}") from None
-        with naming(files[0]):
-            return LabelSpace(names)
+        for path in self.label_files():
+            with naming(path):
+                return LabelSpace(read_lines(path))
+        return None
 
 
 @contextlib.contextmanager
@@ -176,14 +164,8 @@ def warn_of_differences(config: DatasetConfig, split: str, index: ImageIndex) ->
         ("labels", len(index.labels), expected.labels),
     ):
         if published is not None and found != published:
-            logger.warning(
-                "warning: %s %s has %s %s, as published it has %s",
-                config.name,
-                split,
-                f"{found:,}",
-                what,
-                f"{published:,}",
-            )
+            message = "warning: %s %s has %s %s, as published it has %s"
+            logger.warning(message, config.name, split, f"{found:,}", what, f"{published:,}")
 
 
 @contextlib.contextmanager
@@ -226,6 +208,12 @@ def require(root: str, paths: Sequence[str], advice: str, tree: Sequence[str] | 
         f"dataset.root={root}: {len(missing)} of {len(tree)} expected entries missing. Expected there:\n{expected}\n"
         f"Found there: {listing(root)}\n{advice}\nor point dataset.root=FOLDER to where they are."
     )
+
+
+def find_file(root: str, folders: Iterable[str], *names: str) -> str | None:
+    """The first file with one of these names in one of these folders below `root`; None if there is none."""
+    paths = (os.path.join(root, folder, name) for folder in folders for name in names)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def missing_images(index: ImageIndex) -> list[int]:

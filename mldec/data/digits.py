@@ -73,7 +73,7 @@ class ScenesConfig(DatasetConfig):
     jpeg_quality: Annotated[int, Range(1, 100)] = 95
 
     @property
-    def single_label(self) -> bool:
+    def single_label(self) -> bool:  # type: ignore[override]
         """A single digit makes it a task of one label per image."""
         return self.max_digits == 1
 

@@ -164,55 +164,40 @@ class _Work:
         self.one_at_a_time = threading.Lock()
 
     def run(self, downloads: tuple[Download, ...], parallel: int) -> list[Fetched]:
-        """All of `downloads` by `parallel` threads. They are daemons: a stalled connection cannot hold up Ctrl-C."""
-        waiting: queue.SimpleQueue[Download] = queue.SimpleQueue()
-        done: dict[str, Fetched] = {}
-        failed: dict[str, DataError] = {}
-        fatal: list[BaseException] = []
-        ended: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for item in downloads:
-            waiting.put(item)
+        """All of `downloads`, each in a thread: daemons, so that a stalled connection cannot hold up Ctrl-C."""
+        turns = threading.Semaphore(parallel)
+        outcomes: queue.SimpleQueue[tuple[str, Fetched | BaseException]] = queue.SimpleQueue()
 
-        def thread() -> None:
+        def work(item: Download) -> None:
             try:
-                work()
-            finally:
-                ended.put(None)
+                with turns:
+                    self.keep_going()
+                    outcomes.put((item.file, self.obtain(item)))
+            except BaseException as error:
+                outcomes.put((item.file, error))
 
-        def work() -> None:
-            while not self.stopped.is_set():
-                try:
-                    item = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                try:
-                    done[item.file] = self.obtain(item)
-                except DataError as error:
-                    failed[item.file] = error
-                except _Stopped:
-                    return
-                except BaseException as error:  # of the disk, or a bug: others would meet it, too
-                    fatal.append(error)
-                    self.stopped.set()
-
-        threads = [threading.Thread(target=thread, daemon=True) for _ in range(min(parallel, len(downloads)))]
+        found: dict[str, Fetched | BaseException] = {}
         try:
-            for one in threads:
-                one.start()
-            for _ in threads:  # not by join: where Ctrl-C interrupts it, Python 3.11 takes the thread for ended
-                ended.get()
+            for item in downloads:
+                threading.Thread(target=work, args=(item,), daemon=True).start()
+            while len(found) < len(downloads):
+                file, outcome = outcomes.get()
+                found[file] = outcome
+                if not isinstance(outcome, Fetched | DataError):  # of the disk, or a bug: others would meet it, too
+                    raise outcome
         except BaseException:
             self.stopped.set()
-            with contextlib.suppress(queue.Empty):
-                for _ in threads:
-                    ended.get(timeout=GRACE / len(threads))
+            with contextlib.suppress(queue.Empty):  # the others end soon, unless their connections stall
+                for _ in range(len(downloads) - len(found)):
+                    outcomes.get(timeout=GRACE / len(downloads))
             raise
-        if fatal:
-            raise fatal[0]
-        if failed:
-            problems = [str(failed[item.file]) for item in downloads if item.file in failed]
-            raise DataError("\n\n".join(problems + ([f"There now: {', '.join(done)}"] if done else [])))
-        return [done[item.file] for item in downloads]
+        results = [found[item.file] for item in downloads]
+        done = [result for result in results if isinstance(result, Fetched)]
+        problems = [str(result) for result in results if isinstance(result, DataError)]
+        if problems:
+            there = [f"There now: {', '.join(result.file for result in done)}"] if done else []
+            raise DataError("\n\n".join(problems + there))
+        return done
 
     def obtain(self, item: Download) -> Fetched:
         """One file: the existing one, else one put there by hand, else from the first url that has the right one."""

@@ -49,14 +49,12 @@ def add_exclusions(names: Iterable[str], path: Path) -> int:
     Raises:
         DataError: an existing file is no such list.
     """
-    exists = path.exists()
-    known = read_exclusions(path) if exists else set()
-    new = sorted({os.path.normpath(name) for name in names} - known)
-    text = ""
-    if exists:
+    known, text = set[str](), HEADER
+    if path.exists():
+        known = read_exclusions(path)
         with open_text(path) as file:
-            text = file.read()
-    text = text or HEADER
+            text = file.read() or HEADER
+    new = sorted({os.path.normpath(name) for name in names} - known)
     text += "" if text.endswith("\n") else "\n"
     write_text(path, text + "".join(f"{quoted(Path(name).as_posix())}\n" for name in new))
     return len(known) + len(new)

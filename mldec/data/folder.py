@@ -1,4 +1,4 @@
-"""Your own images in one folder per class, and the reader that other datasets in such folders share."""
+"""Images in one folder per class: your own, ImageNet, and the reader that other datasets in such folders share."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, check_split, listing, name_some, naming
+from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, listing, name_some, naming, require
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
@@ -23,6 +24,14 @@ SUFFIXES = frozenset(
 #: Allowed names of the folder of a split.
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
+#: Where class folders lie below the root: unpacked by hand, or from Kaggle's archive.
+IMAGENET_PREFIXES = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
+
+IMAGENET_ADVICE = (
+    "Register at https://image-net.org/download, get ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, and unpack "
+    "them into one folder per class: train/<wnid>/, val/<wnid>/ (`mldec data download dataset=imagenet` shows how)"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FolderConfig(DatasetConfig):
@@ -31,6 +40,8 @@ class FolderConfig(DatasetConfig):
     Without `train` every folder below the root is a class, and the only split is train.
     """
 
+    single_label: ClassVar = True
+
     root: str
 
     @property
@@ -38,10 +49,6 @@ class FolderConfig(DatasetConfig):
         """Those that have a folder."""
         found = tuple(split for split in SPLIT_FOLDERS if split_folder(self.folder, split) is not None)
         return found if "train" in found else ("train",)
-
-    @property
-    def single_label(self) -> bool:
-        return True
 
 
 @DATASETS.register("folder", FolderConfig)
@@ -64,6 +71,41 @@ def build_folder(config: FolderConfig, *, split: str) -> ImageIndex:
 
     # Not the folder itself: the cache may lie in it, and what is added to it is a class folder, which is named here.
     return cached(config, split, [*class_folders(train), *folders_below(folder)], read)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetConfig(DatasetConfig):
+    """ILSVRC 2012: 1,281,167 images of 1,000 classes; the 50,000 of val, whose labels are public, are for test."""
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    published: ClassVar = {"train": SplitCounts(1_281_167, 1000), "test": SplitCounts(50_000, 1000)}
+    single_label: ClassVar = True
+
+    root: str = "data/imagenet"
+    image_size: ImageSize = 224
+
+
+@DATASETS.register("imagenet", ImageNetConfig)
+def build_imagenet(config: ImageNetConfig, *, split: str) -> ImageIndex:
+    """The index of a split: labels are WordNet ids, sorted, as usual.
+
+    Raises:
+        DataError: a folder is missing, or val is still flat.
+    """
+    check_split(config, split)
+    places = (os.path.join(config.folder, prefix) for prefix in IMAGENET_PREFIXES)
+    base = next((place for place in places if os.path.isdir(os.path.join(place, "train"))), config.folder)
+    name = "train" if split == "train" else "val"
+    require(base, [f"{name}/"], IMAGENET_ADVICE, tree=["train/", "val/"])
+    folder = os.path.join(base, name)
+
+    classes = class_folders(folder)
+    if not classes:
+        raise DataError(
+            f"{folder}: no class folders; sort its images into {name}/<wnid>/ by the labels of the development kit "
+            "(`mldec data download dataset=imagenet` shows how)"
+        )
+    return cached(config, split, [folder, *classes], lambda: read_class_folders(folder))
 
 
 def split_folder(root: str, split: str) -> str | None:

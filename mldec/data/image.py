@@ -20,7 +20,6 @@ from mldec.errors import DataError, printable_name
 from mldec.untrusted import read_bytes
 
 Interpolation = Literal["bilinear", "bicubic"]
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 MAX_PIXELS = 178_956_970  # where Pillow, too, refuses an image as a decompression bomb
 MAX_BYTES = 3 * MAX_PIXELS + 2**20  # of a file: that many pixels of 8 bits without compression
@@ -104,7 +103,7 @@ def resize(image: np.ndarray, size: int, interpolation: Interpolation = "bilinea
     """
     if image.shape[:2] == (size, size):
         return image.copy()
-    return np.array(Image.fromarray(image).resize((size, size), _FILTERS[interpolation]))
+    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling[interpolation.upper()]))
 
 
 def cut_center(image: np.ndarray, size: int, crop: float, interpolation: Interpolation = "bicubic") -> np.ndarray:
@@ -120,8 +119,8 @@ def cut_center(image: np.ndarray, size: int, crop: float, interpolation: Interpo
     if resized[0] * resized[1] > MAX_PIXELS:  # of an image a thousand times as long as wide: only what is kept is made
         across, down = width / resized[0], height / resized[1]
         box = (left * across, top * down, (left + size) * across, (top + size) * down)
-        return np.array(pil_image.resize((size, size), _FILTERS[interpolation], box=box))
-    pil_image = pil_image.resize(resized, _FILTERS[interpolation])
+        return np.array(pil_image.resize((size, size), Image.Resampling[interpolation.upper()], box=box))
+    pil_image = pil_image.resize(resized, Image.Resampling[interpolation.upper()])
     return np.array(pil_image.crop((left, top, left + size, top + size)))
 
 
@@ -370,14 +369,9 @@ def _may_be_truncated(data: np.ndarray) -> bool:
 
 
 def _reason(error: Exception, data: np.ndarray) -> str:
-    """The reason of an error, in one line."""
-    if isinstance(error, Image.UnidentifiedImageError):
-        return _kind(data)
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _kind(data: np.ndarray) -> str:
-    """The probable kind of a file that Pillow cannot open."""
+    """The reason of an error, in one line; the probable kind of a file that Pillow cannot open."""
+    if not isinstance(error, Image.UnidentifiedImageError):
+        return " ".join(str(error).split()) or type(error).__name__
     match = _SIGNATURES.match(data[:2000].tobytes())
     if match is None:
         return "not an image"

@@ -14,8 +14,9 @@ import os
 import posixpath
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,22 @@ from mldec.errors import DataError, shortened
 from mldec.labels import LabelSpace
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
+LISTS = ("paths", "positives", "negatives", "unknown")  # of an index
 CHUNK_ROWS = 2**15  # that are counted at a time: sorting the labels of millions of images at once takes far longer
 
 
+class _Shared:
+    """What is pickled without its memory-mapped arrays, which are opened again where it is unpickled."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: _pack(value) for name, value in self.__dict__.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: _unpack(value) for name, value in state.items()})
+
+
 @dataclass(frozen=True, eq=False)
-class Ragged:
+class Ragged(_Shared):
     """Rows of different lengths (CSR): row i is `values[offsets[i]:offsets[i + 1]]`.
 
     Attributes:
@@ -47,10 +59,15 @@ class Ragged:
     @classmethod
     def from_rows(cls, rows: np.ndarray, values: np.ndarray, num_rows: int) -> Ragged:
         """Entries (row, value), sorted by row, as lists of `num_rows` rows. Both (total,) integer arrays."""
+        return cls.from_counts(np.bincount(rows, minlength=num_rows), values)
+
+    @classmethod
+    def from_counts(cls, counts: np.ndarray, values: np.ndarray) -> Ragged:
+        """Rows of these lengths (S,), with the values of all of them one after another (total,)."""
         if len(values) == 0:
-            return cls.empty(num_rows)
-        offsets = np.zeros(num_rows + 1, np.int64)
-        np.cumsum(np.bincount(rows, minlength=num_rows), out=offsets[1:])
+            return cls.empty(len(counts))
+        offsets = np.zeros(len(counts) + 1, np.int64)
+        np.cumsum(counts, out=offsets[1:])
         return cls(offsets, values)
 
     def __len__(self) -> int:
@@ -71,15 +88,9 @@ class Ragged:
         firsts = np.cumsum(counts) - counts
         return np.arange(counts.sum()) + np.repeat(starts - firsts, counts), counts
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: _pack(value) for name, value in self.__dict__.items()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({name: _unpack(value) for name, value in state.items()})
-
 
 @dataclass(frozen=True, eq=False)
-class ImageIndex:
+class ImageIndex(_Shared):
     """Images and their labels. An image's sample id is its row.
 
     Attributes:
@@ -88,7 +99,6 @@ class ImageIndex:
         paths: utf-8 bytes of each relative path.
         positives, negatives, unknown: int32 columns known present, known absent, not known.
         default: what holds for a column that is in none of the three: 0 (absent) or -1 (unknown).
-        confidence: optional float32, one per entry of `positives.values`.
     """
 
     root: str
@@ -98,7 +108,6 @@ class ImageIndex:
     negatives: Ragged
     unknown: Ragged
     default: int = ABSENT
-    confidence: np.ndarray | None = None
 
     @classmethod
     def build(
@@ -108,18 +117,15 @@ class ImageIndex:
         root: str,
         labels: LabelSpace,
         default: int = ABSENT,
-        confidence: np.ndarray | None = None,
     ) -> ImageIndex:
         """Collect (path relative to `root`, positives, negatives, unknown) per image, in order.
 
         Raises:
-            DataError: no image, one listed twice, a path that leaves `root`, a column outside the label space, or a
-                `confidence` of another length than all positives together.
+            DataError: no image, one listed twice, a path that leaves `root`, or a column outside the label space.
         """
-        blob, listed = bytearray(), set()
-        ends = array("q", [0])
-        columns = [array("i") for _ in range(3)]
-        column_ends = [array("q", [0]) for _ in range(3)]
+        listed = set()
+        values = [bytearray(), array("i"), array("i"), array("i")]  # of paths, positives, negatives, unknown
+        ends = [array("q", [0]) for _ in values]
         for path, *groups in samples:
             name = check_path(path)
             if name in listed:
@@ -127,32 +133,27 @@ class ImageIndex:
                     f"{root}: image '{shortened(name, 300)}' is listed twice; keep one entry with all labels"
                 )
             listed.add(name)
-            blob += name.encode()
-            ends.append(len(blob))
-            for group, values, offsets in zip(groups, columns, column_ends, strict=True):
-                values.extend(group)
-                offsets.append(len(values))
-        if len(ends) == 1:
+            for items, group, offsets in zip(values, (name.encode(), *groups), ends, strict=True):
+                items.extend(group)
+                offsets.append(len(items))
+        if not listed:
             raise DataError(f"{root}: no image")
-        positives, negatives, unknown = (
-            Ragged(np.array(offsets, np.int64), np.array(values, np.int32)) if values else Ragged.empty(len(ends) - 1)
-            for offsets, values in zip(column_ends, columns, strict=True)
+        paths, positives, negatives, unknown = (
+            Ragged(np.array(offsets), np.array(items)) if items else Ragged.empty(len(listed))
+            for items, offsets in zip(values, ends, strict=True)
         )
-        paths = Ragged(np.array(ends, np.int64), np.frombuffer(bytes(blob), np.uint8))
-        return cls(os.path.abspath(root), labels, paths, positives, negatives, unknown, default, confidence)
+        return cls(os.path.abspath(root), labels, paths, positives, negatives, unknown, default)
 
     def __post_init__(self) -> None:
         if self.default not in (ABSENT, UNKNOWN):
             raise DataError(f"default={self.default}: a label that is not listed is 0 (absent) or -1 (unknown)")
-        for name in ("positives", "negatives", "unknown"):
+        for name in LISTS[1:]:
             values, rows = getattr(self, name).values, len(getattr(self, name))
             if rows != len(self):
                 raise DataError(f"{self.root}: `{name}` has {rows} rows for {len(self)} images")
             if len(values) and (values.min() < 0 or values.max() >= len(self.labels)):
                 found = f"{values.min()} to {values.max()}"
                 raise DataError(f"{self.root}: `{name}` has columns {found}; there are {len(self.labels)} labels")
-        if self.confidence is not None and len(self.confidence) != len(self.positives.values):
-            raise DataError(f"{len(self.confidence)} confidences for {len(self.positives.values)} positive labels")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -192,13 +193,12 @@ class ImageIndex:
         if len(rows) == 0:
             raise DataError(f"{self.root}: no image left")
 
-        def gather(lists: Ragged) -> tuple[Ragged, np.ndarray]:
+        def gather(lists: Ragged) -> Ragged:
             positions, counts = lists.take(rows)
-            if len(positions) == 0:
-                return Ragged.empty(len(rows)), positions
-            return Ragged(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), lists.values[positions]), positions
+            return Ragged.from_counts(counts, lists.values[positions])
 
-        return self._changed(gather, paths=gather(self.paths)[0])
+        gathered: dict[str, Any] = {name: gather(getattr(self, name)) for name in LISTS}
+        return dataclasses.replace(self, **gathered)
 
     def with_labels(self, labels: LabelSpace) -> ImageIndex:
         """The same images with only `labels`: some of those here, in any order.
@@ -223,21 +223,14 @@ class ImageIndex:
     def _renumbered(self, columns: np.ndarray, labels: LabelSpace) -> ImageIndex:
         """With the new column of each label, -1 for one that is dropped."""
 
-        def keep(lists: Ragged) -> tuple[Ragged, np.ndarray]:
+        def keep(lists: Ragged) -> Ragged:
             values = columns[lists.values]
             kept = values >= 0
-            if not kept.any():
-                return Ragged.empty(len(lists)), kept
-            return Ragged(np.concatenate([[0], np.cumsum(kept)])[lists.offsets], values[kept]), kept
+            rows = np.repeat(np.arange(len(lists)), lists.counts)
+            return Ragged.from_rows(rows[kept], values[kept], len(lists))
 
-        return self._changed(keep, labels=labels)
-
-    def _changed(self, change: Callable[[Ragged], tuple[Ragged, np.ndarray]], **others: Any) -> ImageIndex:
-        """With all lists of columns changed; `change` also selects the values that stay."""
-        lists = {name: change(getattr(self, name)) for name in ("positives", "negatives", "unknown")}
-        confidence = None if self.confidence is None else self.confidence[lists["positives"][1]]
-        changed: dict[str, Any] = {name: new for name, (new, _) in lists.items()}
-        return dataclasses.replace(self, confidence=confidence, **changed, **others)
+        changed: dict[str, Any] = {name: keep(getattr(self, name)) for name in LISTS[1:]}
+        return dataclasses.replace(self, labels=labels, **changed)
 
     def drop_unannotated(self) -> ImageIndex:
         """Only the images with a positive label."""
@@ -283,21 +276,11 @@ class ImageIndex:
     def fingerprint(self) -> str:
         """sha256 (hex) of labels, paths and what is known of them; where `root` lies does not count."""
         digest = hashlib.sha256(repr((self.labels.names, self.labels.seen, self.default)).encode())
-        arrays = [
-            part
-            for lists in (self.paths, self.positives, self.negatives, self.unknown)
-            for part in (lists.offsets, lists.values)
-        ]
-        for part in arrays if self.confidence is None else [*arrays, self.confidence]:
-            digest.update(f"{part.dtype.str}{part.shape}".encode())
-            digest.update(np.ascontiguousarray(part).data)
+        for lists in (getattr(self, name) for name in LISTS):
+            for part in (lists.offsets, lists.values):
+                digest.update(f"{part.dtype.str}{part.shape}".encode())
+                digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: _pack(value) for name, value in self.__dict__.items()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({name: _unpack(value) for name, value in state.items()})
 
 
 def check_path(path: Any) -> str:
@@ -322,35 +305,15 @@ def check_path(path: Any) -> str:
     return posixpath.normpath(path) if "./" in path or "//" in path else path
 
 
-@dataclass(frozen=True)
-class _Mapped:
-    """Where a memory-mapped array lies: what is pickled in its place."""
-
-    filename: str
-    dtype: str
-    offset: int
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Constant:
-    """The offsets of empty lists, one number repeated: pickled in their place."""
-
-    shape: tuple[int, ...]
-
-
 def _pack(value: Any) -> Any:
+    """What is pickled in place of an array, as far as it is not its content: how it is made again."""
     if isinstance(value, np.ndarray) and value.strides == (0,) and value.dtype == np.int64 and value[0] == 0:
-        return _Constant(value.shape)
+        return partial(np.broadcast_to, np.int64(0), value.shape)  # the offsets of empty lists
     # A slice of a memmap is a memmap with its parent's offset: only that parent, based on the map itself, is packed.
     if isinstance(value, np.memmap) and isinstance(value.base, mmap.mmap) and value.flags.c_contiguous:
-        return _Mapped(str(value.filename), value.dtype.str, value.offset, value.shape)
+        return partial(np.memmap, str(value.filename), value.dtype, "r", value.offset, value.shape)
     return value
 
 
 def _unpack(value: Any) -> Any:
-    if isinstance(value, _Mapped):
-        return np.memmap(value.filename, value.dtype, "r", value.offset, value.shape)
-    if isinstance(value, _Constant):
-        return np.broadcast_to(np.int64(0), value.shape)
-    return value
+    return value() if isinstance(value, partial) else value

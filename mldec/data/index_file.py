@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,19 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mldec.data.index import ImageIndex, Ragged, check_path
-from mldec.errors import DataError
+from mldec.config import Natural, build_options
+from mldec.data.index import LISTS, ImageIndex, Ragged, check_path
+from mldec.errors import ConfigError, DataError, first_lines
 from mldec.files import PARTIAL, replacing
 from mldec.labels import LabelSpace
 from mldec.untrusted import check_regular
 
-VERSION = 5  # raise it when the format, or what any dataset reads, changes
+VERSION = 6  # raise it when the format, or what any dataset reads, changes
 ABANDONED_SECONDS = 3600
 ROWS_AT_ONCE = 2**16
-LISTS = ("paths", "positives", "negatives", "unknown")
-TYPES = {"paths.values": "U8", "confidence": "F32"}  # of each array, as safetensors names them
+TYPES = {"paths.values": "U8"}  # of each array, as safetensors names them
 TYPES |= {f"{name}.offsets": "I64" for name in LISTS} | {f"{name}.values": "I32" for name in LISTS[1:]}
-DTYPES: dict[str, np.dtype[Any]] = {
-    "U8": np.dtype(np.uint8),
-    "I32": np.dtype(np.int32),
-    "I64": np.dtype(np.int64),
-    "F32": np.dtype(np.float32),
-}
-NOTES = {"version", "root", "labels", "seen", "default", "gaps", "checksum"}
+DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("uint8"), "I32": np.dtype("int32"), "I64": np.dtype("int64")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +45,26 @@ class Gaps:
             nanoseconds; None: there was no such folder. Another time means that more images may have arrived.
     """
 
-    missing: int
-    listed: int
-    folders: dict[str, int | None]
+    missing: Natural
+    listed: Natural
+    folders: Mapping[str, int | None]
 
     def filled(self, root: str) -> bool:
         """Whether some of those folders have changed since."""
         return any(changed(os.path.join(root, place)) != when for place, when in self.folders.items())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Notes:
+    """What the header says beside the arrays; `root` is relative to the dataset's folder."""
+
+    version: int
+    root: str
+    labels: tuple[str, ...]
+    seen: tuple[bool, ...] | None
+    default: int
+    gaps: Gaps | None
+    checksum: str = ""
 
 
 def changed(folder: str) -> int | None:
@@ -83,14 +91,15 @@ def save_index(
     """
     _remove_abandoned(Path(path).parent)
     arrays = _arrays(index)
-    notes: dict[str, Any] = {
-        "version": VERSION,
-        "root": os.path.relpath(index.root, os.path.abspath(base)),
-        "labels": index.labels.names,
-        "seen": index.labels.seen,
-        "default": index.default,
-        "gaps": None if gaps is None else dataclasses.asdict(gaps),
-    }
+    noted = _Notes(
+        version=VERSION,
+        root=os.path.relpath(index.root, os.path.abspath(base)),
+        labels=index.labels.names,
+        seen=index.labels.seen,
+        default=index.default,
+        gaps=gaps,
+    )
+    notes = dataclasses.asdict(noted)
     notes["checksum"] = _checksum(notes, arrays)
     with replacing(path, sync=True) as partial:
         try:
@@ -123,35 +132,36 @@ def open_index(path: str, base: str, root: str | None = None) -> tuple[ImageInde
     except (SafetensorError, RecursionError, KeyError, TypeError) as error:
         raise ValueError(f"is damaged, or no index: {error}") from None
     arrays = {name: _map_array(path, name, place, begin) for name, place in header.items()}
-    if not isinstance(notes, dict) or set(notes) != NOTES:
-        raise ValueError("has other notes")
-    if notes["version"] != VERSION:
-        raise ValueError(f"has version {str(notes['version'])[:20]}, not {VERSION}")
-    if notes["checksum"] != _checksum(notes, arrays):
+    noted = _checked_notes(notes)
+    if noted.checksum != _checksum(notes, arrays):
         raise ValueError("is damaged: its checksum is another one")
     paths = _checked_list("paths", arrays, 0)
     lists = {name: _checked_list(name, arrays, len(paths)) for name in LISTS[1:]}
     _check_paths(paths)
     index = ImageIndex(  # checks that columns are those of labels, and that all lists have the rows of `paths`
-        root=_root(notes["root"], base, root),
-        labels=_labels(notes["labels"], notes["seen"]),
+        root=_root(noted.root, base, root),
+        labels=LabelSpace(noted.labels, noted.seen),
         paths=paths,
-        default=_whole(notes["default"], "default", low=-1),
-        confidence=arrays.get("confidence"),
+        default=noted.default,
         **lists,
     )
-    if index.confidence is not None and not np.isfinite(index.confidence).all():
-        raise ValueError("a confidence is not a number")
-    return index, _gaps(notes["gaps"])
+    return index, noted.gaps
 
 
 # Checks of the content ------------------------------------------------------------------------------------------------
 
 
-def _whole(value: Any, what: str, *, low: int = 0) -> int:
-    if type(value) is not int or not low <= value < 2**62:
-        raise ValueError(f"{what} is {str(value)[:40]}, which is out of range")
-    return value
+def _checked_notes(content: Any) -> _Notes:
+    if isinstance(content, dict) and content.get("version") != VERSION:
+        raise ValueError(f"has version {str(content.get('version'))[:20]}, not {VERSION}")
+    try:
+        noted = build_options(_Notes, content)
+    except ConfigError as error:
+        raise ValueError(f"has other notes: {first_lines(error)}") from None
+    for folder in noted.gaps.folders if noted.gaps else ():
+        if folder:  # the root itself has an empty one
+            check_path(folder)
+    return noted
 
 
 def _checked_list(name: str, arrays: dict[str, np.ndarray], rows: int) -> Ragged:
@@ -193,8 +203,8 @@ def _rows_of(found: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return np.searchsorted(offsets, np.flatnonzero(found), side="right") - 1
 
 
-def _root(noted: Any, base: str, expected: str | None) -> str:
-    if not isinstance(noted, str) or "\0" in noted:
+def _root(noted: str, base: str, expected: str | None) -> str:
+    if "\0" in noted:
         raise ValueError("its root is no path")
     home = os.path.abspath(base)
     root = os.path.normpath(os.path.join(home, noted))
@@ -204,30 +214,6 @@ def _root(noted: Any, base: str, expected: str | None) -> str:
     elif root != os.path.abspath(expected):
         raise ValueError(f"its root is {root}, not {os.path.abspath(expected)}")
     return root
-
-
-def _labels(names: Any, seen: Any) -> LabelSpace:
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("its labels are no list of names")
-    if seen is not None and not (isinstance(seen, list) and all(isinstance(flag, bool) for flag in seen)):
-        raise ValueError("`seen` is no list of true and false")
-    return LabelSpace(names, seen)
-
-
-def _gaps(content: Any) -> Gaps | None:
-    if content is None:
-        return None
-    if not isinstance(content, dict) or set(content) != {"missing", "listed", "folders"}:
-        raise ValueError("its gaps have other fields")
-    folders = content["folders"]
-    if not isinstance(folders, dict):
-        raise ValueError("its gaps name no folders")
-    for place, when in folders.items():
-        if place:  # the root itself has an empty one
-            check_path(place)
-        if when is not None and type(when) is not int:
-            raise ValueError("its gaps name no times")
-    return Gaps(_whole(content["missing"], "missing"), _whole(content["listed"], "listed"), folders)
 
 
 # The file -------------------------------------------------------------------------------------------------------------
@@ -248,8 +234,6 @@ def _arrays(index: ImageIndex) -> dict[str, np.ndarray]:
         lists: Ragged = getattr(index, name)
         if len(lists.values):
             arrays |= {f"{name}.offsets": lists.offsets, f"{name}.values": lists.values}
-    if index.confidence is not None:
-        arrays["confidence"] = index.confidence
     return {name: np.ascontiguousarray(array, DTYPES[TYPES[name]]) for name, array in arrays.items()}
 
 

@@ -101,7 +101,7 @@ class TrainLoader:
             WorkerDied: a loader process was killed.
         """
         self._order.epoch, self._order.start = epoch, start
-        yield from _sound_batches(self._loader)
+        yield from map(_sound, received(self._loader))
 
     def num_images_of(self, step: int) -> tuple[int, int]:
         """The images of batch `step` of an epoch, and those of this process, as numbers."""
@@ -135,7 +135,7 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises DataError naming the image, if one is missing or broken, and WorkerDied."""
-        return _sound_batches(self._loader)
+        return map(_sound, received(self._loader))
 
 
 def train_loader(
@@ -173,14 +173,9 @@ def train_loader(
 
     The last batch of an epoch may be smaller and is kept, as published: 82,081 images by 56 are 1,466 steps.
     """
-    order: _TrainOrder
-    if overfit:
-        order = _OverfitOrder(len(index), batch_size, seed, repeats=1, limit=limit)
-        samples = _Samples(index, Resize(augment.image_size), seed, scaled_decoding, on_error)
-    else:
-        order = _TrainOrder(len(index), batch_size, seed, repeats=repeats, limit=limit)
-        samples = _Samples(index, augment, seed, scaled_decoding, on_error)
-    order.rank, order.processes = rank, processes
+    steps = steps_per_epoch(len(index), batch_size, limit=limit, overfit=overfit)
+    order = _TrainOrder(len(index), batch_size, seed, 1 if overfit else repeats, steps, overfit, rank, processes)
+    samples = _Samples(index, Resize(augment.image_size) if overfit else augment, seed, scaled_decoding, on_error)
     return TrainLoader(order, _data_loader(samples, order, workers, pin_memory, start_method))
 
 
@@ -234,49 +229,36 @@ class _Key(NamedTuple):
     repeat: int
 
 
+@dataclass(eq=False)
 class _TrainOrder:
-    """Iterating gives the keys of each batch of `epoch`, from batch `start` on."""
+    """Iterating gives the keys of each batch of `epoch`, from batch `start` on; to overfit, of the first rows only."""
 
-    def __init__(self, size: int, batch_size: int, seed: int, *, repeats: int, limit: int | None) -> None:
-        self.size, self.batch_size, self.seed, self.repeats = size, batch_size, seed, repeats
-        self.steps = steps_per_epoch(size, batch_size, limit=limit)
-        self.epoch = self.start = 0
-        self.rank, self.processes = 0, 1
+    size: int
+    batch_size: int
+    seed: int
+    repeats: int
+    steps: int
+    overfit: bool
+    rank: int
+    processes: int
+    epoch: int = 0
+    start: int = 0
 
     def __len__(self) -> int:
         return self.steps - self.start
 
     def __iter__(self) -> Iterator[list[_Key]]:
-        epoch, rows = self.epoch, self.rows(self.epoch)
+        epoch = self.epoch
+        rows = np.arange(self.size) if self.overfit else _rng(_ORDER, self.seed, epoch).permutation(self.size)
         for step in range(self.start, self.steps):
-            places = self.share(self.places(step))
-            yield [_Key(epoch, int(rows[place // self.repeats]), place % self.repeats) for place in places]
+            places = self.places(step)
+            own = places[self.rank :: self.processes] or places[:1]  # this process's part, at least one
+            yield [_Key(epoch, int(rows[place // self.repeats]), place % self.repeats) for place in own]
 
     def places(self, step: int) -> range:
         """The positions in the order of the whole batch `step`."""
-        return range(step * self.batch_size, min((step + 1) * self.batch_size, self.size))
-
-    def share(self, places: range) -> range:
-        """The positions of this process's part of a batch, at least one."""
-        return places[self.rank :: self.processes] or places[:1]
-
-    def rows(self, epoch: int) -> np.ndarray:
-        return _rng(_ORDER, self.seed, epoch).permutation(self.size)
-
-
-class _OverfitOrder(_TrainOrder):
-    """The first batch, again and again."""
-
-    def __init__(self, size: int, batch_size: int, seed: int, *, repeats: int, limit: int | None) -> None:
-        super().__init__(min(size, batch_size), batch_size, seed, repeats=repeats, limit=None)
-        self.steps = steps_per_epoch(size, batch_size, limit=limit, overfit=True)
-
-    def __iter__(self) -> Iterator[list[_Key]]:
-        for step in range(self.start, self.steps):
-            yield [_Key(self.epoch, row, 0) for row in self.share(self.places(step))]
-
-    def places(self, step: int) -> range:
-        return range(self.size)
+        first = 0 if self.overfit else step * self.batch_size
+        return range(first, min(first + self.batch_size, self.size))
 
 
 class _EvalOrder:
@@ -315,7 +297,7 @@ class _Samples(Dataset):
                 rows[place], image = self._decode(key, broken)
                 _store(self.augment(image, rng), images_BCHW[place])
         except DataError as error:
-            return BatchFailure(DataError, str(error))
+            return BatchFailure(str(error))
         targets = torch.from_numpy(self.index.targets(rows))
         return Batch(torch.from_numpy(images_BCHW), targets, torch.from_numpy(rows), tuple(broken))
 
@@ -359,11 +341,7 @@ def _data_loader(
     )
 
 
-def _sound_batches(loader: DataLoader) -> Iterator[Batch]:
-    return map(_sound, received(loader))
-
-
 def _sound(batch: Batch | BatchFailure) -> Batch:
     if isinstance(batch, BatchFailure):
-        raise batch.kind(batch.message)
+        raise DataError(batch.message)
     return batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +11,12 @@ from typing import ClassVar, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, SplitCounts, check_split, naming, require
+from mldec.data.dataset import DatasetConfig, SplitCounts, check_split, find_file, naming, require
 from mldec.data.index import ImageIndex
+from mldec.data.text_rows import csv_rows, read_lines
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
-from mldec.untrusted import open_text
 
 #: Where files of the original release lie; people unpack its archives into different folders.
 FOLDERS = ["", "ImageList", "Groundtruth/TrainTestLabels", "TrainTestLabels", "ConceptsList", "Concepts"]
@@ -40,14 +40,12 @@ class NusWideConfig(DatasetConfig):
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    published: ClassVar = {"train": SplitCounts(161_789, 81), "test": SplitCounts(107_859, 81)}
     paths: ClassVar[tuple[str, ...]] = (*DatasetConfig.paths, "images")
 
     root: str = "data/nuswide"
     layout: Literal["auto", "release", "csv"] = "auto"
     images: str | None = None
-
-    def expected(self, split: str) -> SplitCounts:
-        return SplitCounts({"train": 161_789, "test": 107_859}[split], labels=81)
 
 
 NusWideConfigT = TypeVar("NusWideConfigT", bound=NusWideConfig)
@@ -99,13 +97,10 @@ def csv_file(config: NusWideConfig) -> str:
 
 def with_image_folder(config: NusWideConfigT) -> NusWideConfigT:
     """The config with `images`, the folder that paths of images are relative to, since it determines the index."""
-    folder = config.images and os.path.expanduser(config.images)
-    if folder is None and uses_csv(config):
-        folder = config.folder
-    if folder is None:
-        places = [os.path.join(config.folder, name) for name in IMAGES]
-        folder = next((place for place in places if os.path.isdir(place)), places[-1])
-    return replace(config, images=folder)
+    if config.images is not None:
+        return replace(config, images=os.path.expanduser(config.images))
+    places = [config.folder] if uses_csv(config) else [os.path.join(config.folder, name) for name in IMAGES]
+    return replace(config, images=next((place for place in places if os.path.isdir(place)), places[-1]))
 
 
 def image_list(split: str) -> str:
@@ -124,35 +119,22 @@ def finder(config: NusWideConfig, needed: Sequence[str]) -> Callable[[str], str]
     Raises DataError that shows the tree if one of `needed`, or later one that is looked up, is missing.
     """
 
-    def place(name: str) -> str | None:
-        paths = (os.path.join(config.folder, folder, name) for folder in FOLDERS)
-        return next((path for path in paths if os.path.isfile(path)), None)
-
     def find(name: str) -> str:
-        if (path := place(name)) is None:
+        if (path := find_file(config.folder, FOLDERS, name)) is None:
             raise DataError(f"dataset.root={config.root}: no {name} there, nor in {', '.join(FOLDERS[1:])}. {ADVICE}")
         return path
 
-    if missing := [name for name in needed if place(name) is None]:
+    if missing := [name for name in needed if find_file(config.folder, FOLDERS, name) is None]:
         require(config.folder, missing, ADVICE, tree=needed)
     return find
 
 
-def read_lines(path: str) -> list[str]:
-    """The lines of a file without the empty ones, at least one."""
-    try:
-        with open_text(path, encoding="utf-8") as file:
-            lines = [line.strip() for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    if not lines:
-        raise DataError(f"{path}: is empty")
-    return lines
-
-
 def read_image_list(path: str) -> list[str]:
-    """The paths in a list of images, which was written on Windows."""
-    return [line.replace("\\", "/") for line in read_lines(path)]
+    """The paths in a list of images, which was written on Windows; at least one."""
+    images = [line.replace("\\", "/") for line in read_lines(path)]
+    if not images:
+        raise DataError(f"{path}: is empty")
+    return images
 
 
 def read_column(path: str, count: int) -> np.ndarray:
@@ -193,14 +175,8 @@ class CsvRow(NamedTuple):
 
 def read_csv(path: str) -> list[CsvRow]:
     """The rows of a data.csv, whose columns go by position."""
-    rows = []
-    try:
-        with open_text(path, newline="") as file:
-            reader = csv.reader(file, strict=True)
-            next(reader, None)  # names of columns, which differ from copy to copy
-            rows = [_csv_row(row, f"{path} line {reader.line_num}") for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as CSV: {error}") from None
+    # The first row has the names of the columns, which differ from copy to copy.
+    rows = [_csv_row(cells, f"{path} line {line}") for line, cells in itertools.islice(csv_rows(path), 1, None)]
     if not rows:
         raise DataError(f"{path}: holds no image")
     return rows

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from mldec.data import nuswide
 from mldec.data.cache import cached
 from mldec.data.dataset import ImageSize, SplitCounts, check_split, require
 from mldec.data.index import ImageIndex
-from mldec.data.nuswide import (
-    ADVICE,
-    CONCEPTS,
-    NusWideConfig,
-    csv_file,
-    finder,
-    image_list,
-    index_of,
-    label_file,
-    read_column,
-    read_csv,
-    read_image_list,
-    read_lines,
-    select_split,
-    uses_csv,
-    with_image_folder,
-)
+from mldec.data.nuswide import ADVICE, CONCEPTS, NusWideConfig
+from mldec.data.text_rows import read_lines
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
@@ -40,10 +27,9 @@ SEEN, UNSEEN, UNSEEN_TEXT = "nus_seen_925.txt", "nus_unseen_classes.json", "nus_
 class NusWideZslConfig(NusWideConfig):
     """1,006 labels in sorted order. The unseen ones are unknown in training; all are known in test."""
 
-    image_size: ImageSize = 224
+    published: ClassVar = {"train": SplitCounts(labels=1006), "test": SplitCounts(labels=1006)}
 
-    def expected(self, split: str) -> SplitCounts:
-        return SplitCounts(labels=1006)
+    image_size: ImageSize = 224
 
 
 @DATASETS.register("nuswide_zsl", NusWideZslConfig)
@@ -57,22 +43,22 @@ def build_nuswide_zsl(config: NusWideZslConfig, *, split: str) -> ImageIndex:
         DataError: something is missing or broken; names the file.
     """
     check_split(config, split)
-    config = with_image_folder(config)
+    config = nuswide.with_image_folder(config)
     sources, seen, unseen = _label_lists(config)
     names = sorted([*seen, *unseen])
     labels = LabelSpace(names, seen=[name in seen for name in names])
-    if uses_csv(config):
-        sources = [csv_file(config), *sources]
+    if nuswide.uses_csv(config):
+        sources = [nuswide.csv_file(config), *sources]
     else:
         tags = f"{split.capitalize()}_Tags1k.dat"
-        find = finder(config, [image_list(split), tags, TAGS])
-        files = [find(name) for name in (image_list(split), tags, TAGS)]
-        columns = {concept: find(label_file(concept, split)) for concept in sorted(unseen)}
+        find = nuswide.finder(config, [nuswide.image_list(split), tags, TAGS])
+        files = [find(name) for name in (nuswide.image_list(split), tags, TAGS)]
+        columns = {concept: find(nuswide.label_file(concept, split)) for concept in sorted(unseen)}
         sources = [*files, *columns.values(), *sources]
 
     def read() -> ImageIndex:
-        if uses_csv(config):
-            images, present_SN = select_split(config, read_csv(csv_file(config)), labels, split)
+        if nuswide.uses_csv(config):
+            images, present_SN = nuswide.select_split(config, nuswide.read_csv(nuswide.csv_file(config)), labels, split)
         else:
             images, present_SN = _from_release(files, columns, labels)
         hidden: list[int] = []
@@ -81,7 +67,7 @@ def build_nuswide_zsl(config: NusWideZslConfig, *, split: str) -> ImageIndex:
             present_SN, hidden = present_SN & is_seen, np.flatnonzero(~is_seen).tolist()
             kept = np.flatnonzero(present_SN.any(axis=1))
             images, present_SN = [images[row] for row in kept.tolist()], present_SN[kept]
-        return index_of(config, sources[0], images, present_SN, labels, hidden)
+        return nuswide.index_of(config, sources[0], images, present_SN, labels, hidden)
 
     return cached(config, split, sources, read, root=config.images)
 
@@ -97,8 +83,8 @@ def _label_lists(config: NusWideZslConfig) -> tuple[list[str], set[str], set[str
 
     unseen_file = first(BENCHMARK, UNSEEN, UNSEEN_TEXT, "")
     keys: tuple[str | None, str | None] = (None, None)
-    if not unseen_file and not uses_csv(config):  # the tags less the concepts are the 925
-        find = finder(config, [TAGS, CONCEPTS])
+    if not unseen_file and not nuswide.uses_csv(config):  # the tags less the concepts are the 925
+        find = nuswide.finder(config, [TAGS, CONCEPTS])
         seen_path, unseen_path, has_all = find(TAGS), find(CONCEPTS), True
     else:
         seen_file, unseen_file = first(SEEN, ALL_NAMES), unseen_file or UNSEEN
@@ -142,7 +128,7 @@ def _from_release(files: list[str], columns: dict[str, str], labels: LabelSpace)
     is a concept, too, counts as the concept: people checked that.
     """
     listed, matrix, tag_names = files
-    images, tags = read_image_list(listed), read_lines(tag_names)
+    images, tags = nuswide.read_image_list(listed), read_lines(tag_names)
     seen = [name for name in labels.names if name not in columns]
     missing = [name for name in seen if name not in set(tags)]
     if missing:
@@ -161,5 +147,5 @@ def _from_release(files: list[str], columns: dict[str, str], labels: LabelSpace)
     if row + 1 != len(images):
         raise DataError(f"{matrix}: {row + 1:,} lines for {len(images):,} images")
     for concept, path in columns.items():
-        present_SN[:, labels.index(concept)] = read_column(path, len(images))
+        present_SN[:, labels.index(concept)] = nuswide.read_column(path, len(images))
     return images, present_SN

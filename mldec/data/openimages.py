@@ -6,8 +6,10 @@ From the files to the index everything is arrays; images and labels never exist 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from array import array
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,17 +17,20 @@ import numpy as np
 
 from mldec.config import Fraction
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, require
+from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, find_file, require
 from mldec.data.index import ABSENT, UNKNOWN, ImageIndex, Ragged
-from mldec.data.label_rows import OTHER, LabelRows, csv_rows, read_label_rows
+from mldec.data.text_rows import csv_columns, read_lines
 from mldec.errors import DataError, option
 from mldec.labels import LabelSpace, repeated_names
 from mldec.registry import DATASETS
-from mldec.untrusted import MAX_SMALL, open_text, read_json
+from mldec.untrusted import MAX_SMALL, read_json
+
+logger = logging.getLogger(__name__)
 
 PUBLISHED = {"train": "train", "val": "validation", "test": "test"}  # the published names of our splits
 DESCRIPTIONS, TRAINABLE = "oidv6-class-descriptions.csv", "oidv6-classes-trainable.txt"
 HIERARCHY = "bbox_labels_600_hierarchy.json"
+OTHER = np.iinfo(np.uint16).max  # the column of a label of another class
 FOLDERS = ("", "annotations", "labels", "metadata")  # of the root, in which files are looked for
 
 
@@ -72,8 +77,8 @@ def build_openimages(config: OpenImagesConfig, *, split: str) -> ImageIndex:
     names = {kind: _label_file(kind, split) for kind in kinds}
     wanted = [DESCRIPTIONS, *([TRAINABLE] if config.classes == "trainable" else []), *(n[0] for n in names.values())]
     wanted += [HIERARCHY] if config.expand_hierarchy else []
-    found = {name: _find(config.folder, (name,)) for name in wanted}
-    found |= {options[0]: _find(config.folder, options) for options in names.values()}
+    found = {name: find_file(config.folder, FOLDERS, name) for name in wanted}
+    found |= {options[0]: find_file(config.folder, FOLDERS, *options) for options in names.values()}
     images = PUBLISHED[split]
     advice = f"Get them with: mldec data download dataset=openimages {option('root', config.folder)}"
     if not all(found.values()):
@@ -85,7 +90,7 @@ def build_openimages(config: OpenImagesConfig, *, split: str) -> ImageIndex:
     def read() -> ImageIndex:
         codes = _codes(config, paths)
         labels = _label_space(codes, paths[DESCRIPTIONS])
-        hierarchy = _Hierarchy(paths[HIERARCHY], codes) if config.expand_hierarchy else None
+        hierarchy = _read_hierarchy(paths[HIERARCHY], codes) if config.expand_hierarchy else None
         rows = [read_label_rows(paths[names[kind][0]], codes, machine=kind == "machine") for kind in kinds]
         return _index(config, os.path.join(config.folder, images), labels, rows, hierarchy)
 
@@ -97,24 +102,17 @@ def _label_file(kind: str, split: str) -> tuple[str, ...]:
     return (f"oidv6-{plain}", plain) if (kind, split) == ("human", "train") else (plain, f"oidv6-{plain}")
 
 
-def _find(root: str, names: tuple[str, ...]) -> str | None:
-    paths = (os.path.join(root, folder, name) for folder in FOLDERS for name in names)
-    return next((path for path in paths if os.path.isfile(path)), None)
-
-
 # Classes --------------------------------------------------------------------------------------------------------------
 
 
 def _codes(config: OpenImagesConfig, paths: dict[str, str]) -> dict[str, int]:
     """The column of each label code (/m/…)."""
-    if config.classes == "all":
-        codes = [row[0] for _, row in csv_rows(paths[DESCRIPTIONS], ("LabelName", "DisplayName"))]
-    else:
-        with open_text(paths[TRAINABLE], encoding="ascii", errors="replace") as file:
-            codes = [line.strip() for line in file if line.strip()]
-        codes = [code for code in codes if code != "LabelName"]
     path = paths[DESCRIPTIONS if config.classes == "all" else TRAINABLE]
-    odd = next((code for code in codes if not re.fullmatch(r"/[a-z]+/[\w-]+", code)), None)
+    if config.classes == "all":
+        codes = [row[0] for _, row in csv_columns(path, ("LabelName", "DisplayName"))]
+    else:
+        codes = [code for code in read_lines(path) if code != "LabelName"]
+    odd = next((code for code in codes if not re.fullmatch(r"/[a-z]+/[\w-]+", code, re.ASCII)), None)
     if odd is not None or not 0 < len(codes) < OTHER:
         raise DataError(
             f"{path}: {len(codes)} labels, among them {odd!r}; expected one code such as /m/01g317 per line"
@@ -126,7 +124,7 @@ def _codes(config: OpenImagesConfig, paths: dict[str, str]) -> dict[str, int]:
 
 def _label_space(codes: dict[str, int], descriptions: str) -> LabelSpace:
     """Display names; with the code behind them where several labels have one name, and the code where there is none."""
-    names = {code: name for _, (code, name) in csv_rows(descriptions, ("LabelName", "DisplayName")) if code in codes}
+    names = {code: name for _, (code, name) in csv_columns(descriptions, ("LabelName", "DisplayName")) if code in codes}
     shown = [names.get(code, code) for code in codes]
     repeated = set(repeated_names(shown))
     return LabelSpace(
@@ -134,33 +132,80 @@ def _label_space(codes: dict[str, int], descriptions: str) -> LabelSpace:
     )
 
 
-class _Hierarchy:
-    """For each column, those of its ancestors and of its descendants, as lists."""
+Relatives = tuple[Ragged, Ragged]  # for each column, those of its ancestors and those of its descendants
 
-    def __init__(self, path: str, codes: dict[str, int]) -> None:
-        ancestors: list[set[int]] = [set() for _ in codes]
-        descendants: list[set[int]] = [set() for _ in codes]
 
-        def visit(node: Any, above: tuple[int, ...]) -> None:
-            column = codes.get(node["LabelName"])
-            if column is not None:
-                ancestors[column].update(above)
-                for other in above:
-                    descendants[other].add(column)
-                above = (*above, column)
-            for child in node.get("Subcategory", ()):  # not "Part": a wheel is no car
-                visit(child, above)
+def _read_hierarchy(path: str, codes: dict[str, int]) -> Relatives:
+    ancestors: list[set[int]] = [set() for _ in codes]
+    descendants: list[set[int]] = [set() for _ in codes]
 
-        try:
-            visit(read_json(path, most=MAX_SMALL), ())
-        except (KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(f"{path}: is no hierarchy of labels, or was cut short: {error!r}") from None
-        self.ancestors, self.descendants = _ragged(ancestors), _ragged(descendants)
+    def visit(node: Any, above: tuple[int, ...]) -> None:
+        column = codes.get(node["LabelName"])
+        if column is not None:
+            ancestors[column].update(above)
+            for other in above:
+                descendants[other].add(column)
+            above = (*above, column)
+        for child in node.get("Subcategory", ()):  # not "Part": a wheel is no car
+            visit(child, above)
+
+    try:
+        visit(read_json(path, most=MAX_SMALL), ())
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: is no hierarchy of labels, or was cut short: {error!r}") from None
+    return _ragged(ancestors), _ragged(descendants)
 
 
 def _ragged(lists: list[set[int]]) -> Ragged:
     rows = np.repeat(np.arange(len(lists)), [len(items) for items in lists])
     return Ragged.from_rows(rows, np.array([item for items in lists for item in sorted(items)], np.int32), len(lists))
+
+
+# Labels ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class LabelRows:
+    """The rows of a label file, as parallel arrays: image id, column (or OTHER), confidence."""
+
+    images: np.ndarray  # (R,) uint64
+    columns: np.ndarray  # (R,) uint16
+    confidence: np.ndarray  # (R,) float32
+    machine: bool
+
+
+def read_label_rows(path: str, codes: dict[str, int], *, machine: bool) -> LabelRows:
+    """One pass over a label file. The confidence of a person is 0 or 1, that of a machine anything between."""
+    images, columns, confidence = array("Q"), array("H"), array("f")
+    numbers = {"0": 0.0, "1": 1.0}  # a handful of texts; parsing each of sixty million takes longer
+    last, image, line, others = "", 0, 1, 0
+    try:
+        for line, (name, code, text) in csv_columns(path, ("ImageID", "LabelName", "Confidence")):  # noqa: B007
+            if name != last:  # rows of an image mostly stand together
+                if re.fullmatch("[0-9a-f]{16}", name) is None:
+                    raise ValueError(f"ImageID {name!r} is not 16 digits or letters a to f")
+                last, image = name, int(name, 16)
+            if text not in numbers:
+                numbers[text] = _confidence(text, machine)
+            column = codes.get(code, OTHER)
+            others += column == OTHER
+            images.append(image)
+            columns.append(column)
+            confidence.append(numbers[text])
+    except ValueError as error:
+        raise DataError(f"{path} line {line}: {error}") from None
+    if not images:
+        raise DataError(f"{path}: holds no label")
+    if others:
+        logger.info("%s: %s of %s labels are of other classes", path, f"{others:,}", f"{len(images):,}")
+    return LabelRows(np.asarray(images), np.asarray(columns), np.asarray(confidence), machine)
+
+
+def _confidence(text: str, machine: bool) -> float:
+    value = float(text)
+    if not (0 <= value <= 1 if machine else value in (0, 1)):
+        raise ValueError(f"Confidence {text} is not {'between 0 and 1' if machine else '0 or 1, as people verify'}")
+    return value
 
 
 # The index ---------------------------------------------------------------------------------------------------------
@@ -179,20 +224,20 @@ class _Entries:
         return _Entries(self.rows[chosen], self.columns[chosen], self.confidence[chosen], self.machine[chosen])
 
     def spread(self, related: Ragged) -> _Entries:
-        """These and one entry for each column that is `related` to theirs; of equal ones the surest."""
+        """These and one entry for each column that is `related` to theirs; of equal ones a person's if there is one."""
         positions, counts = related.take(self.columns)
         columns = np.concatenate([self.columns, related.values[positions].astype(self.columns.dtype)])
         rows, confidence, machine = (
             np.concatenate([values, np.repeat(values, counts)]) for values in (self.rows, self.confidence, self.machine)
         )
-        order = np.lexsort((-confidence, machine, columns, rows))
+        order = np.lexsort((machine, columns, rows))
         first = np.ones(len(order), bool)
         first[1:] = (np.diff(rows[order]) != 0) | (np.diff(columns[order].astype(np.int32)) != 0)
         return _Entries(rows, columns, confidence, machine).where(order[first])
 
 
 def _index(
-    config: OpenImagesConfig, root: str, labels: LabelSpace, parts: list[LabelRows], hierarchy: _Hierarchy | None
+    config: OpenImagesConfig, root: str, labels: LabelSpace, parts: list[LabelRows], hierarchy: Relatives | None
 ) -> ImageIndex:
     images, entries = _by_image(parts)
     entries = entries.where(entries.columns != OTHER)
@@ -201,7 +246,8 @@ def _index(
     absent = entries.where((entries.confidence == 0) & ~entries.machine)
     del entries, threshold
     if hierarchy is not None:
-        present, absent = present.spread(hierarchy.ancestors), absent.spread(hierarchy.descendants)
+        ancestors, descendants = hierarchy
+        present, absent = present.spread(ancestors), absent.spread(descendants)
     if present.machine.any():
         present = _without_overruled(present, absent, len(labels))
     return ImageIndex(
@@ -212,7 +258,6 @@ def _index(
         negatives=Ragged.from_rows(absent.rows, absent.columns.astype(np.int32), len(images)),
         unknown=Ragged.empty(len(images)),
         default=UNKNOWN if config.unverified == "unknown" else ABSENT,
-        confidence=present.confidence,
     )
 
 
@@ -245,9 +290,8 @@ def _without_overruled(present: _Entries, absent: _Entries, num_labels: int) -> 
 
 def _file_names(images: np.ndarray) -> Ragged:
     """`<16 hexadecimal digits>.jpg` of each id."""
-    digits = np.frombuffer(b"0123456789abcdef", np.uint8)
+    digits = images.astype(">u8").tobytes().hex().encode()
     names = np.empty((len(images), 20), np.uint8)
-    for place in range(16):
-        names[:, place] = digits[((images >> np.uint64(60 - 4 * place)) & np.uint64(15)).astype(np.uint8)]
+    names[:, :16] = np.frombuffer(digits, np.uint8).reshape(-1, 16)
     names[:, 16:] = np.frombuffer(b".jpg", np.uint8)
     return Ragged(np.arange(len(images) + 1, dtype=np.int64) * 20, names.ravel())

@@ -37,13 +37,16 @@ def column_names(path: str) -> tuple[str, ...]:
 def read_batches(path: str, columns: Sequence[str] | None = None) -> Iterator[Any]:
     """The rows of a file in batches of pyarrow, with these columns alone, or all.
 
-    Raises DataError unless the file is regular, and for one that unpacks to more than an honest file does; OSError,
-    ValueError and pyarrow's errors where it is damaged.
+    Raises DataError unless the file is regular, for one that unpacks to more than an honest file does, and for named
+    columns that hold anything but text, numbers, or lists of these; OSError, ValueError and pyarrow's errors where it
+    is damaged.
     """
     arrow, parquet = import_pyarrow()
     with open_regular(path) as raw:
         metadata, schema, size = parquet.read_metadata(path), parquet.read_schema(path), os.fstat(raw.fileno()).st_size
         wanted = list(schema.names if columns is None else columns)
+        if columns is not None:
+            _refuse_nested(path, [schema.field(name) for name in wanted])
         leaves = [metadata.schema.column(number) for number in range(metadata.num_columns)]
         chosen = {
             number: leaf
@@ -78,17 +81,15 @@ def write_rows(path: str, rows: Sequence[int], target: Path) -> None:
     parquet.write_table(arrow.Table.from_batches(kept), str(target))
 
 
-def refuse_nested(path: str, columns: Sequence[str]) -> None:
-    """Raise DataError for columns that hold anything but text, numbers, or lists of these."""
-    arrow, parquet = import_pyarrow()
-    schema = parquet.read_schema(path)
-    for name in columns:
-        kind = schema.field(name).type
-        inner = kind.value_type if arrow.types.is_list(kind) or arrow.types.is_large_list(kind) else kind
-        if arrow.types.is_nested(inner):
+def _refuse_nested(path: str, fields: Sequence[Any]) -> None:
+    types = import_pyarrow()[0].types
+    for field in fields:
+        kind = field.type
+        inner = kind.value_type if types.is_list(kind) or types.is_large_list(kind) else kind
+        if types.is_nested(inner):
             raise DataError(
-                f"{path}: column {shortened(name)} holds {shortened(str(kind))}; text is needed, or a list of texts. "
-                "Write images that are within a table to files, and their paths into a column"
+                f"{path}: column {shortened(field.name)} holds {shortened(str(kind))}; text is needed, or a list of "
+                "texts. Write images that are within a table to files, and their paths into a column"
             )
 
 

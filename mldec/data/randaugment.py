@@ -130,12 +130,12 @@ def shear_y(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np
 
 def translate_x(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
     """By `magnitude` of the width, to the left where positive."""
-    return _affine(image, (1, 0, magnitude * image.shape[1], 0, 1, 0), Image.Resampling.NEAREST)
+    return _translate(image, magnitude * image.shape[1], 0)
 
 
 def translate_y(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
     """By `magnitude` of the height, upwards where positive."""
-    return _affine(image, (1, 0, 0, 0, 1, magnitude * image.shape[0]), Image.Resampling.NEAREST)
+    return _translate(image, 0, magnitude * image.shape[0])
 
 
 def rotate(image: np.ndarray, magnitude: float, rng: np.random.Generator) -> np.ndarray:
@@ -179,9 +179,9 @@ def _flattening(histogram: np.ndarray) -> np.ndarray:
     return np.minimum((before + step // 2) // step, 255).astype(np.uint8)
 
 
-def _affine(image: np.ndarray, matrix: tuple[float, ...], resample: Image.Resampling) -> np.ndarray:
-    pil_image = Image.fromarray(image)
-    return np.array(pil_image.transform(pil_image.size, Image.Transform.AFFINE, matrix, resample, fillcolor=GREY))
+def _translate(image: np.ndarray, left: float, up: float) -> np.ndarray:
+    pil_image, matrix = Image.fromarray(image), (1, 0, left, 0, 1, up)
+    return np.array(pil_image.transform(pil_image.size, Image.Transform.AFFINE, matrix, fillcolor=GREY))
 
 
 def _levels(low: float, high: float, whole: bool = False) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
 from collections.abc import Callable
@@ -62,7 +63,6 @@ class Summary:
     def describe(self) -> str:
         """The figures as text."""
         none = int((self.present == 0).sum())
-        known = self.present + self.absent
         lines = [
             f"images        {self.images:,}",
             f"labels          {len(self.names):,}" + (f", {none:,} of them in no image" if none else ""),
@@ -70,7 +70,7 @@ class Summary:
             f"none in {self.labels_per_image[0]:,} images",
         ]
         if self.unknown.any():
-            share = self.unknown.sum() / (known + self.unknown).sum()
+            share = self.unknown.sum() / (self.images * len(self.names))
             lines.append(f"unknown         {share:.1%} of all (image, label) pairs")
         if len(self.sizes):
             width, height = np.median(self.sizes, axis=0)
@@ -80,21 +80,17 @@ class Summary:
                 f"sizes           median {width:.0f} x {height:.0f}, shortest side {least}, longest {most} "
                 f"({len(self.sizes):,} images read{broken})"
             )
-        order = np.argsort(-self.present, kind="stable")
-        rows = [
-            (self.names[c], f"{self.present[c]:>10,}  {self.present[c] / self.images:7.2%}")
-            for c in order
-            if self.present[c]
-        ]
+        present, order = self.present, np.argsort(-self.present, kind="stable")
+        rows = [(self.names[c], f"{present[c]:>10,}  {present[c] / self.images:7.2%}") for c in order if present[c]]
         lines += ["", "most frequent", *_table(rows[:SHOWN])]
         if len(rows) > SHOWN:
             lines += ["", "rarest", *_table(rows[SHOWN:][-SHOWN:])]
         if none:
-            absent = [self.names[c] for c in np.flatnonzero(self.present == 0)]
+            absent = [self.names[c] for c in np.flatnonzero(present == 0)]
             lines += ["", f"in no image: {name_some(absent, none, SHOWN)}"]
         pairs = []
         for a, b, count in self.pairs():
-            lift = count * self.images / (self.present[a] * self.present[b])
+            lift = count * self.images / (present[a] * present[b])
             figures = f"{count:>10,}  {lift:7.1f} x as often as if independent"
             pairs.append((f"{self.names[a]} + {self.names[b]}", figures))
         return "\n".join([*lines, *(["", "together", *_table(pairs)] if pairs else [])])
@@ -133,7 +129,7 @@ def summarize(index: ImageIndex, *, on_done: Callable[[int], None] = lambda coun
         unknown=unknown,
         labels_per_image=np.bincount(np.bincount(rows, minlength=size)),
         frequent=frequent,
-        together=_together(rows, columns, frequent, size),
+        together=_together(rows, columns, (size, len(present)), frequent),
         sizes=sizes,
         unreadable=unreadable,
     )
@@ -221,15 +217,11 @@ def _short(name: str) -> str:
     return name if len(name) <= 22 else name[:21] + "…"
 
 
-def _together(rows: np.ndarray, columns: np.ndarray, frequent: np.ndarray, size: int) -> np.ndarray:
+def _together(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int], frequent: np.ndarray) -> np.ndarray:
+    """(M,M) in how many rows two of the `frequent` columns (M,) both are, of a matrix with these entries."""
     from scipy.sparse import csr_array
 
-    place = np.full(int(columns.max(initial=0)) + 1, -1)
-    used = frequent[frequent < len(place)]
-    place[used] = np.arange(len(used))
-    kept = place[columns] >= 0
-    entries = (np.ones(kept.sum(), np.int64), (rows[kept], place[columns[kept]]))
-    matrix = csr_array(entries, shape=(size, len(frequent)))
+    matrix = csr_array((np.ones(len(rows), np.int64), (rows, columns)), shape=shape)[:, frequent]
     return np.asarray((matrix.T @ matrix).todense())
 
 
@@ -237,12 +229,9 @@ def _sizes(index: ImageIndex, on_done: Callable[[int], None]) -> tuple[np.ndarra
     rows = np.random.default_rng(0).permutation(len(index))[:SAMPLE]
     found = []
     for row in np.sort(rows):
-        try:
+        with contextlib.suppress(DataError):
             found.append(read_size(index.path(row)))
-        except DataError:
-            continue
-        finally:
-            on_done(1)
+        on_done(1)
     return np.array(found, np.int64).reshape(-1, 2), len(rows) - len(found)
 
 

@@ -9,11 +9,11 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mldec.data import parquet_file
-from mldec.errors import SURROGATE, DataError, shortened
+from mldec.data.text_rows import csv_rows
+from mldec.errors import DataError, shortened
 from mldec.files import replacing
 from mldec.labels import repeated_names
 from mldec.untrusted import open_text, parse_json
@@ -54,52 +54,32 @@ def open_table_file(path: str) -> TableFile:
 
 def write_table_file(source: TableFile, rows: Sequence[int], path: str) -> None:
     """Write the rows of `source` with these numbers (from 0, ascending) to a table of the same kind, whole or not."""
-    with replacing(path) as partial:
-        if path.lower().endswith(".parquet"):
-            with _naming_parquet(source.path):
-                parquet_file.write_rows(source.path, rows, partial)
-            return
-        chosen = set(rows)
-        _write_text(source, [row for number, (_, row) in enumerate(source.rows()) if number in chosen], partial)
-
-
-def _write_text(source: TableFile, content: list[dict[str, Any]], partial: Path) -> None:
     suffix = os.path.splitext(source.path)[1].lower()
-    with open(partial, "w", newline="", encoding="utf-8") as file:
+    if suffix == ".parquet":
+        with _naming_parquet(source.path), replacing(path) as partial:
+            parquet_file.write_rows(source.path, rows, partial)
+        return
+    chosen = set(rows)
+    content = (row for number, (_, row) in enumerate(source.rows()) if number in chosen)
+    # In JSON, a backslash also stands before half a character, which a column that is no label may hold.
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         if suffix in (".csv", ".tsv"):
             writer = csv.DictWriter(file, source.columns, delimiter="\t" if suffix == ".tsv" else ",")
             writer.writeheader()
             writer.writerows(content)
         else:
-            # Escaped as ASCII, half a character in a column that is no label stays what it is.
-            file.writelines(json.dumps(row, ensure_ascii=not _is_text(row)) + "\n" for row in content)
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
 
 
 def _open_csv(path: str) -> TableFile:
-    tabs = path.lower().endswith(".tsv")
-
-    def lines() -> Iterator[tuple[int, list[str]]]:
-        try:
-            with open_text(path, newline="") as file:
-                header = file.readline()
-                # Spreadsheets write semicolons where the comma is the decimal sign.
-                delimiter = "\t" if tabs else max(",;\t", key=header.count)
-                reader = csv.reader(itertools.chain([header], file), delimiter=delimiter, strict=True)
-                for cells in reader:
-                    if cells:
-                        yield reader.line_num, cells
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path}: cannot be read as {'TSV' if tabs else 'CSV'} in UTF-8: {error}") from None
-
-    first = next(lines(), None)
+    delimiter = "\t" if path.lower().endswith(".tsv") else None
+    first = next(csv_rows(path, delimiter), None)
     if first is None:
         raise DataError(f"{path}: is empty; the first line must name the columns, such as path,labels")
     columns = tuple(cell.strip() for cell in first[1])
 
     def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
-        content = lines()
-        next(content)
-        for number, cells in content:
+        for number, cells in itertools.islice(csv_rows(path, delimiter), 1, None):
             if len(cells) != len(columns):
                 raise DataError(
                     f"{path} line {number}: {len(cells)} cells, the header has {len(columns)} "
@@ -138,7 +118,6 @@ def _open_parquet(path: str) -> TableFile:
     def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
         with _naming_parquet(path):
-            parquet_file.refuse_nested(path, wanted)
             for batch in parquet_file.read_batches(path, wanted or None):
                 for number, row in enumerate(batch.to_pylist(), start=number + 1):  # noqa: B020 (continues counting)
                     yield number, row
@@ -154,11 +133,6 @@ def _naming_parquet(path: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, OverflowError, arrow.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {shortened(error, 300)}") from None
-
-
-def _is_text(row: dict[str, Any]) -> bool:
-    """Whether all text in a row can be written in UTF-8."""
-    return SURROGATE.search(json.dumps(row, ensure_ascii=False)) is None
 
 
 _OPENERS = {

@@ -101,7 +101,7 @@ def bytes_in(path: str) -> int:
 
 
 def _attempt(url: str, part: str, size: int | None, on_bytes: Callable[[int, int | None], None]) -> None:
-    if urlsplit(url).scheme not in SCHEMES:
+    if urlsplit(url).scheme not in SCHEMES:  # for another one there is no handler, and no response
         raise TransferError(f"refused; allowed: {', '.join(SCHEMES)}", final=True)
     have = bytes_in(part)
     validator, noted = _noted(part)
@@ -112,15 +112,15 @@ def _attempt(url: str, part: str, size: int | None, on_bytes: Callable[[int, int
     with Watch() as watch:
         try:
             response = _open(url, part, have, validator, watch)
+            if response is None:
+                return
+            with response:
+                have, total = _extent(response, part, have, noted)
+                _check_offer(url, response.headers, total, size)
+                expected = size if total is None else total
+                have = _write_body(response, part, have, total, expected, on_bytes, watch)
         except TransferError as error:
-            raise _verdict(error, watch) from None
-        if response is None:
-            return
-        with response:
-            have, total = _extent(response, part, have, noted)
-            _check_offer(url, response.headers, total, size)
-            expected = size if total is None else total
-            have = _write_body(response, part, have, total, expected, on_bytes, watch)
+            raise TransferError(watch.reason(), slow=True) if watch.slow else error from None
     if expected is not None and have > expected:
         remove(part)
         raise TransferError(f"more than the {expected:,} bytes that were expected came", final=True)
@@ -180,9 +180,7 @@ def _check_space(part: str, *, keep: bool) -> None:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    def http_error_302(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any
-    ) -> IO[bytes] | None:
+    def http_error_302(self, req: Any, fp: IO[bytes], code: int, msg: str, headers: Any) -> Any:
         target = headers.get("Location") or headers.get("URI") or ""
         fp.close()
         try:
@@ -200,29 +198,25 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 def _opener(watch: Watch) -> urllib.request.OpenerDirector:
     """Handlers for http and https and none else: file:, ftp: and data: have no handler."""
 
-    class Connection(http.client.HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            watch.follow(self.sock)
+    def watched(kind: Any) -> Any:
+        class Connection(kind):
+            def connect(self) -> None:
+                super().connect()
+                watch.follow(self.sock)
 
-    class SecureConnection(http.client.HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            watch.follow(self.sock)
+        return Connection
 
-    class Handler(urllib.request.HTTPHandler):
+    class Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(Connection, req)
+            return self.do_open(watched(http.client.HTTPConnection), req)
 
-    class SecureHandler(urllib.request.HTTPSHandler):
         def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(SecureConnection, req)
+            return self.do_open(watched(http.client.HTTPSConnection), req)
 
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
         Handler(),
-        SecureHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         _Redirects(),
@@ -283,16 +277,11 @@ def _read(response: Any, watch: Watch) -> bytes:
     try:
         data: bytes = response.read1(CHUNK)  # the bytes so far, so that little is lost when the connection breaks
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: of a chunk's size that is no number
-        raise _verdict(TransferError(f"the connection broke: {_describe(error)}"), watch) from None
+        raise TransferError(f"the connection broke: {_describe(error)}") from None
     if not data and watch.slow:  # which must not be taken for the end of the file
-        raise _verdict(TransferError("the connection ended"), watch)
+        raise TransferError(watch.reason(), slow=True)
     watch.received += len(data)
     return data
-
-
-def _verdict(error: TransferError, watch: Watch) -> TransferError:
-    """`error`, or what it came of: that the watch ended the connection."""
-    return TransferError(watch.reason(), slow=True) if watch.slow else error
 
 
 def _note(part: str, headers: Message, total: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import lzma
@@ -66,13 +67,8 @@ class BoundedHeader(tarfile.TarInfo):
         raise tarfile.ReadError("it has a sparse file, which is not read; pack it without --sparse")
 
 
-_HEADERS = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
+_HEADERS = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}
+_HEADERS |= {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
 
 
 def unpack(archive: str, target: str, *, top: str | None = None, keep_going: Callable[[], None] = lambda: None) -> None:
@@ -96,28 +92,27 @@ def unpack(archive: str, target: str, *, top: str | None = None, keep_going: Cal
     if not archive.lower().endswith(SUFFIXES):
         raise DataError(f"{archive}: this kind of archive is not known; allowed: {', '.join(SUFFIXES)}")
     work = archive + UNFINISHED
-    if os.path.lexists(work):
-        shutil.rmtree(work)
+    shutil.rmtree(work, ignore_errors=True)  # of a call that was killed
     os.makedirs(work)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, work, ignore_errors=True)
         _extract(archive, work, top, keep_going)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    with _MERGING:
-        try:
-            _check_merge(archive, work, target)
-        except DataError:
-            shutil.rmtree(work)
-            raise
-        _merge(work, target)
+        with _MERGING:
+            moves = _planned_moves(archive, work, target)
+            stack.pop_all()  # it stays where moving is cut short
+            os.makedirs(target, exist_ok=True)
+            for source, place in moves:
+                if os.path.isdir(source):
+                    os.makedirs(place, exist_ok=True)
+                else:
+                    os.replace(source, place)
     shutil.rmtree(work)
 
 
 def _extract(archive: str, work: str, top: str | None, keep_going: Callable[[], None]) -> None:
     room = shutil.disk_usage(work).free - MARGIN
     most = MOST_TIMES * os.path.getsize(archive) + SLACK
-    spent, made = 0, {work}
+    spent = 0
 
     def spend(amount: int, name: str) -> None:
         nonlocal spent
@@ -133,10 +128,7 @@ def _extract(archive: str, work: str, top: str | None, keep_going: Callable[[], 
             parts = _safe_parts(archive, name)
             path = os.path.join(work, *parts[parts[:1] == [top] :])
             spend(MEMBER_COST, name)
-            folder = path if is_folder else os.path.dirname(path)
-            if folder not in made:
-                os.makedirs(folder, exist_ok=True)
-                made.add(folder)
+            os.makedirs(path if is_folder else os.path.dirname(path), exist_ok=True)
             if is_folder:
                 continue
             source = open_member()
@@ -207,9 +199,12 @@ def _safe_parts(archive: str, name: str) -> list[str]:
     return [part for part in parts if part not in ("", ".")]
 
 
-def _check_merge(archive: str, work: str, target: str) -> None:
-    """Raise DataError if something in `target` is in the way, before anything is moved."""
-    own = os.path.abspath(os.path.dirname(archive))
+def _planned_moves(archive: str, work: str, target: str) -> list[tuple[str, str]]:
+    """All folders and files in `work`, folders before what is in them, and their places in `target`.
+
+    Raises DataError if something in `target` is in the way, before anything is moved.
+    """
+    own, moves = os.path.abspath(os.path.dirname(archive)), []
     for folder, folders, files in os.walk(work):
         below = os.path.relpath(folder, work)
         for name in folders + files:
@@ -221,16 +216,8 @@ def _check_merge(archive: str, work: str, target: str) -> None:
                 raise _refusal(archive, member, "the folder of the archive itself")
             if os.path.lexists(place) and os.path.isdir(place) != (name in folders):
                 raise _refusal(archive, member, f"{place} is there, as {'file' if name in folders else 'folder'}")
-
-
-def _merge(source: str, target: str) -> None:
-    os.makedirs(target, exist_ok=True)
-    for name in os.listdir(source):
-        moved, place = os.path.join(source, name), os.path.join(target, name)
-        if os.path.isdir(moved) and os.path.isdir(place):
-            _merge(moved, place)
-        else:
-            os.replace(moved, place)
+            moves.append((os.path.join(folder, name), place))
+    return moves
 
 
 def _refusal(archive: str, member: str, why: str) -> DataError:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cv2
 
-from mldec.data.exclusions import add_exclusions, quoted
+from mldec.data.exclusions import quoted
 from mldec.data.folder import SUFFIXES
 from mldec.data.image import decode
 from mldec.data.index import ImageIndex
@@ -91,19 +91,6 @@ def write_list(problems: Sequence[Problem], path: Path) -> None:
     """Write a line for each problem: path, as a list of exclusions has it, tab, reason."""
     lines = (f"{quoted(problem.path)}\t{printable(' '.join(problem.reason.split()))}\n" for problem in problems)
     write_text(path, "".join(lines))
-
-
-def write_exclusions(problems: Sequence[Problem], folder: str, path: Path) -> int:
-    """Add the problems to the list of images that training leaves out; returns how many the list holds then.
-
-    Args:
-        folder: the dataset's, which paths in the list are relative to.
-        path: the list; what it holds already is kept.
-
-    Raises:
-        DataError: an existing file is no such list.
-    """
-    return add_exclusions((os.path.relpath(problem.path, os.path.abspath(folder)) for problem in problems), path)
 
 
 # In a worker ----------------------------------------------------------------------------------------------------------

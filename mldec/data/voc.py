@@ -11,12 +11,13 @@ from typing import ClassVar, Literal
 from xml.etree import ElementTree
 
 from mldec.data.cache import cached
-from mldec.data.dataset import DatasetConfig, SplitCounts, check_split, require
+from mldec.data.dataset import DatasetConfig, SplitCounts, check_split, naming, require
 from mldec.data.index import ImageIndex
+from mldec.data.text_rows import read_lines
 from mldec.errors import DataError, option
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
-from mldec.untrusted import MAX_SMALL, open_text, read_bytes
+from mldec.untrusted import MAX_SMALL, read_bytes
 
 LABELS = LabelSpace(
     [
@@ -49,9 +50,7 @@ class Voc2007Config(VocConfig):
 
     year: ClassVar[int] = 2007
     sets: ClassVar[dict[str, str]] = {"train": "trainval", "test": "test"}
-
-    def expected(self, split: str) -> SplitCounts:
-        return SplitCounts({"train": 5_011, "test": 4_952}[split], labels=20)
+    published: ClassVar = {"train": SplitCounts(5_011, 20), "test": SplitCounts(4_952, 20)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +59,7 @@ class Voc2012Config(VocConfig):
 
     year: ClassVar[int] = 2012
     sets: ClassVar[dict[str, str]] = {"train": "train", "test": "val"}
-
-    def expected(self, split: str) -> SplitCounts:
-        return SplitCounts({"train": 5_717, "test": 5_823}[split], labels=20)
+    published: ClassVar = {"train": SplitCounts(5_717, 20), "test": SplitCounts(5_823, 20)}
 
 
 @DATASETS.register("voc2007", Voc2007Config)
@@ -75,22 +72,18 @@ def build_voc(config: VocConfig, *, split: str) -> ImageIndex:
     """
     check_split(config, split)
     year = f"VOC{config.year}"
-    below = next((p for p in (f"VOCdevkit/{year}", year, ".") if os.path.isdir(_join(config, p, "Annotations"))), None)
-    below = f"VOCdevkit/{year}" if below is None else below
+    places = (f"VOCdevkit/{year}", year, ".")
+    below = next((p for p in places if os.path.isdir(os.path.join(config.folder, p, "Annotations"))), places[0])
     image_set = f"ImageSets/Main/{config.sets[split]}.txt"
     tree = [f"{below}/{entry}" for entry in (image_set, "Annotations/", "JPEGImages/")]
     advice = f"Get them with: mldec data download dataset={config.name} {option('root', config.folder)}"
     require(config.folder, tree, advice)
-    folder = _join(config, below)
+    folder = os.path.join(config.folder, below)
     sources = [os.path.join(folder, entry) for entry in (image_set, "Annotations", "JPEGImages")]
     # A folder's time of change does not reveal a file that was corrected in place.
     files = (os.path.join(folder, "Annotations", f"{name}.xml") for name in _names(sources[0]))
     sources += filter(os.path.isfile, files)
     return cached(config, split, sources, lambda: _read(folder, sources[0], config.difficult))
-
-
-def _join(config: VocConfig, *parts: str) -> str:
-    return os.path.join(config.folder, *parts)
 
 
 def _read(folder: str, image_set: str, difficult: str) -> ImageIndex:
@@ -109,14 +102,10 @@ def _read(folder: str, image_set: str, difficult: str) -> ImageIndex:
 
 def _names(image_set: str) -> list[str]:
     """The image ids of an image set: the first word of each line."""
-    try:
-        with open_text(image_set, encoding="ascii") as file:
-            names = [line.split()[0] for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{image_set}: cannot be read: {error}") from None
+    names = [line.split()[0] for line in read_lines(image_set)]
     if not names:
         raise DataError(f"{image_set}: names no image")
-    odd = next((name for name in names if not re.fullmatch(r"\w+", name)), None)
+    odd = next((name for name in names if not re.fullmatch(r"\w+", name, re.ASCII)), None)
     if odd is not None:
         raise DataError(f"{image_set}: {odd!r} is not an image id; expected one such as 000005 or 2008_000008 per line")
     return names
@@ -125,12 +114,10 @@ def _names(image_set: str) -> list[str]:
 def read_xml(path: str) -> ElementTree.Element:
     """The root of an XML file without entities, which could make a small file endless.
 
-    Raises:
-        DataError: it is no such file; names it.
-        OSError: it does not exist, or may not be read.
+    Raises DataError if it cannot be read or is no such file; names it.
     """
-    content = read_bytes(path, most=MAX_SMALL)
     try:
+        content = read_bytes(path, most=MAX_SMALL)
         declared = re.match(rb"\s*<\?xml[^>]*encoding\s*=\s*[\"']([\w.-]+)", content.removeprefix(codecs.BOM_UTF8))
         encoding = declared[1].decode() if declared else "utf-8"
         if b"\0" in content or "<!".encode(encoding) != b"<!":  # the search for entities would not see them
@@ -138,25 +125,21 @@ def read_xml(path: str) -> ElementTree.Element:
         if b"<!" in content.replace(b"<!--", b""):
             raise DataError(f"{path}: holds a document type or entities, which VOC's annotations do not")
         return ElementTree.fromstring(content)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
         raise DataError(f"{path}: is not XML, or was cut short: {error}") from None
 
 
 def _objects(path: str) -> tuple[set[int], set[int]]:
     """Columns of the classes with a clear object, and of those with a difficult one."""
-    try:
-        root = read_xml(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     clear: set[int] = set()
     doubtful: set[int] = set()
-    for item in root.iter("object"):
+    for item in read_xml(path).iter("object"):
         name = item.findtext("name")
         if name is None:
             raise DataError(f"{path}: an object without a name")
-        try:
+        with naming(path):
             column = LABELS.index(name.strip())
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from None
         (doubtful if (item.findtext("difficult") or "0").strip() == "1" else clear).add(column)
     return clear, doubtful

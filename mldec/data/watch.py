@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from types import TracebackType
 
 WINDOW = 60.0  # seconds over which a connection must bring LEAST_SPEED; the first one also covers the headers
 LEAST_SPEED = 1024.0  # bytes per second
@@ -28,9 +27,7 @@ class Watch:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._done.set()
 
     def follow(self, connection: socket.socket) -> None:

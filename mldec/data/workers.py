@@ -43,9 +43,8 @@ class WorkerDied(RunError):
 
 
 class BatchFailure(NamedTuple):
-    """Sent by a worker in place of a batch. An exception would arrive wrapped in the worker's traceback."""
+    """Sent by a worker in place of a batch: the message of a DataError, which would arrive wrapped in a traceback."""
 
-    kind: type[Exception]
     message: str
 
 
@@ -207,21 +206,15 @@ def _abandon_all() -> None:
 
 
 def _describe_death(dead: list[Any]) -> str:
-    codes = [worker.exitcode for worker in dead if worker.exitcode is not None]
-    killed = {-code for code in codes if code < 0}
+    killed = {-worker.exitcode for worker in dead if (worker.exitcode or 0) < 0}
+    names = {int(known): known.name for known in signal.Signals}
     how = "it ended" if not dead else f"process {dead[0].pid} ended with exit code {dead[0].exitcode}"
     if killed:
-        how = f"process {dead[0].pid} was killed by {', '.join(_signal_name(number) for number in sorted(killed))}"
+        shown = ", ".join(names.get(number, f"signal {number}") for number in sorted(killed))
+        how = f"process {dead[0].pid} was killed by {shown}"
     if killed & {getattr(signal, "SIGBUS", None)}:
         return f"a loader process died: {how}, as where shared memory is full; {ADVICE}"
     return f"a loader process died: {how}; if memory ran out, use fewer runtime.workers"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 # From process to process ----------------------------------------------------------------------------------------------

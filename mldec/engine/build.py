@@ -19,7 +19,6 @@ import mldec.data.coco
 import mldec.data.digits
 import mldec.data.digits_many
 import mldec.data.folder
-import mldec.data.imagenet
 import mldec.data.nuswide
 import mldec.data.nuswide_zsl
 import mldec.data.openimages
@@ -35,7 +34,7 @@ from mldec.config import Config
 from mldec.data.image import Normalization
 from mldec.data.index import ImageIndex
 from mldec.data.loader import Augment, EvalLoader, Resize, TrainLoader, eval_loader, train_loader
-from mldec.engine.config_properties import image_size, uses_label_embeddings
+from mldec.engine.config_properties import uses_label_embeddings
 from mldec.engine.device import count_workers
 from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
 from mldec.engine.ema import Ema
@@ -48,32 +47,21 @@ from mldec.models.label_embeddings import LabelEmbeddings, LabelEmbeddingsConfig
 from mldec.registry import AUGMENTS, BACKBONES, EMAS, HEADS, LOSSES, OPTIMIZERS, SCHEDULES
 
 
-def build_classifier(config: Config, labels: LabelSpace, label_embeddings: LabelEmbeddings | None = None) -> Classifier:
+def build_classifier(
+    config: Config, labels: LabelSpace, label_embeddings: LabelEmbeddings | None = None, *, pretrained: bool = True
+) -> Classifier:
     """Backbone and head, initialised by torch's global generator or with the pretrained weights that the config names.
 
     Args:
         labels: all labels of the dataset; the network is trained for the seen ones.
         label_embeddings: their embeddings, if the head uses any; None: read from the source that the config names.
+        pretrained: False leaves out the pretrained weights, for a network that a checkpoint is loaded into.
     """
-    return _assemble(config, config.backbone, labels, label_embeddings)
-
-
-def build_bare_classifier(
-    config: Config, labels: LabelSpace, label_embeddings: LabelEmbeddings | None = None
-) -> Classifier:
-    """The same network without pretrained weights, to load a checkpoint into."""
-    # final_norm=auto depends on the pretrained weights, so it is resolved before they are dropped.
-    bare = dataclasses.replace(
-        config.backbone, pretrained=False, checkpoint=None, final_norm=config.backbone.keeps_final_norm
-    )
-    return _assemble(config, bare, labels, label_embeddings)
-
-
-def _assemble(
-    config: Config, settings: Any, labels: LabelSpace, label_embeddings: LabelEmbeddings | None
-) -> Classifier:
-    """A classifier with the backbone of `settings` and the head of `config`."""
-    backbone = BACKBONES[settings.name].build(settings, image_size=image_size(config))
+    settings = config.backbone
+    if not pretrained:  # final_norm=auto depends on the pretrained weights, so it is resolved before they are dropped
+        final_norm = settings.keeps_final_norm
+        settings = dataclasses.replace(settings, pretrained=False, checkpoint=None, final_norm=final_norm)
+    backbone = BACKBONES[settings.name].build(settings, image_size=config.dataset.image_size)
     if config.backbone.final_norm is True and getattr(backbone, "final_norm", None) is None:
         raise ConfigError(
             f"backbone.final_norm=true: the classifier of {getattr(settings, 'model', settings.name)} does not start "
@@ -144,7 +132,7 @@ def build_ema(config: Config, classifier: nn.Module) -> Ema | None:
 
 def build_augment(config: Config) -> Augment:
     """The augmentation of training images."""
-    return AUGMENTS[config.augment.name].build(config.augment, image_size=image_size(config))
+    return AUGMENTS[config.augment.name].build(config.augment, image_size=config.dataset.image_size)
 
 
 def build_train_loader(
@@ -174,7 +162,7 @@ def build_eval_loader(
     """Every image once, in order, resized but not augmented, split over the processes of `group`."""
     return eval_loader(
         index,
-        image_size(config),
+        config.dataset.image_size,
         batch_size=config.runtime.eval_batch_size or config.schedule.batch_size,
         workers=count_workers(config.runtime, device),
         pin_memory=device.type == "cuda",
@@ -189,4 +177,4 @@ def build_eval_loader(
 
 def build_resize(config: Config) -> Resize:
     """The resizing of a decoded image in evaluation and prediction."""
-    return Resize(image_size(config), config.dataset.crop, config.dataset.interpolation)
+    return Resize(config.dataset.image_size, config.dataset.crop, config.dataset.interpolation)

@@ -42,13 +42,10 @@ def measure_shift(backbone: nn.Module, normalize: Callable[[Tensor], Tensor], im
     energy_HW = gradient.double().square().sum(dim=(0, 1))
     energy_HW /= energy_HW.sum().clamp_min(1e-300)
     places = torch.arange(image_size, device=energy_HW.device) - (image_size - 1) / 2
-    down, right = (float((energy_HW.sum(dim=1 - axis) * places).sum()) for axis in (0, 1))
-    return _in_cells(down, height, image_size), _in_cells(right, width, image_size)
+    pixels = (float((energy_HW.sum(dim=1 - axis) * places).sum()) for axis in (0, 1))
+    down, right = (shift * cells / image_size for shift, cells in zip(pixels, tokens.grid, strict=True))
+    return min(max(down, -0.5), 0.5), min(max(right, -0.5), 0.5)
 
 
 def _middle(length: int) -> slice:
     return slice((length - 1) // 2, length // 2 + 1)
-
-
-def _in_cells(pixels: float, cells: int, image_size: int) -> float:
-    return min(max(pixels * cells / image_size, -0.5), 0.5)

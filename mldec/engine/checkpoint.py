@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,12 +16,11 @@ from torch import Tensor
 
 from mldec.config import Config, Weights, build_config, from_stored, to_mapping
 from mldec.data.image import Normalization
-from mldec.engine.build import build_bare_classifier, build_normalization
+from mldec.engine.build import build_classifier, build_normalization
 from mldec.engine.checkpoint_fields import FORMAT, check_fields
 from mldec.engine.config_properties import uses_label_embeddings
 from mldec.engine.export import exported_model
-from mldec.engine.lock import lock_run
-from mldec.engine.run_directory import checkpoint_path, run_directory_of
+from mldec.engine.run_directory import checkpoint_path, lock_run, run_directory_of
 from mldec.engine.thresholds import LabelThresholds
 from mldec.errors import CheckpointError, ConfigError, MldecError, RunError, first_lines, option
 from mldec.files import replacing
@@ -248,23 +247,34 @@ def restore(run: str | Path, weights: Weights = "best", which: Literal["best", "
         ConfigError: its config is not valid.
     """
     path, content = _read_reported(run, which)
+    try:
+        return _rebuild(path, content, weights)
+    except MldecError as error:  # which names the file, whatever it is about
+        if str(path) in str(error):
+            raise
+        kind = ConfigError if isinstance(error, ConfigError) else CheckpointError
+        raise kind(f"{path}: {error}") from error
+
+
+def _rebuild(path: Path, content: Mapping[str, Any], weights: Weights) -> Restored:
     chosen, state = choose_weights(content, weights, path)
-    with _naming(path):
-        config = build_config(from_stored(content["config"]))
-        labels = LabelSpace(content["labels"], seen=content.get("seen"))
-        embeddings = stored_label_embeddings(content)
-        if embeddings is None and uses_label_embeddings(config):
-            raise CheckpointError("label_embeddings: missing, but the head of its config uses label embeddings")
-        thresholds = content.get("thresholds") if chosen == content["reported"] else None
-        tuned = None if thresholds is None else LabelThresholds.from_mapping(thresholds)
-        try:
-            classifier = build_with(lambda: build_bare_classifier(config, labels, embeddings), state, str(path))
-        except RuntimeError as error:
-            reason = first_lines(error, SHOWN_LINES)
-            raise CheckpointError(f"{path} does not fit the network that its own config describes: {reason}") from error
-        except (ValueError, TypeError, OverflowError, MemoryError) as error:
-            reason = first_lines(error)
-            raise CheckpointError(f"{path}: the network that its config describes cannot be built: {reason}") from error
+    config = build_config(from_stored(content["config"]))
+    labels = LabelSpace(content["labels"], seen=content.get("seen"))
+    embeddings = stored_label_embeddings(content)
+    if embeddings is None and uses_label_embeddings(config):
+        raise CheckpointError("label_embeddings: missing, but the head of its config uses label embeddings")
+    thresholds = content.get("thresholds") if chosen == content["reported"] else None
+    tuned = None if thresholds is None else LabelThresholds.from_mapping(thresholds)
+    try:
+        classifier = build_with(
+            lambda: build_classifier(config, labels, embeddings, pretrained=False), state, str(path)
+        )
+    except RuntimeError as error:
+        reason = first_lines(error, SHOWN_LINES)
+        raise CheckpointError(f"{path} does not fit the network that its own config describes: {reason}") from error
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:
+        reason = first_lines(error)
+        raise CheckpointError(f"{path}: the network that its config describes cannot be built: {reason}") from error
     return Restored(
         config=config,
         labels=labels,
@@ -307,10 +317,8 @@ def init_weights(classifier: Classifier, run: str, part: Literal["all", "backbon
     """
     path, content = _read_reported(run)
     _, state = choose_weights(content, "best", path)
-    if part == "backbone":
-        report = load_weights(classifier.backbone, state, str(path), classifiers=("head",), required=0.0)
-    else:
-        report = load_weights(classifier, state, str(path), classifiers=(), required=0.0)
+    module, left_out = (classifier.backbone, ("head",)) if part == "backbone" else (classifier, ())
+    report = load_weights(module, state, str(path), classifiers=left_out, required=0.0)
     if not report.loaded:
         raise CheckpointError(f"init_from={run}: none of its tensors fits this network\n{report}")
     return str(report)
@@ -339,15 +347,3 @@ def _read_reported(run: str | Path, which: Literal["best", "last"] = "best") -> 
             *(path.with_name("best.pt"), epoch, path.name, content["step"]),
         )
     return StoredCheckpoint(path, content)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Prefix errors about the content of a checkpoint with its path."""
-    try:
-        yield
-    except MldecError as error:
-        if str(path) in str(error):
-            raise
-        kind = ConfigError if isinstance(error, ConfigError) else CheckpointError
-        raise kind(f"{path}: {error}") from error

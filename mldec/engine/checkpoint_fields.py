@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -51,11 +51,8 @@ def _check(
             )
 
 
-def are_numbers(values: Any, count: int) -> bool:
-    """Whether `values` is a list of `count` finite numbers."""
-    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)) or len(values) != count:
-        return False
-    return all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_mapping(value: Any) -> bool:
@@ -71,8 +68,8 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (str, bool, int, float))
 
 
-def _is_plain_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping) and _is_plain(value)
+def _is_mapping_of(check: Check) -> Check:
+    return lambda value: _is_mapping(value) and all(map(check, value.values()))
 
 
 def _is_list_of(kind: type) -> Check:
@@ -86,19 +83,12 @@ def _none_or(check: Check) -> Check:
 def _is_normalization(value: Any) -> bool:
     if not isinstance(value, Mapping) or set(value) != {"mean", "std"}:
         return False
-    return all(are_numbers(value[name], 3) for name in ("mean", "std")) and min(value["std"]) > 0
+    lists = (isinstance(part, (list, tuple)) and len(part) == 3 for part in value.values())
+    return all(lists) and all(map(_is_number, (*value["mean"], *value["std"]))) and min(value["std"]) > 0
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_COUNT
-
-
-def _is_state(value: Any) -> bool:
-    return _is_mapping(value) and all(isinstance(tensor, Tensor) for tensor in value.values())
-
-
-def _are_metrics(value: Any) -> bool:
-    return _is_plain_mapping(value) and all(isinstance(metrics, Mapping) for metrics in value.values())
 
 
 def _are_embeddings(value: Any) -> bool:
@@ -107,23 +97,21 @@ def _are_embeddings(value: Any) -> bool:
 
 
 def _are_thresholds(value: Any) -> bool:
-    if not _is_mapping(value) or not value or not are_numbers(list(value.values()), len(value)):
-        return False
-    return all(0 <= threshold <= 1 for threshold in value.values())
+    return _is_mapping(value) and bool(value) and all(_is_number(item) and 0 <= item <= 1 for item in value.values())
 
 
 COUNT: tuple[str, Check] = (f"a whole number from 0 to {MOST_COUNT - 1:,}", _is_count)
 FIELDS: Fields = {
     "format": COUNT,
-    "config": ("a mapping of plain values", _is_plain_mapping),
+    "config": ("a mapping of plain values", _is_mapping_of(_is_plain)),
     "labels": ("a list of names", _is_list_of(str)),
     "seen": ("true or false for each label, or null", _none_or(_is_list_of(bool))),
     "label_embeddings": ("names, vectors and their source, or null", _none_or(_are_embeddings)),
     "normalization": ("mean and std, three finite numbers each, std above 0", _is_normalization),
-    "model": ("tensors by name", _none_or(_is_state)),
-    "ema": ("tensors by name, or null", _none_or(_is_state)),
+    "model": ("tensors by name", _none_or(_is_mapping_of(lambda item: isinstance(item, Tensor)))),
+    "ema": ("tensors by name, or null", _none_or(_is_mapping_of(lambda item: isinstance(item, Tensor)))),
     "reported": ("raw or ema", lambda value: value in ("raw", "ema")),
-    "metrics": ("plain values by name, for each kind of weights", _are_metrics),
+    "metrics": ("plain values by name, for each kind of weights", _is_mapping_of(_is_mapping_of(_is_plain))),
     "thresholds": ("a number from 0 to 1 for each label, or null", _none_or(_are_thresholds)),
     "step": COUNT,
     "resume": ("what resuming needs, by name", _is_mapping),

@@ -6,14 +6,14 @@ import dataclasses
 from typing import Any
 
 from mldec.config import Config
-from mldec.engine.config_properties import is_single_label, uses_label_embeddings, uses_softmax
+from mldec.engine.config_properties import uses_label_embeddings, uses_softmax
 from mldec.errors import ConfigError
 
 
 def check_config(config: Config) -> None:
     """Raise ConfigError for combinations that are invalid whatever the data. Reads no files."""
     dataset, loss = config.dataset, config.loss
-    if uses_softmax(config) and not is_single_label(config):
+    if uses_softmax(config) and not config.dataset.single_label:
         raise ConfigError(
             f"loss={loss.name} trains exactly one label per image, but {dataset.name} has several; "
             "use loss=asl or loss=bce"

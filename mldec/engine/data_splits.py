@@ -1,21 +1,31 @@
-"""The train, val and test split of an experiment, with the labels that its head can handle."""
+"""The train, val and test split of an experiment, with the labels that its head can handle.
+
+Whether they are those that a run recorded is told by a fingerprint: a table of the same name in another folder is not.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mldec.config import Config
+from mldec.data.cache import NEUTRAL  # settings that say where a dataset lies and how it is shown
 from mldec.data.dataset import warn_of_differences
 from mldec.data.index import ImageIndex
-from mldec.engine.config_properties import is_single_label, uses_label_embeddings
-from mldec.errors import ConfigError, DataError
+from mldec.engine.config_properties import uses_label_embeddings
+from mldec.engine.run_directory import is_data, read_metadata, run_directory_of
+from mldec.errors import ConfigError, DataError, printable_name
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 
 logger = logging.getLogger(__name__)
+
+FILE = "data.json"  # of a run directory, with what `describe_splits` returns
+OPTION = "allow_other_data=true"
 
 
 class Splits(NamedTuple):
@@ -134,11 +144,56 @@ def describe_index(index: ImageIndex) -> dict[str, Any]:
     return {"images": len(index), "labels": len(index.labels), "fingerprint": index.fingerprint()}
 
 
+def read_recorded(folder: Path) -> dict[str, Any]:
+    """The content of data.json in a run directory, by split; empty if it is missing or damaged."""
+    recorded = read_metadata(folder / FILE)
+    if is_data(recorded):
+        return recorded
+    logger.warning("warning: %s is damaged; it is ignored", folder / FILE)
+    return {}
+
+
+def other_splits(recorded: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The splits whose images or labels are not those that were recorded. What was not recorded cannot differ."""
+    return [
+        split
+        for split, data in found.items()
+        if split in recorded and recorded[split]["fingerprint"] != data["fingerprint"]
+    ]
+
+
+def check_same_data(
+    checkpoint: Path, split: str, index: ImageIndex, *, overrides: Iterable[str] = (), allowed: bool = False
+) -> str | None:
+    """Refuse a split that has other images or labels than the run of `checkpoint` recorded.
+
+    Args:
+        overrides: names of the settings that the user set. Setting which data is meant (`dataset`, `dataset.test`)
+            gives a sentence that says so; setting only where it lies (`dataset.root`) means the same data.
+        allowed: whether other data is meant, too.
+
+    Returns a sentence if the data is other data and that is meant, else None. Raises DataError if it is not meant.
+    """
+    recorded, now = read_recorded(run_directory_of(checkpoint)), describe_index(index)
+    if not other_splits(recorded, {split: now}):
+        return None
+    was, are = (
+        f"{data['images']:,} images of {data['labels']:,} labels with fingerprint {data['fingerprint'][:12]}"
+        for data in (recorded[split], now)
+    )
+    first = printable_name(index.path(0)) if len(index) else "none"
+    what = f"the {split} images or labels are not those of the run: {are}, first {first}; the run recorded {was}"
+    named = [name for name in overrides if name == "dataset" or name.startswith("dataset.")]
+    if allowed or any(name.partition(".")[2] not in NEUTRAL for name in named):
+        return what
+    raise DataError(f"{what}. Set dataset.root=… or dataset.{split}=… to the run's data, or {OPTION} to use this one")
+
+
 def _published_split(config: Config, split: str, quiet: bool) -> ImageIndex:
     index: ImageIndex = DATASETS[config.dataset.name].build(config.dataset, split=split)
     if not quiet:
         warn_of_differences(config.dataset, split, index)
-    if is_single_label(config):
+    if config.dataset.single_label:
         other = np.flatnonzero(index.positives.counts != 1)
         if len(other):
             raise DataError(

@@ -18,8 +18,9 @@ def choose_device(name: str, number: int | None = None) -> torch.device:
     `number`: of the process among those of this machine, each of which takes a CUDA device of its own. Raises
     ConfigError if it is not there.
     """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = next(kind for kind, is_there in present.items() if is_there)
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -27,13 +28,9 @@ def choose_device(name: str, number: int | None = None) -> torch.device:
     if number is not None and device.type == "cuda":
         device = torch.device("cuda", number)
         torch.cuda.set_device(min(number, torch.cuda.device_count() - 1))
-    present = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
+    present["cuda"] &= (device.index or 0) < torch.cuda.device_count()
     if not present.get(device.type, False):
-        found = ", ".join(kind for kind, there in present.items() if there)
+        found = ", ".join(kind for kind, is_there in present.items() if is_there)
         name = str(device) if number is not None else name
         raise ConfigError(f"runtime.device={name} is not available here; found {found}; use runtime.device=auto")
     return device

@@ -25,6 +25,7 @@ from rich.table import Column
 
 from mldec.errors import printable
 
+WHOLE = Column(no_wrap=True, overflow="ignore")  # is never cut short on a narrow terminal
 DIAGNOSTICS = ("warning: ", "error: ", "note: ")  # how messages begin that are not results
 
 
@@ -57,10 +58,10 @@ class Display:
             yield Bar(None, None)
             return
         columns = (
-            TextColumn("{task.description}", table_column=_whole()),
+            TextColumn("{task.description}", table_column=WHOLE),
             BarColumn(bar_width=24 if self.diagnostics.width >= 100 else 4),
-            MofNCompleteColumn(table_column=_whole()),
-            TextColumn("{task.fields[text]}", markup=False, table_column=_whole()),
+            MofNCompleteColumn(table_column=WHOLE),
+            TextColumn("{task.fields[text]}", markup=False, table_column=WHOLE),
         )
         with self._progress(*columns, refresh_per_second=5) as progress:
             yield Bar(progress, progress.add_task(description, total=total, completed=done, text=""))
@@ -112,11 +113,6 @@ class Display:
             self.say("".join(name.rjust(width) for name, width in widths.items()))
             self._table_begun = True
         self.say("".join(cells[name].rjust(width) for name, width in widths.items()))
-
-
-def _whole() -> Column:
-    """A column that is never cut short on a narrow terminal."""
-    return Column(no_wrap=True, overflow="ignore")
 
 
 class Bar:

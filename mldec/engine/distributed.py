@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -59,11 +59,14 @@ class ProcessGroup:
 
     def broadcast(self, value: T) -> T:
         """What the main process has; the others give anything."""
-        if self.size == 1:
-            return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        if self.size > 1:
+            dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def from_main(self, compute: Callable[[], T]) -> T:
+        """What `compute` returns in the main process, which alone calls it."""
+        return cast(T, self.broadcast(compute() if self.is_main else None))
 
     def gather(self, value: T) -> list[T] | None:
         """What each process has, by rank, for the main process; None for the others."""

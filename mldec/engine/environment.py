@@ -57,11 +57,8 @@ def record_cost(run_dir: Path, device: torch.device) -> Iterator[None]:
             peak["device"] = torch.cuda.max_memory_allocated(device)
         before = earlier.get("peak_memory")
         seconds = _amount(earlier.get("seconds")) + time.perf_counter() - began
-        most = {
-            name: max(value, int(_amount(before.get(name) if isinstance(before, dict) else 0)))
-            for name, value in peak.items()
-            if value
-        }
+        before = before if isinstance(before, dict) else {}
+        most = {name: max(value, int(_amount(before.get(name)))) for name, value in peak.items() if value}
         try:
             write_json(run_dir / "cost.json", {"seconds": seconds, "peak_memory": most})
         except OSError as error:  # must not replace the error that ended the run
@@ -96,8 +93,8 @@ def _processor() -> str:
 
 def _cuda() -> dict[str, Any]:
     """Versions of the driver, of CUDA and of cuDNN; None if unknown."""
-    drivers = (_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or "").split()
-    driver = drivers[0] if drivers else None
+    drivers = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or ""
+    driver = drivers.partition("\n")[0] or None
     return {"driver": driver, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
 
 

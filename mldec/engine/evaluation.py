@@ -1,4 +1,4 @@
-"""The measurement of a trained network on a split: its metrics, and the files that `mldec evaluate` writes."""
+"""The measurement of a trained network on a split, for `mldec evaluate`, with its files, and for `mldec report`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from mldec.config import Config, to_mapping
-from mldec.engine import config_properties, data_splits, environment, run_directory
+from mldec.data.index import ImageIndex
+from mldec.engine import build, config_properties, data_splits, environment, run_directory
 from mldec.engine.checkpoint import Restored, store_thresholds
-from mldec.engine.device import choose_device, prepare_runtime
+from mldec.engine.device import choose_device, choose_precision, prepare_runtime
 from mldec.engine.display import Display
 from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
-from mldec.engine.evaluator import describe, write_per_class
-from mldec.engine.same_data import check_same_data
-from mldec.engine.scoring import open_split, score_split
+from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores, describe, write_per_class
+from mldec.engine.inference import ImageScorer
 from mldec.engine.thresholds import FILE, LabelThresholds, write_thresholds
 from mldec.engine.thresholds import tune_thresholds as best_thresholds
-from mldec.errors import ConfigError
+from mldec.errors import ConfigError, DataError
 from mldec.files import refuse_linked
 from mldec.labels import LabelSpace
 from mldec.metrics import f1_at_threshold
@@ -54,7 +57,6 @@ def evaluate_split(
     output: Path | None = None,
     overrides: Collection[str] = (),
     allow_other_data: bool = False,
-    uses_reported: bool = True,
     tune_thresholds: bool = False,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Evaluation:
@@ -65,17 +67,16 @@ def evaluate_split(
         output: the directory of the files; None: in the run directory.
         overrides: keys of the settings that the user changed.
         allow_other_data: accept images or labels that are not those of the run.
-        uses_reported: whether these weights are those that training reported, for which its thresholds were tuned.
         tune_thresholds: also tune a threshold for each label, and write them into the run directory.
     """
-    if tune_thresholds and config_properties.is_single_label(config):
+    if tune_thresholds and config.dataset.single_label:
         raise ConfigError(
             f"tune_thresholds=true: images of {config.dataset.name} have one label each, the best is predicted"
         )
     device = choose_device(config.runtime.device, group.local_rank if group.size > 1 else None)
     prepare_runtime(config.runtime, device)
     index, labels = open_split(restored, config, split)
-    if other := check_same_data(restored.path, split, index, overrides=overrides, allowed=allow_other_data):
+    if other := data_splits.check_same_data(restored.path, split, index, overrides=overrides, allowed=allow_other_data):
         display.say(f"note: {other}")
     for sentence in _unused_embedding_settings(restored, config, labels, overrides):
         display.say(f"warning: {sentence}")
@@ -83,10 +84,7 @@ def evaluate_split(
     if output is None:
         refuse_linked(run, [inner])
     directory = output or run / inner
-    what = f"{config.dataset.name} {split}"
-    scores, result = score_split(
-        restored, config, index, labels, what=what, device=device, display=display, group=group
-    )
+    scores, result = score_split(restored, config, index, labels, split, device=device, display=display, group=group)
     if not group.is_main:
         return Evaluation({}, directory)
     record: dict[str, Any] = {
@@ -102,11 +100,8 @@ def evaluate_split(
         "environment": environment.environment(device),
         "metrics": result.metrics,
     }
-    # Thresholds were tuned for the weights that are reported, of the best epoch.
-    tuned = None
-    if uses_reported and restored.thresholds is not None:
+    if restored.thresholds is not None and split != "val" and not config.dataset.single_label:
         tuned = restored.thresholds.of(labels, config.protocol.threshold).values
-    if tuned is not None and split != "val" and not config_properties.is_single_label(config):
         f1 = f1_at_threshold(scores.scores, scores.targets, tuned)
         record["tuned"] = {"CF1": f1.CF1, "OF1": f1.OF1}
     run_directory.write_json(directory / "metrics.json", record)
@@ -117,7 +112,7 @@ def evaluate_split(
         f"{config.dataset.name} {split}: {len(scores.ids):,} images, {len(labels)} labels, "
         f"{config.protocol.name} protocol, AP definition {config.protocol.average_precision}",
         *([shared] if shared else []),
-        describe(result.metrics, config_properties.is_single_label(config)),
+        describe(result.metrics, config.dataset.single_label),
     ]
     if "tuned" in record:
         biased = ", which are these images: optimistically biased" if shared else ""
@@ -132,6 +127,58 @@ def evaluate_split(
         write_thresholds(path, thresholds, scores.scores, scores.targets)
         lines.append(f"thresholds in {restored.path}, listed in {path}")
     return Evaluation(record, directory, "\n".join(lines))
+
+
+def open_split(restored: Restored, config: Config, split: str) -> tuple[ImageIndex, LabelSpace]:
+    """The images of a split, and its labels, marked as seen where the network was trained on them.
+
+    Raises DataError if they cannot be read, or if a network without label embeddings was trained on other labels.
+    """
+    index = data_splits.restrict_labels(config, data_splits.build_split(config, split), split)
+    labels = index.labels
+    if restored.classifier.vocabulary is not None:
+        trained = set(restored.labels.trained().names)
+        labels = LabelSpace(labels.names, seen=[name in trained for name in labels.names])
+    elif labels.names != restored.labels.names:
+        raise DataError(
+            f"{config.dataset.name} has other labels ({len(labels)}) than the checkpoint "
+            f"({len(restored.labels)}): their scores cannot be compared with its targets"
+        )
+    return index, labels
+
+
+def score_split(
+    restored: Restored,
+    config: Config,
+    index: ImageIndex,
+    labels: LabelSpace,
+    split: str,
+    *,
+    device: torch.device,
+    display: Display,
+    group: ProcessGroup = SINGLE_PROCESS,
+) -> tuple[Scores, Result]:
+    """Scores of every image of `index` for `labels`, and their metrics. `split` is named by the progress bar.
+
+    The processes of `group` split the images. Only the main process gets the results, the others empty ones.
+    """
+    if restored.classifier.vocabulary is not None:
+        build.set_query_labels(restored.classifier, labels.names, config.head.label_embeddings)
+    loader = build.build_eval_loader(config, index, device, group)
+    dtype = choose_precision(config.runtime.precision, device)
+    scorer = ImageScorer(restored.normalization, device, dtype, config_properties.uses_softmax(config))
+    with display.bar(f"{config.dataset.name} {split}", len(loader)) as bar:
+        scores = compute_scores(
+            restored.classifier.to(device),
+            scorer,
+            loader,
+            num_images=loader.num_images,
+            on_batch=lambda images: bar.advance(),
+            group=group,
+        )
+    if not group.is_main:
+        return scores, Result({}, np.empty(0))
+    return scores, compute_metrics(scores, config.protocol, seen=labels.seen, single_label=config.dataset.single_label)
 
 
 def _unused_embedding_settings(

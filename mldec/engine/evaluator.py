@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,9 @@ from mldec.config import ProtocolConfig
 from mldec.data.loader import Batch
 from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
 from mldec.engine.inference import ImageScorer
+from mldec.engine.run_directory import write_csv
 from mldec.errors import RunError
-from mldec.files import replacing
-from mldec.labels import LabelSpace, to_cell
+from mldec.labels import LabelSpace
 from mldec.metrics import average_precision, f1_at_k, f1_at_threshold, top_k_accuracy, zero_shot_metrics
 
 HALF_FROM = 2**29  # number of scores from which float16 is used (2 GiB in float32): the 9,605 labels of Open Images
@@ -147,7 +146,7 @@ def compute_metrics(
     return Result(metrics, per_class)
 
 
-def headline(protocol: ProtocolConfig, labels: LabelSpace, *, single_label: bool = False) -> str:
+def main_metric(protocol: ProtocolConfig, labels: LabelSpace, *, single_label: bool = False) -> str:
     """The metric by which epochs are compared. `protocol.zero_shot` selects it if there are unseen labels."""
     if single_label:
         return "top1"
@@ -159,12 +158,10 @@ def write_per_class(path: Path, result: Result, scores: Scores, labels: LabelSpa
 
     A name that a spreadsheet would read as a formula gets a leading apostrophe.
     """
-    counts = [np.count_nonzero(scores.targets == state, axis=0).tolist() for state in (1, 0, -1)]
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["label", "average_precision", "positives", "negatives", "unknown"])
-        for name, ap, *states in zip(labels.names, result.per_class, *counts, strict=True):
-            writer.writerow([to_cell(name), f"{100 * ap:.4f}" if np.isfinite(ap) else "", *states])
+    counts = [np.count_nonzero(scores.targets == state, axis=0) for state in (1, 0, -1)]
+    shown = [f"{100 * ap:.4f}" if np.isfinite(ap) else "" for ap in result.per_class]
+    rows = zip(labels.names, shown, *counts, strict=True)
+    write_csv(path, ("label", "average_precision", "positives", "negatives", "unknown"), rows)
 
 
 def metric_names(metrics: Mapping[str, Any], single_label: bool) -> tuple[list[str], list[str]]:

@@ -42,13 +42,13 @@ def summarize(config: Config, assumed_labels: int | None = None) -> Iterator[str
         if config_properties.uses_label_embeddings(config):
             embeddings = LabelEmbeddings(labels.names, torch.randn(len(labels), ASSUMED_WIDTH), "assumed")
             yield f"embeddings   assumed: {ASSUMED_WIDTH} numbers per label"
-    classifier = build.build_bare_classifier(config, labels, embeddings)
+    classifier = build.build_classifier(config, labels, embeddings, pretrained=False)
     for name, part in (("backbone", classifier.backbone), ("head", classifier.head), ("network", classifier)):
         total, trainable = count_parameters(part)
         yield f"{name:<12} {total:,} parameters, {trainable:,} trained"
-    macs = count_macs(classifier, config_properties.image_size(config))
+    macs = count_macs(classifier, config.dataset.image_size)
     cost = f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.1f} M"
-    yield f"cost         {cost} multiply-accumulates per image of {config_properties.image_size(config)} px"
+    yield f"cost         {cost} multiply-accumulates per image of {config.dataset.image_size} px"
     yield f"labels       {len(labels)}"
     steps = 1000  # enough for the shape of the curve, without the images
     batch_size, epochs = config.schedule.batch_size, config.schedule.epochs

@@ -28,6 +28,8 @@ PAPER, DIM = (24, 24, 27), (52, 52, 58)
 SIDE, SMALL = 800, 360  # sides of an annotated image, px: at most, and to which a smaller one is enlarged
 PANEL, PERCENT, ROW, MARGIN = 320, 64, 36, 12  # width of the labels beside it and of their scores, px
 
+FOUND = 0.5  # score from which a label of an evaluation is found
+
 LONGEST_NAME = 240  # bytes: file systems take 255, and a drawing has a longer name while it is written
 
 CaptionLine = tuple[str, tuple[int, int, int]]
@@ -45,26 +47,23 @@ class View(NamedTuple):
     shift: tuple[float, float] = (0.0, 0.0)
 
 
-def batch_sheet(batch: Batch, labels: LabelSpace, *, most: int = 16) -> np.ndarray:
-    """The first images of a batch as augmented, with their labels under them. Returns RGB (H,W,3) uint8."""
-    images = batch.images[:most].permute(0, 2, 3, 1).numpy()
-    targets = batch.targets[:most].numpy()
+def batch_sheet(batch: Batch, labels: LabelSpace) -> np.ndarray:
+    """The first 16 images of a batch as augmented, with their labels under them. Returns RGB (H,W,3) uint8."""
+    images = batch.images[:16].permute(0, 2, 3, 1).numpy()
+    targets = batch.targets[:16].numpy()
     captions = [[(labels.names[c], WHITE) for c in np.flatnonzero(row == 1)] or [("no label", GREY)] for row in targets]
     return sheet(list(images), captions)
 
 
-def predictions_sheet(
-    index: ImageIndex, scores: Scores, size: int, *, most: int = 12, threshold: float = 0.5
-) -> np.ndarray:
+def predictions_sheet(index: ImageIndex, scores: Scores, size: int) -> np.ndarray:
     """Images of an evaluation with labels found (green), wrongly found (red) and missed (blue), scores in percent.
 
-    The images are spread evenly over the split. `size` is the side at which the network saw them. Returns RGB uint8.
+    At most 12 images, spread evenly over the split. `size` is the side at which the network saw them. Returns RGB
+    uint8.
     """
-    chosen = np.unique(np.linspace(0, len(scores.ids) - 1, min(most, len(scores.ids))).astype(int))
-    images, captions = [], []
-    for position in chosen:
-        images.append(resize(decode(index.path(int(scores.ids[position]))), size))
-        captions.append(_caption(scores.scores[position], scores.targets[position], index.labels, threshold))
+    chosen = np.unique(np.linspace(0, len(scores.ids) - 1, min(12, len(scores.ids))).astype(int))
+    images = [resize(decode(index.path(int(number))), size) for number in scores.ids[chosen]]
+    captions = [_caption(*row, index.labels) for row in zip(scores.scores[chosen], scores.targets[chosen], strict=True)]
     return sheet(images, captions)
 
 
@@ -133,11 +132,8 @@ def upsampled(where: np.ndarray, height: int, width: int, view: View | None = No
     `view` is that of `Predictor.view`; None: the map lies over all of the image.
     """
     (left, top, right, bottom), shift = view or View((0, 0, width, height))
-    cells = []  # for each axis: how far a pixel is in the map, and where the first one lies
-    for length, pixels, moved in zip(where.shape, (bottom - top, right - left), shift, strict=True):
-        scale = length / pixels
-        cells.append((scale, scale / 2 - 0.5 - moved))
-    (down, first_row), (across, first_column) = cells
+    down, across = where.shape[0] / (bottom - top), where.shape[1] / (right - left)  # cells per pixel
+    first_row, first_column = down / 2 - 0.5 - shift[0], across / 2 - 0.5 - shift[1]  # where the first pixel lies
     seen = cv2.warpAffine(
         where.astype(np.float32),
         np.array([[across, 0, first_column], [0, down, first_row]]),
@@ -191,14 +187,12 @@ def sheet(
     return np.array(canvas)
 
 
-def _caption(scores: np.ndarray, targets: np.ndarray, labels: LabelSpace, threshold: float) -> list[CaptionLine]:
-    interesting = [c for c in np.argsort(-scores, kind="stable") if scores[c] >= threshold or targets[c] == 1]
+def _caption(scores: np.ndarray, targets: np.ndarray, labels: LabelSpace) -> list[CaptionLine]:
     lines = []
-    for column in interesting:
+    for column in np.argsort(-scores, kind="stable"):
         text = f"{labels.names[column]} {100 * scores[column]:.0f}%"
-        found, present = scores[column] >= threshold, targets[column] == 1
-        if found:
-            lines.append((text, GREEN if present else GREY if targets[column] == -1 else RED))
-        else:
+        if scores[column] >= FOUND:
+            lines.append((text, {1: GREEN, 0: RED, -1: GREY}[targets[column]]))
+        elif targets[column] == 1:
             lines.append((f"missed: {text}", BLUE))
     return lines or [("nothing found", GREY)]

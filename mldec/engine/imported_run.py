@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -17,9 +16,11 @@ from mldec.engine import data_splits, environment, run_directory
 from mldec.engine.checkpoint import pack, save_checkpoint
 from mldec.engine.settings_file import write_settings
 from mldec.errors import ConfigError, DataError, MldecError
+from mldec.files import write_text
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
 from mldec.models.published import PublishedFile
+from mldec.models.text_cache import file_digest
 
 FREE = ("normalize", "drop_path")  # settings of the backbone that no file decides
 NO_DATASET = "no_dataset_was_named_when_this_was_imported.csv"
@@ -121,9 +122,7 @@ def choose_labels(
     if dataset is None:
         return LabelSpace(names), notes
     if found.num_classes is None:  # which predicts any labels; the dataset knows which of them are never trained
-        if set(names) <= set(dataset.names) and given is None:
-            return dataset, notes
-        return LabelSpace(names), notes
+        return dataset if given is None and set(names) <= set(dataset.names) else LabelSpace(names), notes
     if [_plain(name) for name in names] == [_plain(name) for name in dataset.names]:
         return dataset, notes  # in the dataset's spelling, by which it will be evaluated
     pairs = zip(names, dataset.names, strict=False)
@@ -147,27 +146,19 @@ def write_run(found: PublishedFile, config: Config, labels: LabelSpace, classifi
             names = str((folder / "labels.txt").resolve())
             config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, labels=names))
         save_checkpoint(folder / "checkpoints" / "best.pt", pack(config, labels, classifier))
-        machine = environment.environment(torch.device("cpu")) | {"processes": 1, "imported": _origin(found)}
+        source = Path(found.source)
+        origin = {"file": str(source.resolve()), "sha256": file_digest(source)}
+        origin |= {"entry": found.entry, "layout": found.layout.kind}
+        machine = environment.environment(torch.device("cpu")) | {"processes": 1, "imported": origin}
         run_directory.write_json(folder / "environment.json", machine)
-        run_directory.write_text(folder / "labels.txt", "".join(f"{name}\n" for name in labels.names))
-        run_directory.write_text(folder / "metrics.jsonl", "")
-        run_directory.write_text(folder / "config.yaml", write_settings(to_mapping(config)))
+        write_text(folder / "labels.txt", "".join(f"{name}\n" for name in labels.names), sync=True)
+        write_text(folder / "metrics.jsonl", "", sync=True)
+        write_text(folder / "config.yaml", write_settings(to_mapping(config)), sync=True)
     except BaseException:
         if is_new:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
-
-
-def _origin(found: PublishedFile) -> dict[str, str | None]:
-    with open(found.source, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {
-        "file": str(Path(found.source).resolve()),
-        "sha256": digest,
-        "entry": found.entry,
-        "layout": found.layout.kind,
-    }
 
 
 def summary(found: PublishedFile, config: Config, labels: LabelSpace, classifier: Classifier) -> list[str]:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -87,12 +87,10 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-@contextmanager
-def end_at_once() -> Iterator[None]:
+def end_at_once() -> AbstractContextManager[None]:
     """Leave SIGTERM and SIGUSR1 to the system while the context lasts: for a wait within a library, during
     which Python cannot handle them."""
-    with _handled(PREEMPTIONS, signal.SIG_DFL):
-        yield
+    return _handled(PREEMPTIONS, signal.SIG_DFL)
 
 
 def ignore_signals() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,10 @@ from mldec.config import Config
 from mldec.data.index import ImageIndex
 from mldec.data.loader import Batch
 from mldec.engine import image_sheets, thresholds
-from mldec.engine.config_properties import image_size
 from mldec.engine.display import Bar, Display
 from mldec.engine.evaluator import Result, Scores, write_per_class
 from mldec.engine.metric_writer import MetricWriter
 from mldec.engine.thresholds import LabelThresholds
-from mldec.engine.throughput import Throughput
 from mldec.engine.train_state import Progress
 from mldec.errors import printable_name
 
@@ -33,7 +32,7 @@ class Observer:
         run_dir: the run directory; None on processes other than the main one, which write nothing.
         config: the experiment.
         display: the terminal.
-        headline: the metric by which epochs are compared.
+        main_metric: the metric by which epochs are compared.
         total_steps: of the whole run.
         progress: where the run begins or resumes.
         processes: number of processes that train together; the displayed speed is that of all of them.
@@ -45,13 +44,13 @@ class Observer:
         config: Config,
         display: Display,
         *,
-        headline: str,
+        main_metric: str,
         total_steps: int,
         progress: Progress,
         processes: int = 1,
     ) -> None:
         self.run_dir, self.config, self.display, self.total_steps = run_dir, config, display, total_steps
-        self.headline, self.processes = headline, processes
+        self.main_metric, self.processes = main_metric, processes
         self.throughput = Throughput()
         self.bar = Bar(None, None)
         self.broken_shown = 0
@@ -109,17 +108,17 @@ class Observer:
 
     def epoch(self, progress: Progress, epoch: int, metrics: Mapping[str, Any], reported: str, seconds: float) -> None:
         """An eval record and a row of the table. `metrics` are those of the `raw` and, if any, `ema` weights."""
-        loss, best = progress.epoch_loss, progress.best
+        loss, best = sum(progress.epoch_losses) / max(1, len(progress.epoch_losses)), progress.best
         record = {"epoch": epoch, "loss": loss, **metrics, "reported": reported, "best": best, "seconds": seconds}
         self._record("eval", progress.step, record)
-        values = {name: f"{metrics[name].get(self.headline, math.nan):.2f}" for name in metrics}
+        values = {name: f"{metrics[name].get(self.main_metric, math.nan):.2f}" for name in metrics}
         self.display.epoch_row(
             {
                 "epoch": str(epoch),
                 "loss": f"{loss:.4g}",
-                f"raw {self.headline}": values["raw"],
-                f"EMA {self.headline}": values.get("ema", "-"),
-                f"best {self.headline}": f"{best:.2f}",
+                f"raw {self.main_metric}": values["raw"],
+                f"EMA {self.main_metric}": values.get("ema", "-"),
+                f"best {self.main_metric}": f"{best:.2f}",
                 "seconds": f"{seconds:.0f}",
             }
         )
@@ -159,7 +158,36 @@ class Observer:
             self._writer.record(kind, step, values)
 
     def _predictions_sheet(self, index: ImageIndex, scores: Scores) -> np.ndarray:
-        return image_sheets.predictions_sheet(index, scores, image_size(self.config))
+        return image_sheets.predictions_sheet(index, scores, self.config.dataset.image_size)
+
+
+class Throughput:
+    """Images/s and the share of time spent waiting for data, since the last reading."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Pass `batches` on, counting their images and timing how long each was waited for."""
+        self._reset()
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - began
+            if batch is None:
+                return
+            self._images += len(batch.ids)
+            yield batch
+
+    def read(self) -> tuple[float, float]:
+        """(images/s, waiting share) and start anew."""
+        elapsed = max(time.perf_counter() - self._began, 1e-9)
+        reading = self._images / elapsed, self._waited / elapsed
+        self._reset()
+        return reading
+
+    def _reset(self) -> None:
+        self._began, self._waited, self._images = time.perf_counter(), 0.0, 0
 
 
 def _clock(seconds: float) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,7 @@ def choose_threshold(
     if source is None:
         return default, []
     if source == "tuned":
-        predictor.tuned()  # raises if there are none
-        assert predictor.thresholds is not None
-        found = predictor.thresholds.of(predictor.labels, default)
+        found = predictor.tuned_thresholds(default)
     else:
         found = read_thresholds(Path(source).expanduser(), predictor.labels, default)
     if found.untuned:
@@ -84,8 +83,7 @@ def show_predictions(predictor: Predictor, paths: Sequence[str], selection: Sele
                     labels = predictor.name(answer.scores, selection.threshold, selection.top_k)
                     _say(answer.image, labels, display)
             bar.advance(len(answers))
-    for error in errors:
-        display.say(f"error: {printable_name(error)}")
+    _say_errors(errors, display)
     return len(errors)
 
 
@@ -110,20 +108,16 @@ def write_predictions(
         display.say(f"note: resuming after {journal.done:,} images of an interrupted prediction")
     if journal.changed:
         display.say(f"note: {journal.changed:,} images changed since they were scored and are scored again")
-    finished = False
     try:
         undrawn = _fill(journal, predictor, paths, selection, files, display)
-        finished = True
     except BaseException:
+        journal.close(finished=journal.done == 0)
         if journal.done:
             display.say(
                 f"note: {journal.done:,} of {len(paths):,} images are kept in {files.journal}; "
                 "the same command resumes from there"
             )
         raise
-    finally:
-        if not finished:
-            journal.close(finished=journal.done == 0)
     for form, path in files.files.items():
         predictions.write(path, form, journal.records(), predictor.labels, all_scores=selection.all_scores)
         display.say(f"written to {path}")
@@ -134,12 +128,10 @@ def write_predictions(
     if journal.broken:
         errors = (record["error"] for record in journal.records() if "error" in record)
         display.say(f"error: {journal.broken:,} of {len(paths):,} images could not be read: {files.broken}")
-        for _, error in zip(range(SHOWN_BROKEN), errors, strict=False):
-            display.say(f"error: {printable_name(error)}")
+        _say_errors(itertools.islice(errors, SHOWN_BROKEN), display)
     if undrawn:
         display.say(f"error: {len(undrawn):,} of {len(paths):,} images could not be drawn; their scores are written")
-        for error in undrawn[:SHOWN_BROKEN]:
-            display.say(f"error: {printable_name(error)}")
+        _say_errors(undrawn[:SHOWN_BROKEN], display)
     journal.close(finished=True)
     return journal.broken + len(undrawn)
 
@@ -155,7 +147,7 @@ def _fill(
     """Predict what the journal does not hold yet, and draw it. Returns why images could not be drawn."""
     done, began = journal.done, time.monotonic()
     reported, printed = began, 0
-    common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    drawer = None if files.directory is None else _Drawer(predictor, selection, files.directory, paths)
     stamps: deque[Any] = deque()
     undrawn: list[str] = []
 
@@ -173,7 +165,7 @@ def _fill(
                 labels: dict[str, float] = {}
                 if answer.scores is not None:
                     labels = predictor.name(answer.scores, selection.threshold, selection.top_k)
-                    if reason := _draw(predictor, answer, labels, selection, files.directory, common):
+                    if drawer is not None and (reason := drawer.draw(answer, labels)):
                         undrawn.append(reason)
                     printed += 1
                     if printed <= SHOWN:
@@ -190,54 +182,45 @@ def _fill(
     return undrawn
 
 
-def _draw(
-    predictor: Predictor,
-    answer: Prediction,
-    labels: Mapping[str, float],
-    selection: Selection,
-    directory: Path | None,
-    common: str,
-) -> str:
-    """Draw the images that are wanted of a prediction; in `directory` they are placed as its image is below `common`.
+class _Drawer:
+    """Draws the images that `selection` wants into `directory`, placed as theirs are below the directory of all."""
 
-    Returns why that failed, or "": one image does not stop the prediction of all, a full disk does.
-    """
-    if directory is None or not selection.drawings:
+    def __init__(self, predictor: Predictor, selection: Selection, directory: Path, paths: Sequence[str]) -> None:
+        self._predictor, self._selection, self._directory = predictor, selection, directory
+        self._common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+
+    def draw(self, answer: Prediction, labels: Mapping[str, float]) -> str:
+        """Draw a prediction. Returns why that failed, or "": one image does not stop that of all, a full disk does."""
+        try:
+            for kind in self._selection.drawings:
+                self._draw(kind, answer, labels)
+        except (DataError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return f"{answer.image}: cannot be drawn: {getattr(error, 'strerror', None) or error}"
         return ""
-    try:
-        _draw_wanted(predictor, answer, labels, selection, directory, common)
-    except (DataError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        return f"{answer.image}: cannot be drawn: {getattr(error, 'strerror', None) or error}"
-    return ""
 
-
-def _draw_wanted(
-    predictor: Predictor,
-    answer: Prediction,
-    labels: Mapping[str, float],
-    selection: Selection,
-    directory: Path,
-    common: str,
-) -> None:
-    name = os.path.relpath(os.path.abspath(answer.image), common)
-    image = decode(answer.image) if answer.pixels is None else answer.pixels
-    for kind in selection.drawings:
-        if not (directory / kind / MARKER).exists():
-            (directory / kind).mkdir(parents=True, exist_ok=True)
-            (directory / kind / MARKER).touch()
-    if selection.annotated:
-        target = image_sheets.drawing_path(directory / "annotated", name, ".jpg")
-        image_sheets.save_image(target, image_sheets.annotated(image, labels))
-    if answer.maps is not None:
-        maps = list(answer.maps[[predictor.labels.index(label) for label in labels]])
-        captions = [[(f"{label} {100 * score:.0f}%", image_sheets.WHITE)] for label, score in labels.items()]
-        view = predictor.view(*image.shape[:2])
-        sheet = image_sheets.maps_sheet(image, maps, captions, view)
-        image_sheets.save_image(image_sheets.drawing_path(directory / "maps", name, ".png"), sheet)
+    def _draw(self, kind: str, answer: Prediction, labels: Mapping[str, float]) -> None:
+        folder, name = self._directory / kind, os.path.relpath(os.path.abspath(answer.image), self._common)
+        image = decode(answer.image) if answer.pixels is None else answer.pixels
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).touch()
+        if kind == "annotated":
+            ending, drawing = ".jpg", image_sheets.annotated(image, labels)
+        else:
+            assert answer.maps is not None
+            maps = list(answer.maps[[self._predictor.labels.index(label) for label in labels]])
+            captions = [[(f"{label} {100 * score:.0f}%", image_sheets.WHITE)] for label, score in labels.items()]
+            view = self._predictor.view(*image.shape[:2])
+            ending, drawing = ".png", image_sheets.maps_sheet(image, maps, captions, view)
+        image_sheets.save_image(image_sheets.drawing_path(folder, name, ending), drawing)
 
 
 def _say(path: str, labels: Mapping[str, float], display: Display) -> None:
     listed = ", ".join(f"{printable_name(name)} {100 * score:.0f}%" for name, score in labels.items())
     display.say(f"{printable_name(path)}: {listed or 'nothing found'}")
+
+
+def _say_errors(errors: Iterable[str], display: Display) -> None:
+    for error in errors:
+        display.say(f"error: {printable_name(error)}")

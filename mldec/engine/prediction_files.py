@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import glob
+import itertools
 import os
 import sys
 from collections import defaultdict
@@ -10,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mldec.engine.predictions import FORMATS, check_form
+from mldec.data.parquet_file import import_pyarrow
+from mldec.engine.predictions import FORMATS
+from mldec.engine.run_directory import is_record
 from mldec.errors import ConfigError, DataError, printable_name, shortened
 from mldec.files import check_output_directory, check_output_file, refuse_overwriting
-from mldec.untrusted import MAX_LIST, read_bytes
+from mldec.untrusted import MAX_LIST, open_regular, read_bytes
 
 ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif"}
 #: Endings of images that cannot be read: they are reported, not skipped silently.
@@ -25,6 +29,9 @@ SHOWN = 3  # names in a note
 
 #: In the directories of images that `mldec predict` draws: they are results and no input.
 MARKER = ".mldec-predict"
+DRAWN = "mldec predict drew what is in this directory"
+
+Skipped = dict[str, list[str]]  # files and directories that are left out, by the reason
 
 
 class PredictionFiles(NamedTuple):
@@ -93,44 +100,29 @@ def find_images(source: str, notes: list[str] | None = None) -> list[str]:
     out. A sentence for what else is skipped is added to `notes`. Raises DataError if there is no image.
     """
     path = os.path.expanduser(source)
-    skipped = _Skipped()
+    skipped: Skipped = defaultdict(list)
+    if os.path.isfile(path):
+        return [path]
     if os.path.isdir(path):
         paths = sorted(_images_below(path, skipped))
-        if not paths:
-            found = "".join(f"; {sentence}" for sentence in skipped.sentences())
-            raise DataError(f"input={shortened(source)}: no images there ({', '.join(sorted(ENDINGS))}){found}")
-    elif os.path.isfile(path):
-        return [path]
+        missing = f"no images there ({', '.join(sorted(ENDINGS))})"
     else:
         paths = sorted(name for name in _matches(path, skipped) if os.path.isfile(name))
-        if not paths:
-            found = "".join(f"; {sentence}" for sentence in skipped.sentences())
-            raise DataError(
-                f"input={shortened(source)}: no such image or directory, and no file of that pattern{found}"
-            )
+        missing = "no such image or directory, and no file of that pattern"
+    sentences = [_describe_skipped(names, reason) for reason, names in skipped.items()]
+    if not paths:
+        raise DataError(f"input={shortened(source)}: {'; '.join([missing, *sentences])}")
     if notes is not None:
-        notes += skipped.sentences()
+        notes += sentences
     return paths
 
 
-class _Skipped:
-    """Files and directories that were left out, by the reason."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, list[str]] = defaultdict(list)
-
-    def add(self, reason: str, name: str) -> None:
-        self.names[reason].append(name)
-
-    def sentences(self) -> list[str]:
-        return [
-            f"skipped {', '.join(map(printable_name, names[:SHOWN]))}"
-            f"{f' and {len(names) - SHOWN:,} more' if len(names) > SHOWN else ''}: {reason}"
-            for reason, names in self.names.items()
-        ]
+def _describe_skipped(names: Sequence[str], reason: str) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return f"skipped {', '.join(map(printable_name, names[:SHOWN]))}{more}: {reason}"
 
 
-def _images_below(folder: str, skipped: _Skipped) -> Iterator[str]:
+def _images_below(folder: str, skipped: Skipped) -> Iterator[str]:
     """Files with an ending of ENDINGS in a directory and its subdirectories."""
     waiting = [folder]
     while waiting:
@@ -139,43 +131,41 @@ def _images_below(folder: str, skipped: _Skipped) -> Iterator[str]:
             with os.scandir(place) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            skipped.add(f"the directory cannot be read ({error.strerror})", place)
+            skipped[f"the directory cannot be read ({error.strerror})"].append(place)
             continue
         if place != folder and any(entry.name == MARKER for entry in found):
-            skipped.add("mldec predict drew what is in this directory", place)
+            skipped[DRAWN].append(place)
             continue
         for entry in found:
             if entry.is_dir(follow_symlinks=False):
                 waiting += [entry.path] if entry.name != "__MACOSX" else []
             elif entry.is_symlink() and entry.is_dir():
-                skipped.add("linked directories are not entered; name it as another input=", entry.path)
+                skipped["linked directories are not entered; name it as another input="].append(entry.path)
             elif not entry.name.startswith("._"):
                 ending = os.path.splitext(entry.name)[1].lower()
                 if ending in UNREAD:
-                    skipped.add(f"images in {ending[1:].upper()} are not read; convert them to JPEG or PNG", entry.path)
+                    reason = f"images in {ending[1:].upper()} are not read; convert them to JPEG or PNG"
+                    skipped[reason].append(entry.path)
                 elif ending in ENDINGS:
                     yield entry.path
 
 
-def _matches(pattern: str, skipped: _Skipped) -> Iterator[str]:
+def _matches(pattern: str, skipped: Skipped) -> Iterator[str]:
     """What a pattern matches, without files that macOS adds, and without drawings of `mldec predict` unless the pattern
     names their directory."""
-    fixed = []
-    for part in pattern.split(os.sep):
-        if glob.has_magic(part):
-            break
-        fixed.append(part)
+    fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), pattern.split(os.sep)))
     named = os.path.normpath(os.sep.join(fixed) or ".")
-    drawn: dict[str, bool] = {}
 
+    @functools.cache
     def is_drawn(folder: str) -> bool:
-        if folder not in drawn:
-            parent = os.path.dirname(folder)
-            inside = os.path.normpath(folder) != named and parent != folder
-            drawn[folder] = inside and (os.path.lexists(os.path.join(folder, MARKER)) or is_drawn(parent))
-            if drawn[folder] and not is_drawn(parent):
-                skipped.add("mldec predict drew what is in this directory", folder)
-        return drawn[folder]
+        parent = os.path.dirname(folder)
+        if os.path.normpath(folder) == named or parent == folder:
+            return False
+        if is_drawn(parent):
+            return True
+        if marked := os.path.lexists(os.path.join(folder, MARKER)):
+            skipped[DRAWN].append(folder)
+        return marked
 
     for path in glob.iglob(pattern, recursive=True):
         parts = path.split(os.sep)
@@ -186,11 +176,9 @@ def _matches(pattern: str, skipped: _Skipped) -> Iterator[str]:
 
 def _is_apple_double(path: str) -> bool:
     try:
-        if not os.path.isfile(path):
-            return False
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(4) == APPLE_DOUBLE
-    except (OSError, ValueError):
+    except (DataError, OSError, ValueError):
         return False
 
 
@@ -211,19 +199,19 @@ def choose_files(output: Path | None, formats: Sequence[str] | None) -> Predicti
         check_output_file("output", output)
         if formats is not None and list(formats) != [ending]:
             raise ConfigError(f"format={','.join(formats)}: output={output} is one file; name a directory instead")
-        check_form(ending)
-        return PredictionFiles({ending: output}, None)
-    if output.suffix.lower() in NOT_DIRECTORIES and not output.is_dir():
-        raise ConfigError(f"output={output}: a file ends in .{', .'.join(FORMATS)}")
-    check_output_directory("output", output)
-    formats = formats or ("jsonl",)
-    for form in formats:
-        check_form(form)
-    return PredictionFiles({form: output / f"predictions.{form}" for form in formats}, output)
+        files = PredictionFiles({ending: output}, None)
+    else:
+        if output.suffix.lower() in NOT_DIRECTORIES and not output.is_dir():
+            raise ConfigError(f"output={output}: a file ends in .{', .'.join(FORMATS)}")
+        check_output_directory("output", output)
+        files = PredictionFiles({form: output / f"predictions.{form}" for form in formats or ("jsonl",)}, output)
+    if "parquet" in files.files:
+        import_pyarrow()
+    return files
 
 
 def check_files(files: PredictionFiles, paths: Sequence[str], read: Sequence[str], *, drawings: Sequence[str]) -> None:
-    """Raise ConfigError where the output would overwrite an input, or lie among the images that are read.
+    """Raise ConfigError where the output would overwrite an input or the record of a run, or lie among images to read.
 
     Args:
         paths: the images that are read.
@@ -231,19 +219,19 @@ def check_files(files: PredictionFiles, paths: Sequence[str], read: Sequence[str
         drawings: names of the subdirectories that images are drawn into.
     """
     refuse_overwriting("output", files.written, [*read, *paths])
-    for name in drawings if files.directory is not None else ():
-        assert files.directory is not None
+    if records := [path for path in files.written if is_record(path)]:
+        raise ConfigError(
+            f"output={shortened(records[0])}: is a record of the run in that directory, and predictions would replace "
+            "it; use another output"
+        )
+    if files.directory is None:
+        return
+    folders = {folder: Path(os.path.realpath(folder)) for folder in sorted(set(map(os.path.dirname, paths)))}
+    for name in drawings:
         directory = os.path.realpath(files.directory / name)
-        if not os.path.isdir(directory):
-            continue
-        inside = {path for path in map(os.path.dirname, paths) if _is_within(os.path.realpath(path or "."), directory)}
+        inside = [folder for folder, path in folders.items() if path.is_relative_to(directory)]
         if inside:
-            first = printable_name(sorted(inside)[0])
             raise ConfigError(
                 f"output={shortened(files.directory)}: {name}=… is drawn into its directory {name}, which holds images "
-                f"that are read ({first}); use another output"
+                f"that are read ({printable_name(inside[0])}); use another output"
             )
-
-
-def _is_within(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(os.path.join(directory, ""))

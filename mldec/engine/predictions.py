@@ -11,8 +11,6 @@ images that changed since they were scored are scored again.
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import os
@@ -25,9 +23,10 @@ import numpy as np
 
 from mldec.data.parquet_file import import_pyarrow
 from mldec.engine.predictor import Prediction
+from mldec.engine.run_directory import write_csv
 from mldec.errors import ConfigError, DataError, RunError
 from mldec.files import lock_file, replacing, without_links
-from mldec.labels import LabelSpace, to_cell
+from mldec.labels import LabelSpace
 
 FORMATS = ("jsonl", "csv", "parquet")
 ROWS = 20_000  # of Parquet that are held at a time
@@ -80,8 +79,7 @@ class Journal:
         if not end:
             self._file.write(head)
             self._file.flush()
-            end = len(head)
-        self._end = end
+        self._end = end or len(head)
         self.remaining = deque(number for number in range(len(paths)) if number not in self._places)
 
     @property
@@ -188,30 +186,16 @@ def write(path: Path, form: str, records: Iterable[Record], labels: LabelSpace, 
     """Write the records without an error in one of FORMATS, whole or not at all, a record at a time."""
     writer: Callable[..., None] = {"jsonl": _write_jsonl, "csv": _write_csv, "parquet": _write_parquet}[form]
     sound = (record | {"path": readable(record["path"])} for record in records if "error" not in record)
-    with replacing(path) as partial:
-        writer(partial, sound, labels, all_scores)
+    writer(path, sound, labels, all_scores)
 
 
 def write_broken(path: Path, records: Iterable[Record]) -> None:
     """Write a CSV of the records with an error: path, reason. Where there are none, a file of earlier ones goes."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for record in records:
-        if "error" in record:
-            writer.writerow([to_cell(readable(record["path"])), to_cell(readable(record["error"]))])
-    if not text.tell():
+    rows = [(readable(record["path"]), readable(record["error"])) for record in records if "error" in record]
+    if rows:
+        write_csv(path, ("path", "reason"), rows)
+    else:
         path.unlink(missing_ok=True)
-        return
-    with replacing(path) as partial:
-        partial.write_text("path,reason\n" + text.getvalue(), encoding="utf-8", newline="")
-
-
-def check_form(form: str) -> None:
-    """Raise ConfigError for none of FORMATS, and DataError for one that needs what is not installed."""
-    if form not in FORMATS:
-        raise ConfigError(f"format={form}: expected one or several of {', '.join(FORMATS)}")
-    if form == "parquet":
-        import_pyarrow()
 
 
 def readable(text: str) -> str:
@@ -220,7 +204,7 @@ def readable(text: str) -> str:
 
 
 def _write_jsonl(path: Path, records: Iterable[Record], labels: LabelSpace, all_scores: bool) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         for record in records:
             if all_scores:
                 record["scores"] = dict(zip(labels.names, record["scores"], strict=True))
@@ -228,11 +212,8 @@ def _write_jsonl(path: Path, records: Iterable[Record], labels: LabelSpace, all_
 
 
 def _write_csv(path: Path, records: Iterable[Record], labels: LabelSpace, all_scores: bool) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", *map(to_cell, labels.names)] if all_scores else ["path", "label", "score"])
-        for cells in _rows(records, all_scores):
-            writer.writerow([to_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+    columns = labels.names if all_scores else ("label", "score")
+    write_csv(path, ("path", *columns), _rows(records, all_scores))
 
 
 def _write_parquet(path: Path, records: Iterable[Record], labels: LabelSpace, all_scores: bool) -> None:
@@ -246,11 +227,10 @@ def _write_parquet(path: Path, records: Iterable[Record], labels: LabelSpace, al
         columns = [("path", text), ("label", text), ("score", number)]
     schema, rows = arrow.schema(columns), _rows(records, all_scores)
     most = max(1, ROWS * 3 // len(columns))
-    with parquet.ParquetWriter(path, schema) as file:
+    with replacing(path) as partial, parquet.ParquetWriter(partial, schema) as file:
         for block in iter(lambda: list(itertools.islice(rows, most)), []):
-            arrays = [
-                arrow.array(cells, kind) for cells, (_, kind) in zip(zip(*block, strict=True), columns, strict=True)
-            ]
+            cells = zip(*block, strict=True)
+            arrays = [arrow.array(column, field.type) for column, field in zip(cells, schema, strict=True)]
             file.write_table(arrow.table(arrays, schema=schema))
 
 
@@ -274,9 +254,8 @@ def _difference(first: bytes, head: bytes) -> str:
     try:
         then, now = json.loads(first)["settings"], json.loads(head)["settings"]
         differing = [key for key in now if then.get(key) != now[key]]
-        typed = [
-            f"{key}={then[key] or 'default'}, now {now[key] or 'default'}" for key in differing if key not in DIGESTS
-        ]
-        return ", ".join(typed) or ", ".join(differing)
+        named = [key for key in differing if key not in DIGESTS]
+        typed = [f"{key}={then[key] or 'default'}, now {now[key] or 'default'}" for key in named]
+        return ", ".join(typed or differing)
     except (ValueError, KeyError, TypeError, AttributeError):
         return "no journal of mldec predict"

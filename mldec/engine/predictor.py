@@ -166,13 +166,13 @@ class Predictor:
         batches = iter(lambda: list(itertools.islice(remaining, batch_size)), [])
         if workers == 0:
             for batch in batches:
-                yield self._predict(batch, [self._try_decode(image) for image in batch], maps)
+                yield self._predict(batch, [self._decode(image) for image in batch], maps)
             return
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         waiting: deque[tuple[list[ImageInput], list[Future]]] = deque()
         try:
             for batch in batches:
-                waiting.append((batch, [pool.submit(self._try_decode, image) for image in batch]))
+                waiting.append((batch, [pool.submit(self._decode, image) for image in batch]))
                 if len(waiting) > AHEAD:
                     first, decoded = waiting.popleft()
                     yield self._predict(first, [future.result() for future in decoded], maps)
@@ -197,11 +197,12 @@ class Predictor:
 
         Raises DataError for an image that cannot be read, and if there are no tuned thresholds.
         """
-        cuts = self.tuned() if isinstance(threshold, str) and threshold == "tuned" else threshold
-        return [self.name(row, cuts, top_k) for row in self.scores(images)]
+        if isinstance(threshold, str) and threshold == "tuned":
+            threshold = self.tuned_thresholds().values
+        return [self.name(row, threshold, top_k) for row in self.scores(images)]
 
-    def tuned(self, default: float = 0.5) -> np.ndarray:
-        """(N,) tuned thresholds of `labels`; labels without one get `default`.
+    def tuned_thresholds(self, default: float = 0.5) -> LabelThresholds:
+        """The tuned thresholds of `labels`; labels without one get `default`.
 
         Raises DataError if there are no tuned thresholds.
         """
@@ -210,7 +211,7 @@ class Predictor:
                 f"{self.path} has no tuned thresholds; run mldec evaluate run=RUN split=val tune_thresholds=true, or "
                 "set threshold="
             )
-        return self.thresholds.of(self.labels, default).values
+        return self.thresholds.of(self.labels, default)
 
     def name(
         self, scores: np.ndarray, threshold: float | np.ndarray = 0.5, top_k: int | None = None
@@ -318,13 +319,10 @@ class Predictor:
         if not hasattr(self.model.head, "maps"):
             raise DataError(f"head={self.config.head.name} has no maps: it does not localise labels")
 
-    def _decode(self, image: ImageInput) -> _Decoded:
-        pixels = read(image, self._resize.min_side if self.config.dataset.scaled_decoding else None)
-        return _Decoded(pixels, self._resize(pixels))
-
-    def _try_decode(self, image: ImageInput) -> _Decoded | DataError:
+    def _decode(self, image: ImageInput) -> _Decoded | DataError:
         try:
-            return self._decode(image)
+            pixels = read(image, self._resize.min_side if self.config.dataset.scaled_decoding else None)
+            return _Decoded(pixels, self._resize(pixels))
         except DataError as error:
             return error
 

@@ -1,4 +1,6 @@
-"""The layout of a run directory, and how its text and JSON files are written and read.
+"""The layout of a run directory, how its files are written and read, and its lock: one training at a time.
+
+The system gives the lock up when the process dies, however it dies.
 
 config.yaml        the resolved experiment
 environment.json   versions, commit, device, command line
@@ -14,21 +16,32 @@ checkpoints/       last.pt, best.pt
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import datetime
+import itertools
 import json
 import logging
 import math
-from collections.abc import Mapping
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mldec import files
-from mldec.errors import DataError, first_lines
-from mldec.untrusted import parse_json, read_bytes
+from mldec.errors import ConfigError, DataError, first_lines
+from mldec.files import lock_file, refuse_linked, replacing, sync_folder, without_links, write_text
+from mldec.labels import to_cell
+from mldec.untrusted import read_json
 
 logger = logging.getLogger(__name__)
 
+LOCK = ".running"  # says who holds the lock; stays when the run ends, and means nothing then
+WRITTEN = ("checkpoints", "images", "tensorboard", "profile")  # subdirectories of a run directory
 MOST_JSON = 2**24  # bytes of environment.json, data.json, cost.json; each has a few thousand
+
+_held: set[int] = set()  # descriptors of locks
 
 
 def make_run_directory(output: str, name: str, run_dir: str | None = None) -> Path:
@@ -41,7 +54,7 @@ def make_run_directory(output: str, name: str, run_dir: str | None = None) -> Pa
         if any((directory / "checkpoints").glob("*.pt")):
             raise FileExistsError(str(directory))
         directory.mkdir(parents=True, exist_ok=True)
-        files.sync_folder(directory.parent)
+        sync_folder(directory.parent)
         return directory
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     parent = Path(output).expanduser() / name
@@ -51,7 +64,7 @@ def make_run_directory(output: str, name: str, run_dir: str | None = None) -> Pa
             directory.mkdir(parents=True)
         except FileExistsError:
             continue
-        files.sync_folder(parent)
+        sync_folder(parent)
         return directory
     raise FileExistsError(str(parent / stamp))
 
@@ -61,40 +74,45 @@ def checkpoint_path(run_dir: Path, name: str) -> Path:
     return run_dir / "checkpoints" / f"{name}.pt"
 
 
+def is_record(path: Path) -> bool:
+    """Whether `path` is a table or record that mldec wrote into a run directory, which no other output may replace."""
+    if path.name not in ("metrics.jsonl", "thresholds.csv", "per_class_ap.csv") or not path.exists():
+        return False
+    return any((folder / "config.yaml").is_file() for folder in path.resolve().parents)
+
+
 def run_directory_of(checkpoint: Path) -> Path:
     """The run directory of a checkpoint file; for any other file, the directory that contains it."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file to a partial file, sync it to disk, then rename it: readers never see half a file."""
-    files.write_text(path, text, sync=True)
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write indented JSON as `write_text` does; numbers that are not finite become null."""
-    write_text(path, json.dumps(finite_json(content), indent=2, ensure_ascii=False) + "\n")
+    """Write indented JSON, synced to disk, whole or not at all; numbers that are not finite become null."""
+    write_text(path, json.dumps(finite_json(content), indent=2, ensure_ascii=False) + "\n", sync=True)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of `write_json`; {} if it does not exist.
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]], *, sync: bool = False) -> None:
+    """Write a CSV in UTF-8, whole or not at all, a row at a time; with `sync` as `files.write_text`.
 
-    Raises DataError unless it is a regular file of at most MOST_JSON bytes, and ValueError if it is not JSON.
+    Text that a spreadsheet would read as a formula gets a leading apostrophe (`labels.to_cell`).
     """
-    if not path.exists():
-        return {}
-    return parse_json(read_bytes(path, most=MOST_JSON).decode("utf-8"))
+    with replacing(path, sync=sync) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        for row in itertools.chain([header], rows):
+            writer.writerow([to_cell(cell) if isinstance(cell, str) else cell for cell in row])
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Like `read_json`, for files that only document a run: a damaged file is a warning and gives {}."""
+    """Read a file of `write_json` that only documents a run: {} if it does not exist or, with a warning, is damaged."""
+    if not path.exists():
+        return {}
     try:
-        content = read_json(path)
+        content = read_json(path, most=MOST_JSON)
         if isinstance(content, dict):
             return content
         reason = "it holds no object"
-    except (DataError, OSError, ValueError, RecursionError) as error:  # an empty file after a power cut, for example
-        reason = first_lines(error)
+    except DataError as error:  # an empty file after a power cut, for example
+        reason = first_lines(error).removeprefix(f"{path}: ")
     logger.warning("warning: %s is damaged (%s); it is ignored", path, reason)
     return {}
 
@@ -115,3 +133,56 @@ def finite_json(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite_json(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# The lock -------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def lock_run(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run directory within the block. Reading there is free to everybody.
+
+    Raises ConfigError that names the process and host which hold it, if somebody does, and where the file of the lock
+    is a symbolic link or anything else but a regular file, or a subdirectory that training writes to is a link.
+    """
+    refuse_linked(folder, WRITTEN)
+    if os.name != "posix":
+        yield
+        return
+    descriptor = without_links(folder / LOCK, os.O_RDWR | os.O_CREAT)
+    _held.add(descriptor)
+    try:
+        if not lock_file(descriptor, folder):
+            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+            raise ConfigError(
+                f"{folder} is in use by another run: {holder or 'a process that has just begun'}. Wait until that has "
+                "ended, or stop it; a run beside it needs a run_dir of its own"
+            )
+        os.ftruncate(descriptor, 0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {since}\n".encode(), 0)
+        yield
+    finally:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def wait_for_lock(folder: Path) -> Iterator[None]:
+    """Hold a lock of a run directory that several runs start from: one trains it, and the others wait for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", opener=without_links) as lock:
+        lock_file(lock, folder, wait=True)
+        yield
+
+
+def _close_copies() -> None:
+    # A lock belongs to the open file, which a forked loader process shares: it must not outlive the main process.
+    for descriptor in _held:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_copies)

@@ -133,13 +133,11 @@ class OneCycle(Schedule):
         low, high = config.momentum
         peak = config.pct_start * self.total_steps - 1
         if step <= peak:
-            share = _share(step, 0, peak)
-            lr, momentum = _cosine(first_lr, config.max_lr, share), _cosine(high, low, share)
+            share, lrs, momenta = _share(step, 0, peak), (first_lr, config.max_lr), (high, low)
         else:
-            share = _share(step, peak, end)
             last_lr = first_lr / config.final_div_factor
-            lr, momentum = _cosine(config.max_lr, last_lr, share), _cosine(low, high, share)
-        return SchedulePoint(lr, momentum if config.cycle_momentum else None)
+            share, lrs, momenta = _share(step, peak, end), (config.max_lr, last_lr), (low, high)
+        return SchedulePoint(_cosine(*lrs, share), _cosine(*momenta, share) if config.cycle_momentum else None)
 
 
 @SCHEDULES.register("cosine", CosineConfig)

@@ -6,6 +6,7 @@ or Korean. `use_font` takes another. Scripts from right to left are in their rig
 
 from __future__ import annotations
 
+import bisect
 import functools
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,11 +56,9 @@ def fit(text: str, size: int, width: int) -> str:
     font = _font(size)
     if font.getlength(text) <= width:
         return text
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if font.getlength(text[:middle].rstrip() + "…") <= width else (low, middle - 1)
-    return text[:low].rstrip() + "…"
+    lengths = range(1, len(text) + 1)
+    fitting = bisect.bisect_right(lengths, float(width), key=lambda n: font.getlength(text[:n].rstrip() + "…"))
+    return text[:fitting].rstrip() + "…"
 
 
 def unreadable(texts: Iterable[str]) -> list[str]:

@@ -6,8 +6,8 @@ file in this format can be edited and passed to `mldec predict thresholds=FILE`.
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import io
 import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from mldec.engine.run_directory import write_csv
 from mldec.errors import DataError, suggest
-from mldec.files import write_text
-from mldec.labels import LabelSpace, from_cell, to_cell
+from mldec.labels import LabelSpace, from_cell
 from mldec.metrics import f1_per_class
 from mldec.metrics.inputs import MOST_THREADS, as_arrays, map_classes, row_blocks
 from mldec.untrusted import open_text
@@ -89,12 +89,9 @@ def write_thresholds(path: Path, thresholds: LabelThresholds, scores: Any, targe
     """Write thresholds.csv: label, threshold, and F1 in percent and positives on the (S,N) scores of tuning."""
     f1 = f1_per_class(scores, targets, thresholds.values)
     positives = np.count_nonzero(np.asarray(targets) == 1, axis=0)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["label", "threshold", "f1", "positives"])
-    for name, value, score, count in zip(thresholds.labels.names, thresholds.values, f1, positives, strict=True):
-        writer.writerow([to_cell(name), repr(float(value)), f"{score:.4f}" if np.isfinite(score) else "", int(count)])
-    write_text(path, text.getvalue(), sync=True)
+    shown = [f"{score:.4f}" if np.isfinite(score) else "" for score in f1]
+    rows = zip(thresholds.labels.names, thresholds.values.tolist(), shown, positives, strict=True)
+    write_csv(path, ("label", "threshold", "f1", "positives"), rows, sync=True)
 
 
 def read_thresholds(path: Path, labels: LabelSpace | None = None, default: float = 0.5) -> LabelThresholds:
@@ -179,10 +176,8 @@ def _between(low: float, high: float) -> float:
 
 
 def _number(text: str | None, where: str) -> float:
-    try:
+    with contextlib.suppress(ValueError):
         value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise DataError(f"{where}: threshold {text!r}: expected a number from 0 to 1")
-    return value
+        if 0 <= value <= 1:
+            return value
+    raise DataError(f"{where}: threshold {text!r}: expected a number from 0 to 1")

@@ -28,11 +28,6 @@ class Progress:
     window: list[float] = dataclasses.field(default_factory=list)  # losses since the last record
     epoch_losses: list[float] = dataclasses.field(default_factory=list)  # losses of this epoch that were recorded
 
-    @property
-    def epoch_loss(self) -> float:
-        """Mean loss of the recorded steps of this epoch."""
-        return sum(self.epoch_losses) / max(1, len(self.epoch_losses))
-
 
 @dataclass
 class TrainState:

@@ -20,23 +20,14 @@ from torch import Tensor, nn
 
 from mldec.config import Config
 from mldec.data.loader import Batch, EvalLoader, WorkerDied
-from mldec.engine import build
-from mldec.engine.checkpoint import (
-    StoredCheckpoint,
-    check_finite,
-    describe_lost_best,
-    init_weights,
-    pack,
-    restore,
-    save_checkpoint,
-    stored_label_embeddings,
-)
-from mldec.engine.config_properties import image_size, is_single_label, uses_softmax
+from mldec.engine import build, checkpoint
+from mldec.engine.checkpoint import StoredCheckpoint
+from mldec.engine.config_properties import uses_softmax
 from mldec.engine.data_splits import Splits
 from mldec.engine.device import autocast, choose_device, choose_precision, prepare_runtime
 from mldec.engine.display import Display
 from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
-from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores, headline
+from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores, main_metric
 from mldec.engine.inference import ImageScorer
 from mldec.engine.interrupt import Interrupted, stop_on_interrupt
 from mldec.engine.mixing import answer_random_queries, mix
@@ -85,8 +76,8 @@ class Trainer:
         self.device = choose_device(config.runtime.device, group.local_rank if group.size > 1 else None)
         self.dtype = choose_precision(config.runtime.precision, self.device)
         self.memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
-        self.single_label = is_single_label(config)
-        self.headline = headline(config.protocol, splits.labels, single_label=self.single_label)
+        self.single_label = config.dataset.single_label
+        self.main_metric = main_metric(config.protocol, splits.labels, single_label=self.single_label)
         prepare_runtime(config.runtime, self.device)
         seed_everything(config.seed)
 
@@ -109,12 +100,11 @@ class Trainer:
 
     def _build_model(self, fresh: bool, label_embeddings: LabelEmbeddings | None) -> Classifier:
         config = self.config
-        make = build.build_classifier if fresh else build.build_bare_classifier
-        model = make(config, self.splits.labels, label_embeddings)
+        model = build.build_classifier(config, self.splits.labels, label_embeddings, pretrained=fresh)
         if loaded := getattr(model.backbone, "loaded", None):
             self.display.say(str(loaded))
         if fresh and config.init_from is not None:
-            self.display.say(init_weights(model, config.init_from, config.init_part))
+            self.display.say(checkpoint.init_weights(model, config.init_from, config.init_part))
         if config.runtime.sync_batch_norm and self.group.size > 1:
             if self.device.type != "cuda":
                 raise ConfigError(
@@ -142,7 +132,7 @@ class Trainer:
             run_dir if self.group.is_main else None,
             self.config,
             self.display,
-            headline=self.headline,
+            main_metric=self.main_metric,
             total_steps=len(self.batches) * self.config.schedule.epochs,
             progress=self.state.progress,
             processes=self.group.size,
@@ -252,10 +242,9 @@ class Trainer:
         metrics: dict[str, dict[str, float]] = {}
         if epoch % self.config.runtime.eval_every == 0 or epoch == self.config.schedule.epochs:
             began = time.perf_counter()
-            results, scores = self._evaluate()
-            metrics = self.group.broadcast({name: result.metrics for name, result in results.items()})
+            metrics, scores = self._evaluate()
             reported = self._reported(metrics)
-            value = metrics[reported].get(self.headline, math.nan)  # undefined on a few images without positives
+            value = metrics[reported].get(self.main_metric, math.nan)  # undefined on a few images without positives
             if progress.best_epoch == 0 or value > progress.best or math.isnan(progress.best):
                 progress.best, progress.best_epoch = value, epoch
                 self.save_best(reported, metrics, scores.get(reported))
@@ -265,12 +254,10 @@ class Trainer:
 
     def test(self) -> dict[str, Any]:
         """Evaluate best.pt, read back from disk, on the test split. Returns the test record."""
-        best = self.group.broadcast(restore(self.run_dir) if self.group.is_main else None)
-        assert best is not None, "the main process broadcasts it"
+        best = self.group.from_main(lambda: checkpoint.restore(self.run_dir))
         test_batches = build.build_eval_loader(self.config, self.splits.test, self.device, self.group)
         scores = self._scores(best.classifier.to(self.device), test_batches, "test")
-        result = self.group.broadcast(self._metrics(scores) if self.group.is_main else None)
-        assert result is not None, "the main process broadcasts it"
+        result = self.group.from_main(lambda: self._metrics(scores))
         record = {
             "protocol": self.config.protocol.name,
             "epoch": best.step // len(self.batches),  # of these weights, in case an earlier best.pt was lost
@@ -314,7 +301,7 @@ class Trainer:
         restart = f"start a new run with {option('init_from', run_directory_of(path))}"
         if content["labels"] != list(self.splits.labels.names):
             raise CheckpointError(f"{path} was trained on other labels than {self.config.dataset.name} has now")
-        embeddings, vocabulary = stored_label_embeddings(content), self.state.model.vocabulary
+        embeddings, vocabulary = checkpoint.stored_label_embeddings(content), self.state.model.vocabulary
         if embeddings is not None and vocabulary is not None and not embeddings.equals(vocabulary.known):
             source = self.config.head.label_embeddings.source
             raise CheckpointError(f"{path} was trained with other label embeddings than {source} has now; {restart}")
@@ -337,15 +324,15 @@ class Trainer:
         self, name: str, reported: str, metrics: dict[str, Any] | None, thresholds: LabelThresholds | None = None
     ) -> None:
         state, progress = self.state.state_dict(), self.state.progress
-        check_finite(state["model"], progress.step)
+        checkpoint.check_finite(state["model"], progress.step)
         if not self.group.is_main:
             return
         if name == "best":
             del state["resume"]
         self.observer.sync()  # the records of these steps reach the disk first
         chosen: dict[str, Any] = {"reported": reported, "metrics": metrics, "thresholds": thresholds}
-        content = pack(self.config, self.splits.labels, self.state.model, step=progress.step, **chosen)
-        save_checkpoint(checkpoint_path(self.run_dir, name), content | state)
+        content = checkpoint.pack(self.config, self.splits.labels, self.state.model, step=progress.step, **chosen)
+        checkpoint.save_checkpoint(checkpoint_path(self.run_dir, name), content | state)
 
     def _save_after_worker_died(self, error: WorkerDied) -> None:
         """Save the completed steps of a single process and raise WorkerDied with the resume command.
@@ -364,10 +351,10 @@ class Trainer:
     def _discard_lost_best(self) -> None:
         """Select the best epoch anew if the weights of the previous best one are missing or damaged."""
         progress = self.state.progress
-        lost = None
-        if progress.best_epoch > 0 and self.group.is_main:
-            lost = describe_lost_best(self.run_dir, progress.best_epoch * len(self.batches))
-        lost = self.group.broadcast(lost)
+        if progress.best_epoch == 0:
+            return
+        step = progress.best_epoch * len(self.batches)
+        lost = self.group.from_main(lambda: checkpoint.describe_lost_best(self.run_dir, step))
         if lost is None:
             return
         is_over = progress.epochs >= self.config.schedule.epochs
@@ -463,15 +450,15 @@ class Trainer:
         return (
             f"out of memory on {self.device} at step {self.state.progress.step + 1}. Lower "
             f"schedule.batch_size={schedule.batch_size}, raise schedule.accumulate={schedule.accumulate} (the same "
-            f"batch in smaller parts), lower dataset.image_size={image_size(self.config)}, use "
+            f"batch in smaller parts), lower dataset.image_size={self.config.dataset.image_size}, use "
             "runtime.precision=bf16, or fewer head.num_groups"
         )
 
     # Evaluation -------------------------------------------------------------------------------------------------------
 
-    def _evaluate(self) -> tuple[dict[str, Result], dict[str, Scores]]:
-        """Metrics and scores on val of the raw and, if any, the EMA weights. Empty except on the main process."""
-        results: dict[str, Result] = {}
+    def _evaluate(self) -> tuple[dict[str, dict[str, float]], dict[str, Scores]]:
+        """Metrics on val of the raw and, if any, the EMA weights, and, on the main process, their scores."""
+        metrics: dict[str, dict[str, float]] = {}
         found: dict[str, Scores] = {}
         networks = {"raw": self.state.model if self.group.size > 1 else cast(Classifier, self.network)}
         if self.state.ema is not None:
@@ -480,10 +467,10 @@ class Trainer:
             self.group.sync_buffers(network.buffers())  # each process has its own batch norm statistics
             scores = self._scores(network, self.val_batches, f"val {name}")
             if self.group.is_main:
-                results[name], found[name] = self._metrics(scores), scores
+                metrics[name], found[name] = self._metrics(scores).metrics, scores
         if self.group.is_main:
             self.observer.predictions(self.state.progress.step, self.splits.val, scores)
-        return results, found
+        return self.group.broadcast(metrics), found
 
     def _scores(self, network: Classifier, batches: EvalLoader, description: str) -> Scores:
         """Scores of all labels, including those that are not trained."""
@@ -509,4 +496,4 @@ class Trainer:
             return "raw"
         if self.config.protocol.report in metrics:
             return self.config.protocol.report
-        return max(("raw", "ema"), key=lambda name: metrics[name].get(self.headline, math.nan))
+        return max(("raw", "ema"), key=lambda name: metrics[name].get(self.main_metric, math.nan))

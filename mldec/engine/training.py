@@ -20,14 +20,12 @@ from mldec.engine.distributed import ProcessGroup, join_process_group
 from mldec.engine.ema import find_lag
 from mldec.engine.evaluator import describe
 from mldec.engine.interrupt import Interrupted
-from mldec.engine.lock import lock_run, wait_for_lock
-from mldec.engine.paths import with_absolute_paths
 from mldec.engine.predictor import Predictor, load
-from mldec.engine.same_data import FILE, OPTION, other_splits, read_recorded
 from mldec.engine.settings_file import write_settings
+from mldec.engine.stored_config import with_absolute_paths
 from mldec.engine.trainer import Trainer
 from mldec.errors import ConfigError, option
-from mldec.files import remove_partial
+from mldec.files import remove_partial, write_text
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,7 @@ class TrainResult:
         return load(self.run_dir)
 
 
-def train_config(
-    config: Config, resume: Path | None = None, *, allow_other_data: bool = False, quiet: bool = False
-) -> TrainResult:
+def train_config(config: Config, resume: Path | None = None, *, allow_other_data: bool = False) -> TrainResult:
     """Train in this process, which may be one of a process group. The main process alone writes files.
 
     It holds the lock of the run directory: from before the checkpoint is read that is continued, otherwise from before
@@ -64,23 +60,18 @@ def train_config(
     Args:
         resume: a run directory to continue; None: make a new one.
         allow_other_data: resume with other images or labels than the run began with.
-        quiet: print nothing.
     """
     with join_process_group() as group, contextlib.ExitStack() as held:
         if resume is not None:
             _lock(resume, group, held)
-        return _train(config, resume, group, held, Display(quiet=quiet or not group.is_main), allow_other_data)
+        return _train(config, resume, group, held, allow_other_data)
 
 
 def _train(
-    config: Config,
-    resume: Path | None,
-    group: ProcessGroup,
-    held: contextlib.ExitStack,
-    display: Display,
-    allow_other_data: bool,
+    config: Config, resume: Path | None, group: ProcessGroup, held: contextlib.ExitStack, allow_other_data: bool
 ) -> TrainResult:
     """Build everything, then make (or continue) the run directory, then train."""
+    display = Display(quiet=not group.is_main)
     config_checks.check_config(config)
     config = with_absolute_paths(config)
     for sentence in config_checks.find_unused(config):
@@ -89,12 +80,12 @@ def _train(
     for sentence in find_data_problems(splits.train, {"val": splits.val, "test": splits.test}):
         display.say(f"warning: {sentence}")
     data = data_splits.describe_splits(splits)
-    recorded = {} if resume is None else read_recorded(resume)
-    others = other_splits(recorded, data)
+    recorded = {} if resume is None else data_splits.read_recorded(resume)
+    others = data_splits.other_splits(recorded, data)
     if others and not allow_other_data:
         raise ConfigError(
             f"the {' and '.join(others)} images or labels are not those that {resume} began with; set dataset.root=… "
-            f"or dataset.{others[0]}=… to the run's data, or {OPTION} to continue with these"
+            f"or dataset.{others[0]}=… to the run's data, or {data_splits.OPTION} to continue with these"
         )
     stored = None if resume is None else read_last(resume)
     embeddings = None if stored is None else stored_label_embeddings(stored.content)
@@ -106,17 +97,17 @@ def _train(
     step = trainer.state.progress.step
     run_dir = resume
     if run_dir is None:
-        run_dir = group.broadcast(_make_run_directory(config) if group.is_main else Path())
+        run_dir = group.from_main(lambda: _make_run_directory(config))
         _lock(run_dir, group, held, fresh=True)
     for split in others:
         display.say(f"warning: the {split} images or their labels are not those that this run began with")
     if group.is_main:
-        run_directory.write_text(run_dir / "config.yaml", write_settings(to_mapping(config)))
+        write_text(run_dir / "config.yaml", write_settings(to_mapping(config)), sync=True)
         machine = environment.environment(trainer.device, trainer.dtype) | {"processes": group.size}
         run_directory.write_json(run_dir / "environment.json", machine)
         # What the run began with stays, as what it is compared with.
         if others or not recorded:
-            run_directory.write_json(run_dir / (f"data_from_step_{step}.json" if others else FILE), data)
+            run_directory.write_json(run_dir / (f"data_from_step_{step}.json" if others else data_splits.FILE), data)
 
     sizes = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test images"
     where = f"{trainer.device}" if group.size == 1 else f"{group.size} devices, each a {trainer.device.type}"
@@ -152,7 +143,7 @@ def _lock(run_dir: Path, group: ProcessGroup, held: contextlib.ExitStack, *, fre
     problem = None
     if group.is_main:
         try:
-            held.enter_context(lock_run(run_dir))
+            held.enter_context(run_directory.lock_run(run_dir))
             remove_partial(run_dir, "checkpoints", "images")
             if fresh and any((run_dir / "checkpoints").glob("*.pt")):
                 problem = f"run_dir={run_dir}: holds a run already; use {option('resume', run_dir)} to continue it"
@@ -181,11 +172,11 @@ def shared_run_directory(config: Config) -> Path:
     return Path(config.output).expanduser() / config.name / key
 
 
-def train_once(config: Config, folder: Path, *, quiet: bool = False) -> TrainResult:
+def train_once(config: Config, folder: Path) -> TrainResult:
     """Train into `folder` unless that is done; an interrupted run is resumed. Other processes wait for it."""
-    with wait_for_lock(folder):
+    with run_directory.wait_for_lock(folder):
         if metric_writer.is_complete(folder):
             return TrainResult({}, folder)
         begun = (folder / "checkpoints" / "last.pt").exists()
         new = dataclasses.replace(config, run_dir=str(folder))
-        return train_config(new, folder if begun else None, quiet=quiet)
+        return train_config(new, folder if begun else None)

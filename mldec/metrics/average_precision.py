@@ -14,16 +14,16 @@ by the accident of its sort; on scores without ties `paper` equals it.)
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
+from mldec.config import ApDefinition
+from mldec.errors import check_choice
 from mldec.metrics.inputs import as_arrays, map_classes
 
-Definition = Literal["exact", "exact_zero", "voc07", "partial", "paper"]
 
-
-def average_precision(scores: Any, targets: Any, definition: Definition = "exact") -> np.ndarray:
+def average_precision(scores: Any, targets: Any, definition: ApDefinition = "exact") -> np.ndarray:
     """AP of each class, 0 to 1.
 
     Args:
@@ -38,13 +38,12 @@ def average_precision(scores: Any, targets: Any, definition: Definition = "exact
     Raises:
         ValueError: shapes that do not fit, NaN scores, targets outside {1, 0, -1}, or an unknown definition.
     """
-    if definition not in get_args(Definition):
-        raise ValueError(f"definition={definition!r}: no such average precision; use {', '.join(get_args(Definition))}")
+    check_choice("definition", definition, get_args(ApDefinition))
     scores, targets = as_arrays(scores, targets)
     return np.array(map_classes(scores, targets, lambda s, t: _class_ap(s, t, definition)), np.float64)
 
 
-def mean_average_precision(scores: Any, targets: Any, definition: Definition = "exact") -> float:
+def mean_average_precision(scores: Any, targets: Any, definition: ApDefinition = "exact") -> float:
     """Mean AP in percent over the classes where it is defined, which are all for `exact_zero` and `paper`.
 
     nan if there is none.
@@ -56,7 +55,7 @@ def mean_average_precision(scores: Any, targets: Any, definition: Definition = "
     return 100 * float(values.mean()) if len(values) else float("nan")
 
 
-def _class_ap(scores: np.ndarray, targets: np.ndarray, definition: Definition) -> float:
+def _class_ap(scores: np.ndarray, targets: np.ndarray, definition: ApDefinition) -> float:
     """AP of one class from scores (S,) and targets (S,)."""
     if definition != "paper":
         known = targets >= 0

@@ -45,8 +45,7 @@ def f1_at_threshold(scores: Any, targets: Any, threshold: float | np.ndarray = 0
     Raises:
         ValueError: shapes that do not fit, NaN scores, or targets outside {1, 0, -1}.
     """
-    scores, targets = as_arrays(scores, targets)
-    return _f1(scores, targets, lambda block: block > threshold)
+    return _f1(*count_decisions(scores, targets, threshold))
 
 
 def f1_per_class(scores: Any, targets: Any, threshold: float | np.ndarray = 0.5) -> np.ndarray:
@@ -77,17 +76,11 @@ def f1_at_k(scores: Any, targets: Any, k: int, skip_empty: bool = True) -> F1Sco
     """
     scores, targets = as_arrays(scores, targets)
     check_k(k, scores.shape[1])
-    return _f1(scores, targets, lambda block: top_k(block, k), skip_empty=skip_empty)
+    return _f1(*_count(scores, targets, lambda block: top_k(block, k), skip_empty))
 
 
-def _f1(
-    scores: np.ndarray,
-    targets: np.ndarray,
-    predict: Callable[[np.ndarray], np.ndarray],
-    skip_empty: bool = False,
-) -> F1Scores:
-    """F1 of what `predict` makes of some rows of scores."""
-    true, guessed, actual = _count(scores, targets, predict, skip_empty)
+def _f1(true: np.ndarray, guessed: np.ndarray, actual: np.ndarray) -> F1Scores:
+    """F1 of the counts of `_count`."""
     seen = actual > 0
     class_precision = _mean(_ratio(true, guessed)[seen])
     class_recall = _mean(_ratio(true, actual)[seen])
@@ -110,7 +103,10 @@ def _count(
     predict: Callable[[np.ndarray], np.ndarray],
     skip_empty: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N,) each: true positives, predicted positives, and actual ones, counted block by block."""
+    """(N,) each: true positives, predicted positives, and actual ones, counted block by block.
+
+    `predict` makes predictions of some rows of scores.
+    """
     true, guessed, actual = np.zeros((3, scores.shape[1]), np.int64)
     for rows in row_blocks(scores):
         known, positive, predicted = targets[rows] >= 0, targets[rows] == 1, predict(scores[rows])

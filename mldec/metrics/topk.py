@@ -34,10 +34,9 @@ def top_k_accuracy(scores: Any, targets: Any, k: int = 1) -> float:
 
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """Bool (S,N): the k highest scores of each row, of equal scores those of lower index. ValueError for a bad k."""
-    num_classes = scores.shape[1]
-    check_k(k, num_classes)
-    kth = np.partition(scores, num_classes - k, axis=1)[:, num_classes - k, None]
+    """Bool (S,N): the k (1 to N) highest scores of each row, of equal scores those of lower index."""
+    place = scores.shape[1] - k
+    kth = np.partition(scores, place, axis=1)[:, place, None]
     above = scores > kth
     tied = scores == kth
     left = k - above.sum(axis=1, keepdims=True)

@@ -12,28 +12,28 @@ Beside each mAP stand the number of images that it counts, and the mAP of a rand
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
-from mldec.metrics.average_precision import Definition, average_precision
+from mldec.config import ApDefinition, CountedImages
+from mldec.errors import check_choice
+from mldec.metrics.average_precision import average_precision
 from mldec.metrics.f1 import f1_at_k
 from mldec.metrics.inputs import as_arrays
 
-Images = Literal["all", "with_unseen", "with_any"]
-
 #: Further sets of images over which the figures of a task are given.
-ALSO: dict[str, tuple[Images, ...]] = {"seen": (), "zsl": ("with_unseen",), "gzsl": ("with_unseen", "with_any")}
+ALSO: dict[str, tuple[CountedImages, ...]] = {"seen": (), "zsl": ("with_unseen",), "gzsl": ("with_unseen", "with_any")}
 
 
 def zero_shot_metrics(
     scores: Any,
     targets: Any,
     seen: Sequence[bool] | np.ndarray,
-    definition: Definition = "exact",
+    definition: ApDefinition = "exact",
     k: Sequence[int] = (3, 5),
-    zsl_images: Images = "all",
-    gzsl_images: Images = "all",
+    zsl_images: CountedImages = "all",
+    gzsl_images: CountedImages = "all",
 ) -> dict[str, float]:
     """Figures in percent and counts by name, without those of a task whose labels have no known positive.
 
@@ -57,9 +57,8 @@ def zero_shot_metrics(
     seen = np.asarray(seen, bool)
     if seen.shape != (targets.shape[1],):
         raise ValueError(f"`seen` has shape {seen.shape} for {targets.shape[1]} labels")
-    for name, value in (("zsl_images", zsl_images), ("gzsl_images", gzsl_images)):
-        if value not in get_args(Images):
-            raise ValueError(f"{name}={value!r}: no such set of images; use {', '.join(get_args(Images))}")
+    check_choice("zsl_images", zsl_images, get_args(CountedImages))
+    check_choice("gzsl_images", gzsl_images, get_args(CountedImages))
     present = targets == 1
     rows = {
         "all": np.ones(len(targets), bool),
@@ -67,7 +66,7 @@ def zero_shot_metrics(
         "with_any": present.any(axis=1),
     }
     labels = {"seen": seen, "zsl": ~seen, "gzsl": np.ones_like(seen)}
-    wanted: dict[str, Images] = {"seen": "all", "zsl": zsl_images, "gzsl": gzsl_images}
+    wanted: dict[str, CountedImages] = {"seen": "all", "zsl": zsl_images, "gzsl": gzsl_images}
     figures: dict[str, float] = {}
     for task, columns in labels.items():
         found: dict[str, dict[str, float]] = {}
@@ -94,7 +93,7 @@ def chance_average_precision(positives: int, known: int) -> float:
     return (harmonic + rate * (known - harmonic)) / known
 
 
-def _figures(scores: np.ndarray, targets: np.ndarray, definition: Definition, k: Sequence[int]) -> dict[str, float]:
+def _figures(scores: np.ndarray, targets: np.ndarray, definition: ApDefinition, k: Sequence[int]) -> dict[str, float]:
     """Of some images and labels: mAP, its chance level, F1@k, numbers of images; none without a known positive."""
     positives = (targets == 1).sum(axis=0)
     if not positives.any():

@@ -7,8 +7,9 @@ paper's TResNets and the small network for the digits are registered beside thei
 from __future__ import annotations
 
 import difflib
+import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from mldec.config import ComponentConfig, Share
 from mldec.errors import CheckpointError, ConfigError, first_lines
-from mldec.models.feature_layout import drop_unused, features_of, misfit, read_layout
+from mldec.models.feature_layout import drop_unused, misfit, read_layout
 from mldec.models.hub import hub_name
 from mldec.models.tokens import Tokens
 from mldec.models.weights import CLASSIFIERS, LoadReport, load_weights, read_weights
@@ -86,7 +87,7 @@ class Backbone(nn.Module):
         image_size: side of its square input images in pixels, to determine the layout; nothing is computed.
         normalization: (mean, std) of the images it expects.
         final_norm: keep the norm at the start of the network's own classifier, if there is one, and apply it to each
-            token (`final_norm.py`). Weights that were trained with it need it; random ones do not.
+            token (`FinalNorm`). Weights that were trained with it need it; random ones do not.
 
     Attributes:
         num_features: C, width of the tokens.
@@ -98,6 +99,8 @@ class Backbone(nn.Module):
     Raises:
         ConfigError: images of that size do not fit the model, or its features are not one map or sequence.
     """
+
+    model: Any  # a module with `forward_features`
 
     def __init__(
         self, model: nn.Module, *, image_size: int, normalization: PixelStatistics = UNIT, final_norm: bool = False
@@ -114,17 +117,17 @@ class Backbone(nn.Module):
         self.prefix_tokens = layout.prefix_tokens
         self._channels_last = layout.channels_last
         self._stride = 0
-        if not layout.is_map:
+        if len(layout.shape) == 3:  # a sequence
             count = layout.shape[1] - self.prefix_tokens
             if count <= 0:
                 raise ConfigError(f"{type(model).__name__} gives class tokens only; a backbone needs spatial tokens")
-            side = round(count**0.5)
-            if side > 0 and side * side == count:
+            side = math.isqrt(count)
+            if side * side == count:
                 self._stride = image_size // side
 
     def forward(self, images: Tensor) -> Tokens:
         """Tokens of images (B, 3, H, W), floating point, normalised by `normalization`."""
-        features = features_of(self.model, images)
+        features = self.model.forward_features(images)
         if features.dim() == 4:
             map_BHWC = features if self._channels_last else features.permute(0, 2, 3, 1)
             return Tokens(self._normalised(map_BHWC.flatten(1, 2)), (map_BHWC.shape[1], map_BHWC.shape[2]))
@@ -136,8 +139,7 @@ class Backbone(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """The parameters, by name or pattern of names, that the network excludes from weight decay."""
-        names: Iterable[str] = getattr(self.model, "no_weight_decay", set)()
-        return {f"model.{name}" for name in names}
+        return {f"model.{name}" for name in getattr(self.model, "no_weight_decay", set)()}
 
     def _normalised(self, tokens_BTC: Tensor) -> Tensor:
         return tokens_BTC if self.final_norm is None else self.final_norm.apply(self.model, tokens_BTC)
@@ -162,8 +164,7 @@ def create_timm(name: str, *, image_size: int, drop_path: float = 0.0, **more: A
     options: dict[str, Any] = {"num_classes": 0, **more, "img_size": image_size, "drop_path_rate": drop_path or None}
     while True:
         try:
-            model = timm.create_model(name, **options)
-            break
+            return timm.create_model(name, **options)
         except TypeError as error:  # only models of a fixed size accept `img_size`
             if "'img_size'" in str(error):
                 options["img_size"] = None
@@ -173,19 +174,10 @@ def create_timm(name: str, *, image_size: int, drop_path: float = 0.0, **more: A
                 raise
         except (AssertionError, ValueError) as error:
             raise ConfigError(misfit(name, image_size, error)) from error
-    has_drop_path = any(isinstance(module, DropPath) and module.drop_prob for module in model.modules())
-    if drop_path and not has_drop_path:
-        raise ConfigError(f"backbone.drop_path={drop_path}: {name} has no stochastic depth; use 0")
-    return model
 
 
 def finish(
-    model: nn.Module,
-    config: BackboneConfig,
-    *,
-    image_size: int,
-    statistics: PixelStatistics | None,
-    hub_name: str | None,
+    model: nn.Module, config: BackboneConfig, *, image_size: int, statistics: PixelStatistics | None
 ) -> Backbone:
     """`model` as a backbone with the weights and the normalization of `config`.
 
@@ -194,47 +186,44 @@ def finish(
         config: its common settings.
         image_size: side of the images in pixels.
         statistics: the mean and std of its weights; None if it has none of its own.
-        hub_name: the name of its weights in timm's hub; None if there are none.
 
     Raises:
-        ConfigError: the settings require weights or statistics that do not exist.
+        ConfigError: the settings require weights, statistics or stochastic depth that do not exist.
         CheckpointError: weights that cannot be downloaded or read, or do not fit.
     """
-    if config.normalize == "backbone" and statistics is None:
+    normalization = statistics if config.normalize == "backbone" else UNIT
+    if normalization is None:
         raise ConfigError(f"backbone.normalize=backbone: {config.name} has no statistics of its own; use unit")
-    if config.pretrained and hub_name is None:
+    has_drop_path = any(isinstance(module, DropPath) and module.drop_prob for module in model.modules())
+    if config.drop_path and not has_drop_path:
+        name = getattr(config, "model", config.name)
+        raise ConfigError(f"backbone.drop_path={config.drop_path}: {name} has no stochastic depth; use 0")
+    weights = hub_name(config)
+    if config.pretrained and weights is None:
         raise ConfigError(
             f"backbone.pretrained=true: timm's hub has no weights for {config.name}; "
             "use backbone.checkpoint=FILE, or pretrained=false for random weights"
         )
-    normalization = statistics if config.normalize == "backbone" and statistics is not None else UNIT
     backbone = Backbone(model, image_size=image_size, normalization=normalization, final_norm=config.keeps_final_norm)
     if config.checkpoint is not None:
         backbone.load(read_weights(config.checkpoint), config.checkpoint)
-    elif config.pretrained and hub_name is not None:
-        backbone.load(_hub_weights(hub_name, image_size), f"timm hub, {hub_name}")
+    elif config.pretrained and weights is not None:
+        backbone.load(_hub_weights(weights, image_size), f"timm hub, {weights}")
     return backbone
 
 
-@BACKBONES.register("timm", TimmBackboneConfig)
-def build_timm(config: TimmBackboneConfig, *, image_size: int) -> Backbone:
-    return _build_named(config, config.model, image_size)
-
-
-def build_resnet(config: BackboneConfig, *, image_size: int) -> Backbone:
-    return _build_named(config, config.name, image_size)
-
-
-for _depth in (18, 34, 50, 101, 152):
-    BACKBONES.register(f"resnet{_depth}", BackboneConfig)(build_resnet)
-
-
-def _build_named(config: BackboneConfig, name: str, image_size: int) -> Backbone:
-    weights = hub_name(config)
-    pretrained = timm.get_pretrained_cfg(weights or name)
+def build_timm(config: BackboneConfig, *, image_size: int) -> Backbone:
+    """The network that timm builds by the name in `config.model` or, for the ResNets, in `config.name`."""
+    name: str = getattr(config, "model", config.name)
+    pretrained = timm.get_pretrained_cfg(hub_name(config) or name)
     model = create_timm(name, image_size=image_size, drop_path=config.drop_path)
     statistics = cast(PixelStatistics, (pretrained.mean, pretrained.std)) if pretrained is not None else None
-    return finish(model, config, image_size=image_size, statistics=statistics, hub_name=weights)
+    return finish(model, config, image_size=image_size, statistics=statistics)
+
+
+BACKBONES.register("timm", TimmBackboneConfig)(build_timm)
+for _depth in (18, 34, 50, 101, 152):
+    BACKBONES.register(f"resnet{_depth}", BackboneConfig)(build_timm)
 
 
 def _hub_weights(name: str, image_size: int) -> dict[str, Tensor]:
@@ -244,8 +233,7 @@ def _hub_weights(name: str, image_size: int) -> dict[str, Tensor]:
         donor = create_timm(name, image_size=image_size, num_classes=published.num_classes, pretrained=True)
         return donor.state_dict()
     except Exception as error:  # the clients of the hub document no exceptions
-        reason = first_lines(error)
         raise CheckpointError(
-            f"backbone.pretrained=true: the download of {name} from timm's hub failed ({reason}); "
+            f"backbone.pretrained=true: the download of {name} from timm's hub failed ({first_lines(error)}); "
             "use backbone.checkpoint=FILE with a downloaded file, or backbone.pretrained=false for random weights"
         ) from error

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.utils._pytree import tree_leaves
 
 from mldec.errors import CheckpointError
 
@@ -42,7 +45,8 @@ def build_with(make: Callable[[], Module], state: Mapping[str, Tensor], source: 
         shell = _shell(make)
     if shell is not None:
         shell.load_state_dict(_as_in(shell, state), assign=True)
-        if not any(_is_hollow(value) for module in shell.modules() for value in vars(module).values()):
+        leaves = (leaf for module in shell.modules() for leaf in tree_leaves(vars(module)))
+        if not any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves):
             return shell
     with at_most(state, source):
         module = make()
@@ -57,46 +61,39 @@ def at_most(state: Mapping[str, Tensor], source: str) -> Iterator[None]:
     Raises CheckpointError that names `source` when there are more.
     """
     numbers = sum(value.numel() for value in state.values())
+    most = {
+        "tensors": 3 * len(state) + MORE_PARTS,
+        "parameters": 2 * numbers + MORE_NUMBERS,
+        "buffer values": 2 * numbers + MORE_POSITIONS,
+        "modules": 10 * len(state) + MORE_MODULES,
+    }
+    counts: Counter[str] = Counter()
     thread = threading.get_ident()
 
-    def limit(what: str, most: int) -> Callable[[int], None]:
-        count = 0
+    def add(what: str, number: int) -> None:
+        counts[what] += number
+        if counts[what] > most[what]:
+            raise CheckpointError(
+                f"{source}: its settings describe a network of more than {most[what]:,} {what}, but it holds "
+                f"{len(state):,} tensors with {numbers:,} parameters; the settings do not belong to these weights"
+            )
 
-        def add(number: int) -> None:
-            nonlocal count
-            if threading.get_ident() != thread:
-                return
-            count += number
-            if count > most:
-                raise CheckpointError(
-                    f"{source}: its settings describe a network of more than {most:,} {what}, but it holds "
-                    f"{len(state):,} tensors with {numbers:,} parameters; the settings do not belong to these weights"
-                )
-
-        return add
-
-    tensors = limit("tensors", 3 * len(state) + MORE_PARTS)
-    parameters = limit("parameters", 2 * numbers + MORE_NUMBERS)
-    positions = limit("buffer values", 2 * numbers + MORE_POSITIONS)
-    modules = limit("modules", 10 * len(state) + MORE_MODULES)
-
-    def on_parameter(module: nn.Module, name: str, value: Any) -> None:
-        if value is not None:
-            tensors(1)
-            parameters(value.numel())
-
-    def on_buffer(module: nn.Module, name: str, value: Any) -> None:
-        if value is not None:
-            tensors(1)
-            positions(value.numel())
+    def on_registration(what: str, module: nn.Module, name: str, value: Tensor | nn.Module | None) -> None:
+        if value is None or threading.get_ident() != thread:
+            return
+        if isinstance(value, nn.Module):
+            add("modules", 1)
+        else:
+            add("tensors", 1)
+            add(what, value.numel())
 
     with ExitStack() as stack:
-        for register, hook in (
-            (register_module_parameter_registration_hook, on_parameter),
-            (register_module_buffer_registration_hook, on_buffer),
-            (register_module_module_registration_hook, lambda module, name, part: modules(1)),
+        for register, what in (
+            (register_module_parameter_registration_hook, "parameters"),
+            (register_module_buffer_registration_hook, "buffer values"),
+            (register_module_module_registration_hook, "modules"),
         ):
-            stack.callback(register(hook).remove)
+            stack.callback(register(partial(on_registration, what)).remove)
         yield
 
 
@@ -120,12 +117,3 @@ def _as_in(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else value
         for name, value in state.items()
     }
-
-
-def _is_hollow(value: Any) -> bool:
-    """Whether an attribute of a module is a meta tensor or contains one."""
-    if isinstance(value, Tensor):
-        return value.is_meta
-    if isinstance(value, Mapping):
-        return any(_is_hollow(item) for item in value.values())
-    return isinstance(value, (list, tuple)) and any(map(_is_hollow, value))

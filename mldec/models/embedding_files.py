@@ -7,17 +7,16 @@ its requested rows are read. Nothing in a file can run code.
 from __future__ import annotations
 
 import struct
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from mldec.errors import DataError, first_lines, shortened, whole_number
+from mldec.labels import repeated_names
 from mldec.models.tensor_files import read_torch_file
-from mldec.untrusted import MAX_SMALL, open_lines, open_regular, parse_json, read_bytes
+from mldec.untrusted import MAX_SMALL, check_regular, open_lines, open_regular, parse_json, read_bytes
 
 ARRAYS = (".npy", ".pth", ".pt")
 MAX_WIDTH = 65_536  # numbers per label
@@ -25,19 +24,7 @@ MAX_LINE = 32 * MAX_WIDTH  # bytes
 FASTTEXT_MAGIC = struct.pack("<i", 793712314)
 
 
-class EmbeddingFile(Protocol):
-    """A file of words and their vectors."""
-
-    def vectors(self, wanted: Iterable[str]) -> dict[str, np.ndarray]:
-        """The float32 vectors of those of `wanted` that the file has, all of one width."""
-        ...
-
-    def words(self) -> Iterator[str]:
-        """All words, in the order of the file."""
-        ...
-
-
-def open_embedding_file(path: Path, names: str | None = None) -> EmbeddingFile:
+def open_embedding_file(path: Path, names: str | None = None) -> NamedArray | EmbeddingText:
     """The reader for a file, chosen by its suffix and first bytes.
 
     Args:
@@ -79,19 +66,15 @@ def check_format(path: Path) -> None:
     with open_regular(path) as file:
         is_fasttext = file.read(len(FASTTEXT_MAGIC)) == FASTTEXT_MAGIC
     if is_fasttext or path.suffix == ".bin":
-        loader, call = (
-            ("from gensim.models.fasttext import load_facebook_vectors", f"load_facebook_vectors({str(path)!r})")
+        kind, module, name, call, options = (
+            ("fastText", "gensim.models.fasttext", "load_facebook_vectors", "", "")
             if is_fasttext
-            else (
-                "from gensim.models import KeyedVectors",
-                f"KeyedVectors.load_word2vec_format({str(path)!r}, binary=True)",
-            )
+            else ("word2vec", "gensim.models", "KeyedVectors", ".load_word2vec_format", ", binary=True")
         )
         raise DataError(
-            f"{path}: binary files of {'fastText' if is_fasttext else 'word2vec'} are not read. Convert it to text in "
-            "Python (pip install gensim) and use the new file:\n"
-            f"  {loader}\n"
-            f"  {call}.save_word2vec_format({str(path.with_suffix('.vec'))!r})"
+            f"{path}: binary files of {kind} are not read. Convert it to text in Python (pip install gensim) and use "
+            f"the new file:\n  from {module} import {name}\n"
+            f"  {name}{call}({str(path)!r}{options}).save_word2vec_format({str(path.with_suffix('.vec'))!r})"
         )
 
 
@@ -102,19 +85,13 @@ def read_array(path: Path, rows: int, named: str = "names") -> np.ndarray:
     than the file is an error. Raises DataError, also for a wrong number of rows, and more than MAX_WIDTH columns.
     """
     try:
-        open_regular(path).close()
-        if path.suffix == ".npy":
-            array = np.load(path, allow_pickle=False, mmap_mode="r")
-        else:
-            tensor = read_torch_file(path)
-            if isinstance(tensor, torch.Tensor):
-                tensor = tensor.detach()
-                array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # numpy has no bfloat16
-            else:
-                array = tensor
+        check_regular(path)
+        is_npy = path.suffix == ".npy"
+        array = np.load(path, allow_pickle=False, mmap_mode="r") if is_npy else read_torch_file(path)
+        if isinstance(array, torch.Tensor):
+            array = (array.float() if array.is_floating_point() else array).numpy()  # numpy has no bfloat16
     except Exception as error:  # damaged files fail with errors of a dozen types
-        reason = first_lines(error)
-        raise DataError(f"{path}: cannot be read as an array: {reason}") from None
+        raise DataError(f"{path}: cannot be read as an array: {first_lines(error)}") from None
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
         found = f"shape {array.shape}, {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
         raise DataError(f"{path}: expected an array of numbers with rows and columns, found {found}")
@@ -174,7 +151,7 @@ class NamedArray:
     """An array with a name for each row, or for each column as in the published file of NUS-WIDE (300, 1006)."""
 
     def __init__(self, path: Path, names: list[str]) -> None:
-        if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        if repeated := repeated_names(names):
             raise DataError(
                 f"{path}: names must differ; head.label_embeddings.names lists more than once: "
                 f"{', '.join(repeated[:5])}. Give each row its own name"
@@ -182,10 +159,12 @@ class NamedArray:
         self._rows, self._names = read_array(path, len(names)), names
 
     def vectors(self, wanted: Iterable[str]) -> dict[str, np.ndarray]:
+        """The float32 vectors of those of `wanted` that the file has, all of one width."""
         wanted = set(wanted)
         return {n: self._rows[i].astype(np.float32) for i, n in enumerate(self._names) if n in wanted}
 
     def words(self) -> Iterator[str]:
+        """All words, in the order of the file."""
         return iter(self._names)
 
 
@@ -210,6 +189,7 @@ class EmbeddingText:
         self._row(line, 2 if self._header else 1)
 
     def vectors(self, wanted: Iterable[str]) -> dict[str, np.ndarray]:
+        """As `NamedArray.vectors`."""
         by_start: dict[bytes, set[bytes]] = {}
         for word in wanted:
             by_start.setdefault(word.encode().partition(b" ")[0], set()).add(word.encode())
@@ -223,6 +203,7 @@ class EmbeddingText:
         return found
 
     def words(self) -> Iterator[str]:
+        """As `NamedArray.words`."""
         for _, line in self._lines():
             yield line.rstrip().rsplit(b" ", self._width)[0].decode("utf-8", "replace")
 

@@ -1,4 +1,8 @@
-"""The layout of a network's features and the parameters that they depend on, determined by tracing it once."""
+"""The layout of a network's features, the parameters that they depend on, and the norm of its own classifier.
+
+All are determined by tracing the network once. Many networks have a norm at the start of the classifier, with which
+their features were trained; a backbone can keep it.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,36 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from mldec.errors import ConfigError, first_lines
-from mldec.models.final_norm import FinalNorm, find_final_norm
 from mldec.models.tracing import shapes_only
+
+
+@dataclass(frozen=True)
+class FinalNorm:
+    """The norm at the start of a network's classifier: its location, and the shape of its input.
+
+    timm's ConvNeXt, DaViT, TinyViT, PoolFormer and Hiera have it as `head.norm`; BEiT, EVA02, ViTamin and vision
+    transformers with average pooling as `fc_norm`. It is found by calling the network's own `forward_head`.
+
+    timm applies it to the pooled vector of an image. The heads of mldec read tokens, so it is applied to each token as
+    to a pooled vector: over the C channels of that token only.
+
+    Attributes:
+        name: of the module within its network, such as `head.norm`.
+        dims: the number of dimensions of its input: 2 (B, C), 3 (B, T, C), 4 (B, C, H, W) or (B, H, W, C).
+        channel: the index of the channel dimension.
+    """
+
+    name: str
+    dims: int
+    channel: int
+
+    def apply(self, model: nn.Module, tokens_BTC: Tensor) -> Tensor:
+        """The tokens (B, T, C), each normalised by the norm of that name in `model`."""
+        channels = tokens_BTC.shape[2]
+        shape = [-1, *[1] * (self.dims - 1)]  # each token is an image of one position
+        shape[self.channel] = channels
+        normalised: Tensor = model.get_submodule(self.name)(tokens_BTC.reshape(shape))
+        return normalised.reshape(tokens_BTC.shape)
 
 
 @dataclass(frozen=True)
@@ -21,6 +53,7 @@ class FeatureLayout:
 
     Attributes:
         shape: a map (1, C, H, W) or (1, H, W, C), or a sequence (1, T, C).
+        channels: C.
         channels_last: the channels of a map are its last dimension.
         prefix_tokens: the number of tokens of a sequence before the spatial ones.
         used: ids of the parameters that the features depend on.
@@ -28,18 +61,11 @@ class FeatureLayout:
     """
 
     shape: torch.Size
+    channels: int
     channels_last: bool
     prefix_tokens: int
     used: frozenset[int]
     final_norm: FinalNorm | None
-
-    @property
-    def is_map(self) -> bool:
-        return len(self.shape) == 4
-
-    @property
-    def channels(self) -> int:
-        return self.shape[1] if self.is_map and not self.channels_last else self.shape[-1]
 
 
 def read_layout(model: nn.Module, image_size: int) -> FeatureLayout:
@@ -52,10 +78,11 @@ def read_layout(model: nn.Module, image_size: int) -> FeatureLayout:
     try:
         with shapes_only(model) as (traced, device):
             with used:
-                features = features_of(traced, torch.zeros(1, 3, image_size, image_size, device=device))
-            if not isinstance(features, Tensor) or features.dim() not in (3, 4):
-                tensor = isinstance(features, Tensor)
-                found = f"shape {tuple(features.shape)}" if tensor else f"a {type(features).__name__}"
+                forward_features: Any = traced.forward_features
+                features = forward_features(torch.zeros(1, 3, image_size, image_size, device=device))
+            is_tensor = isinstance(features, Tensor)
+            if not is_tensor or features.dim() not in (3, 4):
+                found = f"shape {tuple(features.shape)}" if is_tensor else f"a {type(features).__name__}"
                 raise ConfigError(
                     f"{name} gives features of {found}; a backbone needs one map or one sequence of tokens"
                 )
@@ -66,17 +93,12 @@ def read_layout(model: nn.Module, image_size: int) -> FeatureLayout:
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ConfigError(misfit(name, image_size, error)) from error
     prefix_tokens = 0 if is_map else _prefix_tokens(model)
-    return FeatureLayout(features.shape, channels_last, prefix_tokens, frozenset(used.ids), final_norm)
-
-
-def features_of(model: Any, images: Tensor) -> Any:
-    return model.forward_features(images)
+    return FeatureLayout(features.shape, channels, channels_last, prefix_tokens, frozenset(used.ids), final_norm)
 
 
 def misfit(name: str, image_size: int, error: Exception) -> str:
     """The message where images of a size do not fit a network."""
-    reason = first_lines(error)
-    return f"dataset.image_size={image_size} does not suit the backbone {name}: {reason}"
+    return f"dataset.image_size={image_size} does not suit the backbone {name}: {first_lines(error)}"
 
 
 def drop_unused(model: nn.Module, used: frozenset[int], kept: str = "") -> tuple[str, ...]:
@@ -136,3 +158,49 @@ def _prefix_tokens(model: nn.Module) -> int:
     if declared is not None:
         return int(declared)
     return max((tokens.shape[1] for name, tokens in model.named_parameters() if "cls_token" in name), default=0)
+
+
+def find_final_norm(model: nn.Module, features: Tensor, channels: int) -> FinalNorm | None:
+    """The norm that `model.forward_head` applies before any other module with parameters; None if there is none.
+
+    Args:
+        model: is called; under `shapes_only` it is the copy.
+        features: the output of its `forward_features`.
+        channels: C.
+    """
+    forward_head: Any = getattr(model, "forward_head", None)
+    if forward_head is None:
+        return None
+    calls: list[tuple[str, nn.Module, torch.Size]] = []
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda module, inputs, name=name: calls.append((name, module, inputs[0].shape))
+        )
+        for name, module in model.named_modules()
+        if _computes(module)
+    ]
+    try:
+        forward_head(features, pre_logits=True)
+    except Exception:  # networks without a classifier raise various errors
+        return None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _norm_of(*calls[0], channels) if calls else None
+
+
+def _computes(module: nn.Module) -> bool:
+    """Whether the module itself, and not a child of it, has parameters or is a norm."""
+    if any(True for _ in module.parameters(recurse=False)):
+        return True
+    return "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
+
+
+def _norm_of(name: str, module: nn.Module, shape: torch.Size, channels: int) -> FinalNorm | None:
+    per_channel = all(parameter.shape == (channels,) for parameter in module.parameters())
+    if "norm" not in type(module).__name__.lower() or not per_channel or len(shape) not in (2, 3, 4):
+        return None
+    first = len(shape) == 4 and shape[1] == channels
+    if shape[1 if first else -1] != channels:
+        return None
+    return FinalNorm(name, len(shape), 1 if first else len(shape) - 1)

@@ -64,8 +64,6 @@ def describe_weights(full_name: str) -> str:
 
 def _default(name: str) -> str | None:
     """timm's default weights for a model's name, which may have a tag."""
-    if not timm.is_model(name):
-        return None
     published = timm.get_pretrained_cfg(name)
     if published is None or not published.has_weights:
         return None

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ KINDS = """  words.txt, words.vec      GloVe, word2vec or fastText text
   open_clip:MODEL/WEIGHTS   the text tower of a CLIP model, also open_clip:hf-hub:OWNER/NAME
   random:WIDTH              a random vector per label, for comparison"""
 
-LOOK_UP = "texts-1"  # part of the cache key: increase it whenever `_look_up` finds other vectors in the same file
+LOOK_UP = "texts-1"  # part of the cache key: increase it whenever `_vector` finds other vectors in the same file
 IN_ORDER = "labels; give it one row per label, in their order, or list its names: head.label_embeddings.names=FILE"
 TEXT_MODELS = ("package", "hub", "open_clip")  # allowed before the colon of a source, beside "random"
 
@@ -65,23 +66,20 @@ class LabelEmbeddingsConfig:
     def unused(self) -> list[str]:
         """One sentence per setting that has a value without effect on this source."""
         kind = self.source.partition(":")[0]
-        is_array = kind not in TEXT_MODELS and embedding_files.is_array(Path(self.source))
         is_random = kind == "random"
+        is_array = kind not in ("random", *TEXT_MODELS) and embedding_files.is_array(Path(self.source))
         found = []
         if self.names is not None and not is_array:
             found.append(f"names={self.names}: only used with an array (.npy, .pth), not with {self.source}")
         if self.seed and not is_random:
             found.append("seed: only used with head.label_embeddings.source=random:WIDTH")
-        if is_random or (is_array and self.names is None):
-            why = (
-                "random vectors depend on the labels only"
-                if is_random
-                else "an array without names has its rows in the order of the labels"
-            )
-            if self.aliases is not None:
-                found.append(f"aliases={self.aliases}: without effect, {why}")
-            if self.templates != ("{}",):
-                found.append(f"templates={list(self.templates)}: without effect, {why}")
+        why = "random vectors depend on the labels only" if is_random else ""
+        if is_array and self.names is None:
+            why = "an array without names has its rows in the order of the labels"
+        if why and self.aliases is not None:
+            found.append(f"aliases={self.aliases}: without effect, {why}")
+        if why and self.templates != ("{}",):
+            found.append(f"templates={list(self.templates)}: without effect, {why}")
         return [f"head.label_embeddings.{sentence}" for sentence in found]
 
 
@@ -120,7 +118,7 @@ class LabelEmbeddings:
         places = {name: place for place, name in enumerate(self.names)}
         missing = [name for name in names if name not in places]
         if missing:
-            raise DataError(_without_vectors(missing, missing, self.names, self.source))
+            raise DataError(_without_vectors([(name, name) for name in missing], self.names, self.source))
         return LabelEmbeddings(tuple(names), self.vectors[[places[name] for name in names]], self.source)
 
     def equals(self, other: LabelEmbeddings) -> bool:
@@ -159,7 +157,7 @@ def read_label_embeddings(
     texts = _texts(config, labels)
     kind, _, rest = config.source.partition(":")
     if kind == "random":
-        vectors = _random(labels, _width(config, rest), config.seed)
+        vectors = _random(labels, rest, config)
     elif kind in TEXT_MODELS:
         vectors = text_models.embed(kind, rest, texts, config.templates)
     else:
@@ -198,20 +196,16 @@ def _texts(config: LabelEmbeddingsConfig, labels: Sequence[str]) -> list[str]:
     return [aliases.get(label, label) for label in labels]
 
 
-def _width(config: LabelEmbeddingsConfig, text: str) -> int:
+def _random(labels: Sequence[str], text: str, config: LabelEmbeddingsConfig) -> np.ndarray:
+    """A standard normal vector per name, which depends on the name and the seed only; `text` is their width."""
     width = whole_number(text)
     if width is None or not 1 <= width <= embedding_files.MAX_WIDTH:
         raise DataError(
             f"head.label_embeddings.source={shortened(config.source)}: a width is needed, as in random:300 (1 to 65536)"
         )
-    return width
-
-
-def _random(labels: Sequence[str], width: int, seed: int) -> np.ndarray:
-    """A standard normal vector per name, which depends on the name and `seed` only."""
 
     def draw(name: str) -> np.ndarray:
-        digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+        digest = hashlib.sha256(f"{config.seed}:{name}".encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:16], "little")).standard_normal(width)
 
     return np.stack([draw(name) for name in labels])
@@ -223,11 +217,14 @@ def _from_file(path: Path, config: LabelEmbeddingsConfig, labels: Sequence[str],
     names = None if config.names is None else Path(config.names).expanduser()
 
     def look_up(new: list[str]) -> np.ndarray:
-        needed = [(label, text) for label, text in zip(labels, texts, strict=True) if text in set(new)]
         file = embedding_files.open_embedding_file(path, config.names)
-        rows = _look_up(file, [label for label, _ in needed], [text for _, text in needed], config.source)
-        found = dict(zip((text for _, text in needed), rows, strict=True))  # two labels may share an alias
-        return np.stack([found[text] for text in new])
+        found = file.vectors({form for text in new for form in _all_forms(text)})
+        rows: dict[str, Any] = {text: _vector(text, found) for text in new}
+        pairs = zip(labels, texts, strict=True)
+        missing = [(label, rows[text]) for label, text in pairs if isinstance(rows.get(text), str)]
+        if missing:
+            raise DataError(_without_vectors(missing, file.words(), config.source))
+        return np.stack(list(rows.values()))
 
     digests = [file_digest(path, text=not embedding_files.is_array(path))]
     digests += [] if names is None or not names.exists() else [file_digest(names)]  # look_up says what is wrong
@@ -235,26 +232,22 @@ def _from_file(path: Path, config: LabelEmbeddingsConfig, labels: Sequence[str],
     return np.stack([known[text] for text in texts])
 
 
-def _look_up(
-    file: embedding_files.EmbeddingFile, labels: Sequence[str], texts: Sequence[str], source: str
-) -> np.ndarray:
-    """One row per label: the vector of the whole text if the file has it, else the mean over its words."""
-    wanted = {form for text in texts for form in (*whole_forms(text), *(f for w in split(text) for f in word_forms(w)))}
-    found = file.vectors(wanted)
-    rows, missing, culprits = [], [], []
-    for label, text in zip(labels, texts, strict=True):
-        whole = next((found[form] for form in whole_forms(text) if form in found), None)
-        parts = [next((found[form] for form in word_forms(word) if form in found), None) for word in split(text)]
-        if whole is not None:
-            rows.append(whole)
-        elif parts and all(part is not None for part in parts):
-            rows.append(np.mean([part for part in parts if part is not None], axis=0))
-        else:
-            missing.append(label)
-            culprits.append(next((w for w, part in zip(split(text), parts, strict=True) if part is None), text))
-    if missing:
-        raise DataError(_without_vectors(missing, culprits, file.words(), source))
-    return np.stack(rows)
+def _vector(text: str, found: Mapping[str, np.ndarray]) -> np.ndarray | str:
+    """The vector of the whole text if the file has it, else the mean over its words; or the first word without one."""
+    for form in whole_forms(text):
+        if form in found:
+            return found[form]
+    parts = []
+    for word in split(text):
+        known = next((form for form in word_forms(word) if form in found), None)
+        if known is None:
+            return word
+        parts.append(found[known])
+    return np.mean(parts, axis=0) if parts else text
+
+
+def _all_forms(text: str) -> list[str]:
+    return [*whole_forms(text), *(form for word in split(text) for form in word_forms(word))]
 
 
 def whole_forms(text: str) -> list[str]:
@@ -273,25 +266,21 @@ def split(text: str) -> list[str]:
     return kept.split()
 
 
-def _without_vectors(labels: Sequence[str], words: Sequence[str], known: Iterable[str], source: str) -> str:
+def _without_vectors(missing: Sequence[tuple[str, str]], known: Iterable[str], source: str) -> str:
     """The message for labels without vectors: each with the missing word and the nearest known ones."""
-    shown = list(zip(labels, words, strict=True))[:10]
-    candidates = nearby(known, [word for _, word in shown])
-    lines = []
-    for label, word in shown:
+    candidates = nearby(known, [word for _, word in missing[:10]])
+    lines = [f"{source}: no label embedding for {len(missing)} label{'s' if len(missing) > 1 else ''}"]
+    for label, word in missing[:10]:
         close = difflib.get_close_matches(word.lower(), candidates, n=3, cutoff=0.6)
         what = f"{label!r}" if label == word else f"{label!r} (no {word!r})"
         lines.append(f"  {what}: {'nearest known: ' + ', '.join(close) if close else 'no similar word found'}")
-    more = [f"  and {len(labels) - len(shown)} more"] if len(labels) > len(shown) else []
-    return "\n".join(
-        [
-            f"{source}: no label embedding for {len(labels)} label{'s' if len(labels) > 1 else ''}",
-            *lines,
-            *more,
-            "Rename them, or list other texts to look up in a file of lines label<tab>text: "
-            "head.label_embeddings.aliases=FILE",
-        ]
+    if len(missing) > 10:
+        lines.append(f"  and {len(missing) - 10} more")
+    lines.append(
+        "Rename them, or list other texts to look up in a file of lines label<tab>text: "
+        "head.label_embeddings.aliases=FILE"
     )
+    return "\n".join(lines)
 
 
 def nearby(known: Iterable[str], words: Sequence[str]) -> list[str]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mldec.errors import check_choice
 from mldec.labels import LabelSpace
 from mldec.models.label_embeddings import LabelEmbeddings
 
@@ -90,8 +91,7 @@ class LabelVocabulary(nn.Module):
         order: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if normalize not in ("none", "unit", "centered"):
-            raise ValueError(f"normalize={normalize!r}: no such scaling; use none, unit or centered")
+        check_choice("normalize", normalize, get_args(Normalize))
         if len(label_embeddings.names) < num_trained:
             raise ValueError(
                 f"label embeddings of {len(label_embeddings.names)} labels for {num_trained} classes: each needs one"
@@ -154,9 +154,8 @@ class LabelVocabulary(nn.Module):
 
     def one_group_each(self, vectors: Tensor) -> GroupedLabels:
         """Labels given by their vectors (n, width) only, each in a group of its own, in that order."""
-        count = torch.arange(
-            vectors.shape[0], device=vectors.device
-        )  # not len, which would be a constant in an exported graph
+        # Not len, which would be a constant in an exported graph.
+        count = torch.arange(vectors.shape[0], device=vectors.device)
         first = torch.zeros_like(count)
         return GroupedLabels(normalized(vectors, self.trained, self.normalize)[:, None], first, count, first)
 

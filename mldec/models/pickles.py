@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import pickle
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -47,15 +47,10 @@ class Refused(Exception):
     """A pickle is not read; the message gives the reason."""
 
 
-class Rehearsed(NamedTuple):
-    """The sizes in bytes of the `storages` of a pickle by key, and the number of bytes of the pickle itself."""
+def rehearse(stream: BinaryIO, size: int, records: Mapping[str, int] | None = None) -> dict[str, int]:
+    """The sizes in bytes of the storages of one pickle of a stream, by key.
 
-    storages: dict[str, int]
-    length: int
-
-
-def rehearse(stream: BinaryIO, size: int, records: Mapping[str, int] | None = None) -> Rehearsed:
-    """Read one pickle of a stream with stand-ins for its tensors; the stream is after the pickle afterwards.
+    It is read with stand-ins for its tensors; the stream is after the pickle afterwards.
 
     Args:
         size: of the file in bytes, which limits the tensors, up to a factor.
@@ -67,7 +62,7 @@ def rehearse(stream: BinaryIO, size: int, records: Mapping[str, int] | None = No
     reader = _Rehearsal(BytesIO(data), size, records)
     content = reader.load()
     _weigh(content, SHARED * len(data) + 1_000_000)
-    return Rehearsed(reader.storages, len(data))
+    return reader.storages
 
 
 def read_plain(stream: BinaryIO) -> Any:
@@ -190,7 +185,7 @@ class _Rehearsal(pickle.Unpickler):
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) if count else 0
         # A copy of a number that is repeated by a stride of 0 has as many numbers as its shape.
         if max(count, last + 1 if count else 0) * width > storage.size:
-            raise Refused(f"a tensor of shape {_shown(shape)} has a storage of {storage.size:,} bytes")
+            raise Refused(f"a tensor of shape {str(shape[:8])[:100]} has a storage of {storage.size:,} bytes")
         self.viewed += count * width
         if self.viewed > VIEWS * self.file_size:
             raise Refused(f"its tensors view the bytes of the file more than {VIEWS} times")
@@ -205,10 +200,6 @@ def _are_sizes(values: Any) -> bool:
     return isinstance(values, tuple) and len(values) <= DEPTH and all(map(_is_size, values))
 
 
-def _shown(shape: tuple[int, ...]) -> str:
-    return str(shape[:8])[:100]
-
-
 def _weigh(content: Any, most: int) -> None:
     """Raise Refused if visiting or printing `content`, shared parts every time again, takes more than `most` steps."""
     known: dict[int, tuple[int, int] | None] = {}
@@ -219,18 +210,18 @@ def _weigh(content: Any, most: int) -> None:
             return 1 + len(value), 0
         if isinstance(value, int) and value.bit_length() > MOST_BITS:
             raise Refused(f"it holds an integer of {value.bit_length():,} bits")
-        children = _children(value)
-        if children is None:
-            return 1, 0
         if id(value) in known:
             found = known[id(value)]
             if found is None:
                 raise Refused("one of its lists contains itself")
             return found
+        children = _children(value)
+        if children is None:
+            return 1, 0
         known[id(value)] = None
         if depth > DEPTH:
             raise Refused(f"its containers are nested more than {DEPTH} levels deep")
-        parts = [weigh(child, depth + 1) for child in children()]
+        parts = [weigh(child, depth + 1) for child in children]
         found = (1 + sum(steps for steps, _ in parts), 1 + max((levels for _, levels in parts), default=0))
         if found[0] > most or found[1] > DEPTH:
             raise Refused(f"its nested lists and dicts expand to more than {most:,} values or {DEPTH} levels")
@@ -240,14 +231,11 @@ def _weigh(content: Any, most: int) -> None:
     weigh(content, 0)
 
 
-def _children(value: Any) -> Callable[[], list[Any]] | None:
-    """A function that gives the content of a container; None for other values."""
+def _children(value: Any) -> list[Any] | None:
+    """The content of a container; None for other values."""
     if isinstance(value, dict):
-        return lambda: [*dict.keys(value), *dict.values(value)]
-    if isinstance(value, (_Kind, _Storage)):
-        return None
-    if isinstance(value, (list, tuple, set)):
-        return lambda: list(value)
+        return [*dict.keys(value), *dict.values(value)]
     if isinstance(value, _Bag):
-        return lambda: [value.state]
-    return None
+        return [value.state]
+    is_container = isinstance(value, (list, tuple, set)) and not isinstance(value, (_Kind, _Storage))
+    return list(value) if is_container else None

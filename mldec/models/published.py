@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from mldec.errors import CheckpointError, ConfigError, DataError, option, suggest
 from mldec.labels import LabelSpace
+from mldec.models import published_layouts as layouts
 from mldec.models.backbone import Backbone
 from mldec.models.bounded import build_within
 from mldec.models.classifier import Classifier
 from mldec.models.heads import GlobalAveragePool, MLDecoder, ZeroShotMLDecoder
 from mldec.models.hub import TRESNETS
 from mldec.models.label_embeddings import LabelEmbeddings
-from mldec.models.published_layouts import FoundBackbone, HeadLayout, find_backbone, find_head, head_settings
-from mldec.models.published_layouts import without_wrappers as unwrapped
+from mldec.models.published_layouts import FoundBackbone, HeadLayout
 from mldec.models.tresnet import VARIANTS
 from mldec.models.weights import compare_tensors, find_tensors, read_file
 from mldec.registry import BACKBONES
@@ -205,12 +205,12 @@ def read_published(
         raise CheckpointError(f"{name} is a checkpoint of mldec and needs no import; use {option('run', name)}")
     entry, tensors = find_tensors(content, name, key)
     others = [str(k) for k, v in content.items() if k != entry and isinstance(v, Mapping) and _has_tensors(v)]
-    tensors = unwrapped(tensors)
-    layout = find_head(tensors, name)
-    head, outputs, embedding_width = head_settings(layout, tensors, name)
+    tensors = layouts.unwrapped(tensors)
+    layout = layouts.find_head(tensors, name)
+    head, outputs, embedding_width = layouts.head_settings(layout, tensors, name)
     if num_classes is not None and outputs is not None and num_classes != outputs:
         raise CheckpointError(f"{name} has outputs for {outputs} classes, not for num_classes={num_classes}")
-    found = find_backbone({name: value for name, value in tensors.items() if not layout.holds(name)})
+    found = layouts.find_backbone({name: value for name, value in tensors.items() if not layout.holds(name)})
     return PublishedFile(
         source=name,
         entry=entry,
@@ -244,7 +244,7 @@ def _choose_backbone(found: FoundBackbone, name: str | None, source: str, layout
         if settings is None or settings["name"] != name:
             settings = _named(name)
     if settings is None:
-        known = ", ".join([*VARIANTS, *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))])
+        known = ", ".join([*VARIANTS, *(network["name"] for network in layouts.RESNETS.values())])
         raise CheckpointError(
             f"{source} holds {found.description}, which is none of {known}; give the network's name: backbone=NAME, "
             "any timm model"

@@ -28,16 +28,16 @@ PARTS = {
 #: Blocks per stage, bottlenecks in the first stage, channels of the stem -> the settings of the backbone. The last two
 #: are the wider networks that the authors' earlier publications call TResNet-L and XL, as timm does.
 TRESNETS: dict[tuple[tuple[int, ...], bool, int], dict[str, str]] = {
-    **{(variant.layers, variant.v2, 64): {"name": name} for name, variant in VARIANTS.items()},
+    **{(layers, is_v2, 64): {"name": name} for name, (layers, is_v2) in VARIANTS.items()},
     ((4, 5, 18, 3), False, 76): {"name": "timm", "model": "tresnet_l"},
     ((4, 5, 24, 3), False, 83): {"name": "timm", "model": "tresnet_xl"},
 }
-RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
-    ((2, 2, 2, 2), False): "resnet18",
-    ((3, 4, 6, 3), False): "resnet34",
-    ((3, 4, 6, 3), True): "resnet50",
-    ((3, 4, 23, 3), True): "resnet101",
-    ((3, 8, 36, 3), True): "resnet152",
+RESNETS: dict[tuple[tuple[int, ...], bool], dict[str, str]] = {
+    ((2, 2, 2, 2), False): {"name": "resnet18"},
+    ((3, 4, 6, 3), False): {"name": "resnet34"},
+    ((3, 4, 6, 3), True): {"name": "resnet50"},
+    ((3, 4, 23, 3), True): {"name": "resnet101"},
+    ((3, 8, 36, 3), True): {"name": "resnet152"},
 }
 
 
@@ -86,7 +86,7 @@ class FoundBackbone:
     description: str
 
 
-def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors without the prefixes that DataParallel, torch.compile or a trainer add to every name."""
     names = {name: name for name in tensors}  # with all prefixes -> without those removed so far
     while wrapper := next((w for w in WRAPPERS if names and all(left.startswith(w) for left in names.values())), None):
@@ -190,10 +190,8 @@ def find_backbone(tensors: Mapping[str, Tensor]) -> FoundBackbone:
     kind = "bottlenecks" if bottleneck else "basic blocks"
     text = f"{'TResNet' if is_tresnet else 'ResNet'} with {', '.join(map(str, blocks))} blocks"
     text += f", {kind} in the first stage and {len(stem)} channels in the stem"
-    if is_tresnet:
-        return FoundBackbone(TRESNETS.get((blocks, bottleneck, len(stem))), True, f"a {text}")
-    known = RESNETS.get((blocks, bottleneck))
-    return FoundBackbone(None if known is None else {"name": known}, False, f"a {text}")
+    settings = TRESNETS.get((blocks, bottleneck, len(stem))) if is_tresnet else RESNETS.get((blocks, bottleneck))
+    return FoundBackbone(settings, certain=is_tresnet, description=f"a {text}")
 
 
 def _numbers(names: Collection[str], pattern: str) -> list[int]:

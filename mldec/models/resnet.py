@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mldec.config import Count
-from mldec.errors import ConfigError
 from mldec.models.backbone import Backbone, BackboneConfig, finish
 from mldec.registry import BACKBONES
 
@@ -80,7 +79,5 @@ class DigitsResNetConfig(BackboneConfig):
 
 @BACKBONES.register("resnet_digits", DigitsResNetConfig)
 def build_digits_resnet(config: DigitsResNetConfig, *, image_size: int) -> Backbone:
-    if config.drop_path:
-        raise ConfigError(f"backbone.drop_path={config.drop_path}: resnet_digits has no stochastic depth; use 0")
     model = SmallResNet(config.widths, config.blocks)
-    return finish(model, config, image_size=image_size, statistics=None, hub_name=None)
+    return finish(model, config, image_size=image_size, statistics=None)

@@ -45,8 +45,7 @@ def read_torch_file(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return _plain(torch.load(path, map_location="cpu", weights_only=True), {})
     except Exception as error:  # damaged files fail with errors of a dozen types
-        reason = first_lines(error)
-        raise CheckpointError(reason[:300]) from error
+        raise CheckpointError(first_lines(error)[:300]) from error
 
 
 def check_names(names: Any, source: str) -> None:
@@ -118,7 +117,7 @@ def _check_sequence(file: Any, size: int) -> None:
     """Check the format of torch before 1.6: pickles one after another, then the values."""
     for _ in range(3):  # a magic number, a version, and the type of the machine
         read_plain(file)
-    storages = rehearse(file, size).storages
+    storages = rehearse(file, size)
     listed = read_plain(file)
     if not isinstance(listed, list) or sorted(map(str, listed)) != sorted(storages):
         raise Refused("it does not hold the values of all its tensors")

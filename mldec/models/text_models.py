@@ -20,6 +20,9 @@ from mldec.untrusted import MAX_SMALL, parse_json, read_bytes
 
 #: Modules of a sentence-transformers model must be of this package; a folder could name any class to be imported.
 OWN_PARTS = "sentence_transformers."
+NOT_INSTALLED = (
+    "label embeddings from a text model need sentence-transformers, which is not installed: pip install 'mldec[text]'"
+)
 CLIP_HUB = "hf-hub:"  # open_clip's prefix of models on the Hugging Face Hub
 CLIP_BATCH = 256  # texts per forward pass, so that memory does not grow with the number of labels
 
@@ -61,14 +64,14 @@ def _folder(kind: str, model: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise _not_installed("sentence-transformers") from None
+        raise DataError(NOT_INSTALLED) from None
     try:
         patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
         return Path(snapshot_download(model, allow_patterns=patterns))
     except Exception as error:  # no network, no such model, no permission: each with a class of its own
-        reason = first_lines(error)
         raise DataError(
-            f"head.label_embeddings.source=hub:{model}: download failed ({reason}); if you have a copy, use its folder"
+            f"head.label_embeddings.source=hub:{model}: download failed ({first_lines(error)}); if you have a copy, "
+            "use its folder"
         ) from None
 
 
@@ -89,12 +92,6 @@ def _package_folder(name: str) -> Path:
     return found[0].parent
 
 
-def _not_installed(package: str) -> DataError:
-    return DataError(
-        f"label embeddings from a text model need {package}, which is not installed: pip install 'mldec[text]'"
-    )
-
-
 # Encoding texts -------------------------------------------------------------------------------------------------------
 
 
@@ -104,7 +101,7 @@ def _encode(folder: Path, texts: Sequence[str]) -> np.ndarray:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging as transformers_logging
     except ImportError:
-        raise _not_installed("sentence-transformers") from None
+        raise DataError(NOT_INSTALLED) from None
     transformers_logging.disable_progress_bar()
     try:
         model: Any = SentenceTransformer(
@@ -112,8 +109,7 @@ def _encode(folder: Path, texts: Sequence[str]) -> np.ndarray:
         )
         vectors = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
     except Exception as error:
-        reason = first_lines(error)
-        raise DataError(f"{folder}: cannot be loaded as a sentence-transformers model: {reason}") from error
+        raise DataError(f"{folder}: cannot be loaded as a sentence-transformers model: {first_lines(error)}") from error
     return np.asarray(vectors, np.float32)
 
 
@@ -172,8 +168,9 @@ def _encode_clip(model: str, texts: Sequence[str]) -> np.ndarray:
         tower, *_ = open_clip.create_model_and_transforms(name, pretrained=weights, device="cpu")
         tokenize = open_clip.get_tokenizer(name)
     except Exception as error:
-        reason = first_lines(error)
-        raise DataError(f"head.label_embeddings.source=open_clip:{model}: cannot be loaded: {reason}") from error
+        raise DataError(
+            f"head.label_embeddings.source=open_clip:{model}: cannot be loaded: {first_lines(error)}"
+        ) from error
     tower.eval()
     with torch.inference_mode():
         parts = [

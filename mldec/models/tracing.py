@@ -35,8 +35,7 @@ def shapes_only(model: nn.Module) -> Iterator[tuple[nn.Module, torch.device]]:
 def refuse_fake_tensors(model: nn.Module) -> None:
     """Raise ConfigError if a parameter, buffer or attribute of any module, or of its class, has no values."""
     for name, module in model.named_modules():
-        found = [*_tensors(module), *_class_tensors(type(module))]
-        for attribute, tensor in found:
+        for attribute, tensor in (*_tensors(module), *_class_tensors(type(module))):
             if isinstance(tensor, FakeTensor):
                 where = f"{name}.{attribute}" if name else attribute
                 raise ConfigError(
@@ -54,10 +53,9 @@ def _copy_without_tensors(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # modules may hold any object, and copying one may raise any error
-        reason = first_lines(error)
         raise ConfigError(
-            f"{type(model).__name__} cannot be copied, which is needed to read its shapes ({reason}); remove objects "
-            "that copy.deepcopy does not support, such as generators, locks or open files"
+            f"{type(model).__name__} cannot be copied, which is needed to read its shapes ({first_lines(error)}); "
+            "remove objects that copy.deepcopy does not support, such as generators, locks or open files"
         ) from error
 
 

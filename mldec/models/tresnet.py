@@ -7,29 +7,18 @@ L, while timm's own `tresnet_l` and `tresnet_xl` are other, wider networks. All 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from timm.models.tresnet import TResNet
 
 from mldec.errors import ConfigError
 from mldec.models.backbone import UNIT, Backbone, BackboneConfig, finish
-from mldec.models.hub import hub_name
 from mldec.registry import BACKBONES
 
-
-@dataclass(frozen=True)
-class TResNetVariant:
-    """Blocks per stage, and whether it is the second version."""
-
-    layers: tuple[int, int, int, int]
-    v2: bool
-
-
+#: Blocks per stage, and whether it is the second version.
 VARIANTS = {
-    "tresnet_s": TResNetVariant((3, 4, 6, 3), v2=False),
-    "tresnet_m": TResNetVariant((3, 4, 11, 3), v2=False),
-    "tresnet_l": TResNetVariant((3, 4, 23, 3), v2=True),
-    "tresnet_xl": TResNetVariant((3, 8, 34, 5), v2=True),
+    "tresnet_s": ((3, 4, 6, 3), False),
+    "tresnet_m": ((3, 4, 11, 3), False),
+    "tresnet_l": ((3, 4, 23, 3), True),
+    "tresnet_xl": ((3, 8, 34, 5), True),
 }
 
 
@@ -39,9 +28,9 @@ def build_tresnet(config: BackboneConfig, *, image_size: int) -> Backbone:
         raise ConfigError(
             f"dataset.image_size={image_size}: {config.name} needs a multiple of 4; use {image_size // 4 * 4 or 4}"
         )
-    variant = VARIANTS[config.name]
-    model = TResNet(list(variant.layers), num_classes=0, v2=variant.v2, drop_path_rate=config.drop_path)
-    return finish(model, config, image_size=image_size, statistics=UNIT, hub_name=hub_name(config))
+    layers, is_v2 = VARIANTS[config.name]
+    model = TResNet(list(layers), num_classes=0, v2=is_v2, drop_path_rate=config.drop_path)
+    return finish(model, config, image_size=image_size, statistics=UNIT)
 
 
 for _name in VARIANTS:

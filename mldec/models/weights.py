@@ -83,8 +83,7 @@ def read_file(path: str | Path) -> Any:
             return safetensors.torch.load_file(path)
         return read_torch_file(path)
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, CheckpointError) as error:
-        reason = first_lines(error)
-        raise CheckpointError(f"{path} is not a readable file of plain tensors ({reason})") from error
+        raise CheckpointError(f"{path} is not a readable file of plain tensors ({first_lines(error)})") from error
 
 
 def find_tensors(content: Any, source: str, key: str | None = None) -> tuple[str, dict[str, Tensor]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from mldec.paper.tables import SOURCES, UNVERIFIED, PaperTable, Scale
+from mldec.paper.tables import SOURCES, UNVERIFIED, PaperTable
 from mldec.paper.values import MARK, SPREAD, ResultValue, RowResult, difference, obtained, published, result_values
 
 #: Titles of the columns of a figure.
@@ -49,39 +49,45 @@ class Layout:
     marks: list[list[int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def marked_rows(self, escape: Callable[[str], str], mark: str) -> list[list[str]]:
+        """The rows as `escape` writes each cell in a format; `mark`, such as `<sup>{}</sup>`, takes footnotes' numbers.
 
-def lay_out(table: PaperTable, results: Sequence[RowResult], scale: Scale) -> Layout:
+        They follow the first cell of their row.
+        """
+        rows = []
+        for row, marks in zip(self.rows, self.marks, strict=True):
+            first, *rest = map(escape, row)
+            rows.append([first + (mark.format(", ".join(map(str, marks))) if marks else ""), *rest])
+        return rows
+
+
+def lay_out(table: PaperTable, results: Sequence[RowResult]) -> Layout:
     """The table in plain text. A figure that the paper has for none of the rows is only shown as obtained."""
-    values = [result_values(table, result, scale) for result in results]
-    columns = [
-        (figure, part)
+    values = [result_values(table, result) for result in results]
+    every = [value for row in values for value in row.values()]
+    titles = PARTS[table.scale]
+    columns = {
+        figure: [part for part in titles if part == "obtained" or any(row[figure].given for row in values)]
         for figure in table.figures
-        for part in PARTS[scale]
-        if part == "obtained" or any(row[figure].given for row in values)
-    ]
-    found = {value.source for row in values for value in row.values() if value.published is not None}
+    }
+    found = {value.source for value in every if value.published is not None}
     tags = [tag for tag in SOURCES if tag in found]
     show: dict[str, Callable[[ResultValue], str]]
     show = {"published": partial(published, tags=len(tags) > 1), "obtained": obtained, "difference": difference}
     layout = Layout(
         cells=tuple(table.cells.values()),
-        figures={
-            table.figures[figure]: [PARTS[scale][p] for f, p in columns if f == figure] for figure in table.figures
-        },
-        legend=_legend(tags, [value for row in values for value in row.values()]),
+        figures={table.figures[figure]: [titles[part] for part in parts] for figure, parts in columns.items()},
+        legend=_legend(tags, every),
     )
     for result, row in zip(results, values, strict=True):
-        own, once = _notes(result, row), _status_once(result, row)
+        own = _notes(result, row)
         layout.notes.extend(note for note in own if note not in layout.notes)
         layout.marks.append([layout.notes.index(note) + 1 for note in own])
-        cells = [cell_text(result, name) for name in table.cells]
-        layout.rows.append([*cells, *(show[part](once[figure]) for figure, part in columns)])
+        shown = [cell_text(result, name) for name in table.cells]
+        for figure, value in _status_once(result, row).items():
+            shown += [show[part](value) for part in columns[figure]]
+        layout.rows.append(shown)
     return layout
-
-
-def caption(table: PaperTable, scale: Scale) -> str:
-    """`Table 5. MS-COCO, compared with other methods`, with "at desk scale" where it is."""
-    return f"{table.name}{' at desk scale' if scale == 'desk' else ''}. {table.title}"
 
 
 def cell_text(result: RowResult, name: str) -> str:

@@ -1,9 +1,11 @@
-"""Text escaped for Markdown and LaTeX."""
+"""Text escaped for Markdown and LaTeX, and the templates that it is put into."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib import resources
+from string import Template
 
 _MARKDOWN = {
     "&": "&amp;",
@@ -38,6 +40,12 @@ def markdown_text(text: str) -> str:
 def latex_text(text: str) -> str:
     """Text on one line, escaped for LaTeX; `spans of code` become typewriter."""
     return _outside_code(text, _LATEX, lambda code: rf"\texttt{{{_replace(code, _LATEX)}}}")
+
+
+def fill_template(template: str, /, **values: object) -> str:
+    """A file of `templates/` with values in place of `$name`."""
+    text = resources.files("mldec.paper").joinpath("templates", template).read_text(encoding="utf-8")
+    return Template(text).substitute(values)
 
 
 def _outside_code(text: str, signs: dict[str, str], code: Callable[[str], str]) -> str:

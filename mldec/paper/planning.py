@@ -70,7 +70,8 @@ class Planner:
 
     def __init__(self, request: TableRequest, compose: Compose) -> None:
         self.request = request
-        self._compose, self._key = cache(compose), cache(self._config_key)
+        self._compose = cache(compose)
+        self._key = cache(lambda *run: config_key(*self._configs(*run)))
         self._costs: dict[str, Cost] = {}
         self.read_records()
 
@@ -178,9 +179,6 @@ class Planner:
 
     def _overrides(self, row: TableRow, choice: Sequence[str]) -> tuple[str, ...]:
         return (*(f"{key}={value}" for key, value in row.settings.items()), *choice, *self.request.overrides)
-
-    def _config_key(self, experiment: str, overrides: tuple[str, ...], seed: int) -> str:
-        return config_key(*self._configs(experiment, overrides, seed))
 
     def _configs(self, experiment: str, overrides: tuple[str, ...], seed: int) -> list[Config]:
         """The config of an experiment, and that of the one it starts from, if any."""

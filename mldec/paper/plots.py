@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mldec.paper.layout import caption
-from mldec.paper.tables import COUNTED, PaperTable, Plot, Scale, TableRow
+from mldec.paper.tables import COUNTED, PaperTable, Plot, TableRow
 from mldec.paper.values import RowResult, result_values
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # distinguishable for colour-blind readers
@@ -25,7 +24,7 @@ class PlotPoint(NamedTuple):
     name: str
 
 
-def draw(table: PaperTable, results: Sequence[RowResult], scale: Scale, path: Path) -> bool:
+def draw(table: PaperTable, results: Sequence[RowResult], path: Path) -> bool:
     """Write a PNG of 1200 × 750 pixels, legible at a width of 800; returns whether there was anything to draw.
 
     At paper scale published and obtained points share the axes; at desk scale, with other data and networks, each has
@@ -34,7 +33,7 @@ def draw(table: PaperTable, results: Sequence[RowResult], scale: Scale, path: Pa
     """
     if table.plot is None:
         return False
-    given, gained = _points(table, table.plot, results, scale)
+    given, gained = _points(table, table.plot, results)
     if not given and not gained:
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -43,8 +42,8 @@ def draw(table: PaperTable, results: Sequence[RowResult], scale: Scale, path: Pa
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    figure.suptitle(_plain(caption(table, scale)), fontsize=12)
-    apart = scale == "desk" and given and gained
+    figure.suptitle(_plain(table.caption), fontsize=12)
+    apart = table.scale == "desk" and given and gained
     panels = figure.subplots(1, 2 if apart else 1, squeeze=False)[0]
     series = list(dict.fromkeys(str(result.row.cells.get(table.plot.series, "")) for result in results))
     style = {name: (COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]) for n, name in enumerate(series)}
@@ -75,14 +74,14 @@ def draw(table: PaperTable, results: Sequence[RowResult], scale: Scale, path: Pa
 Series = dict[str, list[PlotPoint]]
 
 
-def _points(table: PaperTable, plot: Plot, results: Sequence[RowResult], scale: Scale) -> tuple[Series, Series]:
+def _points(table: PaperTable, plot: Plot, results: Sequence[RowResult]) -> tuple[Series, Series]:
     """Published and obtained points by series, each from small x to large."""
     given: Series = {}
     gained: Series = {}
     for result in results:
-        values = result_values(table, result, scale)
+        values = result_values(table, result)
         x, y, series = values[plot.x], values[plot.y], str(result.row.cells.get(plot.series, ""))
-        published_x = x.mean if x.published is None and plot.x in COUNTED and scale == "paper" else x.published
+        published_x = x.mean if x.published is None and plot.x in COUNTED and table.scale == "paper" else x.published
         for points, row, across, up, spread in (
             (given, result.published or result.row, published_x, y.published, None),
             (gained, result.row, x.mean, y.mean, y.std),

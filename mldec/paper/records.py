@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from mldec.config import Config, Range, Seed, build_options, to_mapping
 from mldec.engine.metric_writer import read_records
-from mldec.engine.run_directory import read_json, read_metadata, write_json
+from mldec.engine.run_directory import MOST_JSON, read_metadata, write_json
 from mldec.errors import MldecError, printable, printable_name, shortened, whole_number
+from mldec.untrusted import read_json
 
 VERSION = 1
 
@@ -155,7 +156,7 @@ def find_records(folder: Path, pattern: str = "*.json") -> RecordSet:
     found = RecordSet({}, {})
     for path in sorted(folder.glob(pattern)) if folder.is_dir() else []:
         try:
-            record = _record(read_json(path))
+            record = _record(read_json(path, most=MOST_JSON))
         except (MldecError, OSError, ValueError, RecursionError) as error:
             found.skipped[path] = printable(str(error))
         else:
@@ -208,7 +209,7 @@ def _kept(environment: Mapping[str, Any]) -> dict[str, Any]:
 
 def record_of_benchmark(folder: Path, training: RunIdentity) -> Record:
     """The record of a finished benchmark, with all rows: `<head>_<labels>.<figure>.<round>` of `QUANTITIES`."""
-    content = read_json(folder / BENCHMARK)
+    content = read_json(folder / BENCHMARK, most=MOST_JSON)
     figures = {figure["name"]: figure for figure in content["figures"]}
     metrics = {}
     for case in content["cases"]:

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, get_args
 from mldec.benchmarks.figure import markdown_table
 from mldec.errors import printable_name
 from mldec.paper.findings import RULE, Verdict, VerdictText, findings, judge, plateaus
-from mldec.paper.layout import READING, Layout, caption, lay_out
+from mldec.paper.layout import READING, lay_out
 from mldec.paper.markup import markdown_text
 from mldec.paper.records import Record
-from mldec.paper.tables import PaperTable, Scale
-from mldec.paper.values import RowResult, row_name
+from mldec.paper.tables import PaperTable
+from mldec.paper.values import RowResult, count, row_name
 
 
 class PageSection(NamedTuple):
@@ -26,17 +26,16 @@ class PageSection(NamedTuple):
 
     table: PaperTable
     results: Sequence[RowResult]
-    scale: Scale
     plot: str | None = None
+
+    @property
+    def anchor(self) -> str:
+        """The target of links to it."""
+        return f"{self.table.id}-{self.table.scale}"
 
 
 def markdown(
-    table: PaperTable,
-    results: Sequence[RowResult],
-    scale: Scale,
-    others: Mapping[Path, str] | None = None,
-    *,
-    reading: bool = True,
+    table: PaperTable, results: Sequence[RowResult], others: Mapping[Path, str] | None = None, *, reading: bool = True
 ) -> str:
     """A table in Markdown, and below it its footnotes, a legend, what was chosen, and where the numbers come from.
 
@@ -45,10 +44,12 @@ def markdown(
         others: records that belong to another configuration or version, each with the reason; listed, not used.
         reading: say how to read the numbers, which a page does once for all of its tables.
     """
-    layout = lay_out(table, results, scale)
-    legend = (*layout.legend, *(READING[scale] if reading else ()))
+    layout = lay_out(table, results)
+    titles = [*layout.cells, *(f"{figure}, {part}" for figure, parts in layout.figures.items() for part in parts)]
+    rows = [[markdown_text(title) for title in titles], *layout.marked_rows(markdown_text, " <sup>{}</sup>")]
+    legend = (*layout.legend, *(READING[table.scale] if reading else ()))
     sections = [
-        _grid(layout),
+        markdown_table(rows, left=len(layout.cells)),
         "\n".join(f"{place}. {markdown_text(note)}" for place, note in enumerate(layout.notes, 1)),
         markdown_text(" ".join(legend)),
         _chosen(table, results),
@@ -59,18 +60,15 @@ def markdown(
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def page(
-    sections: Sequence[PageSection], *, command: str, title: str = "Results", introduction: str = "", machine: str = ""
-) -> str:
+def page(sections: Sequence[PageSection], *, command: str, title: str = "Results", introduction: str = "") -> str:
     """A Markdown page of several tables: all findings first, then a section per table, then machine and time.
 
     Args:
         sections: in the order of the page; a table may occur at both scales.
         command: what generates the page, for its head.
         introduction: Markdown that follows the head as it is.
-        machine: a sentence about the machine, in addition to the facts of the records.
     """
-    reading = dict.fromkeys(sentence for section in sections for sentence in READING[section.scale])
+    reading = dict.fromkeys(sentence for section in sections for sentence in READING[section.table.scale])
     judged = [(section, judge(section.table, section.results)) for section in sections]
     blocks = [
         f"# {markdown_text(title)}",
@@ -81,46 +79,36 @@ def page(
         "\n".join(f"* {markdown_text(sentence)}" for sentence in reading),
     ]
     for section, verdicts in judged:
-        table, results, head = section.table, section.results, markdown_text(caption(section.table, section.scale))
+        table, results, head = section.table, section.results, markdown_text(section.table.caption)
         blocks += [
-            f'<a id="{_anchor(section)}"></a>',
+            f'<a id="{section.anchor}"></a>',
             f"## {head}",
             markdown_text(f"{table.about} {table.note}".strip()),
-            markdown(table, results, section.scale, reading=False).rstrip(),
+            markdown(table, results, reading=False).rstrip(),
             f"![{head}]({section.plot})" if section.plot else "",
             f"### Whether training was long enough\n\n{plateaus(table, results)}" if table.plateau else "",
             f"### Whether the paper's claims hold\n\n{findings(table, results)}" if verdicts else "",
         ]
-    records = [record for section in sections for result in section.results for record in result.records]
-    blocks += ["## Machine and time", markdown_text(machine), _machine(records)]
+    records = _distinct(record for section in sections for result in section.results for record in result.records)
+    facts = [*_facts(records), _versions(records)] if records else []
+    bullets = "\n".join(f"* {markdown_text(fact)}" for fact in facts if fact)
+    blocks += ["## Machine and time", bullets or "No row has a record yet."]
     return "\n\n".join(filter(None, blocks)) + "\n"
-
-
-def _grid(layout: Layout) -> str:
-    titles = [*layout.cells, *(f"{figure}, {part}" for figure, parts in layout.figures.items() for part in parts)]
-    rows = [[markdown_text(title) for title in titles]]
-    for row, marks in zip(layout.rows, layout.marks, strict=True):
-        cells = [markdown_text(cell) for cell in row]
-        if marks:
-            cells[0] += f" <sup>{', '.join(map(str, marks))}</sup>"
-        rows.append(cells)
-    return markdown_table(rows, left=len(layout.cells))
 
 
 def _summary(judged: Sequence[tuple[PageSection, tuple[Verdict, ...]]]) -> list[str]:
     rows = [["Claim", "Verdict", "Evidence", "Where"]]
     for section, verdicts in judged:
-        where = f"[{section.table.name}{' at desk scale' if section.scale == 'desk' else ''}](#{_anchor(section)})"
+        where = f"[{section.table.name_with_scale}](#{section.anchor})"
         for verdict in verdicts:
-            claim, evidence = markdown_text(verdict.finding.claim.rstrip(".")), markdown_text(verdict.evidence)
-            rows.append([claim, f"**{verdict.text}**", evidence, where])
+            rows.append([verdict.claim, f"**{verdict.text}**", markdown_text(verdict.evidence), where])
     if len(rows) == 1:
         return []
     tally = Counter[str](verdict.text for _, verdicts in judged for verdict in verdicts)
     counts = ", ".join(f"{text}: {tally[text]}" for text in get_args(VerdictText) if tally[text])
     return [
         "## Which of the paper's claims hold",
-        f"Of {_count(len(rows) - 1, 'claim')}, {counts}.",
+        f"Of {count(len(rows) - 1, 'claim')}, {counts}.",
         markdown_table(rows, left=4),
         RULE,
     ]
@@ -143,17 +131,16 @@ def _chosen(table: PaperTable, results: Sequence[RowResult]) -> str:
 
 def _provenance(table: PaperTable, results: Sequence[RowResult]) -> str:
     """One sentence about the records; a warning where protocols differ."""
-    if not any(result.records for result in results):
+    records = _distinct(record for result in results for record in result.records)
+    if not records:
         return "" if all(result.row.experiment is None for result in results) else "No row has a record yet."
-    rows_by_protocol: dict[str, list[str]] = {}
+    text = markdown_text("; ".join(_facts(records)) + ".")
+    rows: dict[str, list[str]] = {}
     for result in results:
-        for protocol in sorted({record.protocol for record in result.records}):
-            rows_by_protocol.setdefault(protocol, []).append(row_name(table, result.row))
-    text = markdown_text("; ".join(_facts(record for result in results for record in result.records)) + ".")
-    if len(rows_by_protocol) > 1:
-        named = "; ".join(
-            f"{protocol} ({' / '.join(rows_by_protocol[protocol])})" for protocol in sorted(rows_by_protocol)
-        )
+        for protocol in {record.protocol for record in result.records}:
+            rows.setdefault(protocol, []).append(row_name(table, result.row))
+    if len(rows) > 1:
+        named = "; ".join(f"{protocol} ({' / '.join(names)})" for protocol, names in sorted(rows.items()))
         text += f"\n\n**Protocols differ**, so these rows cannot be compared: {markdown_text(named)}."
     return text
 
@@ -169,40 +156,40 @@ def _needs(table: PaperTable, results: Sequence[RowResult]) -> str:
 
 
 def _left_out(others: Mapping[Path, str]) -> str:
-    if not others:
-        return ""
     names = {path: printable_name(path.name).replace("`", "'") for path in sorted(others)}
     named = "; ".join(f"`{name}` ({markdown_text(others[path])})" for path, name in names.items())
-    return f"Records of another configuration or version, not used: {named}."
+    return f"Records of another configuration or version, not used: {named}." if others else ""
 
 
-def _facts(records: Iterable[Record]) -> list[str]:
-    """How many records, protocol, seeds, device, time and memory. Records that rows share count once."""
-    distinct = [record for _, record in sorted({(r.key, r.seed): r for r in records}.items())]
-    protocols, seeds = sorted({r.protocol for r in distinct} - {""}), {r.seed for r in distinct}  # a benchmark has none
+def _distinct(records: Iterable[Record]) -> list[Record]:
+    """The records by key and seed; one that rows share counts once."""
+    return [record for _, record in sorted({(record.key, record.seed): record for record in records}.items())]
+
+
+def _facts(records: Sequence[Record]) -> list[str]:
+    """How many records, protocol, seeds, device, time and memory."""
+    protocols, seeds = sorted({r.protocol for r in records} - {""}), {r.seed for r in records}  # a benchmark has none
     facts = [
-        _count(len(distinct), "record"),
+        count(len(records), "record"),
         f"protocol {' and '.join(protocols)}" if protocols else "",
         f"{'seed' if len(seeds) == 1 else 'seeds'} {_listed(seeds)}",
-        _images_counted(distinct),
-        _devices(distinct),
-        _time(distinct),
-        _memory(distinct),
+        _images_counted(records),
+        _devices(records),
+        _time(records),
+        _memory(records),
     ]
     return [fact for fact in facts if fact]
 
 
-def _machine(records: Sequence[Record]) -> str:
-    if not records:
-        return "No row has a record yet."
+def _versions(records: Sequence[Record]) -> str:
     versions: dict[str, set[str]] = {"mldec": set(), "torch": set(), "timm": set(), "Python": set()}
     for record in records:
         there: Mapping[str, Any] = record.environment
         found = {**there.get("packages", {}), "mldec": there.get("mldec"), "Python": there.get("python")}
-        for name in versions:
-            versions[name] |= {str(found[name])} if found.get(name) else set()
-    packages = ", ".join(f"{name} {_listed(those)}" for name, those in versions.items() if those)
-    return "\n".join(f"* {markdown_text(fact)}" for fact in filter(None, [*_facts(records), packages]))
+        for name, known in versions.items():
+            if found.get(name):
+                known.add(str(found[name]))
+    return ", ".join(f"{name} {_listed(known)}" for name, known in versions.items() if known)
 
 
 def _devices(records: Sequence[Record]) -> str:
@@ -241,14 +228,6 @@ def _memory(records: Sequence[Record]) -> str:
     peaks = {name: max((r.peak_memory.get(name, 0) for r in records), default=0) for name in owners}
     shown = " and ".join(f"{peak / 2**30:.1f} GiB {owners[name]}" for name, peak in peaks.items() if peak)
     return f"peak memory {shown}" if shown else ""
-
-
-def _anchor(section: PageSection) -> str:
-    return f"{section.table.id}-{section.scale}"
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _listed(items: Iterable[object]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mldec.engine.run_directory import write_text
-from mldec.paper import exports, plots, report
+from mldec.files import write_text
+from mldec.paper import exports, findings, plots, report
 from mldec.paper.planning import ALL, Planner
 from mldec.paper.requirements import describe_requirements
 from mldec.paper.runner import Outcome
@@ -58,17 +58,16 @@ def _with_records(planner: Planner, table: PaperTable, result: RowResult) -> Row
 
 def write_table(planner: Planner, table: PaperTable, results: Sequence[RowResult]) -> str:
     """Write a table as Markdown, CSV, LaTeX and, where it is a figure, PNG; returns its text for the terminal."""
-    scale, path = planner.request.scale, planner.request.output / table.id
-    text = report.markdown(table, results, scale, _leftover_records(planner, table, results))
-    claims = report.plateaus(table, results), report.findings(table, results)
+    path = planner.request.output / table.id
+    text = report.markdown(table, results, _leftover_records(planner, table, results))
+    claims = findings.plateaus(table, results), findings.findings(table, results)
     text += "".join(f"\n{claim}\n" for claim in claims if claim)
     write_text(path.with_suffix(".md"), text)
-    write_text(path.with_suffix(".csv"), exports.csv_text(table, results, scale))
-    write_text(path.with_suffix(".tex"), exports.latex(table, results, scale))
-    shown = f"{table.name}: {table.title}\n{table.about}\n\n{text}"
-    if plots.draw(table, results, scale, path.with_suffix(".png")):
-        shown += f"\nplot written to {path}.png\n"
-    return shown
+    write_text(path.with_suffix(".csv"), exports.csv_text(table, results))
+    write_text(path.with_suffix(".tex"), exports.latex(table, results))
+    drawn = plots.draw(table, results, path.with_suffix(".png"))
+    plot = f"\nplot written to {path}.png\n" if drawn else ""
+    return f"{table.name}: {table.title}\n{table.about}\n\n{text}{plot}"
 
 
 def write_page(planner: Planner, results: Mapping[str, Sequence[RowResult]], path: Path, command: str) -> None:
@@ -81,10 +80,9 @@ def write_page(planner: Planner, results: Mapping[str, Sequence[RowResult]], pat
     """
     scale, sections = planner.request.scale, []
     for table in planner.request.tables:
-        image = path.parent / "images" / f"{scale}-{table.id}.png"
-        drawn = plots.draw(table, results[table.id], scale, image)
-        plot = f"images/{image.name}" if drawn else None
-        sections.append(report.PageSection(table, results[table.id], scale, plot=plot))
+        image = f"images/{scale}-{table.id}.png"
+        drawn = plots.draw(table, results[table.id], path.parent / image)
+        sections.append(report.PageSection(table, results[table.id], plot=image if drawn else None))
     title = "Results at desk scale" if scale == "desk" else "Results"
     write_text(path, report.page(sections, command=command, title=title, introduction=INTRODUCTIONS[scale]))
 

@@ -16,26 +16,22 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
+import torch
+
 from mldec.engine.display import Bar, Display
 from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
 from mldec.engine.metric_writer import is_complete
-from mldec.errors import OUT_OF_MEMORY
+from mldec.errors import OUT_OF_MEMORY, ConfigError
 from mldec.files import lock_file, without_links
-from mldec.paper.records import (
-    BENCHMARK,
-    Record,
-    RunIdentity,
-    find_records,
-    has_record,
-    record_of_benchmark,
-    record_of_run,
-    record_without_memory,
-    write_record,
-)
+from mldec.paper import records
+from mldec.paper.markup import fill_template
+from mldec.paper.records import Record, RunIdentity
+from mldec.system import usable_cores
 
 LOG = "log.txt"  # in the run directory: what the process printed
 LAST_LINES = 15  # of the log of a failed run
@@ -114,6 +110,31 @@ class Workspace:
     components: tuple[str, ...] = ()
 
 
+def slots(jobs: int | None, gpus: Sequence[int] | None) -> tuple[tuple[dict[str, str], ...], tuple[str, ...]]:
+    """The environment of each process that may run at a time, and the overrides that all of them get.
+
+    Args:
+        jobs: how many processes; None: one per GPU, or one per core.
+        gpus: numbers of the GPUs to use; None: all.
+
+    Raises ConfigError for a GPU that this machine does not have.
+    """
+    cores, there = usable_cores(), torch.cuda.device_count()
+    numbers = range(there) if gpus is None else gpus
+    if any(number >= there for number in numbers):
+        raise ConfigError(f"gpus={','.join(map(str, numbers))}: there are {there} GPUs here, counted from 0")
+    names = [str(number) for number in numbers]
+    # Where only some GPUs are to be used, numbers count within these.
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    names = [visible[int(name)] if len(visible) == there else name for name in names]
+    jobs = jobs or len(names) or cores
+    if names:
+        return tuple({"CUDA_VISIBLE_DEVICES": names[number % len(names)]} for number in range(jobs)), ()
+    # Without a GPU one process per core with one thread each is the most that a machine can do.
+    threads = max(1, cores // jobs)
+    return ({},) * jobs, (f"runtime.threads={threads}", f"runtime.workers={0 if threads == 1 else 1}")
+
+
 def run_jobs(jobs: Sequence[Job], workspace: Workspace, display: Display, outcome: Outcome | None = None) -> Outcome:
     """Run all jobs that have no record yet, and write their records. Returns `outcome` with what could not be run.
 
@@ -121,36 +142,33 @@ def run_jobs(jobs: Sequence[Job], workspace: Workspace, display: Display, outcom
     ones save and stop, and the next call resumes them.
     """
     unique = list({job.key: job for job in jobs}.values())
-    known = find_records(workspace.records).by_key
+    known = records.find_records(workspace.records).by_key
     waiting = [job for job in unique if job.key not in known]
     if len(waiting) < len(unique):
         display.say(f"{len(unique) - len(waiting)} of {len(unique)} runs already have records")
-    slots: SimpleQueue[Mapping[str, str]] = SimpleQueue()
+    untaken: SimpleQueue[Mapping[str, str]] = SimpleQueue()
     for slot in workspace.slots:
-        slots.put(slot)
+        untaken.put(slot)
     outcome, stop, elsewhere = outcome or Outcome(), threading.Event(), list[Job]()
     processes: set[subprocess.Popen[bytes]] = set()
+    thread = threading.local()
+
+    def take_slot() -> None:
+        thread.slot = untaken.get()  # each thread keeps one
 
     def work(job: Job, patient: bool = False) -> None:
-        if stop.is_set() or interrupt.requested:
-            return
-        slot = slots.get()
-        try:
-            _work(job, slot, patient)
-        finally:
-            slots.put(slot)
-
-    def _work(job: Job, slot: Mapping[str, str], patient: bool) -> None:
         with _claim(workspace, job, patient=patient, stop=stop) as locks:
+            if stop.is_set() or interrupt.requested:
+                return
             if locks is None:
                 elsewhere.append(job)
                 return
-            if stop.is_set() or interrupt.requested or has_record(workspace.records, job.key):
+            if records.has_record(workspace.records, job.key):
                 return  # another runner was faster
             log = job_folder(job, workspace) / LOG
             progress.begin(job, log)
             try:
-                result = _run(job, workspace, slot, locks, processes)
+                result = _run(job, workspace, thread.slot, locks, processes)
             except (OSError, ValueError, KeyError) as error:  # a full disk, a damaged run directory: others continue
                 result = Failure(job, 1, log, (f"{type(error).__name__}: {error}",))
             if isinstance(result, Record):
@@ -165,17 +183,14 @@ def run_jobs(jobs: Sequence[Job], workspace: Workspace, display: Display, outcom
     with (
         pass_on(processes) as interrupt,
         display.bar("runs", len(waiting)) as bar,
-        ThreadPoolExecutor(len(workspace.slots)) as pool,
+        ThreadPoolExecutor(len(workspace.slots), initializer=take_slot) as pool,
     ):
         progress = _Progress(display, bar, len(waiting))
-        futures = [pool.submit(work, job) for job in waiting]
         try:
-            for future in futures:
-                future.result()
+            list(pool.map(work, waiting))
             for job in elsewhere:
                 display.say(f"{job.title} is being run by another process; waiting for it")
-            for future in [pool.submit(work, job, True) for job in tuple(elsewhere)]:
-                future.result()
+            list(pool.map(partial(work, patient=True), tuple(elsewhere)))
         except KeyboardInterrupt:
             stop.set()  # the processes received the signal too; the pool waits until they have saved
     if interrupt.requested:
@@ -195,7 +210,7 @@ def command(job: Job, workspace: Workspace) -> list[str]:
     """The command line of a job; for an interrupted training, the one that resumes it."""
     folder = job_folder(job, workspace)
     if job.benchmark:
-        given = ["benchmark", "model", *job.benchmark, *job.overrides, f"output={folder / BENCHMARK}"]
+        given = ["benchmark", "model", *job.benchmark, *job.overrides, f"output={folder / records.BENCHMARK}"]
     elif (folder / "checkpoints" / "last.pt").exists():
         given = ["train", f"resume={folder}"]
     else:
@@ -220,20 +235,7 @@ def shell_lines(jobs: Sequence[Job], options: Sequence[str]) -> list[str]:
 def slurm_script(name: str, lines: Sequence[str], *, gpus: int = 1) -> str:
     """A Slurm job array with one task per line. A requeued task resumes what it had begun."""
     tasks = "\n".join(f"  {shlex.quote(line)}" for line in lines)
-    return f"""#!/bin/bash
-#SBATCH --job-name=mldec-{name}
-#SBATCH --array=0-{len(lines) - 1}
-#SBATCH --ntasks=1
-#SBATCH --gpus={gpus}
-#SBATCH --cpus-per-task=8
-#SBATCH --requeue
-#SBATCH --open-mode=append
-#SBATCH --output=%x-%A_%a.log
-tasks=(
-{tasks}
-)
-eval "${{tasks[$SLURM_ARRAY_TASK_ID]}}"
-"""
+    return fill_template("job_array.sh", name=name, last=len(lines) - 1, gpus=gpus, tasks=tasks)
 
 
 def _run(
@@ -247,7 +249,7 @@ def _run(
     folder = job_folder(job, workspace)
     log = folder / LOG
     code, log_start = 0, log.stat().st_size if log.exists() else 0
-    if not _is_finished(job, folder):
+    if not ((folder / records.BENCHMARK).exists() if job.benchmark else is_complete(folder)):
         folder.mkdir(parents=True, exist_ok=True)
         with open(log, "a", encoding="utf-8", opener=without_links) as file:
             process = subprocess.Popen(
@@ -263,21 +265,15 @@ def _run(
             code = process.wait()
             processes.discard(process)
     if code == 0:
-        collect = record_of_benchmark if job.benchmark else record_of_run
-        record = collect(folder, job)
-        write_record(workspace.records, record)
-        return record
-    text = log.read_bytes()[log_start:].decode("utf-8", "replace")
-    exhausted = code in KILLED or any(sign in text for sign in (*OUT_OF_MEMORY, "MemoryError"))
-    if job.expect == "out_of_memory" and exhausted:
-        record = record_without_memory(folder, job)
-        write_record(workspace.records, record)
-        return record
-    return Failure(job, code, log, tuple(text.splitlines()[-LAST_LINES:]))
-
-
-def _is_finished(job: Job, folder: Path) -> bool:
-    return (folder / BENCHMARK).exists() if job.benchmark else is_complete(folder)
+        record = records.record_of_benchmark(folder, job) if job.benchmark else records.record_of_run(folder, job)
+    else:
+        text = log.read_bytes()[log_start:].decode("utf-8", "replace")
+        exhausted = code in KILLED or any(sign in text for sign in (*OUT_OF_MEMORY, "MemoryError"))
+        if job.expect != "out_of_memory" or not exhausted:
+            return Failure(job, code, log, tuple(text.splitlines()[-LAST_LINES:]))
+        record = records.record_without_memory(folder, job)
+    records.write_record(workspace.records, record)
+    return record
 
 
 @contextlib.contextmanager

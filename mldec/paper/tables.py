@@ -120,6 +120,7 @@ class PaperTable:
     """A table or a figure of the paper.
 
     Attributes:
+        scale: which of the two versions this is.
         benchmark: options of `mldec benchmark model`, for a table of kind "benchmark".
         seeds: the default number of seeds of its rows: 0, 1, ….
         plateau: rows that are meant to be trained to a plateau, each with the row of twice the epochs that verifies it.
@@ -131,6 +132,7 @@ class PaperTable:
     cells: Mapping[str, str]
     figures: Mapping[str, str]
     rows: tuple[TableRow, ...]
+    scale: Scale = "paper"
     kind: Literal["training", "benchmark"] = "training"
     plot: Plot | None = None
     findings: tuple[Finding, ...] = ()
@@ -144,6 +146,16 @@ class PaperTable:
         """`Table 5`, `Figure 6`."""
         kind = "Table" if self.id.startswith("table") else "Figure"
         return f"{kind} {self.id.removeprefix(kind.lower())}"
+
+    @property
+    def name_with_scale(self) -> str:
+        """`Table 5`, `Table 5 at desk scale`."""
+        return f"{self.name} at desk scale" if self.scale == "desk" else self.name
+
+    @property
+    def caption(self) -> str:
+        """`Table 5. MS-COCO, compared with other methods`, with "at desk scale" where it is."""
+        return f"{self.name_with_scale}. {self.title}"
 
     @property
     def reproduced(self) -> tuple[TableRow, ...]:
@@ -162,7 +174,7 @@ class PaperTable:
 def load_tables(scale: Scale) -> tuple[PaperTable, ...]:
     """All tables of a scale, in the paper's order. Raises ValueError for an inconsistent file."""
     text = resources.files("mldec.paper").joinpath(FILES[scale]).read_text(encoding="utf-8")
-    tables = tuple(_table(entry) for entry in yaml.safe_load(text))
+    tables = tuple(_table(entry, scale) for entry in yaml.safe_load(text))
     if len({table.id for table in tables}) < len(tables):
         raise ValueError(f"{FILES[scale]}: two tables have the same id")
     return tables
@@ -170,9 +182,9 @@ def load_tables(scale: Scale) -> tuple[PaperTable, ...]:
 
 def find_table(name: str, scale: Scale) -> PaperTable:
     """The table of a name that users write: `5`, `table5`, `figure5`, `F5`. Raises ConfigError for any other name."""
-    wanted = name.lower().replace(" ", "").replace("-", "")
-    if found := re.fullmatch(r"([tf]?)([0-9]+)", wanted):
-        wanted = f"{'figure' if found[1] == 'f' else 'table'}{found[2]}"
+    wanted = name.lower()
+    if found := re.fullmatch(r"(?:(t|f|table|figure)[ -]?)?([0-9]+)", wanted):
+        wanted = f"{'figure' if (found[1] or 't').startswith('f') else 'table'}{found[2]}"
     tables = {table.id: table for table in load_tables(scale)}
     if wanted in tables:
         return tables[wanted]
@@ -181,13 +193,14 @@ def find_table(name: str, scale: Scale) -> PaperTable:
     raise ConfigError(f"table={shortened(name)}: no such table; {suggest(wanted[:80], tables)}")
 
 
-def _table(entry: Mapping[str, Any]) -> PaperTable:
+def _table(entry: Mapping[str, Any], scale: Scale) -> PaperTable:
     where = entry.get("id", "a table without id")
-    own = {key: value for key, value in entry.items() if key not in ("source", "needs")}
+    own = {key: value for key, value in entry.items() if key not in ("source", "needs")} | {"scale": scale}
     own["rows"] = tuple(_row(row, where, entry.get("source", "?"), entry.get("needs", {})) for row in entry["rows"])
     own["findings"] = tuple(_make(Finding, finding, where) for finding in entry.get("findings", ()))
     own["plot"] = _make(Plot, entry["plot"], where) if "plot" in entry else None
-    table = _make(PaperTable, {**own, "benchmark": tuple(entry.get("benchmark", ()))}, where)
+    own["benchmark"] = tuple(entry.get("benchmark", ()))
+    table = _make(PaperTable, own, where)
     keys = [row.key for row in table.rows]
     if len(set(keys)) < len(keys):
         raise ValueError(f"{where}: two rows have the same key: {keys}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mldec.paper.records import Record
-from mldec.paper.tables import COUNTED, UNVERIFIED, PaperTable, Scale, TableRow
+from mldec.paper.tables import COUNTED, UNVERIFIED, PaperTable, TableRow
 
 SPREAD = 2.0  # standard deviations from the mean within which a published value agrees with the seeds
 MARK = "†"
@@ -66,14 +66,14 @@ class ResultValue:
     status: str = "finished"
 
     @property
-    def unverified(self) -> bool:
-        """Whether the published value has no source that confirms it."""
-        return self.published is not None and self.source in UNVERIFIED
+    def mark(self) -> str:
+        """` †` behind a published value that no source confirms."""
+        return f" {MARK}" if self.published is not None and self.source in UNVERIFIED else ""
 
 
-def result_values(table: PaperTable, result: RowResult, scale: Scale) -> dict[str, ResultValue]:
+def result_values(table: PaperTable, result: RowResult) -> dict[str, ResultValue]:
     """The value of each figure of the table for one of its rows."""
-    return {figure: _value(result, figure, scale) for figure in table.figures}
+    return {figure: _value(table, result, figure) for figure in table.figures}
 
 
 def samples_by_seed(result: RowResult, figure: str) -> dict[int, float]:
@@ -94,6 +94,11 @@ def row_name(table: PaperTable, row: TableRow) -> str:
         plain = title if title[1:2].isupper() else title[:1].lower() + title[1:]
         parts.append(value if isinstance(value, str) else f"{plain} {value}")
     return " · ".join(parts) or row.key
+
+
+def count(number: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def number(value: float, like: float | None = None, sign: bool = False) -> str:
@@ -128,7 +133,7 @@ def published(value: ResultValue, tags: bool = False) -> str:
     if value.published is None:
         return "not known" if value.source == "?" else "NA"
     shown = f"{value.published:,}" if abs(value.published) >= 10_000 else str(value.published)
-    return shown + (f" [{value.source}]" if tags else "") + (f" {MARK}" if value.unverified else "")
+    return shown + (f" [{value.source}]" if tags else "") + value.mark
 
 
 def difference(value: ResultValue) -> str:
@@ -139,7 +144,7 @@ def difference(value: ResultValue) -> str:
     return shown if value.within is None else f"{shown} ({'within' if value.within else 'outside'})"
 
 
-def _value(result: RowResult, figure: str, scale: Scale) -> ResultValue:
+def _value(table: PaperTable, result: RowResult, figure: str) -> ResultValue:
     paper = result.published
     value = ResultValue()
     if paper is not None and figure in paper.published:
@@ -153,7 +158,7 @@ def _value(result: RowResult, figure: str, scale: Scale) -> ResultValue:
     if not values:
         return replace(value, status=missing)
     mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-    gap = None if value.published is None or scale == "desk" else mean - value.published
+    gap = None if value.published is None or table.scale == "desk" else mean - value.published
     within = None if gap is None or std is None else abs(gap) <= SPREAD * std
     seeds = 0 if figure in COUNTED else len(values)
     return replace(value, mean=mean, std=std, seeds=seeds, difference=gap, within=within)

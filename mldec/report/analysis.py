@@ -88,6 +88,13 @@ def count_at(scores: np.ndarray, targets: np.ndarray, thresholds: np.ndarray | f
     return DecisionCounts(*count_decisions(scores, targets, thresholds))
 
 
+def given_labels(scores: np.ndarray, threshold: float, *, single_label: bool) -> np.ndarray:
+    """Which labels (…,N) are given: those with scores (…,N) above `threshold`, of a `single_label` image the best."""
+    if single_label:
+        return np.arange(scores.shape[-1]) == scores.argmax(axis=-1, keepdims=True)
+    return scores > threshold
+
+
 def image_losses(scores: np.ndarray, targets: np.ndarray, *, softmax: bool = False) -> np.ndarray:
     """(S,) cross entropy of each image, summed over its known labels; `softmax`: of the labels that are present."""
     losses = np.empty(len(scores))
@@ -110,7 +117,7 @@ def wrong_pairs(scores: np.ndarray, targets: np.ndarray, threshold: float, *, si
     shape = (scores.shape[1],) * 2
     images, missed = sparse.csr_array(shape, dtype=np.int64), sparse.csr_array(shape, dtype=np.int64)
     for rows in row_blocks(scores):
-        given = _highest(scores[rows]) if single_label else scores[rows] > threshold
+        given = given_labels(scores[rows], threshold, single_label=single_label)
         wrong, present = given & (targets[rows] == 0), targets[rows] == 1
         if (wrong.sum(axis=1) > MOST_WRONG).any():
             wrong_scores = np.where(wrong, scores[rows], -1).astype(np.float32)
@@ -134,10 +141,6 @@ def _entries(matrix: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
     keys = rows.astype(np.int64) * matrix.shape[1] + columns
     order = np.argsort(keys)
     return keys[order], whole.data[order]
-
-
-def _highest(scores: np.ndarray) -> np.ndarray:
-    return np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None]
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

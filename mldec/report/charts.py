@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from mldec.report.html import text
+from mldec.report.html import fragment
 
 WIDTH, HEIGHT = 340, 224  # of the drawing; a page shows it at about that size, on a phone and on a desk
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 36
@@ -68,28 +68,13 @@ def chart(
         up = (value - low) / (high - low)
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
-    parts = []
-    for tick in log_ticks(y_low, y_high) if log else ticks(y_low, y_high):
-        _, top = place((x_low, tick))
-        parts.append(f'<path class="grid" d="M{LEFT} {top:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text class="end" x="{LEFT - 6}" y="{top + 4:.1f}">{short(tick)}</text>')
-    for tick in ticks(x_low, x_high, 5):
-        left, _ = place((tick, y_high))
-        parts.append(f'<text class="mid" x="{left:.1f}" y="{HEIGHT - BOTTOM + 16}">{short(tick)}</text>')
-    parts.append(f'<text class="mid" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 4}">{text(x)}</text>')
-    for line in kept:
-        places = [place(point) for point in _thinned(line.points)]
-        if len(places) == 1:
-            parts.append(f'<circle class="point {line.style}" cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="3"/>')
-        path = "".join(f"{'L' if i else 'M'}{a:.1f} {b:.1f}" for i, (a, b) in enumerate(places))
-        parts.append(f'<path class="line {line.style}" d="{path}"/>')
-    for mark in marks:
-        if math.isfinite(mark.x) and math.isfinite(mark.y):
-            left, top = place((mark.x, mark.y))
-            parts.append(f'<circle class="{mark.style}" cx="{left:.1f}" cy="{top:.1f}" r="4"/>')
-    described = text(f"{label} {y} over {x}.")
-    body = "".join(parts)
-    return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{described}">{body}</svg>')
+    rows = [(place((x_low, tick))[1], short(tick)) for tick in (log_ticks if log else ticks)(y_low, y_high)]
+    columns = [(place((tick, y_high))[0], short(tick)) for tick in ticks(x_low, x_high)]
+    drawn = [(line.style, [place(point) for point in _thinned(line.points)]) for line in kept]
+    placed = [(mark.style, place(mark[:2])) for mark in marks if math.isfinite(mark.x) and math.isfinite(mark.y)]
+    frame = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "bottom": HEIGHT - BOTTOM}
+    described = f"{label} {y} over {x}."
+    return fragment("chart.svg", rows=rows, columns=columns, lines=drawn, marks=placed, x=x, label=described, **frame)
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:

@@ -13,7 +13,7 @@ from mldec.data.image import decode
 from mldec.engine import config_properties
 from mldec.engine.image_sheets import View, overlay
 from mldec.errors import DataError
-from mldec.report.analysis import image_losses
+from mldec.report.analysis import given_labels, image_losses
 from mldec.report.measure import MeasuredSplit
 
 SIDE = 192  # of an embedded image, px
@@ -78,8 +78,8 @@ def gallery(measured: MeasuredSplit) -> dict[str, Any]:
 def _show(measured: MeasuredSplit, row: int, loss: float, *, maps: bool) -> GalleryImage:
     sample = int(measured.scores.ids[row])
     name, path = measured.index.name(sample), measured.index.path(sample)
-    columns = _interesting(measured, row)
-    labels = [_label(measured, row, column) for column in columns[:MOST_LABELS]]
+    everything = _labels(measured, row)
+    labels = everything[:MOST_LABELS]
     image = decode(path)
     view = measured.predictor.view(*image.shape[:2])
     tiles = [ImageTile(_jpeg(_fit(image, view)), f"Image {name}")]
@@ -90,7 +90,7 @@ def _show(measured: MeasuredSplit, row: int, loss: float, *, maps: bool) -> Gall
             place = measured.predictor.labels.index(label.name)
             shown = _fit(overlay(image, maps_NHW[place], view), view)
             tiles.append(ImageTile(_jpeg(shown), looked, label.name))
-    return GalleryImage(name, loss, labels, max(0, len(columns) - MOST_LABELS), tiles)
+    return GalleryImage(name, loss, labels, len(everything) - len(labels), tiles)
 
 
 def _fit(image: np.ndarray, view: View) -> np.ndarray:
@@ -102,27 +102,17 @@ def _fit(image: np.ndarray, view: View) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
 
 
-def _interesting(measured: MeasuredSplit, row: int) -> list[int]:
-    """Columns of labels that are given or present, those that cost most first."""
+def _labels(measured: MeasuredSplit, row: int) -> list[ImageLabel]:
+    """The labels that are given or present, those that cost most first."""
     scores, targets = measured.scores.scores[row].astype(np.float64), measured.scores.targets[row]
-    given = _given(measured, scores)
-    cost = np.where(targets == 1, 1 - scores, np.where(targets == 0, scores, 0.0))
-    columns = np.flatnonzero(given | (targets == 1))
-    wrong_first = np.where((given & (targets == 1))[columns], 0, -cost[columns])
-    return columns[np.lexsort((columns, -scores[columns], wrong_first))].tolist()
-
-
-def _given(measured: MeasuredSplit, scores: np.ndarray) -> np.ndarray:
-    if measured.single_label:
-        return np.arange(len(scores)) == scores.argmax()
-    return scores > measured.config.protocol.threshold
-
-
-def _label(measured: MeasuredSplit, row: int, column: int) -> ImageLabel:
-    scores, target = measured.scores.scores[row], int(measured.scores.targets[row, column])
-    given = bool(_given(measured, scores)[column])
-    kind = ("found" if given else "missed") if target == 1 else "wrong" if target == 0 else "unknown"
-    return ImageLabel(measured.labels.names[column], float(scores[column]), kind)
+    given = given_labels(scores, measured.config.protocol.threshold, single_label=measured.single_label)
+    present, absent = targets == 1, targets == 0
+    cost = np.select([present, absent], [1 - scores, scores])
+    kinds = np.select([present & given, present, absent], ["found", "missed", "wrong"], "unknown")
+    columns = np.flatnonzero(given | present)
+    wrong_first = np.where((given & present)[columns], 0, -cost[columns])
+    ordered = columns[np.lexsort((columns, -scores[columns], wrong_first))].tolist()
+    return [ImageLabel(measured.labels.names[n], float(scores[n]), str(kinds[n])) for n in ordered]
 
 
 def _jpeg(image: np.ndarray) -> str:

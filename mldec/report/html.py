@@ -6,11 +6,12 @@ import base64
 import datetime
 import hashlib
 import math
+from functools import cache
 from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 import mldec
 from mldec.errors import CONTROL
@@ -21,6 +22,23 @@ NOTHING = "\u2013"  # shown where there is no number
 
 def render(template: str, **values: Any) -> str:
     """A page of `templates/`. Strings among `values` are escaped; `Markup` is inserted as it is."""
+    style, script = _part("style.css") + _scales(), _part("script.js")
+    # Only style and script with these hashes are allowed: injected ones would not run.
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    parts = {"style": Markup(style), "script": Markup(script), "policy": Markup(policy)}
+    return str(fragment(template, version=mldec.__version__, **parts, **values))
+
+
+def fragment(template: str, **values: Any) -> Markup:
+    """A part of a page, such as a chart, in the same way."""
+    return Markup(_environment().get_template(template).render(values))
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("mldec.report"),
         autoescape=True,
@@ -30,16 +48,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(percent=percent, share=share, count=count, duration=duration, gib=gib)
-    style, script = _part("style.css") + _scales(), _part("script.js")
-    # Only style and script with these hashes are allowed: injected ones would not run.
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    page = environment.get_template(template)
-    return page.render(
-        version=mldec.__version__, style=Markup(style), script=Markup(script), policy=Markup(policy), **values
-    )
+    return environment
 
 
 def shown(value: Any) -> Any:
@@ -51,11 +60,6 @@ def shown(value: Any) -> Any:
         return value
     plain = CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(value))
     return plain.encode("utf-8", "backslashreplace").decode()
-
-
-def text(value: Any) -> Markup:
-    """`shown`, escaped, for markup that is not built by a template."""
-    return escape(shown(value))
 
 
 def percent(value: float, digits: int = 2) -> str:

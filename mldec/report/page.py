@@ -9,20 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mldec.errors import MldecError
-from mldec.report.analysis import (
-    Curve,
-    DecisionCounts,
-    ErrorPairs,
-    count_at,
-    pooled_precision_recall,
-    precision_recall,
-    wrong_pairs,
-)
+from mldec.report import analysis
+from mldec.report.analysis import Curve, DecisionCounts, ErrorPairs
 from mldec.report.charts import ChartLine, ChartMark, chart
 from mldec.report.gallery import gallery
 from mldec.report.headline import headline
 from mldec.report.html import percent, render, share
-from mldec.report.measure import LabelThresholds, MeasuredSplit
+from mldec.report.measure import ExplainedThresholds, MeasuredSplit
 from mldec.report.run import RunFiles
 from mldec.report.training import ChartPanel, training_panels
 
@@ -89,24 +82,21 @@ def _precision(measured: MeasuredSplit, labels: Sequence[str] | None) -> dict[st
     chosen = _chosen(measured, labels)
     if not chosen:
         return "No label has an image in this split, so there are no curves."
-    at_common = count_at(scores, targets, measured.config.protocol.threshold)
-    own = measured.thresholds if isinstance(measured.thresholds, LabelThresholds) else None
-    at_own = count_at(scores, targets, own.values) if own else None
+    threshold, thresholds = measured.config.protocol.threshold, measured.thresholds
+    decisions = [analysis.count_at(scores, targets, threshold)]
+    if own := isinstance(thresholds, ExplainedThresholds):
+        decisions.append(analysis.count_at(scores, targets, thresholds.values))
     panels = []
     if labels is None:
-        pooled = pooled_precision_recall(scores, targets)
-        sums = [
-            DecisionCounts(*(np.array([part.sum()]) for part in counts)) for counts in (at_common, at_own) if counts
-        ]
-        panels.append(_panel("All labels", "pooled", pooled, [_point(counts, 0) for counts in sums], measured))
+        pooled = analysis.pooled_precision_recall(scores, targets)
+        sums = [DecisionCounts(*(part.sum(keepdims=True) for part in counts)) for counts in decisions]
+        panels.append(_panel("All labels", "pooled", pooled, sums, 0, measured))
     for column, why in chosen:
-        curve = precision_recall(scores[:, column], targets[:, column])
-        points = [_point(counts, column) for counts in (at_common, at_own) if counts]
-        ap = f"AP {percent(100 * measured.result.per_class[column])}, {at_common.present[column]:,} positives"
-        title = measured.labels.names[column]
-        panels.append(_panel(title, f"{why}{', ' if why else ''}{ap}", curve, points, measured))
-    threshold = f"{measured.config.protocol.threshold:g}"
-    return {"panels": panels, "threshold": threshold, "own": own is not None, "single": measured.single_label}
+        curve = analysis.precision_recall(scores[:, column], targets[:, column])
+        ap = f"AP {percent(100 * measured.result.per_class[column])}, {decisions[0].present[column]:,} positives"
+        note = f"{why}, {ap}" if why else ap
+        panels.append(_panel(measured.labels.names[column], note, curve, decisions, column, measured))
+    return {"panels": panels, "threshold": f"{threshold:g}", "own": own, "single": measured.single_label}
 
 
 def _chosen(measured: MeasuredSplit, labels: Sequence[str] | None) -> list[tuple[int, str]]:
@@ -124,17 +114,13 @@ def _chosen(measured: MeasuredSplit, labels: Sequence[str] | None) -> list[tuple
     return list(found.items())
 
 
-def _point(counts: DecisionCounts, column: int) -> tuple[float, float]:
-    """Recall and precision of a column."""
-    return float(counts.recall[column]), float(counts.precision[column])
-
-
 def _panel(
-    title: str, note: str, curve: Curve, decisions: list[tuple[float, float]], measured: MeasuredSplit
+    title: str, note: str, curve: Curve, decisions: Sequence[DecisionCounts], column: int, measured: MeasuredSplit
 ) -> ChartPanel:
-    """A curve with the points of the decisions: at the protocol's threshold, at the label's own."""
-    marks = [ChartMark(*point, style) for point, style in zip(decisions, ("dot", "ring"), strict=False)]
-    recall, precision = decisions[0]
+    """A curve with the points of the decisions on a column: at the protocol's threshold, at the label's own."""
+    points = [(float(counts.recall[column]), float(counts.precision[column])) for counts in decisions]
+    marks = [ChartMark(*point, style) for point, style in zip(points, ("dot", "ring"), strict=False)]
+    recall, precision = points[0]
     at_common = f"precision {share(precision)}, recall {share(recall)}"
     drawing = chart(
         [ChartLine(title, list(zip(curve.recall.tolist(), curve.precision.tolist(), strict=True)))],
@@ -157,7 +143,7 @@ def _example_images(measured: MeasuredSplit) -> dict[str, Any] | str:
 
 def _errors(measured: MeasuredSplit) -> dict[str, Any] | str:
     threshold, single = measured.config.protocol.threshold, measured.single_label
-    pairs = wrong_pairs(measured.scores.scores, measured.scores.targets, threshold, single_label=single)
+    pairs = analysis.wrong_pairs(measured.scores.scores, measured.scores.targets, threshold, single_label=single)
     if not len(pairs.given):
         return "No label is predicted wrongly in an image that has another one."
     names, present = measured.labels.names, measured.positives
@@ -197,7 +183,7 @@ def _thresholds(measured: MeasuredSplit) -> dict[str, Any] | str:
         return measured.thresholds
     scores, targets, thresholds = measured.scores.scores, measured.scores.targets, measured.thresholds.values
     common = measured.config.protocol.threshold
-    at_common, at_own = count_at(scores, targets, common), count_at(scores, targets, thresholds)
+    at_common, at_own = analysis.count_at(scores, targets, common), analysis.count_at(scores, targets, thresholds)
     columns = (at_common.present.tolist(), _parts(at_common), thresholds.tolist(), _parts(at_own))
     rows = [ThresholdRow(*row) for row in zip(measured.labels.names, *columns, strict=True)]
     both = np.isfinite(at_common.f1) & np.isfinite(at_own.f1)

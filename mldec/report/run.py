@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mldec.engine.metric_writer import describe_damaged, scan_records
-from mldec.engine.run_directory import read_json, run_directory_of
+from mldec.engine.run_directory import MOST_JSON, run_directory_of
 from mldec.engine.settings_file import MOST_BYTES, read_settings
 from mldec.errors import CheckpointError, MldecError, first_lines, whole_number
 from mldec.labels import from_cell
-from mldec.untrusted import open_text, read_bytes
+from mldec.untrusted import open_text, read_bytes, read_json
 
 T = TypeVar("T")
 
@@ -142,7 +142,7 @@ def _text(path: Path) -> str:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    content = read_json(path)
+    content = read_json(path, most=MOST_JSON)
     if not isinstance(content, dict):
         raise ValueError("it holds no object")
     return content

@@ -96,13 +96,17 @@ def test_every_head_and_number_of_labels_has_all_figures(tmp_path, capsys):
 def test_counts_are_those_of_the_network():
     config = make(OVERRIDES)
     figures = {figure.name: figure.value for figure in measure([Case("net", config, 12)], repeats=1, seconds=0.001)}
-    classifier = build.build_bare_classifier(config, LabelSpace([f"label {number}" for number in range(12)]))
+    classifier = build.build_classifier(
+        config, LabelSpace([f"label {number}" for number in range(12)]), pretrained=False
+    )
     assert figures["net: multiply-accumulates"] * 1e9 == count_macs(classifier, 48)
     assert figures["net: parameters"] * 1e6 == count_parameters(classifier)[0]
 
 
 def test_a_batch_in_evaluation_costs_no_more_than_its_images():
-    classifier = build.build_bare_classifier(make([*OVERRIDES, "head=transformer_decoder"]), LabelSpace(list("abcdef")))
+    classifier = build.build_classifier(
+        make([*OVERRIDES, "head=transformer_decoder"]), LabelSpace(list("abcdef")), pretrained=False
+    )
     one, four = count_macs(classifier, 48), count_macs(classifier, 48, 4)
     assert one < four < 4 * one  # self-attention among queries is done once
 
@@ -195,16 +199,16 @@ def test_a_head_with_label_embeddings_is_measured_without_their_file(capsys):
     ("arguments", "message"),
     [
         ([], "num_labels=… is missing"),
-        (["num_labels=0"], "num_labels=0: expected a whole number 1 to 1000000"),
-        (["num_labels=12,x"], "num_labels=x: expected a whole number"),
+        (["num_labels=0"], "num_labels=0: expected an integer from 1 to 1000000"),
+        (["num_labels=12,x"], "num_labels=x: expected an integer"),
         (["num_labels=12,12"], "found an item twice"),
         (["num_labels=12", "heads=foo"], "head=foo: no such head"),
         (["num_labels=12", "heads=gap", "head=gap"], "leave one of both out"),
         (["num_labels=12", "heads=gap,ml_decoder", "head.fo=1"], "head.fo=1: no head of gap, ml_decoder has it"),
         (["num_lables=12"], "num_lables=12: no such option of mldec benchmark model; did you mean num_labels?"),
         (["num_labels=12", "scale=0.1"], "scale=0.1: no such option"),
-        (["num_labels=12", "repeats=0"], "repeats=0: expected a whole number"),
-        (["num_labels=12", "seconds=-1"], "seconds=-1.0: expected a number 0 (excluded) to 1000"),
+        (["num_labels=12", "repeats=0"], "repeats=0: expected an integer"),
+        (["num_labels=12", "seconds=-1"], "seconds=-1.0: expected a number > 0 and ≤ 1000"),
         (["num_labels=12", "schedule.epoch=3"], "schedule.epoch: schedule=one_cycle has no such setting"),
         (["num_labels=12", "loss=ce"], "loss=asl or loss=bce"),
         (["num_labels=12", "-m"], "-m: has no effect here"),

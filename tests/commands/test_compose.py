@@ -161,7 +161,7 @@ def test_settings_of_a_replaced_component_are_left_out_with_a_note(capsys):
             ["experiment=digits", "head.num_group=20"],
             "head.num_group: head=ml_decoder has no such setting; did you mean num_groups?",
         ),
-        (["experiment=digits", "schedule.epochs=many"], "schedule.epochs=many: expected a whole number at least 1"),
+        (["experiment=digits", "schedule.epochs=many"], "schedule.epochs=many: expected an integer ≥ 1"),
         (["experiment=digits", "seed=1,2"], "several values need -m"),
         (["experiment=digits", "+seed=1"], "no '+' or '~' is needed"),
         (["experiment=digits", "hydra.run.dir=x"], "run_dir="),

@@ -91,10 +91,10 @@ def test_split_refuses_what_it_cannot_do_and_overwrites_nothing(tmp_path, capsys
     write_table(tmp_path)
     for options, message in [
         (["table=all.csv", "train=0.5"], "at least two shares that sum to 1"),
-        (["table=all.csv", "train=x"], "train=x: expected a number 0 to 1"),
+        (["table=all.csv", "train=x"], "train=x: expected a number from 0 to 1"),
         (["table=none.csv"], "no such file"),
         (["train=0.5"], "table=… is missing"),
-        (["table=all.csv", "seed=-1"], "seed=-1: expected a whole number 0 to"),
+        (["table=all.csv", "seed=-1"], "seed=-1: expected an integer from 0 to"),
         (["table=all.csv", "head=gap"], "head=gap: no such option of mldec data split"),
     ]:
         assert run(["data", "split", *options]) == 2

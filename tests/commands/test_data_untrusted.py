@@ -86,7 +86,7 @@ def test_shrink_looks_for_room_first(capsys, monkeypatch):
     options = folder_dataset()
     Path("ds/notes.txt").write_text("x")
     os.truncate("ds/notes.txt", 2**33)
-    monkeypatch.setattr("mldec.data.shrink_plan.shutil.disk_usage", lambda place: SimpleNamespace(free=2**32))
+    monkeypatch.setattr("mldec.data.shrink.shutil.disk_usage", lambda place: SimpleNamespace(free=2**32))
     assert run(["data", "shrink", *options, "side=20", "output=out", "workers=1"]) == 2
     assert "about 8.0 GiB are needed and 4.0 GiB are free" in error(capsys)
     assert not Path("out").exists()

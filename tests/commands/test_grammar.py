@@ -91,7 +91,7 @@ def test_one_parser_reads_options_settings_and_values_from_python():
     assert (options, arguments.overrides) == (Example(count=3, kind="b"), ("head.dim=4",))
     assert parse(["kind=b"], Example, "example", count=2)[0] == Example(count=2, kind="b")
     for argv, message in {
-        ("count=0",): "count=0: expected a whole number at least 1",
+        ("count=0",): "count=0: expected an integer ≥ 1",
         ("kind=a",): "count=… is missing",
         ("count=1", "kindd=a"): "kindd=a: no such option of mldec example; did you mean kind?",
         ("count=1", "kind=c"): "kind=c: expected one of a, b",

@@ -93,10 +93,10 @@ def test_inputs_are_images_folders_patterns_and_lists_each_image_once(photos, mo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["threshold=2"], "expected a number 0 to 1"),
-        (["top_k=0"], "expected a whole number at least 1"),
-        (["batch_size=0"], "expected a whole number at least 1"),
-        (["workers=-1"], "workers=-1: expected a whole number 0 to 1024"),
+        (["threshold=2"], "expected a number from 0 to 1"),
+        (["top_k=0"], "expected an integer ≥ 1"),
+        (["batch_size=0"], "expected an integer ≥ 1"),
+        (["workers=-1"], "workers=-1: expected an integer from 0 to 1024"),
         (["scores=some"], "expected one of listed, all"),
         (["annotated=true"], "annotated=true writes images; add a directory for them: output=DIR"),
         (["maps=true", "output=x.csv"], "maps=true writes images; add a directory for them: output=DIR"),
@@ -526,6 +526,28 @@ def test_thresholds_and_labels_are_not_overwritten_either(trained, photos, capsy
     before = Path("t.csv").read_bytes()
     assert run(["predict", f"run={trained}", "input=photos", "thresholds=t.csv", "output=t.csv"]) == 2
     assert Path("t.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "thresholds.csv", "per_class_ap.csv", "evaluation/x/per_class_ap.csv"]
+)
+def test_the_records_of_a_run_are_not_replaced(trained, photos, capsys, name):
+    folder = photos.parent / "another_run"
+    shutil.copytree(trained, folder)
+    if not (folder / name).exists():
+        (folder / name).parent.mkdir(parents=True)
+        shutil.copy(folder / "per_class_ap.csv", folder / name)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for network in (trained, folder):
+        assert run(["predict", f"run={network}", "input=photos", f"output={folder / name}"]) == 2
+        error = capsys.readouterr().err
+        assert f"output={folder / name}: is a record of the run in that directory" in error
+        assert "use another output" in error
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    for name in ("config.yaml", "checkpoints/best.pt", "data.json"):  # which are not named as a file of predictions
+        assert run(["predict", f"run={trained}", "input=photos", f"output={folder / name}"]) == 2
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert run(["predict", f"run={folder}", "input=photos", f"output={folder / 'predictions.csv'}"]) == 0
 
 
 def test_long_names_are_drawn_under_shorter_ones(trained, photos):

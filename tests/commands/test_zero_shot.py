@@ -85,7 +85,7 @@ def test_what_a_run_starts_from_is_trained_once_and_resumed_where_it_was_cut_off
     before = (start / "metrics.jsonl").read_text()
     assert run(["train", *options, "head.fc=shared"]) == 0  # another head: the same start
     assert (start / "metrics.jsonl").read_text() == before
-    assert f"starting from digits_zsl_start in {start}" in capsys.readouterr().err
+    assert f"note: starting from digits_zsl_start in {start}\n" in capsys.readouterr().err  # which is not trained again
     assert run(["train", *options, "seed=1"]) == 0  # another seed: another start
     assert len(list((tmp_path / "outputs" / "digits_zsl_start").iterdir())) == 2
 

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mldec.data.exclusions import add_exclusions, quoted, read_exclusions
-from mldec.data.verify import Problem, write_exclusions, write_list
+from mldec.data.verify import Problem, write_list
 from mldec.errors import DataError
 
 # Whatever a file may be called: all but / and NUL, halves of characters (bytes that are no UTF-8) among them.
@@ -51,7 +51,7 @@ def test_broken_images_of_any_name_are_listed_one_a_line(tmp_path: Path) -> None
     lines = (tmp_path / "out" / "problems.txt").read_text().split("\n")
     assert len(lines) == len(names) + 1
     assert [line.count("\t") for line in lines[:-1]] == [1] * len(names)
-    assert write_exclusions(problems, str(tmp_path), tmp_path / "excluded.txt") == len(names)
+    assert add_exclusions(names, tmp_path / "excluded.txt") == len(names)
     assert read_exclusions(tmp_path / "excluded.txt") == set(names)
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mldec.data.folder import FolderConfig, build_folder
-from mldec.data.imagenet import ImageNetConfig, build_imagenet
+from mldec.data.folder import FolderConfig, ImageNetConfig, build_folder, build_imagenet
 from mldec.errors import ConfigError, DataError
 
 

@@ -17,8 +17,8 @@ SAMPLES = [
 ]
 
 
-def build(default: int = 0, **arguments) -> ImageIndex:
-    return ImageIndex.build(SAMPLES, root="/data", labels=LABELS, default=default, **arguments)
+def build(default: int = 0) -> ImageIndex:
+    return ImageIndex.build(SAMPLES, root="/data", labels=LABELS, default=default)
 
 
 def slow_targets(rows: list[int], default: int) -> np.ndarray:
@@ -40,11 +40,10 @@ def test_targets_equal_a_plain_loop(rows: list[int], default: int) -> None:
 
 
 def test_a_subset_keeps_paths_and_targets_in_the_order_asked_for() -> None:
-    index = build(confidence=np.array([0.1, 0.2, 0.3, 0.4], np.float32))
+    index = build()
     part = index.subset([2, 0, 1])
     assert [part.path(row) for row in range(3)] == ["/data/c.jpg", "/data/a.jpg", "/data/ü/b.jpg"]
     np.testing.assert_array_equal(part.targets([0, 1, 2]), index.targets([2, 0, 1]))
-    np.testing.assert_array_equal(part.confidence, np.array([0.3, 0.1, 0.2], np.float32))
 
 
 def test_dropping_the_unannotated_keeps_images_with_a_positive() -> None:
@@ -80,12 +79,11 @@ def test_the_fingerprint_follows_content_and_not_the_folder() -> None:
     others = [
         build(default=-1),
         build().subset([0, 1, 3, 2]),
-        build(confidence=np.ones(4, np.float32)),
         ImageIndex.build([("A.jpg", [0, 2], [1], [3]), *SAMPLES[1:]], root="/data", labels=LABELS),
         ImageIndex.build([("a.jpg", [0, 2], [1, 3], []), *SAMPLES[1:]], root="/data", labels=LABELS),
         ImageIndex.build(SAMPLES, root="/data", labels=LabelSpace(["cat", "dog", "bird", "cod"])),
     ]
-    assert len({index.fingerprint() for index in [build(), *others]}) == 7
+    assert len({index.fingerprint() for index in [build(), *others]}) == 6
 
 
 def test_pickling_keeps_everything() -> None:
@@ -130,8 +128,6 @@ def test_inconsistent_content_is_refused() -> None:
         ImageIndex.build([("a", [4], [], [])], root="/", labels=LABELS)
     with pytest.raises(DataError, match="no image"):
         ImageIndex.build([], root="/", labels=LABELS)
-    with pytest.raises(DataError, match="2 confidences for 4 positive labels"):
-        build(confidence=np.ones(2, np.float32))
     with pytest.raises(DataError, match="default=1"):
         build(default=1)
 
@@ -139,13 +135,11 @@ def test_inconsistent_content_is_refused() -> None:
 @pytest.mark.parametrize("default", [0, -1])
 @pytest.mark.parametrize("names", [["cat", "dog", "bird", "fish"], ["fish", "cat"], ["dog"], ["bird", "fish", "cat"]])
 def test_some_labels_in_any_order_keep_their_targets(names: list[str], default: int) -> None:
-    index = build(default, confidence=np.array([0.1, 0.2, 0.3, 0.4], np.float32))
+    index = build(default)
     part = index.with_labels(LabelSpace(names))
     columns = [LABELS.index(name) for name in names]
     np.testing.assert_array_equal(part.targets(range(4)), index.targets(range(4))[:, columns])
     assert [part.path(row) for row in range(4)] == [index.path(row) for row in range(4)]
-    kept = [value for value, column in zip([0.1, 0.2, 0.3, 0.4], [0, 2, 3, 1], strict=True) if column in columns]
-    np.testing.assert_array_equal(part.confidence, np.array(kept, np.float32))
 
 
 def test_labels_that_are_not_there_are_named() -> None:
@@ -156,11 +150,10 @@ def test_labels_that_are_not_there_are_named() -> None:
 @pytest.mark.parametrize("default", [0, -1])
 @pytest.mark.parametrize("hidden", [["cat"], ["dog", "fish"], ["fish", "bird", "dog", "cat"][:3]])
 def test_hidden_labels_are_unknown_and_the_others_as_they_were(hidden: list[str], default: int) -> None:
-    index = build(default, confidence=np.array([0.1, 0.2, 0.3, 0.4], np.float32))
+    index = build(default)
     expected = index.targets(range(4))
     expected[:, [LABELS.index(name) for name in hidden]] = -1
     part = index.with_unknown(hidden)
     np.testing.assert_array_equal(part.targets(range(4)), expected)
     np.testing.assert_array_equal(part.targets([3, 1]), expected[[3, 1]])
     assert part.labels is index.labels
-    assert len(part.confidence) == len(part.positives.values)

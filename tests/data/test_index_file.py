@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +25,7 @@ ROOT = "/data/set"
 
 def make(root: str = ROOT, samples: list[Any] = SAMPLES) -> ImageIndex:
     labels = LabelSpace(["cat", "dog", "bird"], seen=[True, False, True])
-    return ImageIndex.build(samples, root=root, labels=labels, confidence=np.array([0.5, 1, 1], np.float32))
+    return ImageIndex.build(samples, root=root, labels=labels)
 
 
 Change = Callable[[bytearray, dict[str, Any], dict[str, Any]], Any]
@@ -102,7 +101,6 @@ FORGERIES = {
     "path with NUL": put("paths.values", b"\0", at=1),
     "path that is no UTF-8": put("paths.values", b"\xff"),
     "path that begins within a letter": put("paths.offsets", struct.pack("<q", 10), at=8),
-    "confidence that is no number": put("confidence", struct.pack("<f", float("nan"))),
     "another root": field("root", "/etc"),
     "a root above": field("root", ".."),
     "a root that is no text": field("root", 7),
@@ -121,8 +119,8 @@ FORGERIES = {
     "a field missing": lambda body, header, notes: notes.pop("seen") and None,
     "no arrays": lambda body, header, notes: header.clear(),
     "an array missing": lambda body, header, notes: header.pop("positives.values") and None,
-    "an array too many": lambda body, header, notes: header.update(more=header["confidence"]),
-    "a name that no index has": lambda body, header, notes: header.update(more=header.pop("confidence")),
+    "an array too many": lambda body, header, notes: header.update(more=header["negatives.values"]),
+    "a name that no index has": lambda body, header, notes: header.update(more=header.pop("negatives.values")),
     "bytes after the arrays": lambda body, header, notes: body.extend(bytes(64)),
     "other notes": lambda body, header, notes: {"checksum": 0},
     "a list of notes": lambda body, header, notes: [1],
@@ -226,11 +224,10 @@ def test_two_datasets_of_equal_sizes_and_times_are_two(tmp_path: Path) -> None:
 
 
 def test_a_relative_cache_home_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from mldec.data.cache import user_cache_folders
+    from mldec.data.cache import user_cache_folder
 
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     monkeypatch.setenv("HOME", str(tmp_path))
-    (place,) = user_cache_folders()
-    assert place.startswith(str(tmp_path))
+    assert str(user_cache_folder()).startswith(str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
-    assert user_cache_folders() == [str(tmp_path / "mine" / "mldec")]
+    assert user_cache_folder() == str(tmp_path / "mine" / "mldec")

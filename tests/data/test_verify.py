@@ -11,8 +11,9 @@ import pytest
 
 from mldec.data.coco import CocoJsonConfig, build_coco_json
 from mldec.data.digits import DigitsConfig
+from mldec.data.exclusions import add_exclusions
 from mldec.data.index import ImageIndex
-from mldec.data.verify import Problem, for_each_image, unlisted_images, verify, write_exclusions, write_list
+from mldec.data.verify import Problem, for_each_image, unlisted_images, verify, write_list
 from mldec.data.workers import STOPS
 from mldec.errors import DataError
 
@@ -69,8 +70,9 @@ def test_lists_are_merged_and_honoured(
     assert [line.split("\t")[0] for line in lines] == [problem.path for problem in problems]
     list_file = tmp_path / "data" / "excluded.txt"
     list_file.write_text("# by hand\nimages/000001.jpg\n")
-    assert write_exclusions(problems, str(tmp_path / "data"), list_file) == 4
-    assert write_exclusions([*problems, Problem(broken.path(5), "x")], str(tmp_path / "data"), list_file) == 5
+    names = [os.path.relpath(problem.path, tmp_path / "data") for problem in problems]
+    assert add_exclusions(names, list_file) == 4
+    assert add_exclusions([*names, os.path.relpath(broken.path(5), tmp_path / "data")], list_file) == 5
 
     annotations = Path(digits_index.root).parent / "annotations" / "instances_train.json"
     config = CocoJsonConfig(

@@ -158,7 +158,7 @@ def test_every_command_exists_with_its_options(name, tmp_path, monkeypatch, regi
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     # The runs that commands name are settings alone, whose images were never drawn.
-    monkeypatch.setattr("mldec.engine.consent.confine", lambda config, *_, **__: config)
+    monkeypatch.setattr("mldec.engine.stored_config.confine", lambda config, *_, **__: config)
     stored = compose.to_yaml(compose.compose(["experiment=digits", "schedule.epochs=1"]))
     for block in pages.blocks(ROOT / name):
         if block.title:

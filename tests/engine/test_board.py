@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mldec.engine import board
+from mldec.engine import metric_writer
 from mldec.engine.metric_writer import MetricWriter
 from mldec.errors import RunError
 
@@ -21,16 +21,16 @@ def test_a_full_disk_is_one_warning_and_the_records_go_on(
     room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     written = 0
-    write = board._EventFile.write
+    write = metric_writer._EventFile.write
 
-    def full(self: board._EventFile, content: bytes) -> None:
+    def full(self: metric_writer._EventFile, content: bytes) -> None:
         nonlocal written
         written += len(content)
         if written > room:
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, content)
 
-    monkeypatch.setattr(board._EventFile, "write", full)
+    monkeypatch.setattr(metric_writer._EventFile, "write", full)
     before = set(threading.enumerate())
     with caplog.at_level(logging.WARNING):
         writer = MetricWriter(tmp_path, tensorboard=True)

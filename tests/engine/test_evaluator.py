@@ -13,7 +13,7 @@ from torch import nn
 from mldec.config import ProtocolConfig
 from mldec.data.image import Normalization, cut_center, decode
 from mldec.data.loader import Batch
-from mldec.engine import build, config_properties, data_splits, evaluator
+from mldec.engine import build, data_splits, evaluator
 from mldec.engine.checkpoint import Restored
 from mldec.engine.evaluator import Scores, compute_metrics, compute_scores, write_per_class
 from mldec.engine.inference import ImageScorer
@@ -132,7 +132,7 @@ def test_evaluation_and_prediction_cut_the_same_centre(small_digits, tmp_path, i
     config = make([*small_digits, "dataset.crop=0.75", f"dataset.interpolation={interpolation}"])
     index = data_splits.build_split(config, "test")
     batch = next(iter(build.build_eval_loader(config, index, torch.device("cpu"))))
-    size = config_properties.image_size(config)
+    size = config.dataset.image_size
     wanted = [cut_center(decode(index.path(row)), size, 0.75, interpolation) for row in range(len(batch.ids))]
     assert np.array_equal(batch.images.permute(0, 2, 3, 1).numpy(), np.stack(wanted))
     whole = next(iter(build.build_eval_loader(make(small_digits), index, torch.device("cpu"))))

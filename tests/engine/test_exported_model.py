@@ -43,8 +43,8 @@ def change(folder, **values):
     ("values", "message"),
     [
         ({"labels": ...}, "it has no labels"),
-        ({"format": True}, "format=True: expected a whole number"),
-        ({"step": "3"}, "step=3: expected a whole number"),
+        ({"format": True}, "format=True: expected an integer"),
+        ({"step": "3"}, "step=3: expected an integer"),
         ({"format": 99}, "format 99, this mldec reads up to 1; upgrade mldec"),
         ({"labels": ["a\x1b[2J"] * 7, "label_embeddings__names": ["a\x1b[2J"] * 7}, "holds control characters"),
         ({"labels": ["a"] * 7, "label_embeddings__names": ["a"] * 7}, "found more than once: a"),
@@ -81,7 +81,7 @@ def test_a_config_can_name_what_is_registered_and_nothing_else(folder):
     for values, message in (
         ({"config__backbone__name": "os.system"}, "os.system"),
         ({"config__head___target_": "os.system"}, "head._target_: .*no such setting"),
-        ({"config__head": {"name": "ml_decoder", "dim": -3}}, "head.dim=-3: expected a whole number at least 1"),
+        ({"config__head": {"name": "ml_decoder", "dim": -3}}, "head.dim=-3: expected an integer ≥ 1"),
         ({"config": {}}, "missing; a value is needed"),
     ):
         change(folder, **values)

@@ -35,7 +35,7 @@ def test_a_batch_sheet_captions_each_image_with_its_labels():
 def test_captions_tell_found_wrong_missed_and_unknown():
     labels = LabelSpace(["found", "wrong", "missed", "unknown", "rest"])
     scores, targets = np.array([0.9, 0.8, 0.1, 0.7, 0.2]), np.array([1, 0, 1, -1, 0])
-    assert image_sheets._caption(scores, targets, labels, 0.5) == [
+    assert image_sheets._caption(scores, targets, labels) == [
         ("found 90%", image_sheets.GREEN),
         ("wrong 80%", image_sheets.RED),
         ("unknown 70%", image_sheets.GREY),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mldec.commands.main import run
-from mldec.engine.lock import FILE, WRITTEN, lock_run
+from mldec.engine.run_directory import LOCK, WRITTEN, lock_run
 from mldec.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="flock and fork")
@@ -82,11 +82,11 @@ def test_a_run_directory_takes_one_run_at_a_time(
     with lock_run(folder):
         assert run(words) == 2
         assert f"error: {folder} is in use by another run: process {os.getpid()}" in capsys.readouterr().err
-        assert [path.name for path in folder.iterdir()] == [FILE]
+        assert [path.name for path in folder.iterdir()] == [LOCK]
     (folder / ".config.yaml.partial.yaml").write_text("left by a process that was killed")
     assert run(words) == 0
     assert not list(folder.rglob(".*partial*"))
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != FILE}
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != LOCK}
     capsys.readouterr()
     with lock_run(folder):
         for again in (["train", f"resume={folder}"], words):
@@ -131,9 +131,9 @@ def test_the_file_of_the_lock_is_never_a_link(kind: str, tmp_path: Path) -> None
     mine.write_text("mine")
     run.mkdir()
     if kind == "link":
-        (run / FILE).symlink_to(mine)
+        (run / LOCK).symlink_to(mine)
     else:
-        os.mkfifo(run / FILE)
-    with pytest.raises(ConfigError, match=rf"{FILE} is not a regular file .*; remove it"), lock_run(run):
+        os.mkfifo(run / LOCK)
+    with pytest.raises(ConfigError, match=rf"{LOCK} is not a regular file .*; remove it"), lock_run(run):
         pass
     assert mine.read_text() == "mine"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mldec.engine.metric_writer import MetricWriter, read_records
-from mldec.engine.run_directory import write_text
+from mldec.engine.run_directory import write_json
+from mldec.files import write_text
 
 
 def test_resuming_drops_the_records_behind_the_checkpoint(tmp_path):
@@ -63,7 +64,7 @@ def test_what_resuming_needs_is_on_the_disk_before_it_has_its_name(tmp_path, mon
     sync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda file: order.append("sync") or sync(file))
     monkeypatch.setattr(os, "replace", lambda *paths: order.append("rename") or replace(*paths))
-    write_text(tmp_path / "config.yaml", "a: 1\n")
+    write_json(tmp_path / "environment.json", {})
     assert order == ["sync", "rename", *["sync"] * (os.name == "posix")]
     writer = MetricWriter(tmp_path, tensorboard=False)
     order.clear()

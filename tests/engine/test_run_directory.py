@@ -10,11 +10,12 @@ import pytest
 
 from mldec.engine.export.exported_model import DESCRIPTION, MOST_DESCRIPTION, WEIGHTS, read_exported
 from mldec.engine.metric_writer import MOST_RECORDS, read_records
-from mldec.engine.run_directory import MOST_JSON, make_run_directory, read_json, read_metadata
+from mldec.engine.run_directory import MOST_JSON, make_run_directory, read_metadata
 from mldec.engine.settings_file import MOST_BYTES, read_settings
 from mldec.engine.thresholds import read_thresholds
 from mldec.errors import CheckpointError, ConfigError, DataError
 from mldec.report.run import read_run
+from mldec.untrusted import read_json
 
 
 def test_two_runs_of_one_second_get_two_folders(tmp_path):
@@ -34,7 +35,7 @@ def test_a_folder_that_holds_a_run_is_not_taken_again(tmp_path):
 
 
 READERS = [
-    (read_json, "data.json", MOST_JSON, DataError),
+    (lambda path: read_json(path, most=MOST_JSON), "data.json", MOST_JSON, DataError),
     (read_records, "metrics.jsonl", MOST_RECORDS, DataError),
     (read_settings, "config.yaml", MOST_BYTES, ConfigError),
     (lambda path: read_exported(path.parent / WEIGHTS), DESCRIPTION, MOST_DESCRIPTION, CheckpointError),

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mldec.data.loader import Batch
-from mldec.engine import throughput
-from mldec.engine.throughput import Throughput
+from mldec.engine import observer
+from mldec.engine.observer import Throughput
 
 
 class Clock:
@@ -23,7 +23,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(throughput, "time", clock)
+    monkeypatch.setattr(observer, "time", clock)
     return clock
 
 

@@ -20,10 +20,10 @@ from mldec.commands.main import run as command
 from mldec.config import to_mapping
 from mldec.engine import settings_file
 from mldec.engine.checkpoint import load_checkpoint, restore, save_checkpoint
-from mldec.engine.consent import confine
 from mldec.engine.export import exported_model
 from mldec.engine.metric_writer import read_records, scan_records
 from mldec.engine.run_directory import read_metadata
+from mldec.engine.stored_config import confine
 from mldec.errors import CheckpointError, ConfigError, DataError, MldecError, shortened
 from tests.curve import make, small_experiment
 from tests.engine.test_export import SMALL, untrained

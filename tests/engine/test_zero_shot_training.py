@@ -12,7 +12,7 @@ import torch
 
 from mldec.engine import build, config_checks, data_splits
 from mldec.engine.checkpoint import load_checkpoint, read_last, restore, save_checkpoint
-from mldec.engine.evaluator import compute_metrics, compute_scores, describe, headline
+from mldec.engine.evaluator import compute_metrics, compute_scores, describe, main_metric
 from mldec.engine.interrupt import Interrupted
 from mldec.engine.metric_writer import read_records
 from mldec.engine.mixing import answer_random_queries
@@ -68,7 +68,7 @@ def test_a_head_without_words_is_trained_and_evaluated_on_what_is_seen(small_dig
 
 def test_the_epoch_is_chosen_by_the_seen_labels_unless_the_protocol_says_otherwise(run):
     folder, trainer = run
-    assert trainer.headline == "seen_mAP"
+    assert trainer.main_metric == "seen_mAP"
     records = read_records(folder / "metrics.jsonl")
     val = next(record for record in records if record["kind"] == "eval")["ema"]
     assert not any(name.startswith("zsl") for name in val)  # val does not know the unseen labels
@@ -77,8 +77,8 @@ def test_the_epoch_is_chosen_by_the_seen_labels_unless_the_protocol_says_otherwi
     assert test["gzsl_mAP"] == test["mAP"]
     labels = LabelSpace(["a", "b"], seen=[True, False])
     paper = make(["dataset=nuswide_zsl", "dataset.root=x", "protocol=paper"]).protocol
-    assert headline(paper, labels) == "zsl_mAP"
-    assert headline(paper, labels.trained()) == "mAP"
+    assert main_metric(paper, labels) == "zsl_mAP"
+    assert main_metric(paper, labels.trained()) == "mAP"
 
 
 def test_evaluation_asks_for_all_labels_and_training_goes_on_with_its_own(run):
@@ -275,7 +275,7 @@ def test_another_source_of_words_keeps_templates_and_aliases_and_drops_the_names
 
 
 @pytest.mark.parametrize("report", ["raw", "better"])
-def test_images_that_say_nothing_of_the_headline_are_no_error(zero_shot, tmp_path, report):
+def test_images_that_say_nothing_of_the_main_metric_are_no_error(zero_shot, tmp_path, report):
     """A limit on evaluation may leave out every image with an unseen label."""
     words = [word for word in zero_shot if not word.startswith("dataset.zero_shot")]
     words += ["dataset.zero_shot=choose", "protocol.zero_shot=zsl", "schedule.epochs=1"]

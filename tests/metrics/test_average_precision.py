@@ -173,7 +173,7 @@ def test_bad_input_is_refused_in_words():
         average_precision(scores, targets * 0.5)
     with pytest.raises(ValueError, match="targets hold 256"):
         average_precision(scores, targets.astype(np.int64) * 256)
-    with pytest.raises(ValueError, match="no such average precision; use exact, exact_zero, voc07"):
+    with pytest.raises(ValueError, match="no such definition; use exact, exact_zero, voc07"):
         average_precision(scores, targets, "interpolated")
     scores[3, 1] = np.nan
     for definition in DEFINITIONS:

@@ -134,7 +134,7 @@ def test_an_empty_class_is_left_out_or_counts_as_zero():
 
 
 def test_an_unknown_set_of_images_is_refused():
-    with pytest.raises(ValueError, match="gzsl_images='some': no such set of images; use all, with_unseen, with_any"):
+    with pytest.raises(ValueError, match="gzsl_images='some': no such gzsl_images; use all, with_unseen or with_any"):
         zero_shot_metrics(*data(), SEEN, gzsl_images="some")
 
 

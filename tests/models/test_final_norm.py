@@ -149,7 +149,7 @@ def test_the_setting_follows_whether_weights_are_loaded(tmp_path, settings, kept
         assert trained.backbone.loaded.missing == ()
     # What a checkpoint of this run is loaded into has the same parts, though it loads no weights of its own.
     again = build_config(to_mapping(config))
-    bare = build.build_bare_classifier(again, labels)
+    bare = build.build_classifier(again, labels, pretrained=False)
     bare.load_state_dict(trained.state_dict())
     images = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(bare.eval()(images), trained.eval()(images))
@@ -158,7 +158,7 @@ def test_the_setting_follows_whether_weights_are_loaded(tmp_path, settings, kept
 def test_a_run_from_before_the_setting_is_read_without_its_norm(tmp_path):
     config = configured("backbone.pretrained=true", "backbone.final_norm=false")
     labels = LabelSpace(["a", "b"])
-    old = build.build_bare_classifier(config, labels)
+    old = build.build_classifier(config, labels, pretrained=False)
     content = pack(config, labels, old)
     del content["config"]["backbone"]["final_norm"]
     save_checkpoint(tmp_path / "checkpoints" / "last.pt", content)
@@ -174,7 +174,7 @@ def test_asked_for_where_there_is_none_it_is_refused():
         build.build_classifier(configured("backbone=resnet18", "backbone.final_norm=true"), labels)
     # auto keeps what there is, here nothing
     config = configured("backbone=resnet18", "backbone.checkpoint=weights.pth")
-    assert build.build_bare_classifier(config, labels).backbone.final_norm is None
+    assert build.build_classifier(config, labels, pretrained=False).backbone.final_norm is None
     with pytest.raises(ConfigError, match=r"backbone\.final_norm=ja: expected one of auto or true or false"):
         configured("backbone.final_norm=ja")
 

@@ -11,7 +11,7 @@ from mldec.models.classifier import Tokens
 from mldec.models.heads import GlobalAveragePool, MLDecoder, TransformerDecoderHead, ZeroShotMLDecoder
 from mldec.models.heads.gap import GapConfig
 from mldec.models.heads.layers import EncoderLayer, MultiHeadAttention
-from mldec.models.heads.positions import sine_position
+from mldec.models.heads.per_class import sine_position
 from mldec.models.heads.transformer_decoder import TransformerDecoderConfig
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.registry import HEADS

@@ -412,7 +412,7 @@ def test_builds_with_label_embeddings_from_settings():
         ({"queries": "label_embeddings", "label_embeddings": 3}, "head.label_embeddings=3: expected settings"),
         ({"query_noise": 0.1}, "query_noise, random_queries, query_cutout: without effect"),
         ({"fc": "shared"}, "head.fc=shared: one output for all groups"),
-        ({"num_groups": 0}, "head.num_groups=0: expected a whole number at least 1 or null"),
+        ({"num_groups": 0}, "head.num_groups=0: expected an integer ≥ 1, or null"),
         ({"groups": 3}, "did you mean num_groups"),
     ],
 )

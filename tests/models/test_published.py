@@ -196,7 +196,7 @@ def test_the_names_of_the_published_tresnet_l():
     head |= {f"{layer}.norm{n}.{entry}": (768,) for n in (1, 2, 3) for entry in ("weight", "bias")}
 
     with torch.device("meta"):
-        layers, v2 = VARIANTS["tresnet_l"].layers, VARIANTS["tresnet_l"].v2
+        layers, v2 = VARIANTS["tresnet_l"]
         backbone, decoder = TResNet(list(layers), num_classes=0, v2=v2), MLDecoder(2048, 80)
     state = authors_body(backbone)
     state |= {f"head.{name}": value for name, value in authors_head(decoder.state_dict()).items()}

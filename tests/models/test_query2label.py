@@ -261,7 +261,7 @@ def test_settings_that_do_not_fit():
         Query2LabelConfig(name=name, dim=6, num_heads=2)
     with pytest.raises(ValueError, match="self_attention=others: there is only one decoder layer"):
         Query2LabelConfig(name=name, self_attention="others", decoder_layers=1)
-    with pytest.raises(ValueError, match="self_attention='some': use none, first, others, all"):
+    with pytest.raises(ValueError, match="no such self_attention; use none, first, others or all"):
         Query2Label(16, 5, **SMALL, self_attention="some")
     config = Query2LabelConfig(name=name, dim=8, ffn_dim=8, input_projection=True, self_attention="first")
     head = build(config, in_features=512, labels=labels)

@@ -58,7 +58,7 @@ def make(name: str, device: str = "cpu"):
     if config_properties.uses_label_embeddings(config):
         words = LabelEmbeddings(labels.names, torch.randn(len(labels), 300, device="cpu"), "random")
     with torch.device(device):
-        return config, build.build_bare_classifier(config, labels, words)
+        return config, build.build_classifier(config, labels, words, pretrained=False)
 
 
 @pytest.mark.parametrize("name", compose.choices("experiment"))
@@ -105,13 +105,13 @@ FITTED: set[str] = set()  # networks that were found to fit: rows of several tab
 def test_its_network_fits_images_and_labels(name):
     """As shapes alone: nothing is computed, and no memory is taken."""
     config = build_config(compose.compose([f"experiment={name}"]))
-    network = repr([config.backbone, config.head, config_properties.image_size(config), ROWS[name].needs.labels])
+    network = repr([config.backbone, config.head, config.dataset.image_size, ROWS[name].needs.labels])
     if network in FITTED:
         return
     FITTED.add(network)
     config, classifier = make(name, device="meta")
     assert classifier.head is not None
-    side = config_properties.image_size(config)
+    side = config.dataset.image_size
     images = torch.empty(2, 3, side, side, device="meta")
     logits = classifier.train()(images)
     expected = ROWS[name].needs.labels + getattr(config.head, "random_queries", 0)
@@ -137,7 +137,7 @@ def take_a_step(name: str) -> None:
     config, classifier = make(name)
     optimizer, loss = build.build_optimizer(config, classifier), build.build_loss(config)
     before = next(p for p in classifier.head.parameters() if p.requires_grad).detach().clone()
-    side, labels = config_properties.image_size(config), ROWS[name].needs.labels
+    side, labels = config.dataset.image_size, ROWS[name].needs.labels
     images = torch.rand(2, 3, side, side)
     targets = torch.zeros(2, labels)
     targets[[0, 1], [0, labels - 1]] = 1
@@ -155,7 +155,7 @@ def take_a_step(name: str) -> None:
 def test_counted_costs_are_the_published_ones(name):
     config, classifier = make(name)
     published = ROWS[name].published["macs"]
-    assert count_macs(classifier, config_properties.image_size(config)) / 1e9 == pytest.approx(published, rel=0.02)
+    assert count_macs(classifier, config.dataset.image_size) / 1e9 == pytest.approx(published, rel=0.02)
 
 
 def headers():

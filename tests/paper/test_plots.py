@@ -49,7 +49,7 @@ def make_image(path: Path) -> np.ndarray:
 @pytest.mark.parametrize("scale", ["paper", "desk"])
 def test_a_readable_image_on_white(table: PaperTable, scale: Scale, tmp_path: Path) -> None:
     results = [make_result(row, 88.0 + n, 88.4 + n, macs=20.0 + n) for n, row in enumerate(table.rows)]
-    assert draw(table, results, scale, tmp_path / "a" / "figure5.png")
+    assert draw(replace(table, scale=scale), results, tmp_path / "a" / "figure5.png")
     image = make_image(tmp_path / "a" / "figure5.png")
     assert image.shape == (750, 1200, 3)
     assert (image[0] == 255).all()
@@ -59,8 +59,8 @@ def test_a_readable_image_on_white(table: PaperTable, scale: Scale, tmp_path: Pa
 def test_the_same_lines_give_the_same_file(table: PaperTable, tmp_path: Path) -> None:
     results = [make_result(row, 88.0, 89.0) for row in table.rows]
     mirrored = [replace(result, records=result.records[::-1]) for result in results]
-    draw(table, results, "paper", tmp_path / "a.png")
-    draw(table, mirrored, "paper", tmp_path / "b.png")
+    draw(table, results, tmp_path / "a.png")
+    draw(table, mirrored, tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
@@ -71,41 +71,42 @@ def test_points_that_are_missing_are_left_out(table: PaperTable, tmp_path: Path)
     results[3] = make_result(table.rows[3], 89.0, macs=None)
     results[4] = RowResult(row=table.rows[4])
     assert table.plot is not None
-    given, gained = plots._points(table, table.plot, results, "paper")
+    given, gained = plots._points(table, table.plot, results)
     assert {series: len(points) for series, points in given.items()} == {"GAP": 3, "ML-Decoder": 2}
     assert gained == {"GAP": [plots.PlotPoint(20.0, 89.0, None, "TResNet-L")]}
-    assert draw(table, results, "paper", tmp_path / "a.png")
+    assert draw(table, results, tmp_path / "a.png")
 
 
 def test_spread_is_one_standard_deviation(table: PaperTable) -> None:
     assert table.plot is not None
-    _, gained = plots._points(table, table.plot, [make_result(table.rows[0], 87.0, 88.0, 89.0)], "paper")
+    _, gained = plots._points(table, table.plot, [make_result(table.rows[0], 87.0, 88.0, 89.0)])
     assert gained["GAP"] == [plots.PlotPoint(20.0, 88.0, 1.0, "TResNet-S")]
 
 
 def test_published_points_without_macs_stand_where_they_were_counted(tmp_path: Path) -> None:
     figure6 = find_table("figure6", "paper")
     results = [make_result(row, macs=4.1) for row in figure6.rows]
-    assert draw(figure6, results, "paper", tmp_path / "a.png")
-    assert not draw(figure6, results, "desk", tmp_path / "b.png")  # another network
+    assert draw(figure6, results, tmp_path / "a.png")
+    assert not draw(replace(figure6, scale="desk"), results, tmp_path / "b.png")  # another network
 
 
 def test_nothing_is_drawn_without_a_point(table: PaperTable, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    assert not draw(table, [RowResult(row=row) for row in table.rows], "paper", path)
-    assert not draw(table, [], "paper", path)
-    assert not draw(replace(table, plot=None), [make_result(row, 88.0) for row in table.rows], "paper", path)
+    assert not draw(table, [RowResult(row=row) for row in table.rows], path)
+    assert not draw(table, [], path)
+    assert not draw(replace(table, plot=None), [make_result(row, 88.0) for row in table.rows], path)
     assert not path.exists()
 
 
 def test_names_are_no_formulas(table: PaperTable, tmp_path: Path) -> None:
     row = replace(table.rows[0], cells={"backbone": r"$\bad{", "head": "a_b $x"})
-    assert draw(replace(table, title="$5_{"), [make_result(row, 88.0, 89.0)], "paper", tmp_path / "a.png")
+    assert draw(replace(table, title="$5_{"), [make_result(row, 88.0, 89.0)], tmp_path / "a.png")
 
 
 def test_at_desk_scale_each_point_has_the_name_of_its_own_network(table: PaperTable) -> None:
     paper = table.rows[0]
     row = replace(paper, cells={"backbone": "width 16", "head": "GAP"})
     assert table.plot is not None
-    given, gained = plots._points(table, table.plot, [replace(make_result(row, 88.0), published=paper)], "desk")
+    desk, results = replace(table, scale="desk"), [replace(make_result(row, 88.0), published=paper)]
+    given, gained = plots._points(desk, table.plot, results)
     assert [point.name for point in given["GAP"] + gained["GAP"]] == ["TResNet-S", "width 16"]

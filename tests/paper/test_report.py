@@ -85,7 +85,7 @@ def entries(text: str) -> dict[tuple[str, str], dict[str, str]]:
 
 def test_mean_and_deviation_are_those_of_the_sample() -> None:
     row = make_row(published={"mAP": 88.0}, sources={"mAP": "S"})
-    value = result_values(make_table(row), make_result(row), "paper")["mAP"]
+    value = result_values(make_table(row), make_result(row))["mAP"]
     assert value.mean == pytest.approx(statistics.mean(SEEDS))
     assert value.std == pytest.approx(statistics.stdev(SEEDS))
     assert value.seeds == 3
@@ -96,22 +96,22 @@ def test_mean_and_deviation_are_those_of_the_sample() -> None:
 def test_within_the_spread_is_two_standard_deviations(published: float, within: bool) -> None:
     row = make_row(published={"mAP": published}, sources={"mAP": "S"})
     result = make_result(row, (9.0, 10.0, 11.0))  # deviation 1
-    assert result_values(make_table(row), result, "paper")["mAP"].within is within
-    shown = body(markdown(make_table(row), [result], "paper"))[1]
+    assert result_values(make_table(row), result)["mAP"].within is within
+    shown = body(markdown(make_table(row), [result]))[1]
     assert shown[-1].endswith("(within)" if within else "(outside)")
 
 
 def test_one_seed_has_a_difference_and_no_spread() -> None:
     row = make_row(published={"mAP": 88.0}, sources={"mAP": "S"})
     result = make_result(row, (88.5,))
-    value = result_values(make_table(row), result, "paper")["mAP"]
+    value = result_values(make_table(row), result)["mAP"]
     assert (value.std, value.within, value.seeds) == (None, None, 1)
-    assert body(markdown(make_table(row), [result], "paper"))[1][-2:] == ["88.50 (1)", "+0.50"]
+    assert body(markdown(make_table(row), [result]))[1][-2:] == ["88.50 (1)", "+0.50"]
 
 
 def test_seeds_without_a_value_do_not_count() -> None:
     row = make_row()
-    value = result_values(make_table(row), make_result(row, (80.0, None, math.nan, 82.0)), "paper")["mAP"]
+    value = result_values(make_table(row), make_result(row, (80.0, None, math.nan, 82.0)))["mAP"]
     assert (value.mean, value.seeds) == (81.0, 2)
 
 
@@ -121,8 +121,8 @@ def test_seeds_without_a_value_do_not_count() -> None:
 def test_records_without_a_value_say_so(metrics: dict[str, float | None], status: str) -> None:
     row = make_row()
     result = RowResult(row=row, records=(make_record(row, 0, None, metrics=metrics),))
-    assert result_values(make_table(row), result, "paper")["mAP"].status == status
-    assert status in body(markdown(make_table(row), [result], "paper"))[1]
+    assert result_values(make_table(row), result)["mAP"].status == status
+    assert status in body(markdown(make_table(row), [result]))[1]
 
 
 def test_counted_figures_come_from_the_sizes_and_have_no_spread() -> None:
@@ -133,21 +133,21 @@ def test_counted_figures_come_from_the_sizes_and_have_no_spread() -> None:
         sizes={"macs": 23.25, "parameters": 30e6},
         published=row,
     )
-    value = result_values(make_table(row), result, "paper")["macs"]
+    value = result_values(make_table(row), result)["macs"]
     assert (value.mean, value.std, value.seeds, value.difference, value.within) == (23.25, None, 0, 0.25, None)
 
 
 def test_at_desk_scale_there_is_no_difference_and_the_titles_say_so() -> None:
     row, paper = make_row(), make_row(published={"mAP": 88.1, "macs": 23.0}, sources={"mAP": "S", "macs": "S"})
-    result = make_result(row, published=paper, sizes={"macs": 0.0123})
-    values = result_values(make_table(row), result, "desk")
+    table, result = make_table(row, scale="desk"), make_result(row, published=paper, sizes={"macs": 0.0123})
+    values = result_values(table, result)
     assert {value.difference for value in values.values()} == {None}
-    text = markdown(make_table(row), [result], "desk")
+    text = markdown(table, [result])
     head, shown = body(text)
     assert head[1:3] == ["MACs [G], in the paper (other data)", "MACs [G], obtained at desk scale"]
     assert shown[1:] == ["23.0", "0.0123", "88.1", "88.06 ± 0.39 (3)"]
     assert "no difference is shown" in text
-    assert entries(csv_text(make_table(row), [result], "desk"))["a", "mAP"]["difference"] == ""
+    assert entries(csv_text(table, [result]))["a", "mAP"]["difference"] == ""
 
 
 # Words
@@ -158,17 +158,17 @@ def test_unverified_values_are_marked_and_explained(tag: str) -> None:
     sure, doubtful = (make_row(key, published={"mAP": 88.1}, sources={"mAP": t}) for key, t in (("a", "S"), ("b", tag)))
     table = make_table(sure, doubtful)
     results = [make_result(sure), make_result(doubtful)]
-    text = markdown(table, results, "paper")
+    text = markdown(table, results)
     assert [row[2] for row in body(text)[1:]] == ["88.1 [S]", f"88.1 [{tag}] †"]
     assert "unverified" in text
-    assert r"\textdagger{}" in latex(table, results, "paper")
-    assert "†" not in markdown(make_table(sure), [make_result(sure)], "paper")
-    assert entries(csv_text(table, results, "paper"))["b", "mAP"]["source"] == tag
+    assert r"\textdagger{}" in latex(table, results)
+    assert "†" not in markdown(make_table(sure), [make_result(sure)])
+    assert entries(csv_text(table, results))["b", "mAP"]["source"] == tag
 
 
 def test_one_source_is_named_once() -> None:
     row = make_row(published={"mAP": 88.1}, sources={"mAP": "C"})
-    text = markdown(make_table(row), [make_result(row)], "paper")
+    text = markdown(make_table(row), [make_result(row)])
     assert body(text)[1][2] == "88.1"
     assert "Published values are from: the authors' code or README (C)." in text
 
@@ -177,48 +177,48 @@ def test_out_of_memory_stands_beside_what_the_paper_could_not_print() -> None:
     row = make_row(published={"macs": 178.6, "mAP": None}, sources={"macs": "S", "mAP": "S"}, expect="out_of_memory")
     records = (make_record(row, 0, None, metrics={}, outcome="out_of_memory"),)
     result = RowResult(row=row, records=records, sizes={"macs": 212.0}, published=row)
-    text = markdown(make_table(row), [result], "paper")
+    text = markdown(make_table(row), [result])
     assert body(text)[1][1:] == ["178.6", "212.0", "+33.4", "NA", "out of memory", ""]
     assert "NA: the paper prints none." in text
 
 
 def test_what_is_not_known_is_not_called_not_printed() -> None:
     row = make_row(published={"mAP": None}, sources={"mAP": "?"})
-    assert "not known" in body(markdown(make_table(row), [make_result(row)], "paper"))[1]
+    assert "not known" in body(markdown(make_table(row), [make_result(row)]))[1]
 
 
 def test_some_seeds_out_of_memory_are_a_footnote() -> None:
     row = make_row()
     records = (make_record(row, 0, 80.0), make_record(row, 1, None, metrics={}, outcome="out_of_memory"))
-    assert "1 of 2 seeds ran out of memory" in markdown(make_table(row), [RowResult(row=row, records=records)], "paper")
+    assert "1 of 2 seeds ran out of memory" in markdown(make_table(row), [RowResult(row=row, records=records)])
 
 
 @pytest.mark.parametrize("status", ["not run", "dataset absent", "literature", "out of memory"])
 def test_rows_without_records_say_why(status: str) -> None:
     row = make_row(published={"mAP": 88.1}, sources={"mAP": "S"})
     result = RowResult(row=row, status=status, published=row)
-    assert body(markdown(make_table(row), [result], "paper"))[1][3] == status
-    assert status in latex(make_table(row), [result], "paper")
-    assert entries(csv_text(make_table(row), [result], "paper"))["a", "mAP"]["status"] == status
+    assert body(markdown(make_table(row), [result]))[1][3] == status
+    assert status in latex(make_table(row), [result])
+    assert entries(csv_text(make_table(row), [result]))["a", "mAP"]["status"] == status
 
 
 def test_why_a_row_failed_is_a_footnote() -> None:
     row = make_row()
-    text = markdown(make_table(row), [RowResult(row=row, status="failed: rc 1\n| last | <line>")], "paper")
+    text = markdown(make_table(row), [RowResult(row=row, status="failed: rc 1\n| last | <line>")])
     assert body(text)[1] == ["a <sup>1</sup>", "not counted", "failed"]
     assert "1. failed: rc 1 \\| last \\| &lt;line&gt;" in text
 
 
 def test_equal_notes_share_a_number() -> None:
     rows = [make_row("a", note="One."), make_row("b", note="Two."), make_row("c", note="One.")]
-    text = markdown(make_table(*rows), [make_result(row) for row in rows], "paper")
+    text = markdown(make_table(*rows), [make_result(row) for row in rows])
     assert [row[0] for row in body(text)[1:]] == ["a <sup>1</sup>", "b <sup>2</sup>", "c <sup>1</sup>"]
     assert "1. One.\n2. Two." in text
 
 
 def test_below_the_table_stand_seeds_device_time_and_memory() -> None:
     row = make_row()
-    text = markdown(make_table(row), [make_result(row)], "paper")
+    text = markdown(make_table(row), [make_result(row)])
     facts = "3 records; protocol paper; seeds 0, 1, 2; device a device; 3 min 00 s in total; peak memory 1.0 GiB"
     assert f"{facts} of the host." in text
     assert "Protocols differ" not in text
@@ -229,30 +229,30 @@ def test_a_record_that_rows_share_is_counted_once() -> None:
     shared = make_record(first, 0, 80.0)
     results = [RowResult(row=first, records=(shared,)), RowResult(row=second, records=(shared,))]
     assert "1 record; protocol paper; seed 0; device a device; 1 min 00 s" in markdown(
-        make_table(first, second), results, "paper"
+        make_table(first, second), results
     )
 
 
 def test_differing_protocols_are_said() -> None:
     first, second = make_row("a"), make_row("b")
     other = RowResult(row=second, records=(make_record(second, 0, 80.0, protocol="standard"),))
-    text = markdown(make_table(first, second), [make_result(first), other], "paper")
+    text = markdown(make_table(first, second), [make_result(first), other])
     assert "**Protocols differ**, so these rows cannot be compared: paper (a); standard (b)." in text
 
 
 def test_left_out_records_are_listed_by_name_alone() -> None:
     row = make_row()
     others = {Path("/some/where/b.json"): "is a record of version 9", Path("/some/where/a.json"): "other settings"}
-    text = markdown(make_table(row), [make_result(row)], "paper", others)
+    text = markdown(make_table(row), [make_result(row)], others)
     assert "`a.json` (other settings); `b.json` (is a record of version 9)" in text
     assert "/some/where" not in text
 
 
 def test_what_was_chosen_is_listed() -> None:
     row = make_row(choose={"schedule.max_lr": [0.001, 0.01]})
-    text = markdown(make_table(row), [make_result(row, chosen={"schedule.max_lr": 0.01})], "paper")
+    text = markdown(make_table(row), [make_result(row, chosen={"schedule.max_lr": 0.01})])
     assert "* a: `schedule.max_lr` `0.01`, of `0.001`, `0.01`" in text
-    assert "not chosen yet" in markdown(make_table(row), [RowResult(row=row)], "paper")
+    assert "not chosen yet" in markdown(make_table(row), [RowResult(row=row)])
 
 
 # Text that breaks no format
@@ -262,7 +262,7 @@ HOSTILE = "a|b 5% x_y & <tag> *bold* $x$ \\ ~ ^ {z} #1 `code|x`"
 
 def test_hostile_text_keeps_the_markdown_table_whole() -> None:
     row = make_row(cells={"head": HOSTILE}, note=HOSTILE)
-    text = markdown(make_table(row, title=HOSTILE), [make_result(row)], "paper")
+    text = markdown(make_table(row, title=HOSTILE), [make_result(row)])
     assert len(body(text)[1]) == 3
     assert "<tag>" not in text
     assert "`code\\|x`" in text
@@ -272,7 +272,7 @@ def test_hostile_text_keeps_the_markdown_table_whole() -> None:
 
 def test_hostile_text_is_escaped_in_latex() -> None:
     row = make_row(cells={"head": HOSTILE}, note=HOSTILE)
-    text = latex(make_table(row, title=HOSTILE), [make_result(row)], "paper")
+    text = latex(make_table(row, title=HOSTILE), [make_result(row)])
     escaped = (
         r"a\textbar{}b 5\% x\_y \& \textless{}tag\textgreater{} *bold* \$x\$ \textbackslash{} \textasciitilde{} "
         r"\textasciicircum{} \{z\} \#1 \texttt{code\textbar{}x}"
@@ -286,7 +286,7 @@ def test_hostile_text_is_escaped_in_latex() -> None:
 
 def test_latex_has_rules_caption_and_label() -> None:
     row = make_row(published={"mAP": 88.1}, sources={"mAP": "S"})
-    text = latex(make_table(row), [make_result(row)], "desk")
+    text = latex(make_table(row, scale="desk"), [make_result(row)])
     for piece in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption{Table 1 at desk scale. Heads}"):
         assert piece in text
     assert r"\label{tab:table1-desk}" in text
@@ -299,7 +299,7 @@ def test_a_spreadsheet_finds_no_formula(sign: str) -> None:
     row = make_row(cells={"head": formula}, published={"mAP": 99.0}, sources={"mAP": "S"})
     table = make_table(row)
     for result in (make_result(row), RowResult(row=row, status=formula, published=row)):
-        for entry in csv.reader(io.StringIO(csv_text(table, [result], "paper"))):
+        for entry in csv.reader(io.StringIO(csv_text(table, [result]))):
             for cell in entry:
                 assert not cell.strip().startswith(("=", "+", "@"))
                 assert not cell.startswith("-") or float(cell) < 0  # a number is no formula
@@ -307,7 +307,7 @@ def test_a_spreadsheet_finds_no_formula(sign: str) -> None:
 
 def test_csv_has_the_numbers_in_full() -> None:
     row = make_row(published={"mAP": 88.0}, sources={"mAP": "S"})
-    text = csv_text(make_table(row), [make_result(row)], "paper")
+    text = csv_text(make_table(row), [make_result(row)])
     head = "table,row,head,figure,published,source,mean,std,seeds,difference,within,status"
     assert text.splitlines()[0] == head
     entry = entries(text)["a", "mAP"]
@@ -471,7 +471,7 @@ def test_a_bullet_has_claim_verdict_and_numbers() -> None:
 def test_the_page_is_the_same_whatever_the_order_of_records() -> None:
     rows = make_row("a", note="N."), make_row("b")
     finding = Finding(claim="a is above b", better="a", worse="b", figure="mAP")
-    table = make_table(*rows, findings=(finding,))
+    table = make_table(*rows, findings=(finding,), scale="desk")
     values = (0.1, 1e16, -1e16, 0.3)  # a plain sum depends on its order
     pages = set()
     for order in itertools.permutations(range(4)):
@@ -479,18 +479,18 @@ def test_the_page_is_the_same_whatever_the_order_of_records() -> None:
         for row in rows:
             records = make_result(row, values).records
             results.append(RowResult(row=row, records=tuple(records[place] for place in order)))
-        pages.add(page([PageSection(table, results, "desk")], command="mldec table all scale=desk"))
+        pages.add(page([PageSection(table, results)], command="mldec table all scale=desk"))
     assert len(pages) == 1
 
 
 def test_the_page_has_findings_first_and_every_table_after() -> None:
     rows = make_row("a"), make_row("b")
     finding = Finding(claim="a | b", better="a", worse="b", figure="mAP")
-    first = make_table(*rows, findings=(finding,))
+    first = make_table(*rows, findings=(finding,), scale="desk")
     second = make_table(*rows, id="figure5")
     results = [make_result(rows[0]), make_result(rows[1], (80.0, 80.1, 80.2))]
-    parts = [PageSection(first, results, "desk"), PageSection(second, results, "paper", plot="images/figure5.png")]
-    text = page(parts, command="mldec table all", machine="Two cores.", introduction="Read *this*.")
+    parts = [PageSection(first, results), PageSection(second, results, plot="images/figure5.png")]
+    text = page(parts, command="mldec table all", introduction="Read *this*.")
     assert "Generated by `mldec table all`" in text
     assert "Of 1 claim, holds: 1." in text
     assert "| a \\| b | **holds** |" in text
@@ -503,7 +503,6 @@ def test_the_page_has_findings_first_and_every_table_after() -> None:
             "## Figure 5. Heads",
             "![Figure 5. Heads](images/figure5.png)",
             "## Machine and time",
-            "Two cores.",
             "6 min 00 s in total",  # records that tables share count once
         )
     ]
@@ -514,7 +513,7 @@ def test_the_page_has_findings_first_and_every_table_after() -> None:
 
 def test_a_page_without_a_record_says_so() -> None:
     row = make_row()
-    text = page([PageSection(make_table(row), [RowResult(row=row)], "desk")], command="x")
+    text = page([PageSection(make_table(row, scale="desk"), [RowResult(row=row)])], command="x")
     assert "No row has a record yet." in text
 
 
@@ -524,10 +523,10 @@ def test_every_table_of_the_paper_is_shown_before_anything_was_run(table: PaperT
         RowResult(row=row, published=row, status="not run" if row.experiment else "literature", sizes={"macs": 1.0})
         for row in table.rows
     ]
-    text = markdown(table, results, "paper")
+    text = markdown(table, results)
     assert len(body(text)) == len(table.rows) + 1
-    assert len(entries(csv_text(table, results, "paper"))) == len(table.rows) * len(table.figures)
-    assert latex(table, results, "paper").count(r" \\") == len(table.rows) + 2
+    assert len(entries(csv_text(table, results))) == len(table.rows) * len(table.figures)
+    assert latex(table, results).count(r" \\") == len(table.rows) + 2
     unverified = any(
         tag in "M?" and row.published[f] is not None for row in table.rows for f, tag in row.sources.items()
     )

@@ -92,6 +92,9 @@ def test_a_figure_is_no_table():
     [
         ("15", "paper", "table=15: no such table; did you mean"),
         ("foo", "paper", "table=foo: no such table"),
+        ("-1", "paper", "table=-1: no such table; allowed: figure5, figure6, table1, "),
+        ("0", "paper", "table=0: no such table; "),
+        ("table--1", "paper", "table=table--1: no such table; "),
         ("6", "desk", "table=6: has no version at desk scale; use scale=paper, or one of table1"),
     ],
 )

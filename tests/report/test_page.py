@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 
 from mldec.commands.main import run
-from mldec.engine.checkpoint import restore
-from mldec.engine.device import choose_device
+from mldec.engine.checkpoint import load_checkpoint, restore, save_checkpoint
 from mldec.engine.display import Display
 from mldec.engine.image_sheets import View
 from mldec.labels import LabelSpace
-from mldec.report.measure import measure
+from mldec.report.measure import measure_split
 from mldec.report.page import report
 from mldec.report.run import read_run
 from tests.report.conftest import HIDDEN, LABELS, NAME, QUOTES, SCRIPT, Page, train
@@ -59,26 +58,30 @@ def test_the_page_says_what_evaluate_finds(copy, capsys):
 def test_thresholds_are_chosen_on_val_and_shown_on_test(copy):
     rows = {row[0]: row[1:] for row in make(copy).tables["at"][2:]}
     restored = restore(copy)
-    measured = measure(restored, restored.config, "test", copy, choose_device("cpu"), Display(quiet=True))
+    measured = measure_split(restored, restored.config, "test", Display(quiet=True))
+    threshold_of = dict(zip(measured.labels.names, measured.thresholds.values, strict=True))
     for column, name in enumerate(LABELS):
         index = measured.labels.index(name)
-        threshold = measured.thresholds.values[index]
+        threshold = threshold_of[name]
         given = measured.scores.scores[:, index] > threshold
         present = measured.scores.targets[:, index] == 1
         true = (given & present).sum()
         assert rows[name][4] == f"{threshold:.3f}", column
         assert rows[name][6] == (f"{100 * true / present.sum():.1f}")
         assert rows[name][7] == f"{100 * 2 * true / (given.sum() + present.sum()):.1f}"
-    # Those that the run itself tuned are taken as they are.
-    lines = ["label,threshold,f1,positives", *(f"{json.dumps(name)},0.125,0.5,3" for name in ("red",))]
-    (copy / "thresholds.csv").write_text("\n".join(lines) + "\n")
+    # Those of the checkpoint are taken as they are; the file that lists them is for people.
+    content = load_checkpoint(copy / "checkpoints" / "best.pt")
+    save_checkpoint(copy / "checkpoints" / "best.pt", content | {"thresholds": {"red": 0.125}})
+    (copy / "thresholds.csv").write_text("nothing\n1\n")
     page = make(copy)
     rows = {row[0]: row[1:] for row in page.tables["at"][2:]}
     assert rows["red"][4] == "0.125"
     assert rows[SCRIPT][4] == "0.500"
-    assert "4 labels that it lacks keep the protocol's" in page.text
-    (copy / "thresholds.csv").write_text("nothing\n1\n")
-    assert "thresholds.csv: expected the columns label,threshold" in make(copy).text
+    assert "best.pt of the run, tuned on val; 4 labels that it lacks keep the protocol's" in page.text
+    # Without any, they are tuned on val again.
+    save_checkpoint(copy / "checkpoints" / "best.pt", content | {"thresholds": None})
+    rows = {row[0]: row[1:] for row in make(copy).tables["at"][2:]}
+    assert {name: row[4] for name, row in rows.items()} == {name: f"{threshold_of[name]:.3f}" for name in LABELS}
 
 
 def test_nothing_of_a_label_or_a_name_is_markup(copy):
@@ -253,7 +256,7 @@ def test_single_labels_and_other_splits(image_folder, tmp_path):
 def test_thousands_of_labels_stay_small(copy):
     """9,605 labels as Open Images has, with images, scores and maps of all of them."""
     restored = restore(copy)
-    measured = measure(restored, restored.config, "test", copy, choose_device("cpu"), Display(quiet=True))
+    measured = measure_split(restored, restored.config, "test", Display(quiet=True))
     rng = np.random.default_rng(0)
     count, size = 9605, len(measured.index)
     labels = LabelSpace([f"A label of about this length {i}" for i in range(count)])

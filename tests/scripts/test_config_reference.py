@@ -67,9 +67,9 @@ class Silent(Parent):
 
 def test_what_a_setting_means_comes_from_comments_docstrings_and_the_classes_above():
     assert [dataclasses.astuple(row) for row in reference.settings(Child, "head")] == [
-        ("head.first", "a whole number", "`1`", "both of them, over two lines"),
+        ("head.first", "an integer", "`1`", "both of them, over two lines"),
         ("head.second", "true or false", "`true`", "said anew"),
-        ("head.third", "a whole number at least 1 or null", "`null`", "on a line of its own"),
+        ("head.third", "an integer ≥ 1, or null", "`null`", "on a line of its own"),
     ]
 
 

@@ -24,7 +24,7 @@ from mldec.engine.checkpoint_fields import check_fields
 from mldec.engine.run_directory import is_data, write_json
 from mldec.errors import CheckpointError, DataError, shortened
 from mldec.models.tensor_files import check_names
-from mldec.untrusted import check_regular, parse_json, read_bytes
+from mldec.untrusted import check_regular, read_json
 
 MOST_DESCRIPTION = 2**28  # bytes of mldec.json: a million labels with their thresholds fit
 WEIGHTS, DESCRIPTION, VECTORS = "model.safetensors", "mldec.json", "label_vectors.safetensors"
@@ -108,11 +108,9 @@ def read_exported(weights: Path) -> dict[str, Any]:
 def _read_description(path: Path) -> dict[str, Any]:
     """mldec.json; values that a checkpoint has, too, are checked together with the weights."""
     try:
-        content = parse_json(read_bytes(path, most=MOST_DESCRIPTION).decode("utf-8"))
+        content = read_json(path, most=MOST_DESCRIPTION)
     except DataError as error:
         raise CheckpointError(str(error)) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a description of a network: expected an object with entries")
     if missing := [key for key in REQUIRED if key not in content]:

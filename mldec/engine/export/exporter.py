@@ -24,8 +24,8 @@ from mldec.data.image import Normalization, scaled_side
 from mldec.engine import build
 from mldec.engine.checkpoint import Restored, restore
 from mldec.engine.checkpoint_fields import FORMAT
-from mldec.engine.config_properties import image_size, uses_softmax
-from mldec.engine.data_splits import describe_test_split
+from mldec.engine.config_properties import uses_softmax
+from mldec.engine.data_splits import describe_test_split, read_recorded
 from mldec.engine.device import choose_device
 from mldec.engine.display import Display
 from mldec.engine.export import exported_model, graph
@@ -33,10 +33,9 @@ from mldec.engine.export.model_card import model_card
 from mldec.engine.inference import logits_to_scores
 from mldec.engine.metric_writer import read_records
 from mldec.engine.predictor import load
-from mldec.engine.run_directory import read_metadata, run_directory_of, write_text
-from mldec.engine.same_data import read_recorded
+from mldec.engine.run_directory import read_metadata, run_directory_of
 from mldec.errors import ConfigError, RunError
-from mldec.files import partial_path
+from mldec.files import partial_path, write_text
 from mldec.models.classifier import Classifier
 from mldec.models.folding import fold_batch_norm
 from mldec.models.label_embeddings import LabelEmbeddings
@@ -126,7 +125,7 @@ def export(
             sizes[file.name] = sum(part.stat().st_size for part in folder.glob(f"{file.name}*"))
             bar.advance()
         card = model_card(description, sizes, {name: found.logits for name, found in differences.items()}, notes)
-        write_text(folder / "README.md", card)
+        write_text(folder / "README.md", card, sync=True)
     return Exported(output, sizes, differences, tuple(notes))
 
 
@@ -174,7 +173,7 @@ def _check(formats: Sequence[str], fold: bool, included: bool, device: str) -> N
 
 def _fold(classifier: Classifier, restored: Restored) -> str:
     """Fold batch norm in place. Returns a note for the user."""
-    folded, kept = fold_batch_norm(classifier.backbone, image_size(restored.config))
+    folded, kept = fold_batch_norm(classifier.backbone, restored.config.dataset.image_size)
     if not folded:
         return f"fold_batch_norm=true: nothing in {restored.config.backbone.name} can be folded" + (
             f"; none of its {kept} batch norms follows a convolution directly" if kept else ", it has no batch norm"
@@ -190,7 +189,6 @@ def _describe(restored: Restored, included: bool, by_vectors: bool) -> dict[str,
     vocabulary = restored.classifier.vocabulary
     provenance = restored.provenance or _read_provenance(restored.path)
     is_reported = restored.weights == restored.reported  # the test record is that of the reported weights
-    thresholds = restored.thresholds
     return {
         "format": FORMAT,
         "mldec": mldec.__version__,
@@ -202,7 +200,7 @@ def _describe(restored: Restored, included: bool, by_vectors: bool) -> dict[str,
         "inputs": list(graph.INPUTS if by_vectors else graph.INPUTS[:1]),
         "outputs": list(graph.OUTPUTS),
         "normalization": dataclasses.asdict(restored.normalization),
-        "thresholds": None if thresholds is None else thresholds.of(restored.labels).values.tolist(),
+        "thresholds": restored.thresholds and restored.thresholds.of(restored.labels).values.tolist(),
         "weights": restored.weights,
         "step": restored.step,
         "metrics": restored.metrics,
@@ -302,7 +300,7 @@ def _write(
     """
     if name == "safetensors":
         exported_model.write_weights(file.parent, restored.classifier.state_dict(), metadata)
-        predictor = load(file.parent, device=str(_device(restored)))
+        predictor = load(file.parent, device=str(trial.images.device))
         loaded = dataclasses.replace(restored, classifier=predictor.model, normalization=predictor.normalization)
         return lambda trial: _outputs(loaded, trial.images, trial.vectors)
 
@@ -338,14 +336,15 @@ RunFile = Callable[[_Trial], list[Tensor]]
 def _make_trials(restored: Restored, by_vectors: bool) -> list[_Trial]:
     """Batches of 2, 1 and 5 images: two with labels that the network does not know, one with all known labels."""
     vocabulary, rng = restored.classifier.vocabulary, torch.Generator().manual_seed(0)
+    device = next(restored.classifier.parameters()).device
     trials = []
     for size, labels in zip(BATCHES, (3, 1, None), strict=True):
-        images = _images(size, image_size(restored.config), rng).to(_device(restored))
+        images = _images(size, restored.config.dataset.image_size, rng).to(device)
         vectors = None
         if by_vectors and vocabulary is not None:
             known = vocabulary.known.vectors
             vectors = known if labels is None else known.std() * torch.randn(labels, known.shape[1], generator=rng)
-            vectors = vectors.to(images.device)
+            vectors = vectors.to(device)
         trials.append(_Trial(images, vectors, _outputs(restored, images, vectors)))
     return trials
 
@@ -391,7 +390,3 @@ def _images(count: int, size: int, rng: torch.Generator) -> Tensor:
     smooth = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)
     noise = 0.05 * torch.randn(smooth.shape, generator=rng)
     return ((smooth + noise).clamp(0, 1) * 255).to(torch.uint8)
-
-
-def _device(restored: Restored) -> torch.device:
-    return next(restored.classifier.parameters()).device

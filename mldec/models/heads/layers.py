@@ -1,4 +1,7 @@
-"""The parts of decoders: attention, post-norm layers, and the group fully-connected layer.
+"""The parts of decoders: queries, attention, post-norm layers, and the group fully-connected layer.
+
+Each kind of queries is a module whose output is queries (K, D). In the paper all kinds reach the same mAP on trained
+labels (Table 7); only label embeddings extend to labels that were not trained.
 
 Parameter names follow `torch.nn.MultiheadAttention` and `torch.nn.TransformerDecoderLayer`, whose weights (and so the
 published ones) load without conversion of tensors.
@@ -6,11 +9,43 @@ published ones) load without conversion of tensors.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mldec.models.heads.kernels import Dropout, attention, attention_weights, full_precision
+
+QueryKind = Literal["fixed", "learnable", "label_embeddings"]
+
+
+class EmbeddingQueries(nn.Module):
+    """K vectors drawn from N(0, 1); with `learnable=False` they are saved but never trained (paper §1.1)."""
+
+    def __init__(self, num_queries: int, dim: int, learnable: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_queries, dim), requires_grad=learnable)
+
+    def forward(self) -> Tensor:
+        return self.weight
+
+
+class LabelEmbeddingQueries(nn.Module):
+    """The ReLU of one learned linear map of the label embeddings of each group's labels, side by side (paper eq. 10).
+
+    With g labels per group the map has D / g outputs, rounded up; entries beyond D are cut off. With g = 1 it is the
+    published query of a single label.
+    """
+
+    def __init__(self, width: int, dim: int, group_size: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.projection = nn.Linear(width, -(-dim // group_size))
+
+    def forward(self, embeddings_KgW: Tensor) -> Tensor:
+        """Label embeddings (K, g, width) to queries (K, D)."""
+        return F.relu(self.projection(embeddings_KgW)).flatten(1)[:, : self.dim]
 
 
 class MultiHeadAttention(nn.Module):
@@ -131,16 +166,12 @@ class GroupFullyConnected(nn.Module):
 
     def __init__(self, num_classes: int, num_groups: int, dim: int, grouping_seed: int | None = None) -> None:
         super().__init__()
-        if not 1 <= num_groups <= num_classes:
-            raise ValueError(f"num_groups={num_groups} is not within 1..{num_classes}, the number of classes")
         self.num_classes = num_classes
         group_size = -(-num_classes // num_groups)
         self.weight = nn.Parameter(torch.empty(num_groups, dim, group_size))
         self.bias = nn.Parameter(torch.zeros(num_classes))
         nn.init.xavier_normal_(self.weight)  # torch's fans of a 3-D tensor: std = sqrt(2 / ((dim + K) g))
-        places = None
-        if grouping_seed is not None:
-            places = random_places(num_classes, grouping_seed).to(self.weight.device)
+        places = None if grouping_seed is None else random_places(num_classes, grouping_seed).to(self.weight.device)
         self.register_buffer("places", places)
 
     def forward(self, embeddings_BKD: Tensor) -> Tensor:

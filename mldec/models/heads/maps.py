@@ -22,27 +22,17 @@ its input, so gradient times input sums to nearly 0.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal
 
 from torch import Tensor, nn
 
-from mldec.models.heads.layers import MultiHeadAttention, with_position
+from mldec.models.heads.layers import DecoderLayer, with_position
 
 Weighting = Literal["label", "attention"]
 
 
-class AttentionLayer(Protocol):
-    """The parts of a post-norm decoder layer from its cross-attention onwards."""
-
-    multihead_attn: MultiHeadAttention
-    norm2: nn.LayerNorm
-    linear1: nn.Linear
-    linear2: nn.Linear
-    norm3: nn.LayerNorm
-
-
 def layer_maps(
-    layer: AttentionLayer,
+    layer: DecoderLayer,
     queries_BQD: Tensor,
     memory_BTD: Tensor,
     position_TD: Tensor | None,
@@ -62,8 +52,8 @@ def layer_maps(
         query_position_BQD: added to the queries of the attention only; None: nothing is added.
     """
     attention = layer.multihead_attn
-    placed = queries_BQD if query_position_BQD is None else queries_BQD + query_position_BQD
-    weights_BhQT = attention.weights(placed, with_position(memory_BTD, position_TD))
+    placed_BQD = with_position(queries_BQD, query_position_BQD)
+    weights_BhQT = attention.weights(placed_BQD, with_position(memory_BTD, position_TD))
     if weighting == "attention":
         return weights_BhQT.mean(dim=1)[:, query_of_labels]
     values_BhTd = attention.values(memory_BTD)

@@ -7,9 +7,9 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from mldec.models.heads.layers import DecoderLayer, GroupFullyConnected, relu_of, share_queries
+from mldec.errors import check_choice
+from mldec.models.heads.layers import DecoderLayer, EmbeddingQueries, GroupFullyConnected, relu_of, share_queries
 from mldec.models.heads.maps import Weighting, layer_maps
-from mldec.models.queries import EmbeddingQueries
 from mldec.models.tokens import Tokens, token_values
 
 Grouping = Literal["contiguous", "random"]
@@ -72,13 +72,15 @@ class MLDecoder(nn.Module):
         return cast(Tensor, self.fc(embeddings_BKD))  # group fully-connected (eq. 6)
 
     def maps(self, tokens: Tokens | Tensor, weighting: Weighting = "label") -> Tensor:
-        """Maps (B, N, T) of the classes, from the last layer; see `heads/maps.py`."""
-        weights_ND = cast(GroupFullyConnected, self.fc).label_weights()
-        return self._maps(tokens, self.queries(), weights_ND, weighting)
+        """Maps (B, n, T) of the classes or query labels, from the last layer; see `heads/maps.py`."""
+        memory_BTD, queries_BKD = self._before_last_attention(tokens)
+        labels, weights_nD = self.query_of_labels(), self._label_weights()
+        return layer_maps(self._last_layer, queries_BKD, memory_BTD, None, labels, weights_nD, weighting)
 
     def attention_weights(self, tokens: Tokens | Tensor) -> Tensor:
         """The attention of each query in the last layer: (B, num_heads, K, T), rows that sum to 1."""
-        return self._attention_weights(tokens, self.queries())
+        memory_BTD, queries_BKD = self._before_last_attention(tokens)
+        return self._last_layer.multihead_attn.weights(queries_BKD, memory_BTD)
 
     def query_of_labels(self) -> Tensor:
         """(N,) int64: the index of the query that predicts each class, in the order of the logits."""
@@ -94,22 +96,21 @@ class MLDecoder(nn.Module):
         """(1, K, D), or (B, K, D) where dropout has to differ from image to image."""
         return share_queries(queries_KD, memory_BTD.shape[0], self.training and self.dropout > 0)
 
-    def _before_last_attention(self, tokens: Tokens | Tensor, queries_KD: Tensor) -> tuple[Tensor, Tensor]:
+    def _current_queries(self) -> Tensor:
+        """(K, D)."""
+        return cast(Tensor, self.queries())
+
+    def _label_weights(self) -> Tensor:
+        """(N, D), see `GroupFullyConnected`."""
+        return cast(GroupFullyConnected, self.fc).label_weights()
+
+    def _before_last_attention(self, tokens: Tokens | Tensor) -> tuple[Tensor, Tensor]:
         """Memory (B, T, D), and the queries (1 or B, K, D) of the cross-attention of the last layer."""
         memory_BTD = self._project(tokens)
-        embeddings_BKD = self._batch(queries_KD, memory_BTD)
+        embeddings_BKD = self._batch(self._current_queries(), memory_BTD)
         for layer in self.layers[:-1]:
             embeddings_BKD = layer(embeddings_BKD, memory_BTD)
         return memory_BTD, self._last_layer.before_attention(embeddings_BKD)
-
-    def _maps(self, tokens: Tokens | Tensor, queries_KD: Tensor, weights_nD: Tensor, weighting: Weighting) -> Tensor:
-        memory_BTD, queries_BKD = self._before_last_attention(tokens, queries_KD)
-        labels = self.query_of_labels()
-        return layer_maps(self._last_layer, queries_BKD, memory_BTD, None, labels, weights_nD, weighting)
-
-    def _attention_weights(self, tokens: Tokens | Tensor, queries_KD: Tensor) -> Tensor:
-        memory_BTD, queries_BKD = self._before_last_attention(tokens, queries_KD)
-        return self._last_layer.multihead_attn.weights(queries_BKD, memory_BTD)
 
     @property
     def _last_layer(self) -> DecoderLayer:
@@ -128,9 +129,3 @@ def checked_groups(num_groups: int | None, num_classes: int, grouping: str) -> i
     if not 1 <= num_groups <= num_classes:
         raise ValueError(f"num_groups={num_groups} is not within 1..{num_classes}, the number of classes")
     return num_groups
-
-
-def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise ValueError unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r}: no such {name}; use {', '.join(allowed[:-1])} or {allowed[-1]}")

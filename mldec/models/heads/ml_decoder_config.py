@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from mldec.config import ComponentConfig, Count, Natural, NonNegative, Seed, Share, arguments_of
 from mldec.errors import ConfigError
 from mldec.labels import LabelSpace
+from mldec.models.heads.layers import QueryKind
 from mldec.models.heads.ml_decoder import Grouping, MLDecoder
 from mldec.models.heads.zero_shot import FcKind, ZeroShotMLDecoder, check_kinds
 from mldec.models.label_embeddings import LabelEmbeddings, LabelEmbeddingsConfig
 from mldec.models.label_vocabulary import Normalize, QueryAugment
-from mldec.models.queries import QueryKind
 from mldec.registry import HEADS
 
 

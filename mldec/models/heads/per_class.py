@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
@@ -9,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mldec.errors import ConfigError
-from mldec.models.heads.layers import DecoderLayer, EncoderLayer, GroupFullyConnected
+from mldec.models.heads.layers import DecoderLayer, EmbeddingQueries, EncoderLayer, GroupFullyConnected
 from mldec.models.heads.maps import Weighting, layer_maps
-from mldec.models.heads.positions import grid_of, sine_position
-from mldec.models.queries import EmbeddingQueries
 from mldec.models.tokens import Tokens, token_values
 
 
@@ -115,7 +114,8 @@ class PerClassDecoder(nn.Module):
         memory_BTD = self.input_projection(token_values(tokens))
         position_TD = None
         if self.sine:
-            if (grid := grid_of(tokens)) is None:
+            grid = tokens.grid if isinstance(tokens, Tokens) else None
+            if grid is None:
                 raise ValueError(
                     "sine positions need the grid of the tokens, which this backbone does not give; use another "
                     "backbone, head=ml_decoder, or head=transformer_decoder with head.position=none"
@@ -124,3 +124,29 @@ class PerClassDecoder(nn.Module):
         for layer in self.encoder:
             memory_BTD = layer(memory_BTD, position_TD)
         return self.start(memory_BTD, position_TD)
+
+
+def sine_position(grid: tuple[int, int], dim: int, temperature: float = 10_000.0) -> Tensor:
+    """Query2Label's published encodings of positions, (H * W, dim) float64.
+
+    The first half of the entries encodes the row, the second the column.
+
+    Row i of H has the coordinate c = 2 pi (i + 1) / (H + 1e-6), and columns likewise, so that a position in the image
+    has nearly the same encoding at any grid size. Entry k of a half is the sine, or for odd k the cosine, of
+    c / temperature^(2 floor(k / 2) / (dim / 2)).
+
+    Args:
+        grid: (H, W).
+        dim: a multiple of 4.
+    """
+    frequencies = temperature ** (-torch.arange(dim // 4, dtype=torch.float64) * 4 / dim)
+
+    def code(length: int) -> Tensor:
+        coordinates = torch.arange(1, length + 1, dtype=torch.float64) * (2 * math.pi / (length + 1e-6))
+        phase = coordinates[:, None] * frequencies
+        return torch.stack([phase.sin(), phase.cos()], dim=2).flatten(1)
+
+    height, width = grid
+    rows = code(height)[:, None].expand(height, width, -1)
+    columns = code(width)[None].expand(height, width, -1)
+    return torch.cat([rows, columns], dim=2).flatten(0, 1)

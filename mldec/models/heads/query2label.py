@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mldec.config import ComponentConfig, Count, Natural, Share, arguments_of
-from mldec.errors import CheckpointError
+from mldec.errors import CheckpointError, check_choice
 from mldec.labels import LabelSpace
 from mldec.models.heads.layers import DecoderLayer, share_queries
 from mldec.models.heads.per_class import PerClassDecoder, Start
@@ -77,15 +77,11 @@ class Query2Label(PerClassDecoder):
         self_attention: SelfAttention = "none",
         input_projection: bool = False,
     ) -> None:
-        if self_attention not in get_args(SelfAttention):
-            raise ValueError(f"self_attention={self_attention!r}: use {', '.join(get_args(SelfAttention))}")
+        check_choice("self_attention", self_attention, get_args(SelfAttention))
         kept = [self_attention in ("all", "others" if index else "first") for index in range(decoder_layers)]
         sizes = (in_features, num_classes, dim, num_heads, ffn_dim, dropout, encoder_layers, kept)
         super().__init__(*sizes, learnable=True, sine=True, input_projection=input_projection, norm=True)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """As published: every matrix of the transformer Xavier-uniform, the output layer uniform in +-1 / sqrt(D)."""
+        # As published: every matrix of the transformer Xavier-uniform, the output layer uniform in +-1 / sqrt(D).
         for parameter in [*self.encoder.parameters(), *self.layers.parameters()]:
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)

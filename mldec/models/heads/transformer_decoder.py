@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from mldec.config import ComponentConfig, Count, Natural, Share, arguments_of
+from mldec.errors import check_choice
 from mldec.labels import LabelSpace
 from mldec.models.heads.layers import share_queries
 from mldec.models.heads.per_class import PerClassDecoder, Start
@@ -43,8 +44,7 @@ class TransformerDecoderHead(PerClassDecoder):
         input_projection: bool = True,
         final_norm: bool = False,
     ) -> None:
-        if queries not in ("learnable", "fixed"):
-            raise ValueError(f"queries={queries!r}: no such queries; use learnable or fixed")
+        check_choice("queries", queries, ("learnable", "fixed"))
         sizes = (in_features, num_classes, dim, num_heads, ffn_dim, dropout, encoder_layers, [True] * decoder_layers)
         learnable, sine = queries == "learnable", position == "sine"
         super().__init__(*sizes, learnable=learnable, sine=sine, input_projection=input_projection, norm=final_norm)

@@ -11,13 +11,18 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from mldec.errors import check_choice
 from mldec.models.heads.kernels import full_precision
-from mldec.models.heads.layers import GroupFullyConnected, random_places
-from mldec.models.heads.maps import Weighting
-from mldec.models.heads.ml_decoder import Grouping, MLDecoder, check_choice, checked_groups, decoder_layers
+from mldec.models.heads.layers import (
+    EmbeddingQueries,
+    GroupFullyConnected,
+    LabelEmbeddingQueries,
+    QueryKind,
+    random_places,
+)
+from mldec.models.heads.ml_decoder import Grouping, MLDecoder, checked_groups, decoder_layers
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.label_vocabulary import GroupedLabels, LabelVocabulary, Normalize, QueryAugment
-from mldec.models.queries import EmbeddingQueries, LabelEmbeddingQueries, QueryKind
 from mldec.models.tokens import Tokens
 
 FcKind = Literal["group", "shared", "label_embeddings"]
@@ -95,19 +100,10 @@ class ZeroShotMLDecoder(MLDecoder):
         """
         memory_BTD = self._project(tokens)
         labels = self.vocabulary() if query_labels is None else query_labels
-        embeddings_BKD = self._batch(self._queries(labels), memory_BTD)
+        embeddings_BKD = self._batch(self._current_queries(labels), memory_BTD)
         for layer in self.layers:
             embeddings_BKD = layer(embeddings_BKD, memory_BTD)
         return cast(Tensor, self.fc(embeddings_BKD, labels))
-
-    def maps(self, tokens: Tokens | Tensor, weighting: Weighting = "label") -> Tensor:
-        """Maps (B, n, T) of the query labels, from the last layer; see `heads/maps.py`."""
-        labels = self.vocabulary()
-        weights_nD = self.fc.label_weights(labels)  # type: ignore[operator]
-        return self._maps(tokens, self._queries(labels), weights_nD, weighting)
-
-    def attention_weights(self, tokens: Tokens | Tensor) -> Tensor:
-        return self._attention_weights(tokens, self._queries(self.vocabulary()))
 
     @property
     def labels_are_independent(self) -> bool:
@@ -122,8 +118,13 @@ class ZeroShotMLDecoder(MLDecoder):
         """(n,) int64: the index of the query that predicts each query label, in the order of the logits."""
         return self.vocabulary.query_of_labels()
 
-    def _queries(self, labels: GroupedLabels) -> Tensor:
-        """(K, D)."""
+    def _label_weights(self) -> Tensor:
+        """(n, D), see `GroupFullyConnected`."""
+        return cast(Tensor, self.fc.label_weights(self.vocabulary()))  # type: ignore[operator]
+
+    def _current_queries(self, labels: GroupedLabels | None = None) -> Tensor:
+        """(K, D), for the labels that `vocabulary` holds or for `labels`."""
+        labels = self.vocabulary() if labels is None else labels
         if isinstance(self.queries, LabelEmbeddingQueries):
             return self.queries(labels.vectors)
         return cast(Tensor, self.queries())[labels.groups]

@@ -1,7 +1,8 @@
-"""What a stored config may decide about this machine, and what only the command line may.
+"""The config of a run directory or checkpoint: what it may decide here, and what a resumed run may change of it.
 
 A run directory or checkpoint can come from anybody. Its config describes what was trained; it does not decide where
-files are written here, how many, or how much memory and how many processes are used.
+files are written here, how many, or how much memory and how many processes are used. Its paths mean the same in every
+working directory.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
-from mldec.config import Config
+from mldec.config import Config, to_mapping
 from mldec.data import cifar
 from mldec.data.digits import ScenesConfig, fingerprint
-from mldec.engine import config_properties
 from mldec.errors import ConfigError, DataError, shortened
 from mldec.system import usable_cores
 
@@ -23,6 +24,12 @@ logger = logging.getLogger(__name__)
 MOST_SCENES, MOST_SCENE_SIDE = 50_000, 512  # that a stored config may draw; digits has 12,000 of 64 pixels
 MOST_BATCH_BYTES = 2**31  # of the pixels of a batch
 WORKERS_PER_CORE = 4  # for each core, and at least 32
+
+#: What may change only with allow_schedule_change=true: the rest of the run would take another course.
+COURSE_GROUPS = ("dataset", "augment", "optimizer", "loss", "schedule", "ema", "protocol")
+COURSE = (*COURSE_GROUPS, "seed", "runtime.limit_train_batches")
+#: What may never change: the saved weights would not fit.
+SHAPE = ("backbone", "head", "name")
 
 
 def confine(config: Config, given: Collection[str], source: object) -> Config:
@@ -63,11 +70,10 @@ def confine(config: Config, given: Collection[str], source: object) -> Config:
         ("runtime.eval_batch_size", config.runtime.eval_batch_size),
         ("schedule.batch_size", config.schedule.batch_size),
     ):
-        side = config_properties.image_size(config)
-        bytes_each = 3 * side**2
+        bytes_each = 3 * config.dataset.image_size**2
         if size is not None and size * bytes_each > MOST_BATCH_BYTES and not confirmed(key):
             raise ConfigError(
-                f"{source} requests batches of {size:,} images of {side} pixels, more than "
+                f"{source} requests batches of {size:,} images of {config.dataset.image_size} pixels, more than "
                 f"{MOST_BATCH_BYTES / 2**30:g} GiB; set {key}={MOST_BATCH_BYTES // bytes_each} or another number"
             )
     return config
@@ -100,3 +106,67 @@ def _refuse_unpacking(dataset: cifar.CifarConfig, source: object) -> None:
             f"the images of {source} would be written as PNG files into {dataset.folder}; a directory that a stored "
             f"config names is not written to unless you set it: dataset.root={dataset.folder} or another directory"
         )
+
+
+# A resumed run --------------------------------------------------------------------------------------------------------
+
+
+def check_resumed(stored: Config, config: Config, *, allow_schedule_change: bool) -> list[str]:
+    """What `config` changes of the `stored` one, one line per setting. Raises ConfigError for what may not change."""
+    changed = differences(to_mapping(with_absolute_paths(stored)), to_mapping(with_absolute_paths(config)))
+    _refuse(changed, SHAPE, "the saved weights belong to the old value; start a new run with init_from=")
+    if not allow_schedule_change:
+        # Where the data lies may change: whether it is the same data is known once it is read.
+        places = {f"dataset.{name}" for name in config.dataset.paths}
+        course = {key: line for key, line in changed.items() if key not in places}
+        _refuse(course, COURSE, "it would change the course of the run; add allow_schedule_change=true to allow it")
+    return list(changed.values())
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> dict[str, str]:
+    """Keys whose values differ, with a line that shows both."""
+    found: dict[str, str] = {}
+    for key in {**old, **new}:
+        before, after = old.get(key), new.get(key)
+        where = f"{path}{key}"
+        if isinstance(before, dict) and isinstance(after, dict):
+            found |= differences(before, after, f"{where}.")
+        elif before != after:
+            shown = ["null" if value is None else value for value in (before, after)]
+            found[where] = f"{where}: {shown[0]} -> {shown[1]}"
+    return found
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """`config` with the paths of its dataset, and those of label embeddings that are files, in full.
+
+    A relative path has its meaning only where the run began. Sources of label embeddings that are no files
+    (package:NAME, hub:OWNER/NAME) stay as they are.
+    """
+    dataset = config.dataset
+    full = {name: _absolute(value) for name in dataset.paths if (value := getattr(dataset, name)) is not None}
+    config = dataclasses.replace(config, dataset=dataclasses.replace(dataset, **full))
+    embeddings = getattr(config.head, "label_embeddings", None)
+    if embeddings is None:
+        return config
+    full = {
+        name: _absolute(value) for name in ("source", "names", "aliases") if _exists(value := getattr(embeddings, name))
+    }
+    return dataclasses.replace(
+        config, head=dataclasses.replace(config.head, label_embeddings=dataclasses.replace(embeddings, **full))
+    )
+
+
+def _refuse(changed: dict[str, str], prefixes: Sequence[str], why: str) -> None:
+    """Raise ConfigError if a changed key is, or belongs to, one of `prefixes`."""
+    lines = [line for key, line in changed.items() if any(key == p or key.startswith(f"{p}.") for p in prefixes)]
+    if lines:
+        raise ConfigError("\n".join(f"{line} cannot be changed on resume: {why}" for line in lines))
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _exists(path: Any) -> bool:
+    return isinstance(path, str) and os.path.exists(os.path.expanduser(path))
