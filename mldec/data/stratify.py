@@ -104,9 +104,7 @@ class _Units:
         images, columns = np.divmod(listed, max(num_labels, 1))
         keys, counts = np.unique(groups[images] * num_labels + columns, return_counts=True)
         units, columns = np.divmod(keys, max(num_labels, 1))
-        return cls(
-            sizes, Ragged.from_rows(units, columns, len(sizes)), Ragged.from_rows(units, counts, len(sizes))
-        )
+        return cls(sizes, Ragged.from_rows(units, columns, len(sizes)), Ragged.from_rows(units, counts, len(sizes)))
 
 
 class _Division:
