@@ -63,10 +63,13 @@ def joined(count: int, *pairs: np.ndarray) -> np.ndarray:
     Returns:
         (S,) int64: the number of each one's group, from 0.
     """
+    together = np.concatenate([np.empty((0, 2), np.int64), *pairs])
+    if not len(together):
+        return np.arange(count)
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    rows, columns = np.concatenate([np.empty((0, 2), np.int64), *pairs]).T
+    rows, columns = together.T
     graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(count, count))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 

@@ -85,6 +85,7 @@ def unlisted_images(indexes: Iterable[ImageIndex]) -> list[str]:
         if os.path.isdir(folder):
             with os.scandir(folder) as entries:
                 others = (entry.name for entry in entries if entry.name not in names and entry.is_file())
+                others = (name for name in others if not name.startswith("."))  # hidden, or added by macOS
                 found += [os.path.join(folder, n) for n in others if os.path.splitext(n)[1].lower() in SUFFIXES]
     return sorted(found)
 
