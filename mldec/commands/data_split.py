@@ -36,9 +36,13 @@ def split_table(options: SplitOptions, config: Any, shares: Mapping[str, float],
     from mldec.data.table import read_table
     from mldec.data.table_file import open_table_file, write_table_file
 
+    table = open_table_file(config.file("train"))
+    if options.groups is not None and options.groups not in table.columns:
+        raise DataError(
+            f"groups={options.groups}: {table.path} has no such column; {suggest(options.groups, table.columns)}"
+        )
     index = read_table(config, "train")
     images = np.arange(len(index))  # of each row of the table
-    table = open_table_file(config.file("train"))
     folder = options.output or Path(os.path.dirname(table.path) or ".")
     files = {split: folder / f"{split}{os.path.splitext(table.path)[1]}" for split in shares}
     if taken := [str(file) for file in files.values() if file.exists()]:
@@ -79,8 +83,6 @@ def _of_groups(table: TableFile, column: str, images: np.ndarray, display: Displ
     """(P,2) pairs of images with the same value in a column, of which `images` (R,) are the rows."""
     from mldec.data.stratify import joined, pairs_of_equal
 
-    if column not in table.columns:
-        raise DataError(f"groups={column}: {table.path} has no such column; {suggest(column, table.columns)}")
     values = [row.get(column) for _, row in table.rows([column])]
     texts = [None if value is None or not (text := str(value).strip()) else text for value in values]
     pairs = images[pairs_of_equal(texts)]
