@@ -351,8 +351,10 @@ def _where(error: BaseException) -> str:
     return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
-def as_override(key: str, value: str) -> str:
-    """An override that sets `key` to the text `value`, quoted as Hydra needs it."""
+def as_override(key: str, value: str | tuple[str, ...]) -> str:
+    """An override that sets `key` to the text `value`, or a list of texts, quoted as Hydra needs it."""
+    if isinstance(value, tuple):
+        return f"{key}=[{','.join(as_override('', item)[1:] for item in value)}]"
     if re.fullmatch(r"[\w/.:%+*@?| -]+", value):
         return f"{key}={value}"
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from mldec.commands import compose
 from mldec.commands.options import OutputDirectory, OutputFile, parse
 from mldec.config import Count, Fraction, Range, Seed, Some, build_config
-from mldec.errors import ConfigError, DataError, RunError, printable_name, shortened, suggest
+from mldec.errors import ConfigError, RunError, printable_name, shortened, suggest
 from mldec.files import check_output_directory, check_output_file, refuse_overwriting
 from mldec.system import usable_cores
 
@@ -58,13 +58,21 @@ class StatsOptions(DatasetOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions(DatasetOptions):
-    """Divide a table into train, val and test so that each has its share of every label."""
+    """Divide a table into train, val and test so that each has its share of every label, and train has every label.
+
+    Attributes:
+        dedupe: true: near-duplicates stay in one part; false: do not look for them; default: look, and warn of those
+            that are in different parts
+    """
 
     table: str  # the file
     train: Fraction | None = None  # share of the images; without any of the three 0.8, 0.1 and 0.1, otherwise default 0
     val: Fraction | None = None  # share of the images
     test: Fraction | None = None  # share of the images
     seed: Seed = 0  # of the choice among equally good divisions
+    groups: str | None = None  # column: rows with the same value, such as a patient or a video, stay in one part
+    dedupe: bool | None = None
+    workers: Some | None = None  # processes that read images; default: one per core
     output: OutputDirectory | None = None  # default: the directory of the table
 
 
@@ -216,9 +224,7 @@ def _stats(options: StatsOptions, arguments: compose.Arguments) -> int:
 
 
 def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
-    from mldec.data.stratify import stratify
-    from mldec.data.table import read_whole
-    from mldec.data.table_file import open_table_file, write_table_file
+    from mldec.commands.data_split import split_table
     from mldec.engine.display import Display
 
     display, names = Display(), ("train", "val", "test")
@@ -228,25 +234,19 @@ def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
         shown = " ".join(f"{split}={share:g}" for split, share in shares.items())
         raise ConfigError(f"{shown}: at least two shares that sum to 1 are needed, as in train=0.8 val=0.1 test=0.1")
     config = _dataset(options, arguments, choice="table", train=options.table)
-    index, images = read_whole(config)
-    parts = stratify(index.positives, len(index.labels), list(shares.values()), seed=options.seed)[images]
-    table = open_table_file(
-        config.file("train"), encoding=config.encoding, delimiter=config.delimiter, header=config.header
-    )
-    home = os.path.dirname(table.path) or "."
-    folder = options.output or Path(home)
-    files = {split: folder / f"{split}{os.path.splitext(table.path)[1]}" for split in shares}
-    if taken := [str(file) for file in files.values() if file.exists()]:
-        raise DataError(f"{', '.join(taken)}: exists already; move it away or use output=DIR")
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, (split, file) in enumerate(files.items()):
-        rows = (parts == number).nonzero()[0].tolist()
-        write_table_file(table, rows, str(file))
-        display.say(f"{split:<6} {len(rows):>9,} images   {file}")
-    settings = {f"dataset.{split}": str(file) for split, file in files.items()}
-    if folder.resolve() != Path(home).resolve() or config.root:
+    if options.groups is not None and config.ignore is not None and options.groups not in config.ignore:
+        config = dataclasses.replace(config, ignore=(*config.ignore, options.groups))  # it is no class
+    files = split_table(options, config, shares, display)
+    settings: dict[str, str | tuple[str, ...]] = {f"dataset.{split}": str(file) for split, file in files.items()}
+    if config.root or any(file.parent.resolve() != Path(config.folder).resolve() for file in files.values()):
         settings["dataset.root"] = str(config.folder)
-    display.say(f"next: {_train_command('dataset=table', settings, arguments, 'dataset.root')}")
+    if options.groups is not None and config.ignore is not None:
+        settings["dataset.ignore"] = config.ignore
+    command = _train_command("dataset=table", settings, arguments, "dataset.root")
+    if "train" in files:
+        display.say(f"next: {command}")
+    else:
+        display.say(f"note: with a table to train on: {command} dataset.train=FILE")
     return 0
 
 
@@ -330,7 +330,9 @@ def _dataset(options: DatasetOptions, arguments: compose.Arguments, choice: str 
     return build_config(mapping | {"dataset": mapping["dataset"] | settings}).dataset
 
 
-def _train_command(choice: str, settings: dict[str, str], arguments: compose.Arguments, without: str) -> str:
+def _train_command(
+    choice: str, settings: Mapping[str, str | tuple[str, ...]], arguments: compose.Arguments, without: str
+) -> str:
     """The command that trains on a new dataset, with the settings of `dataset` that were given but for `without`."""
     new = [compose.as_override(key, value) for key, value in settings.items()]
     kept = {text: compose.key_of(text) for text in arguments.overrides if text.startswith("dataset.")}

@@ -10,8 +10,10 @@ from typing import ClassVar
 
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, listing, name_some, naming, require
+from mldec.data.folder_tree import FolderTree
 from mldec.data.index import ImageIndex
 from mldec.data.own.shares import SplitShares
+from mldec.data.unread_formats import UNREAD, describe_unread
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
@@ -20,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 #: Endings of files that count as images; their content is checked when they are read.
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .png .webp .gif .bmp .tif .tiff .ppm .pgm .pnm .jp2 .avif .ico".split()  # noqa: SIM905
+    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pnm .jp2 .avif .ico".split()  # noqa: SIM905
 )
 #: Allowed names of the folder of a split.
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -122,18 +124,20 @@ def split_folder(root: str, split: str) -> str | None:
 def read_class_folders(folder: str, labels: LabelSpace | None = None) -> ImageIndex:
     """The images in `folder/<class>/`, at any depth, each with the label of its class.
 
-    Hidden files and folders are ignored; files without the ending of an image are counted and left out. Links to
-    folders are not followed: they may point anywhere.
+    Links to folders are followed, see `FolderTree`. Hidden files and folders, files that macOS adds, files without the
+    ending of an image, and images in formats that are not read are counted and left out.
 
     Args:
         labels: the columns; None: the names of the class folders, sorted.
 
     Raises:
-        DataError: no class folder, no image, or a class that is none of `labels`.
+        DataError: no class folder, no image, a class that is none of `labels`, or a link of which FolderTree says so.
     """
-    classes = _class_names(folder)
-    labels = labels or _label_space(folder)
+    tree = FolderTree(folder)
+    classes = _class_names(tree)
+    labels = labels or _named(classes, folder)
     others: list[str] = []
+    unread: list[str] = []
     empty: list[str] = []
 
     def samples() -> Iterator[tuple[str, list[int], tuple[()], tuple[()]]]:
@@ -143,65 +147,55 @@ def read_class_folders(folder: str, labels: LabelSpace | None = None) -> ImageIn
             except DataError as error:
                 raise DataError(f"{os.path.join(folder, name)}: {error}; train has no such folder") from None
             count = 0
-            for path in _files(os.path.join(folder, name), name):
-                if os.path.splitext(path)[1].lower() in SUFFIXES:
+            for path in tree.files(name):
+                ending = os.path.splitext(path)[1].lower()
+                if ending in SUFFIXES:
                     count += 1
                     yield path, [column], (), ()
                 else:
-                    others.append(path)
+                    (unread if ending in UNREAD else others).append(path)
             if not count:
                 empty.append(name)
 
-    with naming(folder):
-        index = ImageIndex.build(samples(), root=folder, labels=labels)
+    try:
+        with naming(folder):
+            index = ImageIndex.build(samples(), root=folder, labels=labels)
+    except DataError as error:
+        raise DataError("; ".join([str(error), *describe_unread(unread)])) from None
+    for sentence in tree.notes():
+        logger.info("%s: %s", folder, sentence)
     if others:
         shown = name_some(others, len(others))
         logger.info("%s: left out %d files whose ending is not that of an image (%s)", folder, len(others), shown)
+    for sentence in describe_unread(unread):
+        logger.warning("warning: %s: %s", folder, sentence)
     if empty:
         logger.warning("warning: %s: no image in %d folders (%s)", folder, len(empty), name_some(empty, len(empty)))
     return index
 
 
 def folders_below(folder: str) -> list[str]:
-    """All folders in `folder`, at any depth, hidden ones left out: their times of change reveal new files."""
-    found, waiting = [], class_folders(folder)[::-1]
-    while waiting:  # not by recursion: a path can have more levels than Python's stack
-        found.append(waiting.pop())
-        waiting += class_folders(found[-1])[::-1]
-    return found
+    """All folders in `folder` that are read, at any depth: their times of change reveal new files."""
+    tree = FolderTree(folder)
+    return [os.path.join(folder, name) for first in tree.folders() for name in tree.below(first)]
 
 
 def class_folders(folder: str) -> list[str]:
-    """Paths of the folders directly in `folder`, sorted."""
-    return [entry.path for entry in _entries(folder) if entry.is_dir(follow_symlinks=False)]
+    """Paths of the folders directly in `folder`, sorted, and of links to folders elsewhere."""
+    return [os.path.join(folder, name) for name in FolderTree(folder).folders()]
 
 
-def _class_names(folder: str) -> list[str]:
-    names = [os.path.basename(path) for path in class_folders(folder)]
+def _class_names(tree: FolderTree) -> list[str]:
+    names = tree.folders()
     if not names:
-        raise DataError(f"{folder}: no folder in it; each class needs one. Found there: {listing(folder)}")
+        raise DataError(f"{tree.root}: no folder in it; each class needs one. Found there: {listing(tree.root)}")
     return names
 
 
 def _label_space(folder: str) -> LabelSpace:
+    return _named(_class_names(FolderTree(folder)), folder)
+
+
+def _named(classes: list[str], folder: str) -> LabelSpace:
     with naming(folder):
-        return LabelSpace(_class_names(folder))
-
-
-def _files(folder: str, name: str) -> Iterator[str]:
-    """Paths of the files below `folder`, which itself is called `name` in them, in sorted order."""
-    waiting = [(entry, f"{name}/{entry.name}") for entry in reversed(_entries(folder))]
-    while waiting:
-        entry, name = waiting.pop()
-        if entry.is_dir(follow_symlinks=False):
-            waiting += [(inner, f"{name}/{inner.name}") for inner in reversed(_entries(entry.path))]
-        elif not entry.is_dir():
-            yield name
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be listed: {error.strerror}") from None
+        return LabelSpace(classes)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mldec.data.unread_formats import HEIC
 from mldec.errors import DataError, printable_name
 from mldec.untrusted import read_bytes
 
@@ -376,4 +377,6 @@ def _reason(error: Exception, data: np.ndarray) -> str:
     if match is None:
         return "not an image"
     name = (match.lastgroup or "").replace("_", " ")
+    if name == "HEIC":
+        return f"HEIC, which is not read; {HEIC}"
     return f"{name}, broken or of an unsupported kind; supported are {', '.join(_formats())}"

@@ -48,8 +48,9 @@ class Plan:
 def survey(source: str, target: Path, indexes: Collection[ImageIndex], *, side: int) -> Plan:
     """List a dataset's folder and check that its smaller form fits on the disk.
 
-    Regular files are copied, and links to regular files that lie in the folder. Other links are left out, since what
-    they lead to is no part of the dataset, and so are devices, pipes and sockets, which may never end.
+    Regular files are copied, and links to regular files that lie in the folder. Other links are left out, but for
+    those to folders of images of `indexes`: what they lead to is no part of the dataset. So are devices, pipes and
+    sockets, which may never end.
 
     Args:
         source: the dataset's folder.
@@ -61,6 +62,9 @@ def survey(source: str, target: Path, indexes: Collection[ImageIndex], *, side: 
     """
     files, left_out, size = [], [], 0
     roots = [os.path.join(os.path.abspath(index.root), "") for index in indexes]
+    roots += [
+        os.path.join(index.root, name, "") for index in indexes for name in set(map(os.path.dirname, index.names()))
+    ]
     for path, status, problem in _entries(source):
         if problem is None and status is not None:
             files.append(path)

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 
@@ -20,6 +21,7 @@ from mldec.errors import DataError, printable
 from mldec.files import write_text
 
 CHUNK = 64  # images that a process takes at a time
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -32,28 +34,28 @@ class Problem:
 
 def for_each_image(
     index: ImageIndex,
-    work: Callable[[ImageIndex, int], Problem | None],
+    work: Callable[[ImageIndex, int], Found | None],
     *,
     workers: int,
     on_done: Callable[[int], None],
-) -> list[Problem]:
+) -> list[Found]:
     """Call `work(index, row)` for every image in `workers` processes and collect what it returns, in order of rows.
 
     Args:
-        work: a function that can be pickled.
+        work: a function that can be pickled, and what it returns, too; None is left out.
         on_done: called with the number of images finished since its last call.
 
     Raises:
         DataError: a process died, which an image can cause; the message names the images around it.
     """
-    problems: list[Problem] = []
+    results: list[Found] = []
     pool = ProcessPoolExecutor(max(1, workers), initializer=_start, initargs=(index, work))
     row = -1
     try:
         with held_back():  # pools start their processes with the first piece of work
-            results = pool.map(_work_on, range(len(index)), chunksize=CHUNK)
-        for row, problem in enumerate(results):  # noqa: B007
-            problems += [] if problem is None else [problem]
+            returned = pool.map(_work_on, range(len(index)), chunksize=CHUNK)
+        for row, result in enumerate(returned):  # noqa: B007
+            results += [] if result is None else [result]
             on_done(1)
     except BrokenProcessPool:
         last = min(row + CHUNK, len(index) - 1)
@@ -63,7 +65,7 @@ def for_each_image(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-    return problems
+    return results
 
 
 def verify(index: ImageIndex, *, workers: int, on_done: Callable[[int], None] = lambda count: None) -> list[Problem]:
@@ -83,6 +85,7 @@ def unlisted_images(indexes: Iterable[ImageIndex]) -> list[str]:
         if os.path.isdir(folder):
             with os.scandir(folder) as entries:
                 others = (entry.name for entry in entries if entry.name not in names and entry.is_file())
+                others = (name for name in others if not name.startswith("."))  # hidden, or added by macOS
                 found += [os.path.join(folder, n) for n in others if os.path.splitext(n)[1].lower() in SUFFIXES]
     return sorted(found)
 
@@ -95,17 +98,17 @@ def write_list(problems: Sequence[Problem], path: Path) -> None:
 
 # In a worker ----------------------------------------------------------------------------------------------------------
 
-_task: tuple[ImageIndex, Callable[[ImageIndex, int], Problem | None]]
+_task: tuple[ImageIndex, Callable[[ImageIndex, int], Any]]
 
 
-def _start(index: ImageIndex, work: Callable[[ImageIndex, int], Problem | None]) -> None:
+def _start(index: ImageIndex, work: Callable[[ImageIndex, int], Any]) -> None:
     global _task
     _task = index, work
     cv2.setNumThreads(0)
     start_pool_worker()
 
 
-def _work_on(row: int) -> Problem | None:
+def _work_on(row: int) -> Any:
     index, work = _task
     return work(index, row)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mldec.data.parquet_file import import_pyarrow
+from mldec.data.unread_formats import UNREAD, describe_skipped, unread_reason
 from mldec.engine.predictions import FORMATS
 from mldec.engine.run_directory import is_record
 from mldec.errors import ConfigError, DataError, printable_name, shortened
@@ -20,12 +21,8 @@ from mldec.files import check_output_directory, check_output_file, refuse_overwr
 from mldec.untrusted import MAX_LIST, open_regular, read_bytes
 
 ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif"}
-#: Endings of images that cannot be read: they are reported, not skipped silently.
-UNREAD = {".heic", ".heif", ".hif", ".jxl", ".psd", ".svg", ".eps", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf"}
-UNREAD |= {".raf", ".rw2", ".exr", ".hdr", ".tga", ".xcf"}
 NOT_DIRECTORIES = {".json", ".ndjson", ".tsv", ".txt", ".xlsx", ".xls", ".pq", ".html"}  # hardly meant as directories
 APPLE_DOUBLE = b"\0\5\x16\7"  # how a ._ file begins, which macOS puts beside a file on disks of other systems
-SHOWN = 3  # names in a note
 
 #: In the directories of images that `mldec predict` draws: they are results and no input.
 MARKER = ".mldec-predict"
@@ -109,17 +106,12 @@ def find_images(source: str, notes: list[str] | None = None) -> list[str]:
     else:
         paths = sorted(name for name in _matches(path, skipped) if os.path.isfile(name))
         missing = "no such image or directory, and no file of that pattern"
-    sentences = [_describe_skipped(names, reason) for reason, names in skipped.items()]
+    sentences = [describe_skipped(names, reason) for reason, names in skipped.items()]
     if not paths:
         raise DataError(f"input={shortened(source)}: {'; '.join([missing, *sentences])}")
     if notes is not None:
         notes += sentences
     return paths
-
-
-def _describe_skipped(names: Sequence[str], reason: str) -> str:
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return f"skipped {', '.join(map(printable_name, names[:SHOWN]))}{more}: {reason}"
 
 
 def _images_below(folder: str, skipped: Skipped) -> Iterator[str]:
@@ -144,8 +136,7 @@ def _images_below(folder: str, skipped: Skipped) -> Iterator[str]:
             elif not entry.name.startswith("._"):
                 ending = os.path.splitext(entry.name)[1].lower()
                 if ending in UNREAD:
-                    reason = f"images in {ending[1:].upper()} are not read; convert them to JPEG or PNG"
-                    skipped[reason].append(entry.path)
+                    skipped[unread_reason(ending)].append(entry.path)
                 elif ending in ENDINGS:
                     yield entry.path
 

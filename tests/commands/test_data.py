@@ -107,6 +107,82 @@ def test_split_refuses_what_it_cannot_do_and_overwrites_nothing(tmp_path, capsys
     assert not (tmp_path / "train.csv").exists()
 
 
+def test_split_gives_train_every_label_and_what_it_prints_next_can_be_used(tmp_path, capsys):
+    write_table(tmp_path, 8)
+    rows = [f"images/{n}.jpg,{('cat', 'dog')[n % 2]}" + (f";rare{n}" if n < 5 else "") for n in range(8)]
+    (tmp_path / "all.csv").write_text("path,labels\n" + "\n".join(rows) + "\n")
+    assert run(["data", "split", "table=all.csv", "train=0.5", "val=0.5", "output=parts"]) == 0
+    following = shlex.split(capsys.readouterr().out.rpartition("next: mldec train ")[2])
+    assert run(["data", "verify", *following, "workers=1"]) == 0
+    printed = capsys.readouterr().out
+    assert "table train: 5 images, 0 of them" in printed
+    assert "table val: 3 images, 0 of them" in printed
+
+
+def test_split_leaves_out_parts_without_an_image(tmp_path, capsys):
+    write_table(tmp_path, 3)
+    assert run(["data", "split", "table=all.csv", "train=0.6", "val=0.3", "test=0.1", "output=a"]) == 0
+    printed, notes = capsys.readouterr()
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["train.csv", "val.csv"]
+    assert "note: no image is left for test, which has no file" in notes
+    assert "dataset.test" not in printed
+    (tmp_path / "one.csv").write_text("path,labels\nimages/0.jpg,a\nimages/1.jpg,b\n")
+    assert run(["data", "split", "table=one.csv", "output=b"]) == 2
+    assert "one.csv: all 2 images would be in train: it gets one of each of the 2 labels" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+    assert run(["data", "split", "table=all.csv", "val=0.5", "test=0.5", "output=c"]) == 0
+    printed, notes = capsys.readouterr()
+    assert "next:" not in printed
+    assert "note: with a table to train on: mldec train dataset=table dataset.val=c/val.csv" in notes
+
+
+@pytest.mark.parametrize("kind", ["labels", "classes"])
+def test_rows_of_a_group_stay_together(tmp_path, capsys, kind):
+    write_table(tmp_path, 30)
+    cells = ("cat", "dog") if kind == "labels" else ("1,0", "0,1")
+    header = "path,labels,patient" if kind == "labels" else "path,cat,dog,patient"
+    rows = [f"images/{n}.jpg,{cells[n % 2]},{f'p {n // 3}' if n < 27 else ' '}" for n in range(30)]
+    (tmp_path / "all.csv").write_text("\n".join([header, *rows]) + "\n")
+    options = ["table=all.csv", "train=0.5", "val=0.5", "dedupe=false"]
+    assert run(["data", "split", *options, "groups=pacient"]) == 2
+    assert "groups=pacient: all.csv has no such column; did you mean patient?" in capsys.readouterr().err
+    assert run(["data", "split", *options, "groups=patient", "output=parts"]) == 0
+    printed = capsys.readouterr().out
+    assert "9 groups by patient, the largest has 3 images; 3 rows without a value are each on their own" in printed
+    parts = [(tmp_path / "parts" / f"{split}.csv").read_text().splitlines()[1:] for split in ("train", "val")]
+    assert [len(part) for part in parts] == [15, 15]
+    patients = [{row.rpartition(",")[2] for row in part} - {" "} for part in parts]
+    assert not patients[0] & patients[1]
+    following = shlex.split(printed.rpartition("next: mldec train ")[2])
+    assert run(["data", "stats", *following]) == 0
+    assert "labels          2" in capsys.readouterr().out
+
+
+def test_split_warns_of_near_duplicates_or_keeps_them_together(tmp_path, capsys):
+    rng, rows = np.random.default_rng(0), ["path,labels"]
+    for number in range(8):
+        scene = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((160, 120), Image.Resampling.BICUBIC)
+        for name, quality in (("a", 95), ("b", 40)):
+            scene.save(tmp_path / f"{name}{number}.jpg", quality=quality)
+            rows.append(f"{name}{number}.jpg,{'cat' if name == 'a' else 'dog'}")
+    rows.append("gone.jpg,dog")
+    (tmp_path / "all.csv").write_text("\n".join(rows) + "\n")
+    assert run(["data", "split", "table=all.csv", "train=0.5", "val=0.5", "output=x", "workers=1"]) == 0
+    warned = capsys.readouterr().err
+    assert "warning: 7 pairs of near-duplicates are in different parts" in warned
+    assert "  a0.jpg (train)   b0.jpg (val)\n" in warned
+    assert "  and 4 more\n" in warned
+    assert "note: 1 of 17 images were not compared with the others, such as: cannot read image" in warned
+    assert run(["data", "split", "table=all.csv", "train=0.5", "val=0.5", "output=y", "dedupe=true", "workers=1"]) == 0
+    printed, warned = capsys.readouterr()
+    assert "16 images have near-duplicates, 8 pairs; each stays with them" in printed
+    assert "warning" not in warned
+    train = (tmp_path / "y" / "train.csv").read_text()
+    assert all((f"a{number}.jpg" in train) == (f"b{number}.jpg" in train) for number in range(8))
+    assert run(["data", "split", "table=all.csv", "train=0.5", "val=0.5", "output=z", "dedupe=false"]) == 0
+    assert "compared" not in capsys.readouterr().err
+
+
 def test_verify_finds_lists_and_mends(tmp_path, capsys):
     table = write_table(tmp_path)
     (tmp_path / "images" / "3.jpg").write_bytes(b"broken")

@@ -72,13 +72,68 @@ def test_the_cache_is_used_the_next_time_and_not_beside_the_classes(
     assert build_folder(config(tmp_path / "data"), split="train").labels.names == ("a", "b", "c")
 
 
-def test_links_do_not_lead_out(tmp_path: Path) -> None:
-    touch(tmp_path, "secret/x.jpg", "mine/a/1.jpg")
-    (tmp_path / "mine" / "b").symlink_to(tmp_path / "secret")
-    (tmp_path / "mine" / "a" / "c").symlink_to(tmp_path / "secret")
+def test_linked_class_folders_are_read(tmp_path: Path) -> None:
+    touch(tmp_path, "store/x.jpg", "store/deep/y.jpg", "more/z.jpg", "mine/a/1.jpg")
+    (tmp_path / "mine" / "b").symlink_to("../store")
+    (tmp_path / "mine" / "a" / "c").symlink_to(tmp_path / "more")
     index = build_folder(config(tmp_path / "mine"), split="train")
-    assert index.labels.names == ("a",)
-    assert list(index.names()) == ["a/1.jpg"]
+    assert index.labels.names == ("a", "b")
+    assert list(index.names()) == ["a/1.jpg", "a/c/z.jpg", "b/deep/y.jpg", "b/x.jpg"]
+    touch(tmp_path, "store/new.jpg")
+    os.utime(tmp_path / "store", ns=(0, 10**18))
+    assert len(build_folder(config(tmp_path / "mine"), split="train")) == 5
+
+
+def test_links_that_lead_back_are_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mldec")
+    touch(tmp_path, "mine/a/1.jpg", "mine/a/deep/2.jpg", "mine/b/3.jpg", "other/4.jpg")
+    links = {"up": "..", "a/itself": "../a", "a/deep/root": tmp_path / "mine", "a/nowhere": "nowhere", "b/on": "on"}
+    for name, target in links.items():
+        (tmp_path / "mine" / name).symlink_to(target)
+    (tmp_path / "link").symlink_to("mine")
+    for root in ("mine", "link"):
+        index = build_folder(config(tmp_path / root), split="train")
+        assert list(index.names()) == ["a/1.jpg", "a/deep/2.jpg", "b/3.jpg"]
+        assert "left out 3 folders behind links that are read already (up, a/deep/root, a/itself)" in caplog.text
+        caplog.clear()
+
+
+def test_links_make_no_more_images_than_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for level in range(30):  # two links from each level to the next: 2**30 paths
+        touch(tmp_path, f"web/{level}/{level}.jpg")
+        for name in ("x", "y"):
+            (tmp_path / "web" / str(level) / name).symlink_to(f"../{level + 1}")
+    touch(tmp_path, "web/30/end.jpg", "mine/b/1.jpg")
+    (tmp_path / "mine" / "a").symlink_to("../web/0")
+    assert len(build_folder(config(tmp_path / "mine"), split="train")) == 32
+    monkeypatch.setattr("mldec.data.folder_tree.MAX_LINKED", 29)
+    with pytest.raises(DataError, match=r"links in .*mine lead to more than 29 folders; remove those"):
+        build_folder(config(tmp_path / "mine", unannotated="drop"), split="train")
+
+
+def test_a_class_that_is_a_broken_link_is_an_error(tmp_path: Path) -> None:
+    touch(tmp_path, "mine/a/1.jpg")
+    (tmp_path / "mine" / "b").symlink_to("/disk/not/mounted")
+    with pytest.raises(DataError, match=r"mine/b: is a link to /disk/not/mounted, which does not exist .*mount what"):
+        build_folder(config(tmp_path / "mine"), split="train")
+
+
+def test_what_macos_adds_is_no_class_and_no_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mldec")
+    touch(tmp_path, "a/1.jpg", "a/._1.jpg", "__MACOSX/a/._1.jpg", ".DS_Store", ".git/x.jpg")
+    index = build_folder(config(tmp_path), split="train")
+    assert (index.labels.names, len(index)) == (("a",), 1)
+    assert "left out 3 files and folders that macOS adds (.DS_Store, __MACOSX, a/._1.jpg)" in caplog.text
+
+
+def test_formats_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a/1.jpg", "a/2.HEIC", "a/3.heic", "b/4.CR2", "b/5.jfif")
+    assert len(build_folder(config(tmp_path), split="train")) == 2
+    assert "skipped a/2.HEIC, a/3.heic: images in HEIC are not read; convert them to JPEG or PNG (macOS:" in caplog.text
+    assert "skipped b/4.CR2: images in CR2 are not read; convert them to JPEG or PNG" in caplog.text
+    touch(tmp_path / "phone", "a/1.heic")
+    with pytest.raises(DataError, match=r"no image; skipped a/1\.heic: images in HEIC are not read; convert"):
+        build_folder(config(tmp_path / "phone"), split="train")
 
 
 def test_nothing_to_read_is_explained(tmp_path: Path) -> None:

@@ -1,0 +1,145 @@
+"""Files in folders at any depth, also behind symbolic links, in a bounded time whatever these lead to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from mldec.data.dataset import name_some
+from mldec.errors import DataError, printable_name
+
+#: Folders that are read behind links, of one tree: a link can lead to a whole disk. Those directly in the root, one per
+#: class, do not count.
+MAX_LINKED = 100_000
+
+
+class FolderTree:
+    """A folder, with what lies in it in sorted order.
+
+    Links to folders are followed, but for those that lead to a folder that they are in, which would never end. Behind
+    the links of one folder in the root, each folder is read once, so that many links cannot make more paths than there
+    are files. Hidden files and folders are left out.
+
+    Args:
+        root: the folder.
+
+    Raises, in whatever lists it:
+        DataError: a folder cannot be listed, a link directly in the root leads nowhere, or links lead to more than
+            MAX_LINKED folders.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._macos: dict[str, None] = {}  # paths of what was left out
+        self._repeated: dict[str, None] = {}
+        self._linked = 0
+
+    def folders(self) -> list[str]:
+        """Names of the folders in the root."""
+        found = []
+        for entry in self._entries(""):
+            if entry.is_symlink() and not os.path.exists(entry.path):
+                raise DataError(
+                    f"{entry.path}: is a link to {printable_name(os.readlink(entry.path))}, which does not exist or "
+                    "cannot be read; correct or remove the link, or mount what it leads to"
+                )
+            if _is_folder(entry):
+                if entry.is_symlink() and _leads_back(entry.path):
+                    self._repeated[entry.name] = None
+                else:
+                    found.append(entry.name)
+        return found
+
+    def below(self, name: str) -> Iterator[str]:
+        """A folder in the root and all folders in it, by their paths relative to the root."""
+        return (path for path, is_folder in self._walk(name) if is_folder)
+
+    def files(self, name: str) -> Iterator[str]:
+        """The files in a folder in the root, by their paths relative to the root."""
+        return (path for path, is_folder in self._walk(name) if not is_folder)
+
+    def notes(self) -> list[str]:
+        """Sentences for what was left out so far, but for hidden files that are not of macOS."""
+        sentences = []
+        if count := len(self._macos):
+            sentences.append(f"left out {count:,} files and folders that macOS adds ({name_some(self._macos, count)})")
+        if count := len(self._repeated):
+            some = name_some(self._repeated, count)
+            sentences.append(f"left out {count:,} folders behind links that are read already ({some})")
+        return sentences
+
+    def _walk(self, name: str) -> Iterator[tuple[str, bool]]:
+        """Paths relative to the root of all folders (True) and files (False), each folder before what is in it."""
+        seen = set[tuple[int, int]]()  # device and inode of each folder that was read
+        waiting = [(name, True, os.path.islink(os.path.join(self.root, name)))]
+        while waiting:  # not by recursion: a path can have more levels than Python's stack
+            path, is_folder, behind_link = waiting.pop()
+            if not is_folder:
+                yield path, False
+                continue
+            place = os.path.join(self.root, path)
+            identity = _identity(place)
+            if path != name and behind_link:
+                if identity in seen or (os.path.islink(place) and _leads_back(place)):
+                    self._repeated[path] = None
+                    continue
+                self._count_linked(path)
+            seen.add(identity)
+            yield path, True
+            for entry in reversed(self._entries(path)):
+                waiting.append((f"{path}/{entry.name}", _is_folder(entry), behind_link or entry.is_symlink()))
+
+    def _count_linked(self, path: str) -> None:
+        self._linked += 1
+        if self._linked > MAX_LINKED:
+            raise DataError(
+                f"{os.path.join(self.root, path)}: links in {self.root} lead to more than {MAX_LINKED:,} folders; "
+                "remove those that do not lead to images alone"
+            )
+
+    def _entries(self, path: str) -> list[os.DirEntry[str]]:
+        """What is in a folder, by its path relative to the root, but for hidden files and what macOS adds."""
+        folder = os.path.join(self.root, path)
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be listed: {error.strerror}") from None
+        own = [entry for entry in found if not _is_of_macos(entry.name)]
+        if len(own) < len(found):
+            self._macos |= {os.path.join(path, entry.name): None for entry in found if _is_of_macos(entry.name)}
+        return [entry for entry in own if not entry.name.startswith(".")]
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed: {error.strerror}") from None
+    return status.st_dev, status.st_ino
+
+
+def _is_of_macos(name: str) -> bool:
+    return name.startswith("._") or name in (".DS_Store", "__MACOSX")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; False for a link that leads nowhere or to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _leads_back(link: str) -> bool:
+    """Whether a link leads to a folder that it is in, by its path or by the one on the disk."""
+    target = os.stat(link)
+    for place in {os.path.dirname(os.path.abspath(link)), os.path.realpath(os.path.dirname(link))}:
+        while not os.path.samestat(os.stat(place), target):
+            above = os.path.dirname(place)
+            if above == place:
+                break
+            place = above
+        else:
+            return True
+    return False
