@@ -40,7 +40,7 @@ def locate(path: str) -> Located:
         return _file(path)
     tables = _tables_of_splits(path)
     if "train" in tables:
-        settings = {split: tables[split] for split in ("train", "val", "test") if split in tables}
+        settings: dict[str, str] = {split: tables[split] for split in ("train", "val", "test") if split in tables}
         return Located("table", settings, has_splits=len(tables) > 1 or None)
     found = recognise(path)
     classes = _class_folders(path)
