@@ -23,7 +23,7 @@ from mldec.errors import DataError
 
 SIDE = 32  # pixels of the grey image that is hashed
 THUMBNAIL = 16  # pixels of the side of what is compared
-# Measured on 10,500 photographs of COCO: the hashes of 11 of the 55 million pairs differ in at most 10 bits. One of them
+# Measured on 10,500 photographs of COCO: the hashes of 11 of the 55 million pairs differ in at most 10 bits. One pair
 # shows the same moment twice; its thumbnails correlate by 0.85, those of the others by at most 0.49. Without the broad
 # shades taken away, which many photographs share, others reached 0.83. docs/own-data.md says which changes are found.
 DISTANCE = 10  # bits of 64
