@@ -38,7 +38,7 @@ class FolderTree:
         """Names of the folders in the root."""
         found = []
         for entry in self._entries(""):
-            if entry.is_symlink() and not os.path.exists(entry.path):
+            if not os.path.exists(entry.path) and not os.path.splitext(entry.name)[1]:  # no link to a file, by its name
                 raise DataError(
                     f"{entry.path}: is a link to {printable_name(os.readlink(entry.path))}, which does not exist or "
                     "cannot be read; correct or remove the link, or mount what it leads to"

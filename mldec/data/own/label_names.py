@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from mldec.data.dataset import name_some
+from mldec.data.own.documents import read_yaml
 from mldec.data.own.label_cells import is_whole_number
 from mldec.errors import DataError, shortened, suggest
 from mldec.untrusted import open_text, parse_json, read_bytes
@@ -113,12 +112,14 @@ def read_names(path: str) -> list[str]:
         if suffix not in (".yaml", ".yml", ".json"):
             with open_text(path) as file:
                 return [line.strip() for line in file if line.strip()]
-        text = read_bytes(path, most=MAX_NAMES_FILE).decode("utf-8-sig")
-        content: Any = parse_json(text) if suffix == ".json" else _yaml(text)
+        if suffix == ".json":
+            content: Any = parse_json(read_bytes(path, most=MAX_NAMES_FILE).decode("utf-8-sig"))
+        else:
+            content = read_yaml(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as {suffix[1:].upper()}: {shortened(error, 200)}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {shortened(error, 200)}") from None
     content = content.get("names", content) if isinstance(content, dict) else content
     if isinstance(content, dict):
         numbers = {str(key): value for key, value in content.items()}
@@ -138,9 +139,3 @@ def similar_names(names: Iterable[str]) -> list[list[str]]:
         plain = "".join(sign for sign in plain if not unicodedata.combining(sign)).casefold()
         groups[re.sub(r"[\s_-]+", " ", plain).strip()].append(name)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def _yaml(text: str) -> Any:
-    if "&" in text and "*" in text:  # a few lines with references stand for gigabytes
-        raise ValueError("it has references, which are not followed")
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
