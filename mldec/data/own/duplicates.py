@@ -23,9 +23,9 @@ from mldec.errors import DataError
 
 SIDE = 32  # pixels of the grey image that is hashed
 THUMBNAIL = 16  # pixels of the side of what is compared
-# Measured on 10,500 photographs of COCO: the hashes of 11 of 55 million pairs differ in at most 10 bits. One of these is
-# of the same moment; its thumbnails correlate by 0.85, those of the others by at most 0.49. With the broad shades, which
-# many photographs share, others were as close as that one. docs/own-data.md says which changes are found.
+# Measured on 10,500 photographs of COCO: the hashes of 11 of 55 million pairs differ in at most 10 bits. One of these
+# is of the same moment; its thumbnails correlate by 0.85, those of the others by at most 0.49. With the broad shades,
+# which many photographs share, others were as close as that one. docs/own-data.md says which changes are found.
 DISTANCE = 10  # bits of 64
 CORRELATION = 0.7
 SHADES = 4.0  # standard deviation in pixels of the blurred thumbnail that is taken away
