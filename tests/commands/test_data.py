@@ -455,3 +455,13 @@ def test_resuming_on_other_labels_is_a_warning(tmp_path, capsys):
     assert "the train images or labels are not those that run began with" in capsys.readouterr().err
     assert run(["train", "resume=run", "allow_other_data=true"]) == 0
     assert "warning: the train images or their labels are not those that this run began with" in capsys.readouterr().err
+
+
+def test_linked_class_folders_are_shrunk_too(tmp_path, capsys):
+    for name in ("mine/cat/1.jpg", "store/2.jpg", "elsewhere/3.jpg"):
+        make_image(tmp_path / name)
+    (tmp_path / "mine" / "dog").symlink_to("../store")
+    options = ["dataset=folder", "root=mine", "side=30", "workers=1"]
+    assert run(["data", "shrink", *options, "output=small"]) == 0
+    assert "2 images and 0 other files in small" in capsys.readouterr().out
+    assert sorted(str(path.relative_to("small")) for path in Path("small").rglob("*.jpg")) == ["cat/1.jpg", "dog/2.jpg"]
