@@ -6,6 +6,8 @@ import ast
 import re
 from typing import Any
 
+from mldec.data.dataset import naming
+from mldec.data.own import label_studio
 from mldec.data.own.separators import Separator
 from mldec.errors import DataError, shortened
 from mldec.untrusted import parse_json
@@ -16,7 +18,6 @@ _OPENING = re.compile(r"\s*(\[|\{|\(\s*['\"]|(np\.|numpy\.)?array\()")
 _ARRAY = re.compile(r"\s*(?:np\.|numpy\.)?array\((.*?)(?:,\s*dtype=[^()]*)?\)\s*", re.S)
 _WITHOUT_COMMAS = re.compile(r"('|\")\s+('|\")")  # as numpy prints arrays: ['a' 'b']
 _WHOLE = re.compile(r"-?[0-9]{1,18}(\.0+)?")
-_LIST_KEYS = ("choices", "labels", "rectanglelabels", "polygonlabels", "keypointlabels", "brushlabels", "ellipselabels")
 
 
 def is_nothing(cell: str) -> bool:
@@ -79,12 +80,11 @@ def _flattened(value: Any, where: str) -> list[str]:
         items = [items]
     names: list[str] = []
     for item in items if isinstance(items, (list, tuple)) else [items]:
-        if isinstance(item, dict):  # Label Studio's {"choices": ["cat", "dog"]}
-            item = next((item[key] for key in _LIST_KEYS if key in item), item)
-            inner = item if isinstance(item, (list, tuple)) else [item]
+        if label_studio.is_labelled(item):
+            with naming(where):
+                names += label_studio.labels_of_value(item)
+        elif isinstance(item, (str, int)) and not isinstance(item, bool):
+            names += [name] if (name := str(item).strip()) else []
         else:
-            inner = [item]
-        if not all(isinstance(name, (str, int)) and not isinstance(name, bool) for name in inner):
             raise DataError(f"{where}: expected labels as text or a list of texts, found {shortened(value, 200)}")
-        names += [name for part in inner if (name := str(part).strip())]
     return names

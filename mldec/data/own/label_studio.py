@@ -17,26 +17,10 @@ from mldec.data.own.documents import label_text, path_text, reading, unique
 from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.shapes import Source, counted, image_key, make_listing
 from mldec.errors import DataError
-from mldec.untrusted import parse_json
 
 JSON, JSON_MIN = "Label Studio JSON", "Label Studio JSON-MIN"
 BOOKKEEPING = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"}
 _FEW = 50  # records that decide whether a file is one
-
-
-def labels_in_cell(cell: str) -> tuple[str, ...] | None:
-    """The labels of a cell of Label Studio's CSV, `{"choices": ["Cat", "Dog"]}` or a list of regions; None for others.
-
-    A single choice is written as plain text there, which is not told from other text: None, too.
-    """
-    text = cell.strip()
-    if not (text.startswith(("{", "[")) and ('"choices"' in text or 'labels"' in text or '"taxonomy"' in text)):
-        return None
-    try:
-        value = parse_json(text)
-        return _value_labels(value) if _is_labelled(value) else None
-    except (ValueError, DataError):
-        return None
 
 
 def looks_like_tasks(document: Any) -> bool:
@@ -71,9 +55,9 @@ def read_tasks(source: Source) -> Listing:
             names: list[str] = []
             for region in (region for one in done for region in one.get("result") or []):
                 control = region.get("from_name")
-                if _is_labelled(region.get("value")) and source.label_column in (None, control):
+                if is_labelled(region.get("value")) and source.label_column in (None, control):
                     controls[str(control)] = None
-                    names += _value_labels(region["value"])
+                    names += labels_of_value(region["value"])
             entries.append(Entry(path_text(task["data"][key]), unique(names)))
     return make_listing(source, JSON, entries, decisions=_decisions(key, list(controls), left_out, several))
 
@@ -87,7 +71,8 @@ def read_records(source: Source) -> Listing:
         done = [record for record in records if record.get("annotation_id", 0) is not None]
         entries = [
             Entry(
-                path_text(record[key]), unique([n for control in controls for n in _value_labels(record.get(control))])
+                path_text(record[key]),
+                unique([n for control in controls for n in labels_of_value(record.get(control))]),
             )
             for record in done
         ]
@@ -132,21 +117,21 @@ def _all_records(document: Any) -> bool:
 
 
 def _may_be_labels(value: Any) -> bool:
-    return isinstance(value, str) or _is_labelled(value)
+    return isinstance(value, str) or is_labelled(value)
 
 
 def _label_keys(value: dict[str, Any]) -> list[str]:
     return [key for key in value if key in ("choices", "taxonomy") or key.endswith("labels")]
 
 
-def _is_labelled(value: Any) -> bool:
+def is_labelled(value: Any) -> bool:
     """Whether a value is a region or a choice with labels, or a list in which there is one."""
     if isinstance(value, list):
-        return any(map(_is_labelled, [item for item in value if isinstance(item, dict)]))
+        return any(map(is_labelled, [item for item in value if isinstance(item, dict)]))
     return isinstance(value, dict) and bool(_label_keys(value))
 
 
-def _value_labels(value: Any) -> tuple[str, ...]:
+def labels_of_value(value: Any) -> tuple[str, ...]:
     """The labels of a text, a choice, a region, or a list of these. A class of a taxonomy is its path, with slashes."""
     if value is None or value == "":
         return ()

@@ -36,8 +36,6 @@ MOST_FILES = 20  # of JSON or YAML in one folder that are looked into; more are 
 _SUFFIXES = (".json", ".xml", ".yaml", ".yml")
 #: Names by which a file says that it holds annotations: one that cannot be read is an error, another is passed over.
 _TELLING = re.compile(r"_?(data|dataset|annotations?|labels|result|samples|instances|train|val|valid|test)(?![a-z]).*")
-_TABLES = ("_classes.csv", "metadata.csv", "metadata.jsonl", "metadata.parquet")
-_TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
 
 
 def recognise(
@@ -77,32 +75,6 @@ def recognise(
 def shape_of(document: Any) -> Shape | None:
     """The shape of a document; None if it has none."""
     return next((shape for shape in SHAPES if shape.looks_like(document)), None)
-
-
-def table_files(folder: str) -> dict[str, str]:
-    """{split: path} of the tables of a folder, one for each split; empty if there is no train among them.
-
-    They are train/_classes.csv (Roboflow), train/metadata.csv, .jsonl or .parquet (Hugging Face's image folders), or
-    train.csv, .tsv, .jsonl, .parquet or .xlsx; and the same for val, valid, validation and test.
-
-    Raises:
-        DataError: a split has more than one.
-    """
-    found: dict[str, list[str]] = {}
-    for name in _listed(folder):
-        path = os.path.join(folder, name)
-        stem, suffix = os.path.splitext(name.lower())
-        if name.lower() in SPLITS and os.path.isdir(path):
-            tables = [inner for inner in _listed(path) if inner.lower() in _TABLES]
-            found.setdefault(SPLITS[name.lower()], []).extend(os.path.join(path, inner) for inner in tables)
-        elif stem in SPLITS and suffix in _TABLE_SUFFIXES:
-            found.setdefault(SPLITS[stem], []).append(path)
-    for split, paths in found.items():
-        if len(paths) > 1:
-            choices = " or ".join(option(f"dataset.{split}", path) for path in paths)
-            raise DataError(f"{folder}: {split} has {len(paths)} tables; use dataset=table and {choices}")
-    chosen = {split: found[split][0] for split in ("train", "val", "test") if found.get(split)}
-    return chosen if "train" in chosen else {}
 
 
 def _folder(settings: Source) -> Listing | None:

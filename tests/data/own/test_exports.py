@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from mldec.data.own.label_studio import labels_in_cell
+from mldec.data.own.label_cells import labels_of
 from mldec.data.own.listing import Listing
-from mldec.data.own.recognise import recognise, table_files
+from mldec.data.own.locate import locate
+from mldec.data.own.recognise import recognise
+from mldec.data.own.separators import Separator
 from mldec.errors import DataError
 
 BOX = {"x": 1, "y": 2, "width": 3, "height": 4}
@@ -354,11 +356,17 @@ def test_what_was_left_out_or_joined_is_said(tmp_path: Path) -> None:
 
 
 def test_label_studio_cells() -> None:
-    assert labels_in_cell('{"choices": ["Cat", "Dog"]}') == ("Cat", "Dog")
-    assert labels_in_cell('[{"x": 1, "rectanglelabels": ["Car"]}, {"x": 2, "rectanglelabels": ["Car"]}]') == ("Car",)
-    assert labels_in_cell('{"taxonomy": [["Animal", "Cat"]]}') == ("Animal/Cat",)
-    for other in ("Cat", "", "[1, 2]", '{"choices": ', '["Cat"]', '{"text": ["a"]}', "[" * 100_000):
-        assert labels_in_cell(other) is None
+    def labels(cell: str) -> list[str]:
+        return labels_of(cell, Separator(";"), "t.csv line 2")
+
+    assert labels('{"choices": ["Cat", "Dog"]}') == ["Cat", "Dog"]
+    assert labels('[{"x": 1, "rectanglelabels": ["Car"]}, {"x": 2, "rectanglelabels": ["Car"]}]') == ["Car"]
+    assert labels('{"taxonomy": [["Animal", "Cat"]]}') == ["Animal/Cat"]
+    for other, plain in {"Cat": ["Cat"], "": [], "[1, 2]": ["1", "2"], '["Cat"]': ["Cat"]}.items():
+        assert labels(other) == plain
+    for broken in ('{"choices": ', '{"text": ["a"]}', '{"choices": [{}]}', "[" * 100_000):
+        with pytest.raises(DataError, match=r"t\.csv line 2: "):
+            labels(broken)
 
 
 def test_roboflows_category_of_the_project_is_no_label(tmp_path: Path) -> None:
@@ -567,7 +575,11 @@ def test_label_studios_yolo(tmp_path: Path) -> None:
 
 
 def test_tables_of_a_folder(tmp_path: Path) -> None:
-    assert table_files(str(tmp_path)) == {}
+    def table_files(folder: str) -> dict[str, str]:
+        return locate(folder).settings
+
+    with pytest.raises(DataError, match="no dataset is recognised"):
+        table_files(str(tmp_path))
     for split in ("train", "valid", "test"):
         save(tmp_path / "r" / split / "_classes.csv", "filename, cat\n")
     assert table_files(str(tmp_path / "r")) == {
@@ -581,9 +593,7 @@ def test_tables_of_a_folder(tmp_path: Path) -> None:
         save(tmp_path / "t" / name, "path,labels\n")
     assert list(table_files(str(tmp_path / "t"))) == ["train", "val"]
     save(tmp_path / "t" / "train" / "metadata.csv", "file_name\n")
-    with pytest.raises(
-        DataError, match=r"train has 2 tables; use dataset=table and dataset\.train=.* or dataset\.train="
-    ):
+    with pytest.raises(DataError, match=r"may be its train; use dataset=table dataset\.train=.* or dataset\.train="):
         table_files(str(tmp_path / "t"))
 
 
