@@ -217,7 +217,12 @@ def find_file(root: str, folders: Iterable[str], *names: str) -> str | None:
 
 
 def missing_images(index: ImageIndex) -> list[int]:
-    """Rows of the images that do not exist.
+    """Rows of the images that do not exist."""
+    return list(missing_files(index.root, index.names()))
+
+
+def missing_files(root: str, names: Iterable[str]) -> Iterator[int]:
+    """Which of the paths relative to `root` do not exist, by their places in `names`, as they are found.
 
     Each folder is listed once, which is much cheaper than one `stat` per image on network disks.
     """
@@ -225,13 +230,13 @@ def missing_images(index: ImageIndex) -> list[int]:
     @functools.cache
     def listed(parent: str) -> set[str]:
         try:
-            return set(os.listdir(os.path.join(index.root, parent)))
+            return set(os.listdir(os.path.join(root, parent)))
         except OSError:
             return set()
 
-    return [
-        row for row, name in enumerate(index.names()) if os.path.basename(name) not in listed(os.path.dirname(name))
-    ]
+    for number, name in enumerate(names):
+        if os.path.basename(name) not in listed(os.path.dirname(name)):
+            yield number
 
 
 def name_some(names: Iterable[str], total: int, most: int = 3) -> str:

@@ -70,6 +70,21 @@ class Ragged(_Shared):
         np.cumsum(counts, out=offsets[1:])
         return cls(offsets, values)
 
+    @classmethod
+    def of_texts(cls, texts: Sequence[str]) -> Ragged:
+        """The utf-8 bytes of each text."""
+        encoded = [text.encode() for text in texts]
+        counts = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        return cls.from_counts(counts, np.frombuffer(b"".join(encoded), np.uint8))
+
+    def texts(self) -> Iterator[str]:
+        """The text that each row holds in utf-8; far faster than decoding `self[row]` for each."""
+        blob = self.values.tobytes()
+        for first in range(0, len(self), 2**16):
+            ends = self.offsets[first : first + 2**16 + 1].tolist()
+            for start, end in itertools.pairwise(ends):
+                yield blob[start:end].decode()
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -87,6 +102,20 @@ class Ragged(_Shared):
         counts = self.offsets[rows + 1] - starts
         firsts = np.cumsum(counts) - counts
         return np.arange(counts.sum()) + np.repeat(starts - firsts, counts), counts
+
+    def gather(self, rows: np.ndarray) -> Ragged:
+        """`rows` (R,) of these, in this order."""
+        positions, counts = self.take(rows)
+        return Ragged.from_counts(counts, self.values[positions])
+
+    def renumbered(self, columns: np.ndarray) -> Ragged:
+        """The same rows with `columns[value]` for each value; those of -1 are left out."""
+        values = columns[self.values]
+        kept = values >= 0
+        if kept.all():
+            return Ragged(self.offsets, values)
+        rows = np.repeat(np.arange(len(self)), self.counts)
+        return Ragged.from_rows(rows[kept], values[kept], len(self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,11 +197,7 @@ class ImageIndex(_Shared):
 
     def names(self) -> Iterator[str]:
         """All paths relative to `root`, row by row; far faster than `name` for each."""
-        blob, offsets = self.paths.values.tobytes(), self.paths.offsets
-        for first in range(0, len(self), 2**16):
-            ends = offsets[first : first + 2**16 + 1].tolist()
-            for start, end in itertools.pairwise(ends):
-                yield blob[start:end].decode()
+        return self.paths.texts()
 
     def targets(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """(B,) rows to (B,N) int8: 1 present, 0 absent, -1 unknown.
@@ -192,12 +217,7 @@ class ImageIndex(_Shared):
         rows = np.asarray(rows, np.int64)
         if len(rows) == 0:
             raise DataError(f"{self.root}: no image left")
-
-        def gather(lists: Ragged) -> Ragged:
-            positions, counts = lists.take(rows)
-            return Ragged.from_counts(counts, lists.values[positions])
-
-        gathered: dict[str, Any] = {name: gather(getattr(self, name)) for name in LISTS}
+        gathered: dict[str, Any] = {name: getattr(self, name).gather(rows) for name in LISTS}
         return dataclasses.replace(self, **gathered)
 
     def with_labels(self, labels: LabelSpace) -> ImageIndex:
@@ -222,14 +242,7 @@ class ImageIndex(_Shared):
 
     def _renumbered(self, columns: np.ndarray, labels: LabelSpace) -> ImageIndex:
         """With the new column of each label, -1 for one that is dropped."""
-
-        def keep(lists: Ragged) -> Ragged:
-            values = columns[lists.values]
-            kept = values >= 0
-            rows = np.repeat(np.arange(len(lists)), lists.counts)
-            return Ragged.from_rows(rows[kept], values[kept], len(lists))
-
-        changed: dict[str, Any] = {name: keep(getattr(self, name)) for name in LISTS[1:]}
+        changed: dict[str, Any] = {name: getattr(self, name).renumbered(columns) for name in LISTS[1:]}
         return dataclasses.replace(self, labels=labels, **changed)
 
     def drop_unannotated(self) -> ImageIndex:

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from mldec.data.cache import cached
-from mldec.data.dataset import FilesConfig, check_split, name_some, naming
+from mldec.data.dataset import FilesConfig, check_split, missing_files, name_some, naming
 from mldec.data.index import ABSENT, UNKNOWN, ImageIndex, Ragged, check_path
 from mldec.data.own.image_paths import find_images
 from mldec.data.own.label_cells import is_whole_number
@@ -38,7 +38,7 @@ from mldec.data.own.label_names import (
 from mldec.data.own.listing import Listing
 from mldec.data.own.read_rows import TableSettings, read_table_rows, splits_of_table
 from mldec.data.own.recognise import recognise
-from mldec.data.own.rows import SPLITS, Rows, grouped, regrouped, renumbered, rows_of_listing
+from mldec.data.own.rows import SPLITS, Rows, grouped, regrouped, rows_of_listing
 from mldec.data.own.separators import parse_separator
 from mldec.data.own.shares import SplitShares
 from mldec.data.table_file import SUFFIXES, is_table
@@ -222,9 +222,9 @@ def _read(config: TableConfig, split: str) -> tuple[ImageIndex, _Images]:
         images.root,
         space,
         images.paths,
-        renumbered(images.present, columns),
-        renumbered(images.absent, columns),
-        renumbered(images.unknown, columns),
+        images.present.renumbered(columns),
+        images.absent.renumbered(columns),
+        images.unknown.renumbered(columns),
         default,
     )
     own = set(rows.labels)
@@ -289,9 +289,9 @@ class _Images:
         if rows.names is None:
             assert rows.blob is not None
             plain = cls(root, rows.blob, rows.present, rows.absent, rows.unknown, rows.splits, None)
-            if not look or _all_exist(root, rows.blob):
+            if not look or next(missing_files(root, rows.blob.texts()), None) is None:
                 return plain
-            names = [name.decode() for name in _cut(rows.blob)]
+            names = list(rows.blob.texts())
             ids = np.arange(len(names))
         else:
             names, ids = rows.names, rows.name_ids
@@ -315,7 +315,7 @@ class _Images:
             regrouped(one, images, len(places)) for one in (rows.present, rows.absent, rows.unknown)
         )
         splits = _image_splits(rows, images, len(places))
-        return cls(root, _joined(places), present, absent, unknown, splits, images)
+        return cls(root, Ragged.of_texts(places), present, absent, unknown, splits, images)
 
 
 def _part(config: TableConfig, index: ImageIndex, images: _Images, split: str) -> ImageIndex:
@@ -460,7 +460,7 @@ def _with_tidy_numbers(rows: Rows) -> Rows:
     plain = [str(int(float(name))) for name in rows.labels]
     codes = {name: code for code, name in enumerate(dict.fromkeys(plain))}
     columns = np.array([codes[name] for name in plain], np.int32)
-    present, absent, unknown = (renumbered(one, columns) for one in (rows.present, rows.absent, rows.unknown))
+    present, absent, unknown = (one.renumbered(columns) for one in (rows.present, rows.absent, rows.unknown))
     decisions = (*rows.decisions, "labels such as 3.0 are 3")
     return dataclasses.replace(
         rows, labels=tuple(codes), decisions=decisions, present=present, absent=absent, unknown=unknown
@@ -472,29 +472,3 @@ def _first_rows(ids: np.ndarray, count: int) -> np.ndarray:
     first = np.zeros(count, np.int64)
     first[ids[::-1]] = np.arange(len(ids))[::-1]
     return first
-
-
-def _joined(names: Sequence[str]) -> Ragged:
-    encoded = [name.encode() for name in names]
-    ends = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=ends[1:])
-    return Ragged(ends, np.frombuffer(b"".join(encoded), np.uint8))
-
-
-def _cut(texts: Ragged) -> list[bytes]:
-    content, ends = texts.values.tobytes(), texts.offsets.tolist()
-    return [content[begin:end] for begin, end in itertools.pairwise(ends)]
-
-
-def _all_exist(root: str, paths: Ragged) -> bool:
-    listed: dict[str, set[str]] = {}
-    for path in _cut(paths):
-        parent, _, name = path.decode().rpartition("/")
-        if parent not in listed:
-            try:
-                listed[parent] = set(os.listdir(os.path.join(root, parent)))
-            except OSError:
-                listed[parent] = set()
-        if name not in listed[parent]:
-            return False
-    return True

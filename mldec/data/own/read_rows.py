@@ -105,8 +105,8 @@ class _Collector:
         self.ids, self.lines, self.splits = array("q"), array("q"), array("b")
         self._numbers: dict[str, int] = {}
 
-    def rows(self, strict: bool) -> Iterator[tuple[int, Sequence[Any]]]:
-        """(line, cells of labels or classes) of each row; a repeated call is no option."""
+    def rows(self) -> Iterator[tuple[int, Sequence[Any]]]:
+        """(line, cells of labels or classes) of each row, whose path and split are collected; to be called once."""
         first = 2 if self.columns.split else 1
         for line, cells in self.table.records(self.columns.needed):
             name = cells[0]
@@ -158,7 +158,7 @@ def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separ
     numbers: dict[Any, int] = {}  # of the different cells
     cells: list[Any] = []
     cell_ids, first_lines = array("q"), array("q")
-    for line, (cell,) in rows.rows(strict=False):
+    for line, (cell,) in rows.rows():
         if cell is MISSING:  # a misspelt key in JSONL must not become an image without labels
             found = next(row for number, row in table.rows() if number == line)
             raise DataError(
@@ -193,11 +193,9 @@ def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separ
     if nothing:
         decisions.append(f"{nothing:,} cells with nan, None, NA or null have no label")
     lists, order = ragged(ends, values), np.array(cell_ids, np.int64)
-    positions, counts = lists.take(order) if len(order) else (order, order)
-    present = Ragged(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), lists.values[positions])
     return rows.finish(
         base,
-        present=present,
+        present=lists.gather(order),
         absent=Ragged.empty(len(order)),
         unknown=Ragged.empty(len(order)),
         labels=tuple(codes),
@@ -222,7 +220,7 @@ def _read_states(base: Rows, table: TableFile, columns: Columns, settings: Table
     bad: dict[str, tuple[int, Any]] = {}
     nothing = 0
     names = set(table.columns)
-    for line, cells in rows.rows(strict=True):
+    for line, cells in rows.rows():
         if table.format == "JSONL" and any(cell is MISSING for cell in cells):
             found = next(row for number, row in table.rows() if number == line)
             if strange := sorted(found.keys() - names):

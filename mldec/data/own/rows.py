@@ -126,14 +126,3 @@ def regrouped(lists: Ragged, images: np.ndarray, num_images: int) -> Ragged:
     pairs = np.unique(owners * (int(lists.values.max()) + 1) + lists.values)
     owners, values = np.divmod(pairs, int(lists.values.max()) + 1)
     return Ragged.from_rows(owners, values.astype(np.int32), num_images)
-
-
-def renumbered(lists: Ragged, columns: np.ndarray) -> Ragged:
-    """Lists of codes as lists of `columns[code]`; those of -1 are left out."""
-    values = columns[lists.values]
-    kept = values >= 0
-    if kept.all():
-        return Ragged(lists.offsets, values)
-    if not kept.any():
-        return Ragged.empty(len(lists))
-    return Ragged(np.concatenate([[0], np.cumsum(kept)])[lists.offsets], values[kept])
