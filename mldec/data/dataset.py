@@ -22,6 +22,8 @@ from mldec.untrusted import check_regular
 
 logger = logging.getLogger(__name__)
 
+SPLITS = ("train", "val", "test")
+
 
 #: Side in pixels of what the network sees. The bound is far above what networks for images take; a batch of 64 at
 #: 4,096 pixels is 3 GB. A size from a checkpoint, for example, is checked before anything is allocated.
@@ -58,7 +60,7 @@ class DatasetConfig(ComponentConfig):
         cache: folder of the index; null: that of MLDEC_CACHE, else the user's own cache folder.
     """
 
-    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    splits: ClassVar[tuple[str, ...]] = SPLITS
     #: The published figures of each split.
     published: ClassVar[Mapping[str, SplitCounts]] = {}
     #: Whether each image has exactly one positive label, as softmax assumes.
@@ -113,7 +115,7 @@ class FilesConfig(DatasetConfig):
     @property
     def splits(self) -> tuple[str, ...]:  # type: ignore[override]
         """Those whose file is named."""
-        return tuple(split for split in ("train", "val", "test") if getattr(self, split) is not None)
+        return tuple(split for split in SPLITS if getattr(self, split) is not None)
 
     @property
     def folder(self) -> str:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -39,7 +38,6 @@ from mldec.data.own.listing import Listing
 from mldec.data.own.read_rows import TableSettings, read_table_rows, splits_of_table
 from mldec.data.own.recognise import recognise
 from mldec.data.own.rows import SPLITS, Rows, grouped, regrouped, rows_of_listing
-from mldec.data.own.separators import parse_separator
 from mldec.data.own.shares import SplitShares
 from mldec.data.table_file import SUFFIXES, is_table
 from mldec.errors import DataError, shortened, suggest
@@ -50,47 +48,22 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableConfig(SplitShares, FilesConfig):
+class TableConfig(TableSettings, SplitShares, FilesConfig):
     """Files that list images: a table, or an export of a labelling tool, for each split or for all.
 
     Attributes:
         labels: train, the labels of the train file; union, those of all files; or a file of names: one per line, the
             `names` of a data.yaml, or JSON. null: as train, but labels that only val or test have are an error.
-        encoding: of text, such as utf-8, utf-16 or cp1252; null: found in the file.
-        delimiter: between cells: comma, semicolon, tab or pipe; null: found in the file.
-        header: whether the first line names the columns; null: unless it names an image.
-        path_column: the column with the images' paths; null: the one named path, image, file, filename, …
-        label_column: the column with the labels; null: the one named labels, label, tags, classes, …, or if there is
-            none, every other column is a class.
-        split_column: the column with train, val or test; null: the one named split, set, fold, is_valid, …, if there
-            is one and neither `val` nor `test` is set.
-        separator: between the labels of a cell that is not a list: semicolon, comma, pipe, slash, space, another sign,
-            or several as semicolon+comma; none: a cell is one label; null: decided over the whole column.
-        ignore: columns that are not classes; null: those of usual names, such as age and id, unless they hold 0 and 1.
-        minus_one: what -1 in a class column means, absent or unknown; null: unknown, but a column of 1 and -1 alone is
-            an error.
         unlisted: the state of a label that a cell of labels does not name: absent or unknown.
         single_label: every image has exactly one label, as softmax and top-1 assume.
     """
 
-    encoding: str | None = None
-    delimiter: str | None = None
-    header: bool | None = None
-    path_column: str | None = None
-    label_column: str | None = None
-    split_column: str | None = None
-    separator: str | None = None
-    ignore: tuple[str, ...] | None = None
-    minus_one: Literal["absent", "unknown"] | None = None
     unlisted: Literal["absent", "unknown"] = "absent"
     single_label: bool = False
 
     def __post_init__(self) -> None:
+        TableSettings.__post_init__(self)
         SplitShares.__post_init__(self)
-        if self.separator is not None:
-            parse_separator(self.separator)
-        if self.delimiter is not None and self.delimiter not in (*",;|\t", "comma", "semicolon", "tab", "pipe"):
-            raise ValueError(f"delimiter={self.delimiter!r}: comma, semicolon, tab and pipe are allowed")
 
     @property
     def paths(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -104,21 +77,14 @@ class TableConfig(SplitShares, FilesConfig):
             return tuple(split for split in SPLITS if getattr(self, split) is not None)
         path = os.path.expanduser(self.train)
         try:
-            found = _splits_within(path, self.root, self.settings, _stamp(path))
+            return _outline(self, path).splits or self.drawn_splits
         except (OSError, DataError):  # reported when it is read
             return ("train",)
-        return found or self.drawn_splits
 
     @property
     def is_one_file(self) -> bool:
         """Whether only `train` is named."""
         return self.val is None and self.test is None
-
-    @property
-    def settings(self) -> TableSettings:
-        """How tables are read."""
-        names = TableSettings.__dataclass_fields__
-        return TableSettings(**{name: getattr(self, name) for name in names})
 
     def label_files(self) -> list[str]:
         """The file `labels`, if one is named. Raises DataError if it does not exist."""
@@ -131,7 +97,7 @@ class TableConfig(SplitShares, FilesConfig):
             return os.path.abspath(os.path.expanduser(self.root))
         if is_table(path):
             return os.path.dirname(os.path.abspath(path))
-        return _place_of(path, self.settings, _stamp(path))[0]
+        return _outline(self, path).folder
 
     def file(self, setting: str) -> str:
         """The file of a split, or the folder of an export. Raises DataError if it is neither."""
@@ -139,23 +105,30 @@ class TableConfig(SplitShares, FilesConfig):
         return path if os.path.isdir(path) and setting != "labels" else super().file(setting)
 
 
+class _Outline(NamedTuple):
+    """What is needed of a file before its images are read."""
+
+    splits: tuple[str, ...] | None  # that the file itself names
+    folder: str  # that its images are relative to
+    files: tuple[str, ...]  # that it consists of
+
+
+def _outline(config: TableConfig, path: str) -> _Outline:
+    return _read_outline(config, path, _stamp(path))
+
+
 @functools.lru_cache(maxsize=16)
-def _splits_within(
-    path: str, root: str | None, settings: TableSettings, stamp: tuple[int, ...]
-) -> tuple[str, ...] | None:
-    """The splits that a file itself names; `stamp` changes with the file."""
+def _read_outline(config: TableConfig, path: str, stamp: tuple[int, ...]) -> _Outline:
+    """`stamp` changes with the file."""
+    folder = os.path.dirname(os.path.abspath(path))
     if is_table(path):
-        return splits_of_table(path, settings)
-    listing = _recognise(path, root, settings)
-    found = set() if listing is None else {entry.split for entry in listing.entries()}
-    return tuple(split for split in SPLITS if split in found) if found - {None} else None
-
-
-@functools.lru_cache(maxsize=16)
-def _place_of(path: str, settings: TableSettings, stamp: tuple[int, ...]) -> tuple[str, tuple[str, ...]]:
-    """The folder that the images of an export are relative to, and the files that it consists of."""
-    listing = _recognise(path, None, settings)
-    return (os.path.abspath(os.path.dirname(path)), (path,)) if listing is None else (listing.folder, listing.files)
+        return _Outline(splits_of_table(path, config), folder, (path,))
+    listing = _recognise(config, path)
+    if listing is None:
+        return _Outline(None, folder, (path,))
+    found = {entry.split for entry in listing.entries()}
+    splits = tuple(split for split in SPLITS if split in found) if found - {None} else None
+    return _Outline(splits, listing.folder, (path, *listing.files))
 
 
 def _stamp(path: str) -> tuple[int, ...]:
@@ -176,9 +149,8 @@ def build_table(config: TableConfig, *, split: str) -> ImageIndex:
     check_split(config, split)
     used = SPLITS if config.labels == UNION else (split, "train")
     files = [config.file(name) for name in dict.fromkeys(used) if getattr(config, name) is not None]
-    parts = [_place_of(path, config.settings, _stamp(path))[1] for path in files if not is_table(path)]
-    files += itertools.chain.from_iterable(parts)
-    sources = [*dict.fromkeys(files), *config.label_files()]
+    parts = [part for path in files if not is_table(path) for part in _outline(config, path).files]
+    sources = [*dict.fromkeys([*files, *parts]), *config.label_files()]
     if config.labels is None:
         beside = os.path.dirname(os.path.abspath(config.file("train")))
         sources += [path for name in NAMES_FILES if os.path.isfile(path := os.path.join(beside, name))]
@@ -240,9 +212,9 @@ def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
     """
     path = config.file(split if getattr(config, split) is not None else "train")
     if is_table(path):
-        rows = read_table_rows(path, config.settings)
+        rows = read_table_rows(path, config)
     else:
-        listing = _recognise(path, config.root, config.settings)
+        listing = _recognise(config, path)
         if listing is None:
             raise DataError(
                 f"{path}: is no table ({', '.join(SUFFIXES)}) and no export that is known; docs/own-data.md lists them"
@@ -261,13 +233,13 @@ def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
     return rows
 
 
-def _recognise(path: str, root: str | None, settings: TableSettings) -> Listing | None:
+def _recognise(config: TableConfig, path: str) -> Listing | None:
     return recognise(
         path,
-        root=None if root is None else os.path.abspath(os.path.expanduser(root)),
-        path_column=settings.path_column,
-        label_column=settings.label_column,
-        separator=settings.separator,
+        root=None if config.root is None else os.path.abspath(os.path.expanduser(config.root)),
+        path_column=config.path_column,
+        label_column=config.label_column,
+        separator=config.separator,
     )
 
 

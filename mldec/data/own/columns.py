@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mldec.data.index import ABSENT, PRESENT, UNKNOWN
+from mldec.data.own.documents import SPLIT_OF_NAME
 from mldec.data.own.label_cells import is_list, is_nothing
 from mldec.data.own.text_table import is_image_path
 from mldec.errors import DataError, printable_name, shortened, suggest
@@ -43,8 +44,7 @@ OTHER_NAMES = frozenset(
         "patient subject group groups site view viewposition followup size area md5 sha1 sha256 hash "
     )
 )
-SPLITS = {"train": "train", "training": "train", "tr": "train", "val": "val", "valid": "val", "validation": "val"}
-SPLITS |= {"validate": "val", "dev": "val", "test": "test", "testing": "test", "te": "test"}
+SPLIT_OF_CELL = SPLIT_OF_NAME | {"tr": "train", "validate": "val", "te": "test"}
 STATES = {"1": PRESENT, "1.0": PRESENT, "true": PRESENT, "0": ABSENT, "0.0": ABSENT, "false": ABSENT}
 STATES |= {"-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN, "none": UNKNOWN, "nan": UNKNOWN}
 STATES |= {"na": UNKNOWN, "n/a": UNKNOWN, "null": UNKNOWN, "<na>": UNKNOWN}
@@ -167,8 +167,8 @@ class _Finder:
             if key in _FLAGS and all(STATES.get(cell) in (PRESENT, ABSENT) for cell in cells):
                 self.decisions.append(f"split by column {name}")
                 return name
-            is_split = any(cell in SPLITS for cell in cells)
-            if is_split and (key in SPLIT_NAMES or all(cell in SPLITS for cell in cells)):
+            is_split = any(cell in SPLIT_OF_CELL for cell in cells)
+            if is_split and (key in SPLIT_NAMES or all(cell in SPLIT_OF_CELL for cell in cells)):
                 self.decisions.append(f"split by column {name}")
                 return name
         return None
@@ -269,7 +269,7 @@ def split_of(cell: Any, column: str) -> str | None:
         state = STATES.get(text)
         other = "train" if key != "istrain" else "val"
         return {PRESENT: _FLAGS[key], ABSENT: other}.get(state) if state is not None else None
-    return SPLITS.get(text)
+    return SPLIT_OF_CELL.get(text)
 
 
 def _is_path(cell: Any) -> bool:

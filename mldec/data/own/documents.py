@@ -46,8 +46,8 @@ LABEL_KEYS: tuple[str, ...] = (
     "choice",
 )
 LABEL_KEYS += ("class_name", "class_names", "gt_label", "targets", "target", "annotations")
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
-SPLITS |= {"test": "test", "testing": "test"}
+SPLIT_OF_NAME = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
+SPLIT_OF_NAME |= {"test": "test", "testing": "test"}
 _IMAGE_SUFFIXES = tuple(SUFFIXES | {".heic", ".heif"})
 
 
@@ -196,5 +196,5 @@ def is_image(value: Any) -> bool:
 def split_of(name: Any) -> str | None:
     """The split that a name stands for (`valid`, `instances_train2017`, `_train`); None if it stands for none."""
     words = re.split(r"[^a-z]+", name.lower()) if isinstance(name, str) else []
-    found = {SPLITS[word] for word in words if word in SPLITS}
+    found = {SPLIT_OF_NAME[word] for word in words if word in SPLIT_OF_NAME}
     return found.pop() if len(found) == 1 else None

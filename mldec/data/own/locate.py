@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from mldec.data.dataset import listing, name_some
+from mldec.data.dataset import SPLITS, listing, name_some
 from mldec.data.folder import SPLIT_FOLDERS, SUFFIXES
 from mldec.data.own.recognise import recognise
 from mldec.data.table_file import is_table
@@ -40,7 +40,7 @@ def locate(path: str) -> Located:
         return _file(path)
     tables = _tables_of_splits(path)
     if "train" in tables:
-        settings: dict[str, str] = {split: tables[split] for split in ("train", "val", "test") if split in tables}
+        settings: dict[str, str] = {split: tables[split] for split in SPLITS if split in tables}
         return Located("table", settings, has_splits=len(tables) > 1 or None)
     found = recognise(path)
     classes = _class_folders(path)
@@ -50,7 +50,7 @@ def locate(path: str) -> Located:
     here = _likely(path, here) if len(here) > 1 else here
     if len(here) == 1 and not classes:
         return Located("table", {"train": os.path.join(path, here[0])})
-    if here or (classes and here):
+    if here:
         choices = [option("dataset", os.path.join(path, name)) for name in here[:6]]
         if classes:
             choices.append(f"dataset=folder {option('dataset.root', path)} ({len(classes):,} class folders)")

@@ -8,7 +8,7 @@ from mldec.data.dataset import name_some
 from mldec.data.own.documents import (
     IMAGE_KEYS,
     LABEL_KEYS,
-    SPLITS,
+    SPLIT_OF_NAME,
     is_image,
     label_names,
     label_text,
@@ -53,7 +53,7 @@ def looks_like_splits(document: Any) -> bool:
     return (
         isinstance(document, dict)
         and bool(document)
-        and all(key.lower() in SPLITS for key in document)
+        and all(key.lower() in SPLIT_OF_NAME for key in document)
         and all(looks_like_list(part) or looks_like_mapping(part) for part in document.values())
     )
 
@@ -88,7 +88,7 @@ def read_mapping(source: Source) -> Listing:
 def read_splits(source: Source) -> Listing:
     """An object with a list or mapping for each split."""
     with reading(source.path, BY_SPLIT):
-        return _listing(source, BY_SPLIT, [(part, SPLITS[key.lower()]) for key, part in source.document.items()])
+        return _listing(source, BY_SPLIT, [(part, SPLIT_OF_NAME[key.lower()]) for key, part in source.document.items()])
 
 
 def _listing(source: Source, name: str, parts: list[tuple[Any, str | None]]) -> Listing:

@@ -26,11 +26,24 @@ _MINUS_ONE = -2  # of a cell that holds -1, which may be meant as absent
 MAX_KEPT = 2**16  # patterns of states that are kept: rows mostly repeat them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TableSettings:
-    """What a user may set about a table; None: it is found.
+    """How a table is read, as far as a user sets it.
 
-    Attributes: as those of `mldec.data.table.TableConfig` of the same names.
+    Attributes:
+        encoding: of text, such as utf-8, utf-16 or cp1252; null: found in the file.
+        delimiter: between cells: comma, semicolon, tab or pipe; null: found in the file.
+        header: whether the first line names the columns; null: unless it names an image.
+        path_column: the column with the images' paths; null: the one named path, image, file, filename, …
+        label_column: the column with the labels; null: the one named labels, label, tags, classes, …, or if there is
+            none, every other column is a class.
+        split_column: the column with train, val or test; null: the one named split, set, fold, is_valid, …, if there
+            is one and neither `val` nor `test` is set.
+        separator: between the labels of a cell that is not a list: semicolon, comma, pipe, slash, space, another sign,
+            or several as semicolon+comma; none: a cell is one label; null: decided over the whole column.
+        ignore: columns that are not classes; null: those of usual names, such as age and id, unless they hold 0 and 1.
+        minus_one: what -1 in a class column means, absent or unknown; null: unknown, but a column of 1 and -1 alone is
+            an error.
     """
 
     encoding: str | None = None
@@ -39,9 +52,15 @@ class TableSettings:
     path_column: str | None = None
     label_column: str | None = None
     split_column: str | None = None
-    ignore: tuple[str, ...] | None = None
     separator: str | None = None
+    ignore: tuple[str, ...] | None = None
     minus_one: Literal["absent", "unknown"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.separator is not None:
+            parse_separator(self.separator)
+        if self.delimiter is not None and self.delimiter not in (*",;|\t", "comma", "semicolon", "tab", "pipe"):
+            raise ValueError(f"delimiter={self.delimiter!r}: comma, semicolon, tab and pipe are allowed")
 
 
 def read_table_rows(path: str, settings: TableSettings, *, fast: bool = True) -> Rows:

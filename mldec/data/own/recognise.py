@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from mldec.data.own import coco_json, cvat_xml, label_studio, plain_json, tool_json, via_json, voc_files, yolo_files
-from mldec.data.own.documents import SPLITS, load, split_of
+from mldec.data.own.documents import SPLIT_OF_NAME, load, split_of
 from mldec.data.own.listing import Listing
 from mldec.data.own.shapes import Shape, Source, joined
 from mldec.errors import DataError, option
@@ -126,11 +126,11 @@ def _documents(settings: Source) -> Iterator[tuple[Source, Shape, str | None]]:
                 continue
             if shape := shape_of(document):
                 source = replace(settings, path=path, document=document)
-                yield source, shape, split_of(name) or SPLITS.get(os.path.basename(folder).lower())
+                yield source, shape, split_of(name) or SPLIT_OF_NAME.get(os.path.basename(folder).lower())
 
 
 def _inner(folder: str) -> list[str]:
-    names = [name for name in _listed(folder) if name.lower() in SPLITS or name.lower() == "annotations"]
+    names = [name for name in _listed(folder) if name.lower() in SPLIT_OF_NAME or name.lower() == "annotations"]
     return [path for path in (os.path.join(folder, name) for name in names) if os.path.isdir(path)]
 
 

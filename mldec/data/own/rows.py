@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mldec.data.dataset import SPLITS
 from mldec.data.index import Ragged
 from mldec.data.own.listing import Listing
 from mldec.errors import DataError, shortened
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from mldec.data.index import ImageIndex
 from mldec.data.stratify import stratify
 from mldec.errors import DataError
 
-SPLITS = ("train", "val", "test")
-
 
 @dataclass(frozen=True, kw_only=True)
 class SplitShares:

@@ -12,8 +12,9 @@ import re
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
+from mldec.data.dataset import SPLITS
 from mldec.data.folder import SUFFIXES
-from mldec.data.own.documents import SPLITS, path_text, read_xml
+from mldec.data.own.documents import SPLIT_OF_NAME, path_text, read_xml
 from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.shapes import Source, counted, joined, make_listing
 from mldec.errors import DataError, shortened
@@ -51,7 +52,7 @@ def find_voc(folder: str) -> list[Part]:
         return find_voc(years[0])
     if parts := _tree(folder, None):
         return parts
-    return [part for name, path in below.items() if name in SPLITS for part in _tree(path, SPLITS[name])]
+    return [part for name, path in below.items() if name in SPLIT_OF_NAME for part in _tree(path, SPLIT_OF_NAME[name])]
 
 
 def read_voc(folder: str, parts: list[Part]) -> Listing:
@@ -96,7 +97,7 @@ def image_sets(folder: str) -> dict[str, str]:
     if whole is not None and not {"train", "val"} <= found.keys():
         found.pop("val", None)
         found["train"] = whole
-    return {split: found[split] for split in ("train", "val", "test") if split in found}
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def images_by_stem(folder: str) -> dict[str, list[str]]:
@@ -163,10 +164,10 @@ def _tree(folder: str, split: str | None) -> list[Part]:
             sets = {} if split else image_sets(os.path.join(folder, "ImageSets", "Main")) or _paired_lists(folder)
             parts = [Part(below[name], images, path, part) for part, path in sets.items()]
             return parts or [Part(below[name], images, split=split)]
-        inner = {key: path for key, path in _folders(below[name]).items() if key in SPLITS and _holds_voc(path)}
+        inner = {key: path for key, path in _folders(below[name]).items() if key in SPLIT_OF_NAME and _holds_voc(path)}
         if inner and split is None:
             beside = _folders(images)
-            return [Part(path, beside.get(key, images), split=SPLITS[key]) for key, path in inner.items()]
+            return [Part(path, beside.get(key, images), split=SPLIT_OF_NAME[key]) for key, path in inner.items()]
     return []
 
 
@@ -175,10 +176,10 @@ def _paired_lists(folder: str) -> dict[str, str]:
     found = {}
     for name in _listed(folder):
         stem, suffix = os.path.splitext(name.lower())
-        if suffix == ".txt" and stem in SPLITS:
+        if suffix == ".txt" and stem in SPLIT_OF_NAME:
             with open_text(os.path.join(folder, name)) as file:
                 if file.readline().strip().endswith(".xml"):
-                    found[SPLITS[stem]] = os.path.join(folder, name)
+                    found[SPLIT_OF_NAME[stem]] = os.path.join(folder, name)
     return found
 
 

@@ -35,8 +35,7 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return Listing(source, "a tool's JSON", str(tmp_path), lambda: iter(entries), labels, (str(path),))
 
     monkeypatch.setattr(table, "recognise", recognise)
-    table._splits_within.cache_clear()
-    table._place_of.cache_clear()
+    table._read_outline.cache_clear()
     return path
 
 
