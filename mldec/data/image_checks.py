@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mldec.data.image import decode, read_size
 from mldec.errors import DataError
@@ -15,6 +16,9 @@ from mldec.untrusted import open_regular
 
 SIDE = 256  # pixels of the shorter side at which JPEGs are decoded: all of their data is read, most of it not computed
 CHUNK = 2**20  # bytes read at a time
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,20 @@ def check_images(
     paths: Sequence[str], *, workers: int, on_done: Callable[[int], None] = lambda count: None
 ) -> list[ImageCheck]:
     """Decode images in `workers` threads; OpenCV decodes without Python's lock. `on_done` is called as each is done."""
-    found = []
+    return list(in_threads(_check, paths, workers=workers, on_done=on_done))
+
+
+def in_threads(
+    work: Callable[[Item], Found], items: Iterable[Item], *, workers: int, on_done: Callable[[int], None]
+) -> Iterator[Found]:
+    """`work` of each item, in order; `on_done` is called as each is done. What has not begun is not, after an error."""
     pool = ThreadPoolExecutor(max(1, workers))
     try:
-        for check in pool.map(_check, paths):
-            found.append(check)
+        for found in pool.map(work, items):
             on_done(1)
+            yield found
     finally:
         pool.shutdown(cancel_futures=True)
-    return found
 
 
 def same_files(paths: Sequence[str]) -> list[list[int]]:

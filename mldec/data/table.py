@@ -18,9 +18,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mldec.data.cache import cached
-from mldec.data.dataset import FilesConfig, check_split, missing_files, name_some, naming
-from mldec.data.index import ABSENT, UNKNOWN, ImageIndex, Ragged, check_path
-from mldec.data.own.image_paths import find_images
+from mldec.data.dataset import FilesConfig, check_split, name_some, naming
+from mldec.data.index import ABSENT, UNKNOWN, ImageIndex
 from mldec.data.own.label_cells import is_whole_number
 from mldec.data.own.label_names import (
     NAMES_FILES,
@@ -37,7 +36,8 @@ from mldec.data.own.label_names import (
 from mldec.data.own.listing import Listing
 from mldec.data.own.read_rows import TableSettings, read_table_rows, splits_of_table
 from mldec.data.own.recognise import recognise
-from mldec.data.own.rows import SPLITS, Rows, grouped, regrouped, rows_of_listing
+from mldec.data.own.row_images import RowImages
+from mldec.data.own.rows import SPLITS, Rows, rows_of_listing
 from mldec.data.own.shares import SplitShares
 from mldec.data.table_file import SUFFIXES, is_table
 from mldec.errors import DataError, shortened, suggest
@@ -171,12 +171,12 @@ def read_whole(config: TableConfig) -> tuple[ImageIndex, np.ndarray]:
     return index, np.arange(len(index)) if images.numbers is None else images.numbers
 
 
-def _read(config: TableConfig, split: str) -> tuple[ImageIndex, _Images]:
+def _read(config: TableConfig, split: str) -> tuple[ImageIndex, RowImages]:
     rows = read_rows(config, split)
     names = _names_of_numbers(config, rows, split)
     if names is not None:
         rows = dataclasses.replace(rows, labels=tuple(names.of[number] for number in rows.labels))
-    images = _Images.of(rows, config, split)
+    images = _images_of(config, rows, split)
     train = images if getattr(config, split) is None or split == "train" else None
     labels = _label_names(config, rows, images, train, split) if names is None else names.all
     if not len(images.paths):
@@ -243,54 +243,17 @@ def _recognise(config: TableConfig, path: str) -> Listing | None:
     )
 
 
-@dataclass(frozen=True)
-class _Images:
-    """The S images that rows stand for: paths relative to `root`, labels by their codes, and the split of each."""
-
-    root: str
-    paths: Ragged
-    present: Ragged
-    absent: Ragged
-    unknown: Ragged
-    splits: np.ndarray | None
-    numbers: np.ndarray | None  # (R,) the image of each row; None where they are the same
-
-    @classmethod
-    def of(cls, rows: Rows, config: TableConfig, split: str) -> _Images:
-        root, look = config.base(split), config.missing != "ignore"
-        if rows.names is None:
-            assert rows.blob is not None
-            plain = cls(root, rows.blob, rows.present, rows.absent, rows.unknown, rows.splits, None)
-            if not look or next(missing_files(root, rows.blob.texts()), None) is None:
-                return plain
-            names = list(rows.blob.texts())
-            ids = np.arange(len(names))
-        else:
-            names, ids = rows.names, rows.name_ids
-        first = _first_rows(ids, len(names))
-        other = rows.folder if config.root or config.is_one_file else config.folder
-        found = find_images(
-            names,
-            file=rows.path,
-            where=lambda number: rows.where(int(first[number])),
-            root=root,
-            folder=os.path.abspath(other),
-            folders=rows.folders,
-            look=look,
-        )
-        for text in found.decisions:
-            logger.info("%s: %s", rows.path, text)
-        with naming(rows.path):
-            places, numbers = grouped(map(check_path, found.names))
-        images = numbers[ids]
-        present, absent, unknown = (
-            regrouped(one, images, len(places)) for one in (rows.present, rows.absent, rows.unknown)
-        )
-        splits = _image_splits(rows, images, len(places))
-        return cls(root, Ragged.of_texts(places), present, absent, unknown, splits, images)
+def _images_of(config: TableConfig, rows: Rows, split: str) -> RowImages:
+    elsewhere = rows.folder if config.root or config.is_one_file else config.folder
+    images = RowImages.of(
+        rows, config.base(split), elsewhere=os.path.abspath(elsewhere), look=config.missing != "ignore"
+    )
+    for text in images.decisions:
+        logger.info("%s: %s", rows.path, text)
+    return images
 
 
-def _part(config: TableConfig, index: ImageIndex, images: _Images, split: str) -> ImageIndex:
+def _part(config: TableConfig, index: ImageIndex, images: RowImages, split: str) -> ImageIndex:
     """The images of a split, of a file that has several."""
     if images.splits is not None:
         own = np.maximum(images.splits, 0) == SPLITS.index(split)  # what names no split is train
@@ -332,7 +295,7 @@ def _names_of_numbers(config: TableConfig, rows: Rows, split: str) -> _NumberNam
     return _NumberNames(path, names, of)
 
 
-def _label_names(config: TableConfig, rows: Rows, images: _Images, train: _Images | None, split: str) -> list[str]:
+def _label_names(config: TableConfig, rows: Rows, images: RowImages, train: RowImages | None, split: str) -> list[str]:
     """The labels of the dataset, in order, as the columns of each of its splits."""
     own = _found(rows, images, None)
     if files := config.label_files():
@@ -366,7 +329,7 @@ def _label_names(config: TableConfig, rows: Rows, images: _Images, train: _Image
     return names
 
 
-def _found(rows: Rows, images: _Images | None, split: str | None) -> Found:
+def _found(rows: Rows, images: RowImages | None, split: str | None) -> Found:
     """The labels that a file gives, or those that images of one of its splits have."""
     names: Sequence[str] = rows.labels
     if split is not None and images is not None and images.splits is not None and not rows.ordered:
@@ -412,19 +375,6 @@ def _check_columns(rows: Rows, names: Sequence[str], config: TableConfig) -> Non
         )
 
 
-def _image_splits(rows: Rows, images: np.ndarray, count: int) -> np.ndarray | None:
-    """The split of each image. Raises DataError for one in several."""
-    if rows.splits is None:
-        return None
-    splits = np.full(count, -1, np.int8)
-    splits[images[::-1]] = rows.splits[::-1]  # that of the first row
-    other = np.flatnonzero(splits[images] != rows.splits)
-    if len(other):
-        names = sorted({SPLITS[max(0, number)] for number in (rows.splits[other[0]], splits[images[other[0]]])})
-        raise DataError(f"{rows.where(int(other[0]))}: its image is in {' and '.join(names)}; leave it in one of them")
-    return splits
-
-
 def _with_tidy_numbers(rows: Rows) -> Rows:
     """Labels 3.0 as 3, where all are numbers: pandas writes them so in a column with empty cells."""
     if rows.ordered or not any("." in name for name in rows.labels) or not all(map(is_whole_number, rows.labels)):
@@ -437,10 +387,3 @@ def _with_tidy_numbers(rows: Rows) -> Rows:
     return dataclasses.replace(
         rows, labels=tuple(codes), decisions=decisions, present=present, absent=absent, unknown=unknown
     )
-
-
-def _first_rows(ids: np.ndarray, count: int) -> np.ndarray:
-    """The first row of each name."""
-    first = np.zeros(count, np.int64)
-    first[ids[::-1]] = np.arange(len(ids))[::-1]
-    return first

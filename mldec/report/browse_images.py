@@ -6,7 +6,6 @@ import base64
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ import cv2
 import numpy as np
 
 from mldec.data.image import decode, read_size
-from mldec.data.image_checks import ImageCheck, check_images, same_files
+from mldec.data.image_checks import ImageCheck, check_images, in_threads, same_files
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 
@@ -117,13 +116,7 @@ def locate(indexes: Mapping[str, ImageIndex], numbers: np.ndarray) -> list[Image
 
 def thumbnails(paths: Sequence[str], most: int, *, workers: int, on_done: Callable[[int], None]) -> Iterator[Thumbnail]:
     """A small copy of each image, in order, each of at most about `most` bytes of a page; made in threads."""
-    pool = ThreadPoolExecutor(max(1, workers))
-    try:
-        for image in pool.map(functools.partial(_thumbnail, most=most), paths):
-            on_done(1)
-            yield image
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return in_threads(functools.partial(_thumbnail, most=most), paths, workers=workers, on_done=on_done)
 
 
 def _thumbnail(path: str, most: int) -> Thumbnail:
