@@ -7,12 +7,7 @@ import pytest
 
 from mldec.data.folder import FolderConfig, ImageNetConfig, build_folder, build_imagenet
 from mldec.errors import ConfigError, DataError
-
-
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
+from tests.tables import touch
 
 
 def config(root: Path, **settings) -> FolderConfig:

@@ -5,31 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from mldec.data.table import TableConfig, build_table
+from mldec.data.table import TableConfig
 from mldec.data.table_file import open_table_file, write_table_file
 from mldec.errors import DataError
+from tests.tables import build, touch
 
 ROWS = [("a.jpg", ["cat", "dog"]), ("sub/b ü.jpg", []), ("c,d.jpg", ["bird"])]
 TARGETS = [[0, 1, 1], [0, 0, 0], [1, 0, 0]]  # bird, cat, dog
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     touch(tmp_path, *(name for name, _ in ROWS))
     return tmp_path
-
-
-def build(folder: Path, name: str, content: str | bytes | None = None, split: str = "train", **settings):
-    if content is not None:
-        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    config = TableConfig(**{"name": "table", "train": str(folder / name)} | settings)
-    return build_table(config, split=split)
 
 
 LISTS = {

@@ -8,7 +8,7 @@ import pytest
 
 from mldec.commands.main import run
 from tests.report.test_browse import write_dataset
-from tests.report.test_browser import CONTRASTS, browser, playwright, pytestmark
+from tests.report.test_browser import CONTRASTS, assert_named, browser, playwright, pytestmark
 
 __all__ = ["browser", "playwright", "pytestmark"]
 
@@ -83,14 +83,7 @@ def test_the_keyboard_reaches_the_filters_and_they_choose(browser, page_file):
 def test_names_are_there_for_those_who_do_not_see_them(browser, page_file):
     page = browser.new_page()
     page.goto(page_file.as_uri())
-    for role in ("img", "region", "table", "navigation"):
-        everything = page.get_by_role(role)
-        for i in range(everything.count()):
-            assert page.evaluate(
-                "(e) => e.getAttribute('aria-label') || e.alt || e.caption?.textContent"
-                " || e.getAttribute('aria-labelledby')",
-                everything.nth(i).element_handle(),
-            )
+    assert_named(page)
     for control in page.query_selector_all("#choose select, #choose input"):
         assert page.evaluate("(e) => e.labels.length", control) == 1
     page.close()

@@ -107,18 +107,23 @@ def test_the_keyboard_sorts_and_filters(browser, pages):
     page.close()
 
 
+def assert_named(page: Any) -> None:
+    """Images, regions, tables and navigation of a page in a browser have names."""
+    for role in ("img", "region", "table", "navigation"):
+        everything = page.get_by_role(role)
+        for i in range(everything.count()):
+            assert page.evaluate(
+                "(e) => e.getAttribute('aria-label') || e.alt || e.caption?.textContent"
+                " || e.getAttribute('aria-labelledby')",
+                everything.nth(i).element_handle(),
+            )
+
+
 def test_images_and_tables_have_names(browser, pages):
     for path in pages.values():
         page = browser.new_page()
         page.goto(path.as_uri())
-        for role in ("img", "region", "table", "navigation"):
-            everything = page.get_by_role(role)
-            for i in range(everything.count()):
-                assert page.evaluate(
-                    "(e) => e.getAttribute('aria-label') || e.alt || e.caption?.textContent"
-                    " || e.getAttribute('aria-labelledby')",
-                    everything.nth(i).element_handle(),
-                )
+        assert_named(page)
         assert page.get_by_role("heading", level=1).count() == 1
         page.close()
 

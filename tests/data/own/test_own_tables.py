@@ -17,6 +17,8 @@ from mldec.data.index import ImageIndex
 from mldec.data.own import arrow_rows
 from mldec.data.table import TableConfig, build_table, read_table, read_whole
 from mldec.errors import DataError
+from tests.tables import build as build_file
+from tests.tables import touch
 
 CONTENT = [
     ("p1.jpg", ["Käse", "Brot"]),
@@ -26,12 +28,6 @@ CONTENT = [
 ]
 
 
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     touch(tmp_path, *(name for name, _ in CONTENT))
@@ -39,8 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def build(folder: Path, content: str | bytes, name: str = "t.csv", split: str = "train", **settings: Any) -> ImageIndex:
-    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return build_table(TableConfig(**{"name": "table", "train": str(folder / name)} | settings), split=split)
+    return build_file(folder, name, content, split, **settings)
 
 
 def content_of(index: ImageIndex) -> dict[str, set[str]]:
