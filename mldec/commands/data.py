@@ -65,10 +65,10 @@ class SplitOptions(DatasetOptions):
             that are in different parts
     """
 
-    table: str  # the file
-    train: Fraction | None = None  # share of the images; without any of the three 0.8, 0.1 and 0.1, otherwise default 0
-    val: Fraction | None = None  # share of the images
-    test: Fraction | None = None  # share of the images
+    table: str | None = None  # the file, which dataset=FILE names too
+    train: Fraction | None = None  # share of the images; default: what val and test leave, 0.8 without them
+    val: Fraction | None = None  # share of the images; default: 0, or 0.1 where no share is set
+    test: Fraction | None = None  # share of the images; default as of val
     seed: Seed = 0  # of the choice among equally good divisions
     groups: str | None = None  # column: rows with the same value, such as a patient or a video, stay in one part
     dedupe: bool | None = None
@@ -225,15 +225,23 @@ def _stats(options: StatsOptions, arguments: compose.Arguments) -> int:
 
 def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
     from mldec.commands.data_split import split_table
+    from mldec.data.table_file import is_table
     from mldec.engine.display import Display
 
     display, names = Display(), ("train", "val", "test")
     given = {split: share for split in names if (share := getattr(options, split)) is not None}
+    if given and "train" not in given:
+        given = {"train": max(0.0, round(1 - sum(given.values()), 9)), **given}
     shares = {split: share for split, share in (given or {"train": 0.8, "val": 0.1, "test": 0.1}).items() if share > 0}
     if abs(sum(shares.values()) - 1) > 1e-6 or len(shares) < 2:
         shown = " ".join(f"{split}={share:g}" for split, share in shares.items())
         raise ConfigError(f"{shown}: at least two shares that sum to 1 are needed, as in train=0.8 val=0.1 test=0.1")
-    config = _dataset(options, arguments, choice="table", train=options.table)
+    if options.table is not None:
+        config = _dataset(options, arguments, choice="table", train=options.table)
+    else:
+        config = _dataset(options, arguments)
+        if config.name != "table" or not config.is_one_file or not is_table(config.train):
+            raise ConfigError("table=FILE is missing: the table to divide, as in mldec data split table=photos.csv")
     if options.groups is not None and config.ignore is not None and options.groups not in config.ignore:
         config = dataclasses.replace(config, ignore=(*config.ignore, options.groups))  # it is no class
     files = split_table(options, config, shares, display)
@@ -262,7 +270,10 @@ def _shrink(options: ShrinkOptions, arguments: compose.Arguments) -> int:
     places = {split: os.path.relpath(index.root, os.path.abspath(config.folder)) for split, index in indexes.items()}
     outside = [split for split, place in places.items() if place.startswith("..")]
     if outside:
-        raise ConfigError(f"the images of {outside[0]} lie outside of {config.folder}; use root=DIR that holds all")
+        raise ConfigError(
+            f"the images of {outside[0]} lie outside of {config.folder}; use root=DIR that holds all, or write images "
+            "that are within Parquet files into a folder first: mldec data export format=hf images=copy output=DIR"
+        )
     # All that can be wrong with annotations, files and disk is found before the first of what may be hours of images.
     plan = survey(config.folder, output, indexes.values(), side=side)
     prepare_target(config.folder, output, side=side, quality=quality)

@@ -32,13 +32,12 @@ def split_table(options: SplitOptions, config: Any, shares: Mapping[str, float],
     Raises:
         DataError: a file exists already, there is no column `options.groups`, or all images would be in one part.
     """
+    from mldec.data.own.read_rows import open_with
     from mldec.data.stratify import joined, stratify
     from mldec.data.table import read_whole
-    from mldec.data.table_file import open_table_file, write_table_file
+    from mldec.data.table_file import write_table_file
 
-    table = open_table_file(
-        config.file("train"), encoding=config.encoding, delimiter=config.delimiter, header=config.header
-    )
+    table = open_with(config.file("train"), config)
     if options.groups is not None and options.groups not in table.columns:
         raise DataError(
             f"groups={options.groups}: {table.path} has no such column; {suggest(options.groups, table.columns)}"

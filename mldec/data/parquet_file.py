@@ -7,6 +7,7 @@ dictionary until the length of a batch is known.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,8 @@ MAX_ROWS = 16  # per byte of a file: of rows with a path each none is as small
 MAX_GROUP = 2**31  # bytes of a row group, uncompressed, of the needed columns; of columns of lists with each item
 MAX_TEXT = 2**28  # bytes of text in the rows that are in memory at a time
 CELLS, ROWS = 2**20, 2**13  # in memory at a time
+FEW = 8  # rows with images in memory at a time: a dictionary may hold a large one, which all rows repeat
+BUFFER = 2**20  # bytes of a file that are read at a time
 ITEM = 16  # bytes of an item of a list, while it is decoded
 HEADER = 2**16  # bytes that the header of a page may have
 FLAGS, OTHER_NUMBERS, NUMBER, BINARY, STRUCT = (1, 2), (4, 6), 5, 8, 12  # Thrift's types
@@ -42,43 +45,82 @@ def read_batches(path: str, columns: Sequence[str] | None = None) -> Iterator[An
     is damaged.
     """
     arrow, parquet = import_pyarrow()
+    with open_regular(path):
+        schema = parquet.read_schema(path)
+    wanted = list(schema.names if columns is None else columns)
+    if columns is not None:
+        _refuse_nested(path, [schema.field(name) for name in wanted])
+    types = arrow.schema([schema.field(name) for name in wanted], schema.metadata)
+    for batch in _decoded(path, wanted, most=ROWS):
+        if sum(map(_text_size, batch.columns)) > MAX_TEXT:
+            raise DataError(
+                f"{path}: {len(batch):,} of its rows unpack to more than {MAX_TEXT:,} bytes of text; leave long texts "
+                "and images out of the table"
+            )
+        yield batch.select(wanted).cast(types)
+
+
+def count_rows(path: str) -> int:
+    """How many rows a file says it has. Raises as `read_batches` does."""
+    with open_regular(path):
+        return int(import_pyarrow()[1].read_metadata(path).num_rows)
+
+
+def leaf_size(path: str, leaf: str) -> int:
+    """How many bytes a file says that a leaf of its schema has, without compression. Raises as `read_batches` does."""
+    with open_regular(path):
+        metadata = import_pyarrow()[1].read_metadata(path)
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    columns = (group.column(number) for group in groups for number in range(group.num_columns))
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == leaf)
+
+
+def read_values(path: str, leaf: str) -> Iterator[Any]:
+    """The values of one leaf of the schema, such as `image.bytes`, row by row. Raises as `read_batches` does."""
+    for batch in _decoded(path, [leaf], most=FEW, dictionaries=False):
+        (column,) = batch.columns
+        while import_pyarrow()[0].types.is_struct(column.type):
+            (column,) = column.flatten()  # where the struct is null, its fields are
+        for value in column:
+            yield value.as_py()
+
+
+def _decoded(path: str, wanted: Sequence[str], *, most: int, dictionaries: bool = True) -> Iterator[Any]:
+    """Batches of at most `most` rows with the wanted columns or leaves; text in dictionaries if `dictionaries`."""
+    _, parquet = import_pyarrow()
     with open_regular(path) as raw:
-        metadata, schema, size = parquet.read_metadata(path), parquet.read_schema(path), os.fstat(raw.fileno()).st_size
-        wanted = list(schema.names if columns is None else columns)
-        if columns is not None:
-            _refuse_nested(path, [schema.field(name) for name in wanted])
+        metadata, size = parquet.read_metadata(path), os.fstat(raw.fileno()).st_size
         leaves = [metadata.schema.column(number) for number in range(metadata.num_columns)]
         chosen = {
             number: leaf
             for number, leaf in enumerate(leaves)
             if any(f"{leaf.path}.".startswith(f"{name}.") for name in wanted)
         }
+        if missing := [name for name in wanted if not any(f"{leaf.path}.".startswith(f"{name}.") for leaf in leaves)]:
+            raise DataError(f"{path}: has no column {shortened(missing[0])}")
         if metadata.num_rows > MAX_ROWS * size:
             raise DataError(f"{path}: {metadata.num_rows:,} rows in {size:,} bytes, as bombs have")
-        for number in range(metadata.num_row_groups):
-            _check_group(path, raw, metadata.row_group(number), number, chosen)
-        texts = [leaf.path for leaf in chosen.values() if leaf.physical_type == "BYTE_ARRAY"]
-        rows = max(1, min(ROWS, CELLS // (1 + sum(1 + max(0, leaf.length) // ITEM for leaf in chosen.values()))))
-        with parquet.ParquetFile(path, metadata=metadata, read_dictionary=texts) as file:
-            groups = range(metadata.num_row_groups)  # each by itself: it has dictionaries of its own
-            for batch in (b for group in groups for b in file.iter_batches(rows, row_groups=[group], columns=wanted)):
-                if sum(map(_text_size, batch.columns)) > MAX_TEXT:
-                    raise DataError(
-                        f"{path}: {len(batch):,} of its rows unpack to more than {MAX_TEXT:,} bytes of text; leave "
-                        "long texts and images out of the table"
-                    )
-                yield batch.select(wanted).cast(arrow.schema([schema.field(name) for name in wanted]))
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        sizes = [_check_group(path, raw, group, number, chosen) for number, group in enumerate(groups)]
+        average = max((size / max(1, group.num_rows) for size, group in zip(sizes, groups, strict=True)), default=0)
+        texts = [leaf.path for leaf in chosen.values() if leaf.physical_type == "BYTE_ARRAY" and dictionaries]
+        most = min(most, int(MAX_TEXT / 4 / max(1, average)))  # rows with images are large
+        rows = max(1, min(most, CELLS // (1 + sum(1 + max(0, leaf.length) // ITEM for leaf in chosen.values()))))
+        with parquet.ParquetFile(path, metadata=metadata, read_dictionary=texts, buffer_size=BUFFER) as file:
+            for group in range(len(groups)):  # each by itself: it has dictionaries of its own
+                yield from file.iter_batches(rows, row_groups=[group], columns=list(wanted))
 
 
-def write_rows(path: str, rows: Sequence[int], target: Path) -> None:
-    """Write the rows of a file with these numbers (from 0, ascending) to another one. Raises as `read_batches` does."""
+def write_rows(paths: Sequence[str], rows: Sequence[int], target: Path) -> None:
+    """Write the rows with these numbers (from 0 over all files, ascending) to a file. Raises as `read_batches` does."""
     arrow, parquet = import_pyarrow()
-    begin, kept = 0, []
-    for batch in read_batches(path):
-        first, last = np.searchsorted(rows, (begin, begin + len(batch)))
-        kept.append(batch.take(arrow.array(np.asarray(rows[first:last], np.int64) - begin)))
-        begin += len(batch)
-    parquet.write_table(arrow.Table.from_batches(kept), str(target))
+    schema, begin = parquet.read_schema(paths[0]), 0
+    with parquet.ParquetWriter(str(target), schema) as writer:
+        for batch in (batch for path in paths for batch in read_batches(path)):
+            first, last = np.searchsorted(rows, (begin, begin + len(batch)))
+            if last > first:
+                writer.write_batch(batch.take(arrow.array(np.asarray(rows[first:last], np.int64) - begin)))
+            begin += len(batch)
 
 
 def _refuse_nested(path: str, fields: Sequence[Any]) -> None:
@@ -88,9 +130,19 @@ def _refuse_nested(path: str, fields: Sequence[Any]) -> None:
         inner = kind.value_type if types.is_list(kind) or types.is_large_list(kind) else kind
         if types.is_nested(inner):
             raise DataError(
-                f"{path}: column {shortened(field.name)} holds {shortened(str(kind))}; text is needed, or a list of "
-                "texts. Write images that are within a table to files, and their paths into a column"
+                f"{path}: column {shortened(field.name)} holds {shortened(str(kind))}; text is needed, or a list "
+                "of texts"
             )
+
+
+@contextlib.contextmanager
+def naming_parquet(path: str) -> Iterator[None]:
+    """What pyarrow raises in the block becomes a DataError: OverflowError for dates that Python does not have."""
+    arrow, _ = import_pyarrow()
+    try:
+        yield
+    except (OSError, ValueError, OverflowError, arrow.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {shortened(error, 300)}") from None
 
 
 def import_pyarrow() -> Any:
@@ -106,8 +158,8 @@ def import_pyarrow() -> Any:
     return pyarrow, pyarrow.parquet
 
 
-def _check_group(path: str, raw: io.FileIO, group: Any, number: int, leaves: dict[int, Any]) -> None:
-    """Raise DataError where the needed columns of a row group unpack to more than MAX_GROUP."""
+def _check_group(path: str, raw: io.FileIO, group: Any, number: int, leaves: dict[int, Any]) -> int:
+    """To how many bytes the needed columns of a row group unpack. Raises DataError for more than MAX_GROUP."""
     total = 0
     for column, leaf in leaves.items():
         try:
@@ -120,6 +172,7 @@ def _check_group(path: str, raw: io.FileIO, group: Any, number: int, leaves: dic
                 f"{path}: row group {number} unpacks to {total:,} bytes and more; at most {MAX_GROUP:,} are read. "
                 "Write it in smaller row groups"
             )
+    return total
 
 
 def _page_sizes(raw: io.FileIO, chunk: Any) -> tuple[int, int]:

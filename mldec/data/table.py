@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mldec.data.cache import cached
+from mldec.data.cache import cache_folder, cached
 from mldec.data.dataset import FilesConfig, check_split, name_some, naming
 from mldec.data.index import ABSENT, UNKNOWN, ImageIndex
 from mldec.data.own.label_cells import is_whole_number
@@ -34,6 +34,7 @@ from mldec.data.own.label_names import (
     similar_names,
 )
 from mldec.data.own.listing import Listing
+from mldec.data.own.parquet_images import find_images_inside, shards_of
 from mldec.data.own.read_rows import TableSettings, read_table_rows, splits_of_table
 from mldec.data.own.recognise import recognise
 from mldec.data.own.row_images import RowImages
@@ -91,8 +92,10 @@ class TableConfig(TableSettings, SplitShares, FilesConfig):
         return [] if self.labels in (None, TRAIN, UNION) else [self.file("labels")]
 
     def base(self, split: str) -> str:
-        """Absolute folder of the images of a split: `root`, or the folder of its file."""
+        """Absolute folder of the images of a split: `root`, the folder of its file, or the one for images in it."""
         path = self.file(split if getattr(self, split) is not None else "train")
+        if (inside := find_images_inside(path, self.path_column)) is not None:
+            return inside.folder(cache_folder(self))
         if self.root:
             return os.path.abspath(os.path.expanduser(self.root))
         if is_table(path):
@@ -122,7 +125,7 @@ def _read_outline(config: TableConfig, path: str, stamp: tuple[int, ...]) -> _Ou
     """`stamp` changes with the file."""
     folder = os.path.dirname(os.path.abspath(path))
     if is_table(path):
-        return _Outline(splits_of_table(path, config), folder, (path,))
+        return _Outline(splits_of_table(path, config), folder, tuple(shards_of(path)))
     listing = _recognise(config, path)
     if listing is None:
         return _Outline(None, folder, (path,))
@@ -149,7 +152,10 @@ def build_table(config: TableConfig, *, split: str) -> ImageIndex:
     check_split(config, split)
     used = SPLITS if config.labels == UNION else (split, "train")
     files = [config.file(name) for name in dict.fromkeys(used) if getattr(config, name) is not None]
-    parts = [part for path in files if not is_table(path) for part in _outline(config, path).files]
+    parts = [part for path in files for part in (shards_of(path) if is_table(path) else _outline(config, path).files)]
+    for path in files:
+        if (inside := find_images_inside(path, config.path_column)) is not None:
+            inside.unpack(cache_folder(config))  # whoever deleted them may have kept the index
     sources = [*dict.fromkeys([*files, *parts]), *config.label_files()]
     if config.labels is None:
         beside = os.path.dirname(os.path.abspath(config.file("train")))
@@ -212,7 +218,7 @@ def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
     """
     path = config.file(split if getattr(config, split) is not None else "train")
     if is_table(path):
-        rows = read_table_rows(path, config)
+        rows = read_table_rows(path, config, cache=cache_folder(config))
     else:
         listing = _recognise(config, path)
         if listing is None:

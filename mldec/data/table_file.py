@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mldec.data import parquet_file
+from mldec.data.own.parquet_images import ImagesInside, class_names, find_images_inside, shards_of
 from mldec.data.own.text_table import Dialect, find_dialect, read_records, suffix_of
 from mldec.data.own.xlsx import open_xlsx, write_xlsx
-from mldec.errors import SURROGATE, DataError, shortened
+from mldec.data.parquet_file import naming_parquet
+from mldec.errors import SURROGATE, DataError, printable_name, shortened
 from mldec.files import replacing
 from mldec.labels import repeated_names
 from mldec.untrusted import open_text, parse_json
@@ -36,6 +37,9 @@ class TableFile:
         format: its name for people.
         dialect: of text.
         decisions, options: what was decided in opening it, and the options that mean the same.
+        files: of a Parquet file, all whose rows it has.
+        inside: the images that it holds, whose column has the numbers of the rows for cells.
+        names: all names of the labels, in order, of columns that are known to hold these alone.
     """
 
     path: str
@@ -46,6 +50,9 @@ class TableFile:
     dialect: Dialect | None = None
     decisions: tuple[str, ...] = ()
     options: dict[str, str] = field(default_factory=dict)
+    files: Sequence[str] = ()
+    inside: ImagesInside | None = None
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def sample(self, wanted: Sequence[str]) -> dict[str, list[Any]]:
         """The cells of the first rows, by columns: those that are wanted, since others may be huge."""
@@ -58,12 +65,18 @@ class TableFile:
 
 
 def open_table_file(
-    path: str, *, encoding: str | None = None, delimiter: str | None = None, header: bool | None = None
+    path: str,
+    *,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    header: bool | None = None,
+    image_column: str | None = None,
 ) -> TableFile:
     """Open a table by its suffix: .csv, .tsv, .txt, .xlsx, .jsonl (or .ndjson), .parquet.
 
     Args:
         encoding, delimiter, header: of text, as far as they are not to be found.
+        image_column: of Parquet that holds images in several columns.
 
     Raises:
         DataError: another suffix, no readable header, a repeated column name; iterating raises it for broken rows.
@@ -72,6 +85,8 @@ def open_table_file(
     if suffix in _TEXT:
         dialect = find_dialect(path, encoding=encoding, delimiter=delimiter, header=header)
         table = _open_text_table(path, dialect)
+    elif suffix == ".parquet":
+        table = _open_parquet(path, image_column)
     elif suffix in _OPENERS:
         table = _OPENERS[suffix](path)
     else:
@@ -90,11 +105,11 @@ def write_table_file(source: TableFile, rows: Sequence[int], path: str) -> None:
     """
     with replacing(path) as partial:
         if path.lower().endswith(".parquet"):
-            with _naming_parquet(source.path):
-                parquet_file.write_rows(source.path, rows, partial)
+            with naming_parquet(source.path):
+                parquet_file.write_rows(source.files, rows, partial)
             return
         chosen = set(rows)
-        if source.format in ("JSONL", "Parquet"):
+        if source.format == "JSONL":
             _write_lines([row for number, (_, row) in enumerate(source.rows()) if number in chosen], partial)
             return
         records = source.records(source.columns)
@@ -173,18 +188,50 @@ def _open_jsonl(path: str) -> TableFile:
     return TableFile(path, tuple(first[1]), _records_of(rows), rows, "JSONL")
 
 
-def _open_parquet(path: str) -> TableFile:
-    with _naming_parquet(path):
+def _open_parquet(path: str, image_column: str | None = None) -> TableFile:
+    inside = find_images_inside(path, image_column)
+    files = shards_of(path)
+    with naming_parquet(path):
         columns = parquet_file.column_names(path)
+        if strange := [file for file in files[1:] if parquet_file.column_names(file) != columns]:
+            raise DataError(f"{strange[0]}: has other columns than {files[0]}")
+        names = class_names(path)
 
     def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
-        with _naming_parquet(path):
-            for batch in parquet_file.read_batches(path, wanted or None):
-                for number, row in enumerate(batch.to_pylist(), start=number + 1):  # noqa: B020 (continues counting)
-                    yield number, row
+        image = inside.column if inside else None
+        needed = [name for name in wanted or columns if name != image]
+        for file in files:
+            with naming_parquet(file):
+                if not needed:
+                    count = parquet_file.count_rows(file)
+                    contents: Iterable[dict[str, Any]] = ({} for _ in range(count))
+                else:
+                    batches = parquet_file.read_batches(file, needed if wanted or image else None)
+                    contents = (row for batch in batches for row in batch.to_pylist())
+                for number, row in enumerate(contents, start=number + 1):  # noqa: B020 (continues counting)
+                    for name in names.keys() & row.keys():
+                        row[name] = _named(
+                            row[name], names[name], f"{path} row {number}: column {printable_name(name)}"
+                        )
+                    yield number, row | ({image: str(number)} if image else {})
 
-    return TableFile(path, columns, _records_of(rows), rows, "Parquet")
+    decisions = (f"{len(files):,} files as one table",) if len(files) > 1 else ()
+    kind = "Parquet with images" if inside else "Parquet"
+    return TableFile(path, columns, _records_of(rows), rows, kind, None, decisions, {}, files, inside, names)
+
+
+def _named(cell: Any, names: Sequence[str], where: str) -> Any:
+    """The names of labels that are numbers of Hugging Face's ClassLabel, where -1 is none. Raises DataError."""
+    if cell is None or isinstance(cell, list):
+        return [_named(one, names, where)[0] for one in cell or () if one != -1]
+    if cell == -1:
+        return []
+    if not isinstance(cell, int) or not 0 <= cell < len(names):
+        raise DataError(
+            f"{where} holds {shortened(cell)}; its {len(names):,} names have the numbers 0 to {len(names) - 1}"
+        )
+    return [names[cell]]
 
 
 def _records_of(rows: Callable[..., Iterator[tuple[int, dict[str, Any]]]]) -> Any:
@@ -193,16 +240,6 @@ def _records_of(rows: Callable[..., Iterator[tuple[int, dict[str, Any]]]]) -> An
             yield line, [row.get(name, MISSING) for name in wanted]
 
     return records
-
-
-@contextlib.contextmanager
-def _naming_parquet(path: str) -> Iterator[None]:
-    """What pyarrow raises in the block becomes a DataError: OverflowError for dates that Python does not have."""
-    arrow, _ = parquet_file.import_pyarrow()
-    try:
-        yield
-    except (OSError, ValueError, OverflowError, arrow.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {shortened(error, 300)}") from None
 
 
 def _is_text(row: dict[str, Any]) -> bool:
@@ -214,11 +251,10 @@ _TEXT = (".csv", ".tsv", ".txt")
 _OPENERS: dict[str, Callable[[str], TableFile]] = {
     ".jsonl": _open_jsonl,
     ".ndjson": _open_jsonl,
-    ".parquet": _open_parquet,
     ".xlsx": _open_sheet,
 }
 #: The suffixes of tables.
-SUFFIXES = (*_TEXT, *_OPENERS)
+SUFFIXES = (*_TEXT, *_OPENERS, ".parquet")
 
 
 def is_table(path: str) -> bool:

@@ -91,9 +91,10 @@ def test_split_refuses_what_it_cannot_do_and_overwrites_nothing(tmp_path, capsys
     write_table(tmp_path)
     for options, message in [
         (["table=all.csv", "train=0.5"], "at least two shares that sum to 1"),
+        (["table=all.csv", "val=1.2"], "val=1.2"),
         (["table=all.csv", "train=x"], "train=x: expected a number from 0 to 1"),
         (["table=none.csv"], "no such file"),
-        (["train=0.5"], "table=… is missing"),
+        ([], "table=FILE is missing"),
         (["table=all.csv", "seed=-1"], "seed=-1: expected an integer from 0 to"),
         (["table=all.csv", "head=gap"], "head=gap: no such option of mldec data split"),
     ]:
@@ -105,6 +106,16 @@ def test_split_refuses_what_it_cannot_do_and_overwrites_nothing(tmp_path, capsys
     assert "val.csv: exists already" in capsys.readouterr().err
     assert (tmp_path / "val.csv").read_text() == "mine"
     assert not (tmp_path / "train.csv").exists()
+
+
+def test_a_path_can_be_divided_and_train_is_what_the_others_leave(tmp_path, capsys):
+    write_table(tmp_path)
+    assert run(["data", "split", "dataset=all.csv", "val=0.25", "output=parts"]) == 0
+    assert [len((tmp_path / "parts" / f"{split}.csv").read_text().split()) - 1 for split in ("train", "val")] == [9, 3]
+    capsys.readouterr()
+    assert run(["data", "split", "dataset=images", "val=0.25"]) == 2
+    assert run(["data", "split", "dataset=folder", "dataset.root=images", "val=0.25"]) == 2
+    assert "table=FILE is missing: the table to divide" in capsys.readouterr().err
 
 
 def test_split_gives_train_every_label_and_what_it_prints_next_can_be_used(tmp_path, capsys):

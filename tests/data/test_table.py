@@ -118,7 +118,7 @@ def test_root_is_where_images_lie(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.ods", "x", r"t.ods: is no table \(.csv, .tsv, .txt, .jsonl, .ndjson, .parquet, .xlsx\)"),
+        ("t.ods", "x", r"t.ods: is no table \(.csv, .tsv, .txt, .jsonl, .ndjson, .xlsx, .parquet\)"),
         ("t.csv", "", "is empty; the first line must name the columns"),
         ("t.csv", "path,labels\n", "no label"),
         ("t.csv", "path,cat\n", "no image"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mldec.data.dataset import SPLITS, listing, name_some
 from mldec.data.folder import SPLIT_FOLDERS, SUFFIXES
+from mldec.data.own.parquet_images import shard_stem
 from mldec.data.own.recognise import recognise
 from mldec.data.table_file import is_table
 from mldec.errors import DataError, option
@@ -38,13 +39,13 @@ def locate(path: str) -> Located:
     path = os.path.normpath(path)
     if not os.path.isdir(path):
         return _file(path)
-    tables = _tables_of_splits(path)
+    tables = _tables_of_splits(path) or _tables_of_splits(os.path.join(path, "data"))  # as Hugging Face's hub has them
     if "train" in tables:
         settings: dict[str, str] = {split: tables[split] for split in SPLITS if split in tables}
         return Located("table", settings, has_splits=len(tables) > 1 or None)
     found = recognise(path)
     classes = _class_folders(path)
-    here = [name for name in _names(path) if is_table(name) and os.path.isfile(os.path.join(path, name))]
+    here = _tables(path)
     if found is not None:
         return Located("table", {"train": path}, found.format)
     here = _likely(path, here) if len(here) > 1 else here
@@ -87,9 +88,9 @@ def _tables_of_splits(path: str) -> dict[str, str]:
     found: dict[str, str] = {}
     names = _names(path)
     for split, usual in SPLIT_FOLDERS.items():
-        files = [name for name in names if is_table(name) and os.path.splitext(name)[0].lower() in usual]
+        files = [name for name in _tables(path) if _stem(name) in usual]
         for folder in (name for name in names if name.lower() in usual and os.path.isdir(os.path.join(path, name))):
-            inside = [name for name in _names(os.path.join(path, folder)) if is_table(name)]
+            inside = _tables(os.path.join(path, folder))
             inside = [name for name in TABLES if name in inside] or (inside if len(inside) == 1 else [])
             files += [os.path.join(folder, name) for name in inside[:1]]
         if len(files) > 1:
@@ -100,6 +101,16 @@ def _tables_of_splits(path: str) -> dict[str, str]:
         if files:
             found[split] = os.path.join(path, files[0])
     return found
+
+
+def _tables(folder: str) -> list[str]:
+    """The names of the tables in a folder; of one that lies in several files, the first file."""
+    names = [name for name in _names(folder) if is_table(name) and os.path.isfile(os.path.join(folder, name))]
+    return [name for name in names if shard_stem(name) != ""]
+
+
+def _stem(name: str) -> str:
+    return (shard_stem(name) or os.path.splitext(name)[0]).lower()
 
 
 def _likely(path: str, names: list[str]) -> list[str]:

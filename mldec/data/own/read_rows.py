@@ -63,15 +63,16 @@ class TableSettings:
             raise ValueError(f"delimiter={self.delimiter!r}: comma, semicolon, tab and pipe are allowed")
 
 
-def read_table_rows(path: str, settings: TableSettings, *, fast: bool = True) -> Rows:
-    """The rows of a table.
+def read_table_rows(path: str, settings: TableSettings, *, fast: bool = True, cache: str | None = None) -> Rows:
+    """The rows of a table. Images in it are unpacked, and the rows have their paths.
 
     Args:
+        cache: the folder to unpack into.
         fast: read with pyarrow what needs nothing else; the result is the same.
 
     Raises DataError, naming file and line, for what cannot be read or decided.
     """
-    table = open_table_file(path, encoding=settings.encoding, delimiter=settings.delimiter, header=settings.header)
+    table = open_with(path, settings)
     columns = table_columns(table, settings)
     separator = None if settings.separator is None else parse_separator(settings.separator)
     if separator is None and table.dialect is not None and table.dialect.uneven:
@@ -94,19 +95,37 @@ def read_table_rows(path: str, settings: TableSettings, *, fast: bool = True) ->
     if fast and (rows := arrow_rows.read(base, table, columns, separator)) is not None:
         return rows
     if columns.labels is not None:
-        return _read_lists(base, table, columns, separator)
-    return _read_states(base, table, columns, settings)
+        rows = _read_lists(base, table, columns, separator)
+    else:
+        rows = _read_states(base, table, columns, settings)
+    if table.inside is None:
+        return rows
+    names = table.inside.unpack(cache)
+    own = [names[int(number) - 1] for number in rows.names or ()]
+    return dataclasses.replace(rows, names=own, folder=table.inside.folder(cache), files=tuple(table.files))
+
+
+def open_with(path: str, settings: TableSettings) -> TableFile:
+    """The table of these settings. Raises DataError as `open_table_file` does."""
+    return open_table_file(
+        path,
+        encoding=settings.encoding,
+        delimiter=settings.delimiter,
+        header=settings.header,
+        image_column=settings.path_column,
+    )
 
 
 def table_columns(table: TableFile, settings: TableSettings) -> Columns:
     """What the columns of a table are. Raises DataError, naming the file, for what cannot be decided."""
-    chosen = Chosen(settings.path_column, settings.label_column, settings.split_column, settings.ignore)
+    path_column = table.inside.column if table.inside else settings.path_column
+    chosen = Chosen(path_column, settings.label_column, settings.split_column, settings.ignore)
     return find_columns(table.path, table.columns, table.sample, chosen)
 
 
 def splits_of_table(path: str, settings: TableSettings) -> tuple[str, ...] | None:
     """The splits that a column of a table names, of train, val and test; None without such a column."""
-    table = open_table_file(path, encoding=settings.encoding, delimiter=settings.delimiter, header=settings.header)
+    table = open_with(path, settings)
     column = table_columns(table, settings).split
     if column is None:
         return None
@@ -198,7 +217,8 @@ def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separ
     if separator is None:
         separator = find_separator(base.path, texts, where=lambda name: _line_of(name, texts))
         decisions, options = list(separator.decisions), dict(separator.options)
-    codes: dict[str, int] = {}
+    known = table.names.get(columns.labels or "")
+    codes: dict[str, int] = {name: code for code, name in enumerate(known or ())}
     ends, values = array("q", [0]), array("i")
     for cell, line in zip(cells, first_lines, strict=True):
         for name in labels_of(cell, separator, rows.where(line)):
@@ -218,6 +238,7 @@ def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separ
         absent=Ragged.empty(len(order)),
         unknown=Ragged.empty(len(order)),
         labels=tuple(codes),
+        ordered=known is not None,
         decisions=decisions,
         options={**base.options, **options},
     )
