@@ -1,4 +1,4 @@
-"""Images as files: their sizes, those that cannot be read, and those that are the same file twice."""
+"""Images as files: their sizes, those that cannot be read, and those that are the same twice, or nearly."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from mldec.data.image import decode, read_size
+from mldec.data.own.duplicates import Signature, near_pairs, signature
+from mldec.data.stratify import joined
 from mldec.errors import DataError
 from mldec.untrusted import open_regular
 
@@ -23,10 +25,11 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """What is found of an image: (width, height) in pixels, upright, or why it cannot be read."""
+    """What is found of an image: (width, height) in pixels, upright, and a signature, or why it cannot be read."""
 
     size: tuple[int, int] | None
     error: str = ""
+    signature: Signature | None = None
 
 
 def check_images(
@@ -68,13 +71,22 @@ def same_files(paths: Sequence[str]) -> list[list[int]]:
     return sorted(group for group in groups.values() if len(group) > 1)
 
 
+def near_groups(checks: Sequence[ImageCheck]) -> list[list[int]]:
+    """Groups of places in `checks` whose images are near-duplicates, see `mldec.data.own.duplicates`."""
+    known = [replace(one.signature, row=place) for place, one in enumerate(checks) if one.signature is not None]
+    groups: dict[int, list[int]] = defaultdict(list)
+    for place, group in enumerate(joined(len(checks), near_pairs(known)).tolist()):
+        groups[group].append(place)
+    return sorted(group for group in groups.values() if len(group) > 1)
+
+
 def _check(path: str) -> ImageCheck:
     try:
         size = read_size(path)
-        decode(path, min_side=SIDE)
+        found = signature(decode(path, min_side=SIDE))
     except DataError as error:
         return ImageCheck(None, str(error))
-    return ImageCheck(size)
+    return ImageCheck(size, signature=found)
 
 
 def _digest(path: str) -> bytes | None:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from mldec.data.image import decode, read_size
-from mldec.data.image_checks import ImageCheck, check_images, in_threads, same_files
+from mldec.data.image_checks import ImageCheck, check_images, in_threads, near_groups, same_files
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
 
@@ -75,7 +75,8 @@ def check(indexes: Mapping[str, ImageIndex], *, workers: int, on_done: Callable[
     total = sum(map(len, indexes.values()))
     rows = locate(indexes, np.sort(np.random.default_rng(0).permutation(total)[:CHECKED]))
     paths = [indexes[row.split].path(row.row) for row in rows]
-    found = dict(zip(rows, check_images(paths, workers=workers, on_done=on_done), strict=True))
+    checks = check_images(paths, workers=workers, on_done=on_done)
+    found = dict(zip(rows, checks, strict=True))
     several = len(indexes) > 1
 
     def name(row: ImageRow) -> str:
@@ -89,7 +90,9 @@ def check(indexes: Mapping[str, ImageIndex], *, workers: int, on_done: Callable[
             lists["small"].append([row])
         if not (indexes[row.split].targets([row.row]) == 1).any():
             lists["unlabelled"].append([row])
-    lists["same"] = [[rows[place] for place in group] for group in same_files(paths)]
+    same = same_files(paths)
+    near = [group for group in near_groups(checks) if not any(set(group) <= set(files) for files in same)]
+    lists["same"], lists["near"] = ([[rows[place] for place in group] for group in some] for some in (same, near))
     problems, problems_of = [], defaultdict(list)
     for key, (title, meaning) in KINDS.items():
         lines = []
@@ -98,7 +101,7 @@ def check(indexes: Mapping[str, ImageIndex], *, workers: int, on_done: Callable[
                 problems_of[row].append(key)
             size = found[group[0]].size
             more = f": {size[0]} {TIMES} {size[1]}" if key == "small" and size else ""
-            lines.append(found[group[0]].error or " = ".join(map(name, group)) + more)
+            lines.append(found[group[0]].error or (" ~ " if key == "near" else " = ").join(map(name, group)) + more)
         if lines:
             problems.append(Problem(key, title, meaning, lines, sum(map(len, lists[key]))))
     return Checked(found, problems, dict(problems_of))
@@ -141,6 +144,11 @@ def _thumbnail(path: str, most: int) -> Thumbnail:
 KINDS = {
     "unreadable": ("Unreadable", "Training would stop at them; mldec data verify fix=true leaves them out."),
     "same": ("The same file twice", "Byte for byte. Across splits they make results optimistically biased."),
+    "near": (
+        "Near-duplicates",
+        "The same but for size, compression, brightness or a narrow border, by a perceptual hash; look at them. Across "
+        "splits they make results optimistically biased: mldec data split dedupe=true keeps them in one.",
+    ),
     "unlabelled": ("No label", "They count as images that have none of the labels; is that what is meant?"),
     "small": ("Very small", f"The shorter side has fewer than {SMALL} pixels."),
 }

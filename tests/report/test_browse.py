@@ -40,6 +40,7 @@ def write_dataset(folder: Path) -> list[str]:
     (folder / "train4.png").write_bytes(b"no image")
     (folder / "train5.png").unlink()
     shutil.copy(folder / "val1.png", folder / "train6.png")
+    Image.open(folder / "val2.png").save(folder / "train8.png", "JPEG", quality=60)
     for split, lines in rows.items():
         (folder / f"{split}.csv").write_text(f"path,{names}\n" + "\n".join(lines) + "\n", encoding="utf-8")
     return ["dataset=table", *(as_override(f"dataset.{split}", f"{folder}/{split}.csv") for split in rows)]
@@ -109,8 +110,9 @@ def test_each_problem_is_found(page, indexes):
         for place, states in enumerate(np.concatenate([i.targets(range(len(i))) for i in indexes.values()]))
         if not (states == 1).any()
     ]
-    assert problems == {"unreadable": [4, 5], "small": [3], "same": [6, 41], "unlabelled": unlabelled}
+    assert problems == {"unreadable": [4, 5], "small": [3], "same": [6, 41], "near": [8, 42], "unlabelled": unlabelled}
     assert "train6.png (train) = val1.png (val)" in page.text
+    assert "train8.png (train) ~ val2.png (val)" in page.text
     assert "train3.png (train): 200 \u00d7 20" in page.text
     assert page.text.count("cannot be read") >= 2
 

@@ -10,7 +10,7 @@ D. Fleet, "Fast Search in Hamming Space with Multi-Index Hashing", CVPR 2012), n
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -64,16 +64,20 @@ def find_near_duplicates(
         DataError: a process died, see `for_each_image`.
     """
     read = for_each_image(index, _signature_of, workers=workers, on_done=on_done)
-    signatures = [one for one in read if isinstance(one, Signature)]
     unreadable = tuple(one for one in read if isinstance(one, Problem))
+    return NearDuplicates(near_pairs([one for one in read if isinstance(one, Signature)]), unreadable)
+
+
+def near_pairs(signatures: Sequence[Signature]) -> np.ndarray:
+    """The pairs of `NearDuplicates` by the rows of these signatures."""
     if len(signatures) < 2:
-        return NearDuplicates(np.empty((0, 2), np.int64), unreadable)
+        return np.empty((0, 2), np.int64)
     rows = np.array([one.row for one in signatures])
     hashes = np.array([one.hash for one in signatures], np.uint64)
     thumbnails = np.stack([one.thumbnail for one in signatures])
     pairs = close_pairs(hashes)
     alike = np.concatenate([_correlation(thumbnails, part) for part in _parts(pairs)]) >= CORRELATION
-    return NearDuplicates(rows[pairs[alike]], unreadable)
+    return rows[pairs[alike]]
 
 
 def close_pairs(hashes: np.ndarray, distance: int = DISTANCE) -> np.ndarray:
