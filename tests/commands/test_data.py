@@ -94,7 +94,7 @@ def test_split_refuses_what_it_cannot_do_and_overwrites_nothing(tmp_path, capsys
         (["table=all.csv", "val=1.2"], "val=1.2"),
         (["table=all.csv", "train=x"], "train=x: expected a number from 0 to 1"),
         (["table=none.csv"], "no such file"),
-        ([], "table=FILE is missing"),
+        (["dataset=folder", "dataset.root=images"], "table=FILE is missing"),
         (["table=all.csv", "seed=-1"], "seed=-1: expected an integer from 0 to"),
         (["table=all.csv", "head=gap"], "head=gap: no such option of mldec data split"),
     ]:
