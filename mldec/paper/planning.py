@@ -88,7 +88,9 @@ class Planner:
         return (self.request.seeds or tuple(range(table.seeds)))[: row.seeds]
 
     def search_jobs(self, table: PaperTable, row: TableRow) -> list[Job]:
-        """The runs among which a row chooses its setting, as far as they are known now (`_candidate_records`)."""
+        """The runs among which a row, or the one it refers to, chooses its setting, as far as they are known now."""
+        if row.chosen_in is not None:
+            return self.search_jobs(table, table.row(row.chosen_in))
         if not row.choose:
             return []
         return [

@@ -29,9 +29,11 @@ def reproduce(planner: Planner, table: PaperTable, outcome: Outcome, display: Di
     ]
     # A setting is chosen on val first, with one seed; a best value at the edge adds candidates.
     searched: set[str] = set()
-    while jobs := [j for row in rows for j in planner.search_jobs(table, row) if j.key not in searched]:
-        searched |= {job.key for job in jobs}
-        stopped = run_jobs(jobs, workspace, display, outcome).stopped
+    while jobs := {
+        job.key: job for row in rows for job in planner.search_jobs(table, row) if job.key not in searched
+    }:
+        searched |= jobs.keys()
+        stopped = run_jobs(list(jobs.values()), workspace, display, outcome).stopped
         planner.read_records()
         if stopped:
             return

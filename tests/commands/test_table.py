@@ -85,13 +85,13 @@ def test_a_table_is_run_reported_and_not_run_again(small, forked, tmp_path, caps
     assert re.search(r"fixed noise.*\(2\)", text)
 
 
-@pytest.mark.slow  # trains six times
+@pytest.mark.slow  # trains six times and more
 def test_a_setting_is_chosen_on_val_with_the_first_seed(small, tmp_path, capsys):
     code, text = run(capsys, "13", *small, "rows=softmax_gap", "seeds=3,4")
     assert code == 0, text
     records = list(find_records(tmp_path / "out" / "records").by_key.values())
     tried = {record.overrides[0]: record.best for record in records if record.seed == 3}
-    assert set(tried) == {f"schedule.max_lr={rate}" for rate in (0.01, 0.03, 0.1)}
+    assert set(tried) >= {f"schedule.max_lr={rate}" for rate in (0.01, 0.03, 0.1)}  # more where one at the end is best
     (other,) = [record for record in records if record.seed == 4]
     assert tried[other.overrides[0]] == max(tried.values())
     assert f"`{other.overrides[0].partition('=')[2]}`" in text

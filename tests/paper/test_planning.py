@@ -73,6 +73,15 @@ def decided(folder: Path, best: float, *given: str) -> tuple[Planner, PaperTable
     return planner, table
 
 
+def test_a_row_that_uses_what_another_chose_has_that_chosen_first(tmp_path: Path) -> None:
+    planner, table = plan(tmp_path, "rows=softmax_ml_decoder_48")
+    (row,) = planner.rows(table)
+    jobs = planner.search_jobs(table, row)
+    assert [job.row for job in jobs] == ["softmax_ml_decoder"] * 3
+    write(jobs, planner, lambda rate: -abs(rate - 0.003))
+    assert planner.final_jobs(table, row)
+
+
 def test_a_table_has_its_own_number_of_seeds_and_some_rows_fewer(tmp_path: Path) -> None:
     planner, table = decided(tmp_path, 0.03)
     assert table.seeds == 5
