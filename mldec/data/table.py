@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -33,7 +33,6 @@ from mldec.data.own.label_names import (
     read_names,
     similar_names,
 )
-from mldec.data.own.listing import Listing
 from mldec.data.own.parquet_images import find_images_inside, shards_of
 from mldec.data.own.read_rows import TableSettings, read_table_rows, splits_of_table
 from mldec.data.own.recognise import recognise
@@ -108,6 +107,10 @@ class TableConfig(TableSettings, SplitShares, FilesConfig):
         return path if os.path.isdir(path) and setting != "labels" else super().file(setting)
 
 
+MOST_EXPORTS = 4  # that are kept in memory
+_exports: dict[tuple[str | None, ...], tuple[Rows | None, dict[str, tuple[int, ...] | None]]] = {}
+
+
 class _Outline(NamedTuple):
     """What is needed of a file before its images are read."""
 
@@ -126,12 +129,36 @@ def _read_outline(config: TableConfig, path: str, stamp: tuple[int, ...]) -> _Ou
     folder = os.path.dirname(os.path.abspath(path))
     if is_table(path):
         return _Outline(splits_of_table(path, config), folder, tuple(shards_of(path)))
-    listing = _recognise(config, path)
-    if listing is None:
+    rows = _export(config, path)
+    if rows is None:
         return _Outline(None, folder, (path,))
-    found = {entry.split for entry in listing.entries()}
-    splits = tuple(split for split in SPLITS if split in found) if found - {None} else None
-    return _Outline(splits, listing.folder, (path, *listing.files))
+    found = () if rows.splits is None else np.unique(rows.splits[rows.splits >= 0]).tolist()
+    return _Outline(tuple(SPLITS[number] for number in found) or None, rows.folder, (path, *rows.files))
+
+
+def _export(config: TableConfig, path: str) -> Rows | None:
+    """The rows of an export, which is read again only if one of its files has changed; None for what is none."""
+    root = None if config.root is None else os.path.abspath(os.path.expanduser(config.root))
+    key = (path, root, config.path_column, config.label_column, config.separator)
+    rows, stamps = _exports.pop(key, (None, {}))
+    if not stamps or stamps != _stamps(stamps):
+        listing = recognise(
+            path,
+            root=root,
+            path_column=config.path_column,
+            label_column=config.label_column,
+            separator=config.separator,
+        )
+        rows = None if listing is None else rows_of_listing(listing)
+        stamps = _stamps((path, *rows.files)) if rows else {}
+    _exports[key] = rows, stamps
+    while len(_exports) > MOST_EXPORTS:
+        del _exports[next(iter(_exports))]
+    return rows
+
+
+def _stamps(files: Iterable[str]) -> dict[str, tuple[int, ...] | None]:
+    return {file: _stamp(file) if os.path.exists(file) else None for file in files}
 
 
 def _stamp(path: str) -> tuple[int, ...]:
@@ -220,12 +247,12 @@ def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
     if is_table(path):
         rows = read_table_rows(path, config, cache=cache_folder(config))
     else:
-        listing = _recognise(config, path)
-        if listing is None:
+        export = _export(config, path)
+        if export is None:
             raise DataError(
                 f"{path}: is no table ({', '.join(SUFFIXES)}) and no export that is known; docs/own-data.md lists them"
             )
-        rows = rows_of_listing(listing)
+        rows = export
     rows = _with_tidy_numbers(rows)
     if not config.is_one_file and rows.splits is not None:
         strange = np.flatnonzero((rows.splits >= 0) & (rows.splits != SPLITS.index(split)))
@@ -237,16 +264,6 @@ def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
     if rows.decisions and not quiet:
         logger.info("%s: read as %s: %s", path, rows.format, "; ".join(rows.decisions))
     return rows
-
-
-def _recognise(config: TableConfig, path: str) -> Listing | None:
-    return recognise(
-        path,
-        root=None if config.root is None else os.path.abspath(os.path.expanduser(config.root)),
-        path_column=config.path_column,
-        label_column=config.label_column,
-        separator=config.separator,
-    )
 
 
 def _images_of(config: TableConfig, rows: Rows, split: str) -> RowImages:

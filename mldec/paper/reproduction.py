@@ -29,17 +29,15 @@ def reproduce(planner: Planner, table: PaperTable, outcome: Outcome, display: Di
     ]
     # A setting is chosen on val first, with one seed; a best value at the edge adds candidates.
     searched: set[str] = set()
-    while jobs := {
-        job.key: job for row in rows for job in planner.search_jobs(table, row) if job.key not in searched
-    }:
+    while jobs := {job.key: job for row in rows for job in planner.search_jobs(table, row) if job.key not in searched}:
         searched |= jobs.keys()
         stopped = run_jobs(list(jobs.values()), workspace, display, outcome).stopped
         planner.read_records()
         if stopped:
             return
     # Seed by seed, so that an interrupted table has rows to compare.
-    jobs = [job for row in rows for job in planner.final_jobs(table, row)]
-    run_jobs(sorted(jobs, key=lambda job: job.seed), workspace, display, outcome)
+    final = [job for row in rows for job in planner.final_jobs(table, row)]
+    run_jobs(sorted(final, key=lambda job: job.seed), workspace, display, outcome)
     planner.read_records()
 
 
