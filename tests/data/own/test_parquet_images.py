@@ -222,3 +222,24 @@ def test_it_composes_as_any_dataset(tmp_path: Path) -> None:
         compose(["dataset=table", f"dataset.train={path}", "dataset.val_share=0.25"])["dataset"], "dataset"
     )
     assert sum(len(build_table(config, split=split)) for split in config.splits) == 8
+
+
+@pytest.mark.parametrize("sequence", [False, True], ids=["one", "several"])
+def test_what_the_package_datasets_writes_is_read(
+    sequence: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    datasets = pytest.importorskip("datasets", reason="Hugging Face's datasets is not installed")
+    kind = datasets.ClassLabel(names=NAMES)
+    features = datasets.Features({"image": datasets.Image(), "labels": datasets.Sequence(kind) if sequence else kind})
+    labels: list[Any] = LABELS if sequence else [0, 2, 1, 0]
+    rows = [{"image": image, "labels": cell} for image, cell in zip(some(), labels, strict=True)]
+    path = tmp_path / "data" / "train-00000-of-00001.parquet"
+    path.parent.mkdir()
+    datasets.Dataset.from_list(rows, features=features).to_parquet(str(path))
+    index = build(locate(str(tmp_path)).settings["train"])
+    assert index.labels.names == tuple(NAMES)
+    assert colours(index) == [0, 1, 2, 3]
+    found = [sorted(index.positives[row].tolist()) for row in range(4)]
+    assert found == ([sorted(row) for row in LABELS] if sequence else [[0], [2], [1], [0]])
