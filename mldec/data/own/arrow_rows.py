@@ -119,11 +119,11 @@ class _Labels:
         self._values: list[np.ndarray] = []
 
     def add(self, cells: Any, compute: Any) -> bool:
-        """Add cells of text; False for lists, and for labels such as nan."""
+        """Add cells of text; False for lists, for labels such as nan, and for what may be states."""
         lists = compute.split_pattern(cells, self.sign) if self.sign else None
         encoded = (cells if lists is None else lists.flatten()).dictionary_encode()
         names = [text.strip() for text in encoded.dictionary.to_pylist()]
-        if any(map(is_list, names)) or any(name and is_nothing(name) for name in names):
+        if any(map(is_list, names)) or any(name and is_nothing(name) for name in names) or {*names} <= {"", "0", "1"}:
             return False
         column = np.array([self.codes.setdefault(name, len(self.codes)) if name else -1 for name in names], np.int32)
         self._values.append(column.take(encoded.indices.to_numpy(zero_copy_only=False)))

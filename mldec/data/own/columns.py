@@ -187,13 +187,19 @@ class _Finder:
         if any(self._share(name, lambda cell: state_of(cell) is not None) == 1 for name in texts if cells[name]):
             return None
         texts = [name for name in texts if cells[name] and self._share(name, _is_text) >= 0.5]
-        if len(texts) == 1 and self.chosen.ignore is None and self._share(texts[0], _is_label_text) >= 0.5:
+        lone = len(free) == 1 and texts == free and free[0].startswith("column_")  # all that a file without header has
+        if len(texts) == 1 and self.chosen.ignore is None and (lone or self._share(texts[0], _is_label_text) >= 0.5):
             if not texts[0].startswith("column_") or len(free) > 1:
                 self._decide(f"labels in column {texts[0]}", "dataset.label_column", texts[0])
             return texts[0]
+        if len(texts) > 1 and not any(self._share(name, _is_label_text) >= 0.5 for name in texts):
+            return None  # numbers: the cell that is no state is named
         if len(texts) > 1:
             choices = " or ".join(f"dataset.label_column={_quoted(name)}" for name in texts[:4])
-            raise DataError(f"{self.file}: which of the columns {_some(texts)} holds the labels? Use {choices}")
+            raise DataError(
+                f"{self.file}: which of the columns {_some(texts)} holds the labels? Use {choices}; if each is a "
+                "class, write 1 and 0 into its cells"
+            )
         return None
 
     def _classes(self, others: list[str], path: str) -> list[str]:

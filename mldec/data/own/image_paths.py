@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ MAX_FILES = 5_000_000  # below a root, that are listed to look for images
 _SAMPLE = 500  # paths by which the part of another machine is found
 _MOST_PARTS = 64  # folders of a path that are tried
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:image/")
+_UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")  # of Label Studio
+_UPLOADED = "/"  # before the names that it may have changed, which no name begins with
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:(?=/|$)|[A-Za-z]:[^/]")
 
 
@@ -163,11 +166,21 @@ class _Finder:
                     cut["/".join(prefix)] += 1
                     without_suffix += posixpath.basename(place) != parts[number][-1]
             rest = left
+        respelt = 0
+        for number in rest:  # last by a spelling that means the same
+            if (place := self._only(number, files.alike(parts[number]))) is not None and place not in taken:
+                found[number] = place
+                taken.add(place)
+                respelt += 1
         for prefix_text, count in cut.most_common(3):
             self.decisions.append(f"'{shortened(prefix_text)}/' cut from {count:,} paths")
         if without_suffix:
             self.decisions.append(f"{without_suffix:,} names without suffix looked up")
-        moved = sum(1 for number in missing if found[number] is not None) - sum(cut.values())
+        if respelt:
+            self.decisions.append(
+                f"{respelt:,} names differ from the file's in case, accents, %XX, leading zeros or prefix"
+            )
+        moved = sum(1 for number in missing if found[number] is not None) - sum(cut.values()) - respelt
         if moved > 0 and moved != without_suffix:
             self.decisions.append(f"{moved:,} images found in folders below {self.root}")
 
@@ -238,6 +251,7 @@ class _Files:
         self.paths: set[str] = set()
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
+        self._by_loose: dict[str, list[str]] = defaultdict(list)  # filled when it is needed
         seen = set()
         waiting = [""]
         while waiting:
@@ -282,6 +296,27 @@ class _Files:
             path for path in found if posixpath.dirname(path).endswith(f"/{head}") or posixpath.dirname(path) == head
         ]
 
+    def alike(self, parts: Sequence[str]) -> list[str]:
+        """The images whose path ends with these parts as far as `_loose` tells; of an absolute path the name counts.
+
+        Label Studio puts eight digits before the name of an uploaded file, and `_` for what is no letter in it.
+        """
+        if not parts:
+            return []
+        if not self._by_loose:
+            for path in self.paths:
+                stem, suffix = posixpath.splitext(posixpath.basename(path))
+                if suffix.lower() in SUFFIXES:
+                    for name in {_loose(stem + suffix), _loose(stem), _UPLOADED + _tidy(stem + suffix)}:
+                        self._by_loose[name].append(path)
+        if found := _UPLOAD.fullmatch(parts[-1]):
+            places = self._by_loose.get(_loose(found[1])) or self._by_loose.get(_UPLOADED + _tidy(found[1]), [])
+            if places:
+                return sorted(places)
+        head = [] if parts[0] in ("", "..") or parts[0].endswith(":") else [_loose(part) for part in parts[:-1]]
+        folders = {path: list(map(_loose, path.split("/")[:-1])) for path in self._by_loose.get(_loose(parts[-1]), [])}
+        return sorted(path for path, folder in folders.items() if folder[len(folder) - len(head) :] == head)
+
     def at(self, parts: Sequence[str]) -> list[str]:
         """The file, or the images without their suffix, at a path relative to the root."""
         path = "/".join(parts)
@@ -289,6 +324,17 @@ class _Files:
             return [path]
         head = "/".join(parts[:-1])
         return [place for place in self._by_stem.get(parts[-1], []) if posixpath.dirname(place) == head]
+
+
+def _loose(name: str) -> str:
+    """What a name has in common with others that mean the same: a.JPG and A.jpg, both forms of é, %20, 001 and 1."""
+    stem, suffix = posixpath.splitext(unicodedata.normalize("NFC", unquote(name)).casefold())
+    return (stem.lstrip("0") or "0" if stem.isdecimal() else stem) + suffix
+
+
+def _tidy(name: str) -> str:
+    """A name as Label Studio keeps it."""
+    return re.sub(r"[^a-z0-9.-]+", "_", _loose(name))
 
 
 def _is_foreign(name: str) -> bool:

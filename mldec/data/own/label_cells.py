@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mldec.data.dataset import naming
@@ -12,11 +13,13 @@ from mldec.data.own.separators import Separator
 from mldec.errors import DataError, shortened
 from mldec.untrusted import parse_json
 
+_STATES = {"0", "1", "0.0", "1.0", "False", "True"}
 LONGEST_LIST, LONGEST_LITERAL = 2**20, 2**16  # characters of a cell with a list, and of one in Python's notation
 _NOTHING = re.compile(r"\s*(nan|null|None|NONE|NA|N/A|n/a|NaT|<NA>|-nan|#N/A)?\s*|\s*[Nn]a[Nn]\s*|\s*(NULL|Null)\s*")
 _OPENING = re.compile(r"\s*(\[|\{|\(\s*['\"]|(np\.|numpy\.)?array\()")
 _ARRAY = re.compile(r"\s*(?:np\.|numpy\.)?array\((.*?)(?:,\s*dtype=[^()]*)?\)\s*", re.S)
 _WITHOUT_COMMAS = re.compile(r"('|\")\s+('|\")")  # as numpy prints arrays: ['a' 'b']
+_NUMBERS = re.compile(r"\s*\[\s*\d+(\s+\d+)+\s*\]\s*")  # as numpy prints them: [1 0 2]
 _WHOLE = re.compile(r"-?[0-9]{1,18}(\.0+)?")
 
 
@@ -36,7 +39,7 @@ def is_whole_number(name: str) -> bool:
 
 
 def labels_of(value: Any, separator: Separator, where: str) -> list[str]:
-    """The labels of a cell, without repetitions; `value` is text, or what JSON and Parquet hold instead.
+    """The labels of a cell; `value` is text, or what JSON and Parquet hold instead.
 
     Raises DataError, beginning with `where`, for what is no list of labels.
     """
@@ -44,9 +47,27 @@ def labels_of(value: Any, separator: Separator, where: str) -> list[str]:
         if is_nothing(value):
             return []
         if not is_list(value):
-            return list(dict.fromkeys(name for name in separator.split(value) if not is_nothing(name)))
+            return [name for name in separator.split(value) if not is_nothing(name)]
         value = parse_list(value, where)
-    return list(dict.fromkeys(_flattened(value, where)))  # a text "nan" in a list is a name
+    return _flattened(value, where)  # a text "nan" in a list is a name
+
+
+def refuse_states(cells: Iterable[Sequence[str]], where: str) -> None:
+    """Raise DataError where all cells are equally long lists of 0 and 1, some with repetitions: a state for each class.
+
+    Taken for lists of labels, they would mean that each image has the labels 0 and 1.
+    """
+    length, repeated = 0, False
+    for cell in cells:
+        length = length or len(cell)
+        if len(cell) != length or length < 2 or not _STATES.issuperset(cell):
+            return
+        repeated = repeated or len(set(cell)) < length
+    if repeated:
+        raise DataError(
+            f"{where}: the labels of each image are {length:,} zeros and ones, which seem to be a state for each "
+            "class; write them into a column for each class, or the names of those that are 1 into a list"
+        )
 
 
 def parse_list(text: str, where: str) -> Any:
@@ -59,6 +80,8 @@ def parse_list(text: str, where: str) -> Any:
         pass
     if found := _ARRAY.fullmatch(text):
         text = found[1]
+    if _NUMBERS.fullmatch(text):
+        text = ", ".join(text.split())
     text = text if "," in text else _WITHOUT_COMMAS.sub(r"\1, \2", text)
     try:
         if len(text) <= LONGEST_LITERAL:

@@ -17,6 +17,7 @@ from mldec.data.own.documents import (
     split_of,
     unique,
 )
+from mldec.data.own.label_cells import refuse_states
 from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.separators import Separator, find_separator, parse_separator, refuse_joined
 from mldec.data.own.shapes import Source, image_key, make_listing
@@ -94,6 +95,7 @@ def read_splits(source: Source) -> Listing:
 def _listing(source: Source, name: str, parts: list[tuple[Any, str | None]]) -> Listing:
     rows = [row for part, split in parts for row in _rows(source, part, split)]
     separator = _separator(source, [value for _, value, _ in rows if isinstance(value, str)])
+    refuse_states((list(map(str, value)) if isinstance(value, list) else [] for _, value, _ in rows), source.path)
     entries = [Entry(path_text(path), *_states(value, separator), split) for path, value, split in rows]
     return make_listing(source, name, entries, decisions=separator.decisions, options=separator.options)
 

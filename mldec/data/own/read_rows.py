@@ -15,7 +15,7 @@ import numpy as np
 from mldec.data.index import ABSENT, PRESENT, UNKNOWN, Ragged
 from mldec.data.own import arrow_rows
 from mldec.data.own.columns import Chosen, Columns, find_columns, refuse_other_cells, split_of, state_of
-from mldec.data.own.label_cells import is_list, is_nothing, labels_of
+from mldec.data.own.label_cells import is_list, is_nothing, labels_of, refuse_states
 from mldec.data.own.rows import SPLITS, Rows, ragged
 from mldec.data.own.separators import Separator, find_separator, parse_separator
 from mldec.data.table_file import MISSING, TableFile, open_table_file
@@ -32,7 +32,7 @@ class TableSettings:
 
     Attributes:
         encoding: of text, such as utf-8, utf-16 or cp1252; null: found in the file.
-        delimiter: between cells: comma, semicolon, tab or pipe; null: found in the file.
+        delimiter: between cells: comma, semicolon, tab, pipe or space; null: found in the file.
         header: whether the first line names the columns; null: unless it names an image.
         path_column: the column with the images' paths; null: the one named path, image, file, filename, …
         label_column: the column with the labels; null: the one named labels, label, tags, classes, …, or if there is
@@ -59,8 +59,15 @@ class TableSettings:
     def __post_init__(self) -> None:
         if self.separator is not None:
             parse_separator(self.separator)
-        if self.delimiter is not None and self.delimiter not in (*",;|\t", "comma", "semicolon", "tab", "pipe"):
-            raise ValueError(f"delimiter={self.delimiter!r}: comma, semicolon, tab and pipe are allowed")
+        if self.delimiter is not None and self.delimiter not in (
+            *",;|\t ",
+            "comma",
+            "semicolon",
+            "tab",
+            "pipe",
+            "space",
+        ):
+            raise ValueError(f"delimiter={self.delimiter!r}: comma, semicolon, tab, pipe and space are allowed")
 
 
 def read_table_rows(path: str, settings: TableSettings, *, fast: bool = True, cache: str | None = None) -> Rows:
@@ -119,7 +126,10 @@ def open_with(path: str, settings: TableSettings) -> TableFile:
 def table_columns(table: TableFile, settings: TableSettings) -> Columns:
     """What the columns of a table are. Raises DataError, naming the file, for what cannot be decided."""
     path_column = table.inside.column if table.inside else settings.path_column
-    chosen = Chosen(path_column, settings.label_column, settings.split_column, settings.ignore)
+    label_column = settings.label_column
+    if label_column is None and table.dialect is not None and table.dialect.uneven:
+        label_column = table.columns[-1]
+    chosen = Chosen(path_column, label_column, settings.split_column, settings.ignore)
     return find_columns(table.path, table.columns, table.sample, chosen)
 
 
@@ -166,7 +176,7 @@ class _Collector:
         repeated = len(self.ids) - len(self.names)
         decisions = [*base.decisions, *more.pop("decisions", ())]
         if repeated:
-            decisions.append(f"{repeated:,} rows of the same image as another joined with it")
+            decisions.append(f"rows of the same image joined ({repeated:,} more rows than images)")
         return dataclasses.replace(
             base,
             names=list(self.names),
@@ -220,8 +230,10 @@ def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separ
     known = table.names.get(columns.labels or "")
     codes: dict[str, int] = {name: code for code, name in enumerate(known or ())}
     ends, values = array("q", [0]), array("i")
-    for cell, line in zip(cells, first_lines, strict=True):
-        for name in labels_of(cell, separator, rows.where(line)):
+    lists = [labels_of(cell, separator, rows.where(line)) for cell, line in zip(cells, first_lines, strict=True)]
+    refuse_states(lists, f"{base.path}: column {printable_name(columns.labels or '')}")
+    for names in lists:
+        for name in dict.fromkeys(names):
             name = from_cell(name) if columns.escaped else name
             values.append(codes.setdefault(name, len(codes)))
         ends.append(len(values))
@@ -231,10 +243,10 @@ def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separ
     )
     if nothing:
         decisions.append(f"{nothing:,} cells with nan, None, NA or null have no label")
-    lists, order = ragged(ends, values), np.array(cell_ids, np.int64)
+    present, order = ragged(ends, values), np.array(cell_ids, np.int64)
     return rows.finish(
         base,
-        present=lists.gather(order),
+        present=present.gather(order),
         absent=Ragged.empty(len(order)),
         unknown=Ragged.empty(len(order)),
         labels=tuple(codes),

@@ -130,8 +130,8 @@ def _is_separator(sign: str, cells: Sequence[str]) -> bool | None:
     """Whether a comma, slash or space stands between labels; None if it may be part of their names."""
     cells = [cell.strip() for cell in cells]
     joined = [cell for cell in cells if sign in cell][:COMPARED]
-    if not joined:
-        return False
+    if not joined or (sign == "/" and all(cell[0] == sign or cell[-1] == sign for cell in joined)):
+        return False  # such as /m/01g317
     lists = [list(dict.fromkeys(part for one in cell.split(sign) if (part := one.strip()))) for cell in joined]
     alone = {cell for cell in cells if sign not in cell}
     parts = [part for one in lists for part in one]

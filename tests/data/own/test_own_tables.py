@@ -388,3 +388,80 @@ def test_arrays_of_rows_are_small(folder: Path) -> None:
     index = build(folder, "path,labels\n" + "".join(f"{name},{';'.join(labels)}\n" for name, labels in CONTENT))
     assert index.paths.values.dtype == np.uint8
     assert index.positives.values.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("1.jpg 0 1\n2.jpg 1\n3.jpg 0\n", [["0", "1"], ["1"], ["0"]]),
+        ("1.jpg 3 4\n2.jpg 12 4\n3.jpg 0 3\n", [["3", "4"], ["4", "12"], ["0", "3"]]),
+        ("1.jpg 3\n2.jpg 12\n3.jpg 0\n", [["3"], ["12"], ["0"]]),
+        ("1.jpg cat dog\n2.jpg  dog\n3.jpg cat\n", [["cat", "dog"], ["dog"], ["cat"]]),
+        ("1.jpg cat,dog\n2.jpg dog\n3.jpg cat\n", [["cat", "dog"], ["dog"], ["cat"]]),
+        ("1.jpg 0 1 1\n2.jpg 1 0 0\n3.jpg 0 0 0\n", [["column_3", "column_4"], ["column_2"], []]),
+        ("1.jpg\t5,7\n2.jpg\t7\n3.jpg\t5\n", [["5", "7"], ["7"], ["5"]]),
+    ],
+)
+def test_lists_of_images_in_text_files(tmp_path: Path, content: str, expected: list[list[str]]) -> None:
+    touch(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    index = build(tmp_path, content, "list.txt")
+    found = content_of(index)
+    assert [found[f"{number}.jpg"] for number in (1, 2, 3)] == [set(labels) for labels in expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", 'path,labels\np1.jpg,"[0, 1, 1]"\nsub/p2.jpg,"[1, 0, 0]"\n'),
+        ("t.csv", 'path,labels\np1.jpg,"[0 1 1]"\nsub/p2.jpg,"[1 0 0]"\n'),
+        ("t.csv", "path,labels\np1.jpg,0 1 1\nsub/p2.jpg,1 0 0\n"),
+        ("t.csv", "p1.jpg\t0,1,1\nsub/p2.jpg\t1,0,0\n"),
+        ("t.jsonl", '{"path": "p1.jpg", "labels": [0, 1, 1]}\n{"path": "sub/p2.jpg", "labels": [1, 0, 0]}\n'),
+        ("t.json", '[{"path": "p1.jpg", "labels": [0, 1, 1]}, {"path": "sub/p2.jpg", "labels": [1, 0, 0]}]'),
+    ],
+)
+def test_states_are_not_taken_for_labels(folder: Path, name: str, content: str) -> None:
+    with pytest.raises(DataError, match=f"{name}.*the labels of each image are 3 zeros and ones, which seem to be"):
+        build(folder, content, name)
+
+
+@pytest.mark.parametrize(
+    ("written", "file"),
+    [
+        ("im/1.JPG", "im/1.jpg"),
+        ("a%20b.jpg", "im/a b.jpg"),
+        ("caf\u00e9.jpg", "im/cafe\u0301.jpg"),
+        ("1", "im/0001.jpg"),
+        ("1.jpg", "im/0001.jpg"),
+        ("0001.jpg", "im/1.jpg"),
+        ("/data/upload/3/1a2b3c4d-a.jpg", "im/a.jpg"),
+        ("upload/3/1a2b3c4d-my_cat_1.jpg", "im/My cat (1.jpg"),
+        ("C:\\me\\IM\\a.png", "im/a.png"),
+    ],
+)
+def test_other_spellings_of_a_name_find_the_one_image_that_is_meant(tmp_path: Path, written: str, file: str) -> None:
+    touch(tmp_path, file, "im/other7.jpg")
+    index = build(tmp_path, f"path,labels\n{written},cat\nim/other7.jpg,dog\n")
+    assert content_of(index) == {file: {"cat"}, "im/other7.jpg": {"dog"}}
+
+
+def test_a_spelling_that_fits_two_images_or_one_that_is_listed_finds_none(tmp_path: Path) -> None:
+    touch(tmp_path, "im/01.jpg", "im/001.jpg", "im/a.jpg")
+    with pytest.raises(DataError, match=r"several images are called 1\.jpg"):
+        build(tmp_path, "path,labels\n1.jpg,cat\n")
+    with pytest.raises(DataError, match=r"1 of the 2 images that the annotations list are missing \(im/A\.jpg\)"):
+        build(tmp_path, "path,labels\nim/a.jpg,cat\nim/A.jpg,dog\n")
+
+
+def test_identifiers_with_slashes_are_labels(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg", "2.jpg")
+    index = build(tmp_path, "ImageID,LabelName\n1,/m/01\n1,/m/02\n2,/m/02\n")
+    assert content_of(index) == {"1.jpg": {"/m/01", "/m/02"}, "2.jpg": {"/m/02"}}
+
+
+def test_numbers_in_class_columns_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg")
+    with pytest.raises(DataError, match=r"column cat holds '0\.9'; allowed are 1 present"):
+        build(tmp_path, "path,cat,dog\n1.jpg,0.9,0.1\n")
+    with pytest.raises(DataError, match="if each is a class, write 1 and 0 into its cells"):
+        build(tmp_path, "path,cat,dog\n1.jpg,yes,no\n")
