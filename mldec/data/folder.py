@@ -24,8 +24,13 @@ logger = logging.getLogger(__name__)
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pnm .jp2 .avif .ico".split()  # noqa: SIM905
 )
-#: Allowed names of the folder of a split.
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+#: Allowed names of the folder of a split, in any case.
+USUAL = ("train", "val", "valid", "validation", "test")
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 
 #: Where class folders lie below the root: unpacked by hand, or from Kaggle's archive.
 IMAGENET_PREFIXES = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
@@ -116,9 +121,25 @@ def build_imagenet(config: ImageNetConfig, *, split: str) -> ImageIndex:
 
 
 def split_folder(root: str, split: str) -> str | None:
-    """The folder of a split below `root`, by any of its usual names; None if there is none."""
-    paths = (os.path.join(root, name) for name in SPLIT_FOLDERS[split])
-    return next((path for path in paths if os.path.isdir(path)), None)
+    """The folder of a split below `root`, by one of its usual names; None if there is none.
+
+    `Training`, `testing` and other unusual spellings count where all folders are of splits: they may be classes, too.
+
+    Raises DataError for several.
+    """
+    try:
+        names = sorted(name for name in os.listdir(root) if not name.startswith(".") and name != "__MACOSX")
+    except OSError:
+        return None
+    usual = [name for name in names if name.lower() in SPLIT_FOLDERS[split]]
+    if not any(name in USUAL for name in usual):
+        known = {name for some in SPLIT_FOLDERS.values() for name in some}
+        others = (name for name in names if name.lower() not in known)
+        usual = [] if any(os.path.isdir(os.path.join(root, name)) for name in others) else usual
+    paths = [path for name in usual if os.path.isdir(path := os.path.join(root, name))]
+    if len(paths) > 1:
+        raise DataError(f"{root}: the folders {' and '.join(usual)} may be its {split}; keep one of them there")
+    return paths[0] if paths else None
 
 
 def read_class_folders(folder: str, labels: LabelSpace | None = None) -> ImageIndex:

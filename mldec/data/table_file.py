@@ -195,7 +195,11 @@ def _open_parquet(path: str, image_column: str | None = None) -> TableFile:
         columns = parquet_file.column_names(path)
         if strange := [file for file in files[1:] if parquet_file.column_names(file) != columns]:
             raise DataError(f"{strange[0]}: has other columns than {files[0]}")
-        names = class_names(path)
+        names_of = {file: class_names(file) for file in files}
+    names = {
+        column: tuple(dict.fromkeys(name for own in names_of.values() for name in own.get(column, ())))
+        for column in names_of[files[0]]
+    }
 
     def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
@@ -210,10 +214,9 @@ def _open_parquet(path: str, image_column: str | None = None) -> TableFile:
                     batches = parquet_file.read_batches(file, needed if wanted or image else None)
                     contents = (row for batch in batches for row in batch.to_pylist())
                 for number, row in enumerate(contents, start=number + 1):  # noqa: B020 (continues counting)
-                    for name in names.keys() & row.keys():
-                        row[name] = _named(
-                            row[name], names[name], f"{path} row {number}: column {printable_name(name)}"
-                        )
+                    own = names_of[file]
+                    for name in own.keys() & row.keys():
+                        row[name] = _named(row[name], own[name], f"{path} row {number}: column {printable_name(name)}")
                     yield number, row | ({image: str(number)} if image else {})
 
     decisions = (f"{len(files):,} files as one table",) if len(files) > 1 else ()

@@ -34,7 +34,12 @@ LABEL_NAMES = _names(
     "choices findinglabels labelids labelid classids classid categoryid categoryids categoryname attributeids "
     "targets target genres genre keywords attributes annotations labellist taglist "
 )
-SPLIT_NAMES = _names("split set subset partition isvalid isval istest istrain usage mluse phase fold")
+SPLIT_NAMES = _names(
+    "split set subset partition datasplit dataset datasubset datapartition isvalid isval istest istrain usage mluse "
+    "phase fold"
+)
+#: Columns beside one of labels that may say whether the label of the row is present.
+VALUE_NAMES = _names("value present presence confidence state ispresent isactive active positive ispositive label01")
 #: Columns that tools write beside classes: they are left out, and reported, where they hold anything but 0 and 1.
 OTHER_NAMES = frozenset(
     _names(
@@ -127,6 +132,7 @@ class _Finder:
         others = [name for name in self.names if name not in taken]
         escaped = tuple(self.names) == ("path", "label", "score")
         if labels is not None:
+            self._refuse_values(labels, others)
             if others:
                 self.decisions.append(f"columns not used: {_some(others)}")
             return Columns(path, labels, (), split, escaped, tuple(self.decisions), self.options)
@@ -157,6 +163,12 @@ class _Finder:
     def _split(self, path: str) -> str | None:
         if self.chosen.split is not None:
             return self._existing(self.chosen.split, "split_column")
+        flags = [name for name in self.names if simple(name) in _FLAGS and name not in self.ignore]
+        if len(flags) > 1:
+            raise DataError(
+                f"{self.file}: the columns {_some(flags)} divide the images; write one column split with train, val "
+                f"and test, or leave one out: {_ignoring(flags[:1])}"
+            )
         for name in self.names:
             if name == path or name in self.ignore or name == self.chosen.labels:
                 continue
@@ -181,12 +193,21 @@ class _Finder:
         by_name = {simple(name): name for name in reversed(free)}
         named = next((by_name[name] for name in LABEL_NAMES if name in by_name), None)
         if named is not None:
+            if self._holds_states(named) and (others := [name for name in free if self._may_be_class(name, named)]):
+                if self.chosen.ignore is not None:
+                    return None
+                raise DataError(
+                    f"{self.file}: the columns {_some([named, *others])} hold 0 and 1 alone; use "
+                    f"dataset.label_column={_quoted(named)} if this one holds the labels, or dataset.ignore=[] if each "
+                    "is a class"
+                )
             return named
         texts = [name for name in free if simple(name) not in OTHER_NAMES and not _UNNAMED.fullmatch(name)]
         cells = self._look(texts)
-        if any(self._share(name, lambda cell: state_of(cell) is not None) == 1 for name in texts if cells[name]):
+        if any(map(self._holds_states, texts)):
             return None
-        texts = [name for name in texts if cells[name] and self._share(name, _is_text) >= 0.5]
+        full = [name for name in texts if self._has_content(name)] or [name for name in texts if cells[name]]
+        texts = [name for name in full if self._share(name, _is_text) >= 0.5]
         lone = len(free) == 1 and texts == free and free[0].startswith("column_")  # all that a file without header has
         if len(texts) == 1 and self.chosen.ignore is None and (lone or self._share(texts[0], _is_label_text) >= 0.5):
             if not texts[0].startswith("column_") or len(free) > 1:
@@ -225,6 +246,28 @@ class _Finder:
         if not classes:
             raise DataError(f"{self.file}: no column of labels beside {_some([path, *left_out])}; name it labels")
         return classes
+
+    def _holds_states(self, name: str) -> bool:
+        """Whether a column has states alone, and not nothing alone."""
+        return self._has_content(name) and all(state_of(cell) is not None for cell in self._look([name])[name])
+
+    def _has_content(self, name: str) -> bool:
+        return any(not is_nothing("" if cell is None else str(cell)) for cell in self._look([name])[name])
+
+    def _may_be_class(self, name: str, other: str) -> bool:
+        usual = simple(name) in OTHER_NAMES | set(SPLIT_NAMES) | set(VALUE_NAMES)
+        return name != other and not usual and not _UNNAMED.fullmatch(name) and self._holds_states(name)
+
+    def _refuse_values(self, labels: str, others: list[str]) -> None:
+        """Raise DataError where a column beside that of the labels may say which rows count."""
+        for name in (name for name in others if simple(name) in VALUE_NAMES):
+            states = {state_of(cell) for cell in self._look([name])[name]}
+            if self._holds_states(name) and {PRESENT, ABSENT} <= states:
+                raise DataError(
+                    f"{self.file}: column {printable_name(name)} holds 1 and 0, where 0 may mean that the label "
+                    f"of the row is absent; delete these rows, or use {_ignoring([name])} if every row of "
+                    f"{printable_name(labels)} counts"
+                )
 
     def _is_index(self, name: str) -> bool:
         """Whether a column without a name counts the rows, as pandas writes them."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from mldec.data.image import read_size
 from mldec.data.own.export_set import ExportImage, ExportSet
 from mldec.data.own.export_writers import table_rows, to_json
 from mldec.errors import ConfigError, DataError, RunError, printable_name, shortened
@@ -86,6 +87,7 @@ def _place(image: ExportImage, root: str, folder: Path, how: Images) -> None:
     if os.path.lexists(target):
         raise DataError(f"{printable_name(source)}: {folder.name} holds a file of this name already; rename the image")
     check_regular(source)
+    read_size(source)  # of what is no image, such as a link to a file elsewhere, nothing is copied
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         if how == "copy":

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from mldec.data.dataset import SPLITS, listing, name_some
-from mldec.data.folder import SPLIT_FOLDERS, SUFFIXES
+from mldec.data.folder import SPLIT_FOLDERS, SUFFIXES, split_folder
 from mldec.data.own.parquet_images import shard_stem
 from mldec.data.own.recognise import recognise
 from mldec.data.table_file import is_table
@@ -40,6 +40,7 @@ def locate(path: str) -> Located:
     if not os.path.isdir(path):
         return _file(path)
     tables = _tables_of_splits(path) or _tables_of_splits(os.path.join(path, "data"))  # as Hugging Face's hub has them
+    tables = tables or _tables_of_splits(os.path.join(path, "default"))
     if "train" in tables:
         settings: dict[str, str] = {split: tables[split] for split in SPLITS if split in tables}
         return Located("table", settings, has_splits=len(tables) > 1 or None)
@@ -56,10 +57,12 @@ def locate(path: str) -> Located:
         if classes:
             choices.append(f"dataset=folder {option('dataset.root', path)} ({len(classes):,} class folders)")
         raise DataError(f"dataset={path}: may be read in several ways; use {' or '.join(choices)}")
+    lone = os.path.join(path, classes[0]) if len(classes) == 1 else None
+    if lone and not _images_in(lone) and len(below := _class_folders(lone)) > 1:
+        return Located("folder", {"root": lone}, f"a folder for each of {len(below):,} classes", False)
     if classes:
         return Located("folder", {"root": path}, "a folder per class", "train" in _split_folders(path))
-    images = sum(os.path.splitext(name)[1].lower() in SUFFIXES for name in _names(path))
-    if images:
+    if images := _images_in(path):
         raise DataError(
             f"dataset={path}: {images:,} images and nothing that says their labels; move them into a folder per class, "
             "or list them in a table of path and labels: dataset=FILE.csv"
@@ -120,8 +123,8 @@ def _likely(path: str, names: list[str]) -> list[str]:
 
 
 def _split_folders(path: str) -> dict[str, str]:
-    names = {name for name in _names(path) if os.path.isdir(os.path.join(path, name))}
-    return {split: name for split, usual in SPLIT_FOLDERS.items() for name in usual if name in names}
+    found = ((split, split_folder(path, split)) for split in SPLIT_FOLDERS)
+    return {split: os.path.basename(folder) for split, folder in found if folder is not None}
 
 
 def _class_folders(path: str) -> list[str]:
@@ -132,6 +135,11 @@ def _class_folders(path: str) -> list[str]:
     usual = {name for names in SPLIT_FOLDERS.values() for name in names} | {"images", "image", "imgs", "img", "data"}
     classes = [name for name in inner if _has_images(os.path.join(folder, name))]
     return classes if len(classes) > 1 or (classes and classes[0].lower() not in usual) else []
+
+
+def _images_in(folder: str) -> int:
+    """How many images lie directly in a folder."""
+    return sum(os.path.splitext(name)[1].lower() in SUFFIXES for name in _names(folder))
 
 
 def _has_images(folder: str) -> bool:

@@ -7,8 +7,10 @@ in the file's metadata under `huggingface`, which `datasets` 1.0 to 4.x write al
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -25,7 +27,7 @@ from mldec.data.image import MAX_BYTES
 from mldec.data.parquet_file import naming_parquet
 from mldec.data.text_rows import LOG_SECONDS
 from mldec.errors import DataError, option, printable_name
-from mldec.files import lock_file, write_text
+from mldec.files import lock_file, without_links, write_text
 from mldec.untrusted import MAX_SMALL, parse_json, read_json
 
 logger = logging.getLogger(__name__)
@@ -33,8 +35,12 @@ logger = logging.getLogger(__name__)
 PER_FOLDER = 10_000  # images
 NAMES = "names.json"  # in the folder of the images: their names, in the order of the rows
 MOST_SHARDS = 100_000
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.parquet")
-_SAFE = re.compile(r"\w[\w .()+,=@-]{0,150}")
+LONGEST_PATH = 4096
+LOOKED_AT = 10_000  # values of a column that may hold images
+#: As the hub names the files of a set, those of 2022 and 2023 with 16 digits behind.
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]{16})?\.parquet")
+_NUMBERED = re.compile(r"\d{4}\.parquet")  # as the hub names those that it converted
+_SAFE = re.compile(r"\w[\w .()+,=@-]{0,59}")  # at most 240 bytes
 #: How files of images begin.
 STARTS = {
     b"\xff\xd8\xff": ".jpg",
@@ -53,22 +59,33 @@ def shards_of(path: str) -> list[str]:
     Raises DataError where one of them is missing.
     """
     folder, name = os.path.split(path)
+    if _NUMBERED.fullmatch(name):
+        return [
+            os.path.join(folder, other) for other in sorted(os.listdir(folder or ".")) if _NUMBERED.fullmatch(other)
+        ]
     found = _SHARD.fullmatch(name)
     if found is None or not 1 < int(found["count"]) <= MOST_SHARDS:
         return [path]
-    count = int(found["count"])
-    names = [f"{found['stem']}-{number:05d}-of-{count:05d}.parquet" for number in range(count)]
-    here = set(os.listdir(folder or "."))
-    if missing := [name for name in names if name not in here]:
+    stem, count = found["stem"], int(found["count"])
+    matches = filter(None, map(_SHARD.fullmatch, sorted(os.listdir(folder or "."))))
+    files = [(int(one["number"]), one[0]) for one in matches if (one["stem"], int(one["count"])) == (stem, count)]
+    if missing := sorted({*range(count)} - {number for number, _ in files}):
+        shown = ", ".join(f"{stem}-{number:05d}-of-{count:05d}.parquet" for number in missing[:3])
         raise DataError(
-            f"{path}: is one of {count:,} files, of which {len(missing):,} are missing ({', '.join(missing[:3])}"
+            f"{path}: is one of {count:,} files, of which {len(missing):,} are missing ({shown}"
             f"{', …' if len(missing) > 3 else ''}); put all into one folder"
         )
-    return [os.path.join(folder, name) for name in names]
+    if len(files) > count:
+        raise DataError(
+            f"{path}: is one of {count:,} files, and {len(files):,} lie beside it; keep those of one download"
+        )
+    return [os.path.join(folder, name) for _, name in files]
 
 
 def shard_stem(name: str) -> str | None:
     """`train` for the first file of a set, train-00000-of-00003.parquet; "" for the others; None for other names."""
+    if _NUMBERED.fullmatch(name):
+        return None if int(name[:4]) == 0 else ""
     found = _SHARD.fullmatch(name)
     return None if found is None else found["stem"] if int(found["number"]) == 0 else ""
 
@@ -91,7 +108,7 @@ def _names_of(feature: Any) -> tuple[str, ...]:
     if isinstance(feature, dict) and feature.get("_type") in ("Sequence", "List", "LargeList"):
         feature = feature.get("feature")
     names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
-    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
+    return tuple(map(str.strip, names)) if isinstance(names, list) and all(isinstance(n, str) for n in names) else ()
 
 
 @dataclass(frozen=True)
@@ -132,17 +149,21 @@ class ImagesInside:
         if not os.path.isdir(folder):
             try:
                 os.makedirs(os.path.dirname(folder), exist_ok=True)
-                with open(f"{folder}.lock", "w") as lock:
+                with open(f"{folder}.lock", "a", opener=without_links) as lock:
                     lock_file(lock, lock.name, wait=True)  # the processes of a run want the same images
                     if not os.path.isdir(folder):
                         self._unpack(folder)
-                    os.unlink(lock.name)
+                    with contextlib.suppress(FileNotFoundError):  # another process was here before
+                        os.unlink(lock.name)
             except OSError as error:
                 raise DataError(
                     f"{self.files[0]}: its images cannot be unpacked into {folder}: {error.strerror or error}; use "
                     "dataset.cache=FOLDER"
                 ) from None
-        names = read_json(os.path.join(folder, NAMES))
+        try:
+            names = read_json(os.path.join(folder, NAMES))
+        except (OSError, DataError):
+            names = None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise DataError(f"{os.path.join(folder, NAMES)}: is damaged; remove {folder}, and it is made anew")
         return names
@@ -162,6 +183,7 @@ class ImagesInside:
         draft = f"{folder}.draft"  # of a process that was killed, if it exists
         shutil.rmtree(draft, ignore_errors=True)
         try:
+            os.mkdir(draft)  # never through a link in a folder that others may write to
             self._write(draft, names, most=4 * size + 2**26)
             os.rename(draft, folder)
         finally:
@@ -170,6 +192,8 @@ class ImagesInside:
     def _write(self, folder: str, names: list[str], *, most: int) -> None:
         logged = time.monotonic()
         for row, content in enumerate(self._images()):
+            if row >= len(names):
+                raise DataError(f"{self.files[0]}: has more rows than it says")
             if os.path.splitext(names[row])[1].lower() not in SUFFIXES:
                 names[row] += next((end for start, end in STARTS.items() if content.startswith(start)), "")
             most -= len(content)
@@ -196,14 +220,20 @@ class ImagesInside:
                         )
                     yield content
 
+    def _texts(self) -> Iterator[Any]:
+        for path in self.files if self.names is not None else ():
+            yield from parquet_file.read_values(path, str(self.names))
+
     def _file_names(self) -> list[str]:
         """Those that the images had, if all differ and can be names here; else numbers, without a suffix."""
         count = sum(map(parquet_file.count_rows, self.files))
         names: list[str] = []
-        if self.names is not None:
-            texts = (text for path in self.files for text in parquet_file.read_values(path, str(self.names)))
-            names = [re.split(r"[/\\]", text)[-1] if isinstance(text, str) else "" for text in texts]
-        if len({name.lower() for name in names}) < count or not all(map(_SAFE.fullmatch, names)):
+        for text in self._texts():
+            name = re.split(r"[/\\]", text)[-1] if isinstance(text, str) and len(text) <= LONGEST_PATH else ""
+            if not _SAFE.fullmatch(name) or os.path.splitext(name)[1].lower() not in SUFFIXES:
+                break
+            names.append(name)
+        if len({name.lower() for name in names}) < count:
             names = [f"{row:0{len(str(count))}d}" for row in range(count)]
         if count <= PER_FOLDER:
             return names
@@ -255,7 +285,7 @@ def _leaf_of(types: Any, field: Any) -> str | None:
 
 def _holds_images(path: str, leaf: str, *, named: bool) -> bool:
     """Whether a leaf holds images: any bytes where it is `named` so, in a column of {bytes, path}."""
-    first = next((value for value in parquet_file.read_values(path, leaf) if value), b"")
+    first = next((value for value in itertools.islice(parquet_file.read_values(path, leaf), LOOKED_AT) if value), b"")
     return bool(first) and (named or any(first.startswith(start) for start in STARTS))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from mldec.data.dataset import name_some
@@ -22,6 +23,8 @@ from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.separators import Separator, find_separator, parse_separator, refuse_joined
 from mldec.data.own.shapes import Source, image_key, make_listing
 from mldec.errors import DataError, shortened
+
+logger = logging.getLogger(__name__)
 
 LIST, MAPPING, BY_SPLIT = "JSON list of images", "JSON mapping of images", "JSON with a list for each split"
 CREATEML = "CreateML JSON"
@@ -109,6 +112,8 @@ def _rows(source: Source, part: Any, split: str | None) -> list[tuple[Any, Any, 
     column = _label_key(source, keys)
     by = next((name for name in keys if name.lower() in SPLIT_KEYS), None)
     columns = [name for name in keys if name != by]
+    if column is not None and (unused := [name for name in columns if name != column and name.lower() in LABEL_KEYS]):
+        logger.info("%s: labels from %s; %s not used", source.path, column, name_some(unused, len(unused)))
     rows = []
     for record in part:
         if column is not None and column not in record:

@@ -228,7 +228,7 @@ def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separ
         separator = find_separator(base.path, texts, where=lambda name: _line_of(name, texts))
         decisions, options = list(separator.decisions), dict(separator.options)
     known = table.names.get(columns.labels or "")
-    codes: dict[str, int] = {name: code for code, name in enumerate(known or ())}
+    codes: dict[str, int] = {name: code for code, name in enumerate(dict.fromkeys(known or ()))}
     ends, values = array("q", [0]), array("i")
     lists = [labels_of(cell, separator, rows.where(line)) for cell, line in zip(cells, first_lines, strict=True)]
     refuse_states(lists, f"{base.path}: column {printable_name(columns.labels or '')}")
@@ -316,7 +316,7 @@ def _read_states(base: Rows, table: TableFile, columns: Columns, settings: Table
         present=lists[0],
         absent=Ragged.empty(len(rows.ids)),
         unknown=unknown,
-        labels=classes,
+        labels=tuple(map(from_cell, classes)),
         ordered=True,
         columns=True,
         decisions=decisions,

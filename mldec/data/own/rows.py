@@ -74,7 +74,7 @@ def ragged(ends: Sequence[int], values: Sequence[int]) -> Ragged:
 def rows_of_listing(listing: Listing) -> Rows:
     """The rows of an export that has been recognised. Raises what its reader raises."""
     names: dict[tuple[str, str | None], int] = {}
-    codes: dict[str, int] = {name: code for code, name in enumerate(listing.labels or ())}
+    codes = {name: code for code, name in enumerate(dict.fromkeys(listing.labels or ()))}  # a name stands for one label
     ids, lines, splits = array("q"), array("q"), array("b")
     values = [array("i") for _ in range(3)]
     ends = [array("q", [0]) for _ in range(3)]

@@ -7,6 +7,7 @@ choices.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from mldec.data.own.text_table import SIGNS, name_of
 from mldec.errors import DataError, shortened
 
 STRONG, WEAK = (";", "|", "\n", "\t"), (",", "/", " ")
+_DECIMAL = re.compile(r"\d+,0+")  # 3,0 as spreadsheets write a number in some languages
 NONE = "none"  # the option for cells that are a label each
 COMPARED = 50_000  # different cells that are looked at; signs are searched for in all
 _SHARED, _ALONE = 0.75, 0.25  # shares of the labels of joined cells that other cells have too
@@ -132,6 +134,8 @@ def _is_separator(sign: str, cells: Sequence[str]) -> bool | None:
     joined = [cell for cell in cells if sign in cell][:COMPARED]
     if not joined or (sign == "/" and all(cell[0] == sign or cell[-1] == sign for cell in joined)):
         return False  # such as /m/01g317
+    if sign == "," and all(map(_DECIMAL.fullmatch, joined)):
+        return None
     lists = [list(dict.fromkeys(part for one in cell.split(sign) if (part := one.strip()))) for cell in joined]
     alone = {cell for cell in cells if sign not in cell}
     parts = [part for one in lists for part in one]

@@ -634,3 +634,13 @@ def test_an_export_is_read_once_and_again_where_a_file_of_it_has_changed(
     row = list(after.names()).index(f"images/train/{label.stem}.jpg")
     assert after.positives[row].tolist() == [1]
     assert len(before["train"]) == len(after)
+
+
+def test_classes_of_the_same_name_are_one_label(tmp_path: Path) -> None:
+    boxes = {f"images/{name}.jpg": f"{number} .5 .5 .1 .1\n" for number, name in enumerate("abcde")}
+    yolo(tmp_path, "train: images\nnames: [cat, dog, cat, bird, owl]\n", boxes)
+    index = table.read_table(table.TableConfig(name="table", train=str(tmp_path), missing="ignore"), "train")
+    assert index.labels.names == ("cat", "dog", "bird", "owl")
+    found = {name: [index.labels.names[c] for c in index.positives[row]] for row, name in enumerate(index.names())}
+    names = zip("abcde", ["cat", "dog", "cat", "bird", "owl"], strict=True)
+    assert found == {f"images/{name}.jpg": [label] for name, label in names}

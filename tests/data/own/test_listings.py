@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 
 from mldec.data import table
+from mldec.data.folder import FolderConfig, build_folder
 from mldec.data.own.listing import Entry, Listing
+from mldec.data.own.locate import locate
 from mldec.data.table import TableConfig, build_table
 from mldec.errors import DataError
+from tests.tables import touch
 
 ENTRIES = [
     Entry("images/a.jpg", ["dog"], ["cat"], [], "train", line=1),
@@ -58,3 +61,31 @@ def test_what_is_not_recognised_is_named(export: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(table, "recognise", lambda path, **settings: None)
     with pytest.raises(DataError, match=r"export\.json: is no table .* and no export that is known"):
         build_table(TableConfig(name="table", train=str(export)), split="train")
+
+
+@pytest.mark.parametrize(
+    ("folders", "root", "splits", "labels"),
+    [
+        (["Training/cat", "Training/dog", "Testing/cat", "Testing/dog"], ".", ("train", "test"), ("cat", "dog")),
+        (["Train/cat", "Train/dog", "Test/cat"], ".", ("train", "test"), ("cat", "dog")),
+        (["training/x", "running/y"], ".", ("train",), ("running", "training")),  # classes, not splits
+        (["PetImages/Cat", "PetImages/Dog"], "PetImages", ("train",), ("Cat", "Dog")),
+    ],
+)
+def test_folders_of_splits_and_of_classes(
+    tmp_path: Path, folders: list[str], root: str, splits: tuple[str, ...], labels: tuple[str, ...]
+) -> None:
+    for folder in folders:
+        touch(tmp_path, f"{folder}/1.jpg")
+    found = locate(str(tmp_path))
+    assert (found.name, found.settings["root"]) == ("folder", str((tmp_path / root).resolve()))
+    config = FolderConfig(name="folder", root=found.settings["root"], missing="ignore")
+    assert config.splits == splits
+    for split in splits:
+        assert build_folder(config, split=split).labels.names == labels
+
+
+def test_a_split_in_two_folders_is_an_error(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.jpg", "val/a/2.jpg", "valid/a/3.jpg")
+    with pytest.raises(DataError, match="the folders val and valid may be its val; keep one of them there"):
+        locate(str(tmp_path))

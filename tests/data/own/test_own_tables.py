@@ -465,3 +465,52 @@ def test_numbers_in_class_columns_are_named(tmp_path: Path) -> None:
         build(tmp_path, "path,cat,dog\n1.jpg,0.9,0.1\n")
     with pytest.raises(DataError, match="if each is a class, write 1 and 0 into its cells"):
         build(tmp_path, "path,cat,dog\n1.jpg,yes,no\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "option", "expected"),
+    [
+        (
+            "path,cat,dog,target\n1.jpg,1,0,0\n2.jpg,0,1,1\n",
+            "the columns target, cat, dog hold 0 and 1 alone; use dataset.label_column=target",
+            {"ignore": ()},
+            {"1.jpg": {"cat"}, "2.jpg": {"dog", "target"}},
+        ),
+        (
+            "image,label,value\n1.jpg,cat,1\n1.jpg,dog,0\n2.jpg,dog,1\n",
+            r"column value holds 1 and 0, where 0 may mean .* use dataset.ignore=\[value\]",
+            {"ignore": ("value",)},
+            {"1.jpg": {"cat", "dog"}, "2.jpg": {"dog"}},
+        ),
+        (
+            "path;label\n1.jpg;3,0\n2.jpg;4,0\n",
+            "'3,0' may be several labels or one; use dataset.separator=comma or dataset.separator=none",
+            {"separator": "none"},
+            {"1.jpg": {"3,0"}, "2.jpg": {"4,0"}},
+        ),
+        (
+            "path,labels,is_valid,is_test\n1.jpg,cat,0,0\n2.jpg,cat,0,1\n",
+            r"the columns is_valid, is_test divide the images; .* dataset.ignore=\[is_valid\]",
+            {"ignore": ("is_valid", "is_test")},
+            {"1.jpg": {"cat"}, "2.jpg": {"cat"}},
+        ),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_asked(
+    tmp_path: Path, content: str, message: str, option: dict[str, Any], expected: dict[str, set[str]]
+) -> None:
+    touch(tmp_path, "1.jpg", "2.jpg")
+    with pytest.raises(DataError, match=message):
+        build(tmp_path, content)
+    assert content_of(build(tmp_path, content, **option)) == expected
+
+
+def test_an_empty_column_says_nothing_about_the_others(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg", "2.jpg")
+    index = build(tmp_path, "path,animal,remark\n1.jpg,cat,\n2.jpg,dog,\n")
+    assert content_of(index) == {"1.jpg": {"cat"}, "2.jpg": {"dog"}}
+
+
+def test_headers_that_the_export_escaped_are_read_as_they_were(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg")
+    assert build(tmp_path, "path,'-minus,'=eq,plain\n1.jpg,1,0,1\n").labels.names == ("-minus", "=eq", "plain")

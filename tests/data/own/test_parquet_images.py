@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,21 @@ def test_a_plain_column_of_bytes_and_names_of_any_kind(tmp_path: Path) -> None:
     parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
     index = build(str(tmp_path / "t.parquet"))
     assert list(index.names()) == ["0.png", "1.webp"]
-    for names in (["x.jpg", "X.jpg"], ["../a.jpg", ".."], ["", None], ["a/b.jpg", "c\\b.jpg"], ["a\n.jpg", "b.jpg"]):
+    for names in (
+        ["x.jpg", "X.jpg"],
+        ["../a.jpg", ".."],
+        ["", None],
+        ["a", "a.jpg"],
+        ["\u732b" * 70 + ".jpg", "b.jpg"],
+        ["a/b.jpg", "c\\b.jpg"],
+        ["a\n.jpg", "b.jpg"],
+    ):
         images = [{"bytes": encoded(i), "path": name} for i, name in enumerate(names)]
         index = build(write(tmp_path / "u.parquet", images, ["cat", "dog"], None))
         assert list(index.names()) == ["0.jpg", "1.jpg"]
         os.unlink(tmp_path / "u.parquet")
-    images = [{"bytes": encoded(i), "path": name} for i, name in enumerate([r"C:\x\a.jpg", "/home/b"])]
-    assert list(build(write(tmp_path / "u.parquet", images, ["cat", "dog"], None)).names()) == ["a.jpg", "b.jpg"]
+    images = [{"bytes": encoded(i), "path": name} for i, name in enumerate([r"C:\x\a.jpg", "/home/b.png"])]
+    assert list(build(write(tmp_path / "u.parquet", images, ["cat", "dog"], None)).names()) == ["a.jpg", "b.png"]
 
 
 def test_several_files_are_one_table(tmp_path: Path) -> None:
@@ -120,6 +129,54 @@ def test_several_files_are_one_table(tmp_path: Path) -> None:
     os.unlink(tmp_path / "data" / names[1])
     with pytest.raises(DataError, match=r"one of 3 files, of which 1 are missing \(train-00001-of-00003.parquet\)"):
         shards_of(train)
+
+
+@pytest.mark.parametrize("form", ["train-0000{}-of-00002-{:016x}.parquet", "{:04d}.parquet"])
+def test_names_that_the_hub_gives_the_files_of_a_set(tmp_path: Path, form: str) -> None:
+    folder = tmp_path / ("default/train" if form.startswith("{") else "data")
+    for number in range(2):
+        write(folder / form.format(number, 10**9 + number), some(2, start=2 * number), LABELS[:2])
+    assert colours(build(locate(str(tmp_path)).settings["train"])) == [0, 1, 2, 3]
+
+
+def test_each_file_of_a_set_has_its_own_numbers_of_names(tmp_path: Path) -> None:
+    for number, names in enumerate((["a", "b "], ["c", "a"])):
+        features = {"labels": {"names": names, "_type": "ClassLabel"}}
+        write(tmp_path / f"t-0000{number}-of-00002.parquet", some(2, start=2 * number), [0, 1], features)
+    index = build(str(tmp_path / "t-00000-of-00002.parquet"))
+    assert index.labels.names == ("a", "b", "c")
+    assert [index.positives[row].tolist() for row in range(4)] == [[0], [1], [2], [0]]
+
+
+def _unpack(path: str, cache: str) -> list[str]:
+    inside = find_images_inside(path)
+    assert inside is not None
+    return inside.unpack(cache)
+
+
+def test_processes_that_want_the_same_images_get_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.parquet", some(40), LABELS * 10)
+    with ThreadPoolExecutor(4) as pool:  # file locks hold between descriptors, of threads too
+        found = list(pool.map(lambda _: _unpack(path, str(tmp_path / "cache")), range(8)))
+    assert found == [[f"p{number}.jpg" for number in range(40)]] * 8
+    assert len(os.listdir(tmp_path / "cache")) == 1
+
+
+def test_a_link_in_the_cache_is_not_followed_and_a_damaged_folder_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.parquet", some(), LABELS)
+    inside = find_images_inside(path)
+    assert inside is not None
+    folder = Path(inside.folder(str(tmp_path / "cache")))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    Path(f"{folder}.draft").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"cannot be unpacked"):
+        inside.unpack(str(tmp_path / "cache"))
+    assert not any((tmp_path / "elsewhere").iterdir())
+    os.unlink(f"{folder}.draft")
+    folder.mkdir()
+    with pytest.raises(DataError, match=r"names.json: is damaged; remove .*images-"):
+        inside.unpack(str(tmp_path / "cache"))
 
 
 def test_files_with_other_columns_are_an_error(tmp_path: Path) -> None:
