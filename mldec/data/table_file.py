@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -54,11 +55,14 @@ class TableFile:
     inside: ImagesInside | None = None
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
+    @functools.cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.columns)}
+
     def sample(self, wanted: Sequence[str]) -> dict[str, list[Any]]:
         """The cells of the first rows, by columns: those that are wanted, since others may be huge."""
         if self.dialect is not None:
-            numbers = {name: number for number, name in enumerate(self.columns)}
-            places = {name: numbers[name] for name in wanted}
+            places = {name: self._numbers[name] for name in wanted}
             return {n: [row[i] for row in self.dialect.sample if i < len(row)] for n, i in places.items()}
         rows = [cells for _, (_, cells) in zip(range(SAMPLE), self.records(wanted), strict=False)]
         return {name: [row[i] for row in rows if row[i] is not MISSING] for i, name in enumerate(wanted)}

@@ -17,7 +17,7 @@ from mldec.errors import DataError, first_lines, shortened
 from mldec.untrusted import MAX_SMALL, read_bytes, read_json
 
 MAX_XML = 256 * 2**20  # bytes of an XML file that describes all images; as a tree it takes five times of them
-MAX_YAML = 2**20
+MAX_YAML = 2**18
 DEPTH = 20  # of values within one another in YAML
 LONGEST_LABEL = 1000  # characters
 

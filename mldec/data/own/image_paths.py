@@ -7,6 +7,7 @@ rows there are. Nothing outside of the root folder is ever found.
 
 from __future__ import annotations
 
+import bisect
 import os
 import posixpath
 import re
@@ -251,6 +252,7 @@ class _Files:
         self.paths: set[str] = set()
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
+        self._by_folders: dict[str, list[tuple[str, str]]] = {}  # of names with folders before them, as needed
         self._by_loose: dict[str, list[str]] = defaultdict(list)  # filled when it is needed
         seen = set()
         waiting = [""]
@@ -288,13 +290,17 @@ class _Files:
             return []
         if exact := self.at(parts):
             return exact
-        head = "/".join(parts[:-1])
         found = self._by_name.get(parts[-1]) or self._by_stem.get(parts[-1], [])
-        if not head:
+        if len(parts) == 1:
             return found
-        return [
-            path for path in found if posixpath.dirname(path).endswith(f"/{head}") or posixpath.dirname(path) == head
-        ]
+        if parts[-1] not in self._by_folders:  # thousands of files may have one name
+            self._by_folders[parts[-1]] = sorted((_upwards(path.split("/")[:-1]), path) for path in found)
+        ways, head = self._by_folders[parts[-1]], _upwards(parts[:-1])
+        first = bisect.bisect_left(ways, (head, ""))
+        last = first
+        while last < len(ways) and ways[last][0].startswith(head):
+            last += 1
+        return sorted(path for _, path in ways[first:last])
 
     def alike(self, parts: Sequence[str]) -> list[str]:
         """The images whose path ends with these parts as far as `_loose` tells; of an absolute path the name counts.
@@ -324,6 +330,11 @@ class _Files:
             return [path]
         head = "/".join(parts[:-1])
         return [place for place in self._by_stem.get(parts[-1], []) if posixpath.dirname(place) == head]
+
+
+def _upwards(folders: Sequence[str]) -> str:
+    """Folders from the innermost one up, each with / behind it."""
+    return "".join(f"{folder}/" for folder in reversed(folders))
 
 
 def _loose(name: str) -> str:

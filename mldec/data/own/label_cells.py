@@ -15,9 +15,10 @@ from mldec.untrusted import parse_json
 
 _STATES = {"0", "1", "0.0", "1.0", "False", "True"}
 LONGEST_LIST, LONGEST_LITERAL = 2**20, 2**16  # characters of a cell with a list, and of one in Python's notation
-_NOTHING = re.compile(r"\s*(nan|null|None|NONE|NA|N/A|n/a|NaT|<NA>|-nan|#N/A)?\s*|\s*[Nn]a[Nn]\s*|\s*(NULL|Null)\s*")
+_NOTHING = {"", "nan", "Nan", "naN", "NaN", "null", "Null", "NULL", "None", "NONE", "NA", "N/A", "n/a", "NaT", "<NA>"}
+_NOTHING |= {"-nan", "#N/A"}
 _OPENING = re.compile(r"\s*(\[|\{|\(\s*['\"]|(np\.|numpy\.)?array\()")
-_ARRAY = re.compile(r"\s*(?:np\.|numpy\.)?array\((.*?)(?:,\s*dtype=[^()]*)?\)\s*", re.S)
+_ARRAY = re.compile(r"(?:np\.|numpy\.)?array\(")
 _WITHOUT_COMMAS = re.compile(r"('|\")\s+('|\")")  # as numpy prints arrays: ['a' 'b']
 _NUMBERS = re.compile(r"\s*\[\s*\d+(\s+\d+)+\s*\]\s*")  # as numpy prints them: [1 0 2]
 _WHOLE = re.compile(r"-?[0-9]{1,18}(\.0+)?")
@@ -25,7 +26,7 @@ _WHOLE = re.compile(r"-?[0-9]{1,18}(\.0+)?")
 
 def is_nothing(cell: str) -> bool:
     """Whether a cell is empty or one of the texts that programs write for nothing: nan, None, NA, null."""
-    return _NOTHING.fullmatch(cell) is not None
+    return cell.strip() in _NOTHING
 
 
 def is_list(cell: str) -> bool:
@@ -78,8 +79,11 @@ def parse_list(text: str, where: str) -> Any:
         return parse_json(text)
     except ValueError:
         pass
-    if found := _ARRAY.fullmatch(text):
-        text = found[1]
+    if (found := _ARRAY.match(text := text.strip())) and text.endswith(")"):  # as numpy writes them
+        text = text[found.end() : -1]
+        before, _, kind = text.rpartition("dtype=")
+        if (before := before.rstrip()).endswith(",") and "(" not in kind and ")" not in kind:
+            text = before[:-1]
     if _NUMBERS.fullmatch(text):
         text = ", ".join(text.split())
     text = text if "," in text else _WITHOUT_COMMAS.sub(r"\1, \2", text)

@@ -228,9 +228,10 @@ def _objects(path: str, root: Element) -> tuple[set[str], set[str]]:
 
 def _name(line: str, known: set[str], path: str) -> str:
     """The image id of a line: all of it, or what stands before a state (`000005 -1`), or before a suffix."""
-    without_state = re.sub(r"\s+-?[01]$", "", line)
-    paired = re.search(r"([^/\\]+)\.xml$", line)  # `JPEGImages/a.jpg Annotations/a.xml`, as PaddleDetection has it
-    ways = [line, without_state, os.path.splitext(without_state)[0], *([paired[1]] if paired else [])]
+    parts = line.rsplit(None, 1)
+    without_state = parts[0] if len(parts) == 2 and parts[1] in ("0", "1", "-1") else line
+    last = line.replace("\\", "/").rpartition("/")[2]  # `JPEGImages/a.jpg Annotations/a.xml`, as PaddleDetection has it
+    ways = [line, without_state, os.path.splitext(without_state)[0], *([last[:-4]] if last.endswith(".xml") else [])]
     name = next((way for way in ways if way in known), without_state)
     if re.search(r"[/\\\0]", name) or name.startswith("."):
         raise DataError(

@@ -13,7 +13,8 @@ from mldec.errors import DataError, printable_name, shortened
 from mldec.untrusted import check_regular
 
 MAX_UNPACKED = 2**30  # bytes of all parts of a workbook; a sheet has at most 1,048,576 rows
-MAX_CELLS = 2**14  # of a row, as Excel allows
+MAX_ROWS = 2**20  # of a sheet, as Excel allows; openpyxl knows no more than 18,278 columns
+MAX_CELLS = 2**26  # of a sheet, empty ones before the last of their row among them
 
 Content = Callable[[], Iterator[tuple[int, list[str]]]]
 
@@ -63,18 +64,34 @@ def open_xlsx(path: str) -> tuple[tuple[str, ...], Content, tuple[str, ...]]:
 
 
 def write_xlsx(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a workbook of one sheet. Raises DataError if openpyxl is not installed."""
+    """Write a workbook of one sheet; all cells are text, also what looks like a formula.
+
+    Raises DataError if openpyxl is not installed.
+    """
     book = _import_openpyxl().Workbook(write_only=True)
     sheet = book.create_sheet()
     for cells in itertools.chain([columns], rows):
-        sheet.append(list(cells))
+        sheet.append([_text_cell(sheet, text) for text in cells])
     book.save(path)
+
+
+def _text_cell(sheet: Any, text: str) -> Any:
+    from openpyxl.cell import WriteOnlyCell
+
+    cell = WriteOnlyCell(sheet, text)
+    cell.data_type = "s"
+    return cell
 
 
 def _rows(path: str, sheet: Any) -> Iterator[tuple[int, list[str]]]:
     """The rows that hold something, without empty cells at their end."""
+    count = 0
+    sheet.reset_dimensions()  # which the file states, and which may be wrong
     try:
-        for line, values in enumerate(sheet.iter_rows(values_only=True, max_col=MAX_CELLS), start=1):
+        for line, values in enumerate(sheet.iter_rows(values_only=True, max_row=MAX_ROWS), start=1):
+            count += len(values)
+            if count > MAX_CELLS:
+                raise DataError(f"{path}: more than {MAX_CELLS:,} cells; save it as CSV")
             cells = [_text(value) for value in values]
             while cells and not cells[-1]:
                 cells.pop()
