@@ -25,12 +25,13 @@ SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pnm .jp2 .avif .ico".split()  # noqa: SIM905
 )
 #: Allowed names of the folder of a split, in any case.
-USUAL = ("train", "val", "valid", "validation", "test")
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
+SPLIT_OF_NAME = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
+USUAL = ("train", "val", "valid", "validation", "test")  # those that are hardly names of classes
 
 #: Where class folders lie below the root: unpacked by hand, or from Kaggle's archive.
 IMAGENET_PREFIXES = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
@@ -133,8 +134,7 @@ def split_folder(root: str, split: str) -> str | None:
         return None
     usual = [name for name in names if name.lower() in SPLIT_FOLDERS[split]]
     if not any(name in USUAL for name in usual):
-        known = {name for some in SPLIT_FOLDERS.values() for name in some}
-        others = (name for name in names if name.lower() not in known)
+        others = (name for name in names if name.lower() not in SPLIT_OF_NAME)
         usual = [] if any(os.path.isdir(os.path.join(root, name)) for name in others) else usual
     paths = [path for name in usual if os.path.isdir(path := os.path.join(root, name))]
     if len(paths) > 1:

@@ -91,7 +91,8 @@ def check(indexes: Mapping[str, ImageIndex], *, workers: int, on_done: Callable[
         if not (indexes[row.split].targets([row.row]) == 1).any():
             lists["unlabelled"].append([row])
     same = same_files(paths)
-    near = [group for group in near_groups(checks) if not any(set(group) <= set(files) for files in same)]
+    same_as = {place: group[0] for group in same for place in group}
+    near = [group for group in near_groups(checks) if len({same_as.get(place, place) for place in group}) > 1]
     lists["same"], lists["near"] = ([[rows[place] for place in group] for group in some] for some in (same, near))
     problems, problems_of = [], defaultdict(list)
     for key, (title, meaning) in KINDS.items():

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mldec.data.folder import SPLIT_OF_NAME
 from mldec.data.index import ABSENT, PRESENT, UNKNOWN
-from mldec.data.own.documents import SPLIT_OF_NAME
 from mldec.data.own.label_cells import is_list, is_nothing
 from mldec.data.own.text_table import is_image_path
 from mldec.errors import DataError, printable_name, shortened, suggest

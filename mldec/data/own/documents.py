@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import yaml
 
-from mldec.data.folder import SUFFIXES
+from mldec.data.folder import SPLIT_OF_NAME, SUFFIXES
 from mldec.errors import DataError, first_lines, shortened
 from mldec.untrusted import MAX_SMALL, read_bytes, read_json
 
@@ -46,8 +46,6 @@ LABEL_KEYS: tuple[str, ...] = (
     "choice",
 )
 LABEL_KEYS += ("class_name", "class_names", "gt_label", "targets", "target", "annotations")
-SPLIT_OF_NAME = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
-SPLIT_OF_NAME |= {"test": "test", "testing": "test"}
 _IMAGE_SUFFIXES = tuple(SUFFIXES | {".heic", ".heif"})
 
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from mldec.data.dataset import SPLITS, listing, name_some
-from mldec.data.folder import SPLIT_FOLDERS, SUFFIXES, split_folder
+from mldec.data.folder import SPLIT_FOLDERS, SPLIT_OF_NAME, SUFFIXES, split_folder
 from mldec.data.own.parquet_images import shard_stem
 from mldec.data.own.recognise import recognise
 from mldec.data.table_file import is_table
@@ -132,7 +132,7 @@ def _class_folders(path: str) -> list[str]:
     splits = _split_folders(path)
     folder = os.path.join(path, splits["train"]) if "train" in splits else path
     inner = [name for name in _names(folder) if os.path.isdir(os.path.join(folder, name)) and name != "__MACOSX"]
-    usual = {name for names in SPLIT_FOLDERS.values() for name in names} | {"images", "image", "imgs", "img", "data"}
+    usual = {*SPLIT_OF_NAME, "images", "image", "imgs", "img", "data"}
     classes = [name for name in inner if _has_images(os.path.join(folder, name))]
     return classes if len(classes) > 1 or (classes and classes[0].lower() not in usual) else []
 

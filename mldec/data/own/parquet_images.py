@@ -2,7 +2,7 @@
 
 A column of {bytes, path} holds the images, or one of bytes that begin as image files do. A dataset in several files,
 `train-00000-of-00003.parquet` and so on, is named by any of them. The names of labels that are numbers (ClassLabel) are
-in the file's metadata under `huggingface`, which `datasets` 1.0 to 4.x write alike.
+in the file's metadata under `huggingface`, which `datasets` 1 to 5 write alike.
 """
 
 from __future__ import annotations

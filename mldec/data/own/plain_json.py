@@ -6,10 +6,10 @@ import logging
 from typing import Any
 
 from mldec.data.dataset import name_some
+from mldec.data.folder import SPLIT_OF_NAME
 from mldec.data.own.documents import (
     IMAGE_KEYS,
     LABEL_KEYS,
-    SPLIT_OF_NAME,
     is_image,
     label_names,
     label_text,

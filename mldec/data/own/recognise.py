@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from mldec.data.folder import SPLIT_OF_NAME
 from mldec.data.own import coco_json, cvat_xml, label_studio, plain_json, tool_json, via_json, voc_files, yolo_files
-from mldec.data.own.documents import SPLIT_OF_NAME, load, split_of
+from mldec.data.own.documents import load, split_of
 from mldec.data.own.listing import Listing
 from mldec.data.own.shapes import Shape, Source, joined
 from mldec.errors import DataError, option
