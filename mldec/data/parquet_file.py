@@ -30,11 +30,10 @@ HEADER = 2**16  # bytes that the header of a page may have
 FLAGS, OTHER_NUMBERS, NUMBER, BINARY, STRUCT = (1, 2), (4, 6), 5, 8, 12  # Thrift's types
 
 
-def column_names(path: str) -> tuple[str, ...]:
-    """The names of a file's columns. Raises as `read_batches` does."""
-    _, parquet = import_pyarrow()
+def read_schema(path: str) -> Any:
+    """A file's columns, a schema of pyarrow. Raises as `read_batches` does."""
     with open_regular(path):
-        return tuple(parquet.read_schema(path).names)
+        return import_pyarrow()[1].read_schema(path)
 
 
 def read_batches(path: str, columns: Sequence[str] | None = None) -> Iterator[Any]:
@@ -44,9 +43,8 @@ def read_batches(path: str, columns: Sequence[str] | None = None) -> Iterator[An
     columns that hold anything but text, numbers, or lists of these; OSError, ValueError and pyarrow's errors where it
     is damaged.
     """
-    arrow, parquet = import_pyarrow()
-    with open_regular(path):
-        schema = parquet.read_schema(path)
+    arrow, _ = import_pyarrow()
+    schema = read_schema(path)
     wanted = list(schema.names if columns is None else columns)
     if columns is not None:
         _refuse_nested(path, [schema.field(name) for name in wanted])
@@ -114,7 +112,7 @@ def _decoded(path: str, wanted: Sequence[str], *, most: int, dictionaries: bool 
 def write_rows(paths: Sequence[str], rows: Sequence[int], target: Path) -> None:
     """Write the rows with these numbers (from 0 over all files, ascending) to a file. Raises as `read_batches` does."""
     arrow, parquet = import_pyarrow()
-    schema, begin = parquet.read_schema(paths[0]), 0
+    schema, begin = read_schema(paths[0]), 0
     with parquet.ParquetWriter(str(target), schema) as writer:
         for batch in (batch for path in paths for batch in read_batches(path)):
             first, last = np.searchsorted(rows, (begin, begin + len(batch)))

@@ -196,10 +196,11 @@ def _open_parquet(path: str, image_column: str | None = None) -> TableFile:
     inside = find_images_inside(path, image_column)
     files = shards_of(path)
     with naming_parquet(path):
-        columns = parquet_file.column_names(path)
-        if strange := [file for file in files[1:] if parquet_file.column_names(file) != columns]:
-            raise DataError(f"{strange[0]}: has other columns than {files[0]}")
-        names_of = {file: class_names(file) for file in files}
+        schemas = {file: parquet_file.read_schema(file) for file in files}
+    columns = tuple(schemas[files[0]].names)
+    if strange := [file for file, schema in schemas.items() if tuple(schema.names) != columns]:
+        raise DataError(f"{strange[0]}: has other columns than {files[0]}")
+    names_of = {file: class_names(schema) for file, schema in schemas.items()}
     names = {
         column: tuple(dict.fromkeys(name for own in names_of.values() for name in own.get(column, ())))
         for column in names_of[files[0]]

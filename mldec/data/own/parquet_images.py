@@ -90,10 +90,9 @@ def shard_stem(name: str) -> str | None:
     return None if found is None else found["stem"] if int(found["number"]) == 0 else ""
 
 
-def class_names(path: str) -> dict[str, tuple[str, ...]]:
-    """The names of the labels that columns hold as numbers, as Hugging Face's metadata has them."""
-    _, parquet = parquet_file.import_pyarrow()
-    text = (parquet.read_schema(path).metadata or {}).get(b"huggingface", b"")
+def class_names(schema: Any) -> dict[str, tuple[str, ...]]:
+    """The names of the labels that columns hold as numbers, as Hugging Face's metadata in a schema has them."""
+    text = (schema.metadata or {}).get(b"huggingface", b"")
     try:
         features = parse_json(text[:MAX_SMALL].decode())["info"]["features"]
         found = {name: _names_of(feature) for name, feature in features.items()}
@@ -258,8 +257,8 @@ def find_images_inside(path: str, chosen: str | None = None) -> ImagesInside | N
 @functools.lru_cache(maxsize=16)
 def _find(path: str, chosen: str | None, stamp: tuple[int, ...]) -> ImagesInside | None:
     """`stamp` changes with the file."""
-    arrow, parquet = parquet_file.import_pyarrow()
-    schema = parquet.read_schema(path)
+    schema = parquet_file.read_schema(path)
+    arrow, _ = parquet_file.import_pyarrow()
     found = {field.name: leaf for field in schema if (leaf := _leaf_of(arrow.types, field)) is not None}
     if chosen is not None:
         found = {chosen: found[chosen]} if chosen in found else {}
