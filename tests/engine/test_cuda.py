@@ -108,6 +108,10 @@ def test_channels_last_trains_the_same_and_either_layout_resumes_the_other(
         stopped.fit(tmp_path / "changed")
     resumed = make_trainer(make([*words, "runtime.channels_last=true"]))
     resumed.load(read_last(tmp_path / "changed"))
+    for parameter, kept in resumed.state.optimizer.state.items():
+        moments = [value for value in kept.values() if value.shape == parameter.shape]
+        assert moments
+        assert all(value.stride() == parameter.stride() for value in moments)
     resumed.fit(tmp_path / "changed")
     assert losses(tmp_path / "changed") == pytest.approx(losses(tmp_path / "contiguous"), rel=near)
 
