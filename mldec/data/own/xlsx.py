@@ -68,11 +68,15 @@ def open_xlsx(path: str) -> tuple[tuple[str, ...], Content, tuple[str, ...]]:
 
 
 def write_xlsx(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a workbook of one sheet. Raises DataError if openpyxl is not installed."""
-    book = _import_openpyxl().Workbook(write_only=True)
+    """Write a workbook of one sheet, all cells as text: `=1+1` is no formula. Raises DataError without openpyxl."""
+    openpyxl = _import_openpyxl()
+    book = openpyxl.Workbook(write_only=True)
     sheet = book.create_sheet()
-    for cells in itertools.chain([columns], rows):
-        sheet.append(list(cells))
+    for texts in itertools.chain([columns], rows):
+        cells = [openpyxl.cell.WriteOnlyCell(sheet, text) for text in texts]
+        for cell in cells:
+            cell.data_type = "s"
+        sheet.append(cells)
     book.save(path)
 
 

@@ -82,3 +82,14 @@ def test_the_size_that_a_sheet_states_is_not_used(tmp_path: Path) -> None:
             {"path": "a.jpg", "cat": "1", "dog": "0"},
             {"path": "b.jpg", "cat": "0", "dog": "1"},
         ]
+
+
+def test_text_that_looks_like_a_formula_is_written_as_text(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    texts = ['=HYPERLINK("http://example.org","x")', "=1+1", "#N/A", "007", ""]
+    names = ["path", "=A1", "c", "d", "e"]
+    xlsx.write_xlsx(tmp_path / "t.xlsx", names, [texts])
+    header, row = openpyxl.load_workbook(tmp_path / "t.xlsx").active.iter_rows()
+    assert [cell.value for cell in header] == names
+    assert [cell.value or "" for cell in row] == texts
+    assert {cell.data_type for cell in (*header, *row[:4])} == {"s"}
