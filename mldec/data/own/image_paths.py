@@ -11,9 +11,11 @@ import os
 import posixpath
 import re
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mldec.data.dataset import listing, name_some
@@ -24,6 +26,7 @@ from mldec.errors import DataError, option, shortened
 MAX_FILES = 5_000_000  # below a root, that are listed to look for images
 _SAMPLE = 500  # paths by which the part of another machine is found
 _MOST_PARTS = 64  # folders of a path that are tried
+_FEW = 16  # files of one name that are looked through without sorting them
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:image/")
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")  # of Label Studio
 _UPLOADED = "/"  # before the names that it may have changed, which no name begins with
@@ -252,6 +255,7 @@ class _Files:
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         self._by_loose: dict[str, list[str]] = defaultdict(list)  # filled when it is needed
+        self._by_folder: dict[tuple[str, str], _ByFolder] = {}  # of names that many files have, as well
         seen = set()
         waiting = [""]
         while waiting:
@@ -289,12 +293,10 @@ class _Files:
         if exact := self.at(parts):
             return exact
         head = "/".join(parts[:-1])
-        found = self._by_name.get(parts[-1]) or self._by_stem.get(parts[-1], [])
-        if not head:
-            return found
-        return [
-            path for path in found if posixpath.dirname(path).endswith(f"/{head}") or posixpath.dirname(path) == head
-        ]
+        found, kind = self._by_name.get(parts[-1], []), "name"
+        if not found:
+            found, kind = self._by_stem.get(parts[-1], []), "stem"
+        return self._within(found, (kind, parts[-1]), _backwards(head)) if head else found
 
     def alike(self, parts: Sequence[str]) -> list[str]:
         """The images whose path ends with these parts as far as `_loose` tells; of an absolute path the name counts.
@@ -314,8 +316,12 @@ class _Files:
             if places:
                 return sorted(places)
         head = [] if parts[0] in ("", "..") or parts[0].endswith(":") else [_loose(part) for part in parts[:-1]]
-        folders = {path: list(map(_loose, path.split("/")[:-1])) for path in self._by_loose.get(_loose(parts[-1]), [])}
-        return sorted(path for path, folder in folders.items() if folder[len(folder) - len(head) :] == head)
+        name = _loose(parts[-1])
+        key = ("loose", name)
+        if key not in self._by_folder:
+            found = self._by_loose.get(name, [])
+            self._by_folder[key] = _ByFolder(found, lambda path: tuple(map(_loose, path.split("/")[-2::-1])))
+        return sorted(self._by_folder[key].beginning(tuple(reversed(head))))
 
     def at(self, parts: Sequence[str]) -> list[str]:
         """The file, or the images without their suffix, at a path relative to the root."""
@@ -323,7 +329,42 @@ class _Files:
         if path in self.paths:
             return [path]
         head = "/".join(parts[:-1])
-        return [place for place in self._by_stem.get(parts[-1], []) if posixpath.dirname(place) == head]
+        return self._within(self._by_stem.get(parts[-1], []), ("stem", parts[-1]), _backwards(head) + "\0")
+
+    def _within(self, found: list[str], key: tuple[str, str], start: str) -> list[str]:
+        """The files, out of those that `key` stands for, whose folder read backwards begins with `start`."""
+        if len(found) <= _FEW:
+            return [path for path in found if _folder_backwards(path).startswith(start)]
+        if key not in self._by_folder:
+            self._by_folder[key] = _ByFolder(found, _folder_backwards)
+        return self._by_folder[key].beginning(start)
+
+
+class _ByFolder:
+    """Paths sorted by their folders read backwards: datasets have thousands of folders with a view1_frontal.jpg each."""
+
+    def __init__(self, paths: Sequence[str], key: Callable[[str], Any]) -> None:
+        self._paths = paths
+        self._order = sorted((key(path), number) for number, path in enumerate(paths))
+
+    def beginning(self, start: str | tuple[str, ...]) -> list[str]:
+        """Those whose key begins with `start`, in the order they were given."""
+
+        def cut(item: tuple[Any, int]) -> Any:
+            return item[0][: len(start)]
+
+        first = bisect_left(self._order, start, key=cut)
+        last = bisect_right(self._order, start, lo=first, key=cut)
+        return [self._paths[number] for number in sorted(number for _, number in self._order[first:last])]
+
+
+def _backwards(folder: str) -> str:
+    """A folder so that all folders which end with it begin with the result: `b/a/` for a/b, as for x/a/b."""
+    return f"/{folder}"[::-1]
+
+
+def _folder_backwards(path: str) -> str:
+    return _backwards(posixpath.dirname(path)) + "\0"  # which ends no other folder
 
 
 def _loose(name: str) -> str:

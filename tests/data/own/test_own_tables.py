@@ -7,6 +7,7 @@ import itertools
 import random
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from mldec.data.index import ImageIndex
-from mldec.data.own import arrow_rows
+from mldec.data.own import arrow_rows, image_paths
 from mldec.data.table import TableConfig, build_table, read_table, read_whole
 from mldec.errors import DataError
 from tests.tables import build as build_file
@@ -279,6 +280,30 @@ def test_no_image_is_taken_for_another(tmp_path: Path) -> None:
     assert "line 2: several images are called y" in refused(tmp_path, "path,labels\ny,c\n")
     with pytest.raises(DataError, match="images that the annotations list are missing"):
         build(tmp_path, "path,labels\nold/dog/1.jpg,c\nnew/dog/1.jpg,c\n")
+
+
+def test_files_of_one_name_in_many_folders_are_each_looked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in CheXpert, train/patient00001/study1/view1_frontal.jpg."""
+    calls = list[str]()
+
+    def counted(path: str, inner: Callable[[str], str] = image_paths._folder_backwards) -> str:
+        calls.append(path)
+        return inner(path)
+
+    monkeypatch.setattr(image_paths, "_folder_backwards", counted)
+    patients = [f"patient{number}" for number in range(100)]
+    touch(tmp_path, *(f"train/{patient}/study1/view.jpg" for patient in patients))
+    files = image_paths._Files(str(tmp_path))
+    for patient in patients:
+        expected = [f"train/{patient}/study1/view.jpg"]
+        assert files.ending([patient, "study1", "view.jpg"]) == expected
+        assert files.ending([patient, "study1", "view"]) == files.at(["train", patient, "study1", "view"]) == expected
+        assert files.alike([patient.upper(), "Study1", "VIEW"]) == expected
+        assert not files.ending(["atient1", "study1", "view.jpg"]) and not files.at([patient, "study1", "view"])
+    assert len(files.ending(["study1", "view.jpg"])) == len(patients)
+    assert len(calls) == 2 * len(patients)  # by its name, and by that without suffix
 
 
 @pytest.mark.parametrize("path", ["http://x.org/p1.jpg", "s3://b/p1.jpg", "gs://b/p1.jpg"])
