@@ -341,7 +341,7 @@ class _Files:
 
 
 class _ByFolder:
-    """Paths sorted by their folders read backwards: datasets have thousands of folders with a view1_frontal.jpg each."""
+    """Paths sorted by their folders read backwards; a name such as view1_frontal.jpg may be in thousands of them."""
 
     def __init__(self, paths: Sequence[str], key: Callable[[str], Any]) -> None:
         self._paths = paths

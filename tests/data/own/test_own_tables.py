@@ -301,7 +301,8 @@ def test_files_of_one_name_in_many_folders_are_each_looked_at_once(
         assert files.ending([patient, "study1", "view.jpg"]) == expected
         assert files.ending([patient, "study1", "view"]) == files.at(["train", patient, "study1", "view"]) == expected
         assert files.alike([patient.upper(), "Study1", "VIEW"]) == expected
-        assert not files.ending(["atient1", "study1", "view.jpg"]) and not files.at([patient, "study1", "view"])
+        assert not files.ending(["atient1", "study1", "view.jpg"])
+        assert not files.at([patient, "study1", "view"])
     assert len(files.ending(["study1", "view.jpg"])) == len(patients)
     assert len(calls) == 2 * len(patients)  # by its name, and by that without suffix
 
