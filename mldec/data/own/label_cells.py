@@ -15,9 +15,11 @@ from mldec.untrusted import parse_json
 
 _STATES = {"0", "1", "0.0", "1.0", "False", "True"}
 LONGEST_LIST, LONGEST_LITERAL = 2**20, 2**16  # characters of a cell with a list, and of one in Python's notation
-_NOTHING = re.compile(r"\s*(nan|null|None|NONE|NA|N/A|n/a|NaT|<NA>|-nan|#N/A)?\s*|\s*[Nn]a[Nn]\s*|\s*(NULL|Null)\s*")
+_NOTHING = frozenset(["", "nan", "naN", "Nan", "NaN", "-nan", "null", "Null", "NULL", "None", "NONE"])
+_NOTHING |= {"NA", "N/A", "n/a", "NaT", "<NA>", "#N/A"}
 _OPENING = re.compile(r"\s*(\[|\{|\(\s*['\"]|(np\.|numpy\.)?array\()")
-_ARRAY = re.compile(r"\s*(?:np\.|numpy\.)?array\((.*?)(?:,\s*dtype=[^()]*)?\)\s*", re.S)
+_ARRAY = re.compile(r"(?:np\.|numpy\.)?array\(")
+_DTYPE = re.compile(r",\s*dtype=")  # the end of an array, without brackets behind it
 _WITHOUT_COMMAS = re.compile(r"('|\")\s+('|\")")  # as numpy prints arrays: ['a' 'b']
 _NUMBERS = re.compile(r"\s*\[\s*\d+(\s+\d+)+\s*\]\s*")  # as numpy prints them: [1 0 2]
 _WHOLE = re.compile(r"-?[0-9]{1,18}(\.0+)?")
@@ -25,7 +27,7 @@ _WHOLE = re.compile(r"-?[0-9]{1,18}(\.0+)?")
 
 def is_nothing(cell: str) -> bool:
     """Whether a cell is empty or one of the texts that programs write for nothing: nan, None, NA, null."""
-    return _NOTHING.fullmatch(cell) is not None
+    return cell.strip() in _NOTHING
 
 
 def is_list(cell: str) -> bool:
@@ -78,8 +80,7 @@ def parse_list(text: str, where: str) -> Any:
         return parse_json(text)
     except ValueError:
         pass
-    if found := _ARRAY.fullmatch(text):
-        text = found[1]
+    text = _without_array(text)
     if _NUMBERS.fullmatch(text):
         text = ", ".join(text.split())
     text = text if "," in text else _WITHOUT_COMMAS.sub(r"\1, \2", text)
@@ -91,6 +92,17 @@ def parse_list(text: str, where: str) -> Any:
     if re.fullmatch(r"\s*[\[({][^\[\](){}'\"]*[\])}]\s*", text):  # [cat, dog]
         return [part.strip() for part in text.strip()[1:-1].split(",") if not is_nothing(part)]
     raise DataError(f"""{where}: {shortened(text, 60)} is no JSON list; write ["cat", "dog"] or cat;dog""")
+
+
+def _without_array(text: str) -> str:
+    """The list in `array([...], dtype=object)`; other text as it is. No pattern of the whole is as fast for all text."""
+    stripped = text.strip()
+    found = _ARRAY.match(stripped)
+    if not found or not stripped.endswith(")"):
+        return text
+    inner = stripped[found.end() : -1]
+    dtype = _DTYPE.search(inner, max(inner.rfind("("), inner.rfind(")")) + 1)
+    return inner[: dtype.start()] if dtype else inner
 
 
 def _flattened(value: Any, where: str) -> list[str]:

@@ -228,9 +228,13 @@ def _objects(path: str, root: Element) -> tuple[set[str], set[str]]:
 
 def _name(line: str, known: set[str], path: str) -> str:
     """The image id of a line: all of it, or what stands before a state (`000005 -1`), or before a suffix."""
-    without_state = re.sub(r"\s+-?[01]$", "", line)
-    paired = re.search(r"([^/\\]+)\.xml$", line)  # `JPEGImages/a.jpg Annotations/a.xml`, as PaddleDetection has it
-    ways = [line, without_state, os.path.splitext(without_state)[0], *([paired[1]] if paired else [])]
+    without_state = line
+    if line.endswith(("0", "1")):
+        before = line[:-1].removesuffix("-")
+        without_state = before.rstrip() if before[-1:].isspace() else line
+    ways = [line, without_state, os.path.splitext(without_state)[0]]
+    if line.endswith(".xml"):  # `JPEGImages/a.jpg Annotations/a.xml`, as PaddleDetection has it
+        ways.append(re.split(r"[/\\]", line.removesuffix(".xml"))[-1])
     name = next((way for way in ways if way in known), without_state)
     if re.search(r"[/\\\0]", name) or name.startswith("."):
         raise DataError(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mldec.data.own.recognise import recognise
+from mldec.data.own.voc_files import image_set_names
 from mldec.errors import DataError
 from tests.data.own.test_exports import DATUMARO, FILES, coco, fiftyone_sample, present, read, save, touch, voc, yolo
 
@@ -191,3 +192,10 @@ def test_a_file_that_is_no_regular_one_is_refused(tmp_path: Path) -> None:
     link: Callable[[str], None] = (tmp_path / "annotations.json").symlink_to
     link("/dev/zero")
     refuse(tmp_path / "annotations.json", "is not a regular file")
+
+
+def test_long_lines_of_an_image_set_take_linear_time(tmp_path: Path) -> None:
+    names = ["b" + " " * 2**19 + "c", "d" * 2**19, "e" + " " * 2**19 + "e", "000005", "a b"]
+    lines = [*names[:3], "000005 -1", "a b  1"]
+    (tmp_path / "train.txt").write_text("".join(f"{line}\n" for line in lines))
+    assert image_set_names(str(tmp_path / "train.txt"), str(tmp_path)) == names

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mldec.data.index import ImageIndex
-from mldec.data.own import arrow_rows, image_paths
+from mldec.data.own import arrow_rows, image_paths, label_cells
 from mldec.data.table import TableConfig, build_table, read_table, read_whole
 from mldec.errors import DataError
 from tests.tables import build as build_file
@@ -491,3 +491,20 @@ def test_numbers_in_class_columns_are_named(tmp_path: Path) -> None:
         build(tmp_path, "path,cat,dog\n1.jpg,0.9,0.1\n")
     with pytest.raises(DataError, match="if each is a class, write 1 and 0 into its cells"):
         build(tmp_path, "path,cat,dog\n1.jpg,yes,no\n")
+
+
+def test_long_cells_take_linear_time() -> None:
+    """Each took minutes in patterns that were tried from every place of a text."""
+    size = 2**19
+    assert not label_cells.is_nothing("\t" * size + "x")
+    assert label_cells.is_nothing("\t" * size + "nan" + " " * size)
+    for text in ("array(" + ",dtype=" * (size // 8), "array([" + " " * size + "x)", "(" + " " * size + "x"):
+        with pytest.raises(DataError, match="no JSON list"):
+            label_cells.parse_list(text, "t.csv line 2")
+
+
+@pytest.mark.parametrize(
+    "text", ["array(['a', 'b'], dtype=object)", " np.array(['a', 'b'],\n dtype='<U1') ", "array(['a' 'b'])"]
+)
+def test_arrays_as_numpy_prints_them_are_lists(text: str) -> None:
+    assert label_cells.parse_list(text, "t.csv line 2") == ["a", "b"]
