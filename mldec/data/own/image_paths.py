@@ -273,7 +273,7 @@ class _Files:
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
                     continue
                 path = f"{parent}/{entry.name}" if parent else entry.name
-                if entry.is_dir():
+                if _is_folder(entry):
                     waiting.append(path)
                     continue
                 self.paths.add(path)
@@ -365,6 +365,13 @@ def _backwards(folder: str) -> str:
 
 def _folder_backwards(path: str) -> str:
     return _backwards(posixpath.dirname(path)) + "\0"  # which ends no other folder
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _loose(name: str) -> str:

@@ -95,7 +95,7 @@ def parse_list(text: str, where: str) -> Any:
 
 
 def _without_array(text: str) -> str:
-    """The list in `array([...], dtype=object)`; other text as it is. No pattern of the whole is as fast for all text."""
+    """The list in `array([...], dtype=object)`; other text as it is. A pattern of the whole is slow."""
     stripped = text.strip()
     found = _ARRAY.match(stripped)
     if not found or not stripped.endswith(")"):

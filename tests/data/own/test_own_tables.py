@@ -7,7 +7,7 @@ import itertools
 import random
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 
 from mldec.data.index import ImageIndex
 from mldec.data.own import arrow_rows, image_paths, label_cells
+from mldec.data.own.columns import Chosen, find_columns
 from mldec.data.table import TableConfig, build_table, read_table, read_whole
 from mldec.errors import DataError
 from tests.tables import build as build_file
@@ -508,3 +509,27 @@ def test_long_cells_take_linear_time() -> None:
 )
 def test_arrays_as_numpy_prints_them_are_lists(text: str) -> None:
     assert label_cells.parse_list(text, "t.csv line 2") == ["a", "b"]
+
+
+@pytest.mark.parametrize("pattern", ["column_{}", "Unnamed: {}", "level_{}", "{}age"])
+def test_many_columns_are_looked_at_together(pattern: str) -> None:
+    names = ["path", *(pattern.format("_" * number if "age" in pattern else number) for number in range(1, 500)), "cat"]
+    calls = list[int]()
+
+    def sample(wanted: Sequence[str]) -> dict[str, list[str]]:
+        calls.append(len(wanted))
+        return {
+            name: ["a.jpg", "b.jpg"] if name == "path" else ["1.5" if "age" in name else "1", ""] for name in wanted
+        }
+
+    columns = find_columns("t.csv", names, sample, Chosen())
+    assert columns.path == "path"
+    assert columns.classes[-1] == "cat"
+    assert len(calls) < 6
+    assert sum(calls) <= len(names)
+
+
+def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg")
+    (tmp_path / "images" / "loop").symlink_to("loop")
+    assert image_paths._Files(str(tmp_path)).ending(["a.jpg"]) == ["images/a.jpg"]
