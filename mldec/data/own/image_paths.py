@@ -319,8 +319,8 @@ class _Files:
         name = _loose(parts[-1])
         key = ("loose", name)
         if key not in self._by_folder:
-            found = self._by_loose.get(name, [])
-            self._by_folder[key] = _ByFolder(found, lambda path: tuple(map(_loose, path.split("/")[-2::-1])))
+            same = self._by_loose.get(name, [])
+            self._by_folder[key] = _ByFolder(same, lambda path: tuple(map(_loose, path.split("/")[-2::-1])))
         return sorted(self._by_folder[key].beginning(tuple(reversed(head))))
 
     def at(self, parts: Sequence[str]) -> list[str]:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from mldec.data.own import documents
 from mldec.data.own.recognise import recognise
 from mldec.data.own.voc_files import image_set_names
 from mldec.errors import DataError
@@ -199,3 +201,12 @@ def test_long_lines_of_an_image_set_take_linear_time(tmp_path: Path) -> None:
     lines = [*names[:3], "000005 -1", "a b  1"]
     (tmp_path / "train.txt").write_text("".join(f"{line}\n" for line in lines))
     assert image_set_names(str(tmp_path / "train.txt"), str(tmp_path)) == names
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="PyYAML was built without libyaml")
+def test_yaml_is_parsed_by_libyaml_into_text(tmp_path: Path) -> None:
+    """PyYAML's own parser takes ten times longer, so that 90,000 names took most of a minute."""
+    assert issubclass(documents._TextLoader, yaml.CBaseLoader)
+    (tmp_path / "data.yaml").write_text("names: {0: no, 1: 1e3, 2: ~}\nval: [a, 'b c']\n")
+    expected = {"names": {"0": "no", "1": "1e3", "2": "~"}, "val": ["a", "b c"]}
+    assert documents.read_yaml(str(tmp_path / "data.yaml")) == expected
