@@ -160,7 +160,8 @@ def _open_sheet(path: str) -> TableFile:
     columns, content, decisions = open_xlsx(path)
 
     def records(wanted: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
-        places = [columns.index(name) for name in wanted]
+        numbers = {name: number for number, name in enumerate(columns)}
+        places = [numbers[name] for name in wanted]
         for line, cells in content():
             yield line, [cells[place] for place in places]
 

@@ -148,7 +148,7 @@ class _Finder:
         )
         self._look(named or usable)
         by_content = [name for name in named or usable if self._share(name, _is_path) >= 0.9]
-        found = [name for name in named if name in by_content] or [name for name in named if simple(name) != "name"]
+        found = [name for name in by_content if named] or [name for name in named if simple(name) != "name"]
         if found:
             return found[0]
         if len(by_content) == 1 and (by_content[0].startswith("column_") or _UNNAMED.fullmatch(by_content[0])):
@@ -169,13 +169,16 @@ class _Finder:
                 f"{self.file}: the columns {_some(flags)} divide the images; write one column split with train, val "
                 f"and test, or leave one out: {_ignoring(flags[:1])}"
             )
-        for name in self.names:
-            if name == path or name in self.ignore or name == self.chosen.labels:
-                continue
+        taken = {path, self.chosen.labels} | self.ignore
+        likely = [
+            name
+            for name in self.names
+            if name not in taken and (simple(name) in SPLIT_NAMES or name.startswith("column_"))
+        ]
+        self._look(likely)
+        for name in likely:
             key = simple(name)
-            if key not in SPLIT_NAMES and not name.startswith("column_"):
-                continue
-            cells = [str(cell).strip().lower() for cell in self._look([name])[name]]
+            cells = [str(cell).strip().lower() for cell in self._cells[name]]
             if key in _FLAGS and all(STATES.get(cell) in (PRESENT, ABSENT) for cell in cells):
                 self.decisions.append(f"split by column {name}")
                 return name
@@ -227,14 +230,20 @@ class _Finder:
         """The columns that are classes. Metadata that is known by its name is left out; the rest is checked later."""
         if not others:
             raise DataError(f"{self.file}: no column of labels beside {path}; name it labels, or give each class one")
-        index = [name for name in others if _UNNAMED.fullmatch(name) and self._is_index(name)]
+        unnamed = [name for name in others if _UNNAMED.fullmatch(name)]
+        self._look(unnamed)
+        index = {name for name in unnamed if self._is_index(name)}
         if self.chosen.ignore is not None:
             return [name for name in others if name not in index]
-        known = [name for name in others if simple(name) in OTHER_NAMES | set(SPLIT_NAMES) and name not in index]
-        doubtful = [name for name in known if self._share(name, lambda cell: state_of(cell) is not None) == 1]
+        no_classes = OTHER_NAMES | set(SPLIT_NAMES)
+        known = {name for name in others if simple(name) in no_classes and name not in index}
+        self._look([name for name in others if name in known])
+        doubtful = [
+            name for name in others if name in known and self._share(name, lambda cell: state_of(cell) is not None) == 1
+        ]
         doubtful = [name for name in doubtful if any(not is_nothing(str(cell)) for cell in self._look([name])[name])]
         left_out = [name for name in others if name in index or name in known]
-        classes = [name for name in others if name not in left_out]
+        classes = [name for name in others if name not in index and name not in known]
         if doubtful:
             raise DataError(
                 f"{self.file}: column{'s' * (len(doubtful) > 1)} {_some(doubtful)} may be classes or not; use "

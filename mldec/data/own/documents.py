@@ -101,15 +101,25 @@ def read_yaml(path: str) -> Any:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         reason = getattr(error, "problem", None) or first_lines(error)
+        if reason == "exceeded maximum nesting depth":  # of libyaml, which reads ahead: 1,000
+            reason = f"more than {DEPTH} levels"
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark is not None else ""
         raise DataError(f"{path}: cannot be read as YAML: {shortened(reason, 300)}{line}") from None
 
 
-class _TextLoader(yaml.BaseLoader):
+# Events of libyaml, where PyYAML was built with it, come ten times faster; Composer asks for them one by one.
+_Events: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+
+
+class _TextLoader(yaml.composer.Composer, _Events):
     """Plain values as text; no anchors, no tags, no key twice, at most DEPTH levels."""
 
     depth = 0
+
+    def __init__(self, text: str) -> None:
+        _Events.__init__(self, text)
+        yaml.composer.Composer.__init__(self)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()

@@ -7,14 +7,15 @@ rows there are. Nothing outside of the root folder is ever found.
 
 from __future__ import annotations
 
-import bisect
 import os
 import posixpath
 import re
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mldec.data.dataset import listing, name_some
@@ -25,6 +26,7 @@ from mldec.errors import DataError, option, shortened
 MAX_FILES = 5_000_000  # below a root, that are listed to look for images
 _SAMPLE = 500  # paths by which the part of another machine is found
 _MOST_PARTS = 64  # folders of a path that are tried
+_FEW = 16  # files of one name that are looked through without sorting them
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:image/")
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")  # of Label Studio
 _UPLOADED = "/"  # before the names that it may have changed, which no name begins with
@@ -252,8 +254,8 @@ class _Files:
         self.paths: set[str] = set()
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
-        self._by_folders: dict[str, list[tuple[str, str]]] = {}  # of names with folders before them, as needed
         self._by_loose: dict[str, list[str]] = defaultdict(list)  # filled when it is needed
+        self._by_folder: dict[tuple[str, str], _ByFolder] = {}  # of names that many files have, as well
         seen = set()
         waiting = [""]
         while waiting:
@@ -271,7 +273,7 @@ class _Files:
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
                     continue
                 path = f"{parent}/{entry.name}" if parent else entry.name
-                if entry.is_dir():
+                if _is_folder(entry):
                     waiting.append(path)
                     continue
                 self.paths.add(path)
@@ -290,17 +292,11 @@ class _Files:
             return []
         if exact := self.at(parts):
             return exact
-        found = self._by_name.get(parts[-1]) or self._by_stem.get(parts[-1], [])
-        if len(parts) == 1:
-            return found
-        if parts[-1] not in self._by_folders:  # thousands of files may have one name
-            self._by_folders[parts[-1]] = sorted((_upwards(path.split("/")[:-1]), path) for path in found)
-        ways, head = self._by_folders[parts[-1]], _upwards(parts[:-1])
-        first = bisect.bisect_left(ways, (head, ""))
-        last = first
-        while last < len(ways) and ways[last][0].startswith(head):
-            last += 1
-        return sorted(path for _, path in ways[first:last])
+        head = "/".join(parts[:-1])
+        found, kind = self._by_name.get(parts[-1], []), "name"
+        if not found:
+            found, kind = self._by_stem.get(parts[-1], []), "stem"
+        return self._within(found, (kind, parts[-1]), _backwards(head)) if head else found
 
     def alike(self, parts: Sequence[str]) -> list[str]:
         """The images whose path ends with these parts as far as `_loose` tells; of an absolute path the name counts.
@@ -320,8 +316,12 @@ class _Files:
             if places:
                 return sorted(places)
         head = [] if parts[0] in ("", "..") or parts[0].endswith(":") else [_loose(part) for part in parts[:-1]]
-        folders = {path: list(map(_loose, path.split("/")[:-1])) for path in self._by_loose.get(_loose(parts[-1]), [])}
-        return sorted(path for path, folder in folders.items() if folder[len(folder) - len(head) :] == head)
+        name = _loose(parts[-1])
+        key = ("loose", name)
+        if key not in self._by_folder:
+            same = self._by_loose.get(name, [])
+            self._by_folder[key] = _ByFolder(same, lambda path: tuple(map(_loose, path.split("/")[-2::-1])))
+        return sorted(self._by_folder[key].beginning(tuple(reversed(head))))
 
     def at(self, parts: Sequence[str]) -> list[str]:
         """The file, or the images without their suffix, at a path relative to the root."""
@@ -329,12 +329,49 @@ class _Files:
         if path in self.paths:
             return [path]
         head = "/".join(parts[:-1])
-        return [place for place in self._by_stem.get(parts[-1], []) if posixpath.dirname(place) == head]
+        return self._within(self._by_stem.get(parts[-1], []), ("stem", parts[-1]), _backwards(head) + "\0")
+
+    def _within(self, found: list[str], key: tuple[str, str], start: str) -> list[str]:
+        """The files, out of those that `key` stands for, whose folder read backwards begins with `start`."""
+        if len(found) <= _FEW:
+            return [path for path in found if _folder_backwards(path).startswith(start)]
+        if key not in self._by_folder:
+            self._by_folder[key] = _ByFolder(found, _folder_backwards)
+        return self._by_folder[key].beginning(start)
 
 
-def _upwards(folders: Sequence[str]) -> str:
-    """Folders from the innermost one up, each with / behind it."""
-    return "".join(f"{folder}/" for folder in reversed(folders))
+class _ByFolder:
+    """Paths sorted by their folders read backwards; a name such as view1_frontal.jpg may be in thousands of them."""
+
+    def __init__(self, paths: Sequence[str], key: Callable[[str], Any]) -> None:
+        self._paths = paths
+        self._order = sorted((key(path), number) for number, path in enumerate(paths))
+
+    def beginning(self, start: str | tuple[str, ...]) -> list[str]:
+        """Those whose key begins with `start`, in the order they were given."""
+
+        def cut(item: tuple[Any, int]) -> Any:
+            return item[0][: len(start)]
+
+        first = bisect_left(self._order, start, key=cut)
+        last = bisect_right(self._order, start, lo=first, key=cut)
+        return [self._paths[number] for number in sorted(number for _, number in self._order[first:last])]
+
+
+def _backwards(folder: str) -> str:
+    """A folder so that all folders which end with it begin with the result: `b/a/` for a/b, as for x/a/b."""
+    return f"/{folder}"[::-1]
+
+
+def _folder_backwards(path: str) -> str:
+    return _backwards(posixpath.dirname(path)) + "\0"  # which ends no other folder
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _loose(name: str) -> str:

@@ -19,6 +19,7 @@ _NOTHING = {"", "nan", "Nan", "naN", "NaN", "null", "Null", "NULL", "None", "NON
 _NOTHING |= {"-nan", "#N/A"}
 _OPENING = re.compile(r"\s*(\[|\{|\(\s*['\"]|(np\.|numpy\.)?array\()")
 _ARRAY = re.compile(r"(?:np\.|numpy\.)?array\(")
+_DTYPE = re.compile(r",\s*dtype=")  # the end of an array, without brackets behind it
 _WITHOUT_COMMAS = re.compile(r"('|\")\s+('|\")")  # as numpy prints arrays: ['a' 'b']
 _NUMBERS = re.compile(r"\s*\[\s*\d+(\s+\d+)+\s*\]\s*")  # as numpy prints them: [1 0 2]
 _WHOLE = re.compile(r"-?[0-9]{1,18}(\.0+)?")
@@ -79,11 +80,7 @@ def parse_list(text: str, where: str) -> Any:
         return parse_json(text)
     except ValueError:
         pass
-    if (found := _ARRAY.match(text := text.strip())) and text.endswith(")"):  # as numpy writes them
-        text = text[found.end() : -1]
-        before, _, kind = text.rpartition("dtype=")
-        if (before := before.rstrip()).endswith(",") and "(" not in kind and ")" not in kind:
-            text = before[:-1]
+    text = _without_array(text)
     if _NUMBERS.fullmatch(text):
         text = ", ".join(text.split())
     text = text if "," in text else _WITHOUT_COMMAS.sub(r"\1, \2", text)
@@ -95,6 +92,17 @@ def parse_list(text: str, where: str) -> Any:
     if re.fullmatch(r"\s*[\[({][^\[\](){}'\"]*[\])}]\s*", text):  # [cat, dog]
         return [part.strip() for part in text.strip()[1:-1].split(",") if not is_nothing(part)]
     raise DataError(f"""{where}: {shortened(text, 60)} is no JSON list; write ["cat", "dog"] or cat;dog""")
+
+
+def _without_array(text: str) -> str:
+    """The list in `array([...], dtype=object)`; other text as it is. A pattern of the whole is slow."""
+    stripped = text.strip()
+    found = _ARRAY.match(stripped)
+    if not found or not stripped.endswith(")"):
+        return text
+    inner = stripped[found.end() : -1]
+    dtype = _DTYPE.search(inner, max(inner.rfind("("), inner.rfind(")")) + 1)
+    return inner[: dtype.start()] if dtype else inner
 
 
 def _flattened(value: Any, where: str) -> list[str]:

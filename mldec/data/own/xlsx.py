@@ -12,9 +12,10 @@ from mldec.data.own.text_table import is_image_path
 from mldec.errors import DataError, printable_name, shortened
 from mldec.untrusted import check_regular
 
-MAX_UNPACKED = 2**30  # bytes of all parts of a workbook; a sheet has at most 1,048,576 rows
-MAX_ROWS = 2**20  # of a sheet, as Excel allows; openpyxl knows no more than 18,278 columns
-MAX_CELLS = 2**26  # of a sheet, empty ones before the last of their row among them
+MAX_UNPACKED = 2**30  # bytes of all parts of a workbook
+MAX_ROWS = 2**20  # of a sheet, as Excel allows
+MAX_CELLS = MAX_UNPACKED // 8  # with the empty ones before the last of each row; one that is written takes more bytes
+_EMPTY_ROW = 8  # cells that a row costs besides its own
 
 Content = Callable[[], Iterator[tuple[int, list[str]]]]
 
@@ -32,9 +33,12 @@ def open_xlsx(path: str) -> tuple[tuple[str, ...], Content, tuple[str, ...]]:
             book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         except (OSError, ValueError, KeyError, TypeError, SyntaxError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: cannot be read as an Excel workbook: {shortened(error, 200)}") from None
+        cells = 0
         try:
             for sheet in book.worksheets:
-                yield sheet.title, _rows(path, sheet)
+                rows = _Rows(path, sheet, cells)
+                yield sheet.title, iter(rows)
+                cells = rows.cells
         finally:
             book.close()
 
@@ -64,41 +68,52 @@ def open_xlsx(path: str) -> tuple[tuple[str, ...], Content, tuple[str, ...]]:
 
 
 def write_xlsx(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a workbook of one sheet; all cells are text, also what looks like a formula.
-
-    Raises DataError if openpyxl is not installed.
-    """
-    book = _import_openpyxl().Workbook(write_only=True)
+    """Write a workbook of one sheet, all cells as text: `=1+1` is no formula. Raises DataError without openpyxl."""
+    openpyxl = _import_openpyxl()
+    book = openpyxl.Workbook(write_only=True)
     sheet = book.create_sheet()
-    for cells in itertools.chain([columns], rows):
-        sheet.append([_text_cell(sheet, text) for text in cells])
+    for texts in itertools.chain([columns], rows):
+        cells = [openpyxl.cell.WriteOnlyCell(sheet, text) for text in texts]
+        for cell in cells:
+            cell.data_type = "s"
+        sheet.append(cells)
     book.save(path)
 
 
-def _text_cell(sheet: Any, text: str) -> Any:
-    from openpyxl.cell import WriteOnlyCell
+class _Rows:
+    """The rows of a sheet that hold something, as (line, cells) without empty cells at their end.
 
-    cell = WriteOnlyCell(sheet, text)
-    cell.data_type = "s"
-    return cell
+    The size that a sheet states may be wrong, so it is not used: rows end with the last cell that is written.
 
+    Attributes:
+        cells: how many were read by now of this sheet and those before, MAX_CELLS at most.
+    """
 
-def _rows(path: str, sheet: Any) -> Iterator[tuple[int, list[str]]]:
-    """The rows that hold something, without empty cells at their end."""
-    count = 0
-    sheet.reset_dimensions()  # which the file states, and which may be wrong
-    try:
-        for line, values in enumerate(sheet.iter_rows(values_only=True, max_row=MAX_ROWS), start=1):
-            count += len(values)
-            if count > MAX_CELLS:
-                raise DataError(f"{path}: more than {MAX_CELLS:,} cells; save it as CSV")
-            cells = [_text(value) for value in values]
-            while cells and not cells[-1]:
-                cells.pop()
-            if cells:
-                yield line, cells
-    except (ValueError, KeyError, TypeError, SyntaxError, OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read as an Excel workbook: {shortened(error, 200)}") from None
+    def __init__(self, path: str, sheet: Any, cells: int) -> None:
+        self.path, self.sheet, self.cells = path, sheet, cells
+
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        """Raises DataError for what cannot be read, and for more rows or cells than are allowed."""
+        try:
+            self.sheet.reset_dimensions()
+            for line, values in enumerate(self.sheet.iter_rows(values_only=True), start=1):
+                if line > MAX_ROWS:
+                    raise DataError(f"{self.path}: a sheet has more than {MAX_ROWS:,} rows, which Excel does not allow")
+                end = len(values)
+                self.cells += end + _EMPTY_ROW
+                if self.cells > MAX_CELLS:
+                    raise DataError(
+                        f"{self.path} line {line}: more than {MAX_CELLS:,} cells, with the empty ones; save it as CSV"
+                    )
+                while end and values[end - 1] is None:
+                    end -= 1
+                cells = [_text(value) for value in values[:end]]
+                while cells and not cells[-1]:
+                    cells.pop()
+                if cells:
+                    yield line, cells
+        except (ValueError, KeyError, TypeError, SyntaxError, OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{self.path}: cannot be read as an Excel workbook: {shortened(error, 200)}") from None
 
 
 def _text(value: Any) -> str:

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from mldec.data.own import documents
 from mldec.data.own.recognise import recognise
+from mldec.data.own.voc_files import image_set_names
 from mldec.errors import DataError
 from tests.data.own.test_exports import DATUMARO, FILES, coco, fiftyone_sample, present, read, save, touch, voc, yolo
 
@@ -191,3 +194,19 @@ def test_a_file_that_is_no_regular_one_is_refused(tmp_path: Path) -> None:
     link: Callable[[str], None] = (tmp_path / "annotations.json").symlink_to
     link("/dev/zero")
     refuse(tmp_path / "annotations.json", "is not a regular file")
+
+
+def test_long_lines_of_an_image_set_take_linear_time(tmp_path: Path) -> None:
+    names = ["b" + " " * 2**19 + "c", "d" * 2**19, "e" + " " * 2**19 + "e", "000005", "a b"]
+    lines = [*names[:3], "000005 -1", "a b  1"]
+    (tmp_path / "train.txt").write_text("".join(f"{line}\n" for line in lines))
+    assert image_set_names(str(tmp_path / "train.txt"), str(tmp_path)) == names
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="PyYAML was built without libyaml")
+def test_yaml_is_parsed_by_libyaml_into_text(tmp_path: Path) -> None:
+    """PyYAML's own parser takes ten times longer, so that 90,000 names took most of a minute."""
+    assert issubclass(documents._TextLoader, yaml.CBaseLoader)
+    (tmp_path / "data.yaml").write_text("names: {0: no, 1: 1e3, 2: ~}\nval: [a, 'b c']\n")
+    expected = {"names": {"0": "no", "1": "1e3", "2": "~"}, "val": ["a", "b c"]}
+    assert documents.read_yaml(str(tmp_path / "data.yaml")) == expected

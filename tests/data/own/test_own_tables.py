@@ -7,6 +7,7 @@ import itertools
 import random
 import re
 import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 from mldec.data.index import ImageIndex
-from mldec.data.own import arrow_rows
+from mldec.data.own import arrow_rows, image_paths, label_cells
+from mldec.data.own.columns import Chosen, find_columns
 from mldec.data.table import TableConfig, build_table, read_table, read_whole
 from mldec.errors import DataError
 from tests.tables import build as build_file
@@ -281,6 +283,31 @@ def test_no_image_is_taken_for_another(tmp_path: Path) -> None:
         build(tmp_path, "path,labels\nold/dog/1.jpg,c\nnew/dog/1.jpg,c\n")
 
 
+def test_files_of_one_name_in_many_folders_are_each_looked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in CheXpert, train/patient00001/study1/view1_frontal.jpg."""
+    calls = list[str]()
+
+    def counted(path: str, inner: Callable[[str], str] = image_paths._folder_backwards) -> str:
+        calls.append(path)
+        return inner(path)
+
+    monkeypatch.setattr(image_paths, "_folder_backwards", counted)
+    patients = [f"patient{number}" for number in range(100)]
+    touch(tmp_path, *(f"train/{patient}/study1/view.jpg" for patient in patients))
+    files = image_paths._Files(str(tmp_path))
+    for patient in patients:
+        expected = [f"train/{patient}/study1/view.jpg"]
+        assert files.ending([patient, "study1", "view.jpg"]) == expected
+        assert files.ending([patient, "study1", "view"]) == files.at(["train", patient, "study1", "view"]) == expected
+        assert files.alike([patient.upper(), "Study1", "VIEW"]) == expected
+        assert not files.ending(["atient1", "study1", "view.jpg"])
+        assert not files.at([patient, "study1", "view"])
+    assert len(files.ending(["study1", "view.jpg"])) == len(patients)
+    assert len(calls) == 2 * len(patients)  # by its name, and by that without suffix
+
+
 @pytest.mark.parametrize("path", ["http://x.org/p1.jpg", "s3://b/p1.jpg", "gs://b/p1.jpg"])
 def test_urls_are_refused(folder: Path, path: str) -> None:
     assert "is a URL" in refused(folder, f"path,labels\np3.jpg,cat\n{path},cat\n")
@@ -514,3 +541,44 @@ def test_an_empty_column_says_nothing_about_the_others(tmp_path: Path) -> None:
 def test_headers_that_the_export_escaped_are_read_as_they_were(tmp_path: Path) -> None:
     touch(tmp_path, "1.jpg")
     assert build(tmp_path, "path,'-minus,'=eq,plain\n1.jpg,1,0,1\n").labels.names == ("-minus", "=eq", "plain")
+
+
+def test_long_cells_take_linear_time() -> None:
+    """Each took minutes in patterns that were tried from every place of a text."""
+    size = 2**19
+    assert not label_cells.is_nothing("\t" * size + "x")
+    assert label_cells.is_nothing("\t" * size + "nan" + " " * size)
+    for text in ("array(" + ",dtype=" * (size // 8), "array([" + " " * size + "x)", "(" + " " * size + "x"):
+        with pytest.raises(DataError, match="no JSON list"):
+            label_cells.parse_list(text, "t.csv line 2")
+
+
+@pytest.mark.parametrize(
+    "text", ["array(['a', 'b'], dtype=object)", " np.array(['a', 'b'],\n dtype='<U1') ", "array(['a' 'b'])"]
+)
+def test_arrays_as_numpy_prints_them_are_lists(text: str) -> None:
+    assert label_cells.parse_list(text, "t.csv line 2") == ["a", "b"]
+
+
+@pytest.mark.parametrize("pattern", ["column_{}", "Unnamed: {}", "level_{}", "{}age"])
+def test_many_columns_are_looked_at_together(pattern: str) -> None:
+    names = ["path", *(pattern.format("_" * number if "age" in pattern else number) for number in range(1, 500)), "cat"]
+    calls = list[int]()
+
+    def sample(wanted: Sequence[str]) -> dict[str, list[str]]:
+        calls.append(len(wanted))
+        return {
+            name: ["a.jpg", "b.jpg"] if name == "path" else ["1.5" if "age" in name else "1", ""] for name in wanted
+        }
+
+    columns = find_columns("t.csv", names, sample, Chosen())
+    assert columns.path == "path"
+    assert columns.classes[-1] == "cat"
+    assert len(calls) < 6
+    assert sum(calls) <= len(names)
+
+
+def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg")
+    (tmp_path / "images" / "loop").symlink_to("loop")
+    assert image_paths._Files(str(tmp_path)).ending(["a.jpg"]) == ["images/a.jpg"]
