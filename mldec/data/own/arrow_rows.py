@@ -169,8 +169,16 @@ class _Paths:
 
     def repeated(self) -> bool:
         """Whether any two paths have the same hash, as equal ones do."""
-        order = np.sort(np.concatenate(self._hashes))
-        return bool((order[1:] == order[:-1]).any())
+        hashes = np.concatenate(self._hashes)
+        bits = len(hashes).bit_length() + 2  # four to eight places per hash: few are contested, and sorting all takes longer
+        places = (hashes >> np.uint64(64 - bits)).astype(np.int64)
+        numbers = np.arange(len(hashes), dtype=np.int32)
+        last = np.empty(1 << bits, np.int32)
+        last[places] = numbers
+        winners = last[places]
+        others = np.flatnonzero(winners != numbers)
+        contested = np.sort(hashes[others])
+        return bool((hashes[others] == hashes[winners[others]]).any() or (contested[1:] == contested[:-1]).any())
 
     def blob(self) -> Ragged:
         """All paths."""
