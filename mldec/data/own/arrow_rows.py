@@ -170,7 +170,7 @@ class _Paths:
     def repeated(self) -> bool:
         """Whether any two paths have the same hash, as equal ones do."""
         hashes = np.concatenate(self._hashes)
-        bits = len(hashes).bit_length() + 2  # four to eight places per hash: few are contested, and sorting all takes longer
+        bits = len(hashes).bit_length() + 2  # few places are contested, and sorting all takes longer
         places = (hashes >> np.uint64(64 - bits)).astype(np.int64)
         numbers = np.arange(len(hashes), dtype=np.int32)
         last = np.empty(1 << bits, np.int32)
