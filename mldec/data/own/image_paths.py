@@ -62,8 +62,9 @@ def find_images(
         folders: absolute folders that single names are relative to.
         look: whether files are looked for; without it, paths are taken as they are.
 
-    Raises DataError for URLs, for paths outside of the root, and where several files fit. Where no file fits, the path
-    stays as it is.
+    Raises DataError for URLs, for paths outside of the root, where several files fit, and where one file fits several
+    paths, unless these are the same path but for signs between folders and a suffix. Where no file fits, the path stays
+    as it is.
     """
     return _Finder(names, file, where, root, folder, folders or {}, look).find()
 
@@ -95,7 +96,8 @@ class _Finder:
                 first[number] = places[0]
         missing = [number for number, place in enumerate(found) if place is None]
         if missing and self.look:
-            self._search(missing, found)
+            self._search(missing, found, first)
+            self._refuse_joined(set(missing), found)
         outside = [number for number, place in enumerate(found) if place is None and number not in first]
         if outside:
             raise self._outside(outside)
@@ -137,13 +139,14 @@ class _Finder:
 
     # What is not where its path says ---------------------------------------------------------------------------------
 
-    def _search(self, missing: list[int], found: list[str | None]) -> None:
-        """Look for missing names below the root, and set what is found."""
+    def _search(self, missing: list[int], found: list[str | None], first: dict[int, str]) -> None:
+        """Look for missing names below the root, and set what is found; in `first`, where others would be."""
         files = _Files(self.root)
         parts = {number: _parts(self.names[number]) for number in missing}
         cut: Counter[str] = Counter()
         without_suffix = 0
         rest = []
+        taken = {place for place in found if place is not None}  # by paths that name them as they are
         for number in missing:  # first as it is, in any folder
             if not _is_foreign(self.names[number]):
                 place = self._only(number, files.ending(parts[number]))
@@ -152,7 +155,6 @@ class _Finder:
                     without_suffix += posixpath.basename(place) != parts[number][-1]
                     continue
             rest.append(number)
-        taken = {place for place in found if place is not None}
         for prefix in self._prefixes(rest, parts, files):
             left = []
             for number in rest:
@@ -165,15 +167,15 @@ class _Finder:
                 place = self._only(number, candidates)
                 if place is not None and (foreign or place not in taken):
                     found[number] = place
-                    taken.add(place)
                     cut["/".join(prefix)] += 1
                     without_suffix += posixpath.basename(place) != parts[number][-1]
+                else:
+                    first.setdefault(number, "/".join(tail))
             rest = left
         respelt = 0
         for number in rest:  # last by a spelling that means the same
             if (place := self._only(number, files.alike(parts[number]))) is not None and place not in taken:
                 found[number] = place
-                taken.add(place)
                 respelt += 1
         for prefix_text, count in cut.most_common(3):
             self.decisions.append(f"'{shortened(prefix_text)}/' cut from {count:,} paths")
@@ -216,6 +218,25 @@ class _Finder:
                 f"({name_some(candidates, len(candidates))}); write the suffix into the path"
             )
         return candidates[0] if candidates else None
+
+    def _refuse_joined(self, searched: set[int], found: Sequence[str | None]) -> None:
+        """Raise DataError where a file was found for two paths that are not the same."""
+        owners: dict[str, int] = {}
+        for number, place in enumerate(found):
+            if place is None or (other := owners.setdefault(place, number)) == number:
+                continue
+            if (number in searched or other in searched) and self._plain(number) != self._plain(other):
+                raise DataError(
+                    f"{self.where(number)}: {shortened(self.names[number])} and {shortened(self.names[other])} "
+                    f"({self.where(other)}) are different paths, and only {shortened(place)} fits them in {self.root}; "
+                    "write one path for the same image, or use dataset.root=FOLDER, one below which each has its file"
+                )
+
+    def _plain(self, number: int) -> str:
+        """A path without what may be written in several ways: the folder it is relative to, `\\`, a suffix."""
+        places = self._places(number, self.names[number].replace("\\", "/"))
+        stem, suffix = posixpath.splitext(places[0] if places else "/".join(_parts(self.names[number])))
+        return stem if suffix.lower() in SUFFIXES else stem + suffix
 
     # Errors -----------------------------------------------------------------------------------------------------------
 

@@ -279,8 +279,40 @@ def test_no_image_is_taken_for_another(tmp_path: Path) -> None:
     message = refused(tmp_path, "path,labels\nx.jpg,c\n")
     assert re.search(r"line 2: several images are called x.jpg .*dataset.root=\S+/[ab]\S* or dataset.root=", message)
     assert "line 2: several images are called y" in refused(tmp_path, "path,labels\ny,c\n")
-    with pytest.raises(DataError, match="images that the annotations list are missing"):
-        build(tmp_path, "path,labels\nold/dog/1.jpg,c\nnew/dog/1.jpg,c\n")
+
+
+@pytest.mark.parametrize(
+    ("files", "paths"),
+    [
+        (["images/0.jpg"], ["/data/cat/0.jpg", "/data/dog/0.jpg"]),
+        (["images/0.jpg"], ["C:\\cat\\0.jpg", "D:\\dog\\0.jpg"]),
+        (["images/0.jpg"], ["0.jpg", "/data/dog/0.jpg"]),
+        (["dog/1.jpg"], ["old/dog/1.jpg", "new/dog/1.jpg"]),
+        (["images/0.jpg"], ["images/0.jpg", "/data/dog/0.jpg"]),
+        (["a.jpg"], ["3f2a1b4c-a.jpg", "9d8e7f6a-a.jpg"]),
+        (["a.jpg"], ["A.jpg", "A.JPG"]),
+    ],
+)
+def test_different_paths_never_mean_one_file(tmp_path: Path, files: list[str], paths: list[str]) -> None:
+    touch(tmp_path, *files)
+    message = refused(tmp_path, "path,labels\n" + "".join(f"{path},c\n" for path in paths))
+    assert all(path in message for path in paths[-2:]), message
+    assert "are different paths" in message
+
+
+def test_one_path_in_several_spellings_is_one_image(tmp_path: Path) -> None:
+    touch(tmp_path, "images/0.jpg", "images/1.jpg")
+    for paths in (["/x/images/0.jpg", "\\x\\images\\0.jpg", "/x//images/0"], ["0", "./0.jpg", "0.jpg"]):
+        index = build(tmp_path, "path,labels\n" + "".join(f"{path},c\n" for path in paths))
+        assert list(index.names()) == ["images/0.jpg"]
+
+
+def test_paths_of_another_machine_whose_image_is_lacking_are_missing(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/0.jpg", "cat/1.jpg")
+    text = "path,labels\n" + "".join(f"/data/{name},c\n" for name in ("cat/0.jpg", "cat/1.jpg", "dog/0.jpg"))
+    with pytest.raises(DataError, match=r"1 of the 3 images that the annotations list are missing \(dog/0\.jpg\)"):
+        build(tmp_path, text)
+    assert list(build(tmp_path, text, missing="drop").names()) == ["cat/0.jpg", "cat/1.jpg"]
 
 
 def test_files_of_one_name_in_many_folders_are_each_looked_at_once(
