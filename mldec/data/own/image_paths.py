@@ -225,18 +225,23 @@ class _Finder:
         for number, place in enumerate(found):
             if place is None or (other := owners.setdefault(place, number)) == number:
                 continue
-            if (number in searched or other in searched) and self._plain(number) != self._plain(other):
+            if (number in searched or other in searched) and not self._are_same(number, other):
                 raise DataError(
                     f"{self.where(number)}: {shortened(self.names[number])} and {shortened(self.names[other])} "
                     f"({self.where(other)}) are different paths, and only {shortened(place)} fits them in {self.root}; "
                     "write one path for the same image, or use dataset.root=FOLDER, one below which each has its file"
                 )
 
-    def _plain(self, number: int) -> str:
-        """A path without what may be written in several ways: the folder it is relative to, `\\`, a suffix."""
-        places = self._places(number, self.names[number].replace("\\", "/"))
-        stem, suffix = posixpath.splitext(places[0] if places else "/".join(_parts(self.names[number])))
-        return stem if suffix.lower() in SUFFIXES else stem + suffix
+    def _are_same(self, number: int, other: int) -> bool:
+        """Whether two paths are the same but for `\\`, the folder they are relative to, and a suffix in one of them."""
+        plain = []
+        for one in (number, other):
+            places = self._places(one, self.names[one].replace("\\", "/"))
+            plain.append(places[0] if places else "/".join(_parts(self.names[one])))
+        return plain[0] == plain[1] or any(
+            posixpath.splitext(one)[0] == two and posixpath.splitext(one)[1].lower() in SUFFIXES
+            for one, two in (plain, plain[::-1])
+        )
 
     # Errors -----------------------------------------------------------------------------------------------------------
 
