@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from mldec.commands import compose
 from mldec.commands.options import OutputDirectory, OutputFile, parse
 from mldec.config import Count, Fraction, Range, Seed, Some, build_config
-from mldec.errors import ConfigError, RunError, printable_name, shortened, suggest
+from mldec.errors import ConfigError, RunError, as_override, printable_name, shortened, suggest
 from mldec.files import check_output_directory, check_output_file, refuse_overwriting
 from mldec.system import usable_cores
 
@@ -345,7 +345,7 @@ def _train_command(
     choice: str, settings: Mapping[str, str | tuple[str, ...]], arguments: compose.Arguments, without: str
 ) -> str:
     """The command that trains on a new dataset, with the settings of `dataset` that were given but for `without`."""
-    new = [compose.as_override(key, value) for key, value in settings.items()]
+    new = [as_override(key, value) for key, value in settings.items()]
     kept = {text: compose.key_of(text) for text in arguments.overrides if text.startswith("dataset.")}
     given = [text for text, key in kept.items() if key not in settings and key != without]
     return shlex.join(["mldec", "train", choice, *new, *given])

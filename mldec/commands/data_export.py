@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mldec.commands import compose
-from mldec.errors import ConfigError, shortened
+from mldec.errors import ConfigError, as_override, setting, shortened
 from mldec.files import check_output_directory, check_output_file, refuse_overwriting, write_text
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def _export_folder(options: DataExportOptions, images: ExportSet, display: Displ
         export_folder.write_hf(output, images, how, bar.advance)
     display.say(f"{output}: {total:,} images, {len(images.labels):,} labels")
     display.say(f'in Python: load_dataset("imagefolder", data_dir={str(output)!r})')
-    display.say(f"next: mldec data stats {shlex.quote(compose.as_override('dataset', str(output)))}")
+    display.say(f"next: mldec data stats {setting('dataset', str(output))}")
     return 0
 
 
@@ -160,4 +159,4 @@ def _next_command(form: str, parts: dict[Path, ExportSet], beside: dict[Path, st
     if form in ("csv", "jsonl") and beside:
         settings["dataset.labels"] = str(next(iter(beside)))
     choice = "dataset=coco_json" if form == "coco" else "dataset=table"
-    return shlex.join(["mldec", "data", "stats", choice, *(compose.as_override(*item) for item in settings.items())])
+    return shlex.join(["mldec", "data", "stats", choice, *(as_override(*item) for item in settings.items())])

@@ -40,7 +40,7 @@ from mldec.data.own.row_images import RowImages
 from mldec.data.own.rows import SPLITS, Rows, rows_of_listing
 from mldec.data.own.shares import SplitShares
 from mldec.data.table_file import SUFFIXES, is_table
-from mldec.errors import DataError, shortened, suggest
+from mldec.errors import DataError, setting, shortened, suggest
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 
@@ -259,7 +259,8 @@ def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
         if len(strange):
             raise DataError(
                 f"{rows.where(int(strange[0]))}: belongs to {SPLITS[rows.splits[strange[0]]]} by its own column and is "
-                f"in dataset.{split}; use dataset=table dataset.train={path} alone, or dataset.ignore=[COLUMN]"
+                f"in dataset.{split}; use dataset=table {setting('dataset.train', path)} alone, or "
+                "dataset.ignore=[COLUMN]"
             )
     if rows.decisions and not quiet:
         logger.info("%s: read as %s: %s", path, rows.format, "; ".join(rows.decisions))
@@ -394,7 +395,7 @@ def _check_columns(rows: Rows, names: Sequence[str], config: TableConfig) -> Non
     if strange := [name for name in rows.labels if name not in known]:
         raise DataError(
             f"{rows.path}: column {strange[0]} is none of the {len(names)} classes; {suggest(strange[0], names)}; "
-            f"if it is not a class: dataset.ignore=[{','.join(strange[:5])}]"
+            f"if it is not a class: {setting('dataset.ignore', strange[:5])}"
         )
 
 

@@ -1,5 +1,6 @@
 """Properties: `dataset=PATH` means the options that its summary prints, in every command, and never guesses."""
 
+import random
 import shlex
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from mldec.commands import compose, own_dataset
 from mldec.commands.main import run
 from mldec.commands.own_dataset import find_own
 from mldec.config import build_component
-from mldec.errors import DataError
+from mldec.errors import DataError, as_override, setting
 from mldec.registry import DATASETS
 
 NAMES = [f"i{number}.jpg" for number in range(6)]
@@ -96,3 +97,42 @@ def test_commands_take_a_path(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert run(["data", "verify", "dataset=t.csv", "output=out.txt"]) == 0
     assert run(["data", "stats", "dataset=none.csv"]) == 2
     assert "no such dataset" in capsys.readouterr().err
+
+
+ODD = ["mes données", "a\\b", "${x}", "it's", 'a"b', "[x]", "a,b", "a=b", " blank ", "{a}", "123", "null", "名\u0301"]
+ODD += ["a\\", "$(x)", "~x"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_path_may_hold_any_sign(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "classes").rename(folder / name)
+    table = f"{name}.csv"
+    (folder / "t.csv").rename(folder / table)
+    for text in (name, table):
+        if text == "null":
+            continue  # no dataset
+        mapping = compose.compose([f"dataset={text}"])
+        options = shlex.split(capsys.readouterr().err.splitlines()[3].removeprefix("the same: "))
+        assert mapping["dataset"].get("root" if text == name else "train") == text
+        assert compose.compose(options)["dataset"] == mapping["dataset"]
+        assert compose.compose([as_override("dataset", text)])["dataset"] == mapping["dataset"]
+        assert compose.expand_sweep([f"dataset={text}", "seed=1"]) == [[as_override("dataset", text), "seed=1"]]
+        stored = compose.change(compose.compose(["dataset=digits"]), [f"dataset={text}"])
+        assert stored["dataset"]["name"] == mapping["dataset"]["name"]
+    mapping = compose.compose(["dataset=table", f"dataset.train={table}"])
+    assert mapping["dataset"]["train"] == table
+
+
+def test_any_text_comes_back_from_an_override_and_a_shell(folder: Path) -> None:
+    """What Hydra reads, with what OmegaConf makes of it, of text at random, as a value, in a list, and as a path."""
+    rng = random.Random(0)
+    signs = "ab/.\\\\\"'${}[](),=: \t\n~#%@+-_0159?*|&;!üé名\U0001f600\u0301"
+    texts = [*ODD, "", "1e5", "1_0", ".5", "inf", "a/1", "-", "???", "\udce9", "\\'", "\\${x}", "\\\\${x}"]
+    texts += ["".join(rng.choice(signs) for _ in range(rng.randrange(9))) for _ in range(500)]
+    texts += ["".join(chr(rng.randrange(1, 0xD800)) for _ in range(5)) for _ in range(50)]
+    for text in texts:
+        for value in (text, (text, "x")):
+            (pasted,) = shlex.split(setting("dataset.ignore", value))
+            assert pasted == as_override("dataset.ignore", value)
+            found = compose.change({"dataset": {}}, [pasted])["dataset"]["ignore"]
+            assert found == (list(value) if isinstance(value, tuple) else text), pasted

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 from mldec.data.dataset import listing, name_some
 from mldec.data.folder import SUFFIXES
 from mldec.data.own.text_table import is_image_path
-from mldec.errors import DataError, option, shortened
+from mldec.errors import DataError, setting, shortened
 
 MAX_FILES = 5_000_000  # below a root, that are listed to look for images
 _SAMPLE = 500  # paths by which the part of another machine is found
@@ -207,7 +207,7 @@ class _Finder:
             parents = list(dict.fromkeys(posixpath.dirname(place) for place in candidates))
             if len(parents) > 1:
                 choices = " or ".join(
-                    option("dataset.root", _shown(os.path.join(self.root, parent))) for parent in parents[:4]
+                    setting("dataset.root", _shown(os.path.join(self.root, parent))) for parent in parents[:4]
                 )
                 raise DataError(
                     f"{self.where(number)}: several images are called {shortened(self.names[number])} "
@@ -262,11 +262,11 @@ class _Finder:
         if not _ABSOLUTE.match(spelling) and os.path.exists(paths[0]):
             common = os.path.commonpath([self.folder, *map(os.path.dirname, paths)])
             if common != os.path.sep:
-                advice = f"use {option('dataset.root', _shown(common))}, which holds both"
+                advice = f"use {setting('dataset.root', _shown(common))}, which holds both"
         elif spelling.startswith("/") and is_image_path(spelling) and os.path.exists(paths[0]):
             common = os.path.commonpath(list(map(os.path.dirname, paths)))
             if common != os.path.sep:
-                advice = f"use {option('dataset.root', common)} (dataset.root=FOLDER, one that holds all images)"
+                advice = f"use {setting('dataset.root', common)} (dataset.root=FOLDER, one that holds all images)"
         return DataError(
             f"{self.where(number)}: {shortened(name, 200)} {verb} {self.root}, and nothing in it is called so; "
             f"{advice}. Found there: {listing(self.root)}"

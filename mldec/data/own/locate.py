@@ -10,7 +10,7 @@ from mldec.data.folder import SPLIT_FOLDERS, SPLIT_OF_NAME, SUFFIXES, split_fold
 from mldec.data.own.parquet_images import shard_stem
 from mldec.data.own.recognise import recognise
 from mldec.data.table_file import is_table
-from mldec.errors import DataError, option
+from mldec.errors import DataError, setting
 
 #: Tables that tools write into the folder of a split.
 TABLES = ("_classes.csv", "metadata.csv", "metadata.jsonl", "labels.csv", "annotations.csv", "_annotations.csv")
@@ -53,9 +53,9 @@ def locate(path: str) -> Located:
     if len(here) == 1 and not classes:
         return Located("table", {"train": os.path.join(path, here[0])})
     if here:
-        choices = [option("dataset", os.path.join(path, name)) for name in here[:6]]
+        choices = [setting("dataset", os.path.join(path, name)) for name in here[:6]]
         if classes:
-            choices.append(f"dataset=folder {option('dataset.root', path)} ({len(classes):,} class folders)")
+            choices.append(f"dataset=folder {setting('dataset.root', path)} ({len(classes):,} class folders)")
         raise DataError(f"dataset={path}: may be read in several ways; use {' or '.join(choices)}")
     lone = os.path.join(path, classes[0]) if len(classes) == 1 else None
     if lone and not _images_in(lone) and len(below := _class_folders(lone)) > 1:
@@ -69,7 +69,7 @@ def locate(path: str) -> Located:
         )
     raise DataError(
         f"dataset={path}: no dataset is recognised in it. Found there: {listing(path)}. Name a file: dataset=FILE; or "
-        f"choose a reader: dataset=folder {option('dataset.root', path)} for a folder per class, dataset=table "
+        f"choose a reader: dataset=folder {setting('dataset.root', path)} for a folder per class, dataset=table "
         "dataset.train=FILE for a table or an export"
     )
 
@@ -97,7 +97,7 @@ def _tables_of_splits(path: str) -> dict[str, str]:
             inside = [name for name in TABLES if name in inside] or (inside if len(inside) == 1 else [])
             files += [os.path.join(folder, name) for name in inside[:1]]
         if len(files) > 1:
-            choices = " or ".join(option(f"dataset.{split}", os.path.join(path, name)) for name in files[:4])
+            choices = " or ".join(setting(f"dataset.{split}", os.path.join(path, name)) for name in files[:4])
             raise DataError(
                 f"dataset={path}: {name_some(files, len(files))} may be its {split}; use dataset=table {choices}"
             )

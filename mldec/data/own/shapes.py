@@ -65,7 +65,7 @@ def make_listing(
     labels: Iterable[str] | None = None,
     *,
     decisions: Iterable[str] = (),
-    options: dict[str, str] | None = None,
+    options: dict[str, Any] | None = None,
     files: Iterable[str] = (),
 ) -> Listing:
     """A listing of entries that are read already, whose images lie below `source.folder`.

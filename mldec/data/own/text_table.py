@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Any
 
 from mldec.data.folder import SUFFIXES
 from mldec.data.own.encodings import Encoding, find_encoding, open_decoded
@@ -65,7 +65,7 @@ class Dialect:
     sample: tuple[tuple[str, ...], ...]
     uneven: bool = False
     decisions: tuple[str, ...] = ()
-    options: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def find_dialect(
@@ -81,7 +81,7 @@ def find_dialect(
             sample, whole = _first_lines(file)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(_unreadable(path, error)) from None
-    decisions, options = [], {}
+    decisions, options = list[str](), dict[str, Any]()
     if found.decided:
         decisions.append("encoding cp1252, as it is no UTF-8")
         options["dataset.encoding"] = found.name
@@ -103,7 +103,7 @@ def find_dialect(
         header = not any(map(is_image_path, records[0]))
         if not header:
             decisions.append("no header line, as the first one names an image")
-            options["dataset.header"] = "false"
+            options["dataset.header"] = False
     dialect = Dialect(found, sign, header, skip, (), (), False, tuple(decisions), options)
     return _with_columns(dialect, records)
 

@@ -6,7 +6,6 @@ import io
 import itertools
 import random
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -423,16 +422,6 @@ def test_what_pyarrow_would_read_otherwise_is_left_to_python(
         assert results[0] == results[1]
 
 
-def test_pasted_options_survive_a_shell() -> None:
-    from mldec.data.own.columns import _ignoring
-
-    text = _ignoring(["Unnamed: 0", "it's", 'a"b', "plain"])
-    (pasted,) = shlex.split(text)
-    from mldec.commands.compose import _parsed
-
-    assert _parsed(pasted).value() == ["Unnamed: 0", "it's", 'a"b', "plain"]
-
-
 def test_separators_over_all_combinations(folder: Path) -> None:
     """A joined name is never a label: each is split, or refused."""
     for first, second in itertools.permutations([";", ",", "|", "/"], 2):
@@ -537,7 +526,7 @@ def test_numbers_in_class_columns_are_named(tmp_path: Path) -> None:
         ),
         (
             "image,label,value\n1.jpg,cat,1\n1.jpg,dog,0\n2.jpg,dog,1\n",
-            r"column value holds 1 and 0, where 0 may mean .* use dataset.ignore=\[value\]",
+            r"column value holds 1 and 0, where 0 may mean .* use 'dataset.ignore=\[value\]",
             {"ignore": ("value",)},
             {"1.jpg": {"cat", "dog"}, "2.jpg": {"dog"}},
         ),
@@ -549,7 +538,7 @@ def test_numbers_in_class_columns_are_named(tmp_path: Path) -> None:
         ),
         (
             "path,labels,is_valid,is_test\n1.jpg,cat,0,0\n2.jpg,cat,0,1\n",
-            r"the columns is_valid, is_test divide the images; .* dataset.ignore=\[is_valid\]",
+            r"the columns is_valid, is_test divide the images; .* 'dataset.ignore=\[is_valid\]",
             {"ignore": ("is_valid", "is_test")},
             {"1.jpg": {"cat"}, "2.jpg": {"cat"}},
         ),
