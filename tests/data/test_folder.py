@@ -33,8 +33,35 @@ def test_splits_are_folders(tmp_path: Path, val: str) -> None:
     assert mine.splits == ("train", "val")
     assert build_folder(mine, split="val").targets([0]).tolist() == [[0, 1]]
     touch(tmp_path, f"{val}/c/4.jpg")
-    with pytest.raises(DataError, match=rf"{val}/c: no label 'c'; .*train has no such folder"):
+    with pytest.raises(DataError, match=rf"{val}/c: no label 'c'; .*a label that train lacks \(c\)"):
         build_folder(mine, split="val")
+
+
+def test_classes_that_train_lacks_are_left_out_or_added(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mldec")
+    touch(tmp_path, "train/a/1.jpg", "train/c/2.jpg", "val/b/3.jpg", "val/c/4.jpg", "test/d/notes.txt", "test/a/5.jpg")
+    with pytest.raises(DataError, match=r"use dataset\.labels=union to add, or dataset\.labels=train to leave out"):
+        build_folder(config(tmp_path), split="val")
+    union = config(tmp_path, labels="union")
+    for split, targets in (("train", [[1, 0, 0, 0], [0, 0, 1, 0]]), ("val", [[0, 1, 0, 0], [0, 0, 1, 0]])):
+        index = build_folder(union, split=split)
+        assert index.labels.names == ("a", "b", "c", "d")
+        assert index.targets(range(2)).tolist() == targets
+    index = build_folder(config(tmp_path, labels="train"), split="val")
+    assert (index.labels.names, list(index.names())) == (("a", "c"), ["c/4.jpg"])
+    assert "left out 1 images of classes that train lacks (b)" in caplog.text
+    assert (
+        len(build_folder(config(tmp_path), split="test")) == 1
+    )  # a folder without images is no label that train lacks
+
+
+def test_class_folders_that_look_like_one_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "Café/1.jpg", "cafe/2.jpg", "Traffic Light/3.jpg", "traffic_light/4.jpg", "-1/5.jpg", "1/6.jpg")
+    build_folder(config(tmp_path, labels="union"), split="train")
+    found = [record.getMessage() for record in caplog.records if "differ in case" in record.getMessage()]
+    assert len(found) == 2
+    assert "'Café' and 'cafe'" in found[0] + found[1]
+    assert "'Traffic Light' and 'traffic_light'" in found[0] + found[1]
 
 
 def test_what_is_no_image_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
