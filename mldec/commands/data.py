@@ -183,6 +183,7 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
             display.say(f"  {printable_name(problem.reason)}")
         if len(found) > SHOWN:
             display.say(f"  and {len(found) - SHOWN:,} more")
+    _warn_of_copies(config, indexes, display)
     if set(indexes) == set(config.splits):  # otherwise those of the other splits would be among them
         left_out = read_exclusions(listed) if (listed := exclusion_file(config)) else set()
         home = os.path.abspath(config.folder)
@@ -212,14 +213,16 @@ def _stats(options: StatsOptions, arguments: compose.Arguments) -> int:
     config, display = _dataset(options, arguments), Display()
     folder = options.output or Path("outputs") / "data" / config.name
     check_output_directory("output", folder)
-    for split in _splits(options.split, config):
-        index = _index(config, split)
+    indexes = {split: _index(config, split) for split in _splits(options.split, config)}
+    for split, index in indexes.items():
         with display.bar(f"{config.name} {split}", min(SAMPLE, len(index))) as bar:
             summary = summarize(index, on_done=bar.advance)
         display.say(f"{config.name} {split}\n\n{summary.describe()}\n")
         write_json(folder / f"{split}.json", summary.to_mapping())
         draw_statistics(summary, folder / f"{split}.png", title=f"{config.name} {split}")
         display.say(f"written to {folder / split}.json and {folder / split}.png")
+    if config.name == "folder":
+        _warn_of_copies(config, indexes, display)
     return 0
 
 
@@ -349,6 +352,14 @@ def _train_command(
     kept = {text: compose.key_of(text) for text in arguments.overrides if text.startswith("dataset.")}
     given = [text for text, key in kept.items() if key not in settings and key != without]
     return shlex.join(["mldec", "train", choice, *new, *given])
+
+
+def _warn_of_copies(config: Any, indexes: Mapping[str, Any], display: Any) -> None:
+    from mldec.data.data_checks import find_copies
+    from mldec.data.folder import COPIES
+
+    for sentence in find_copies(indexes, COPIES if config.name == "folder" else ""):
+        display.say(f"warning: {printable_name(sentence)}")
 
 
 def _named_files(config: Any) -> list[str]:

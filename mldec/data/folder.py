@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+import numpy as np
 
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, listing, name_some, naming, require
@@ -33,6 +36,8 @@ SPLIT_FOLDERS = {
 SPLIT_OF_NAME = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
 USUAL = ("train", "val", "valid", "validation", "test")  # those that are hardly names of classes
 
+COPIES = ", or use dataset.copies=join, which makes each one image with all labels of its folders"
+
 #: Where class folders lie below the root: unpacked by hand, or from Kaggle's archive.
 IMAGENET_PREFIXES = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 
@@ -52,12 +57,18 @@ class FolderConfig(SplitShares, DatasetConfig):
     Attributes:
         labels: train, the class folders of train; union, those of all splits. null: as train, but images of a class
             that only val or test have are an error.
+        copies: join makes images of a split that are the same, byte for byte, one with the labels of all their folders,
+            so that images may have several labels. null: each counts with its own label; a warning names them.
     """
-
-    single_label = True
 
     root: str
     labels: Literal["train", "union"] | None = None
+    copies: Literal["join"] | None = None
+
+    @property
+    def single_label(self) -> bool:  # type: ignore[override]
+        """Unless copies are joined."""
+        return self.copies is None
 
     @property
     def splits(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -96,6 +107,7 @@ def build_folder(config: FolderConfig, *, split: str) -> ImageIndex:
         labels = _named(sorted({name for place in named for name in _class_names(FolderTree(place))}), train)
         index = read_class_folders(folder, labels, leave_out=config.labels == TRAIN)
         warn_of_similar(config.folder, index.labels.names)
+        index = _with_copies_joined(index) if config.copies == "join" else index
         return index.subset(config.rows_of(index, split)) if drawn and config.drawn_splits != ("train",) else index
 
     # Not the folder itself: the cache may lie in it, and what is added to it is a class folder, which is named here.
@@ -234,6 +246,21 @@ def folders_below(folder: str) -> list[str]:
 def class_folders(folder: str) -> list[str]:
     """Paths of the folders directly in `folder`, sorted, and of links to folders elsewhere."""
     return [os.path.join(folder, name) for name in FolderTree(folder).folders()]
+
+
+def _with_copies_joined(index: ImageIndex) -> ImageIndex:
+    """Images that are the same, byte for byte, as the first of them, with the labels of all; see `same_files`."""
+    from mldec.data.image_checks import same_files
+    from mldec.data.own.rows import regrouped
+
+    first = np.arange(len(index))
+    for group in same_files([index.path(row) for row in range(len(index))]):
+        first[group] = group[0]
+    kept, numbers = np.unique(first, return_inverse=True)
+    if len(kept) < len(index):
+        logger.info("%s: %s copies joined with the image they are of", index.root, f"{len(index) - len(kept):,}")
+    positives = regrouped(index.positives, numbers, len(kept))
+    return dataclasses.replace(index.subset(kept), positives=positives)
 
 
 def _class_names(tree: FolderTree) -> list[str]:

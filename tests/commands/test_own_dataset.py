@@ -136,3 +136,17 @@ def test_any_text_comes_back_from_an_override_and_a_shell(folder: Path) -> None:
             assert pasted == as_override("dataset.ignore", value)
             found = compose.change({"dataset": {}}, [pasted])["dataset"]["ignore"]
             assert found == (list(value) if isinstance(value, tuple) else text), pasted
+
+
+def test_the_same_image_in_two_class_folders_is_never_silent(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["backbone=timm", "backbone.model=test_resnet", "dataset.image_size=32", "debug=fast", "runtime.device=cpu"]
+    for arguments in (
+        ["data", "verify", "output=out.txt"],
+        ["data", "stats", "output=out"],
+        ["train", *words, "run_dir=run", "head=gap", "runtime.workers=0"],
+    ):
+        assert run([*arguments, "dataset=folder", "dataset.root=classes"]) == 0, capsys.readouterr()
+        output = capsys.readouterr()
+        text = " ".join((output.out + output.err).split())
+        assert "warning: 1 images are there several times, byte for byte, with different labels: cat/i1.jpg" in text
+        assert "dataset.copies=join" in text

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mldec.data.data_checks import find_copies
 from mldec.data.folder import FolderConfig, ImageNetConfig, build_folder, build_imagenet
 from mldec.errors import ConfigError, DataError
 from tests.tables import touch
@@ -188,3 +189,25 @@ def test_imagenet_as_unpacked_is_explained(tmp_path: Path) -> None:
     touch(tmp_path, "train/n01/1.JPEG", "val/ILSVRC2012_val_00000001.JPEG")
     with pytest.raises(DataError, match=r"val: no class folders; sort its images into val/<wnid>/"):
         build_imagenet(mine, split="test")
+
+
+def test_the_same_image_in_two_class_folders_is_named_or_joined(tmp_path: Path) -> None:
+    contents = {"cat/1.jpg": "one", "dog/x.jpg": "one", "cat/2.jpg": "two", "cat/3.jpg": "two", "dog/4.jpg": "too"}
+    for split, names in (("train", contents), ("val", {"dog/9.jpg": "one", "dog/8.jpg": "four"})):
+        for name, content in names.items():
+            (tmp_path / split / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / split / name).write_text(content)
+    (tmp_path / "val" / "cat").mkdir()
+    indexes = {split: build_folder(config(tmp_path), split=split) for split in ("train", "val")}
+    apart, across = find_copies(indexes)
+    assert "1 images are there several times" in apart
+    assert "cat/1.jpg (train) = dog/x.jpg (train) = dog/9.jpg (val)" in apart
+    assert "1 images are in several splits" in across
+    assert len(find_copies({"train": indexes["train"]})) == 1
+
+    joined = config(tmp_path, copies="join")
+    index = build_folder(joined, split="train")
+    assert (joined.single_label, config(tmp_path).single_label) == (False, True)
+    assert list(index.names()) == ["cat/1.jpg", "cat/2.jpg", "dog/4.jpg"]
+    assert index.targets(range(3)).tolist() == [[1, 1], [1, 0], [0, 1]]
+    assert find_copies({"train": index}) == []
