@@ -56,7 +56,7 @@ def in_threads(
 def same_files(paths: Sequence[str]) -> list[list[int]]:
     """Groups of places in `paths` whose files have the same content, byte for byte, in order of their first.
 
-    Of each file the size is asked for; of those of the same size both ends are read, and all of those whose ends are
+    The sizes of all files are read; of those of the same size both ends are read, and all of those whose ends are
     the same, too. What cannot be read is in no group. For 20,000 photographs on a local disk that takes 0.3 to
     0.6 s, and the time of reading what is the same.
     """
