@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import mldec
-from mldec.commands.own_dataset import find_own, literal_path, show_summary
+from mldec.commands.own_dataset import find_own, literal_path, no_such_dataset, show_summary
 from mldec.config import from_stored
 from mldec.engine import settings_file
 from mldec.errors import ConfigError, first_lines, shortened, suggest
@@ -265,7 +265,12 @@ def _for_hydra(override: str, folders: Sequence[Path]) -> list[str]:
         )
     if override.startswith(("~", "+")):
         raise ConfigError(f"{override}: no '+' or '~' is needed; every setting exists already and key=null clears one")
-    parsed = _parsed(override)
+    try:
+        parsed = _parsed(override)
+    except ConfigError:
+        if key == "dataset":
+            raise no_such_dataset(value, choices(key, folders)) from None
+        raise
     if parsed.is_sweep_override():
         raise ConfigError(
             f"{override}: several values need -m (one run each), or quotes and brackets for a list: '{key}=[…]'"
@@ -279,6 +284,8 @@ def _for_hydra(override: str, folders: Sequence[Path]) -> list[str]:
         return []  # their default
     if key == "backbone" and _is_timm_model(value):
         return ["backbone=timm", f"++backbone.model={value}"]
+    if key == "dataset":
+        raise no_such_dataset(value, known)
     raise ConfigError(
         f"{override}: no such {key}; {suggest(value, known)}{_timm_hint(value) if key == 'backbone' else ''}"
     )

@@ -7,6 +7,7 @@ lines on standard error tell what it is, how it is divided, what was decided, an
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
 import os
 import shlex
@@ -16,8 +17,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from mldec.config import build_component
-from mldec.data.dataset import FilesConfig
-from mldec.errors import ConfigError, DataError, as_override, printable
+from mldec.data.dataset import FilesConfig, listing
+from mldec.errors import (
+    LONGEST_PATH,
+    MAX_OPTIONS,
+    ConfigError,
+    DataError,
+    as_override,
+    printable,
+    setting,
+    shortened,
+    suggest,
+)
 from mldec.registry import DATASETS
 
 #: Overrides whose values are paths: one that exists is taken as it is, whatever signs of Hydra's grammar are in it.
@@ -74,6 +85,29 @@ def literal_path(override: str) -> str:
     except ValueError:
         return override
     return as_override(key, value) if exists else override
+
+
+def no_such_dataset(value: str, known: Sequence[str]) -> ConfigError:
+    """The error for `dataset=value` that is neither one of the names `known` nor a path that exists."""
+    folder, name = os.path.split(os.path.expanduser(value.rstrip("/")))
+    names: list[str] = []
+    with contextlib.suppress(OSError, ValueError):
+        names = sorted(os.listdir(folder or "."))[:MAX_OPTIONS]
+    near = [os.path.join(folder, one) for one in difflib.get_close_matches(name, names, n=1, cutoff=0.6)]
+    is_path = "/" in value or "." in value or (near and not difflib.get_close_matches(value, known, n=1, cutoff=0.6))
+    if not is_path:
+        return ConfigError(
+            f"dataset={shortened(value)}: no such dataset, and no such file or folder; {suggest(value, known)}"
+        )
+    found = (
+        f"did you mean {setting('dataset', near[0])}?"
+        if near
+        else f"found in {folder or '.'}: {listing(folder or '.')}"
+    )
+    return ConfigError(
+        f"dataset={shortened(value, LONGEST_PATH)}: no such dataset: this file or folder does not exist; {found} "
+        f"(datasets by name: {', '.join(known)})"
+    )
 
 
 def show_summary(own: OwnDataset | None, mapping: dict[str, Any]) -> None:
@@ -137,6 +171,7 @@ def _key(override: str) -> str:
 
 def _recognise(path: str, given: Sequence[str]) -> OwnDataset:
     from mldec.commands.compose import compose, load_components
+    from mldec.data.folder_tree import find_macos
     from mldec.data.own.locate import locate
     from mldec.data.table import read_rows
 
@@ -147,7 +182,7 @@ def _recognise(path: str, given: Sequence[str]) -> OwnDataset:
     keys, form, decisions, has_splits = {_key(text) for text in given}, found.format, list[str](), found.has_splits
     if found.name == "table":
         rows = read_rows(config, "train", quiet=True)
-        form, decisions = rows.format, list(rows.decisions)
+        form, decisions = rows.format, [*rows.decisions, *(find_macos(path) if os.path.isdir(path) else [])]
         base += [as_override(key, value) for key, value in rows.options.items() if key not in keys]
         has_splits = has_splits or rows.splits is not None or not config.is_one_file
         count = len(set(rows.name_ids.tolist())) if rows.names is not None else len(rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ import numpy as np
 
 from mldec.data.cache import cache_folder, cached
 from mldec.data.dataset import FilesConfig, check_split, name_some, naming
+from mldec.data.folder_tree import is_of_macos
 from mldec.data.index import ABSENT, UNKNOWN, ImageIndex
 from mldec.data.own.label_cells import is_whole_number
 from mldec.data.own.label_names import (
@@ -187,7 +189,22 @@ def build_table(config: TableConfig, *, split: str) -> ImageIndex:
     if config.labels is None:
         beside = os.path.dirname(os.path.abspath(config.file("train")))
         sources += [path for name in NAMES_FILES if os.path.isfile(path := os.path.join(beside, name))]
-    return cached(config, split, sources, lambda: read_table(config, split), root=config.base(split))
+    return cached(config, split, sources, lambda: _without_macos(read_table(config, split)), root=config.base(split))
+
+
+def _without_macos(index: ImageIndex) -> ImageIndex:
+    """Without listed files that macOS adds to disks and archives, such as __MACOSX/._a.jpg, which are no images."""
+    content = index.paths.values.tobytes()
+    if b"._" not in content and b"__MACOSX" not in content:
+        return index
+    own = [any(map(is_of_macos, name.split("/"))) for name in index.names()]
+    if not any(own):
+        return index
+    names = itertools.compress(index.names(), own)
+    logger.info(
+        "%s: left out %s listed files that macOS adds (%s)", index.root, f"{sum(own):,}", name_some(names, sum(own))
+    )
+    return index.subset(np.flatnonzero(~np.array(own)))
 
 
 def read_table(config: TableConfig, split: str) -> ImageIndex:

@@ -12,7 +12,7 @@ from mldec.commands import compose, own_dataset
 from mldec.commands.main import run
 from mldec.commands.own_dataset import find_own
 from mldec.config import build_component
-from mldec.errors import DataError, as_override, setting
+from mldec.errors import ConfigError, DataError, as_override, setting
 from mldec.registry import DATASETS
 
 NAMES = [f"i{number}.jpg" for number in range(6)]
@@ -150,3 +150,67 @@ def test_the_same_image_in_two_class_folders_is_never_silent(folder: Path, capsy
         text = " ".join((output.out + output.err).split())
         assert "warning: 1 images are there several times, byte for byte, with different labels: cat/i1.jpg" in text
         assert "dataset.copies=join" in text
+
+
+def test_what_macos_adds_is_left_out_and_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("__MACOSX/export/._i0.jpg", "export/._train", "export/train/._i0.jpg", "export/valid/.DS_Store"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    compose.compose(["dataset=export"])
+    assert "left out 3 files and folders that macOS adds (._train, train/._i0.jpg, " in capsys.readouterr().err
+    rows = "".join(f"{name};cat\n" for name in (*NAMES, "__MACOSX/export/._i0.jpg", "export/train/._i0.jpg"))
+    (folder / "t.csv").write_text(f"path;labels\n{rows}")
+    mapping = compose.compose(["dataset=t.csv"])
+    error = capsys.readouterr().err
+    assert "left out 2 listed files that macOS adds (__MACOSX/export/._i0.jpg, export/train/._i0.jpg)" in error
+    config = build_component(mapping["dataset"], "dataset")
+    names = {name for s in config.splits for name in DATASETS["table"].build(config, split=s).names()}
+    assert names == set(NAMES)
+
+
+@pytest.mark.parametrize("place", ["", "cat", "train/cat"])
+def test_a_folder_of_heic_says_what_to_install(folder: Path, place: str) -> None:
+    (folder / "phone" / place).mkdir(parents=True)
+    for name in ("IMG_1.HEIC", "IMG_2.heic", "._IMG_1.HEIC"):
+        (folder / "phone" / place / name).touch()
+    with pytest.raises(
+        DataError, match=r"no image in it that is read: skipped \S*IMG_1.HEIC, \S*IMG_2.heic: .*libheif"
+    ):
+        compose.compose(["dataset=phone"])
+
+
+@pytest.mark.parametrize(
+    "beside", ["labels.txt", "README.txt", "README.csv", "classes.txt", "License.txt", "notes.txt"]
+)
+def test_what_explains_a_table_is_no_table(folder: Path, beside: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "set").mkdir()
+    (folder / "set" / "t.csv").write_text(
+        "path,labels\n" + "".join(f"../{name},{i % 2}\n" for i, name in enumerate(NAMES))
+    )
+    (folder / "set" / beside).write_text("cat\ndog\n")
+    mapping = compose.compose(["dataset=set", "dataset.root=."])
+    assert mapping["dataset"]["train"] == "set/t.csv"
+    assert ("class numbers named by" in capsys.readouterr().err) == (beside in ("labels.txt", "classes.txt"))
+    (folder / "classes" / beside).write_text("cat\ndog\n")
+    assert compose.compose(["dataset=classes"])["dataset"]["name"] == "folder"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("nothere.csv", ("does not exist", "digits")),
+        ("export/nothere", ("does not exist", "found in export: train/, valid/", "digits")),
+        ("expor", ("did you mean dataset=export?", "does not exist")),
+        ("export/trian", ("did you mean dataset=export/train?", "does not exist")),
+        ("/none/x", ("does not exist", "found in /none: no such folder")),
+        ("digit", ("no such file or folder", "did you mean digits?")),
+        ("my photos,[1].csv", ("does not exist", "digits")),
+        ("nothere", ("no such dataset, and no such file or folder", "digits")),
+    ],
+)
+def test_a_path_that_does_not_exist_is_named(folder: Path, value: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose.compose([f"dataset={value}"])
+    assert str(caught.value).startswith(f"dataset={value}: no such dataset")
+    for text in words:
+        assert text in str(caught.value)

@@ -42,6 +42,18 @@ def is_image_path(cell: str) -> bool:
     return IMAGE.fullmatch(cell) is not None
 
 
+def lists_images(path: str) -> bool:
+    """Whether one of the first lines of a text file has the path of an image, or names a column of paths."""
+    try:
+        with open_decoded(path, find_encoding(path, None)) as file:
+            lines = list(itertools.islice(iter(lambda: file.readline(SAMPLE_CHARACTERS), ""), SAMPLE_LINES))
+    except (OSError, UnicodeDecodeError, DataError):
+        return True  # reading it says why it cannot be read
+    cells = [cell.strip() for line in lines for cell in re.split(r"[,;|\s]", line)]
+    header = re.split(r"[,;|\t]", lines[0]) if lines else []
+    return any(map(is_image_path, cells)) or (len(header) > 1 and _names_path(header))
+
+
 @dataclass(frozen=True)
 class Dialect:
     """How a text file is read as a table.
