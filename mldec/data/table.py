@@ -346,7 +346,7 @@ def _label_names(config: TableConfig, rows: Rows, images: RowImages, train: RowI
         return names
     if train is None:
         train_rows = read_rows(config, "train", quiet=True)
-        first = _found(train_rows, None, None)
+        first = dataclasses.replace(_found(train_rows, None, None), used=train_rows.labels)  # what it declares counts
     elif images.splits is not None and config.is_one_file:
         first = _found(rows, images, "train")
     else:
