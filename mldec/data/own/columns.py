@@ -54,7 +54,7 @@ STATES |= {"-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN, "none": UNKNOWN, "nan": 
 STATES |= {"na": UNKNOWN, "n/a": UNKNOWN, "null": UNKNOWN, "<na>": UNKNOWN}
 _FLAGS = {"isvalid": "val", "isval": "val", "istest": "test", "istrain": "train"}
 _NUMBER = re.compile(r"\s*[-+]?[\d.,]+(e[-+]?\d+)?\s*", re.I)
-_UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?|level_\d+")
+_UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+|(\.\d+)+)?|level_\d+")
 
 
 def simple(name: str) -> str:

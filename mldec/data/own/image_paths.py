@@ -253,24 +253,30 @@ class _Finder:
         )
 
     def _outside(self, numbers: list[int]) -> DataError:
-        number = numbers[0]
-        name = self.names[number]
+        number, name = numbers[0], self.names[numbers[0]]
         verb = "lies outside of" if _is_foreign(name) and ".." not in name else "may lie outside of"
+        first = range(min(len(self.names), 1000))
+        real = [place for one in first if (place := self._real_place(one)) is not None]
+        common = os.path.commonpath(list(map(os.path.dirname, real))) if real else os.path.sep
         advice = "use dataset.root=FOLDER, one that holds all images"
-        spelling = name.replace("\\", "/")
-        paths = [_normal(os.path.join(self.folder, self.names[i].replace("\\", "/"))) for i in numbers[:1000]]
-        if not _ABSOLUTE.match(spelling) and os.path.exists(paths[0]):
-            common = os.path.commonpath([self.folder, *map(os.path.dirname, paths)])
-            if common != os.path.sep:
-                advice = f"use {setting('dataset.root', _shown(common))}, which holds both"
-        elif spelling.startswith("/") and is_image_path(spelling) and os.path.exists(paths[0]):
-            common = os.path.commonpath(list(map(os.path.dirname, paths)))
-            if common != os.path.sep:
-                advice = f"use {setting('dataset.root', common)} (dataset.root=FOLDER, one that holds all images)"
+        if common not in (os.path.sep, self.root):
+            which = (
+                "all" if len(real) == len(self.names) else f"the {len(real):,} that exist of the first {len(first):,}"
+            )
+            advice = f"use {setting('dataset.root', _shown(common))}, which holds {which}"
         return DataError(
             f"{self.where(number)}: {shortened(name, 200)} {verb} {self.root}, and nothing in it is called so; "
             f"{advice}. Found there: {listing(self.root)}"
         )
+
+    def _real_place(self, number: int) -> str | None:
+        """The absolute path of an image that exists as its path says, wherever that is."""
+        name = self.names[number].replace("\\", "/")
+        bases = [self.folders.get(number, self.folder), self.root]
+        places = (
+            [_normal(os.path.join(base, name)) for base in bases] if is_image_path(name) and "\0" not in name else []
+        )
+        return next(filter(os.path.exists, places), None)
 
 
 class _Files:

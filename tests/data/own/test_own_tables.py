@@ -89,6 +89,18 @@ def test_what_stands_around_a_table_is_left_out(folder: Path, before: str, after
     assert content_of(build(folder, f"{before}Image Index;Finding Labels;;\n{rows}{after}")) == EXPECTED
 
 
+def test_comments_between_rows_are_left_out_and_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mldec")
+    text = 'path,labels\n# from here by Eva, in "May\np1.jpg,cat\n#p2.jpg,dog\np3.jpg,"a #b\n"\n#\n# 3 rows\n'
+    index = build(folder, text, separator="none")
+    assert content_of(index) == {"p1.jpg": {"cat"}, "p3.jpg": {"a #b"}}
+    assert "left out 4 lines that begin with # (first: line 2)" in caplog.text
+    tags = "tag,path\n#sun,p1.jpg\n#sea,p3.jpg\n"
+    assert content_of(build(folder, tags)) == {"p1.jpg": {"#sun"}, "p3.jpg": {"#sea"}}
+    with pytest.raises(DataError, match=r"t\.csv line 4: 3 cells"):
+        build(folder, "path,labels\n# c\np1.jpg,cat\np3.jpg,cat,dog\n")
+
+
 @pytest.mark.parametrize("sign", [";", ",", "|", "/", " ", ", ", "; "])
 def test_the_sign_between_labels_is_found(folder: Path, sign: str) -> None:
     rows = [("p1.jpg", "cat"), ("sub/p2.jpg", "dog"), ("p3.jpg", f"dog{sign}cat"), ("p4.jpg", "")]
@@ -356,6 +368,18 @@ def test_nothing_outside_of_the_root_is_found(tmp_path: Path) -> None:
             build(tmp_path / "in", f"path,labels\n{path},cat\n")
 
 
+def test_the_root_that_is_offered_holds_absolute_and_relative_paths(tmp_path: Path) -> None:
+    touch(tmp_path, "here/photos/1.jpg", "else/2.jpg")
+    both = f"path,labels\nphotos/1.jpg,c\n{tmp_path}/else/2.jpg,c\n"
+    message = refused(tmp_path / "here", both)
+    assert f"use dataset.root={tmp_path}, which holds all." in message
+    index = build(tmp_path / "here", both, root=str(tmp_path))
+    assert list(index.names()) == ["here/photos/1.jpg", "else/2.jpg"]
+    message = refused(tmp_path / "here", f"{both}/gone/3.jpg,c\n")
+    assert f"use dataset.root={tmp_path}, which holds the 2 that exist of the first 3." in message
+    assert "use dataset.root=FOLDER" in refused(tmp_path / "here", "path,labels\n/gone/3.jpg,c\n")
+
+
 def test_each_table_has_its_own_folder(tmp_path: Path) -> None:
     touch(tmp_path, "train/a.jpg", "valid/b.jpg", "valid/a.jpg")
     (tmp_path / "train" / "_classes.csv").write_text("filename, cat, dog\na.jpg, 1, 0\n")
@@ -401,7 +425,8 @@ def test_pyarrow_reads_what_python_reads(
 
 
 @pytest.mark.parametrize(
-    "change", ["path,labels\n", ' "q" ', "\n\n", "\\", "nan", "['a']", "a.jpg,x\na.jpg,y\n", "x,y,z\n", "\0", "./b"]
+    "change",
+    ["path,labels\n", ' "q" ', "\n\n", "\\", "nan", "['a']", "a.jpg,x\na.jpg,y\n", "x,y,z\n", "\0", "./b", "#c,d\n"],
 )
 def test_what_pyarrow_would_read_otherwise_is_left_to_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
@@ -579,6 +604,12 @@ def test_long_cells_take_linear_time() -> None:
 )
 def test_arrays_as_numpy_prints_them_are_lists(text: str) -> None:
     assert label_cells.parse_list(text, "t.csv line 2") == ["a", "b"]
+
+
+@pytest.mark.parametrize("index", ["Unnamed: 0", "Unnamed: 0.1", "Unnamed: 0.1.1", "Unnamed: 0_level_0", "level_0"])
+def test_indexes_that_pandas_writes_are_no_classes(folder: Path, index: str) -> None:
+    found = build(folder, f"{index},path,cat\n0,p1.jpg,1\n1,p3.jpg,0\n")
+    assert found.labels.names == ("cat",)
 
 
 @pytest.mark.parametrize("pattern", ["column_{}", "Unnamed: {}", "level_{}", "{}age"])
