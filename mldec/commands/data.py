@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -213,7 +213,10 @@ def _stats(options: StatsOptions, arguments: compose.Arguments) -> int:
     config, display = _dataset(options, arguments), Display()
     folder = options.output or Path("outputs") / "data" / config.name
     check_output_directory("output", folder)
-    indexes = {split: _index(config, split) for split in _splits(options.split, config)}
+    splits = _splits(options.split, config)
+    outputs = [folder / f"{split}{suffix}" for split in splits for suffix in (".json", ".png")]
+    refuse_overwriting("output", outputs, _files_of(config))
+    indexes = {split: _index(config, split) for split in splits}
     for split, index in indexes.items():
         with display.bar(f"{config.name} {split}", min(SAMPLE, len(index))) as bar:
             summary = summarize(index, on_done=bar.advance)
@@ -318,8 +321,9 @@ def _export(options: DataExportOptions, arguments: compose.Arguments) -> int:
         return export(options, images, [options.predictions])
     config = _dataset(options, arguments)
     indexes = {split: _index(config, split) for split in _splits(options.split, config)}
-    images = from_indexes(indexes, unknown_as_absent=options.unknown == "absent")
-    return export(options, images, _named_files(config))
+    unknown_as_absent, apart = options.unknown == "absent", options.format == "hf"
+    images = from_indexes(indexes, unknown_as_absent=unknown_as_absent, apart=apart)
+    return export(options, images, _files_of(config))
 
 
 def _browse(options: BrowseOptions, arguments: compose.Arguments) -> int:
@@ -365,7 +369,16 @@ def _warn_of_copies(config: Any, indexes: Mapping[str, Any], display: Any) -> No
 def _named_files(config: Any) -> list[str]:
     """The files that a dataset's settings name."""
     named = (getattr(config, name, None) for name in ("train", "val", "test", "labels", "exclude"))
-    return [name for name in named if isinstance(name, str)]
+    return [os.path.expanduser(name) for name in named if isinstance(name, str)]
+
+
+def _files_of(config: Any) -> Iterator[str]:
+    """The same, and what lies in a folder that they name."""
+    from mldec.data.folder_tree import some_below
+
+    for path in _named_files(config):
+        yield path
+        yield from (os.path.join(path, inner) for inner in some_below(path))
 
 
 def _index(config: Any, split: str) -> Any:

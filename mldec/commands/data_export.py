@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ def check_options(options: DataExportOptions, *, has_dataset: bool) -> None:
         check_output_directory("output", options.output)
 
 
-def export(options: DataExportOptions, images: ExportSet, read: Sequence[str | Path]) -> int:
+def export(options: DataExportOptions, images: ExportSet, read: Iterable[str | Path]) -> int:
     """Write the files and print what they are. Returns the exit code.
 
     Args:
@@ -130,7 +130,9 @@ def _export_folder(options: DataExportOptions, images: ExportSet, display: Displ
     export_folder.check_new(output)
     total = sum(images.counts.values())
     if how == "none":
-        display.say(f"note: file names are relative to {images.root}; put the images of each split beside its table")
+        places = dict.fromkeys(images.roots.get(split, images.root) for split in images.splits)
+        where = " and ".join(places)
+        display.say(f"note: file names are relative to {where}; put the images of each split beside its table")
     else:
         size = export_folder.measure_images(images)
         verb = "copies of" if how == "copy" else "links to"

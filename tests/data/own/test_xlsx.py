@@ -64,9 +64,7 @@ def test_cells_out_of_order_are_not_lost(tmp_path: Path, old: str, new: str) -> 
                 text = text.replace(old.encode(), new.encode())
             changed.writestr(name, text)
     assert len(list(open_table_file(str(tmp_path / "good.xlsx")).rows())) == 2
-    with pytest.raises(
-        DataError, match=r"t\.xlsx line \d: rows or cells are there twice, or not in the order"
-    ):
+    with pytest.raises(DataError, match=r"t\.xlsx line \d: rows or cells are there twice, or not in the order"):
         list(open_table_file(str(path)).rows())
 
 
