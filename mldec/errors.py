@@ -20,6 +20,8 @@ _DIGITS = re.compile("[0-9]{1,18}")  # ASCII alone: int() and str.isdigit() take
 _LONG_WORD = re.compile(r"\S{400,}")
 LONGEST_SHOWN = 80  # characters of a wrong value that an error repeats
 LONGEST_PATH = 500  # of a path
+_PLAIN = re.compile(r"[A-Za-z_][\w.@%+-]*|\.{1,2}|[\w.@%+-]*(/[\w.@%+-]*)+", re.A)  # needs no quotes for Hydra
+_KEYWORDS = ("null", "true", "false", "nan", "inf")
 
 
 class MldecError(Exception):
@@ -84,6 +86,29 @@ def first_lines(error: BaseException, most: int = 1) -> str:
 def option(name: str, value: object) -> str:
     """`name=value`, quoted so that it can be pasted into a shell."""
     return shlex.quote(f"{name}={value}")
+
+
+def as_override(key: str, value: str | bool | Sequence[str]) -> str:
+    """An override that sets `key` of an experiment to the text `value`, whatever is in it, a list of texts, or a bool.
+
+    Quoted as Hydra's grammar needs it (hydra.cc/docs/advanced/override_grammar/basic, "Quoted values"), with `${` as
+    OmegaConf escapes what is no interpolation.
+    """
+    if isinstance(value, bool):
+        return f"{key}={str(value).lower()}"
+    if not isinstance(value, str):
+        return f"{key}=[{','.join(as_override('', item)[1:] for item in value)}]"
+    if _PLAIN.fullmatch(value) and ("/" in value or value.lower() not in _KEYWORDS):
+        return f"{key}={value}"
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    sign = "'" if '"' in text and "'" not in text else '"'
+    text = re.sub(rf"(\\*)({sign}|\Z)", lambda found: found[1] * 2 + ("\\" + sign if found[2] else ""), text)
+    return f"{key}={sign}{text}{sign}"
+
+
+def setting(key: str, value: str | bool | Sequence[str]) -> str:
+    """The same, quoted so that it can be pasted into a shell. Options of a command take text as it is: `option`."""
+    return shlex.quote(as_override(key, value))
 
 
 def suggest(name: str, options: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import mldec
-from mldec.commands.own_dataset import find_own, show_summary
+from mldec.commands.own_dataset import find_own, literal_path, no_such_dataset, show_summary
 from mldec.config import from_stored
 from mldec.engine import settings_file
 from mldec.errors import ConfigError, first_lines, shortened, suggest
@@ -161,11 +161,22 @@ def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | N
     return changed
 
 
+def value_of(override: str) -> Any:
+    """The plain value of a single override, `${…}` resolved. Raises ConfigError for what cannot be read."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return OmegaConf.select(OmegaConf.create({"value": _parsed(override).value()}), "value")
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(_readable(error)) from error
+
+
 def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
     """All combinations of overrides with several values: `head=gap,ml_decoder seed=0,1,2` gives six lists."""
     axes = []
     for override in overrides:
-        parsed = _parsed(override)
+        parsed = _parsed(override := literal_path(override))
         if not parsed.is_sweep_override():
             axes.append([override])
         elif parsed.is_discrete_sweep():
@@ -254,7 +265,12 @@ def _for_hydra(override: str, folders: Sequence[Path]) -> list[str]:
         )
     if override.startswith(("~", "+")):
         raise ConfigError(f"{override}: no '+' or '~' is needed; every setting exists already and key=null clears one")
-    parsed = _parsed(override)
+    try:
+        parsed = _parsed(override)
+    except ConfigError:
+        if key == "dataset":
+            raise no_such_dataset(value, choices(key, folders)) from None
+        raise
     if parsed.is_sweep_override():
         raise ConfigError(
             f"{override}: several values need -m (one run each), or quotes and brackets for a list: '{key}=[…]'"
@@ -268,6 +284,8 @@ def _for_hydra(override: str, folders: Sequence[Path]) -> list[str]:
         return []  # their default
     if key == "backbone" and _is_timm_model(value):
         return ["backbone=timm", f"++backbone.model={value}"]
+    if key == "dataset":
+        raise no_such_dataset(value, known)
     raise ConfigError(
         f"{override}: no such {key}; {suggest(value, known)}{_timm_hint(value) if key == 'backbone' else ''}"
     )
@@ -349,16 +367,6 @@ def _where(error: BaseException) -> str:
     """The file and line that raised `error`."""
     frames = traceback.extract_tb(error.__traceback__)
     return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-
-
-def as_override(key: str, value: str | tuple[str, ...]) -> str:
-    """An override that sets `key` to the text `value`, or a list of texts, quoted as Hydra needs it."""
-    if isinstance(value, tuple):
-        return f"{key}=[{','.join(as_override('', item)[1:] for item in value)}]"
-    if re.fullmatch(r"[\w/.:%+*@?| -]+", value):
-        return f"{key}={value}"
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"
 
 
 def _value(override: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from mldec.commands import compose
 from mldec.commands.options import OutputDirectory, OutputFile, parse
 from mldec.config import Count, Fraction, Range, Seed, Some, build_config
-from mldec.errors import ConfigError, RunError, printable_name, shortened, suggest
+from mldec.errors import ConfigError, RunError, as_override, printable_name, shortened, suggest
 from mldec.files import check_output_directory, check_output_file, refuse_overwriting
 from mldec.system import usable_cores
 
@@ -183,6 +183,7 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
             display.say(f"  {printable_name(problem.reason)}")
         if len(found) > SHOWN:
             display.say(f"  and {len(found) - SHOWN:,} more")
+    _warn_of_copies(config, indexes, display)
     if set(indexes) == set(config.splits):  # otherwise those of the other splits would be among them
         left_out = read_exclusions(listed) if (listed := exclusion_file(config)) else set()
         home = os.path.abspath(config.folder)
@@ -212,14 +213,19 @@ def _stats(options: StatsOptions, arguments: compose.Arguments) -> int:
     config, display = _dataset(options, arguments), Display()
     folder = options.output or Path("outputs") / "data" / config.name
     check_output_directory("output", folder)
-    for split in _splits(options.split, config):
-        index = _index(config, split)
+    splits = _splits(options.split, config)
+    outputs = [folder / f"{split}{suffix}" for split in splits for suffix in (".json", ".png")]
+    refuse_overwriting("output", outputs, _files_of(config))
+    indexes = {split: _index(config, split) for split in splits}
+    for split, index in indexes.items():
         with display.bar(f"{config.name} {split}", min(SAMPLE, len(index))) as bar:
             summary = summarize(index, on_done=bar.advance)
         display.say(f"{config.name} {split}\n\n{summary.describe()}\n")
         write_json(folder / f"{split}.json", summary.to_mapping())
         draw_statistics(summary, folder / f"{split}.png", title=f"{config.name} {split}")
         display.say(f"written to {folder / split}.json and {folder / split}.png")
+    if config.name == "folder":
+        _warn_of_copies(config, indexes, display)
     return 0
 
 
@@ -315,8 +321,9 @@ def _export(options: DataExportOptions, arguments: compose.Arguments) -> int:
         return export(options, images, [options.predictions])
     config = _dataset(options, arguments)
     indexes = {split: _index(config, split) for split in _splits(options.split, config)}
-    images = from_indexes(indexes, unknown_as_absent=options.unknown == "absent")
-    return export(options, images, _named_files(config))
+    unknown_as_absent, apart = options.unknown == "absent", options.format == "hf"
+    images = from_indexes(indexes, unknown_as_absent=unknown_as_absent, apart=apart)
+    return export(options, images, _files_of(config))
 
 
 def _browse(options: BrowseOptions, arguments: compose.Arguments) -> int:
@@ -345,16 +352,33 @@ def _train_command(
     choice: str, settings: Mapping[str, str | tuple[str, ...]], arguments: compose.Arguments, without: str
 ) -> str:
     """The command that trains on a new dataset, with the settings of `dataset` that were given but for `without`."""
-    new = [compose.as_override(key, value) for key, value in settings.items()]
+    new = [as_override(key, value) for key, value in settings.items()]
     kept = {text: compose.key_of(text) for text in arguments.overrides if text.startswith("dataset.")}
     given = [text for text, key in kept.items() if key not in settings and key != without]
     return shlex.join(["mldec", "train", choice, *new, *given])
 
 
+def _warn_of_copies(config: Any, indexes: Mapping[str, Any], display: Any) -> None:
+    from mldec.data.data_checks import find_copies
+    from mldec.data.folder import COPIES
+
+    for sentence in find_copies(indexes, COPIES if config.name == "folder" else ""):
+        display.say(f"warning: {printable_name(sentence)}")
+
+
 def _named_files(config: Any) -> list[str]:
     """The files that a dataset's settings name."""
     named = (getattr(config, name, None) for name in ("train", "val", "test", "labels", "exclude"))
-    return [name for name in named if isinstance(name, str)]
+    return [os.path.expanduser(name) for name in named if isinstance(name, str)]
+
+
+def _files_of(config: Any) -> Iterator[str]:
+    """The same, and what lies in a folder that they name."""
+    from mldec.data.folder_tree import some_below
+
+    for path in _named_files(config):
+        yield path
+        yield from (os.path.join(path, inner) for inner in some_below(path))
 
 
 def _index(config: Any, split: str) -> Any:

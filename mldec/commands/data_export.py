@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mldec.commands import compose
-from mldec.errors import ConfigError, shortened
+from mldec.errors import ConfigError, as_override, setting, shortened
 from mldec.files import check_output_directory, check_output_file, refuse_overwriting, write_text
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def check_options(options: DataExportOptions, *, has_dataset: bool) -> None:
         check_output_directory("output", options.output)
 
 
-def export(options: DataExportOptions, images: ExportSet, read: Sequence[str | Path]) -> int:
+def export(options: DataExportOptions, images: ExportSet, read: Iterable[str | Path]) -> int:
     """Write the files and print what they are. Returns the exit code.
 
     Args:
@@ -131,7 +130,9 @@ def _export_folder(options: DataExportOptions, images: ExportSet, display: Displ
     export_folder.check_new(output)
     total = sum(images.counts.values())
     if how == "none":
-        display.say(f"note: file names are relative to {images.root}; put the images of each split beside its table")
+        places = dict.fromkeys(images.roots.get(split, images.root) for split in images.splits)
+        where = " and ".join(places)
+        display.say(f"note: file names are relative to {where}; put the images of each split beside its table")
     else:
         size = export_folder.measure_images(images)
         verb = "copies of" if how == "copy" else "links to"
@@ -145,7 +146,7 @@ def _export_folder(options: DataExportOptions, images: ExportSet, display: Displ
         export_folder.write_hf(output, images, how, bar.advance)
     display.say(f"{output}: {total:,} images, {len(images.labels):,} labels")
     display.say(f'in Python: load_dataset("imagefolder", data_dir={str(output)!r})')
-    display.say(f"next: mldec data stats {shlex.quote(compose.as_override('dataset', str(output)))}")
+    display.say(f"next: mldec data stats {setting('dataset', str(output))}")
     return 0
 
 
@@ -160,4 +161,4 @@ def _next_command(form: str, parts: dict[Path, ExportSet], beside: dict[Path, st
     if form in ("csv", "jsonl") and beside:
         settings["dataset.labels"] = str(next(iter(beside)))
     choice = "dataset=coco_json" if form == "coco" else "dataset=table"
-    return shlex.join(["mldec", "data", "stats", choice, *(compose.as_override(*item) for item in settings.items())])
+    return shlex.join(["mldec", "data", "stats", choice, *(as_override(*item) for item in settings.items())])

@@ -6,6 +6,8 @@ lines on standard error tell what it is, how it is divided, what was decided, an
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import logging
 import os
 import shlex
@@ -15,9 +17,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from mldec.config import build_component
-from mldec.errors import ConfigError, DataError, printable
+from mldec.data.dataset import FilesConfig, listing
+from mldec.errors import (
+    LONGEST_PATH,
+    MAX_OPTIONS,
+    ConfigError,
+    DataError,
+    as_override,
+    printable,
+    setting,
+    shortened,
+    suggest,
+)
 from mldec.registry import DATASETS
 
+#: Overrides whose values are paths: one that exists is taken as it is, whatever signs of Hydra's grammar are in it.
+PATHS = frozenset(["dataset", *(f"dataset.{key}" for key in FilesConfig.paths)])
 _shown: set[tuple[str, ...]] = set()
 
 
@@ -48,6 +63,7 @@ def find_own(overrides: Sequence[str], known: Sequence[str]) -> tuple[list[str],
         ConfigError: two paths.
         DataError: nothing is recognised at the path, or what it is cannot be decided; says what to choose from.
     """
+    overrides = list(map(literal_path, overrides))
     paths = [(place, path) for place, text in enumerate(overrides) if (path := _path(text, known)) is not None]
     if not paths:
         return list(overrides), None
@@ -59,6 +75,39 @@ def find_own(overrides: Sequence[str], known: Sequence[str]) -> tuple[list[str],
     given = {_key(text) for text in others}
     expanded = [text for text in own.options if _key(text) not in given]
     return [*expanded, *others], own
+
+
+def literal_path(override: str) -> str:
+    """An override in which a path that exists is quoted for Hydra, if it is not yet."""
+    key, _, value = override.partition("=")
+    try:
+        exists = key in PATHS and bool(value) and os.path.exists(os.path.expanduser(value))
+    except ValueError:
+        return override
+    return as_override(key, value) if exists else override
+
+
+def no_such_dataset(value: str, known: Sequence[str]) -> ConfigError:
+    """The error for `dataset=value` that is neither one of the names `known` nor a path that exists."""
+    folder, name = os.path.split(os.path.expanduser(value.rstrip("/")))
+    names: list[str] = []
+    with contextlib.suppress(OSError, ValueError):
+        names = sorted(os.listdir(folder or "."))[:MAX_OPTIONS]
+    near = [os.path.join(folder, one) for one in difflib.get_close_matches(name, names, n=1, cutoff=0.6)]
+    is_path = "/" in value or "." in value or (near and not difflib.get_close_matches(value, known, n=1, cutoff=0.6))
+    if not is_path:
+        return ConfigError(
+            f"dataset={shortened(value)}: no such dataset, and no such file or folder; {suggest(value, known)}"
+        )
+    found = (
+        f"did you mean {setting('dataset', near[0])}?"
+        if near
+        else f"found in {folder or '.'}: {listing(folder or '.')}"
+    )
+    return ConfigError(
+        f"dataset={shortened(value, LONGEST_PATH)}: no such dataset: this file or folder does not exist; {found} "
+        f"(datasets by name: {', '.join(known)})"
+    )
 
 
 def show_summary(own: OwnDataset | None, mapping: dict[str, Any]) -> None:
@@ -100,16 +149,18 @@ def show_summary(own: OwnDataset | None, mapping: dict[str, Any]) -> None:
 
 def _path(override: str, known: Sequence[str]) -> str | None:
     """The path that an override gives as dataset; None for one that names a choice, or nothing that exists."""
+    from mldec.commands.compose import value_of
+
     if _key(override) != "dataset":
         return None
     value = override.partition("=")[2]
     if value in known or value == "null" or value.startswith("{"):
         return None
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        value = value[1:-1]
-    path = os.path.expanduser(value)
+    with contextlib.suppress(ConfigError):
+        value = value_of(override)
+    path = os.path.expanduser(value) if isinstance(value, str) else ""
     try:
-        return path if value and os.path.exists(path) else None
+        return path if path and os.path.exists(path) else None
     except ValueError:
         return None
 
@@ -119,7 +170,8 @@ def _key(override: str) -> str:
 
 
 def _recognise(path: str, given: Sequence[str]) -> OwnDataset:
-    from mldec.commands.compose import as_override, compose, load_components
+    from mldec.commands.compose import compose, load_components
+    from mldec.data.folder_tree import find_macos
     from mldec.data.own.locate import locate
     from mldec.data.table import read_rows
 
@@ -130,8 +182,8 @@ def _recognise(path: str, given: Sequence[str]) -> OwnDataset:
     keys, form, decisions, has_splits = {_key(text) for text in given}, found.format, list[str](), found.has_splits
     if found.name == "table":
         rows = read_rows(config, "train", quiet=True)
-        form, decisions = rows.format, list(rows.decisions)
-        base += [_option(key, value) for key, value in rows.options.items() if key not in keys]
+        form, decisions = rows.format, [*rows.decisions, *(find_macos(path) if os.path.isdir(path) else [])]
+        base += [as_override(key, value) for key, value in rows.options.items() if key not in keys]
         has_splits = has_splits or rows.splits is not None or not config.is_one_file
         count = len(set(rows.name_ids.tolist())) if rows.names is not None else len(rows)
     else:
@@ -151,12 +203,6 @@ def _shares(count: int) -> dict[str, float]:
     if count >= 30:
         return {"val": 0.1, "test": 0.1}
     return {"val": 0.25} if count >= 4 else {}
-
-
-def _option(key: str, value: str) -> str:
-    from mldec.commands.compose import as_override
-
-    return f"{key}={value}" if value.startswith("[") else as_override(key, value)
 
 
 class _Decisions(logging.Filter):

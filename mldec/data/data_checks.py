@@ -2,13 +2,59 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 import numpy as np
 
 from mldec.data.dataset import name_some
+from mldec.data.image_checks import same_files
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError
+
+MOST_COMPARED = 20_000  # images whose files are compared when a training starts, see `same_files` for the time
+
+
+def find_copies(indexes: Mapping[str, ImageIndex], advice: str = "") -> list[str]:
+    """Sentences for images that are the same file, byte for byte: those with other labels, and those in other splits.
+
+    Args:
+        indexes: by the name of the split.
+        advice: what may be done about those with other labels, beside deleting them.
+    """
+    images: dict[str, tuple[str, int]] = {}  # a path that several splits share is that of the first
+    for split, index in indexes.items():
+        for row, name in enumerate(index.names()):
+            images.setdefault(os.path.join(index.root, name), (split, row))
+    paths = list(images)
+    groups = [[images[paths[place]] for place in group] for group in same_files(paths)]
+
+    def labels(split: str, row: int) -> frozenset[str]:
+        index = indexes[split]
+        return frozenset(index.labels.names[column] for column in index.positives[row].tolist())
+
+    def some(groups: list[list[tuple[str, int]]]) -> str:
+        several = len(indexes) > 1
+        texts = (
+            " = ".join(indexes[split].name(row) + (f" ({split})" if several else "") for split, row in group[:4])
+            for group in groups
+        )
+        return name_some(texts, len(groups))
+
+    apart = [group for group in groups if len({labels(*image) for image in group}) > 1]
+    across = [group for group in groups if len({split for split, _ in group}) > 1]
+    found = []
+    if apart:
+        found.append(
+            f"{len(apart):,} images are there several times, byte for byte, with different labels: {some(apart)}; "
+            f"delete those with wrong labels{advice}"
+        )
+    if across:
+        found.append(
+            f"{len(across):,} images are in several splits, byte for byte, so metrics are optimistically biased: "
+            f"{some(across)}; leave each in one of them"
+        )
+    return found
 
 
 def find_data_problems(train: ImageIndex, held_out: Mapping[str, ImageIndex]) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+import numpy as np
 
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, listing, name_some, naming, require
@@ -33,6 +36,8 @@ SPLIT_FOLDERS = {
 SPLIT_OF_NAME = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
 USUAL = ("train", "val", "valid", "validation", "test")  # those that are hardly names of classes
 
+COPIES = ", or use dataset.copies=join, which makes each one image with all labels of its folders"
+
 #: Where class folders lie below the root: unpacked by hand, or from Kaggle's archive.
 IMAGENET_PREFIXES = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 
@@ -48,11 +53,22 @@ class FolderConfig(SplitShares, DatasetConfig):
 
     Without `train` every folder below the root is a class, and the only split is train, of which `val_share` and
     `test_share` make others.
+
+    Attributes:
+        labels: train, the class folders of train; union, those of all splits. null: as train, but images of a class
+            that only val or test have are an error.
+        copies: join makes images of a split that are the same, byte for byte, one with the labels of all their folders,
+            so that images may have several labels. null: each counts with its own label; a warning names them.
     """
 
-    single_label = True
-
     root: str
+    labels: Literal["train", "union"] | None = None
+    copies: Literal["join"] | None = None
+
+    @property
+    def single_label(self) -> bool:  # type: ignore[override]
+        """Unless copies are joined."""
+        return self.copies is None
 
     @property
     def splits(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -60,14 +76,21 @@ class FolderConfig(SplitShares, DatasetConfig):
         found = tuple(split for split in SPLIT_FOLDERS if split_folder(self.folder, split) is not None)
         return found if "train" in found else self.drawn_splits
 
+    def unused(self) -> list[str]:
+        if self.labels is None or split_folder(self.folder, "train") is not None:
+            return []
+        return [f"dataset.labels={self.labels}: only used where splits are folders, and there is no train/"]
+
 
 @DATASETS.register("folder", FolderConfig)
 def build_folder(config: FolderConfig, *, split: str) -> ImageIndex:
-    """The index of a split: labels are the names of train's class folders, sorted.
+    """The index of a split: labels are the names of train's class folders, sorted, or with `union` of all splits.
 
     Raises:
-        DataError: no folder, no class folder, no image, or a class that train lacks.
+        DataError: no folder, no class folder, no image, or images of a class that train lacks.
     """
+    from mldec.data.own.label_names import TRAIN, UNION, warn_of_similar  # which needs this module
+
     check_split(config, split)
     if not os.path.isdir(config.folder):
         raise DataError(f"dataset.root={config.root}: no such folder; it must hold one folder per class")
@@ -77,13 +100,19 @@ def build_folder(config: FolderConfig, *, split: str) -> ImageIndex:
     folder = train if split == "train" or drawn else split_folder(config.folder, split)
     assert folder is not None
 
+    places = [split_folder(config.folder, name) for name in SPLIT_FOLDERS]
+    named = [place for place in places if place] if config.labels == UNION and not drawn else [train]
+
     def read() -> ImageIndex:
-        labels = None if folder == train else _label_space(train)
-        index = read_class_folders(folder, labels)
+        labels = _named(sorted({name for place in named for name in _class_names(FolderTree(place))}), train)
+        index = read_class_folders(folder, labels, leave_out=config.labels == TRAIN)
+        warn_of_similar(config.folder, index.labels.names)
+        index = _with_copies_joined(index) if config.copies == "join" else index
         return index.subset(config.rows_of(index, split)) if drawn and config.drawn_splits != ("train",) else index
 
     # Not the folder itself: the cache may lie in it, and what is added to it is a class folder, which is named here.
-    return cached(config, split, [*class_folders(train), *folders_below(folder)], read)
+    sources = [*(path for place in named for path in class_folders(place)), *folders_below(folder)]
+    return cached(config, split, sources, read)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +171,7 @@ def split_folder(root: str, split: str) -> str | None:
     return paths[0] if paths else None
 
 
-def read_class_folders(folder: str, labels: LabelSpace | None = None) -> ImageIndex:
+def read_class_folders(folder: str, labels: LabelSpace | None = None, *, leave_out: bool = False) -> ImageIndex:
     """The images in `folder/<class>/`, at any depth, each with the label of its class.
 
     Links to folders are followed, see `FolderTree`. Hidden files and folders, files that macOS adds, files without the
@@ -150,39 +179,52 @@ def read_class_folders(folder: str, labels: LabelSpace | None = None) -> ImageIn
 
     Args:
         labels: the columns; None: the names of the class folders, sorted.
+        leave_out: classes that are none of `labels`, which otherwise are an error.
 
     Raises:
-        DataError: no class folder, no image, a class that is none of `labels`, or a link of which FolderTree says so.
+        DataError: no class folder, no image, images of a class that is none of `labels`, or a link of which FolderTree
+            says so.
     """
     tree = FolderTree(folder)
     classes = _class_names(tree)
     labels = labels or _named(classes, folder)
+    known = set(labels.names)
+    lacking: dict[str, int] = {}  # images of each class that is none of the labels
     others: list[str] = []
     unread: list[str] = []
     empty: list[str] = []
 
     def samples() -> Iterator[tuple[str, list[int], tuple[()], tuple[()]]]:
         for name in classes:
-            try:
-                column = labels.index(name)
-            except DataError as error:
-                raise DataError(f"{os.path.join(folder, name)}: {error}; train has no such folder") from None
+            column = labels.index(name) if name in known else -1
             count = 0
             for path in tree.files(name):
                 ending = os.path.splitext(path)[1].lower()
                 if ending in SUFFIXES:
                     count += 1
-                    yield path, [column], (), ()
+                    if column >= 0:
+                        yield path, [column], (), ()
                 else:
                     (unread if ending in UNREAD else others).append(path)
             if not count:
                 empty.append(name)
+            elif column < 0:
+                lacking[name] = count
+        if lacking and not leave_out:
+            from mldec.data.own.label_names import describe_lacking
+
+            raise DataError(f"{os.path.join(folder, next(iter(lacking)))}: {describe_lacking(lacking, labels.names)}")
 
     try:
         with naming(folder):
             index = ImageIndex.build(samples(), root=folder, labels=labels)
     except DataError as error:
         raise DataError("; ".join([str(error), *describe_unread(unread)])) from None
+    if lacking:
+        some = name_some(lacking, len(lacking))
+        logger.info(
+            "%s: left out %s images of classes that train lacks (%s)", folder, f"{sum(lacking.values()):,}", some
+        )
     for sentence in tree.notes():
         logger.info("%s: %s", folder, sentence)
     if others:
@@ -206,15 +248,26 @@ def class_folders(folder: str) -> list[str]:
     return [os.path.join(folder, name) for name in FolderTree(folder).folders()]
 
 
+def _with_copies_joined(index: ImageIndex) -> ImageIndex:
+    """Images that are the same, byte for byte, as the first of them, with the labels of all; see `same_files`."""
+    from mldec.data.image_checks import same_files
+    from mldec.data.own.rows import regrouped
+
+    first = np.arange(len(index))
+    for group in same_files([index.path(row) for row in range(len(index))]):
+        first[group] = group[0]
+    kept, numbers = np.unique(first, return_inverse=True)
+    if len(kept) < len(index):
+        logger.info("%s: %s copies joined with the image they are of", index.root, f"{len(index) - len(kept):,}")
+    positives = regrouped(index.positives, numbers, len(kept))
+    return dataclasses.replace(index.subset(kept), positives=positives)
+
+
 def _class_names(tree: FolderTree) -> list[str]:
     names = tree.folders()
     if not names:
         raise DataError(f"{tree.root}: no folder in it; each class needs one. Found there: {listing(tree.root)}")
     return names
-
-
-def _label_space(folder: str) -> LabelSpace:
-    return _named(_class_names(FolderTree(folder)), folder)
 
 
 def _named(classes: list[str], folder: str) -> LabelSpace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from mldec.errors import DataError, printable_name
 #: Folders that are read behind links, of one tree: a link can lead to a whole disk. Those directly in the root, one per
 #: class, do not count.
 MAX_LINKED = 100_000
+MAX_LISTED = 200_000  # entries that are looked at for files of macOS
 
 
 class FolderTree:
@@ -60,9 +62,7 @@ class FolderTree:
 
     def notes(self) -> list[str]:
         """Sentences for what was left out so far, but for hidden files that are not of macOS."""
-        sentences = []
-        if count := len(self._macos):
-            sentences.append(f"left out {count:,} files and folders that macOS adds ({name_some(self._macos, count)})")
+        sentences = _macos_note(list(self._macos))
         if count := len(self._repeated):
             some = name_some(self._repeated, count)
             sentences.append(f"left out {count:,} folders behind links that are read already ({some})")
@@ -105,10 +105,41 @@ class FolderTree:
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             raise DataError(f"{folder}: cannot be listed: {error.strerror}") from None
-        own = [entry for entry in found if not _is_of_macos(entry.name)]
+        own = [entry for entry in found if not is_of_macos(entry.name)]
         if len(own) < len(found):
-            self._macos |= {os.path.join(path, entry.name): None for entry in found if _is_of_macos(entry.name)}
+            self._macos |= {os.path.join(path, entry.name): None for entry in found if is_of_macos(entry.name)}
         return [entry for entry in own if not entry.name.startswith(".")]
+
+
+def find_macos(folder: str) -> list[str]:
+    """A sentence about the files and folders in `folder` that macOS adds, as `some_below` finds them; or none."""
+    return _macos_note(sorted(path for path in some_below(folder) if is_of_macos(os.path.basename(path))))
+
+
+def some_below(folder: str) -> Iterator[str]:
+    """The paths relative to `folder` of what lies in it at any depth, at most MAX_LISTED: for messages.
+
+    Neither links nor hidden folders are entered.
+    """
+    waiting, count = [folder], 0
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if (count := count + 1) > MAX_LISTED:
+                    return
+                yield entry.path[len(os.path.join(folder, "")) :]
+                if not entry.name.startswith(".") and entry.name != "__MACOSX" and entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+
+
+def is_of_macos(name: str) -> bool:
+    """Whether a file or folder is called as those that macOS adds, which are no images."""
+    return name.startswith("._") or name in (".DS_Store", "__MACOSX")
+
+
+def _macos_note(paths: list[str]) -> list[str]:
+    count = len(paths)
+    return [f"left out {count:,} files and folders that macOS adds ({name_some(paths, count)})"] if count else []
 
 
 def _identity(folder: str) -> tuple[int, int]:
@@ -117,10 +148,6 @@ def _identity(folder: str) -> tuple[int, int]:
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed: {error.strerror}") from None
     return status.st_dev, status.st_ino
-
-
-def _is_of_macos(name: str) -> bool:
-    return name.startswith("._") or name in (".DS_Store", "__MACOSX")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

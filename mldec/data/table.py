@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ import numpy as np
 
 from mldec.data.cache import cache_folder, cached
 from mldec.data.dataset import FilesConfig, check_split, name_some, naming
+from mldec.data.folder_tree import is_of_macos
 from mldec.data.index import ABSENT, UNKNOWN, ImageIndex
 from mldec.data.own.label_cells import is_whole_number
 from mldec.data.own.label_names import (
@@ -31,7 +33,7 @@ from mldec.data.own.label_names import (
     named,
     names_file_beside,
     read_names,
-    similar_names,
+    warn_of_similar,
 )
 from mldec.data.own.parquet_images import find_images_inside, shards_of
 from mldec.data.own.read_rows import TableSettings, read_table_rows, splits_of_table
@@ -40,7 +42,7 @@ from mldec.data.own.row_images import RowImages
 from mldec.data.own.rows import SPLITS, Rows, rows_of_listing
 from mldec.data.own.shares import SplitShares
 from mldec.data.table_file import SUFFIXES, is_table
-from mldec.errors import DataError, shortened, suggest
+from mldec.errors import DataError, setting, shortened, suggest
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 
@@ -187,7 +189,22 @@ def build_table(config: TableConfig, *, split: str) -> ImageIndex:
     if config.labels is None:
         beside = os.path.dirname(os.path.abspath(config.file("train")))
         sources += [path for name in NAMES_FILES if os.path.isfile(path := os.path.join(beside, name))]
-    return cached(config, split, sources, lambda: read_table(config, split), root=config.base(split))
+    return cached(config, split, sources, lambda: _without_macos(read_table(config, split)), root=config.base(split))
+
+
+def _without_macos(index: ImageIndex) -> ImageIndex:
+    """Without listed files that macOS adds to disks and archives, such as __MACOSX/._a.jpg, which are no images."""
+    content = index.paths.values.tobytes()
+    if b"._" not in content and b"__MACOSX" not in content:
+        return index
+    own = [any(map(is_of_macos, name.split("/"))) for name in index.names()]
+    if not any(own):
+        return index
+    names = itertools.compress(index.names(), own)
+    logger.info(
+        "%s: left out %s listed files that macOS adds (%s)", index.root, f"{sum(own):,}", name_some(names, sum(own))
+    )
+    return index.subset(np.flatnonzero(~np.array(own)))
 
 
 def read_table(config: TableConfig, split: str) -> ImageIndex:
@@ -259,7 +276,8 @@ def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
         if len(strange):
             raise DataError(
                 f"{rows.where(int(strange[0]))}: belongs to {SPLITS[rows.splits[strange[0]]]} by its own column and is "
-                f"in dataset.{split}; use dataset=table dataset.train={path} alone, or dataset.ignore=[COLUMN]"
+                f"in dataset.{split}; use dataset=table {setting('dataset.train', path)} alone, or "
+                "dataset.ignore=[COLUMN]"
             )
     if rows.decisions and not quiet:
         logger.info("%s: read as %s: %s", path, rows.format, "; ".join(rows.decisions))
@@ -328,7 +346,7 @@ def _label_names(config: TableConfig, rows: Rows, images: RowImages, train: RowI
         return names
     if train is None:
         train_rows = read_rows(config, "train", quiet=True)
-        first = _found(train_rows, None, None)
+        first = dataclasses.replace(_found(train_rows, None, None), used=train_rows.labels)  # what it declares counts
     elif images.splits is not None and config.is_one_file:
         first = _found(rows, images, "train")
     else:
@@ -339,28 +357,23 @@ def _label_names(config: TableConfig, rows: Rows, images: RowImages, train: RowI
             if getattr(config, name) is not None and name != split:
                 others.append(_found(read_rows(config, name, quiet=True), None, None))
     if rows.columns and config.labels != UNION:
-        return list(first.names)  # columns are compared whole
-    names = labels_of_train(first, others, config.labels)
+        names = list(first.names)  # columns are compared whole
+    else:
+        names = labels_of_train(first, others, config.labels)
     if not names:
         raise DataError(f"{first.path}: no label in any row of train")
-    for group in similar_names(names):
-        logger.warning(
-            "warning: %s: the labels %s differ in case, spaces or accents alone; if they are the same, write one",
-            first.path,
-            " and ".join(f"'{shortened(name)}'" for name in group),
-        )
+    warn_of_similar(first.path, names)
     return names
 
 
 def _found(rows: Rows, images: RowImages | None, split: str | None) -> Found:
     """The labels that a file gives, or those that images of one of its splits have."""
     names: Sequence[str] = rows.labels
-    if split is not None and images is not None and images.splits is not None and not rows.ordered:
-        own = np.maximum(images.splits, 0) == SPLITS.index(split)
-        present = np.unique(images.present.values[np.repeat(own, images.present.counts)])
-        names = [rows.labels[code] for code in present.tolist()]
+    used = names
+    if not rows.columns and (rows.ordered or split is not None):
+        used = _used(rows if images is None else images, rows.labels, split)
     if not rows.ordered:
-        names = in_order(names)
+        names = used = in_order(used)
 
     def where(name: str) -> str:
         code = rows.labels.index(name)
@@ -369,7 +382,18 @@ def _found(rows: Rows, images: RowImages | None, split: str | None) -> Found:
             return rows.path
         return rows.where(int(np.searchsorted(rows.present.offsets, places[0], side="right") - 1))
 
-    return Found(rows.path, names, rows.ordered, where)
+    return Found(rows.path, names, rows.ordered, where, used)
+
+
+def _used(images: Rows | RowImages, labels: Sequence[str], split: str | None) -> list[str]:
+    """The labels that images, or rows, or those of one of their splits, state to be present or absent."""
+    found = np.zeros(len(labels), bool)
+    for lists in (images.present, images.absent):
+        values = lists.values
+        if split is not None and images.splits is not None:
+            values = values[np.repeat(np.maximum(images.splits, 0) == SPLITS.index(split), lists.counts)]
+        found[values] = True
+    return [labels[code] for code in np.flatnonzero(found).tolist()]
 
 
 def _check_named(rows: Rows, names: Sequence[str], file: str, config: TableConfig) -> None:
@@ -390,11 +414,14 @@ def _check_columns(rows: Rows, names: Sequence[str], config: TableConfig) -> Non
     own, known = set(rows.labels), set(names)
     if config.labels != UNION and (missing := [name for name in names if name not in own]):
         shown = name_some(missing, len(missing))
-        raise DataError(f"{rows.path}: no column for {len(missing)} of the {len(names)} classes ({shown})")
-    if strange := [name for name in rows.labels if name not in known]:
+        union = "" if config.label_files() else "; write it, or use dataset.labels=union, with which it is unknown here"
+        raise DataError(f"{rows.path}: no column for {len(missing)} of the {len(names)} classes ({shown}){union}")
+    strange = [name for name in rows.labels if name not in known]
+    if strange and config.labels != TRAIN:
+        choice = "" if config.label_files() else "; dataset.labels=union adds it, dataset.labels=train leaves it out"
         raise DataError(
-            f"{rows.path}: column {strange[0]} is none of the {len(names)} classes; {suggest(strange[0], names)}; "
-            f"if it is not a class: dataset.ignore=[{','.join(strange[:5])}]"
+            f"{rows.path}: column {strange[0]} is none of the {len(names)} classes; {suggest(strange[0], names)}"
+            f"{choice}; if it is not a class: {setting('dataset.ignore', strange[:5])}"
         )
 
 

@@ -50,7 +50,7 @@ class TableFile:
     format: str
     dialect: Dialect | None = None
     decisions: tuple[str, ...] = ()
-    options: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     files: Sequence[str] = ()
     inside: ImagesInside | None = None
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)

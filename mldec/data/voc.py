@@ -11,7 +11,7 @@ from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, SplitCounts, check_split, naming, require
 from mldec.data.index import ImageIndex
 from mldec.data.own.voc_files import find_voc, image_name, image_set_names, image_sets, images_by_stem, read_objects
-from mldec.errors import DataError, option
+from mldec.errors import DataError, option, setting
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 
@@ -109,7 +109,7 @@ def _advice(config: VocConfig) -> str:
     if config.classes == "voc" and os.path.isdir(os.path.join(config.folder, config.tree, "Annotations")):
         return "For images and classes of your own, in these folders: dataset.classes=own;"
     if os.path.isdir(config.folder) and find_voc(config.folder):
-        return f"For images of your own in this layout: {option('dataset', config.folder)};"
+        return f"For images of your own in this layout: {setting('dataset', config.folder)};"
     return f"Get them with: mldec data download dataset={config.name} {option('root', config.folder)}"
 
 

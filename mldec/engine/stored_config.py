@@ -16,7 +16,7 @@ from typing import Any
 from mldec.config import Config, to_mapping
 from mldec.data import cifar
 from mldec.data.digits import ScenesConfig, fingerprint
-from mldec.errors import ConfigError, DataError, shortened
+from mldec.errors import ConfigError, DataError, setting, shortened
 from mldec.system import usable_cores
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def _refuse_drawing(dataset: ScenesConfig, given: frozenset[str], source: object
         raise DataError(
             f"the images of {source} are not in {folder}. They are {total:,} scenes of {dataset.image_size} pixels "
             "that would be drawn there; a directory that a stored config names is not written to unless you set it: "
-            f"dataset.root={dataset.folder} or another directory"
+            f"{setting('dataset.root', dataset.folder)} or another directory"
         )
     limits = {**dict.fromkeys(dataset.splits, MOST_SCENES), "image_size": MOST_SCENE_SIDE}
     for key, most in limits.items():
@@ -104,7 +104,8 @@ def _refuse_unpacking(dataset: cifar.CifarConfig, source: object) -> None:
     if not cifar.is_prepared(dataset.folder):
         raise DataError(
             f"the images of {source} would be written as PNG files into {dataset.folder}; a directory that a stored "
-            f"config names is not written to unless you set it: dataset.root={dataset.folder} or another directory"
+            f"config names is not written to unless you set it: {setting('dataset.root', dataset.folder)} or "
+            "another directory"
         )
 
 

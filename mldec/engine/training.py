@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mldec.config import Config, to_mapping
-from mldec.data.data_checks import find_data_problems
+from mldec.data.data_checks import MOST_COMPARED, find_copies, find_data_problems
+from mldec.data.folder import COPIES, FolderConfig
 from mldec.engine import build, config_checks, config_properties, data_splits, environment, metric_writer, run_directory
 from mldec.engine.checkpoint import read_last, stored_label_embeddings
 from mldec.engine.display import Display
@@ -77,7 +78,10 @@ def _train(
     for sentence in config_checks.find_unused(config):
         display.say(f"warning: {sentence}")
     splits = data_splits.build_splits(config)
-    for sentence in find_data_problems(splits.train, {"val": splits.val, "test": splits.test}):
+    problems = find_data_problems(splits.train, {"val": splits.val, "test": splits.test})
+    if group.is_main and isinstance(config.dataset, FolderConfig) and sum(map(len, splits)) <= MOST_COMPARED:
+        problems += find_copies(splits._asdict(), COPIES)
+    for sentence in problems:
         display.say(f"warning: {sentence}")
     data = data_splits.describe_splits(splits)
     recorded = {} if resume is None else data_splits.read_recorded(resume)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mldec.data.data_checks import find_copies
 from mldec.data.folder import FolderConfig, ImageNetConfig, build_folder, build_imagenet
 from mldec.errors import ConfigError, DataError
 from tests.tables import touch
@@ -33,8 +34,35 @@ def test_splits_are_folders(tmp_path: Path, val: str) -> None:
     assert mine.splits == ("train", "val")
     assert build_folder(mine, split="val").targets([0]).tolist() == [[0, 1]]
     touch(tmp_path, f"{val}/c/4.jpg")
-    with pytest.raises(DataError, match=rf"{val}/c: no label 'c'; .*train has no such folder"):
+    with pytest.raises(DataError, match=rf"{val}/c: no label 'c'; .*a label that train lacks \(c\)"):
         build_folder(mine, split="val")
+
+
+def test_classes_that_train_lacks_are_left_out_or_added(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mldec")
+    touch(tmp_path, "train/a/1.jpg", "train/c/2.jpg", "val/b/3.jpg", "val/c/4.jpg", "test/d/notes.txt", "test/a/5.jpg")
+    with pytest.raises(DataError, match=r"use dataset\.labels=union to add, or dataset\.labels=train to leave out"):
+        build_folder(config(tmp_path), split="val")
+    union = config(tmp_path, labels="union")
+    for split, targets in (("train", [[1, 0, 0, 0], [0, 0, 1, 0]]), ("val", [[0, 1, 0, 0], [0, 0, 1, 0]])):
+        index = build_folder(union, split=split)
+        assert index.labels.names == ("a", "b", "c", "d")
+        assert index.targets(range(2)).tolist() == targets
+    index = build_folder(config(tmp_path, labels="train"), split="val")
+    assert (index.labels.names, list(index.names())) == (("a", "c"), ["c/4.jpg"])
+    assert "left out 1 images of classes that train lacks (b)" in caplog.text
+    assert (
+        len(build_folder(config(tmp_path), split="test")) == 1
+    )  # a folder without images is no label that train lacks
+
+
+def test_class_folders_that_look_like_one_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "Café/1.jpg", "cafe/2.jpg", "Traffic Light/3.jpg", "traffic_light/4.jpg", "-1/5.jpg", "1/6.jpg")
+    build_folder(config(tmp_path, labels="union"), split="train")
+    found = [record.getMessage() for record in caplog.records if "differ in case" in record.getMessage()]
+    assert len(found) == 2
+    assert "'Café' and 'cafe'" in found[0] + found[1]
+    assert "'Traffic Light' and 'traffic_light'" in found[0] + found[1]
 
 
 def test_what_is_no_image_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -161,3 +189,25 @@ def test_imagenet_as_unpacked_is_explained(tmp_path: Path) -> None:
     touch(tmp_path, "train/n01/1.JPEG", "val/ILSVRC2012_val_00000001.JPEG")
     with pytest.raises(DataError, match=r"val: no class folders; sort its images into val/<wnid>/"):
         build_imagenet(mine, split="test")
+
+
+def test_the_same_image_in_two_class_folders_is_named_or_joined(tmp_path: Path) -> None:
+    contents = {"cat/1.jpg": "one", "dog/x.jpg": "one", "cat/2.jpg": "two", "cat/3.jpg": "two", "dog/4.jpg": "too"}
+    for split, names in (("train", contents), ("val", {"dog/9.jpg": "one", "dog/8.jpg": "four"})):
+        for name, content in names.items():
+            (tmp_path / split / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / split / name).write_text(content)
+    (tmp_path / "val" / "cat").mkdir()
+    indexes = {split: build_folder(config(tmp_path), split=split) for split in ("train", "val")}
+    apart, across = find_copies(indexes)
+    assert "1 images are there several times" in apart
+    assert "cat/1.jpg (train) = dog/x.jpg (train) = dog/9.jpg (val)" in apart
+    assert "1 images are in several splits" in across
+    assert len(find_copies({"train": indexes["train"]})) == 1
+
+    joined = config(tmp_path, copies="join")
+    index = build_folder(joined, split="train")
+    assert (joined.single_label, config(tmp_path).single_label) == (False, True)
+    assert list(index.names()) == ["cat/1.jpg", "cat/2.jpg", "dog/4.jpg"]
+    assert index.targets(range(3)).tolist() == [[1, 1], [1, 0], [0, 1]]
+    assert find_copies({"train": index}) == []

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mldec.commands.compose import as_override
 from mldec.commands.main import run
 from mldec.data.index import ImageIndex
 from mldec.data.table import TableConfig, build_table
+from mldec.errors import as_override
 from mldec.labels import LabelSpace
 from mldec.report import browse
 from mldec.report.browse_images import check

@@ -47,7 +47,7 @@ def read(base: Rows, table: TableFile, columns: Columns, separator: Separator | 
         from pyarrow import compute, csv
     except ImportError:
         return None
-    if not dialect.encoding.simple and not _simple_quotes(read_bytes(table.path, most=LARGEST), dialect.delimiter):
+    if not dialect.encoding.simple and not _is_simple(read_bytes(table.path, most=LARGEST), dialect.delimiter):
         return None
     wanted = list(dict.fromkeys(columns.needed))
     paths, cells, splits = _Paths(), list[Any](), list[np.ndarray]()
@@ -205,8 +205,10 @@ def _hashes(content: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return hashes
 
 
-def _simple_quotes(data: bytes, delimiter: str) -> bool:
-    """Whether every quotation mark stands at an end of a cell, so that all readers of CSV agree on it."""
+def _is_simple(data: bytes, delimiter: str) -> bool:
+    """Whether every quotation mark stands at an end of a cell, and no line is a comment, so that all readers agree."""
+    if b"\n#" in data or b"\r#" in data:
+        return False
     content = np.frombuffer(data, np.uint8)
     places = np.flatnonzero(content == ord('"'))
     if len(places) % 2:

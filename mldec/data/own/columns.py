@@ -7,7 +7,6 @@ What is left over is no class: it is reported, or named in one error.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,7 @@ from mldec.data.folder import SPLIT_OF_NAME
 from mldec.data.index import ABSENT, PRESENT, UNKNOWN
 from mldec.data.own.label_cells import is_list, is_nothing
 from mldec.data.own.text_table import is_image_path
-from mldec.errors import DataError, printable_name, shortened, suggest
+from mldec.errors import DataError, printable_name, setting, shortened, suggest
 
 
 def _names(text: str) -> list[str]:
@@ -55,7 +54,7 @@ STATES |= {"-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN, "none": UNKNOWN, "nan": 
 STATES |= {"na": UNKNOWN, "n/a": UNKNOWN, "null": UNKNOWN, "<na>": UNKNOWN}
 _FLAGS = {"isvalid": "val", "isval": "val", "istest": "test", "istrain": "train"}
 _NUMBER = re.compile(r"\s*[-+]?[\d.,]+(e[-+]?\d+)?\s*", re.I)
-_UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?|level_\d+")
+_UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+|(\.\d+)+)?|level_\d+")
 
 
 def simple(name: str) -> str:
@@ -87,7 +86,7 @@ class Columns:
     split: str | None = None
     escaped: bool = False
     decisions: tuple[str, ...] = ()
-    options: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def needed(self) -> list[str]:
@@ -122,7 +121,7 @@ class _Finder:
         self._cells: dict[str, list[Any]] = {}
         self.ignore = set(chosen.ignore or ())
         self.decisions: list[str] = []
-        self.options: dict[str, str] = {}
+        self.options: dict[str, Any] = {}
 
     def find(self) -> Columns:
         path = self._path()
@@ -156,7 +155,7 @@ class _Finder:
         shown = by_content or usable
         raise DataError(
             f"{self.file}: no column of paths among {_some(usable)}; name it path, or use "
-            f"{' or '.join(f'dataset.path_column={_quoted(name)}' for name in shown[:3])} (dataset.path_column=NAME); "
+            f"{' or '.join(setting('dataset.path_column', name) for name in shown[:3])} (dataset.path_column=NAME); "
             "if the first line is an image and names no columns: dataset.header=false"
         )
 
@@ -201,8 +200,8 @@ class _Finder:
                     return None
                 raise DataError(
                     f"{self.file}: the columns {_some([named, *others])} hold 0 and 1 alone; use "
-                    f"dataset.label_column={_quoted(named)} if this one holds the labels, or dataset.ignore=[] if each "
-                    "is a class"
+                    f"{setting('dataset.label_column', named)} if this one holds the labels, or dataset.ignore=[] if "
+                    "each is a class"
                 )
             return named
         texts = [name for name in free if simple(name) not in OTHER_NAMES and not _UNNAMED.fullmatch(name)]
@@ -219,7 +218,7 @@ class _Finder:
         if len(texts) > 1 and not any(self._share(name, _is_label_text) >= 0.5 for name in texts):
             return None  # numbers: the cell that is no state is named
         if len(texts) > 1:
-            choices = " or ".join(f"dataset.label_column={_quoted(name)}" for name in texts[:4])
+            choices = " or ".join(setting("dataset.label_column", name) for name in texts[:4])
             raise DataError(
                 f"{self.file}: which of the columns {_some(texts)} holds the labels? Use {choices}; if each is a "
                 "class, write 1 and 0 into its cells"
@@ -251,7 +250,7 @@ class _Finder:
             )
         if left_out:
             self.decisions.append(f"columns that are no classes: {_some(left_out)}")
-            self.options["dataset.ignore"] = f"[{','.join(map(_quoted_in_list, left_out))}]"
+            self.options["dataset.ignore"] = tuple(left_out)
         if not classes:
             raise DataError(f"{self.file}: no column of labels beside {_some([path, *left_out])}; name it labels")
         return classes
@@ -344,24 +343,7 @@ def _is_label_text(cell: Any) -> bool:
 
 def _ignoring(names: Sequence[str]) -> str:
     """The option that leaves out columns, to be pasted."""
-    text = f"dataset.ignore=[{','.join(map(_quoted_in_list, names))}]"
-    return text if re.fullmatch(r"[\w.=\[\],/:-]+", text) else shlex.quote(text)
-
-
-def _quoted_in_list(name: str) -> str:
-    """A text in a list of Hydra's grammar."""
-    if re.fullmatch(r"[A-Za-z_][\w.-]*", name) and name.lower() not in ("null", "true", "false", "nan", "inf"):
-        return name
-    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-def _quoted(name: str) -> str:
-    """A text as the value of an option, to be pasted into a shell."""
-    if re.fullmatch(r"[A-Za-z_][\w.-]*", name):
-        return name
-    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
-    return f"'\"{escaped}\"'"
+    return setting("dataset.ignore", tuple(names))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ class Encoding:
     Attributes:
         name: as Python knows it; of UTF-8, `utf-8-sig`, which takes a byte order mark or none.
         decided: it was inferred from bytes that are no UTF-8.
-        simple: the file is known to have no quotation marks.
+        simple: the file is known to have no quotation marks, and no # of a comment.
     """
 
     name: str
@@ -71,7 +71,7 @@ def find_encoding(path: str, chosen: str | None = None) -> Encoding:
                 raise DataError(
                     f"{path}: holds NUL bytes, so it is no text in UTF-8 (binary or sparse); save it as CSV"
                 )
-            simple = simple and b'"' not in part
+            simple = simple and b'"' not in part and b"#" not in part
             try:
                 if not part.isascii() or decoder.getstate()[0]:
                     decoder.decode(part)

@@ -32,8 +32,8 @@ Images = Literal["copy", "link", "none"]
 def measure_images(images: ExportSet) -> int:
     """How many bytes all images have. Raises DataError for one that does not exist."""
     total = 0
-    for _, image in images.images():
-        path = os.path.join(images.root, image.name)
+    for split, image in images.images():
+        path = images.path(split, image)
         try:
             total += os.stat(path).st_size
         except OSError as error:
@@ -75,15 +75,15 @@ def write_hf(folder: Path, images: ExportSet, how: Images, on_done: Callable[[in
             with (inner / METADATA).open("w", encoding="utf-8", newline="\n") as target:
                 for row, (_, image) in zip(table_rows(part, "file_name"), part.images(), strict=True):
                     target.write(to_json(row) + "\n")
-                    _place(image, images.root, inner, how)
+                    _place(image, images.path(split, image), inner, how)
                     on_done(1)
 
 
-def _place(image: ExportImage, root: str, folder: Path, how: Images) -> None:
+def _place(image: ExportImage, source: str, folder: Path, how: Images) -> None:
     """Put an image into the folder. Its name leads nowhere else: names of a set hold no `..`."""
     if how == "none":
         return
-    source, target = os.path.join(root, image.name), folder / image.name
+    target = folder / image.name
     if os.path.lexists(target):
         raise DataError(f"{printable_name(source)}: {folder.name} holds a file of this name already; rename the image")
     check_regular(source)

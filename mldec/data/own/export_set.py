@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -36,13 +36,14 @@ class ExportSet:
     """All that is exported.
 
     Attributes:
-        root: absolute folder that the names of images are relative to.
+        root: absolute folder that the names of images are relative to, that of each split in `roots` if it is there.
         labels: the N names, in the order of the columns.
         splits: for each split, iterates over its images from the beginning, each time it is called. Predictions are of
             one split without a name, "".
         counts: images of each split.
         unknown: how many (image, label) pairs are unknown.
         unused: labels that no image has.
+        roots: absolute folders that names of images of single splits are relative to.
     """
 
     root: str
@@ -51,11 +52,16 @@ class ExportSet:
     counts: Mapping[str, int]
     unknown: int = 0
     unused: tuple[str, ...] = ()
+    roots: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def several(self) -> bool:
         """Whether images have to say which split they belong to."""
         return len(self.splits) > 1
+
+    def path(self, split: str, image: ExportImage) -> str:
+        """The absolute path of an image of a split."""
+        return os.path.join(self.roots.get(split, self.root), image.name)
 
     def images(self) -> Iterator[tuple[str, ExportImage]]:
         """(split, image) of all images, split by split."""
@@ -68,11 +74,14 @@ class ExportSet:
         return dataclasses.replace(self, splits={split: self.splits[split]}, counts={split: self.counts[split]})
 
 
-def from_indexes(indexes: Mapping[str, ImageIndex], *, unknown_as_absent: bool = False) -> ExportSet:
+def from_indexes(
+    indexes: Mapping[str, ImageIndex], *, unknown_as_absent: bool = False, apart: bool = False
+) -> ExportSet:
     """The set of a dataset, by the name of the split.
 
     Labels that only some of the splits have follow those of the first one, and are unknown where they are missing.
-    Names are relative to the deepest folder that holds the images of all splits.
+    Names are relative to the deepest folder that holds the images of all splits, or with `apart`, for a format with a
+    folder for each split, to that of each.
     """
     root = os.path.commonpath([index.root for index in indexes.values()])
     labels = joined_labels(indexes.values())
@@ -85,7 +94,8 @@ def from_indexes(indexes: Mapping[str, ImageIndex], *, unknown_as_absent: bool =
         unknown += int(counts[2].sum()) + len(index) * (len(labels) - len(index.labels))
 
     def images(index: ImageIndex) -> Callable[[], Iterator[ExportImage]]:
-        return lambda: _images_of(index, root, labels, unknown_as_absent=unknown_as_absent)
+        base = index.root if apart else root
+        return lambda: _images_of(index, base, labels, unknown_as_absent=unknown_as_absent)
 
     return ExportSet(
         root=root,
@@ -93,6 +103,7 @@ def from_indexes(indexes: Mapping[str, ImageIndex], *, unknown_as_absent: bool =
         splits={split: images(index) for split, index in indexes.items()},
         counts={split: len(index) for split, index in indexes.items()},
         unknown=0 if unknown_as_absent else unknown,
+        roots={split: index.root for split, index in indexes.items()} if apart else {},
         unused=tuple(name for name, count in zip(labels, present, strict=True) if count == 0),
     )
 

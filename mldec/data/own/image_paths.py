@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 from mldec.data.dataset import listing, name_some
 from mldec.data.folder import SUFFIXES
 from mldec.data.own.text_table import is_image_path
-from mldec.errors import DataError, option, shortened
+from mldec.errors import DataError, setting, shortened
 
 MAX_FILES = 5_000_000  # below a root, that are listed to look for images
 _SAMPLE = 500  # paths by which the part of another machine is found
@@ -62,8 +62,9 @@ def find_images(
         folders: absolute folders that single names are relative to.
         look: whether files are looked for; without it, paths are taken as they are.
 
-    Raises DataError for URLs, for paths outside of the root, and where several files fit. Where no file fits, the path
-    stays as it is.
+    Raises DataError for URLs, for paths outside of the root, where several files fit, and where one file fits several
+    paths, unless these are the same path but for signs between folders and a suffix. Where no file fits, the path stays
+    as it is.
     """
     return _Finder(names, file, where, root, folder, folders or {}, look).find()
 
@@ -95,7 +96,8 @@ class _Finder:
                 first[number] = places[0]
         missing = [number for number, place in enumerate(found) if place is None]
         if missing and self.look:
-            self._search(missing, found)
+            self._search(missing, found, first)
+            self._refuse_joined(set(missing), found)
         outside = [number for number, place in enumerate(found) if place is None and number not in first]
         if outside:
             raise self._outside(outside)
@@ -137,13 +139,14 @@ class _Finder:
 
     # What is not where its path says ---------------------------------------------------------------------------------
 
-    def _search(self, missing: list[int], found: list[str | None]) -> None:
-        """Look for missing names below the root, and set what is found."""
+    def _search(self, missing: list[int], found: list[str | None], first: dict[int, str]) -> None:
+        """Look for missing names below the root, and set what is found; in `first`, where others would be."""
         files = _Files(self.root)
         parts = {number: _parts(self.names[number]) for number in missing}
         cut: Counter[str] = Counter()
         without_suffix = 0
         rest = []
+        taken = {place for place in found if place is not None}  # by paths that name them as they are
         for number in missing:  # first as it is, in any folder
             if not _is_foreign(self.names[number]):
                 place = self._only(number, files.ending(parts[number]))
@@ -152,7 +155,6 @@ class _Finder:
                     without_suffix += posixpath.basename(place) != parts[number][-1]
                     continue
             rest.append(number)
-        taken = {place for place in found if place is not None}
         for prefix in self._prefixes(rest, parts, files):
             left = []
             for number in rest:
@@ -165,15 +167,15 @@ class _Finder:
                 place = self._only(number, candidates)
                 if place is not None and (foreign or place not in taken):
                     found[number] = place
-                    taken.add(place)
                     cut["/".join(prefix)] += 1
                     without_suffix += posixpath.basename(place) != parts[number][-1]
+                else:
+                    first.setdefault(number, "/".join(tail))
             rest = left
         respelt = 0
         for number in rest:  # last by a spelling that means the same
             if (place := self._only(number, files.alike(parts[number]))) is not None and place not in taken:
                 found[number] = place
-                taken.add(place)
                 respelt += 1
         for prefix_text, count in cut.most_common(3):
             self.decisions.append(f"'{shortened(prefix_text)}/' cut from {count:,} paths")
@@ -205,7 +207,7 @@ class _Finder:
             parents = list(dict.fromkeys(posixpath.dirname(place) for place in candidates))
             if len(parents) > 1:
                 choices = " or ".join(
-                    option("dataset.root", _shown(os.path.join(self.root, parent))) for parent in parents[:4]
+                    setting("dataset.root", _shown(os.path.join(self.root, parent))) for parent in parents[:4]
                 )
                 raise DataError(
                     f"{self.where(number)}: several images are called {shortened(self.names[number])} "
@@ -217,6 +219,30 @@ class _Finder:
             )
         return candidates[0] if candidates else None
 
+    def _refuse_joined(self, searched: set[int], found: Sequence[str | None]) -> None:
+        """Raise DataError where a file was found for two paths that are not the same."""
+        owners: dict[str, int] = {}
+        for number, place in enumerate(found):
+            if place is None or (other := owners.setdefault(place, number)) == number:
+                continue
+            if (number in searched or other in searched) and not self._are_same(number, other):
+                raise DataError(
+                    f"{self.where(number)}: {shortened(self.names[number])} and {shortened(self.names[other])} "
+                    f"({self.where(other)}) are different paths, and only {shortened(place)} fits them in {self.root}; "
+                    "write one path for the same image, or use dataset.root=FOLDER, one below which each has its file"
+                )
+
+    def _are_same(self, number: int, other: int) -> bool:
+        """Whether two paths are the same but for `\\`, the folder they are relative to, and a suffix in one of them."""
+        plain = []
+        for one in (number, other):
+            places = self._places(one, self.names[one].replace("\\", "/"))
+            plain.append(places[0] if places else "/".join(_parts(self.names[one])))
+        return plain[0] == plain[1] or any(
+            posixpath.splitext(one)[0] == two and posixpath.splitext(one)[1].lower() in SUFFIXES
+            for one, two in (plain, plain[::-1])
+        )
+
     # Errors -----------------------------------------------------------------------------------------------------------
 
     def _url(self, number: int) -> DataError:
@@ -227,24 +253,30 @@ class _Finder:
         )
 
     def _outside(self, numbers: list[int]) -> DataError:
-        number = numbers[0]
-        name = self.names[number]
+        number, name = numbers[0], self.names[numbers[0]]
         verb = "lies outside of" if _is_foreign(name) and ".." not in name else "may lie outside of"
+        first = range(min(len(self.names), 1000))
+        real = [place for one in first if (place := self._real_place(one)) is not None]
+        common = os.path.commonpath(list(map(os.path.dirname, real))) if real else os.path.sep
         advice = "use dataset.root=FOLDER, one that holds all images"
-        spelling = name.replace("\\", "/")
-        paths = [_normal(os.path.join(self.folder, self.names[i].replace("\\", "/"))) for i in numbers[:1000]]
-        if not _ABSOLUTE.match(spelling) and os.path.exists(paths[0]):
-            common = os.path.commonpath([self.folder, *map(os.path.dirname, paths)])
-            if common != os.path.sep:
-                advice = f"use {option('dataset.root', _shown(common))}, which holds both"
-        elif spelling.startswith("/") and is_image_path(spelling) and os.path.exists(paths[0]):
-            common = os.path.commonpath(list(map(os.path.dirname, paths)))
-            if common != os.path.sep:
-                advice = f"use {option('dataset.root', common)} (dataset.root=FOLDER, one that holds all images)"
+        if common not in (os.path.sep, self.root):
+            which = (
+                "all" if len(real) == len(self.names) else f"the {len(real):,} that exist of the first {len(first):,}"
+            )
+            advice = f"use {setting('dataset.root', _shown(common))}, which holds {which}"
         return DataError(
             f"{self.where(number)}: {shortened(name, 200)} {verb} {self.root}, and nothing in it is called so; "
             f"{advice}. Found there: {listing(self.root)}"
         )
+
+    def _real_place(self, number: int) -> str | None:
+        """The absolute path of an image that exists as its path says, wherever that is."""
+        name = self.names[number].replace("\\", "/")
+        bases = [self.folders.get(number, self.folder), self.root]
+        places = (
+            [_normal(os.path.join(base, name)) for base in bases] if is_image_path(name) and "\0" not in name else []
+        )
+        return next(filter(os.path.exists, places), None)
 
 
 class _Files:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,13 @@ from mldec.data.own.label_cells import is_whole_number
 from mldec.errors import DataError, shortened, suggest
 from mldec.untrusted import open_text, parse_json, read_bytes
 
+logger = logging.getLogger(__name__)
+
 TRAIN, UNION = "train", "union"  # values of dataset.labels beside a file
 #: Files of names that tools write beside a table of class numbers.
 NAMES_FILES = ("labels.txt", "classes.txt", "names.txt", "data.yaml", "data.yml", "obj.names", "_darknet.labels")
 MAX_NAMES_FILE = 2**24  # bytes
+_BETWEEN = re.compile(r"(?<=[^\W\d_])[\s_-]+(?=[^\W_])|(?<=\d)[\s_-]+(?=[^\W\d_])")  # letters, and numbers of them
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,14 @@ class Found:
         names: in its order.
         ordered: whether that order means something, as that of columns does.
         where: `FILE line 5`, where a label is first.
+        used: those of `names` that images have; others are declared, such as classes in a data.yaml.
     """
 
     path: str
     names: Sequence[str]
     ordered: bool
     where: Callable[[str], str]
+    used: Collection[str]
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -50,21 +56,30 @@ def in_order(names: Iterable[str]) -> list[str]:
 def labels_of_train(train: Found, others: Sequence[Found], mode: str | None) -> list[str]:
     """The labels of train, and with `union` those of the other files behind them or in order.
 
-    Raises DataError, with both options, for labels that train lacks, unless `mode` is one of them.
+    Raises DataError, with both options, for labels that images of other files have and those of train lack, unless
+    `mode` is one of them.
     """
-    known = set(train.names)
-    lacking = {name: found for found in reversed(others) for name in found.names if name not in known}
+    known = set(train.used)
     if mode == UNION:
-        return [*train.names, *lacking] if train.ordered else in_order([*train.names, *lacking])
+        names = list(dict.fromkeys([*train.names, *(name for found in others for name in found.names)]))
+        return names if train.ordered else in_order(names)
+    lacking = {name: found for found in reversed(others) for name in found.used if name not in known}
     if lacking and mode != TRAIN:
         name = next(iter(in_order(lacking)))
-        count = f"{len(lacking):,} labels" if len(lacking) > 1 else "a label"
-        raise DataError(
-            f"{lacking[name].where(name)}: no label '{shortened(name)}'; {suggest(name, train.names)}; "
-            f"{count} that train lacks ({name_some(in_order(lacking), len(lacking), 10)}): use dataset.labels=union to "
-            "add, or dataset.labels=train to leave out"
-        )
-    return list(train.names) if train.ordered else in_order(train.names)
+        raise DataError(f"{lacking[name].where(name)}: {describe_lacking(lacking, train.used)}")
+    names = [name for name in train.names if name not in lacking]
+    return names if train.ordered else in_order(names)
+
+
+def describe_lacking(lacking: Collection[str], known: Iterable[str]) -> str:
+    """The sentence about labels that only val or test have, with the options to choose from."""
+    name = in_order(lacking)[0]
+    count = f"{len(lacking):,} labels" if len(lacking) > 1 else "a label"
+    return (
+        f"no label '{shortened(name)}'; {suggest(name, known)}; {count} that train lacks "
+        f"({name_some(in_order(lacking), len(lacking), 10)}): use dataset.labels=union to add, or dataset.labels=train "
+        "to leave out"
+    )
 
 
 def named(ids: Sequence[str], names: Sequence[str], file: str, names_file: str) -> tuple[dict[str, str], str]:
@@ -131,11 +146,21 @@ def read_names(path: str) -> list[str]:
     return [str(name).strip() for name in content]
 
 
+def warn_of_similar(path: str, names: Iterable[str]) -> None:
+    """Log a warning for labels of a file or folder that look like one, written in several ways."""
+    for group in similar_names(names):
+        logger.warning(
+            "warning: %s: the labels %s differ in case, spaces or accents alone; if they are the same, write one",
+            path,
+            " and ".join(f"'{shortened(name)}'" for name in group),
+        )
+
+
 def similar_names(names: Iterable[str]) -> list[list[str]]:
-    """Groups of labels that differ in case, spaces, signs between parts or accents alone."""
+    """Groups of labels that differ in case, accents, or spaces and signs between letters alone: -1 and 1 are two."""
     groups = defaultdict(list)
     for name in names:
         plain = unicodedata.normalize("NFKD", name)
         plain = "".join(sign for sign in plain if not unicodedata.combining(sign)).casefold()
-        groups[re.sub(r"[\s_-]+", " ", plain).strip()].append(name)
+        groups[_BETWEEN.sub("", " ".join(plain.split()))].append(name)
     return [group for group in groups.values() if len(group) > 1]

@@ -7,13 +7,18 @@ from dataclasses import dataclass, field
 
 from mldec.data.dataset import SPLITS, listing, name_some
 from mldec.data.folder import SPLIT_FOLDERS, SPLIT_OF_NAME, SUFFIXES, split_folder
+from mldec.data.folder_tree import is_of_macos, some_below
 from mldec.data.own.parquet_images import shard_stem
 from mldec.data.own.recognise import recognise
+from mldec.data.own.text_table import lists_images
 from mldec.data.table_file import is_table
-from mldec.errors import DataError, option
+from mldec.data.unread_formats import UNREAD, describe_unread
+from mldec.errors import DataError, setting
 
 #: Tables that tools write into the folder of a split.
 TABLES = ("_classes.csv", "metadata.csv", "metadata.jsonl", "labels.csv", "annotations.csv", "_annotations.csv")
+#: What explains a dataset, by its name without suffix.
+NO_TABLES = ("readme", "read_me", "license", "licence", "changelog", "citation", "notice", "requirements", "credits")
 _MOST = 10_000  # entries of a folder that are looked at
 
 
@@ -53,9 +58,9 @@ def locate(path: str) -> Located:
     if len(here) == 1 and not classes:
         return Located("table", {"train": os.path.join(path, here[0])})
     if here:
-        choices = [option("dataset", os.path.join(path, name)) for name in here[:6]]
+        choices = [setting("dataset", os.path.join(path, name)) for name in here[:6]]
         if classes:
-            choices.append(f"dataset=folder {option('dataset.root', path)} ({len(classes):,} class folders)")
+            choices.append(f"dataset=folder {setting('dataset.root', path)} ({len(classes):,} class folders)")
         raise DataError(f"dataset={path}: may be read in several ways; use {' or '.join(choices)}")
     lone = os.path.join(path, classes[0]) if len(classes) == 1 else None
     if lone and not _images_in(lone) and len(below := _class_folders(lone)) > 1:
@@ -67,9 +72,12 @@ def locate(path: str) -> Located:
             f"dataset={path}: {images:,} images and nothing that says their labels; move them into a folder per class, "
             "or list them in a table of path and labels: dataset=FILE.csv"
         )
+    unread = sorted(name for name in some_below(path) if os.path.splitext(name)[1].lower() in UNREAD)
+    if unread := [name for name in unread if not is_of_macos(os.path.basename(name))]:
+        raise DataError(f"dataset={path}: no image in it that is read: {'; '.join(describe_unread(unread))}")
     raise DataError(
         f"dataset={path}: no dataset is recognised in it. Found there: {listing(path)}. Name a file: dataset=FILE; or "
-        f"choose a reader: dataset=folder {option('dataset.root', path)} for a folder per class, dataset=table "
+        f"choose a reader: dataset=folder {setting('dataset.root', path)} for a folder per class, dataset=table "
         "dataset.train=FILE for a table or an export"
     )
 
@@ -97,7 +105,7 @@ def _tables_of_splits(path: str) -> dict[str, str]:
             inside = [name for name in TABLES if name in inside] or (inside if len(inside) == 1 else [])
             files += [os.path.join(folder, name) for name in inside[:1]]
         if len(files) > 1:
-            choices = " or ".join(option(f"dataset.{split}", os.path.join(path, name)) for name in files[:4])
+            choices = " or ".join(setting(f"dataset.{split}", os.path.join(path, name)) for name in files[:4])
             raise DataError(
                 f"dataset={path}: {name_some(files, len(files))} may be its {split}; use dataset=table {choices}"
             )
@@ -107,8 +115,13 @@ def _tables_of_splits(path: str) -> dict[str, str]:
 
 
 def _tables(folder: str) -> list[str]:
-    """The names of the tables in a folder; of one that lies in several files, the first file."""
+    """The names of the tables in a folder; of one that lies in several files, the first file.
+
+    Of text files only those that list images: others are names of labels, or explain the dataset.
+    """
     names = [name for name in _names(folder) if is_table(name) and os.path.isfile(os.path.join(folder, name))]
+    names = [name for name in names if _stem(name) not in NO_TABLES]
+    names = [name for name in names if not name.lower().endswith(".txt") or lists_images(os.path.join(folder, name))]
     return [name for name in names if shard_stem(name) != ""]
 
 

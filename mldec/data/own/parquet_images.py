@@ -26,7 +26,7 @@ from mldec.data.folder import SUFFIXES
 from mldec.data.image import MAX_BYTES
 from mldec.data.parquet_file import naming_parquet
 from mldec.data.text_rows import LOG_SECONDS
-from mldec.errors import DataError, option, printable_name
+from mldec.errors import DataError, printable_name, setting
 from mldec.files import lock_file, without_links, write_text
 from mldec.untrusted import MAX_SMALL, parse_json, read_json
 
@@ -265,7 +265,7 @@ def _find(path: str, chosen: str | None, stamp: tuple[int, ...]) -> ImagesInside
     found = {name: leaf for name, leaf in found.items() if _holds_images(path, leaf, named=leaf != name)}
     if len(found) > 1:
         shown = ", ".join(map(printable_name, found))
-        choices = " or ".join(option("dataset.path_column", name) for name in list(found)[:4])
+        choices = " or ".join(setting("dataset.path_column", name) for name in list(found)[:4])
         raise DataError(f"{path}: which of the columns {shown} holds the images? Use {choices}")
     for column, leaf in found.items():
         inner = schema.field(column).type if leaf != column else ()

@@ -19,7 +19,7 @@ from mldec.data.own.label_cells import is_list, is_nothing, labels_of, refuse_st
 from mldec.data.own.rows import SPLITS, Rows, ragged
 from mldec.data.own.separators import Separator, find_separator, parse_separator
 from mldec.data.table_file import MISSING, TableFile, open_table_file
-from mldec.errors import DataError, printable_name, shortened
+from mldec.errors import DataError, printable_name, setting, shortened
 from mldec.labels import from_cell
 
 _MINUS_ONE = -2  # of a cell that holds -1, which may be meant as absent
@@ -195,7 +195,7 @@ class _Collector:
             if split is None:
                 raise DataError(
                     f"{self.where(line)}: column {column} holds '{shortened(text)}'; allowed are train, val and test. "
-                    f"If it does not divide the images: dataset.ignore=[{column}]"
+                    f"If it does not divide the images: {setting('dataset.ignore', (column,))}"
                 )
             self._numbers[text] = SPLITS.index(split)
         return self._numbers[text]
@@ -221,7 +221,7 @@ def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separ
         cell_ids.append(number)
     texts = {cell: f" line {line}" for cell, line in zip(cells, first_lines, strict=True) if _is_plain(cell)}
     decisions: list[str] = []
-    options: dict[str, str] = {}
+    options: dict[str, Any] = {}
     if separator is None and any(isinstance(cell, str) and is_list(cell) for cell in cells):
         separator = Separator("")  # what stands beside lists is a single label
     if separator is None:

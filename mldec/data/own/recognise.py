@@ -13,7 +13,7 @@ from mldec.data.own import coco_json, cvat_xml, label_studio, plain_json, tool_j
 from mldec.data.own.documents import load, split_of
 from mldec.data.own.listing import Listing
 from mldec.data.own.shapes import Shape, Source, joined
-from mldec.errors import DataError, option
+from mldec.errors import DataError, setting
 
 #: The first that fits is taken: a list of plain objects comes last, which many others are too.
 SHAPES = (
@@ -143,5 +143,5 @@ def _listed(folder: str) -> list[str]:
 
 
 def _choice(path: str, formats: list[str], places: list[str]) -> DataError:
-    listed = " or ".join(f"{option('dataset', place)} ({name})" for name, place in zip(formats, places, strict=True))
+    listed = " or ".join(f"{setting('dataset', place)} ({name})" for name, place in zip(formats, places, strict=True))
     return DataError(f"{path}: holds more than one list of images; use {listed}")

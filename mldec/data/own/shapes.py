@@ -65,7 +65,7 @@ def make_listing(
     labels: Iterable[str] | None = None,
     *,
     decisions: Iterable[str] = (),
-    options: dict[str, str] | None = None,
+    options: dict[str, Any] | None = None,
     files: Iterable[str] = (),
 ) -> Listing:
     """A listing of entries that are read already, whose images lie below `source.folder`.
@@ -101,6 +101,11 @@ def joined(path: str, parts: Sequence[tuple[Listing, str | None]], root: str | N
     ]
     named = [one.labels for one, _ in parts]
     labels = None if None in named else tuple(dict.fromkeys(itertools.chain(*(names or () for names in named))))
+    unused = []
+    if labels is not None:
+        used = {*(named[0] or ()), *(name for e in entries for name in (*e.present, *e.absent, *e.unknown))}
+        unused = [name for name in labels if name not in used]
+        labels = tuple(name for name in labels if name in used)
     alone = len(parts) == 1
     decisions = [
         text if alone or not re.search(r"\d", text) else f"{split or os.path.basename(one.source)}: {text}"
@@ -108,6 +113,9 @@ def joined(path: str, parts: Sequence[tuple[Listing, str | None]], root: str | N
         for text in one.decisions
     ]
     splits = [f"{split} from {os.path.relpath(one.source, path)}" for one, split in parts if split]
+    more = [", ".join(splits)] if splits else []
+    if unused:
+        more.append(f"classes of val or test without an image left out ({name_some(unused, len(unused))})")
     return Listing(
         source=path,
         format=parts[0][0].format,
@@ -115,7 +123,7 @@ def joined(path: str, parts: Sequence[tuple[Listing, str | None]], root: str | N
         entries=functools.partial(iter, entries),
         labels=labels,
         files=tuple(dict.fromkeys(file for one, _ in parts for file in one.files)),
-        decisions=tuple(dict.fromkeys(decisions + ([", ".join(splits)] if splits else []))),
+        decisions=tuple(dict.fromkeys(decisions + more)),
         options={key: value for one, _ in parts for key, value in one.options.items()},
     )
 

@@ -1,7 +1,7 @@
 """CSV and TSV as spreadsheets, pandas and people write them: encoding, delimiter and header are found and reported.
 
-What comes before the header may be comments (`#`) and Excel's `sep=;`. A delimiter is decided over whole records at the
-beginning of a file, and every record is then checked against it.
+What comes before the header may be comments (`#`) and Excel's `sep=;`; comments between the rows are left out, too. A
+delimiter is decided over whole records at the beginning of a file, and every record is then checked against it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Any
 
 from mldec.data.folder import SUFFIXES
 from mldec.data.own.encodings import Encoding, find_encoding, open_decoded
@@ -42,6 +42,18 @@ def is_image_path(cell: str) -> bool:
     return IMAGE.fullmatch(cell) is not None
 
 
+def lists_images(path: str) -> bool:
+    """Whether one of the first lines of a text file has the path of an image, or names a column of paths."""
+    try:
+        with open_decoded(path, find_encoding(path, None)) as file:
+            lines = list(itertools.islice(iter(lambda: file.readline(SAMPLE_CHARACTERS), ""), SAMPLE_LINES))
+    except (OSError, UnicodeDecodeError, DataError):
+        return True  # reading it says why it cannot be read
+    cells = [cell.strip() for line in lines for cell in re.split(r"[,;|\s]", line)]
+    header = re.split(r"[,;|\t]", lines[0]) if lines else []
+    return any(map(is_image_path, cells)) or (len(header) > 1 and _names_path(header))
+
+
 @dataclass(frozen=True)
 class Dialect:
     """How a text file is read as a table.
@@ -65,7 +77,7 @@ class Dialect:
     sample: tuple[tuple[str, ...], ...]
     uneven: bool = False
     decisions: tuple[str, ...] = ()
-    options: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def find_dialect(
@@ -81,7 +93,7 @@ def find_dialect(
             sample, whole = _first_lines(file)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(_unreadable(path, error)) from None
-    decisions, options = [], {}
+    decisions, options = list[str](), dict[str, Any]()
     if found.decided:
         decisions.append("encoding cp1252, as it is no UTF-8")
         options["dataset.encoding"] = found.name
@@ -103,7 +115,7 @@ def find_dialect(
         header = not any(map(is_image_path, records[0]))
         if not header:
             decisions.append("no header line, as the first one names an image")
-            options["dataset.header"] = "false"
+            options["dataset.header"] = False
     dialect = Dialect(found, sign, header, skip, (), (), False, tuple(decisions), options)
     return _with_columns(dialect, records)
 
@@ -118,26 +130,58 @@ def read_records(path: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]
         with open_decoded(path, dialect.encoding) as file:
             for _ in range(dialect.skip):
                 file.readline()
-            reader = csv.reader(file, delimiter=dialect.delimiter, strict=True, skipinitialspace=True)
+            lines = _Lines(file, dialect.delimiter, dialect.skip)
+            reader = csv.reader(lines, delimiter=dialect.delimiter, strict=True, skipinitialspace=True)
             if dialect.header:
                 next(reader, None)
+                lines.between = True
             for cells in reader:
+                lines.between = True
                 if not any(cells[:1]) and not any(map(str.strip, cells)):
                     continue  # an empty row, as spreadsheets leave them
                 if len(cells) != count:
-                    number = dialect.skip + reader.line_num
                     if len(cells) < count:
-                        short.append(number)
-                    cells = _fitted(path, number, cells, dialect)
-                yield dialect.skip + reader.line_num, cells
+                        short.append(lines.number)
+                    cells = _fitted(path, lines.number, cells, dialect)
+                yield lines.number, cells
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(_unreadable(path, error)) from None
     except csv.Error as error:
-        raise DataError(f"{path} line {dialect.skip + reader.line_num}: cannot be read as CSV: {error}") from None
+        raise DataError(f"{path} line {lines.number}: cannot be read as CSV: {error}") from None
+    if lines.comments:
+        number = f"{len(lines.comments):,}"
+        logger.info("%s: left out %s lines that begin with # (first: line %d)", path, number, lines.comments[0])
     if short:
         logger.info(
             "%s: %s lines end early (first: line %d); what they lack is empty", path, f"{len(short):,}", short[0]
         )
+
+
+class _Lines:
+    """The lines of a table from its header on, without comments between its records.
+
+    Attributes:
+        number: of the last line, counted from 1 in the file.
+        between: whether the next line begins a record; to be set after each.
+        comments: numbers of the lines that were left out.
+    """
+
+    def __init__(self, lines: Iterable[str], delimiter: str, number: int = 0) -> None:
+        self._lines, self._delimiter, self.number = lines, delimiter, number
+        self.between, self.comments = True, list[int]()
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._lines:
+            self.number += 1
+            if line[:1] == "#" and self.between and self._is_comment(line):
+                self.comments.append(self.number)
+                continue
+            self.between = False
+            yield line
+
+    def _is_comment(self, line: str) -> bool:
+        """Whether a line that begins with # is one: not a row such as `#sunset,a.jpg`."""
+        return not any(is_image_path(cell.strip(' "')) for cell in line.rstrip("\n").split(self._delimiter)[1:])
 
 
 def _fitted(path: str, number: int, cells: list[str], dialect: Dialect) -> list[str]:
@@ -188,12 +232,15 @@ def _preamble(lines: Sequence[str]) -> tuple[int, str | None, list[str]]:
 
 def _records(lines: Sequence[str], delimiter: str, whole: bool) -> list[list[str]]:
     """The first records that have something in them; none where the text is no table of this delimiter."""
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    own = _Lines(lines, delimiter)
+    reader, found = csv.reader(own, delimiter=delimiter, skipinitialspace=True), list[list[str]]()
     try:
-        found = list(itertools.islice(reader, SAMPLE_RECORDS))
+        for cells in itertools.islice(reader, SAMPLE_RECORDS):
+            own.between = True
+            found.append(cells)
     except csv.Error:
         return []
-    if not whole and len(found) > 1 and reader.line_num == len(lines):
+    if not whole and len(found) > 1 and own.number == len(lines):
         del found[-1]  # it may have more lines
     return [cells for cells in found if any(map(str.strip, cells))]
 

@@ -17,7 +17,7 @@ from mldec.data.folder import SPLIT_OF_NAME, SUFFIXES
 from mldec.data.own.documents import path_text, read_xml
 from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.shapes import Source, counted, joined, make_listing
-from mldec.errors import DataError, shortened
+from mldec.errors import DataError, setting, shortened
 from mldec.untrusted import open_text
 
 VOC = "Pascal VOC XML"
@@ -46,7 +46,7 @@ def find_voc(folder: str) -> list[Part]:
         years = [inner[name] for name in sorted(inner) if re.fullmatch(r"voc\d{4}", name)]
     if len(years) > 1:
         raise DataError(
-            f"{folder}: holds {len(years)} trees of VOC; use one: {' or '.join(f'dataset={y}' for y in years)}"
+            f"{folder}: holds {len(years)} trees of VOC; use one: {' or '.join(setting('dataset', y) for y in years)}"
         )
     if years:
         return find_voc(years[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -94,26 +95,45 @@ class _Rows:
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
         """Raises DataError for what cannot be read, and for more rows or cells than are allowed."""
+        before = 0
         try:
-            self.sheet.reset_dimensions()
-            for line, values in enumerate(self.sheet.iter_rows(values_only=True), start=1):
+            for line, written in self._written():
+                columns = [cell["column"] for cell in written]
+                if line <= before or any(map(operator.ge, columns, columns[1:])):
+                    raise DataError(
+                        f"{self.path} line {line}: rows or cells are there twice, or not in the order of their "
+                        "numbers; open the file in a spreadsheet program and save it again, or save it as CSV"
+                    )
                 if line > MAX_ROWS:
                     raise DataError(f"{self.path}: a sheet has more than {MAX_ROWS:,} rows, which Excel does not allow")
-                end = len(values)
-                self.cells += end + _EMPTY_ROW
+                self.cells += columns[-1] if columns else 0
+                self.cells += (line - before) * _EMPTY_ROW
+                before = line
                 if self.cells > MAX_CELLS:
                     raise DataError(
                         f"{self.path} line {line}: more than {MAX_CELLS:,} cells, with the empty ones; save it as CSV"
                     )
-                while end and values[end - 1] is None:
-                    end -= 1
-                cells = [_text(value) for value in values[:end]]
-                while cells and not cells[-1]:
-                    cells.pop()
-                if cells:
-                    yield line, cells
+                texts = {cell["column"]: _text(cell["value"]) for cell in written}
+                end = max((column for column, text in texts.items() if text), default=0)
+                if end:
+                    yield line, [texts.get(column, "") for column in range(1, end + 1)]
         except (ValueError, KeyError, TypeError, SyntaxError, OSError, zipfile.BadZipFile) as error:
             raise DataError(f"{self.path}: cannot be read as an Excel workbook: {shortened(error, 200)}") from None
+
+    def _written(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """(line, cells) of each row as it is written; openpyxl's `iter_rows` leaves out what is not in order."""
+        from openpyxl.worksheet._reader import WorkSheetParser
+
+        book = self.sheet.parent
+        with self.sheet._get_source() as source:
+            yield from WorkSheetParser(
+                source,
+                self.sheet._shared_strings,
+                data_only=True,
+                epoch=book.epoch,
+                date_formats=book._date_formats,
+                timedelta_formats=book._timedelta_formats,
+            ).parse()
 
 
 def _text(value: Any) -> str:

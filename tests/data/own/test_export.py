@@ -359,6 +359,34 @@ def test_no_input_is_overwritten(tmp_path, capsys):
     assert "would be overwritten" in capsys.readouterr().err
 
 
+def test_statistics_overwrite_no_annotations(tmp_path, capsys):
+    record = {"path": "a.jpg", "labels": ["cat"]}
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").touch()
+    (tmp_path / "in" / "train.json").write_text(json.dumps([record]))
+    for dataset in ("dataset=in", "dataset=in/train.json"):
+        assert run(["data", "stats", dataset, "output=in"]) == 2
+        assert "in/train.json would be overwritten, and it is read" in capsys.readouterr().err
+    assert json.loads((tmp_path / "in" / "train.json").read_text()) == [record]
+    for _ in range(2):  # what it wrote itself is replaced
+        assert run(["data", "stats", "dataset=in", "output=out"]) == 0
+
+
+def test_images_of_splits_in_different_folders_keep_their_names_for_hugging_face(tmp_path):
+    overrides = []
+    for split in ("train", "val"):
+        draw(tmp_path / split, ("sub/a.jpg", "b.jpg"))
+        (tmp_path / split / "t.csv").write_text("path,labels\nsub/a.jpg,cat\nb.jpg,dog\n")
+        overrides.append(f"dataset.{split}={split}/t.csv")
+    assert run(["data", "export", "dataset=table", *overrides, "format=hf", "output=hf", "images=copy"]) == 0
+    for split, folder in (("train", "train"), ("val", "validation")):
+        rows = [json.loads(line) for line in (tmp_path / "hf" / folder / "metadata.jsonl").read_text().splitlines()]
+        assert [row["file_name"] for row in rows] == ["sub/a.jpg", "b.jpg"]
+        for row in rows:
+            original = (tmp_path / split / row["file_name"]).read_bytes()
+            assert (tmp_path / "hf" / folder / row["file_name"]).read_bytes() == original
+
+
 def test_the_folder_for_hugging_face_is_read_back_by_our_reader(tmp_path):
     overrides = write_dataset(tmp_path / "in", HARD)
     assert run(["data", "export", *overrides, "format=hf", "output=hf"]) == 0

@@ -6,7 +6,6 @@ import io
 import itertools
 import random
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +87,18 @@ def test_dialects_encodings_and_orders_say_the_same(folder: Path, delimiter: str
 def test_what_stands_around_a_table_is_left_out(folder: Path, before: str, after: str) -> None:
     rows = "".join(f'{name}; "{";".join(labels)}";;\n' for name, labels in CONTENT)
     assert content_of(build(folder, f"{before}Image Index;Finding Labels;;\n{rows}{after}")) == EXPECTED
+
+
+def test_comments_between_rows_are_left_out_and_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mldec")
+    text = 'path,labels\n# from here by Eva, in "May\np1.jpg,cat\n#p2.jpg,dog\np3.jpg,"a #b\n"\n#\n# 3 rows\n'
+    index = build(folder, text, separator="none")
+    assert content_of(index) == {"p1.jpg": {"cat"}, "p3.jpg": {"a #b"}}
+    assert "left out 4 lines that begin with # (first: line 2)" in caplog.text
+    tags = "tag,path\n#sun,p1.jpg\n#sea,p3.jpg\n"
+    assert content_of(build(folder, tags)) == {"p1.jpg": {"#sun"}, "p3.jpg": {"#sea"}}
+    with pytest.raises(DataError, match=r"t\.csv line 4: 3 cells"):
+        build(folder, "path,labels\n# c\np1.jpg,cat\np3.jpg,cat,dog\n")
 
 
 @pytest.mark.parametrize("sign", [";", ",", "|", "/", " ", ", ", "; "])
@@ -279,8 +290,40 @@ def test_no_image_is_taken_for_another(tmp_path: Path) -> None:
     message = refused(tmp_path, "path,labels\nx.jpg,c\n")
     assert re.search(r"line 2: several images are called x.jpg .*dataset.root=\S+/[ab]\S* or dataset.root=", message)
     assert "line 2: several images are called y" in refused(tmp_path, "path,labels\ny,c\n")
-    with pytest.raises(DataError, match="images that the annotations list are missing"):
-        build(tmp_path, "path,labels\nold/dog/1.jpg,c\nnew/dog/1.jpg,c\n")
+
+
+@pytest.mark.parametrize(
+    ("files", "paths"),
+    [
+        (["images/0.jpg"], ["/data/cat/0.jpg", "/data/dog/0.jpg"]),
+        (["images/0.jpg"], ["C:\\cat\\0.jpg", "D:\\dog\\0.jpg"]),
+        (["images/0.jpg"], ["0.jpg", "/data/dog/0.jpg"]),
+        (["dog/1.jpg"], ["old/dog/1.jpg", "new/dog/1.jpg"]),
+        (["images/0.jpg"], ["images/0.jpg", "/data/dog/0.jpg"]),
+        (["a.jpg"], ["3f2a1b4c-a.jpg", "9d8e7f6a-a.jpg"]),
+        (["a.jpg"], ["A.jpg", "A.JPG"]),
+    ],
+)
+def test_different_paths_never_mean_one_file(tmp_path: Path, files: list[str], paths: list[str]) -> None:
+    touch(tmp_path, *files)
+    message = refused(tmp_path, "path,labels\n" + "".join(f"{path},c\n" for path in paths))
+    assert all(path in message for path in paths[-2:]), message
+    assert "are different paths" in message
+
+
+def test_one_path_in_several_spellings_is_one_image(tmp_path: Path) -> None:
+    touch(tmp_path, "images/0.jpg", "images/1.jpg")
+    for paths in (["/x/images/0.jpg", "\\x\\images\\0.jpg", "/x//images/0"], ["0", "./0.jpg", "0.jpg"]):
+        index = build(tmp_path, "path,labels\n" + "".join(f"{path},c\n" for path in paths))
+        assert list(index.names()) == ["images/0.jpg"]
+
+
+def test_paths_of_another_machine_whose_image_is_lacking_are_missing(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/0.jpg", "cat/1.jpg")
+    text = "path,labels\n" + "".join(f"/data/{name},c\n" for name in ("cat/0.jpg", "cat/1.jpg", "dog/0.jpg"))
+    with pytest.raises(DataError, match=r"1 of the 3 images that the annotations list are missing \(dog/0\.jpg\)"):
+        build(tmp_path, text)
+    assert list(build(tmp_path, text, missing="drop").names()) == ["cat/0.jpg", "cat/1.jpg"]
 
 
 def test_files_of_one_name_in_many_folders_are_each_looked_at_once(
@@ -323,6 +366,18 @@ def test_nothing_outside_of_the_root_is_found(tmp_path: Path) -> None:
     for path in ("/etc/hostname", "../../../../etc/hostname", "~/x.jpg/../../../../../../etc/hostname"):
         with pytest.raises(DataError):
             build(tmp_path / "in", f"path,labels\n{path},cat\n")
+
+
+def test_the_root_that_is_offered_holds_absolute_and_relative_paths(tmp_path: Path) -> None:
+    touch(tmp_path, "here/photos/1.jpg", "else/2.jpg")
+    both = f"path,labels\nphotos/1.jpg,c\n{tmp_path}/else/2.jpg,c\n"
+    message = refused(tmp_path / "here", both)
+    assert f"use dataset.root={tmp_path}, which holds all." in message
+    index = build(tmp_path / "here", both, root=str(tmp_path))
+    assert list(index.names()) == ["here/photos/1.jpg", "else/2.jpg"]
+    message = refused(tmp_path / "here", f"{both}/gone/3.jpg,c\n")
+    assert f"use dataset.root={tmp_path}, which holds the 2 that exist of the first 3." in message
+    assert "use dataset.root=FOLDER" in refused(tmp_path / "here", "path,labels\n/gone/3.jpg,c\n")
 
 
 def test_each_table_has_its_own_folder(tmp_path: Path) -> None:
@@ -370,7 +425,8 @@ def test_pyarrow_reads_what_python_reads(
 
 
 @pytest.mark.parametrize(
-    "change", ["path,labels\n", ' "q" ', "\n\n", "\\", "nan", "['a']", "a.jpg,x\na.jpg,y\n", "x,y,z\n", "\0", "./b"]
+    "change",
+    ["path,labels\n", ' "q" ', "\n\n", "\\", "nan", "['a']", "a.jpg,x\na.jpg,y\n", "x,y,z\n", "\0", "./b", "#c,d\n"],
 )
 def test_what_pyarrow_would_read_otherwise_is_left_to_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
@@ -389,16 +445,6 @@ def test_what_pyarrow_would_read_otherwise_is_left_to_python(
             except DataError as error:
                 results.append(str(error))
         assert results[0] == results[1]
-
-
-def test_pasted_options_survive_a_shell() -> None:
-    from mldec.data.own.columns import _ignoring
-
-    text = _ignoring(["Unnamed: 0", "it's", 'a"b', "plain"])
-    (pasted,) = shlex.split(text)
-    from mldec.commands.compose import _parsed
-
-    assert _parsed(pasted).value() == ["Unnamed: 0", "it's", 'a"b', "plain"]
 
 
 def test_separators_over_all_combinations(folder: Path) -> None:
@@ -505,7 +551,7 @@ def test_numbers_in_class_columns_are_named(tmp_path: Path) -> None:
         ),
         (
             "image,label,value\n1.jpg,cat,1\n1.jpg,dog,0\n2.jpg,dog,1\n",
-            r"column value holds 1 and 0, where 0 may mean .* use dataset.ignore=\[value\]",
+            r"column value holds 1 and 0, where 0 may mean .* use 'dataset.ignore=\[value\]",
             {"ignore": ("value",)},
             {"1.jpg": {"cat", "dog"}, "2.jpg": {"dog"}},
         ),
@@ -517,7 +563,7 @@ def test_numbers_in_class_columns_are_named(tmp_path: Path) -> None:
         ),
         (
             "path,labels,is_valid,is_test\n1.jpg,cat,0,0\n2.jpg,cat,0,1\n",
-            r"the columns is_valid, is_test divide the images; .* dataset.ignore=\[is_valid\]",
+            r"the columns is_valid, is_test divide the images; .* 'dataset.ignore=\[is_valid\]",
             {"ignore": ("is_valid", "is_test")},
             {"1.jpg": {"cat"}, "2.jpg": {"cat"}},
         ),
@@ -558,6 +604,12 @@ def test_long_cells_take_linear_time() -> None:
 )
 def test_arrays_as_numpy_prints_them_are_lists(text: str) -> None:
     assert label_cells.parse_list(text, "t.csv line 2") == ["a", "b"]
+
+
+@pytest.mark.parametrize("index", ["Unnamed: 0", "Unnamed: 0.1", "Unnamed: 0.1.1", "Unnamed: 0_level_0", "level_0"])
+def test_indexes_that_pandas_writes_are_no_classes(folder: Path, index: str) -> None:
+    found = build(folder, f"{index},path,cat\n0,p1.jpg,1\n1,p3.jpg,0\n")
+    assert found.labels.names == ("cat",)
 
 
 @pytest.mark.parametrize("pattern", ["column_{}", "Unnamed: {}", "level_{}", "{}age"])

@@ -40,6 +40,34 @@ def test_what_is_no_workbook_is_one_error(tmp_path: Path, monkeypatch: pytest.Mo
         open_table_file(str(path))
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('<c r="A2"', '<c r="C2"'),  # behind it comes B2
+        ('<c r="B2"', '<c r="A2"'),
+        ('<row r="3"', '<row r="2"'),
+        ('<row r="3"', '<row r="1"'),
+    ],
+)
+def test_cells_out_of_order_are_not_lost(tmp_path: Path, old: str, new: str) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["path", "labels", "note"], ["a.jpg", "cat"], ["b.jpg", "dog"]):
+        book.active.append(row)
+    book.save(tmp_path / "good.xlsx")
+    path = tmp_path / "t.xlsx"
+    with zipfile.ZipFile(tmp_path / "good.xlsx") as good, zipfile.ZipFile(path, "w") as changed:
+        for name in good.namelist():
+            text = good.read(name)
+            if name.endswith("sheet1.xml"):
+                assert old.encode() in text
+                text = text.replace(old.encode(), new.encode())
+            changed.writestr(name, text)
+    assert len(list(open_table_file(str(tmp_path / "good.xlsx")).rows())) == 2
+    with pytest.raises(DataError, match=r"t\.xlsx line \d: rows or cells are there twice, or not in the order"):
+        list(open_table_file(str(path)).rows())
+
+
 def test_empty_rows_and_cells_cost_no_more_than_those_that_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
