@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -108,7 +108,15 @@ class TableConfig(TableSettings, SplitShares, FilesConfig):
 
 
 MOST_EXPORTS = 4  # that are kept in memory
-_exports: dict[tuple[str | None, ...], tuple[Rows | None, dict[str, tuple[int, ...] | None]]] = {}
+EXPORT_SETTINGS = (
+    "path_column",
+    "label_column",
+    "separator",
+    "split_column",
+    "ignore",
+    "minus_one",
+)  # that exports take too
+_exports: dict[tuple[Any, ...], tuple[Rows | None, dict[str, tuple[int, ...] | None]]] = {}
 
 
 class _Outline(NamedTuple):
@@ -139,16 +147,11 @@ def _read_outline(config: TableConfig, path: str, stamp: tuple[int, ...]) -> _Ou
 def _export(config: TableConfig, path: str) -> Rows | None:
     """The rows of an export, which is read again only if one of its files has changed; None for what is none."""
     root = None if config.root is None else os.path.abspath(os.path.expanduser(config.root))
-    key = (path, root, config.path_column, config.label_column, config.separator)
+    settings = {name: getattr(config, name) for name in EXPORT_SETTINGS}
+    key = (path, root, *settings.values())
     rows, stamps = _exports.pop(key, (None, {}))
     if not stamps or stamps != _stamps(stamps):
-        listing = recognise(
-            path,
-            root=root,
-            path_column=config.path_column,
-            label_column=config.label_column,
-            separator=config.separator,
-        )
+        listing = recognise(path, root=root, **settings)
         rows = None if listing is None else rows_of_listing(listing)
         stamps = _stamps((path, *rows.files)) if rows else {}
     _exports[key] = rows, stamps

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mldec.data.index import Ragged
-from mldec.data.own.columns import Columns, split_of
-from mldec.data.own.label_cells import is_list, is_nothing
+from mldec.data.own.columns import Columns
+from mldec.data.own.label_cells import is_list
 from mldec.data.own.rows import SPLITS, Rows
 from mldec.data.own.separators import STRONG, WEAK, Separator, find_separator, refuse_joined
+from mldec.data.own.values import is_nothing, split_of
 from mldec.errors import DataError
 from mldec.untrusted import read_bytes
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mldec.data.folder import SPLIT_OF_NAME
-from mldec.data.index import ABSENT, PRESENT, UNKNOWN
-from mldec.data.own.label_cells import is_list, is_nothing
+from mldec.data.index import ABSENT, PRESENT
+from mldec.data.own.label_cells import is_list
 from mldec.data.own.text_table import is_image_path
+from mldec.data.own.values import SPLIT_FLAGS, SPLIT_NAMES, SPLIT_OF_CELL, divides, is_nothing, simple, state_of
 from mldec.errors import DataError, printable_name, shortened, suggest
 
 
@@ -34,10 +34,6 @@ LABEL_NAMES = _names(
     "choices findinglabels labelids labelid classids classid categoryid categoryids categoryname attributeids "
     "targets target genres genre keywords attributes annotations labellist taglist "
 )
-SPLIT_NAMES = _names(
-    "split set subset partition datasplit dataset datasubset datapartition isvalid isval istest istrain usage mluse "
-    "phase fold"
-)
 #: Columns beside one of labels that may say whether the label of the row is present.
 VALUE_NAMES = _names("value present presence confidence state ispresent isactive active positive ispositive label01")
 #: Columns that tools write beside classes: they are left out, and reported, where they hold anything but 0 and 1.
@@ -49,23 +45,8 @@ OTHER_NAMES = frozenset(
         "patient subject group groups site view viewposition followup size area md5 sha1 sha256 hash "
     )
 )
-SPLIT_OF_CELL = SPLIT_OF_NAME | {"tr": "train", "validate": "val", "te": "test"}
-STATES = {"1": PRESENT, "1.0": PRESENT, "true": PRESENT, "0": ABSENT, "0.0": ABSENT, "false": ABSENT}
-STATES |= {"-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN, "none": UNKNOWN, "nan": UNKNOWN}
-STATES |= {"na": UNKNOWN, "n/a": UNKNOWN, "null": UNKNOWN, "<na>": UNKNOWN}
-_FLAGS = {"isvalid": "val", "isval": "val", "istest": "test", "istrain": "train"}
 _NUMBER = re.compile(r"\s*[-+]?[\d.,]+(e[-+]?\d+)?\s*", re.I)
 _UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?|level_\d+")
-
-
-def simple(name: str) -> str:
-    """The name of a column without case, spaces and signs: `imageindex` for `Image Index`."""
-    return re.sub(r"[\W_]+", "", name).lower()
-
-
-def state_of(cell: Any) -> int | None:
-    """PRESENT, ABSENT or UNKNOWN for a cell of a class column; None for what is none of them."""
-    return None if isinstance(cell, (list, dict)) else STATES.get(str(cell).strip().lower())
 
 
 @dataclass(frozen=True)
@@ -163,7 +144,7 @@ class _Finder:
     def _split(self, path: str) -> str | None:
         if self.chosen.split is not None:
             return self._existing(self.chosen.split, "split_column")
-        flags = [name for name in self.names if simple(name) in _FLAGS and name not in self.ignore]
+        flags = [name for name in self.names if simple(name) in SPLIT_FLAGS and name not in self.ignore]
         if len(flags) > 1:
             raise DataError(
                 f"{self.file}: the columns {_some(flags)} divide the images; write one column split with train, val "
@@ -177,13 +158,8 @@ class _Finder:
         ]
         self._look(likely)
         for name in likely:
-            key = simple(name)
             cells = [str(cell).strip().lower() for cell in self._cells[name]]
-            if key in _FLAGS and all(STATES.get(cell) in (PRESENT, ABSENT) for cell in cells):
-                self.decisions.append(f"split by column {name}")
-                return name
-            is_split = any(cell in SPLIT_OF_CELL for cell in cells)
-            if is_split and (key in SPLIT_NAMES or all(cell in SPLIT_OF_CELL for cell in cells)):
+            if divides(name, cells) or (cells and all(cell in SPLIT_OF_CELL for cell in cells)):
                 self.decisions.append(f"split by column {name}")
                 return name
         return None
@@ -318,16 +294,6 @@ def refuse_other_cells(file: str, bad: dict[str, tuple[int, Any]], ignored: Sequ
         f"{file} line {line}: column {printable_name(name)} holds '{shortened(value)}'; allowed are 1 present, 0 "
         f"absent, -1 or nothing unknown{more}. If {what}: {_ignoring([*ignored, *bad])}"
     )
-
-
-def split_of(cell: Any, column: str) -> str | None:
-    """train, val or test for a cell of a column of splits; None if it names none."""
-    text, key = str(cell).strip().lower(), simple(column)
-    if key in _FLAGS:
-        state = STATES.get(text)
-        other = "train" if key != "istrain" else "val"
-        return {PRESENT: _FLAGS[key], ABSENT: other}.get(state) if state is not None else None
-    return SPLIT_OF_CELL.get(text)
 
 
 def _is_path(cell: Any) -> bool:

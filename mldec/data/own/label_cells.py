@@ -10,24 +10,18 @@ from typing import Any
 from mldec.data.dataset import naming
 from mldec.data.own import label_studio
 from mldec.data.own.separators import Separator
+from mldec.data.own.values import is_nothing
 from mldec.errors import DataError, shortened
 from mldec.untrusted import parse_json
 
 _STATES = {"0", "1", "0.0", "1.0", "False", "True"}
 LONGEST_LIST, LONGEST_LITERAL = 2**20, 2**16  # characters of a cell with a list, and of one in Python's notation
-_NOTHING = {"", "nan", "Nan", "naN", "NaN", "null", "Null", "NULL", "None", "NONE", "NA", "N/A", "n/a", "NaT", "<NA>"}
-_NOTHING |= {"-nan", "#N/A"}
 _OPENING = re.compile(r"\s*(\[|\{|\(\s*['\"]|(np\.|numpy\.)?array\()")
 _ARRAY = re.compile(r"(?:np\.|numpy\.)?array\(")
 _DTYPE = re.compile(r",\s*dtype=")  # the end of an array, without brackets behind it
 _WITHOUT_COMMAS = re.compile(r"('|\")\s+('|\")")  # as numpy prints arrays: ['a' 'b']
 _NUMBERS = re.compile(r"\s*\[\s*\d+(\s+\d+)+\s*\]\s*")  # as numpy prints them: [1 0 2]
 _WHOLE = re.compile(r"-?[0-9]{1,18}(\.0+)?")
-
-
-def is_nothing(cell: str) -> bool:
-    """Whether a cell is empty or one of the texts that programs write for nothing: nan, None, NA, null."""
-    return cell.strip() in _NOTHING
 
 
 def is_list(cell: str) -> bool:

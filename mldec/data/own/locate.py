@@ -14,6 +14,7 @@ from mldec.errors import DataError, option
 
 #: Tables that tools write into the folder of a split.
 TABLES = ("_classes.csv", "metadata.csv", "metadata.jsonl", "labels.csv", "annotations.csv", "_annotations.csv")
+METADATA = ("metadata.csv", "metadata.jsonl")  # of Hugging Face's imagefolder
 _MOST = 10_000  # entries of a folder that are looked at
 
 
@@ -50,6 +51,8 @@ def locate(path: str) -> Located:
     if found is not None:
         return Located("table", {"train": path}, found.format)
     here = _likely(path, here) if len(here) > 1 else here
+    if len(here) == 1 and here[0] in METADATA:
+        classes = []  # Hugging Face reads it too, and takes no folder for a class
     if len(here) == 1 and not classes:
         return Located("table", {"train": os.path.join(path, here[0])})
     if here:

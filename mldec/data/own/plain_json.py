@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from mldec.data.dataset import name_some
@@ -15,20 +14,16 @@ from mldec.data.own.documents import (
     label_text,
     path_text,
     reading,
-    split_of,
     unique,
 )
 from mldec.data.own.label_cells import refuse_states
 from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.separators import Separator, find_separator, parse_separator, refuse_joined
-from mldec.data.own.shapes import Source, image_key, make_listing
+from mldec.data.own.shapes import Source, image_key, make_listing, splits_of
 from mldec.errors import DataError, shortened
-
-logger = logging.getLogger(__name__)
 
 LIST, MAPPING, BY_SPLIT = "JSON list of images", "JSON mapping of images", "JSON with a list for each split"
 CREATEML = "CreateML JSON"
-SPLIT_KEYS = ("split", "set", "subset", "fold", "is_valid")
 _FEW = 50  # records that decide whether a file is one
 
 
@@ -96,32 +91,36 @@ def read_splits(source: Source) -> Listing:
 
 
 def _listing(source: Source, name: str, parts: list[tuple[Any, str | None]]) -> Listing:
-    rows = [row for part, split in parts for row in _rows(source, part, split)]
+    decisions: list[str] = []
+    rows = [row for part, split in parts for row in _rows(source, part, split, decisions)]
     separator = _separator(source, [value for _, value, _ in rows if isinstance(value, str)])
     refuse_states((list(map(str, value)) if isinstance(value, list) else [] for _, value, _ in rows), source.path)
     entries = [Entry(path_text(path), *_states(value, separator), split) for path, value, split in rows]
-    return make_listing(source, name, entries, decisions=separator.decisions, options=separator.options)
+    decisions += separator.decisions
+    return make_listing(source, name, entries, decisions=decisions, options=separator.options)
 
 
-def _rows(source: Source, part: Any, split: str | None) -> list[tuple[Any, Any, str | None]]:
-    """(path, value that names labels, split) of each image."""
+def _rows(source: Source, part: Any, split: str | None, decisions: list[str]) -> list[tuple[Any, Any, str | None]]:
+    """(path, value that names labels, split) of each image; what was decided is added to `decisions`."""
     if isinstance(part, dict):
         return [(path, value, split) for path, value in part.items()]
     key = image_key(source, part)
-    keys = list(dict.fromkeys(name for record in part for name in record if name != key))
+    splits, by = splits_of(source, part) if split is None else ([split] * len(part), None)
+    taken = {key, by, *(source.ignore or ())}
+    keys = list(dict.fromkeys(name for record in part for name in record if name not in taken))
     column = _label_key(source, keys)
-    by = next((name for name in keys if name.lower() in SPLIT_KEYS), None)
-    columns = [name for name in keys if name != by]
-    if column is not None and (unused := [name for name in columns if name != column and name.lower() in LABEL_KEYS]):
-        logger.info("%s: labels from %s; %s not used", source.path, column, name_some(unused, len(unused)))
+    others = [name for name in keys if name != column]
+    texts = [f"split by {by}"] if by is not None else []
+    if column is not None and others:
+        texts.append(f"labels from {column}; keys not used: {name_some(others, len(others), 10)}")
+    decisions += [text for text in texts if text not in decisions]
     rows = []
-    for record in part:
+    for record, own in zip(part, splits, strict=True):
         if column is not None and column not in record:
             raise DataError(
                 f"{shortened(record.get(key))} has no {column}; an image without labels has an empty list there"
             )
-        value = record[column] if column is not None else _columns(record, columns)
-        rows.append((record.get(key), value, split or (_split(record.get(by)) if by is not None else None)))
+        rows.append((record.get(key), record[column] if column is not None else _columns(record, keys), own))
     return rows
 
 
@@ -143,16 +142,6 @@ def _columns(record: dict[str, Any], names: list[str]) -> dict[str, Any]:
             "dataset.label_column=NAME, or name it labels"
         )
     return {name: record.get(name) for name in names}
-
-
-def _split(value: Any) -> str | None:
-    """The split that a record names; true stands for val, as in a key is_valid."""
-    if value is None or isinstance(value, bool):
-        return {None: None, True: "val", False: "train"}[value]
-    split = split_of(value)
-    if split is None and isinstance(value, str):
-        raise DataError(f"{shortened(value)} is none of the splits train, val, test")
-    return split
 
 
 def _states(value: Any, separator: Separator) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:

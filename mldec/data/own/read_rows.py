@@ -14,10 +14,11 @@ import numpy as np
 
 from mldec.data.index import ABSENT, PRESENT, UNKNOWN, Ragged
 from mldec.data.own import arrow_rows
-from mldec.data.own.columns import Chosen, Columns, find_columns, refuse_other_cells, split_of, state_of
-from mldec.data.own.label_cells import is_list, is_nothing, labels_of, refuse_states
+from mldec.data.own.columns import Chosen, Columns, find_columns, refuse_other_cells
+from mldec.data.own.label_cells import is_list, labels_of, refuse_states
 from mldec.data.own.rows import SPLITS, Rows, ragged
 from mldec.data.own.separators import Separator, find_separator, parse_separator
+from mldec.data.own.values import is_nothing, split_of, state_of
 from mldec.data.table_file import MISSING, TableFile, open_table_file
 from mldec.errors import DataError, printable_name, shortened
 from mldec.labels import from_cell

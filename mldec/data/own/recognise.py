@@ -46,6 +46,9 @@ def recognise(
     path_column: str | None = None,
     label_column: str | None = None,
     separator: str | None = None,
+    split_column: str | None = None,
+    ignore: tuple[str, ...] | None = None,
+    minus_one: str | None = None,
 ) -> Listing | None:
     """What an export lists, or None for a file or folder that is none of `SHAPES` and not in VOC's format.
 
@@ -56,11 +59,13 @@ def recognise(
         root: the folder that images are relative to, if it is not the one of the file.
         path_column, label_column: the keys, attributes or fields of images and labels, where several are possible.
         separator: the sign between labels in one text.
+        split_column, ignore: the key of the split, and keys that are neither labels nor splits.
+        minus_one: what -1 means, absent or unknown.
 
     Raises:
         DataError: it is one but cannot be read, or a folder holds more than one; says what to use.
     """
-    settings = Source(path, None, root, path_column, label_column, separator)
+    settings = Source(path, None, root, path_column, label_column, separator, split_column, ignore, minus_one)
     if os.path.isdir(path):
         return _folder(settings)
     if not path.lower().endswith(_SUFFIXES):

@@ -30,7 +30,7 @@ def touch(*paths: Path) -> None:
         path.touch()
 
 
-def read(path: Path, **settings: str) -> Listing:
+def read(path: Path, **settings: Any) -> Listing:
     listing = recognise(str(path), **settings)
     assert listing is not None
     assert str(path) in listing.files or path.is_dir()
@@ -353,6 +353,46 @@ def test_what_was_left_out_or_joined_is_said(tmp_path: Path) -> None:
     joined = read(save(tmp_path / "c.json", [{"path": "a.jpg", "labels": "cat;dog"}, {"path": "b.jpg", "labels": ""}]))
     assert present(joined) == {"a.jpg": {"cat", "dog"}, "b.jpg": set()}
     assert joined.options == {"dataset.separator": "semicolon"}
+
+
+@pytest.mark.parametrize("key", ["split", "subset", "Data Split"])
+def test_label_studios_data_may_divide_the_images(tmp_path: Path, key: str) -> None:
+    tasks = label_studio(*((f"{n}.jpg", [annotation(label_studio_result("choices", "Cat"))]) for n in "abc"))
+    for task, split in zip(tasks, ("train", "valid", None), strict=True):
+        task["data"] |= {"set": "garden"} | ({key: split} if split else {})
+    listing = read(save(tmp_path / "a.json", tasks))
+    assert [e.split for e in listing.entries()] == ["train", "val", None]
+    assert {f"split by {key}", "1 image without a split in train"} <= set(listing.decisions)
+    records = [{**task["data"], "id": 1, "choice": "Cat", "annotation_id": 1} for task in tasks]
+    assert [e.split for e in read(save(tmp_path / "b.json", records)).entries()] == ["train", "val", None]
+    ignored = read(tmp_path / "a.json", ignore=(key,))
+    assert {e.split for e in ignored.entries()} == {None}
+
+
+def test_label_studios_predictions_are_labels_if_that_is_said(tmp_path: Path) -> None:
+    tasks = label_studio(("a.jpg", [annotation(label_studio_result("choices", "Cat"))]), ("b.jpg", []))
+    tasks[1]["predictions"].append({"model_version": "2", "result": [label_studio_result("choices", "Dog")]})
+    path = save(tmp_path / "a.json", tasks)
+    assert present(read(path)) == {"a.jpg": {"Cat"}}
+    assert "1 task of these with predictions, which are no labels" in read(path).decisions
+    predicted = read(path, label_column="predictions")
+    assert present(predicted) == {"a.jpg": {"Wrong"}, "b.jpg": {"Wrong", "Dog"}}
+    assert "1 task with more than one prediction: a label counts if any of them has it" in predicted.decisions
+    save(path, [{"data": task["data"], "predictions": task["predictions"]} for task in tasks])
+    with pytest.raises(DataError, match=r"none of its 2 tasks has .* read with dataset\.label_column=predictions$"):
+        read(path)
+    assert present(read(path, label_column="predictions")) == present(predicted)
+
+
+@pytest.mark.parametrize("texts", [["A", "A", "B"], ["a cat " * 20], ["p", "q", "r", "s"]])
+def test_label_studios_free_text_is_no_label_unless_that_is_said(tmp_path: Path, texts: list[str]) -> None:
+    name = "answer" if len(texts) != 3 else "textarea"
+    rows = [record(f"{n}.jpg", choice={"choices": ["Cat"]}, **{name: text}) for n, text in enumerate(texts)]
+    path = save(tmp_path / "a.json", rows)
+    with pytest.raises(DataError, match=rf"{name} may be free text or labels; use dataset.ignore=\[{name}\]"):
+        read(path)
+    assert set.union(*present(read(path, ignore=(name,))).values()) == {"Cat"}
+    assert set.union(*present(read(path, ignore=())).values()) == {"Cat", *(text.strip() for text in texts)}
 
 
 def test_label_studio_cells() -> None:
