@@ -248,7 +248,7 @@ def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
     """
     path = config.file(split if getattr(config, split) is not None else "train")
     if is_table(path):
-        rows = read_table_rows(path, config, cache=cache_folder(config))
+        rows = read_table_rows(path, config, cache=cache_folder(config), named=bool(config.label_files()))
     else:
         export = _export(config, path)
         if export is None:

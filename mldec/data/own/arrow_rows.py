@@ -33,8 +33,10 @@ _ODD_ENDS[ord("!") : 127] = False
 _ODD_ENDS[ord("/")] = True
 
 
-def read(base: Rows, table: TableFile, columns: Columns, separator: Separator | None) -> Rows | None:
-    """`base` with the rows of `table`; None where they must be read row by row.
+def read(
+    base: Rows, table: TableFile, columns: Columns, separator: Separator | None, named: bool = False
+) -> Rows | None:
+    """`base` with the rows of `table`; None where they must be read row by row. `named`: see `read_table_rows`.
 
     Raises DataError for labels of which it cannot be decided what separates them.
     """
@@ -91,7 +93,7 @@ def read(base: Rows, table: TableFile, columns: Columns, separator: Separator | 
     except arrow.ArrowException:
         return None
     names = list(labels.codes)
-    if separator is None and found.signs:
+    if separator is None and not named:
         try:
             refuse_joined(base.path, names, found, lambda name: "")
         except DataError:

@@ -18,7 +18,7 @@ from mldec.data.own.documents import (
 )
 from mldec.data.own.label_cells import refuse_states
 from mldec.data.own.listing import Entry, Listing
-from mldec.data.own.separators import Separator, find_separator, parse_separator, refuse_joined
+from mldec.data.own.separators import Separator, decide_separator, parse_separator
 from mldec.data.own.shapes import Source, image_key, make_listing, splits_of
 from mldec.errors import DataError, shortened
 
@@ -93,7 +93,7 @@ def read_splits(source: Source) -> Listing:
 def _listing(source: Source, name: str, parts: list[tuple[Any, str | None]]) -> Listing:
     decisions: list[str] = []
     rows = [row for part, split in parts for row in _rows(source, part, split, decisions)]
-    separator = _separator(source, [value for _, value, _ in rows if isinstance(value, str)])
+    separator = _separator(source, [value for _, value, _ in rows])
     refuse_states((list(map(str, value)) if isinstance(value, list) else [] for _, value, _ in rows), source.path)
     entries = [Entry(path_text(path), *_states(value, separator), split) for path, value, split in rows]
     decisions += separator.decisions
@@ -149,7 +149,7 @@ def _states(value: Any, separator: Separator) -> tuple[tuple[str, ...], tuple[st
     if isinstance(value, str):
         return unique(separator.split(value)), (), ()
     if not isinstance(value, dict) or any(key in value for key in LABEL_KEYS):
-        return label_names(value), (), ()
+        return unique([part for name in label_names(value) for part in separator.split(name)]), (), ()
     found: dict[Any, list[str]] = {1: [], 0: [], None: []}
     for name, state in value.items():
         state = None if state == -1 else state
@@ -159,10 +159,9 @@ def _states(value: Any, separator: Separator) -> tuple[tuple[str, ...], tuple[st
     return tuple(found[1]), tuple(found[0]), tuple(found[None])
 
 
-def _separator(source: Source, texts: list[str]) -> Separator:
+def _separator(source: Source, values: list[Any]) -> Separator:
     """What separates the labels in one text, as in the cells of a table."""
     if source.separator is not None:
         return parse_separator(source.separator)
-    separator = find_separator(source.path, texts)
-    refuse_joined(source.path, [name for text in texts for name in separator.split(text)], separator, lambda name: "")
-    return separator
+    listed = (name for value in values if not isinstance(value, str) for name in _states(value, Separator(""))[0])
+    return decide_separator(source.path, dict.fromkeys(value for value in values if isinstance(value, str)), listed)

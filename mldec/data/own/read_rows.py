@@ -17,7 +17,7 @@ from mldec.data.own import arrow_rows
 from mldec.data.own.columns import Chosen, Columns, find_columns, refuse_other_cells
 from mldec.data.own.label_cells import is_list, labels_of, refuse_states
 from mldec.data.own.rows import SPLITS, Rows, ragged
-from mldec.data.own.separators import Separator, find_separator, parse_separator
+from mldec.data.own.separators import Separator, decide_separator, parse_separator
 from mldec.data.own.values import is_nothing, split_of, state_of
 from mldec.data.table_file import MISSING, TableFile, open_table_file
 from mldec.errors import DataError, printable_name, shortened
@@ -71,12 +71,15 @@ class TableSettings:
             raise ValueError(f"delimiter={self.delimiter!r}: comma, semicolon, tab, pipe and space are allowed")
 
 
-def read_table_rows(path: str, settings: TableSettings, *, fast: bool = True, cache: str | None = None) -> Rows:
+def read_table_rows(
+    path: str, settings: TableSettings, *, fast: bool = True, cache: str | None = None, named: bool = False
+) -> Rows:
     """The rows of a table. Images in it are unpacked, and the rows have their paths.
 
     Args:
         cache: the folder to unpack into.
         fast: read with pyarrow what needs nothing else; the result is the same.
+        named: labels are compared with those of another file, so that a label is not checked for being several.
 
     Raises DataError, naming file and line, for what cannot be read or decided.
     """
@@ -100,10 +103,10 @@ def read_table_rows(path: str, settings: TableSettings, *, fast: bool = True, ca
         decisions=(*table.decisions, *columns.decisions),
         options={**table.options, **columns.options},
     )
-    if fast and (rows := arrow_rows.read(base, table, columns, separator)) is not None:
+    if fast and (rows := arrow_rows.read(base, table, columns, separator, named)) is not None:
         return rows
     if columns.labels is not None:
-        rows = _read_lists(base, table, columns, separator)
+        rows = _read_lists(base, table, columns, separator, named=named)
     else:
         rows = _read_states(base, table, columns, settings)
     if table.inside is None:
@@ -202,7 +205,9 @@ class _Collector:
         return self._numbers[text]
 
 
-def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separator | None) -> Rows:
+def _read_lists(
+    base: Rows, table: TableFile, columns: Columns, separator: Separator | None, *, named: bool = False
+) -> Rows:
     rows = _Collector(table, columns)
     numbers: dict[Any, int] = {}  # of the different cells
     cells: list[Any] = []
@@ -220,18 +225,25 @@ def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separ
             cells.append(cell)
             first_lines.append(line)
         cell_ids.append(number)
-    texts = {cell: f" line {line}" for cell, line in zip(cells, first_lines, strict=True) if _is_plain(cell)}
+    lists = [labels_of(cell, Separator(""), rows.where(line)) for cell, line in zip(cells, first_lines, strict=True)]
+    known = table.names.get(columns.labels or "")
     decisions: list[str] = []
     options: dict[str, str] = {}
-    if separator is None and any(isinstance(cell, str) and is_list(cell) for cell in cells):
-        separator = Separator("")  # what stands beside lists is a single label
-    if separator is None:
-        separator = find_separator(base.path, texts, where=lambda name: _line_of(name, texts))
+    if columns.escaped:
+        separator = Separator("")  # a row for each label
+    elif separator is None:
+        numbered = list(zip(cells, lists, (f" line {line}" for line in first_lines), strict=True))
+        texts = {cell: line for cell, _, line in numbered if _is_plain(cell)}
+        inside = {name: line for cell, names, line in reversed(numbered) if not _is_plain(cell) for name in names}
+        certain = named or known is not None  # what the labels are called
+        separator = decide_separator(
+            base.path, texts, inside, where=lambda name: _line_of(name, texts | inside), certain=certain
+        )
         decisions, options = list(separator.decisions), dict(separator.options)
-    known = table.names.get(columns.labels or "")
     codes: dict[str, int] = {name: code for code, name in enumerate(dict.fromkeys(known or ()))}
     ends, values = array("q", [0]), array("i")
-    lists = [labels_of(cell, separator, rows.where(line)) for cell, line in zip(cells, first_lines, strict=True)]
+    if separator.signs:
+        lists = [[p for name in names for p in separator.split(name) if not is_nothing(p)] for names in lists]
     refuse_states(lists, f"{base.path}: column {printable_name(columns.labels or '')}")
     for names in lists:
         for name in dict.fromkeys(names):

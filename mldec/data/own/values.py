@@ -17,7 +17,17 @@ STATES |= {"-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN, "none": UNKNOWN, "nan": 
 STATES |= {"na": UNKNOWN, "n/a": UNKNOWN, "null": UNKNOWN, "<na>": UNKNOWN}
 
 #: Names of columns and keys that divide the images, without case, spaces and signs.
-SPLIT_NAMES = ("split", "set", "subset", "partition", "datasplit", "dataset", "datasubset", "datapartition", "isvalid")
+SPLIT_NAMES: tuple[str, ...] = (
+    "split",
+    "set",
+    "subset",
+    "partition",
+    "datasplit",
+    "dataset",
+    "datasubset",
+    "datapartition",
+    "isvalid",
+)
 SPLIT_NAMES += ("isval", "istest", "istrain", "usage", "mluse", "phase", "fold")
 SPLIT_OF_CELL = SPLIT_OF_NAME | {"tr": "train", "validate": "val", "te": "test"}
 SPLIT_FLAGS = {"isvalid": "val", "isval": "val", "istest": "test", "istrain": "train"}

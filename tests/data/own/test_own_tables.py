@@ -136,6 +136,12 @@ def test_names_with_spaces_stay_whole(folder: Path) -> None:
         ["p1.jpg,cat;dog", "p3.jpg,cat|bird"],
         ["p1.jpg,cat;dog", 'p3.jpg,"cat,dog"'],
         ["p1.jpg,hot dog", "p3.jpg,dog"],
+        ["p1.jpg,cat;dog", 'p3.jpg,"cat,dgo"'],
+        ['p1.jpg,"[""cat,dog""]"', 'p3.jpg,"[""cat"", ""dog""]"'],
+        ['p1.jpg,"[""cat,dgo""]"', 'p3.jpg,"[""cat""]"'],
+        ['p1.jpg,"[""cat,dog""]"', 'p3.jpg,"[""dog,cat""]"'],
+        ['p1.jpg,"[""cat""]"', 'p3.jpg,"cat,dgo"'],
+        ["p1.jpg,cat dog;cat;dog;traffic light;wine glass", "p3.jpg,cat"],
     ],
 )
 def test_what_may_be_joined_is_one_error_whose_options_work(folder: Path, rows: list[str]) -> None:
@@ -146,6 +152,38 @@ def test_what_may_be_joined_is_one_error_whose_options_work(folder: Path, rows: 
     assert len(offered) >= 2
     for settings in offered:
         assert len(build(folder, text, **settings)) == 2
+
+
+def test_spaces_that_belong_to_most_names_may_still_join_two(folder: Path) -> None:
+    touch(folder, *(f"n{number}.jpg" for number in range(8)))
+    names = ["cat", "dog", "cat dog", "traffic light", "dining table", "teddy bear", "wine glass", "hot meal"]
+    text = "path,labels\n" + "".join(f"n{number}.jpg,{name}\n" for number, name in enumerate(names))
+    assert "line 4: 'cat dog' may be several labels or one" in refused(folder, text)
+    assert build(folder, text, separator="none").labels.names == tuple(sorted(names))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", 'path,labels\np1.jpg,"[""cat""]"\np3.jpg,cat;dog\n'),
+        ("t.jsonl", '{"path": "p1.jpg", "labels": ["cat"]}\n{"path": "p3.jpg", "labels": "cat;dog"}\n'),
+        ("t.json", '[{"path": "p1.jpg", "labels": ["cat"]}, {"path": "p3.jpg", "labels": "cat;dog"}]'),
+        ("t.json", '{"p1.jpg": ["cat"], "p3.jpg": "cat;dog"}'),
+    ],
+)
+def test_what_stands_beside_lists_is_separated_too(folder: Path, name: str, content: str) -> None:
+    assert content_of(build(folder, content, name)) == {"p1.jpg": {"cat"}, "p3.jpg": {"cat", "dog"}}
+
+
+@pytest.mark.parametrize("separator", ["comma", "none"])
+@pytest.mark.parametrize(
+    "content",
+    ['[{"path": "p1.jpg", "labels": ["cat,dog"]}, {"path": "p3.jpg", "labels": "cat"}]', '{"p1.jpg": ["a,b", "a"]}'],
+)
+def test_joined_names_in_lists_of_json_are_asked_about(folder: Path, content: str, separator: str) -> None:
+    with pytest.raises(DataError, match=r"may be several labels or one; use dataset.separator=comma or dataset.sepa"):
+        build(folder, content, "t.json")
+    assert len(build(folder, content, "t.json", separator=separator).labels) == 2
 
 
 def test_numbers_stand_by_value_and_take_their_names(folder: Path) -> None:
