@@ -45,7 +45,7 @@ def labels_of(value: Any, separator: Separator, where: str) -> list[str]:
         if not is_list(value):
             return [name for name in separator.split(value) if not is_nothing(name)]
         value = parse_list(value, where)
-    return _flattened(value, where)  # a text "nan" in a list is a name
+    return _flattened(value, where)
 
 
 def refuse_states(cells: Iterable[Sequence[str]], where: str) -> None:
@@ -112,6 +112,8 @@ def _flattened(value: Any, where: str) -> list[str]:
         if label_studio.is_labelled(item):
             with naming(where):
                 names += label_studio.labels_of_value(item)
+        elif item is None:
+            continue
         elif isinstance(item, (str, int)) and not isinstance(item, bool):
             names += [name] if (name := str(item).strip()) else []
         else:

@@ -18,12 +18,11 @@ from mldec.data.own.columns import Chosen, Columns, find_columns, refuse_other_c
 from mldec.data.own.label_cells import is_list, labels_of, refuse_states
 from mldec.data.own.rows import SPLITS, Rows, ragged
 from mldec.data.own.separators import Separator, decide_separator, parse_separator
-from mldec.data.own.values import is_nothing, split_of, state_of
+from mldec.data.own.values import MINUS_ONE, ask_minus_one, is_minus_one, is_nothing, split_of, state_of
 from mldec.data.table_file import MISSING, TableFile, open_table_file
 from mldec.errors import DataError, printable_name, shortened
 from mldec.labels import from_cell
 
-_MINUS_ONE = -2  # of a cell that holds -1, which may be meant as absent
 MAX_KEPT = 2**16  # patterns of states that are kept: rows mostly repeat them
 
 
@@ -242,8 +241,8 @@ def _read_lists(
         decisions, options = list(separator.decisions), dict(separator.options)
     codes: dict[str, int] = {name: code for code, name in enumerate(dict.fromkeys(known or ()))}
     ends, values = array("q", [0]), array("i")
-    if separator.signs:
-        lists = [[p for name in names for p in separator.split(name) if not is_nothing(p)] for names in lists]
+    split = [[part for name in names for part in separator.split(name)] for names in lists]
+    lists = split if named else [[part for part in parts if not is_nothing(part)] for parts in split]
     refuse_states(lists, f"{base.path}: column {printable_name(columns.labels or '')}")
     for names in lists:
         for name in dict.fromkeys(names):
@@ -252,10 +251,12 @@ def _read_lists(
         ends.append(len(values))
     empty = Counter(cell_ids)
     nothing = sum(
-        empty[number] for number, cell in enumerate(cells) if isinstance(cell, str) and cell and is_nothing(cell)
+        empty[number]
+        for number, (cell, parts, names) in enumerate(zip(cells, split, lists, strict=True))
+        if len(names) < len(parts) or (isinstance(cell, str) and cell and is_nothing(cell))
     )
     if nothing:
-        decisions.append(f"{nothing:,} cells with nan, None, NA or null have no label")
+        decisions.append(f"{nothing:,} cells with nan, None, NA or null, which are no labels")
     present, order = ragged(ends, values), np.array(cell_ids, np.int64)
     return rows.finish(
         base,
@@ -302,9 +303,9 @@ def _read_states(base: Rows, table: TableFile, columns: Columns, settings: Table
                     if state is None:
                         bad.setdefault(name, (line, cell))
             codes = np.array([UNKNOWN if state is None else state for state in found_states], np.int8)
-            for number, state in enumerate((_MINUS_ONE, UNKNOWN, ABSENT, PRESENT)):
+            for number, state in enumerate((MINUS_ONE, UNKNOWN, ABSENT, PRESENT)):
                 seen[number] |= codes == state
-            states = tuple(np.flatnonzero(codes == state) for state in (PRESENT, _MINUS_ONE, UNKNOWN))
+            states = tuple(np.flatnonzero(codes == state) for state in (PRESENT, MINUS_ONE, UNKNOWN))
             if len(kept) * len(classes) < MAX_KEPT * 64:
                 kept[key] = states
         nothing += len(states[2]) - cells.count("") - cells.count(MISSING) if len(states[2]) else 0
@@ -316,11 +317,7 @@ def _read_states(base: Rows, table: TableFile, columns: Columns, settings: Table
     minus_one = settings.minus_one
     only = np.flatnonzero(seen[0] & seen[3] & ~seen[2])
     if minus_one is None and len(only):
-        shown = ", ".join(printable_name(classes[i]) for i in only[:3]) + (", …" if len(only) > 3 else "")
-        raise DataError(
-            f"{base.path}: {len(only):,} of the {len(classes):,} class columns hold 1 and -1 but no 0 ({shown}), where "
-            "-1 may mean absent; use dataset.minus_one=absent or dataset.minus_one=unknown"
-        )
+        raise ask_minus_one(base.path, "columns", [classes[i] for i in only], len(classes))
     decisions = [f"{nothing:,} cells of classes with nan, None, NA or null are unknown"] if nothing > 0 else []
     lists = [ragged(end, out) for end, out in zip(ends, values, strict=True)]
     unknown = lists[2] if minus_one == "absent" else _joined(lists[1], lists[2])
@@ -339,8 +336,7 @@ def _read_states(base: Rows, table: TableFile, columns: Columns, settings: Table
 def _state(cell: Any) -> int | None:
     if cell is MISSING:
         return UNKNOWN
-    state = state_of(cell)
-    return _MINUS_ONE if state == UNKNOWN and str(cell).strip().startswith("-1") else state
+    return MINUS_ONE if is_minus_one(cell) else state_of(cell)
 
 
 def _ignored(columns: Columns, table: TableFile) -> list[str]:

@@ -8,10 +8,12 @@ from typing import Any
 
 from mldec.data.folder import SPLIT_OF_NAME
 from mldec.data.index import ABSENT, PRESENT, UNKNOWN
+from mldec.errors import DataError, printable_name
 
 _NOTHING = {"", "nan", "Nan", "naN", "NaN", "null", "Null", "NULL", "None", "NONE", "NA", "N/A", "n/a", "NaT", "<NA>"}
 _NOTHING |= {"-nan", "#N/A"}
 
+MINUS_ONE = -2  # beside states: of a value that is -1, which may be meant as absent
 STATES = {"1": PRESENT, "1.0": PRESENT, "true": PRESENT, "0": ABSENT, "0.0": ABSENT, "false": ABSENT}
 STATES |= {"-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN, "none": UNKNOWN, "nan": UNKNOWN}
 STATES |= {"na": UNKNOWN, "n/a": UNKNOWN, "null": UNKNOWN, "<na>": UNKNOWN}
@@ -41,6 +43,20 @@ def is_nothing(cell: str) -> bool:
 def state_of(cell: Any) -> int | None:
     """PRESENT, ABSENT or UNKNOWN for a cell of a class column; None for what is none of them."""
     return None if isinstance(cell, (list, dict)) else STATES.get(str(cell).strip().lower())
+
+
+def is_minus_one(value: Any) -> bool:
+    """Whether a value is -1."""
+    return state_of(value) == UNKNOWN and str(value).strip().startswith("-1")
+
+
+def ask_minus_one(path: str, kind: str, names: Sequence[str], count: int) -> DataError:
+    """The error for those of `count` class columns or keys (`kind`) that hold 1 and -1 but no 0."""
+    shown = ", ".join(map(printable_name, names[:3])) + (", …" if len(names) > 3 else "")
+    return DataError(
+        f"{path}: {len(names):,} of the {count:,} class {kind} hold 1 and -1 but no 0 ({shown}), where -1 may mean "
+        "absent; use dataset.minus_one=absent or dataset.minus_one=unknown"
+    )
 
 
 def simple(name: str) -> str:

@@ -345,6 +345,47 @@ def test_states_of_plain_json(tmp_path: Path) -> None:
     assert joined_states(read(save(tmp_path / "columns.json", rows))) == expected
 
 
+@pytest.mark.parametrize("value", ["nan", "None", "null", "NA", ["NA"], [None], ["nan", "cat"], {"label": "N/A"}])
+def test_texts_for_nothing_are_no_labels_in_plain_json(tmp_path: Path, value: Any) -> None:
+    labels = {"cat"} if value == ["nan", "cat"] else set()
+    for number, content in enumerate(
+        ({"a.jpg": value, "b.jpg": "dog"}, [{"path": "a.jpg", "tags": value}, {"path": "b.jpg", "tags": "dog"}])
+    ):
+        listing = read(save(tmp_path / f"{number}.json", content))
+        assert present(listing) == {"a.jpg": labels, "b.jpg": {"dog"}}
+        said = "1 image with nan, None, NA or null, which are no labels"
+        assert (said in listing.decisions) == (value != [None])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a.jpg": {"cat": 1, "dog": -1}, "b.jpg": {"cat": -1, "dog": 1}},
+        [{"path": "a.jpg", "cat": 1, "dog": "-1"}, {"path": "b.jpg", "cat": -1.0, "dog": True}],
+        [{"path": "a.jpg", "labels": {"cat": 1, "dog": -1}}, {"path": "b.jpg", "labels": {"cat": -1, "dog": 1}}],
+    ],
+)
+def test_keys_of_1_and_minus_1_are_for_the_user_to_decide(tmp_path: Path, content: Any) -> None:
+    path = save(tmp_path / "a.json", content)
+    with pytest.raises(
+        DataError, match=r"2 of the 2 class keys hold 1 and -1 but no 0 .* use dataset.minus_one=absent"
+    ):
+        read(path)
+    other: dict[str, tuple[set[str], set[str]]] = {"absent": ({"dog"}, set()), "unknown": (set(), {"dog"})}
+    for setting, (absent, unknown) in other.items():
+        states = joined_states(read(path, minus_one=setting))
+        assert states["a.jpg"] == ({"cat"}, absent, unknown, None)
+
+
+def test_keys_that_are_not_used_are_said(tmp_path: Path) -> None:
+    rows = [{"path": "a.jpg", "labels": "cat", "tags": "sun", "age": 3}]
+    assert read(save(tmp_path / "a.json", rows)).decisions == ("labels from labels; keys not used: tags, age",)
+    path = save(tmp_path / "b.json", [{"path": "a.jpg", "cat": 1, "dog": 0.0, "age": 37}])
+    with pytest.raises(DataError, match=r"the key age holds 37; .* Use dataset.ignore=\[age\] if age is no class"):
+        read(path)
+    assert joined_states(read(path, ignore=("age",))) == {"a.jpg": ({"cat"}, {"dog"}, set(), None)}
+
+
 def test_what_was_left_out_or_joined_is_said(tmp_path: Path) -> None:
     tasks = read(save(tmp_path / "a.json", LABEL_STUDIO))
     assert "2 tasks without a submitted annotation left out" in tasks.decisions

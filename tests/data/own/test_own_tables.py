@@ -209,6 +209,25 @@ def test_cells_without_a_label(folder: Path) -> None:
     assert index.targets(range(len(index)))[2:].tolist() == [[0, -1]] * len(cells)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", 'path,labels\np1.jpg,"[""cat"", ""nan""]"\np3.jpg,"[None]"\np4.jpg,NA\n'),
+        (
+            "t.jsonl",
+            "".join(f'{{"path": "p{n}.jpg", "labels": {v}}}\n' for n, v in ((1, '["cat", null]'), (3, '["NA"]'))),
+        ),
+    ],
+)
+def test_nothing_in_lists_is_no_label(folder: Path, name: str, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        assert content_of(build(folder, content, name))["p1.jpg"] == {"cat"}
+    assert re.search(r"\d cells with nan, None, NA or null, which are no labels", caplog.text)
+    (folder / "names.txt").write_text("cat\nNA\nnan\n")
+    if name == "t.jsonl":
+        assert content_of(build(folder, content, name, labels=str(folder / "names.txt")))["p3.jpg"] == {"NA"}
+
+
 def test_a_class_column_of_1_and_minus_1_is_for_the_user_to_decide(folder: Path) -> None:
     text = "path,cat,dog\np1.jpg,1,-1\np3.jpg,-1,1\n"
     message = refused(folder, text)
