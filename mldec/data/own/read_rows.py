@@ -20,7 +20,7 @@ from mldec.data.own.rows import SPLITS, Rows, ragged
 from mldec.data.own.separators import Separator, decide_separator, parse_separator
 from mldec.data.own.values import MINUS_ONE, ask_minus_one, is_minus_one, is_nothing, split_of, state_of
 from mldec.data.table_file import MISSING, TableFile, open_table_file
-from mldec.errors import DataError, printable_name, shortened
+from mldec.errors import DataError, option, printable_name, shortened
 from mldec.labels import from_cell
 
 MAX_KEPT = 2**16  # patterns of states that are kept: rows mostly repeat them
@@ -218,6 +218,8 @@ def _read_lists(
                 f"{rows.where(line)}: no {columns.labels} among {', '.join(map(printable_name, found))}; an image "
                 "without labels has an empty list"
             )
+        if columns.path == "path" and isinstance(cell, dict) and cell and all(map(_is_score, cell.values())):
+            raise DataError(f"{rows.where(line)}: labels with scores, {shortened(cell)}; {_choosing(base.path)}")
         key = cell if isinstance(cell, str) else repr(cell)[: 2**16]
         number = numbers.setdefault(key, len(cells))
         if number == len(cells):
@@ -313,7 +315,9 @@ def _read_states(base: Rows, table: TableFile, columns: Columns, settings: Table
             out.extend(group.tolist())
             end.append(len(out))
     if bad:
-        raise refuse_other_cells(base.path, bad, settings.ignore or _ignored(columns, table))
+        error = refuse_other_cells(base.path, bad, settings.ignore or _ignored(columns, table))
+        scores = columns.path == "path" and all(_is_score(cell) for _, cell in bad.values())
+        raise DataError(f"{error}. If they are scores: {_choosing(base.path)}") if scores else error
     minus_one = settings.minus_one
     only = np.flatnonzero(seen[0] & seen[3] & ~seen[2])
     if minus_one is None and len(only):
@@ -337,6 +341,22 @@ def _state(cell: Any) -> int | None:
     if cell is MISSING:
         return UNKNOWN
     return MINUS_ONE if is_minus_one(cell) else state_of(cell)
+
+
+def _is_score(value: Any) -> bool:
+    """Whether a value is a number from 0 to 1, as the scores of `mldec predict` are."""
+    try:
+        return not isinstance(value, bool) and 0 <= float(value) <= 1
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _choosing(path: str) -> str:
+    """How labels are chosen by their scores in a file of `mldec predict`."""
+    return (
+        f"choose the labels first: mldec data export {option('predictions', path)} threshold=0.5 format=csv "
+        "output=labels.csv"
+    )
 
 
 def _ignored(columns: Columns, table: TableFile) -> list[str]:

@@ -394,3 +394,21 @@ def test_predictions_are_read_back_by_the_command_that_is_offered(form, tmp_path
     index = DATASETS[config.name].build(config, split="train")
     found = {index.name(row): {index.labels.names[c] for c in index.positives[row]} for row in range(len(index))}
     assert found == {"in/b.jpg": {"bird", "dog"}, "in/sub/a.jpg": set(), "in/=SUM(1).jpg": {"=cat"}}
+
+
+@pytest.mark.parametrize(("form", "all_scores"), [("jsonl", False), ("jsonl", True), ("csv", True), ("csv", False)])
+def test_predictions_are_a_dataset_or_one_error_whose_command_makes_them_one(form, all_scores, tmp_path, capsys):
+    draw(tmp_path / "in")
+    file = write_predictions(form, all_scores=all_scores)
+    given = run(["data", "stats", f"dataset={file}"])
+    if (form, all_scores) != ("csv", False):
+        assert given == 2
+        error = capsys.readouterr().err.strip()
+        assert len(error.splitlines()) == 1
+        command = shlex.split(error.partition("choose the labels first: ")[2])
+        assert command[:3] == ["mldec", "data", "export"]
+        assert run(command[1:]) == 0
+        file = Path("labels.csv")
+    index = build_table(TableConfig(name="table", train=str(file)), split="train")
+    found = {index.name(row): {index.labels.names[c] for c in index.positives[row]} for row in range(len(index))}
+    assert found == {"in/b.jpg": {"bird", "dog"}, "in/sub/a.jpg": set(), "in/=SUM(1).jpg": {"=cat"}}
