@@ -32,7 +32,7 @@ PATH_NAMES = _names(
 LABEL_NAMES = _names(
     "labels label tags tag classes class categories category labelname labelnames classname classnames choice "
     "choices findinglabels labelids labelid classids classid categoryid categoryids categoryname attributeids "
-    "targets target genres genre keywords attributes annotations labellist taglist "
+    "targets target genres genre keywords attributes annotations labellist taglist objects "
 )
 #: Columns beside one of labels that may say whether the label of the row is present.
 VALUE_NAMES = _names("value present presence confidence state ispresent isactive active positive ispositive label01")
@@ -94,6 +94,11 @@ def find_columns(file: str, names: Sequence[str], sample: Sample, chosen: Chosen
 
     Raises DataError, naming the file and the options to choose from, for what cannot be decided.
     """
+    if chosen.labels is None and {"file_attributes", "region_attributes"} <= set(names):
+        raise DataError(
+            f"{file}: is CSV of the VGG Image Annotator, whose labels stand within objects; export it as JSON there "
+            "(Annotation, Export Annotations) and use dataset=FILE.json"
+        )
     return _Finder(file, names, sample, chosen).find()
 
 

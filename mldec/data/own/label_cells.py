@@ -9,6 +9,7 @@ from typing import Any
 
 from mldec.data.dataset import naming
 from mldec.data.own import label_studio
+from mldec.data.own.documents import LABEL_KEYS
 from mldec.data.own.separators import Separator
 from mldec.data.own.values import is_nothing
 from mldec.errors import DataError, shortened
@@ -114,6 +115,8 @@ def _flattened(value: Any, where: str) -> list[str]:
                 names += label_studio.labels_of_value(item)
         elif item is None:
             continue
+        elif isinstance(item, dict) and (key := next((key for key in LABEL_KEYS if key in item), None)) is not None:
+            names += _flattened(item[key], where)  # of boxes, such as {"bbox": […], "category": ["cat"]}
         elif isinstance(item, (str, int)) and not isinstance(item, bool):
             names += [name] if (name := str(item).strip()) else []
         else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mldec.data.dataset import SPLITS, listing, name_some
 from mldec.data.folder import SPLIT_FOLDERS, SPLIT_OF_NAME, SUFFIXES, split_folder
+from mldec.data.own.darknet_files import DARKNET, find_darknet
 from mldec.data.own.parquet_images import shard_stem
 from mldec.data.own.recognise import recognise
 from mldec.data.table_file import is_table
@@ -40,6 +41,9 @@ def locate(path: str) -> Located:
     path = os.path.normpath(path)
     if not os.path.isdir(path):
         return _file(path)
+    if darknet := find_darknet(path):
+        inner = os.path.dirname(darknet) != path  # where paths may be those of `path`
+        return Located("table", {"train": darknet} | ({"root": path} if inner else {}), DARKNET)
     tables = _tables_of_splits(path) or _tables_of_splits(os.path.join(path, "data"))  # as Hugging Face's hub has them
     tables = tables or _tables_of_splits(os.path.join(path, "default"))
     if "train" in tables:

@@ -245,7 +245,8 @@ def _read_lists(
     ends, values = array("q", [0]), array("i")
     split = [[part for name in names for part in separator.split(name)] for names in lists]
     lists = split if named else [[part for part in parts if not is_nothing(part)] for parts in split]
-    refuse_states(lists, f"{base.path}: column {printable_name(columns.labels or '')}")
+    plain = ([] if isinstance(cell, dict) else names for cell, names in zip(cells, lists, strict=True))
+    refuse_states(plain, f"{base.path}: column {printable_name(columns.labels or '')}")
     for names in lists:
         for name in dict.fromkeys(names):
             name = from_cell(name) if columns.escaped else name
