@@ -6,6 +6,7 @@ What is left over is no class: it is reported, or named in one error.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -15,8 +16,17 @@ from typing import Any
 from mldec.data.index import ABSENT, PRESENT
 from mldec.data.own.label_cells import is_list
 from mldec.data.own.text_table import is_image_path
-from mldec.data.own.values import SPLIT_FLAGS, SPLIT_NAMES, SPLIT_OF_CELL, divides, is_nothing, simple, state_of
-from mldec.errors import DataError, printable_name, shortened, suggest
+from mldec.data.own.values import (
+    ANSWERS,
+    SPLIT_FLAGS,
+    SPLIT_NAMES,
+    SPLIT_OF_CELL,
+    divides,
+    is_nothing,
+    simple,
+    state_of,
+)
+from mldec.errors import DataError, option, printable_name, shortened, suggest
 
 
 def _names(text: str) -> list[str]:
@@ -194,6 +204,12 @@ class _Finder:
         texts = [name for name in full if self._share(name, _is_text) >= 0.5]
         lone = len(free) == 1 and texts == free and free[0].startswith("column_")  # all that a file without header has
         if len(texts) == 1 and self.chosen.ignore is None and (lone or self._share(texts[0], _is_label_text) >= 0.5):
+            if self._share(texts[0], lambda cell: str(cell).strip().lower() in ANSWERS) == 1:
+                raise DataError(
+                    f"{self.file}: column {printable_name(texts[0])} holds answers, such as "
+                    f"'{shortened(self._first(texts[0]))}'; write 1 and 0 into its cells if it is a class, or use "
+                    f"dataset.label_column={_quoted(texts[0])} if these are the labels"
+                )
             if not texts[0].startswith("column_") or len(free) > 1:
                 self._decide(f"labels in column {texts[0]}", "dataset.label_column", texts[0])
             return texts[0]
@@ -210,7 +226,12 @@ class _Finder:
     def _classes(self, others: list[str], path: str) -> list[str]:
         """The columns that are classes. Metadata that is known by its name is left out; the rest is checked later."""
         if not others:
-            raise DataError(f"{self.file}: no column of labels beside {path}; name it labels, or give each class one")
+            train = os.path.join(os.path.dirname(self.file), f"train{os.path.splitext(self.file)[1]}")
+            alone = os.path.isfile(train) and not os.path.samefile(train, self.file)
+            advice = f"; images without labels are no split: {option('dataset', train)} alone" if alone else ""
+            raise DataError(
+                f"{self.file}: no column of labels beside {path}; name it labels, or give each class one{advice}"
+            )
         unnamed = [name for name in others if _UNNAMED.fullmatch(name)]
         self._look(unnamed)
         index = {name for name in unnamed if self._is_index(name)}
@@ -243,6 +264,10 @@ class _Finder:
 
     def _has_content(self, name: str) -> bool:
         return any(not is_nothing("" if cell is None else str(cell)) for cell in self._look([name])[name])
+
+    def _first(self, name: str) -> str:
+        """The first cell of a column with something in it."""
+        return next(str(cell) for cell in self._look([name])[name] if not is_nothing(str(cell)))
 
     def _may_be_class(self, name: str, other: str) -> bool:
         usual = simple(name) in OTHER_NAMES | set(SPLIT_NAMES) | set(VALUE_NAMES)

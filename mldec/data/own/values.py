@@ -18,6 +18,12 @@ STATES = {"1": PRESENT, "1.0": PRESENT, "true": PRESENT, "0": ABSENT, "0.0": ABS
 STATES |= {"-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN, "none": UNKNOWN, "nan": UNKNOWN}
 STATES |= {"na": UNKNOWN, "n/a": UNKNOWN, "null": UNKNOWN, "<na>": UNKNOWN}
 
+# TRUE and FALSE as Excel writes them in German, French, Spanish, Italian, Portuguese and Dutch.
+STATES |= dict.fromkeys(("wahr", "vrai", "verdadero", "vero", "verdadeiro", "waar"), PRESENT)
+STATES |= dict.fromkeys(("falsch", "faux", "falso", "onwaar"), ABSENT)
+#: Answers, which may be the states of a label or labels themselves.
+ANSWERS = frozenset(("yes", "no", "y", "n", "ja", "nein", "oui", "non", "si", "sí", "nee", "sim", "não", "x", "✓"))
+
 #: Names of columns and keys that divide the images, without case, spaces and signs.
 SPLIT_NAMES: tuple[str, ...] = (
     "split",

@@ -552,6 +552,58 @@ def test_numbers_in_class_columns_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("true", "false"), [("True", "False"), ("WAHR", "FALSCH"), ("VRAI", "FAUX"), ("verdadero", "falso")]
+)
+def test_true_and_false_of_spreadsheets_in_other_languages_are_states(tmp_path: Path, true: str, false: str) -> None:
+    touch(tmp_path, "1.jpg", "2.jpg")
+    index = build(tmp_path, f"path,cat,dog\n1.jpg,{true},{false}\n2.jpg,{false},\n")
+    assert index.targets([0, 1]).tolist() == [[1, 0], [0, -1]]
+
+
+@pytest.mark.parametrize("cells", [("yes", "no"), ("Ja", "Nein"), ("y", "n"), ("x", "")])
+def test_a_column_of_answers_is_asked_about(tmp_path: Path, cells: tuple[str, str]) -> None:
+    touch(tmp_path, "1.jpg", "2.jpg")
+    text = f"path,defect\n1.jpg,{cells[0]}\n2.jpg,{cells[1]}\n"
+    message = refused(tmp_path, text)
+    assert "write 1 and 0 into its cells if it is a class, or use dataset.label_column=defect" in message
+    assert build(tmp_path, text, label_column="defect").labels.names == tuple(sorted(filter(None, cells)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.csv", "path,cat,dog\n1.jpg,1,0\n2.jpg,1,0\n./1.jpg,0,1\n", "2 labels .* such as cat of 1.jpg"),
+        ("t.csv", "path,cat,dog\n1.jpg,1,0\n2.jpg,0,0\n1.jpg,-1,0\n", None),
+        ("t.csv", "path,cat,dog\n1.jpg,1,0\n2.jpg,1,0\n1.jpg,1,-1\n", None),
+        ("t.csv", "path,labels\n1.jpg,cat\n1.jpg,dog\n", None),
+        (
+            "t.json",
+            '[{"path": "1.jpg", "labels": {"cat": 1, "dog": 1}}, {"path": "1.jpg", "labels": {"cat": 0}}]',
+            "1 labels .* such as cat of 1.jpg",
+        ),
+    ],
+)
+def test_rows_of_an_image_that_contradict_one_another_are_said(
+    tmp_path: Path, name: str, content: str, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "1.jpg", "2.jpg")
+    with caplog.at_level("INFO"):
+        index = build(tmp_path, content, name)
+    assert "cat" in content_of(index)["1.jpg"]
+    found = [record.getMessage() for record in caplog.records if "absent in another" in record.getMessage()]
+    assert len(found) == (said is not None)
+    assert said is None or re.search(said, found[0])
+
+
+def test_a_list_of_images_without_labels_beside_train_is_no_split(tmp_path: Path) -> None:
+    """As in Kaggle's competitions."""
+    touch(tmp_path, "1.jpg", "2.jpg")
+    (tmp_path / "train.csv").write_text("image_id,labels\n1.jpg,cat\n")
+    with pytest.raises(DataError, match=r"test\.csv: no column of labels beside image_id; .*: dataset=\S+/train\.csv"):
+        build_file(tmp_path, "test.csv", "image_id\n2.jpg\n")
+
+
+@pytest.mark.parametrize(
     ("content", "message", "option", "expected"),
     [
         (
