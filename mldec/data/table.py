@@ -13,10 +13,11 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
+from mldec.config import Range
 from mldec.data.cache import cache_folder, cached
 from mldec.data.dataset import FilesConfig, check_split, name_some, naming
 from mldec.data.index import ABSENT, UNKNOWN, ImageIndex
@@ -31,6 +32,7 @@ from mldec.data.own.label_names import (
     named,
     names_file_beside,
     read_names,
+    read_numbered,
     similar_names,
 )
 from mldec.data.own.parquet_images import find_images_inside, shards_of
@@ -54,10 +56,12 @@ class TableConfig(TableSettings, SplitShares, FilesConfig):
     Attributes:
         labels: train, the labels of the train file; union, those of all files; or a file of names: one per line, the
             `names` of a data.yaml, or JSON. null: as train, but labels that only val or test have are an error.
+        first_number: the class number, 0 or 1, of the first name in a file of names; null: the one that fits.
         unlisted: the state of a label that a cell of labels does not name: absent or unknown.
         single_label: every image has exactly one label, as softmax and top-1 assume.
     """
 
+    first_number: Annotated[int, Range(low=0, high=1)] | None = None
     unlisted: Literal["absent", "unknown"] = "absent"
     single_label: bool = False
 
@@ -210,6 +214,8 @@ def read_whole(config: TableConfig) -> tuple[ImageIndex, np.ndarray]:
 def _read(config: TableConfig, split: str) -> tuple[ImageIndex, RowImages]:
     rows = read_rows(config, split)
     names = _names_of_numbers(config, rows, split)
+    if names is None and config.first_number is not None:
+        logger.warning("warning: dataset.first_number: without effect, %s has no class numbers to name", rows.path)
     if names is not None:
         rows = dataclasses.replace(rows, labels=tuple(names.of[number] for number in rows.labels))
     images = _images_of(config, rows, split)
@@ -309,16 +315,16 @@ def _names_of_numbers(config: TableConfig, rows: Rows, split: str) -> _NumberNam
     if not all(map(is_whole_number, numbers)):
         return None
     if files := config.label_files():
-        path, names = files[0], read_names(files[0])
-        if all(map(is_whole_number, names)):
+        path, found = files[0], read_numbered(files[0])
+        if all(map(is_whole_number, found.names)):
             return None
     elif config.labels is None and (beside := names_file_beside(config.file("train"), sorted(numbers))):
-        path, names = beside
+        path, found = beside
     else:
         return None
-    of, text = named(sorted(numbers), names, rows.path, path)
+    of, text = named(sorted(numbers), found, rows.path, path, config.first_number)
     logger.info("%s: %s", rows.path, text)
-    return _NumberNames(path, names, of)
+    return _NumberNames(path, found.names, of)
 
 
 def _label_names(config: TableConfig, rows: Rows, images: RowImages, train: RowImages | None, split: str) -> list[str]:

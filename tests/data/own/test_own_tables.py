@@ -199,6 +199,44 @@ def test_numbers_stand_by_value_and_take_their_names(folder: Path) -> None:
         build(folder, text, labels=str(folder / "own.yaml"))
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_numbers_that_may_count_from_0_or_from_1_are_asked_about(folder: Path, beside: bool) -> None:
+    (folder / "classes.txt").write_text("a\nb\nc\nd\n")
+    more = {} if beside else {"labels": str(folder / "classes.txt")}
+    text = "path,labels\np1.jpg,1;2\np3.jpg,3\n"
+    message = refused(folder, text, **more)
+    assert "holds the class numbers 1 to 3" in message
+    for setting, names in zip(options_in(message), ({"b", "c"}, {"a", "b"}), strict=True):
+        index = build(folder, text, **more, first_number=int(setting["first_number"]))
+        assert content_of(index)["p1.jpg"] == names
+        assert len(index.labels) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "ids", "expected"),
+    [
+        ("data.yaml", "names: [a, b, c]\n", "1;2", {"b", "c"}),
+        ("data.yaml", "names: {1: a, 2: b, 3: c}\n", "1;2", {"a", "b"}),
+        ("obj.names", "a\nb\nc\n", "1;2", {"b", "c"}),
+        ("names.json", '{"1": "a", "2": "b", "3": "c"}', "1;2", {"a", "b"}),
+        ("names.txt", "a\nb\nc\n", "1;3", {"a", "c"}),
+        ("names.txt", "a\nb\nc\n", "0;2", {"a", "c"}),
+        ("names.json", '["a", "b", "c"]', "1;2", None),
+        ("names.json", '{"1": "a", "2": "b", "3": "c"}', "0;2", None),
+        ("names.txt", "a\nb\nc\n", "1;4", None),
+    ],
+)
+def test_where_numbers_and_names_fit_in_one_way_they_are_read(
+    folder: Path, name: str, content: str, ids: str, expected: set[str] | None
+) -> None:
+    (folder / name).write_text(content)
+    text, labels = f"path,labels\np1.jpg,{ids}\n", str(folder / name)
+    if expected is None:
+        assert "holds the class number" in refused(folder, text, labels=labels)
+    else:
+        assert content_of(build(folder, text, labels=labels))["p1.jpg"] == expected
+
+
 def test_cells_without_a_label(folder: Path) -> None:
     cells = ["nan", "NaN", "None", "NA", "null", "<NA>", ""]
     touch(folder, *(f"n{number}.jpg" for number in range(len(cells))))
