@@ -36,14 +36,15 @@ class TableSettings:
         header: whether the first line names the columns; null: unless it names an image.
         path_column: the column with the images' paths; null: the one named path, image, file, filename, …
         label_column: the column with the labels; null: the one named labels, label, tags, classes, …, or if there is
-            none, every other column is a class.
+            none, every other column is a class. Of Label Studio's JSON, a control, or predictions.
         split_column: the column with train, val or test; null: the one named split, set, fold, is_valid, …, if there
             is one and neither `val` nor `test` is set.
-        separator: between the labels of a cell that is not a list: semicolon, comma, pipe, slash, space, another sign,
-            or several as semicolon+comma; none: a cell is one label; null: decided over the whole column.
-        ignore: columns that are not classes; null: those of usual names, such as age and id, unless they hold 0 and 1.
-        minus_one: what -1 in a class column means, absent or unknown; null: unknown, but a column of 1 and -1 alone is
-            an error.
+        separator: between the labels of a cell, and of a text in a list: semicolon, comma, pipe, slash, space, another
+            sign, or several as semicolon+comma; none: it is one label; null: decided over the whole column.
+        ignore: columns, and keys of JSON, that are not classes; null: columns of usual names, such as age and id,
+            unless they hold 0 and 1.
+        minus_one: what -1 in a class column or key means, absent or unknown; null: unknown, but one with 1 and -1 alone
+            is an error.
     """
 
     encoding: str | None = None

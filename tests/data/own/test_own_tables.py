@@ -311,6 +311,24 @@ def test_rows_of_an_image_are_joined(folder: Path) -> None:
     assert content_of(index) == {"p1.jpg": {"cat", "dog"}}
 
 
+@pytest.mark.parametrize(
+    ("control", "cells"),
+    [
+        ("choice", ['{""choices"": [""cat"", ""dog""]}', "cat"]),
+        ("animal", ['{""choices"": [""cat"", ""dog""]}', "cat"]),
+        ("label", ['[{""x"": 1, ""rectanglelabels"": [""cat""]}, {""rectanglelabels"": [""dog""]}]', "cat"]),
+    ],
+)
+def test_label_studios_csv(folder: Path, control: str, cells: list[str]) -> None:
+    times = '"2026-01-02T10:00:00Z","2026-01-02T10:00:00Z",3.5'
+    rows = [
+        f'/data/upload/1/1a2b3c4d-{name},{number},"{cell}",nice,1,{number},{times}\n'
+        for number, (name, cell) in enumerate(zip(("p1.jpg", "p3.jpg"), cells, strict=True), start=1)
+    ]
+    head = f"image,id,{control},comment,annotator,annotation_id,created_at,updated_at,lead_time\n"
+    assert content_of(build(folder, head + "".join(rows))) == {"p1.jpg": {"cat", "dog"}, "p3.jpg": {"cat"}}
+
+
 def test_a_column_of_splits_divides(folder: Path) -> None:
     text = "path,labels,split\np1.jpg,cat,Train\nsub/p2.jpg,dog,valid\np3.jpg,cat,test\np4.jpg,dog,train\n"
     config = TableConfig(name="table", train=str(folder / "t.csv"))
