@@ -254,7 +254,8 @@ def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
     """
     path = config.file(split if getattr(config, split) is not None else "train")
     if is_table(path):
-        rows = read_table_rows(path, config, cache=cache_folder(config), named=bool(config.label_files()))
+        named = next(map(read_names, config.label_files()), None)
+        rows = read_table_rows(path, config, cache=cache_folder(config), named=named)
     else:
         export = _export(config, path)
         if export is None:

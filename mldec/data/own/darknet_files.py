@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from mldec.data.folder import SPLIT_OF_NAME
-from mldec.data.own.documents import label_text
+from mldec.data.own.documents import is_image, label_text
 from mldec.data.own.listing import Listing
 from mldec.data.own.shapes import Source
 from mldec.data.own.yolo_files import read_yolo
@@ -35,7 +35,8 @@ def find_darknet(folder: str) -> str | None:
         if os.path.isfile(path):
             return path
     path = os.path.join(folder, "obj.names")
-    if os.path.isfile(path) and any(os.path.isfile(os.path.join(folder, name)) for name in _LISTS):
+    lists = [os.path.join(folder, name) for name in _LISTS if os.path.isfile(os.path.join(folder, name))]
+    if os.path.isfile(path) and lists and all(map(is_image, _lines(lists[0])[:50])):  # not with labels behind it
         return path
     inside = _roboflow_folders(folder)
     return os.path.join(folder, next(iter(inside.values())), _ROBOFLOW) if inside else None

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,14 +72,19 @@ class TableSettings:
 
 
 def read_table_rows(
-    path: str, settings: TableSettings, *, fast: bool = True, cache: str | None = None, named: bool = False
+    path: str,
+    settings: TableSettings,
+    *,
+    fast: bool = True,
+    cache: str | None = None,
+    named: Collection[str] | None = None,
 ) -> Rows:
     """The rows of a table. Images in it are unpacked, and the rows have their paths.
 
     Args:
         cache: the folder to unpack into.
         fast: read with pyarrow what needs nothing else; the result is the same.
-        named: labels are compared with those of another file, so that a label is not checked for being several.
+        named: names of a file with which labels will be compared, so that none is checked for being several.
 
     Raises DataError, naming file and line, for what cannot be read or decided.
     """
@@ -103,10 +108,10 @@ def read_table_rows(
         decisions=(*table.decisions, *columns.decisions),
         options={**table.options, **columns.options},
     )
-    if fast and (rows := arrow_rows.read(base, table, columns, separator, named)) is not None:
+    if fast and (rows := arrow_rows.read(base, table, columns, separator, named is not None)) is not None:
         return rows
     if columns.labels is not None:
-        rows = _read_lists(base, table, columns, separator, named=named)
+        rows = _read_lists(base, table, columns, separator, named)
     else:
         rows = _read_states(base, table, columns, settings)
     if table.inside is None:
@@ -206,7 +211,7 @@ class _Collector:
 
 
 def _read_lists(
-    base: Rows, table: TableFile, columns: Columns, separator: Separator | None, *, named: bool = False
+    base: Rows, table: TableFile, columns: Columns, separator: Separator | None, named: Collection[str] | None
 ) -> Rows:
     rows = _Collector(table, columns)
     numbers: dict[Any, int] = {}  # of the different cells
@@ -237,7 +242,7 @@ def _read_lists(
         numbered = list(zip(cells, lists, (f" line {line}" for line in first_lines), strict=True))
         texts = {cell: line for cell, _, line in numbered if _is_plain(cell)}
         inside = {name: line for cell, names, line in reversed(numbered) if not _is_plain(cell) for name in names}
-        certain = named or known is not None  # what the labels are called
+        certain = named is not None or known is not None  # what the labels are called
         separator = decide_separator(
             base.path, texts, inside, where=lambda name: _line_of(name, texts | inside), certain=certain
         )
@@ -245,7 +250,8 @@ def _read_lists(
     codes: dict[str, int] = {name: code for code, name in enumerate(dict.fromkeys(known or ()))}
     ends, values = array("q", [0]), array("i")
     split = [[part for name in names for part in separator.split(name)] for names in lists]
-    lists = split if named else [[part for part in parts if not is_nothing(part)] for parts in split]
+    meant = set(named or known or ())
+    lists = [[part for part in parts if part in meant or not is_nothing(part)] for parts in split]
     plain = ([] if isinstance(cell, dict) else names for cell, names in zip(cells, lists, strict=True))
     refuse_states(plain, f"{base.path}: column {printable_name(columns.labels or '')}")
     for names in lists:

@@ -172,7 +172,7 @@ def splits_of(source: Source, records: Sequence[dict[str, Any]]) -> tuple[list[s
     Raises DataError for a value that is no split.
     """
     keys = {key for record in records for key in record} - set(source.ignore or ())
-    key = source.split_column or split_key([{k: record[k] for k in record if k in keys} for record in records])
+    key = source.split_column or split_key(records, source.ignore or ())
     key = key or ("split" if "split" in keys else None)
     if key is None:
         return [None] * len(records), None

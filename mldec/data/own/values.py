@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from mldec.data.folder import SPLIT_OF_NAME
@@ -88,8 +88,8 @@ def divides(column: str, cells: Iterable[Any]) -> bool:
     return key in SPLIT_NAMES and any(text in SPLIT_OF_CELL for text in texts)
 
 
-def split_key(records: Sequence[dict[str, Any]]) -> str | None:
-    """The key of JSON records that divides the images; None without one."""
-    keys = dict.fromkeys(key for record in records for key in record if simple(key) in SPLIT_NAMES)
+def split_key(records: Sequence[dict[str, Any]], ignore: Collection[str] = ()) -> str | None:
+    """The key of JSON records that divides the images, none of `ignore`; None without one."""
+    keys = [key for key in dict.fromkeys(key for record in records for key in record) if simple(key) in SPLIT_NAMES]
     given = {key: [record[key] for record in records if record.get(key) is not None] for key in keys}
-    return next((key for key, values in given.items() if values and divides(key, values)), None)
+    return next((key for key, values in given.items() if key not in ignore and values and divides(key, values)), None)

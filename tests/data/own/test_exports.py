@@ -698,6 +698,12 @@ def test_darknets_lists(tmp_path: Path, folder: str, before: str, files: dict[st
     assert [Path(train.path(row)) for row in (0, 1)] == [tmp_path / folder / f"{name}.jpg" for name in "ab"]
 
 
+def test_lists_with_labels_beside_names_are_tables(tmp_path: Path) -> None:
+    save(tmp_path / "obj.names", "cat\ndog\n")
+    save(tmp_path / "train.txt", "a.jpg 0 1\nb.jpg 1\n")
+    assert locate(str(tmp_path)).settings == {"train": str(tmp_path / "train.txt")}
+
+
 def test_roboflows_darknet(tmp_path: Path) -> None:
     for split, name in (("train", "a"), ("valid", "b")):
         touch(tmp_path / split / f"{name}.jpg")

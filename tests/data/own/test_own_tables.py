@@ -264,6 +264,8 @@ def test_nothing_in_lists_is_no_label(folder: Path, name: str, content: str, cap
     (folder / "names.txt").write_text("cat\nNA\nnan\n")
     if name == "t.jsonl":
         assert content_of(build(folder, content, name, labels=str(folder / "names.txt")))["p3.jpg"] == {"NA"}
+    text = "path,labels\np1.jpg,cat;None\n"
+    assert content_of(build(folder, text, labels=str(folder / "names.txt")))["p1.jpg"] == {"cat"}
 
 
 def test_a_class_column_of_1_and_minus_1_is_for_the_user_to_decide(folder: Path) -> None:
