@@ -112,14 +112,6 @@ class TableConfig(TableSettings, SplitShares, FilesConfig):
 
 
 MOST_EXPORTS = 4  # that are kept in memory
-EXPORT_SETTINGS = (
-    "path_column",
-    "label_column",
-    "separator",
-    "split_column",
-    "ignore",
-    "minus_one",
-)  # that exports take too
 _exports: dict[tuple[Any, ...], tuple[Rows | None, dict[str, tuple[int, ...] | None]]] = {}
 
 
@@ -150,18 +142,24 @@ def _read_outline(config: TableConfig, path: str, stamp: tuple[int, ...]) -> _Ou
 
 def _export(config: TableConfig, path: str) -> Rows | None:
     """The rows of an export, which is read again only if one of its files has changed; None for what is none."""
-    root = None if config.root is None else os.path.abspath(os.path.expanduser(config.root))
-    settings = {name: getattr(config, name) for name in EXPORT_SETTINGS}
-    key = (path, root, *settings.values())
+    settings = export_settings(config)
+    key = (path, *settings.values())
     rows, stamps = _exports.pop(key, (None, {}))
     if not stamps or stamps != _stamps(stamps):
-        listing = recognise(path, root=root, **settings)
+        listing = recognise(path, **settings)
         rows = None if listing is None else rows_of_listing(listing)
         stamps = _stamps((path, *rows.files)) if rows else {}
     _exports[key] = rows, stamps
     while len(_exports) > MOST_EXPORTS:
         del _exports[next(iter(_exports))]
     return rows
+
+
+def export_settings(config: TableConfig) -> dict[str, Any]:
+    """The settings by which an export is read, as `recognise` takes them."""
+    names = ("path_column", "label_column", "separator", "split_column", "ignore", "minus_one")
+    root = None if config.root is None else os.path.abspath(os.path.expanduser(config.root))
+    return {"root": root} | {name: getattr(config, name) for name in names}
 
 
 def _stamps(files: Iterable[str]) -> dict[str, tuple[int, ...] | None]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mldec.data.dataset import SPLITS, listing, name_some
 from mldec.data.folder import SPLIT_FOLDERS, SPLIT_OF_NAME, SUFFIXES, split_folder
@@ -36,20 +38,23 @@ class Located:
     has_splits: bool | None = None
 
 
-def locate(path: str) -> Located:
-    """The dataset at a path. Raises DataError, with the choices, for what is none or could be several."""
+def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
+    """The dataset at a path, an export read with the settings of `recognise`.
+
+    Raises DataError, with the choices, for what is none or could be several.
+    """
     path = os.path.normpath(path)
     if not os.path.isdir(path):
-        return _file(path)
+        return _file(path, settings or {})
     if darknet := find_darknet(path):
         inner = os.path.dirname(darknet) != path  # where paths may be those of `path`
         return Located("table", {"train": darknet} | ({"root": path} if inner else {}), DARKNET)
     tables = _tables_of_splits(path) or _tables_of_splits(os.path.join(path, "data"))  # as Hugging Face's hub has them
     tables = tables or _tables_of_splits(os.path.join(path, "default"))
     if "train" in tables:
-        settings: dict[str, str] = {split: tables[split] for split in SPLITS if split in tables}
-        return Located("table", settings, has_splits=len(tables) > 1 or None)
-    found = recognise(path)
+        files: dict[str, str] = {split: tables[split] for split in SPLITS if split in tables}
+        return Located("table", files, has_splits=len(tables) > 1 or None)
+    found = recognise(path, **(settings or {}))
     classes = _class_folders(path)
     here = _tables(path)
     if found is not None:
@@ -81,10 +86,10 @@ def locate(path: str) -> Located:
     )
 
 
-def _file(path: str) -> Located:
+def _file(path: str, settings: Mapping[str, Any]) -> Located:
     if is_table(path):
         return Located("table", {"train": path})
-    found = recognise(path)
+    found = recognise(path, **settings)
     if found is None:
         raise DataError(
             f"dataset={path}: is no table (CSV, TSV, xlsx, JSONL, Parquet) and no export that is known; save it as CSV "

@@ -19,7 +19,7 @@ from mldec.data.own.documents import (
 )
 from mldec.data.own.label_cells import refuse_states
 from mldec.data.own.listing import Entry, Listing
-from mldec.data.own.separators import Separator, decide_separator, parse_separator
+from mldec.data.own.separators import Separator, find_separator_beside, parse_separator, refuse_joined
 from mldec.data.own.shapes import Source, counted, image_key, make_listing, splits_of
 from mldec.data.own.values import MINUS_ONE, ask_minus_one, is_minus_one, is_nothing, state_of
 from mldec.errors import DataError, shortened
@@ -109,6 +109,9 @@ def _listing(source: Source, name: str, parts: list[tuple[Any, str | None]]) -> 
             entries.append(Entry(path_text(path), present, split=split))
         else:
             entries.append(Entry(path_text(path), *_states(value, minus_one), split=split))
+    if source.separator is None:
+        names = dict.fromkeys(name for place in named for name in entries[place].present)
+        refuse_joined(source.path, list(names), separator, lambda name: "")
     decisions += separator.decisions
     if nothing:
         decisions.append(f"{counted(nothing, 'image')} with nan, None, NA or null, which are no labels")
@@ -220,4 +223,4 @@ def _separator(source: Source, values: list[Any], named: dict[int, tuple[str, ..
         return parse_separator(source.separator)
     texts = dict.fromkeys(value for value in values if isinstance(value, str) and not is_nothing(value))
     listed = (name for place, names in named.items() if not isinstance(values[place], str) for name in names)
-    return decide_separator(source.path, texts, listed)
+    return find_separator_beside(source.path, texts, dict.fromkeys(listed))

@@ -17,7 +17,7 @@ from mldec.data.own import arrow_rows
 from mldec.data.own.columns import Chosen, Columns, find_columns, refuse_other_cells
 from mldec.data.own.label_cells import is_list, labels_of, refuse_states
 from mldec.data.own.rows import SPLITS, Rows, ragged
-from mldec.data.own.separators import Separator, decide_separator, parse_separator
+from mldec.data.own.separators import Separator, find_separator_beside, parse_separator, refuse_joined
 from mldec.data.own.values import MINUS_ONE, ask_minus_one, is_minus_one, is_nothing, split_of, state_of
 from mldec.data.table_file import MISSING, TableFile, open_table_file
 from mldec.errors import DataError, option, printable_name, shortened
@@ -232,39 +232,50 @@ def _read_lists(
             cells.append(cell)
             first_lines.append(line)
         cell_ids.append(number)
-    lists = [labels_of(cell, Separator(""), rows.where(line)) for cell, line in zip(cells, first_lines, strict=True)]
+    is_plain = [isinstance(cell, str) and not is_nothing(cell) and not is_list(cell) for cell in cells]
+    lists = [
+        [cell] if plain else labels_of(cell, Separator(""), rows.where(line))
+        for cell, plain, line in zip(cells, is_plain, first_lines, strict=True)
+    ]
     known = table.names.get(columns.labels or "")
     decisions: list[str] = []
     options: dict[str, str] = {}
+    check = separator is None and named is None and known is None and not columns.escaped
+
+    def where(name: str) -> str:
+        places = (place for place, names in enumerate(lists) if any(name in text for text in names))
+        return next((f" line {first_lines[place]}" for place in places), "")
+
     if columns.escaped:
         separator = Separator("")  # a row for each label
     elif separator is None:
-        numbered = list(zip(cells, lists, (f" line {line}" for line in first_lines), strict=True))
-        texts = {cell: line for cell, _, line in numbered if _is_plain(cell)}
-        inside = {name: line for cell, names, line in reversed(numbered) if not _is_plain(cell) for name in names}
-        certain = named is not None or known is not None  # what the labels are called
-        separator = decide_separator(
-            base.path, texts, inside, where=lambda name: _line_of(name, texts | inside), certain=certain
+        inside = dict.fromkeys(
+            name for plain, names in zip(is_plain, lists, strict=True) if not plain for name in names
         )
+        texts = [cell for cell, plain in zip(cells, is_plain, strict=True) if plain]
+        separator = find_separator_beside(base.path, texts, inside, where)
         decisions, options = list(separator.decisions), dict(separator.options)
     codes: dict[str, int] = {name: code for code, name in enumerate(dict.fromkeys(known or ()))}
     ends, values = array("q", [0]), array("i")
-    split = [[part for name in names for part in separator.split(name)] for names in lists]
-    meant = set(named or known or ())
-    lists = [[part for part in parts if part in meant or not is_nothing(part)] for parts in split]
-    plain = ([] if isinstance(cell, dict) else names for cell, names in zip(cells, lists, strict=True))
-    refuse_states(plain, f"{base.path}: column {printable_name(columns.labels or '')}")
-    for names in lists:
-        for name in dict.fromkeys(names):
-            name = from_cell(name) if columns.escaped else name
-            values.append(codes.setdefault(name, len(codes)))
-        ends.append(len(values))
-    empty = Counter(cell_ids)
-    nothing = sum(
-        empty[number]
-        for number, (cell, parts, names) in enumerate(zip(cells, split, lists, strict=True))
-        if len(names) < len(parts) or (isinstance(cell, str) and cell and is_nothing(cell))
+    divided = (
+        [] if isinstance(cell, dict) else _parts(texts, separator) for cell, texts in zip(cells, lists, strict=True)
     )
+    refuse_states(divided, f"{base.path}: column {printable_name(columns.labels or '')}")
+    meant, counts, nothing = set(named or known or ()), Counter(cell_ids), 0
+    for number, (cell, texts) in enumerate(zip(cells, lists, strict=True)):
+        says_nothing = isinstance(cell, str) and cell != "" and is_nothing(cell)
+        for name in dict.fromkeys(_parts(texts, separator)):
+            name = from_cell(name) if columns.escaped else name
+            if (code := codes.get(name)) is None:
+                if is_nothing(name) and name not in meant:
+                    says_nothing = True
+                    continue
+                code = codes[name] = len(codes)
+            values.append(code)
+        nothing += counts[number] * says_nothing
+        ends.append(len(values))
+    if check:
+        refuse_joined(base.path, list(codes), separator, where)
     if nothing:
         decisions.append(f"{nothing:,} cells with nan, None, NA or null, which are no labels")
     present, order = ragged(ends, values), np.array(cell_ids, np.int64)
@@ -280,12 +291,8 @@ def _read_lists(
     )
 
 
-def _is_plain(cell: Any) -> bool:
-    return isinstance(cell, str) and not is_nothing(cell) and not is_list(cell)
-
-
-def _line_of(name: str, lines: dict[str, str]) -> str:
-    return lines.get(name) or next((line for cell, line in lines.items() if name in cell), "")
+def _parts(texts: Sequence[str], separator: Separator) -> list[str]:
+    return [part for text in texts for part in separator.split(text)]
 
 
 def _read_states(base: Rows, table: TableFile, columns: Columns, settings: TableSettings) -> Rows:

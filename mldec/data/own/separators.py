@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mldec.data.own.text_table import SIGNS, name_of
@@ -108,27 +108,16 @@ def find_separator(
     return Separator("")
 
 
-def decide_separator(
-    path: str,
-    texts: Iterable[str],
-    listed: Iterable[str],
-    *,
-    where: Callable[[str], str] = lambda name: "",
-    certain: bool = False,
+def find_separator_beside(
+    path: str, texts: Iterable[str], listed: Collection[str], where: Callable[[str], str] = lambda name: ""
 ) -> Separator:
     """What separates the labels of the different texts, beside which lists have the labels `listed`.
 
-    Raises DataError with the options to choose from, unless `certain` also for a label that may be several: see
-    `refuse_joined`.
+    Raises DataError with the options to choose from.
     """
-    names = dict.fromkeys(listed)
-    plain = [text for text in texts if text.strip() not in names]
+    plain = [text for text in texts if text.strip() not in listed] if listed else list(texts)
     signs = {sign for sign in (*STRONG, *WEAK) if any(sign in text for text in plain)}
-    separator = find_separator(path, [*plain, *names], signs=signs, where=where)
-    if not certain:
-        parts = (name for text in (*plain, *names) for name in separator.split(text))
-        refuse_joined(path, list(dict.fromkeys(parts)), separator, where)
-    return separator
+    return find_separator(path, [*plain, *listed], signs=signs, where=where)
 
 
 def refuse_joined(path: str, names: Sequence[str], separator: Separator, where: Callable[[str], str]) -> None:
