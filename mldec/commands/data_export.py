@@ -160,5 +160,7 @@ def _next_command(form: str, parts: dict[Path, ExportSet], beside: dict[Path, st
         settings["dataset.root"] = images.root
     if form in ("csv", "jsonl") and beside:
         settings["dataset.labels"] = str(next(iter(beside)))
+    if form == "label_studio" and "" in images.splits:  # predictions
+        settings["dataset.label_column"] = "predictions"
     choice = "dataset=coco_json" if form == "coco" else "dataset=table"
     return shlex.join(["mldec", "data", "stats", choice, *(as_override(*item) for item in settings.items())])

@@ -173,10 +173,15 @@ def _recognise(path: str, given: Sequence[str]) -> OwnDataset:
     from mldec.commands.compose import compose, load_components
     from mldec.data.folder_tree import find_macos
     from mldec.data.own.locate import locate
-    from mldec.data.table import read_rows
+    from mldec.data.table import export_settings, read_rows
 
     load_components(())
-    found = locate(path)
+    try:
+        table = compose(["dataset=table", as_override("dataset.train", path), *given])["dataset"]
+        settings = export_settings(build_component(table, "dataset"))
+    except ConfigError:  # options of another component
+        settings = {}
+    found = locate(path, settings)
     base = [f"dataset={found.name}", *(as_override(f"dataset.{key}", value) for key, value in found.settings.items())]
     config = build_component(compose([*base, *given])["dataset"], "dataset")
     keys, form, decisions, has_splits = {_key(text) for text in given}, found.format, list[str](), found.has_splits
@@ -195,7 +200,8 @@ def _recognise(path: str, given: Sequence[str]) -> OwnDataset:
             base.append("dataset.split_seed=0")
             drawn = " and ".join(f"{share:.0%} for {split}" for split, share in shares.items())
             decisions.append(f"no splits of its own, so {drawn}, drawn with split_seed 0")
-    return OwnDataset(path, form, tuple(base), tuple(decisions))
+    options = [text for text in base if _key(text) not in keys] + list(given)
+    return OwnDataset(path, form, tuple(options), tuple(decisions))
 
 
 def _shares(count: int) -> dict[str, float]:

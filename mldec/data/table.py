@@ -14,10 +14,11 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
+from mldec.config import Range
 from mldec.data.cache import cache_folder, cached
 from mldec.data.dataset import FilesConfig, check_split, name_some, naming
 from mldec.data.folder_tree import is_of_macos
@@ -33,6 +34,7 @@ from mldec.data.own.label_names import (
     named,
     names_file_beside,
     read_names,
+    read_numbered,
     warn_of_similar,
 )
 from mldec.data.own.parquet_images import find_images_inside, shards_of
@@ -56,10 +58,12 @@ class TableConfig(TableSettings, SplitShares, FilesConfig):
     Attributes:
         labels: train, the labels of the train file; union, those of all files; or a file of names: one per line, the
             `names` of a data.yaml, or JSON. null: as train, but labels that only val or test have are an error.
+        first_number: the class number, 0 or 1, of the first name in a file of names; null: the one that fits.
         unlisted: the state of a label that a cell of labels does not name: absent or unknown.
         single_label: every image has exactly one label, as softmax and top-1 assume.
     """
 
+    first_number: Annotated[int, Range(low=0, high=1)] | None = None
     unlisted: Literal["absent", "unknown"] = "absent"
     single_label: bool = False
 
@@ -110,7 +114,7 @@ class TableConfig(TableSettings, SplitShares, FilesConfig):
 
 
 MOST_EXPORTS = 4  # that are kept in memory
-_exports: dict[tuple[str | None, ...], tuple[Rows | None, dict[str, tuple[int, ...] | None]]] = {}
+_exports: dict[tuple[Any, ...], tuple[Rows | None, dict[str, tuple[int, ...] | None]]] = {}
 
 
 class _Outline(NamedTuple):
@@ -140,23 +144,24 @@ def _read_outline(config: TableConfig, path: str, stamp: tuple[int, ...]) -> _Ou
 
 def _export(config: TableConfig, path: str) -> Rows | None:
     """The rows of an export, which is read again only if one of its files has changed; None for what is none."""
-    root = None if config.root is None else os.path.abspath(os.path.expanduser(config.root))
-    key = (path, root, config.path_column, config.label_column, config.separator)
+    settings = export_settings(config)
+    key = (path, *settings.values())
     rows, stamps = _exports.pop(key, (None, {}))
     if not stamps or stamps != _stamps(stamps):
-        listing = recognise(
-            path,
-            root=root,
-            path_column=config.path_column,
-            label_column=config.label_column,
-            separator=config.separator,
-        )
+        listing = recognise(path, **settings)
         rows = None if listing is None else rows_of_listing(listing)
         stamps = _stamps((path, *rows.files)) if rows else {}
     _exports[key] = rows, stamps
     while len(_exports) > MOST_EXPORTS:
         del _exports[next(iter(_exports))]
     return rows
+
+
+def export_settings(config: TableConfig) -> dict[str, Any]:
+    """The settings by which an export is read, as `recognise` takes them."""
+    names = ("path_column", "label_column", "separator", "split_column", "ignore", "minus_one")
+    root = None if config.root is None else os.path.abspath(os.path.expanduser(config.root))
+    return {"root": root} | {name: getattr(config, name) for name in names}
 
 
 def _stamps(files: Iterable[str]) -> dict[str, tuple[int, ...] | None]:
@@ -224,6 +229,8 @@ def read_whole(config: TableConfig) -> tuple[ImageIndex, np.ndarray]:
 def _read(config: TableConfig, split: str) -> tuple[ImageIndex, RowImages]:
     rows = read_rows(config, split)
     names = _names_of_numbers(config, rows, split)
+    if names is None and config.first_number is not None:
+        logger.warning("warning: dataset.first_number: without effect, %s has no class numbers to name", rows.path)
     if names is not None:
         rows = dataclasses.replace(rows, labels=tuple(names.of[number] for number in rows.labels))
     images = _images_of(config, rows, split)
@@ -262,7 +269,8 @@ def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
     """
     path = config.file(split if getattr(config, split) is not None else "train")
     if is_table(path):
-        rows = read_table_rows(path, config, cache=cache_folder(config))
+        named = next(map(read_names, config.label_files()), None)
+        rows = read_table_rows(path, config, cache=cache_folder(config), named=named)
     else:
         export = _export(config, path)
         if export is None:
@@ -324,16 +332,16 @@ def _names_of_numbers(config: TableConfig, rows: Rows, split: str) -> _NumberNam
     if not all(map(is_whole_number, numbers)):
         return None
     if files := config.label_files():
-        path, names = files[0], read_names(files[0])
-        if all(map(is_whole_number, names)):
+        path, found = files[0], read_numbered(files[0])
+        if all(map(is_whole_number, found.names)):
             return None
     elif config.labels is None and (beside := names_file_beside(config.file("train"), sorted(numbers))):
-        path, names = beside
+        path, found = beside
     else:
         return None
-    of, text = named(sorted(numbers), names, rows.path, path)
+    of, text = named(sorted(numbers), found, rows.path, path, config.first_number)
     logger.info("%s: %s", rows.path, text)
-    return _NumberNames(path, names, of)
+    return _NumberNames(path, found.names, of)
 
 
 def _label_names(config: TableConfig, rows: Rows, images: RowImages, train: RowImages | None, split: str) -> list[str]:

@@ -1,6 +1,8 @@
 """Properties: `dataset=PATH` means the options that its summary prints, in every command, and never guesses."""
 
+import json
 import random
+import re
 import shlex
 from pathlib import Path
 
@@ -60,6 +62,33 @@ def test_options_of_the_user_come_first(folder: Path) -> None:
     assert mapping["dataset"]["separator"] == "none"
     changed = compose.change(compose.compose(["dataset=digits"]), ["dataset=classes"])
     assert (changed["dataset"]["name"], changed["dataset"]["root"]) == ("folder", "classes")
+
+
+TASKS = [{"data": {"image": name}, "predictions": [{"result": [{"value": {"choices": ["a"]}}]}]} for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    ("content", "rounds"),
+    [
+        ([{"path": name, "labels": ["a"], "split": "x"} for name in NAMES], 1),
+        ([{"path": name, "a": 1, "b": -1 if name == "i0.jpg" else 1, "age": 3} for name in NAMES], 2),
+        ([{"path": name, "labels": ["a,b"] if name == "i0.jpg" else ["a"]} for name in NAMES], 1),
+        (TASKS, 1),
+    ],
+)
+def test_the_options_that_an_error_offers_are_taken_beside_the_path(
+    folder: Path, content: object, rounds: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "e.json").write_text(json.dumps(content))
+    words = ["dataset=e.json"]
+    for _ in range(rounds):
+        with pytest.raises(DataError) as caught:
+            compose.compose(words)
+        words.append(re.findall(r"dataset\.[a-z_]+=[\w\[\]]+", str(caught.value))[0])
+    mapping = compose.compose(words)
+    options = shlex.split(capsys.readouterr().err.splitlines()[3].removeprefix("the same: "))
+    assert set(words[1:]) <= set(options)
+    assert compose.compose(options)["dataset"] == mapping["dataset"]
 
 
 def test_a_name_wins_over_a_file(folder: Path) -> None:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mldec.data.index import Ragged
-from mldec.data.own.columns import Columns, split_of
-from mldec.data.own.label_cells import is_list, is_nothing
+from mldec.data.own.columns import Columns
+from mldec.data.own.label_cells import is_list
 from mldec.data.own.rows import SPLITS, Rows
 from mldec.data.own.separators import STRONG, WEAK, Separator, find_separator, refuse_joined
+from mldec.data.own.values import is_nothing, split_of
 from mldec.errors import DataError
 from mldec.untrusted import read_bytes
 
@@ -32,8 +33,10 @@ _ODD_ENDS[ord("!") : 127] = False
 _ODD_ENDS[ord("/")] = True
 
 
-def read(base: Rows, table: TableFile, columns: Columns, separator: Separator | None) -> Rows | None:
-    """`base` with the rows of `table`; None where they must be read row by row.
+def read(
+    base: Rows, table: TableFile, columns: Columns, separator: Separator | None, named: bool = False
+) -> Rows | None:
+    """`base` with the rows of `table`; None where they must be read row by row. `named`: see `read_table_rows`.
 
     Raises DataError for labels of which it cannot be decided what separates them.
     """
@@ -90,7 +93,7 @@ def read(base: Rows, table: TableFile, columns: Columns, separator: Separator | 
     except arrow.ArrowException:
         return None
     names = list(labels.codes)
-    if separator is None and found.signs:
+    if separator is None and not named:
         try:
             refuse_joined(base.path, names, found, lambda name: "")
         except DataError:

@@ -6,15 +6,25 @@ What is left over is no class: it is reported, or named in one error.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mldec.data.folder import SPLIT_OF_NAME
-from mldec.data.index import ABSENT, PRESENT, UNKNOWN
-from mldec.data.own.label_cells import is_list, is_nothing
+from mldec.data.index import ABSENT, PRESENT
+from mldec.data.own.label_cells import is_list
 from mldec.data.own.text_table import is_image_path
+from mldec.data.own.values import (
+    ANSWERS,
+    SPLIT_FLAGS,
+    SPLIT_NAMES,
+    SPLIT_OF_CELL,
+    divides,
+    is_nothing,
+    simple,
+    state_of,
+)
 from mldec.errors import DataError, printable_name, setting, shortened, suggest
 
 
@@ -31,11 +41,7 @@ PATH_NAMES = _names(
 LABEL_NAMES = _names(
     "labels label tags tag classes class categories category labelname labelnames classname classnames choice "
     "choices findinglabels labelids labelid classids classid categoryid categoryids categoryname attributeids "
-    "targets target genres genre keywords attributes annotations labellist taglist "
-)
-SPLIT_NAMES = _names(
-    "split set subset partition datasplit dataset datasubset datapartition isvalid isval istest istrain usage mluse "
-    "phase fold"
+    "targets target genres genre keywords attributes annotations labellist taglist objects "
 )
 #: Columns beside one of labels that may say whether the label of the row is present.
 VALUE_NAMES = _names("value present presence confidence state ispresent isactive active positive ispositive label01")
@@ -48,23 +54,8 @@ OTHER_NAMES = frozenset(
         "patient subject group groups site view viewposition followup size area md5 sha1 sha256 hash "
     )
 )
-SPLIT_OF_CELL = SPLIT_OF_NAME | {"tr": "train", "validate": "val", "te": "test"}
-STATES = {"1": PRESENT, "1.0": PRESENT, "true": PRESENT, "0": ABSENT, "0.0": ABSENT, "false": ABSENT}
-STATES |= {"-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN, "none": UNKNOWN, "nan": UNKNOWN}
-STATES |= {"na": UNKNOWN, "n/a": UNKNOWN, "null": UNKNOWN, "<na>": UNKNOWN}
-_FLAGS = {"isvalid": "val", "isval": "val", "istest": "test", "istrain": "train"}
 _NUMBER = re.compile(r"\s*[-+]?[\d.,]+(e[-+]?\d+)?\s*", re.I)
 _UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+|(\.\d+)+)?|level_\d+")
-
-
-def simple(name: str) -> str:
-    """The name of a column without case, spaces and signs: `imageindex` for `Image Index`."""
-    return re.sub(r"[\W_]+", "", name).lower()
-
-
-def state_of(cell: Any) -> int | None:
-    """PRESENT, ABSENT or UNKNOWN for a cell of a class column; None for what is none of them."""
-    return None if isinstance(cell, (list, dict)) else STATES.get(str(cell).strip().lower())
 
 
 @dataclass(frozen=True)
@@ -112,6 +103,11 @@ def find_columns(file: str, names: Sequence[str], sample: Sample, chosen: Chosen
 
     Raises DataError, naming the file and the options to choose from, for what cannot be decided.
     """
+    if chosen.labels is None and {"file_attributes", "region_attributes"} <= set(names):
+        raise DataError(
+            f"{file}: is CSV of the VGG Image Annotator, whose labels stand within objects; export it as JSON there "
+            "(Annotation, Export Annotations) and use dataset=FILE.json"
+        )
     return _Finder(file, names, sample, chosen).find()
 
 
@@ -162,7 +158,7 @@ class _Finder:
     def _split(self, path: str) -> str | None:
         if self.chosen.split is not None:
             return self._existing(self.chosen.split, "split_column")
-        flags = [name for name in self.names if simple(name) in _FLAGS and name not in self.ignore]
+        flags = [name for name in self.names if simple(name) in SPLIT_FLAGS and name not in self.ignore]
         if len(flags) > 1:
             raise DataError(
                 f"{self.file}: the columns {_some(flags)} divide the images; write one column split with train, val "
@@ -176,13 +172,8 @@ class _Finder:
         ]
         self._look(likely)
         for name in likely:
-            key = simple(name)
             cells = [str(cell).strip().lower() for cell in self._cells[name]]
-            if key in _FLAGS and all(STATES.get(cell) in (PRESENT, ABSENT) for cell in cells):
-                self.decisions.append(f"split by column {name}")
-                return name
-            is_split = any(cell in SPLIT_OF_CELL for cell in cells)
-            if is_split and (key in SPLIT_NAMES or all(cell in SPLIT_OF_CELL for cell in cells)):
+            if divides(name, cells) or (cells and all(cell in SPLIT_OF_CELL for cell in cells)):
                 self.decisions.append(f"split by column {name}")
                 return name
         return None
@@ -212,6 +203,12 @@ class _Finder:
         texts = [name for name in full if self._share(name, _is_text) >= 0.5]
         lone = len(free) == 1 and texts == free and free[0].startswith("column_")  # all that a file without header has
         if len(texts) == 1 and self.chosen.ignore is None and (lone or self._share(texts[0], _is_label_text) >= 0.5):
+            if self._share(texts[0], lambda cell: str(cell).strip().lower() in ANSWERS) == 1:
+                raise DataError(
+                    f"{self.file}: column {printable_name(texts[0])} holds answers, such as "
+                    f"'{shortened(self._first(texts[0]))}'; write 1 and 0 into its cells if it is a class, or use "
+                    f"{setting('dataset.label_column', texts[0])} if these are the labels"
+                )
             if not texts[0].startswith("column_") or len(free) > 1:
                 self._decide(f"labels in column {texts[0]}", "dataset.label_column", texts[0])
             return texts[0]
@@ -228,7 +225,12 @@ class _Finder:
     def _classes(self, others: list[str], path: str) -> list[str]:
         """The columns that are classes. Metadata that is known by its name is left out; the rest is checked later."""
         if not others:
-            raise DataError(f"{self.file}: no column of labels beside {path}; name it labels, or give each class one")
+            train = os.path.join(os.path.dirname(self.file), f"train{os.path.splitext(self.file)[1]}")
+            alone = os.path.isfile(train) and not os.path.samefile(train, self.file)
+            advice = f"; images without labels are no split: {setting('dataset', train)} alone" if alone else ""
+            raise DataError(
+                f"{self.file}: no column of labels beside {path}; name it labels, or give each class one{advice}"
+            )
         unnamed = [name for name in others if _UNNAMED.fullmatch(name)]
         self._look(unnamed)
         index = {name for name in unnamed if self._is_index(name)}
@@ -261,6 +263,10 @@ class _Finder:
 
     def _has_content(self, name: str) -> bool:
         return any(not is_nothing("" if cell is None else str(cell)) for cell in self._look([name])[name])
+
+    def _first(self, name: str) -> str:
+        """The first cell of a column with something in it."""
+        return next(str(cell) for cell in self._look([name])[name] if not is_nothing(str(cell)))
 
     def _may_be_class(self, name: str, other: str) -> bool:
         usual = simple(name) in OTHER_NAMES | set(SPLIT_NAMES) | set(VALUE_NAMES)
@@ -317,16 +323,6 @@ def refuse_other_cells(file: str, bad: dict[str, tuple[int, Any]], ignored: Sequ
         f"{file} line {line}: column {printable_name(name)} holds '{shortened(value)}'; allowed are 1 present, 0 "
         f"absent, -1 or nothing unknown{more}. If {what}: {_ignoring([*ignored, *bad])}"
     )
-
-
-def split_of(cell: Any, column: str) -> str | None:
-    """train, val or test for a cell of a column of splits; None if it names none."""
-    text, key = str(cell).strip().lower(), simple(column)
-    if key in _FLAGS:
-        state = STATES.get(text)
-        other = "train" if key != "istrain" else "val"
-        return {PRESENT: _FLAGS[key], ABSENT: other}.get(state) if state is not None else None
-    return SPLIT_OF_CELL.get(text)
 
 
 def _is_path(cell: Any) -> bool:

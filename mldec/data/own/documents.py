@@ -163,11 +163,11 @@ def label_text(value: Any) -> str:
 
 
 def label_names(value: Any) -> tuple[str, ...]:
-    """The labels that a value of JSON names: null, a name, an object with one, or a list of these; each once."""
-    if value is None or value == "":
-        return ()
+    """The labels that a value of JSON names: null, a name, an object with one, or a list of these."""
     found: list[str] = []
     for item in value if isinstance(value, list) else [value]:
+        if item is None or item == "":
+            continue
         if isinstance(item, dict):
             key = next((key for key in (*LABEL_KEYS, "name") if key in item), None)
             if key is None or isinstance(item[key], dict):
@@ -175,7 +175,7 @@ def label_names(value: Any) -> tuple[str, ...]:
             found += [label_text(name) for name in (item[key] if isinstance(item[key], list) else [item[key]])]
         else:
             found.append(label_text(item))
-    return unique(found)
+    return tuple(found)
 
 
 def unique(names: list[str]) -> tuple[str, ...]:

@@ -9,25 +9,20 @@ from typing import Any
 
 from mldec.data.dataset import naming
 from mldec.data.own import label_studio
+from mldec.data.own.documents import LABEL_KEYS
 from mldec.data.own.separators import Separator
+from mldec.data.own.values import is_nothing
 from mldec.errors import DataError, shortened
 from mldec.untrusted import parse_json
 
 _STATES = {"0", "1", "0.0", "1.0", "False", "True"}
 LONGEST_LIST, LONGEST_LITERAL = 2**20, 2**16  # characters of a cell with a list, and of one in Python's notation
-_NOTHING = {"", "nan", "Nan", "naN", "NaN", "null", "Null", "NULL", "None", "NONE", "NA", "N/A", "n/a", "NaT", "<NA>"}
-_NOTHING |= {"-nan", "#N/A"}
 _OPENING = re.compile(r"\s*(\[|\{|\(\s*['\"]|(np\.|numpy\.)?array\()")
 _ARRAY = re.compile(r"(?:np\.|numpy\.)?array\(")
 _DTYPE = re.compile(r",\s*dtype=")  # the end of an array, without brackets behind it
 _WITHOUT_COMMAS = re.compile(r"('|\")\s+('|\")")  # as numpy prints arrays: ['a' 'b']
 _NUMBERS = re.compile(r"\s*\[\s*\d+(\s+\d+)+\s*\]\s*")  # as numpy prints them: [1 0 2]
 _WHOLE = re.compile(r"-?[0-9]{1,18}(\.0+)?")
-
-
-def is_nothing(cell: str) -> bool:
-    """Whether a cell is empty or one of the texts that programs write for nothing: nan, None, NA, null."""
-    return cell.strip() in _NOTHING
 
 
 def is_list(cell: str) -> bool:
@@ -51,7 +46,7 @@ def labels_of(value: Any, separator: Separator, where: str) -> list[str]:
         if not is_list(value):
             return [name for name in separator.split(value) if not is_nothing(name)]
         value = parse_list(value, where)
-    return _flattened(value, where)  # a text "nan" in a list is a name
+    return _flattened(value, where)
 
 
 def refuse_states(cells: Iterable[Sequence[str]], where: str) -> None:
@@ -118,6 +113,10 @@ def _flattened(value: Any, where: str) -> list[str]:
         if label_studio.is_labelled(item):
             with naming(where):
                 names += label_studio.labels_of_value(item)
+        elif item is None:
+            continue
+        elif isinstance(item, dict) and (key := next((key for key in LABEL_KEYS if key in item), None)) is not None:
+            names += _flattened(item[key], where)  # of boxes, such as {"bbox": […], "category": ["cat"]}
         elif isinstance(item, (str, int)) and not isinstance(item, bool):
             names += [name] if (name := str(item).strip()) else []
         else:

@@ -9,7 +9,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mldec.data.dataset import name_some
 from mldec.data.own.documents import read_yaml
@@ -82,24 +82,45 @@ def describe_lacking(lacking: Collection[str], known: Iterable[str]) -> str:
     )
 
 
-def named(ids: Sequence[str], names: Sequence[str], file: str, names_file: str) -> tuple[dict[str, str], str]:
-    """The name of each id in a list of names, counted from 0, or from 1 where only that fits; and a sentence about it.
+class Names(NamedTuple):
+    """The names of a file, the numbers that the first of them may have, and whether the first that fits is meant."""
 
-    Raises DataError for an id without a name.
+    names: list[str]
+    starts: tuple[int, ...]
+    certain: bool
+
+
+def named(
+    ids: Sequence[str], found: Names, file: str, names_file: str, start: int | None = None
+) -> tuple[dict[str, str], str]:
+    """The name of each id in a file of names, counted from `start`, or from what fits; and a sentence about it.
+
+    Raises DataError for an id without a name, and where names may be counted from 0 or from 1.
     """
     numbers = {text: int(float(text)) for text in ids}
     low, high = min(numbers.values()), max(numbers.values())
-    first = 1 if high == len(names) and low >= 1 else 0
-    if low < 0 or high - first >= len(names):
+    names = found.names
+    fitting = [first for first in found.starts if first <= low and high - first < len(names)]
+    fitting = fitting if start is None else [first for first in fitting if first == start]
+    if not fitting:
+        wrong = high if high - min(found.starts) >= len(names) or low >= max(found.starts) else low
         raise DataError(
-            f"{file}: holds the class number {high if high - first >= len(names) else low}, and {names_file} has "
+            f"{file}: holds the class number {wrong}, and {names_file} has "
             f"{len(names):,} names; use another file of names: dataset.labels=FILE"
         )
-    text = f"class numbers named by {os.path.basename(names_file)}, from {first}"
-    return {text_id: names[number - first] for text_id, number in numbers.items()}, text
+    if len(fitting) > 1 and not found.certain:
+        first, second = (
+            f"dataset.first_number={start} ({low:,} is {shortened(names[low - start], 40)})" for start in fitting
+        )
+        raise DataError(
+            f"{file}: holds the class numbers {low:,} to {high:,}, and {names_file} has {len(names):,} names, which "
+            f"may be counted from 0 or from 1; use {first} or {second}"
+        )
+    text = f"class numbers named by {os.path.basename(names_file)}, from {fitting[0]}"
+    return {text_id: names[number - fitting[0]] for text_id, number in numbers.items()}, text
 
 
-def names_file_beside(table: str, ids: Sequence[str]) -> tuple[str, list[str]] | None:
+def names_file_beside(table: str, ids: Sequence[str]) -> tuple[str, Names] | None:
     """The one file of names beside a table whose labels are all numbers, and its names; None if it is not certain."""
     if not ids or not all(map(is_whole_number, ids)):
         return None
@@ -109,11 +130,12 @@ def names_file_beside(table: str, ids: Sequence[str]) -> tuple[str, list[str]] |
         path = os.path.join(folder, name)
         if os.path.isfile(path) and os.path.abspath(path) != os.path.abspath(table):
             try:
-                names = read_names(path)
+                numbered = read_numbered(path)
             except DataError:
                 continue
+            names = numbered.names
             if high <= len(names) and len(set(names)) == len(names) and not all(map(is_whole_number, names)):
-                found.append((path, names))
+                found.append((path, numbered))
     return found[0] if len(found) == 1 else None
 
 
@@ -122,11 +144,19 @@ def read_names(path: str) -> list[str]:
 
     Raises DataError, naming the file.
     """
+    return read_numbered(path).names
+
+
+def read_numbered(path: str) -> Names:
+    """The same with their numbers: those that stand beside them, or as ultralytics and darknet count, from 0.
+
+    Raises DataError, naming the file.
+    """
     suffix = os.path.splitext(path)[1].lower()
     try:
         if suffix not in (".yaml", ".yml", ".json"):
             with open_text(path) as file:
-                return [line.strip() for line in file if line.strip()]
+                return Names([line.strip() for line in file if line.strip()], (0, 1), suffix in (".names", ".labels"))
         if suffix == ".json":
             content: Any = parse_json(read_bytes(path, most=MAX_NAMES_FILE).decode("utf-8-sig"))
         else:
@@ -136,14 +166,18 @@ def read_names(path: str) -> list[str]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON: {shortened(error, 200)}") from None
     content = content.get("names", content) if isinstance(content, dict) else content
+    starts: tuple[int, ...] = (0, 1)
     if isinstance(content, dict):
         numbers = {str(key): value for key, value in content.items()}
         if not all(map(str.isdecimal, numbers)):
             raise DataError(f"{path}: expected a list of names, or numbers with names; found {shortened(content)}")
-        content = [numbers[key] for key in sorted(numbers, key=int)]
+        order = sorted(numbers, key=int)
+        if list(map(int, order)) == list(range(int(order[0]), int(order[0]) + len(order))):
+            starts = (int(order[0]),)
+        content = [numbers[key] for key in order]
     if not isinstance(content, list) or not all(isinstance(name, (str, int)) for name in content):
         raise DataError(f"{path}: expected a list of names; found {shortened(content)}")
-    return [str(name).strip() for name in content]
+    return Names([str(name).strip() for name in content], starts, suffix != ".json")
 
 
 def warn_of_similar(path: str, names: Iterable[str]) -> None:

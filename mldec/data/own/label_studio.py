@@ -5,29 +5,34 @@ Read as label-studio-sdk writes them (HumanSignal/label-studio-sdk@0015729, src/
 and its `annotations`, each with `result`, a list of regions whose `value` holds `choices`, `rectanglelabels`, … . A
 record of JSON-MIN stands for one annotation: the keys of `data`, then `id`, then one key for each control of the
 labelling interface, whose value is a text for a single choice, {"choices": […]} for several, or a list of regions; then
-annotator, annotation_id and times.
+annotator, annotation_id and times. `predictions` of a task are labels of a model, each with `result` too.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from mldec.data.dataset import name_some
 from mldec.data.own.documents import label_text, path_text, reading, unique
 from mldec.data.own.listing import Entry, Listing
-from mldec.data.own.shapes import Source, counted, image_key, make_listing
+from mldec.data.own.shapes import Source, counted, image_key, make_listing, splits_of
 from mldec.errors import DataError
 
+PREDICTIONS = "predictions"  # as dataset.label_column, by which these are read instead of annotations
 JSON, JSON_MIN = "Label Studio JSON", "Label Studio JSON-MIN"
 BOOKKEEPING = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"}
 _FEW = 50  # records that decide whether a file is one
+_FREE_TEXT = re.compile("text|comment|note|caption|descri|remark|transcri", re.I)  # in names of controls
+_LONG, _SOME = 60, 4  # characters of a text, and how many texts are compared, that tell free text from labels
 
 
 def looks_like_tasks(document: Any) -> bool:
     """Whether a document is Label Studio's JSON: tasks, each with its data and annotations."""
     tasks = [document] if isinstance(document, dict) else document
     return _all_records(tasks) and all(
-        isinstance(task.get("data"), dict) and ("annotations" in task or "completions" in task) for task in tasks[:_FEW]
+        isinstance(task.get("data"), dict) and not task.keys().isdisjoint(("annotations", "completions", PREDICTIONS))
+        for task in tasks[:_FEW]
     )
 
 
@@ -39,27 +44,52 @@ def looks_like_records(document: Any) -> bool:
 
 
 def read_tasks(source: Source) -> Listing:
-    """Label Studio's JSON. Tasks without an annotation, or whose annotations were all skipped, are left out."""
+    """Label Studio's JSON. Tasks without an annotation, or whose annotations were all skipped, are left out.
+
+    Labels of the control `source.label_column`, if it was set; `predictions` instead of annotations are read if that is
+    set, and nothing else. Raises DataError for tasks of which none has an annotation.
+    """
     with reading(source.path, JSON):
         tasks = [source.document] if isinstance(source.document, dict) else source.document
         key = image_key(source, [task["data"] for task in tasks])
-        entries, left_out, several = [], 0, 0
+        splits, split = splits_of(source, [task["data"] for task in tasks])
+        kind = PREDICTIONS if source.label_column == PREDICTIONS else "annotations"
+        wanted = None if kind == PREDICTIONS else source.label_column
+        entries, left_out, several, predicted = [], 0, 0, 0
         controls: dict[str, None] = {}
-        for task in tasks:
-            annotations = task["annotations"] if "annotations" in task else task["completions"]
-            done = [one for one in annotations if not (one.get("was_cancelled") or one.get("skipped"))]
+        for task, part in zip(tasks, splits, strict=True):
+            done = _finished(task, kind)
             several += len(done) > 1
             if not done:
                 left_out += 1
+                predicted += bool(task.get(PREDICTIONS))
                 continue
             names: list[str] = []
             for region in (region for one in done for region in one.get("result") or []):
                 control = region.get("from_name")
-                if is_labelled(region.get("value")) and source.label_column in (None, control):
+                if is_labelled(region.get("value")) and wanted in (None, control):
                     controls[str(control)] = None
                     names += labels_of_value(region["value"])
-            entries.append(Entry(path_text(task["data"][key]), unique(names)))
-    return make_listing(source, JSON, entries, decisions=_decisions(key, list(controls), left_out, several))
+            entries.append(Entry(path_text(task["data"][key]), unique(names), split=part))
+        if not entries and predicted:
+            raise DataError(
+                f"none of its {counted(left_out, 'task')} has a submitted annotation; labels of a model (predictions, "
+                f"which {predicted:,} have) are read with dataset.label_column={PREDICTIONS}"
+            )
+    decisions = _decisions(key, list(controls), left_out, several, kind)
+    if predicted and kind != PREDICTIONS:
+        decisions.append(f"{counted(predicted, 'task')} of these with predictions, which are no labels")
+    if split is not None:
+        decisions.append(f"split by {split}")
+    return make_listing(source, JSON, entries, decisions=decisions)
+
+
+def _finished(task: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The annotations of a task without those that were skipped, or its predictions."""
+    if kind == PREDICTIONS:
+        return [one for one in task.get(PREDICTIONS) or [] if isinstance(one, dict)]
+    annotations = task.get("annotations", task.get("completions")) or []
+    return [one for one in annotations if not (one.get("was_cancelled") or one.get("skipped"))]
 
 
 def read_records(source: Source) -> Listing:
@@ -68,48 +98,76 @@ def read_records(source: Source) -> Listing:
         records = source.document
         key = image_key(source, records)
         controls = _controls(source, records, key)
-        done = [record for record in records if record.get("annotation_id", 0) is not None]
+        splits, split = splits_of(source, [{k: record[k] for k in _keys(record)[0]} for record in records])
+        done = [pair for pair in zip(records, splits, strict=True) if pair[0].get("annotation_id", 0) is not None]
         entries = [
             Entry(
                 path_text(record[key]),
                 unique([n for control in controls for n in labels_of_value(record.get(control))]),
+                split=part,
             )
-            for record in done
+            for record, part in done
         ]
         several = len(entries) - len({entry.path for entry in entries})
     decisions = _decisions(key, controls, len(records) - len(done), several)
+    decisions += [f"split by {split}"] if split is not None else []
     return make_listing(source, JSON_MIN, entries, decisions=decisions)
 
 
-def _decisions(key: str, controls: list[str], left_out: int, several: int) -> list[str]:
-    decisions = [f"images from {key}, labels from {name_some(controls, len(controls), 5) or 'no control'}"]
+def _keys(record: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The keys of a record of JSON-MIN: those of the task's own data, and those behind `id`."""
+    keys = list(record)
+    place = keys.index("id") if "id" in keys else -1
+    return keys[: max(place, 0)], keys[place + 1 :]
+
+
+def _decisions(key: str, controls: list[str], left_out: int, several: int, kind: str = "annotations") -> list[str]:
+    of = " of predictions" if kind == PREDICTIONS else ""
+    decisions = [f"images from {key}, labels from {name_some(controls, len(controls), 5) or 'no control'}{of}"]
+    one = "prediction" if of else "annotation"
     if left_out:
-        decisions.append(f"{counted(left_out, 'task')} without a submitted annotation left out")
+        decisions.append(f"{counted(left_out, 'task')} without a {'' if of else 'submitted '}{one} left out")
     if several:
-        decisions.append(
-            f"{counted(several, 'task')} with more than one annotation: a label counts if any of them has it"
-        )
+        decisions.append(f"{counted(several, 'task')} with more than one {one}: a label counts if any of them has it")
     return decisions
 
 
 def _controls(source: Source, records: list[dict[str, Any]], key: str) -> list[str]:
-    """The keys of a record that hold labels: those after `id`, which the task's own data stand before."""
-    found: dict[str, None] = {}
+    """The keys of a record that hold labels: those after `id`, which the task's own data stand before.
+
+    Raises DataError where there is none, and where one may be free text, which JSON-MIN writes as it does a choice.
+    """
+    found: dict[str, list[Any]] = {}
     for record in records:
-        keys = list(record)
-        after = keys[keys.index("id") + 1 :] if "id" in keys else keys
-        for name in after:
+        for name in _keys(record)[1]:
             if name not in BOOKKEEPING and name != key and _may_be_labels(record[name]):
-                found[name] = None
+                found.setdefault(name, []).append(record[name])
     if source.label_column is not None:
         if source.label_column not in found:
             raise DataError(
                 f"dataset.label_column={source.label_column}: labels are in {name_some(found, len(found), 9)}"
             )
         return [source.label_column]
-    if not found:
+    chosen = sorted(found.keys() - set(source.ignore or ()))
+    if not chosen:
         raise DataError(f"no key with labels among {name_some(records[0], len(records[0]), 12)}")
-    return sorted(found)
+    doubtful = [name for name in chosen if _may_be_free_text(name, found[name], alone=len(chosen) == 1)]
+    if doubtful and source.ignore is None:
+        raise DataError(
+            f"{name_some(doubtful, len(doubtful))} may be free text or labels; use "
+            f"dataset.ignore=[{','.join(doubtful)}] to leave it out, dataset.ignore=[] to take each of "
+            f"{name_some(chosen, len(chosen))} for labels, or dataset.label_column=NAME for one"
+        )
+    return chosen
+
+
+def _may_be_free_text(name: str, values: list[Any], *, alone: bool) -> bool:
+    """Whether the texts of a control are called so, long, or hardly ever the same, as names of labels are not."""
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) < len(values):
+        return False
+    mostly_different = len(texts) >= _SOME and 2 * len(set(texts)) > len(texts) and not alone
+    return mostly_different or _FREE_TEXT.search(name) is not None or max(map(len, texts)) > _LONG
 
 
 def _all_records(document: Any) -> bool:

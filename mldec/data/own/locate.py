@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mldec.data.dataset import SPLITS, listing, name_some
 from mldec.data.folder import SPLIT_FOLDERS, SPLIT_OF_NAME, SUFFIXES, split_folder
 from mldec.data.folder_tree import is_of_macos, some_below
+from mldec.data.own.darknet_files import DARKNET, find_darknet
 from mldec.data.own.parquet_images import shard_stem
 from mldec.data.own.recognise import recognise
 from mldec.data.own.text_table import lists_images
@@ -19,6 +22,7 @@ from mldec.errors import DataError, setting
 TABLES = ("_classes.csv", "metadata.csv", "metadata.jsonl", "labels.csv", "annotations.csv", "_annotations.csv")
 #: What explains a dataset, by its name without suffix.
 NO_TABLES = ("readme", "read_me", "license", "licence", "changelog", "citation", "notice", "requirements", "credits")
+METADATA = ("metadata.csv", "metadata.jsonl")  # of Hugging Face's imagefolder
 _MOST = 10_000  # entries of a folder that are looked at
 
 
@@ -39,22 +43,30 @@ class Located:
     has_splits: bool | None = None
 
 
-def locate(path: str) -> Located:
-    """The dataset at a path. Raises DataError, with the choices, for what is none or could be several."""
+def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
+    """The dataset at a path, an export read with the settings of `recognise`.
+
+    Raises DataError, with the choices, for what is none or could be several.
+    """
     path = os.path.normpath(path)
     if not os.path.isdir(path):
-        return _file(path)
+        return _file(path, settings or {})
+    if darknet := find_darknet(path):
+        inner = os.path.dirname(darknet) != path  # where paths may be those of `path`
+        return Located("table", {"train": darknet} | ({"root": path} if inner else {}), DARKNET)
     tables = _tables_of_splits(path) or _tables_of_splits(os.path.join(path, "data"))  # as Hugging Face's hub has them
     tables = tables or _tables_of_splits(os.path.join(path, "default"))
     if "train" in tables:
-        settings: dict[str, str] = {split: tables[split] for split in SPLITS if split in tables}
-        return Located("table", settings, has_splits=len(tables) > 1 or None)
-    found = recognise(path)
+        files: dict[str, str] = {split: tables[split] for split in SPLITS if split in tables}
+        return Located("table", files, has_splits=len(tables) > 1 or None)
+    found = recognise(path, **(settings or {}))
     classes = _class_folders(path)
     here = _tables(path)
     if found is not None:
         return Located("table", {"train": path}, found.format)
     here = _likely(path, here) if len(here) > 1 else here
+    if len(here) == 1 and here[0] in METADATA:
+        classes = []  # Hugging Face reads it too, and takes no folder for a class
     if len(here) == 1 and not classes:
         return Located("table", {"train": os.path.join(path, here[0])})
     if here:
@@ -82,10 +94,10 @@ def locate(path: str) -> Located:
     )
 
 
-def _file(path: str) -> Located:
+def _file(path: str, settings: Mapping[str, Any]) -> Located:
     if is_table(path):
         return Located("table", {"train": path})
-    found = recognise(path)
+    found = recognise(path, **settings)
     if found is None:
         raise DataError(
             f"dataset={path}: is no table (CSV, TSV, xlsx, JSONL, Parquet) and no export that is known; save it as CSV "

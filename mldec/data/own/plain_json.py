@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from mldec.data.dataset import name_some
 from mldec.data.folder import SPLIT_OF_NAME
+from mldec.data.index import ABSENT, PRESENT, UNKNOWN
 from mldec.data.own.documents import (
     IMAGE_KEYS,
     LABEL_KEYS,
@@ -15,20 +15,17 @@ from mldec.data.own.documents import (
     label_text,
     path_text,
     reading,
-    split_of,
     unique,
 )
 from mldec.data.own.label_cells import refuse_states
 from mldec.data.own.listing import Entry, Listing
-from mldec.data.own.separators import Separator, find_separator, parse_separator, refuse_joined
-from mldec.data.own.shapes import Source, image_key, make_listing
+from mldec.data.own.separators import Separator, find_separator_beside, parse_separator, refuse_joined
+from mldec.data.own.shapes import Source, counted, image_key, make_listing, splits_of
+from mldec.data.own.values import MINUS_ONE, ask_minus_one, is_minus_one, is_nothing, state_of
 from mldec.errors import DataError, shortened
-
-logger = logging.getLogger(__name__)
 
 LIST, MAPPING, BY_SPLIT = "JSON list of images", "JSON mapping of images", "JSON with a list for each split"
 CREATEML = "CreateML JSON"
-SPLIT_KEYS = ("split", "set", "subset", "fold", "is_valid")
 _FEW = 50  # records that decide whether a file is one
 
 
@@ -96,32 +93,55 @@ def read_splits(source: Source) -> Listing:
 
 
 def _listing(source: Source, name: str, parts: list[tuple[Any, str | None]]) -> Listing:
-    rows = [row for part, split in parts for row in _rows(source, part, split)]
-    separator = _separator(source, [value for _, value, _ in rows if isinstance(value, str)])
-    refuse_states((list(map(str, value)) if isinstance(value, list) else [] for _, value, _ in rows), source.path)
-    entries = [Entry(path_text(path), *_states(value, separator), split) for path, value, split in rows]
-    return make_listing(source, name, entries, decisions=separator.decisions, options=separator.options)
+    decisions: list[str] = []
+    rows = [row for part, split in parts for row in _rows(source, part, split, decisions)]
+    values = [value for _, value, _ in rows]
+    named = {place: _names(value) for place, value in enumerate(values) if not _is_states(value)}
+    refuse_states(named.values(), source.path)
+    separator = _separator(source, values, named)
+    minus_one = _minus_one(source, [value for value in values if _is_states(value)])
+    entries, nothing = [], 0
+    for place, (path, value, split) in enumerate(rows):
+        if place in named:
+            found = [part for text in named[place] for part in separator.split(text)]
+            present = unique([text for text in found if not is_nothing(text)])
+            nothing += any(map(is_nothing, found))
+            entries.append(Entry(path_text(path), present, split=split))
+        else:
+            entries.append(Entry(path_text(path), *_states(value, minus_one), split=split))
+    if source.separator is None:
+        names = dict.fromkeys(name for place in named for name in entries[place].present)
+        refuse_joined(source.path, list(names), separator, lambda name: "")
+    decisions += separator.decisions
+    if nothing:
+        decisions.append(f"{counted(nothing, 'image')} with nan, None, NA or null, which are no labels")
+    return make_listing(source, name, entries, decisions=decisions, options=separator.options)
 
 
-def _rows(source: Source, part: Any, split: str | None) -> list[tuple[Any, Any, str | None]]:
-    """(path, value that names labels, split) of each image."""
+def _rows(source: Source, part: Any, split: str | None, decisions: list[str]) -> list[tuple[Any, Any, str | None]]:
+    """(path, value that names labels, split) of each image; what was decided is added to `decisions`."""
     if isinstance(part, dict):
         return [(path, value, split) for path, value in part.items()]
     key = image_key(source, part)
-    keys = list(dict.fromkeys(name for record in part for name in record if name != key))
+    splits, by = splits_of(source, part) if split is None else ([split] * len(part), None)
+    taken = {key, by, *(source.ignore or ())}
+    keys = list(dict.fromkeys(name for record in part for name in record if name not in taken))
     column = _label_key(source, keys)
-    by = next((name for name in keys if name.lower() in SPLIT_KEYS), None)
-    columns = [name for name in keys if name != by]
-    if column is not None and (unused := [name for name in columns if name != column and name.lower() in LABEL_KEYS]):
-        logger.info("%s: labels from %s; %s not used", source.path, column, name_some(unused, len(unused)))
+    others = [name for name in keys if name != column]
+    texts = [f"split by {by}"] if by is not None else []
+    if column is not None and others:
+        texts.append(f"labels from {column}; keys not used: {name_some(others, len(others), 10)}")
+    decisions += [text for text in texts if text not in decisions]
+    if column is None:
+        _check_columns(part, keys)
     rows = []
-    for record in part:
+    for record, own in zip(part, splits, strict=True):
         if column is not None and column not in record:
             raise DataError(
                 f"{shortened(record.get(key))} has no {column}; an image without labels has an empty list there"
             )
-        value = record[column] if column is not None else _columns(record, columns)
-        rows.append((record.get(key), value, split or (_split(record.get(by)) if by is not None else None)))
+        value = record[column] if column is not None else {name: record.get(name) for name in keys}
+        rows.append((record.get(key), value, own))
     return rows
 
 
@@ -136,44 +156,71 @@ def _label_key(source: Source, keys: list[str]) -> str | None:
     return next((key for name in LABEL_KEYS for key in keys if key.lower() == name), None)
 
 
-def _columns(record: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    if not names or any(isinstance(record.get(name), (str, dict, list, float)) for name in names):
+def _check_columns(records: list[dict[str, Any]], names: list[str]) -> None:
+    """Raise DataError unless each key is a class: it holds states alone, and not only texts that say nothing."""
+    bad: dict[str, Any] = {}
+    told = set()
+    for record in records:
+        for name in names:
+            value = record.get(name)
+            if state_of(value) is None:
+                bad.setdefault(name, value)
+            elif not isinstance(value, str) or not is_nothing(value):
+                told.add(name)
+    bad = {name: "" for name in names if name not in told} | bad
+    if len(bad) == len(names):
         raise DataError(
             f"which of the keys {name_some(names, len(names), 10) or '(none)'} holds the labels? Use "
             "dataset.label_column=NAME, or name it labels"
         )
-    return {name: record.get(name) for name in names}
+    if bad:
+        name, value = next(iter(bad.items()))
+        raise DataError(
+            f"the key {name} holds {shortened(value)}; allowed are 1 present, 0 absent, -1 or null unknown. Use "
+            f"dataset.ignore=[{','.join(bad)}] if {name_some(list(bad), len(bad), 10)} is no class, or "
+            "dataset.label_column=NAME for one key that holds all labels"
+        )
 
 
-def _split(value: Any) -> str | None:
-    """The split that a record names; true stands for val, as in a key is_valid."""
-    if value is None or isinstance(value, bool):
-        return {None: None, True: "val", False: "train"}[value]
-    split = split_of(value)
-    if split is None and isinstance(value, str):
-        raise DataError(f"{shortened(value)} is none of the splits train, val, test")
-    return split
+def _is_states(value: Any) -> bool:
+    """Whether a value is an object with the state of each label, and not one that names a label."""
+    return isinstance(value, dict) and not any(key in value for key in LABEL_KEYS)
 
 
-def _states(value: Any, separator: Separator) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+def _names(value: Any) -> tuple[str, ...]:
+    """The texts with labels of a value, not yet separated."""
+    return (value,) if isinstance(value, str) else label_names(value)
+
+
+def _states(values: dict[str, Any], minus_one: int) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Names of the labels that are present, absent and unknown."""
-    if isinstance(value, str):
-        return unique(separator.split(value)), (), ()
-    if not isinstance(value, dict) or any(key in value for key in LABEL_KEYS):
-        return label_names(value), (), ()
-    found: dict[Any, list[str]] = {1: [], 0: [], None: []}
-    for name, state in value.items():
-        state = None if state == -1 else state
-        if isinstance(state, (dict, list)) or state not in found:
-            raise DataError(f"{name} is {shortened(state)}; allowed are 1 present, 0 absent, -1 or null unknown")
+    found: dict[int, list[str]] = {PRESENT: [], ABSENT: [], UNKNOWN: []}
+    for name, value in values.items():
+        state = minus_one if is_minus_one(value) else state_of(value)
+        if state is None:
+            raise DataError(f"{name} is {shortened(value)}; allowed are 1 present, 0 absent, -1 or null unknown")
         found[state].append(label_text(name))
-    return tuple(found[1]), tuple(found[0]), tuple(found[None])
+    return tuple(found[PRESENT]), tuple(found[ABSENT]), tuple(found[UNKNOWN])
 
 
-def _separator(source: Source, texts: list[str]) -> Separator:
+def _minus_one(source: Source, values: list[dict[str, Any]]) -> int:
+    """The state that -1 means. Raises DataError where some labels are 1 and -1, and never 0, unless that is set."""
+    if source.minus_one is not None:
+        return ABSENT if source.minus_one == "absent" else UNKNOWN
+    seen: dict[str, set[int]] = {}  # states of each label, -1 by a number of its own
+    for states in values:
+        for name, value in states.items():
+            seen.setdefault(name, set()).add(MINUS_ONE if is_minus_one(value) else state_of(value) or ABSENT)
+    only = [name for name, states in seen.items() if {MINUS_ONE, PRESENT} <= states and ABSENT not in states]
+    if only:
+        raise ask_minus_one(source.path, "keys", only, len(seen))
+    return UNKNOWN
+
+
+def _separator(source: Source, values: list[Any], named: dict[int, tuple[str, ...]]) -> Separator:
     """What separates the labels in one text, as in the cells of a table."""
     if source.separator is not None:
         return parse_separator(source.separator)
-    separator = find_separator(source.path, texts)
-    refuse_joined(source.path, [name for text in texts for name in separator.split(text)], separator, lambda name: "")
-    return separator
+    texts = dict.fromkeys(value for value in values if isinstance(value, str) and not is_nothing(value))
+    listed = (name for place, names in named.items() if not isinstance(values[place], str) for name in names)
+    return find_separator_beside(source.path, texts, dict.fromkeys(listed))

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,15 +14,15 @@ import numpy as np
 
 from mldec.data.index import ABSENT, PRESENT, UNKNOWN, Ragged
 from mldec.data.own import arrow_rows
-from mldec.data.own.columns import Chosen, Columns, find_columns, refuse_other_cells, split_of, state_of
-from mldec.data.own.label_cells import is_list, is_nothing, labels_of, refuse_states
+from mldec.data.own.columns import Chosen, Columns, find_columns, refuse_other_cells
+from mldec.data.own.label_cells import is_list, labels_of, refuse_states
 from mldec.data.own.rows import SPLITS, Rows, ragged
-from mldec.data.own.separators import Separator, find_separator, parse_separator
+from mldec.data.own.separators import Separator, find_separator_beside, parse_separator, refuse_joined
+from mldec.data.own.values import MINUS_ONE, ask_minus_one, is_minus_one, is_nothing, split_of, state_of
 from mldec.data.table_file import MISSING, TableFile, open_table_file
-from mldec.errors import DataError, printable_name, setting, shortened
+from mldec.errors import DataError, option, printable_name, setting, shortened
 from mldec.labels import from_cell
 
-_MINUS_ONE = -2  # of a cell that holds -1, which may be meant as absent
 MAX_KEPT = 2**16  # patterns of states that are kept: rows mostly repeat them
 
 
@@ -36,14 +36,15 @@ class TableSettings:
         header: whether the first line names the columns; null: unless it names an image.
         path_column: the column with the images' paths; null: the one named path, image, file, filename, …
         label_column: the column with the labels; null: the one named labels, label, tags, classes, …, or if there is
-            none, every other column is a class.
+            none, every other column is a class. Of Label Studio's JSON, a control, or predictions.
         split_column: the column with train, val or test; null: the one named split, set, fold, is_valid, …, if there
             is one and neither `val` nor `test` is set.
-        separator: between the labels of a cell that is not a list: semicolon, comma, pipe, slash, space, another sign,
-            or several as semicolon+comma; none: a cell is one label; null: decided over the whole column.
-        ignore: columns that are not classes; null: those of usual names, such as age and id, unless they hold 0 and 1.
-        minus_one: what -1 in a class column means, absent or unknown; null: unknown, but a column of 1 and -1 alone is
-            an error.
+        separator: between the labels of a cell, and of a text in a list: semicolon, comma, pipe, slash, space, another
+            sign, or several as semicolon+comma; none: it is one label; null: decided over the whole column.
+        ignore: columns, and keys of JSON, that are not classes; null: columns of usual names, such as age and id,
+            unless they hold 0 and 1.
+        minus_one: what -1 in a class column or key means, absent or unknown; null: unknown, but one with 1 and -1 alone
+            is an error.
     """
 
     encoding: str | None = None
@@ -70,12 +71,20 @@ class TableSettings:
             raise ValueError(f"delimiter={self.delimiter!r}: comma, semicolon, tab, pipe and space are allowed")
 
 
-def read_table_rows(path: str, settings: TableSettings, *, fast: bool = True, cache: str | None = None) -> Rows:
+def read_table_rows(
+    path: str,
+    settings: TableSettings,
+    *,
+    fast: bool = True,
+    cache: str | None = None,
+    named: Collection[str] | None = None,
+) -> Rows:
     """The rows of a table. Images in it are unpacked, and the rows have their paths.
 
     Args:
         cache: the folder to unpack into.
         fast: read with pyarrow what needs nothing else; the result is the same.
+        named: names of a file with which labels will be compared, so that none is checked for being several.
 
     Raises DataError, naming file and line, for what cannot be read or decided.
     """
@@ -99,10 +108,10 @@ def read_table_rows(path: str, settings: TableSettings, *, fast: bool = True, ca
         decisions=(*table.decisions, *columns.decisions),
         options={**table.options, **columns.options},
     )
-    if fast and (rows := arrow_rows.read(base, table, columns, separator)) is not None:
+    if fast and (rows := arrow_rows.read(base, table, columns, separator, named is not None)) is not None:
         return rows
     if columns.labels is not None:
-        rows = _read_lists(base, table, columns, separator)
+        rows = _read_lists(base, table, columns, separator, named)
     else:
         rows = _read_states(base, table, columns, settings)
     if table.inside is None:
@@ -201,7 +210,9 @@ class _Collector:
         return self._numbers[text]
 
 
-def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separator | None) -> Rows:
+def _read_lists(
+    base: Rows, table: TableFile, columns: Columns, separator: Separator | None, named: Collection[str] | None
+) -> Rows:
     rows = _Collector(table, columns)
     numbers: dict[Any, int] = {}  # of the different cells
     cells: list[Any] = []
@@ -213,36 +224,60 @@ def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separ
                 f"{rows.where(line)}: no {columns.labels} among {', '.join(map(printable_name, found))}; an image "
                 "without labels has an empty list"
             )
+        if columns.path == "path" and isinstance(cell, dict) and cell and all(map(_is_score, cell.values())):
+            raise DataError(f"{rows.where(line)}: labels with scores, {shortened(cell)}; {_choosing(base.path)}")
         key = cell if isinstance(cell, str) else repr(cell)[: 2**16]
         number = numbers.setdefault(key, len(cells))
         if number == len(cells):
             cells.append(cell)
             first_lines.append(line)
         cell_ids.append(number)
-    texts = {cell: f" line {line}" for cell, line in zip(cells, first_lines, strict=True) if _is_plain(cell)}
-    decisions: list[str] = []
-    options: dict[str, Any] = {}
-    if separator is None and any(isinstance(cell, str) and is_list(cell) for cell in cells):
-        separator = Separator("")  # what stands beside lists is a single label
-    if separator is None:
-        separator = find_separator(base.path, texts, where=lambda name: _line_of(name, texts))
-        decisions, options = list(separator.decisions), dict(separator.options)
+    is_plain = [isinstance(cell, str) and not is_nothing(cell) and not is_list(cell) for cell in cells]
+    lists = [
+        [cell] if plain else labels_of(cell, Separator(""), rows.where(line))
+        for cell, plain, line in zip(cells, is_plain, first_lines, strict=True)
+    ]
     known = table.names.get(columns.labels or "")
+    decisions: list[str] = []
+    options: dict[str, str] = {}
+    check = separator is None and named is None and known is None and not columns.escaped
+
+    def where(name: str) -> str:
+        places = (place for place, names in enumerate(lists) if any(name in text for text in names))
+        return next((f" line {first_lines[place]}" for place in places), "")
+
+    if columns.escaped:
+        separator = Separator("")  # a row for each label
+    elif separator is None:
+        inside = dict.fromkeys(
+            name for plain, names in zip(is_plain, lists, strict=True) if not plain for name in names
+        )
+        texts = [cell for cell, plain in zip(cells, is_plain, strict=True) if plain]
+        separator = find_separator_beside(base.path, texts, inside, where)
+        decisions, options = list(separator.decisions), dict(separator.options)
     codes: dict[str, int] = {name: code for code, name in enumerate(dict.fromkeys(known or ()))}
     ends, values = array("q", [0]), array("i")
-    lists = [labels_of(cell, separator, rows.where(line)) for cell, line in zip(cells, first_lines, strict=True)]
-    refuse_states(lists, f"{base.path}: column {printable_name(columns.labels or '')}")
-    for names in lists:
-        for name in dict.fromkeys(names):
-            name = from_cell(name) if columns.escaped else name
-            values.append(codes.setdefault(name, len(codes)))
-        ends.append(len(values))
-    empty = Counter(cell_ids)
-    nothing = sum(
-        empty[number] for number, cell in enumerate(cells) if isinstance(cell, str) and cell and is_nothing(cell)
+    divided = (
+        [] if isinstance(cell, dict) else _parts(texts, separator) for cell, texts in zip(cells, lists, strict=True)
     )
+    refuse_states(divided, f"{base.path}: column {printable_name(columns.labels or '')}")
+    meant, counts, nothing = set(named or known or ()), Counter(cell_ids), 0
+    for number, (cell, texts) in enumerate(zip(cells, lists, strict=True)):
+        says_nothing = isinstance(cell, str) and cell != "" and is_nothing(cell)
+        for name in dict.fromkeys(_parts(texts, separator)):
+            name = from_cell(name) if columns.escaped else name
+            if (code := codes.get(name)) is None:
+                if is_nothing(name) and name not in meant:
+                    says_nothing = True
+                    continue
+                code = codes[name] = len(codes)
+            values.append(code)
+        nothing += counts[number] * says_nothing
+        ends.append(len(values))
+    if check:
+        refuse_joined(base.path, list(codes), separator, where)
     if nothing:
-        decisions.append(f"{nothing:,} cells with nan, None, NA or null have no label")
+        decisions.append(f"{nothing:,} cells with nan, None, NA or null, which are no labels")
     present, order = ragged(ends, values), np.array(cell_ids, np.int64)
     return rows.finish(
         base,
@@ -256,12 +291,8 @@ def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separ
     )
 
 
-def _is_plain(cell: Any) -> bool:
-    return isinstance(cell, str) and not is_nothing(cell) and not is_list(cell)
-
-
-def _line_of(name: str, lines: dict[str, str]) -> str:
-    return lines.get(name) or next((line for cell, line in lines.items() if name in cell), "")
+def _parts(texts: Sequence[str], separator: Separator) -> list[str]:
+    return [part for text in texts for part in separator.split(text)]
 
 
 def _read_states(base: Rows, table: TableFile, columns: Columns, settings: TableSettings) -> Rows:
@@ -289,9 +320,9 @@ def _read_states(base: Rows, table: TableFile, columns: Columns, settings: Table
                     if state is None:
                         bad.setdefault(name, (line, cell))
             codes = np.array([UNKNOWN if state is None else state for state in found_states], np.int8)
-            for number, state in enumerate((_MINUS_ONE, UNKNOWN, ABSENT, PRESENT)):
+            for number, state in enumerate((MINUS_ONE, UNKNOWN, ABSENT, PRESENT)):
                 seen[number] |= codes == state
-            states = tuple(np.flatnonzero(codes == state) for state in (PRESENT, _MINUS_ONE, UNKNOWN))
+            states = tuple(np.flatnonzero(codes == state) for state in (PRESENT, MINUS_ONE, UNKNOWN))
             if len(kept) * len(classes) < MAX_KEPT * 64:
                 kept[key] = states
         nothing += len(states[2]) - cells.count("") - cells.count(MISSING) if len(states[2]) else 0
@@ -299,15 +330,13 @@ def _read_states(base: Rows, table: TableFile, columns: Columns, settings: Table
             out.extend(group.tolist())
             end.append(len(out))
     if bad:
-        raise refuse_other_cells(base.path, bad, settings.ignore or _ignored(columns, table))
+        error = refuse_other_cells(base.path, bad, settings.ignore or _ignored(columns, table))
+        scores = columns.path == "path" and all(_is_score(cell) for _, cell in bad.values())
+        raise DataError(f"{error}. If they are scores: {_choosing(base.path)}") if scores else error
     minus_one = settings.minus_one
     only = np.flatnonzero(seen[0] & seen[3] & ~seen[2])
     if minus_one is None and len(only):
-        shown = ", ".join(printable_name(classes[i]) for i in only[:3]) + (", …" if len(only) > 3 else "")
-        raise DataError(
-            f"{base.path}: {len(only):,} of the {len(classes):,} class columns hold 1 and -1 but no 0 ({shown}), where "
-            "-1 may mean absent; use dataset.minus_one=absent or dataset.minus_one=unknown"
-        )
+        raise ask_minus_one(base.path, "columns", [classes[i] for i in only], len(classes))
     decisions = [f"{nothing:,} cells of classes with nan, None, NA or null are unknown"] if nothing > 0 else []
     lists = [ragged(end, out) for end, out in zip(ends, values, strict=True)]
     unknown = lists[2] if minus_one == "absent" else _joined(lists[1], lists[2])
@@ -326,8 +355,23 @@ def _read_states(base: Rows, table: TableFile, columns: Columns, settings: Table
 def _state(cell: Any) -> int | None:
     if cell is MISSING:
         return UNKNOWN
-    state = state_of(cell)
-    return _MINUS_ONE if state == UNKNOWN and str(cell).strip().startswith("-1") else state
+    return MINUS_ONE if is_minus_one(cell) else state_of(cell)
+
+
+def _is_score(value: Any) -> bool:
+    """Whether a value is a number from 0 to 1, as the scores of `mldec predict` are."""
+    try:
+        return not isinstance(value, bool) and 0 <= float(value) <= 1
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _choosing(path: str) -> str:
+    """How labels are chosen by their scores in a file of `mldec predict`."""
+    return (
+        f"choose the labels first: mldec data export {option('predictions', path)} threshold=0.5 format=csv "
+        "output=labels.csv"
+    )
 
 
 def _ignored(columns: Columns, table: TableFile) -> list[str]:

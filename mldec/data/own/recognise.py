@@ -7,9 +7,20 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from xml.etree.ElementTree import Element
 
 from mldec.data.folder import SPLIT_OF_NAME
-from mldec.data.own import coco_json, cvat_xml, label_studio, plain_json, tool_json, via_json, voc_files, yolo_files
+from mldec.data.own import (
+    coco_json,
+    cvat_xml,
+    darknet_files,
+    label_studio,
+    plain_json,
+    tool_json,
+    via_json,
+    voc_files,
+    yolo_files,
+)
 from mldec.data.own.documents import load, split_of
 from mldec.data.own.listing import Listing
 from mldec.data.own.shapes import Shape, Source, joined
@@ -25,6 +36,7 @@ SHAPES = (
     Shape(tool_json.FIFTYONE_SAMPLES, tool_json.looks_like_fiftyone_samples, tool_json.read_fiftyone_samples),
     Shape(tool_json.MMPRETRAIN, tool_json.looks_like_mmpretrain, tool_json.read_mmpretrain),
     Shape(via_json.VIA, via_json.looks_like_via, via_json.read_via),
+    Shape(via_json.VIA, via_json.looks_like_via3, via_json.read_via3),
     Shape(cvat_xml.CVAT, cvat_xml.looks_like_cvat, cvat_xml.read_cvat),
     Shape(yolo_files.YOLO, yolo_files.looks_like_yolo, yolo_files.read_yolo),
     Shape(plain_json.CREATEML, plain_json.looks_like_createml, plain_json.read_createml),
@@ -46,29 +58,42 @@ def recognise(
     path_column: str | None = None,
     label_column: str | None = None,
     separator: str | None = None,
+    split_column: str | None = None,
+    ignore: tuple[str, ...] | None = None,
+    minus_one: str | None = None,
 ) -> Listing | None:
     """What an export lists, or None for a file or folder that is none of `SHAPES` and not in VOC's format.
 
     Tables (CSV, TSV, JSONL, Parquet, xlsx) and folders of class folders are not looked for here.
 
     Args:
-        path: a .json, .xml, .yaml or .yml file, or a folder that holds such files for all or for each split.
+        path: a .json, .xml, .yaml or .yml file, one of darknet's, or a folder that holds such files for all or for
+            each split.
         root: the folder that images are relative to, if it is not the one of the file.
         path_column, label_column: the keys, attributes or fields of images and labels, where several are possible.
         separator: the sign between labels in one text.
+        split_column, ignore: the key of the split, and keys that are neither labels nor splits.
+        minus_one: what -1 means, absent or unknown.
 
     Raises:
         DataError: it is one but cannot be read, or a folder holds more than one; says what to use.
     """
-    settings = Source(path, None, root, path_column, label_column, separator)
+    settings = Source(path, None, root, path_column, label_column, separator, split_column, ignore, minus_one)
     if os.path.isdir(path):
         return _folder(settings)
+    if path.lower().endswith(darknet_files.SUFFIXES):
+        return darknet_files.read_darknet(settings)
     if not path.lower().endswith(_SUFFIXES):
         return None
     try:
         document = load(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    if isinstance(document, Element) and document.tag == "annotation":
+        folder = os.path.dirname(path) or "."
+        raise DataError(
+            f"{path}: describes one image, as Pascal VOC does; use the folder: {setting('dataset', folder)}"
+        )
     shape = shape_of(document)
     return shape.read(replace(settings, document=document)) if shape else None
 

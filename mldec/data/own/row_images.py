@@ -11,7 +11,7 @@ from mldec.data.dataset import SPLITS, missing_files, naming
 from mldec.data.index import Ragged, check_path
 from mldec.data.own.image_paths import find_images
 from mldec.data.own.rows import Rows, grouped, regrouped
-from mldec.errors import DataError
+from mldec.errors import DataError, shortened
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class RowImages:
             regrouped(one, images, len(places)) for one in (rows.present, rows.absent, rows.unknown)
         )
         splits = _image_splits(rows, images, len(places))
-        return cls(root, Ragged.of_texts(places), present, absent, unknown, splits, images, found.decisions)
+        decisions = [*found.decisions, *(_conflicts(rows, images, places) if len(places) < len(rows) else ())]
+        return cls(root, Ragged.of_texts(places), present, absent, unknown, splits, images, decisions)
 
 
 def _image_splits(rows: Rows, images: np.ndarray, count: int) -> np.ndarray | None:
@@ -79,6 +80,30 @@ def _image_splits(rows: Rows, images: np.ndarray, count: int) -> np.ndarray | No
         names = sorted({SPLITS[max(0, number)] for number in (rows.splits[other[0]], splits[images[other[0]]])})
         raise DataError(f"{rows.where(int(other[0]))}: its image is in {' and '.join(names)}; leave it in one of them")
     return splits
+
+
+def _conflicts(rows: Rows, images: np.ndarray, places: Sequence[str]) -> list[str]:
+    """A sentence about labels that one row of an image has and another row says are absent."""
+    size = max(1, len(rows.labels))
+
+    def pairs(lists: Ragged) -> np.ndarray:
+        return np.repeat(images, lists.counts) * size + lists.values
+
+    present, counts = np.unique(pairs(rows.present), return_counts=True)
+    if rows.columns:  # absent where neither present nor unknown
+        unknown, others = np.unique(pairs(rows.unknown), return_counts=True)
+        _, here, there = np.intersect1d(present, unknown, assume_unique=True, return_indices=True)
+        counts[here] += others[there]
+        both = present[counts < np.bincount(images, minlength=len(places))[present // size]]
+    else:
+        both = np.intersect1d(present, pairs(rows.absent))
+    if not len(both):
+        return []
+    image, label = divmod(int(both[0]), size)
+    return [
+        f"{len(both):,} labels of images are present in one row and absent in another, and count as present, such as "
+        f"{shortened(rows.labels[label])} of {shortened(places[image])}"
+    ]
 
 
 def _first_rows(ids: np.ndarray, count: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mldec.data.own.text_table import SIGNS, name_of
@@ -92,11 +92,11 @@ def find_separator(
             path, cell, where(cell), [name_of(strong[0]), name_of(strong[1]), "+".join(map(name_of, strong))]
         )
     if strong:
-        return _chosen(path, strong[0], cells, where)
+        return _chosen(strong[0])
     for sign in (sign for sign in WEAK if sign in present):
         chosen = _is_separator(sign, cells)
         if chosen:
-            return _chosen(path, sign, cells, where)
+            return _chosen(sign)
         if chosen is None:
             cell = next((c for c in cells if sign in c.strip()), "")
             raise _undecided(path, cell, where(cell), [name_of(sign), NONE])
@@ -108,22 +108,36 @@ def find_separator(
     return Separator("")
 
 
+def find_separator_beside(
+    path: str, texts: Iterable[str], listed: Collection[str], where: Callable[[str], str] = lambda name: ""
+) -> Separator:
+    """What separates the labels of the different texts, beside which lists have the labels `listed`.
+
+    Raises DataError with the options to choose from.
+    """
+    plain = [text for text in texts if text.strip() not in listed] if listed else list(texts)
+    signs = {sign for sign in (*STRONG, *WEAK) if any(sign in text for text in plain)}
+    return find_separator(path, [*plain, *listed], signs=signs, where=where)
+
+
 def refuse_joined(path: str, names: Sequence[str], separator: Separator, where: Callable[[str], str]) -> None:
-    """Raise DataError for a label whose parts are labels themselves: `cat,dog` beside cat and dog."""
+    """Raise DataError for a label that may be several: `cat,dog` beside cat or dog, or beside `dog,cat`.
+
+    Slashes and spaces are parts of names more often: all that stands between them must be labels.
+    """
     known = set(names)
     for sign in (*STRONG, *WEAK):
-        if sign in separator.signs:
-            continue
-        for name in names:
-            if sign in name and (parts := [part.strip() for part in name.split(sign)]) and known.issuperset(parts):
+        held = [] if sign in separator.signs else [name for name in names if sign in name]
+        enough: Callable[[Iterable[bool]], bool] = all if sign in "/ " else any
+        mixed = bool(held) and sign != "/" and _is_separator(sign, names) is True
+        for name in held:
+            parts = [part.strip() for part in name.split(sign)]
+            if mixed or enough(part in known for part in parts):
                 first = [name_of(one) for one in separator.signs] or []
                 raise _undecided(path, name, where(name), ["+".join([*first, name_of(sign)]), "+".join(first) or NONE])
 
 
-def _chosen(path: str, sign: str, cells: Sequence[str], where: Callable[[str], str]) -> Separator:
-    found = Separator(sign)
-    names = dict.fromkeys(name for cell in cells[:COMPARED] for name in found.split(cell))
-    refuse_joined(path, list(names), found, lambda name: where(next((c for c in cells if name in c), "")))
+def _chosen(sign: str) -> Separator:
     text = f"labels separated by {name_of(sign)}"
     return Separator(sign, (text,), {"dataset.separator": name_of(sign)})
 

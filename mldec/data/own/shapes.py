@@ -13,7 +13,9 @@ from typing import Any
 from mldec.data.dataset import name_some
 from mldec.data.own.documents import IMAGE_KEYS, is_image, split_of
 from mldec.data.own.listing import Entry, Listing
-from mldec.errors import DataError
+from mldec.data.own.values import is_nothing, split_key
+from mldec.data.own.values import split_of as split_of_value
+from mldec.errors import DataError, shortened
 
 ANNOTATION_FOLDERS = ("annotations", "labels", "xml")  # beside which images lie in folders of their own
 
@@ -28,6 +30,9 @@ class Source:
         root: the folder that images are relative to, if it was set.
         path_column, label_column: the keys of the image and of the labels, if they were set.
         separator: between labels in one text, if it was set.
+        split_column: the key of the split, if it was set.
+        ignore: keys that are neither labels nor splits; None: those are found.
+        minus_one: what -1 means, absent or unknown, if it was set.
     """
 
     path: str
@@ -36,6 +41,9 @@ class Source:
     path_column: str | None = None
     label_column: str | None = None
     separator: str | None = None
+    split_column: str | None = None
+    ignore: tuple[str, ...] | None = None
+    minus_one: str | None = None
 
     @property
     def folder(self) -> str:
@@ -75,6 +83,10 @@ def make_listing(
     """
     if not entries:
         raise DataError(f"{source.path}: lists no image")
+    decisions = list(decisions)
+    without = sum(entry.split is None for entry in entries)
+    if 0 < without < len(entries):
+        decisions.append(f"{counted(without, 'image')} without a split in train")
     base, folder = _image_folder(source, [entry.path for entry in entries[:3] if entry.folder is None])
     if folder != base:
         entries = [entry if entry.folder else _moved(entry, folder) for entry in entries]
@@ -160,6 +172,30 @@ def image_key(source: Source, records: Sequence[dict[str, Any]]) -> str:
             f"Use dataset.path_column=NAME, or name it path"
         )
     return usual
+
+
+def splits_of(source: Source, records: Sequence[dict[str, Any]]) -> tuple[list[str | None], str | None]:
+    """The split that each record names, and the key under which it stands; None where there is none.
+
+    Raises DataError for a value that is no split.
+    """
+    keys = {key for record in records for key in record} - set(source.ignore or ())
+    key = source.split_column or split_key(records, source.ignore or ())
+    key = key or ("split" if "split" in keys else None)
+    if key is None:
+        return [None] * len(records), None
+    if key not in keys:
+        raise DataError(f"dataset.split_column={key}: no such key; there are {name_some(sorted(keys), len(keys), 10)}")
+    found: list[str | None] = []
+    for value in (record.get(key) for record in records):
+        nothing = value is None or (isinstance(value, str) and is_nothing(value))
+        found.append(None if nothing else split_of_value(value, key))
+        if found[-1] is None and not nothing:
+            raise DataError(
+                f"{key}: {shortened(value)} is none of the splits train, val, test; if it does not divide the images: "
+                f"dataset.ignore=[{key}]"
+            )
+    return found, key
 
 
 def _moved(entry: Entry, folder: str) -> Entry:

@@ -3,11 +3,14 @@
 Read as VIA 2.0 writes it (CodeDoc.md; via.js, `pack_via_metadata`): `_via_img_metadata` of a project, or that object by
 itself, is {id: {filename, size, regions, file_attributes}}; a region has `region_attributes`. A checkbox is {option:
 true}, a dropdown or radio button the id of its option, which `_via_attributes` of a project describes. VIA 1.0 has
-`regions` as an object.
+`regions` as an object. VIA 3 (ox-vgg/via, via-3.x.y/projects) has `attribute`, `file`, `view` and `metadata`: a
+view is of files, and each of the metadata of a view has the `av` of attributes, by their ids: text, or the ids of
+options with commas between them.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mldec.data.dataset import name_some
@@ -54,6 +57,37 @@ def read_via(source: Source) -> Listing:
             ]
             entries.append(Entry(path_text(item["filename"]), unique(labels)))
     return make_listing(source, VIA, entries, decisions=[f"labels from the attributes {', '.join(chosen)}"])
+
+
+def looks_like_via3(document: Any) -> bool:
+    """Whether a document is a project of VIA 3."""
+    return isinstance(document, dict) and all(
+        isinstance(document.get(key), dict) for key in ("project", "attribute", "file", "view", "metadata")
+    )
+
+
+def read_via3(source: Source) -> Listing:
+    """A project of VIA 3, as `read_via` reads those of VIA 2."""
+    with reading(source.path, VIA):
+        document = source.document
+        described = document["attribute"]
+        images = {
+            str(view): {"filename": document["file"][str(file)]["fname"], "regions": []}
+            for view, content in document["view"].items()
+            for file in content["fid_list"]
+        }
+        for one in document["metadata"].values():
+            found = {described[key]["aname"]: _chosen3(described[key], value) for key, value in one["av"].items()}
+            images[str(one["vid"])]["regions"].append({"region_attributes": found})
+        kinds = {one["aname"]: {"type": "radio" if one.get("options") else "text"} for one in described.values()}
+    inner = {"_via_img_metadata": images, "_via_attributes": {"region": kinds}}
+    return read_via(replace(source, document=inner))
+
+
+def _chosen3(attribute: dict[str, Any], value: Any) -> Any:
+    """The options of a value, or its text."""
+    options = attribute.get("options")
+    return {options[name]: True for name in value.split(",") if name} if options and isinstance(value, str) else value
 
 
 def _attributes(item: dict[str, Any]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from mldec.untrusted import open_text
 
 VOC = "Pascal VOC XML"
 _XML_FOLDERS, _IMAGE_FOLDERS = (
-    ("annotations", "xml", "xmls", "labels"),
+    ("annotations", "annotation", "xml", "xmls", "labels"),
     ("jpegimages", "images", "img", "imgs", "image"),
 )
 
@@ -164,10 +164,10 @@ def _tree(folder: str, split: str | None) -> list[Part]:
             sets = {} if split else image_sets(os.path.join(folder, "ImageSets", "Main")) or _paired_lists(folder)
             parts = [Part(below[name], images, path, part) for part, path in sets.items()]
             return parts or [Part(below[name], images, split=split)]
-        inner = {key: path for key, path in _folders(below[name]).items() if key in SPLIT_OF_NAME and _holds_voc(path)}
-        if inner and split is None:
+        inner = {key: path for key, path in _folders(below[name]).items() if _holds_voc(path)}
+        if inner and (split is None or not inner.keys() & SPLIT_OF_NAME.keys()):
             beside = _folders(images)
-            return [Part(path, beside.get(key, images), split=SPLIT_OF_NAME[key]) for key, path in inner.items()]
+            return [Part(p, beside.get(key, images), split=SPLIT_OF_NAME.get(key, split)) for key, p in inner.items()]
     return []
 
 

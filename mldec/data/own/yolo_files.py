@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mldec.data.folder import SUFFIXES
@@ -35,15 +35,21 @@ def looks_like_yolo(document: Any) -> bool:
     )
 
 
-def read_yolo(source: Source) -> Listing:
+def read_yolo(source: Source, form: str = YOLO, *, cut: bool = False, files: Iterable[str] = ()) -> Listing:
     """A data.yaml: the class of a box, segment or pose is a label of its image.
 
     Nothing outside of the file's folder is read, or of `source.root`.
+
+    Args:
+        form: the name of the format.
+        cut: paths may begin with folders that are none of these, as those of another machine do.
+        files: that were read before.
     """
-    with reading(source.path, "a data.yaml of ultralytics"):
+    with reading(source.path, f"a dataset in the format {form}"):
         document = source.document
         names = class_names(document)
-        places = _Places(source, document.get("path"))
+        places = _Places(source, document.get("path"), cut=cut)
+        places.files += files
         chosen = {split: document[key] for split, keys in _KEYS.items() for key in keys if _given(document.get(key))}
         decisions = []
         if _given(chosen.get("val")) and chosen.get("val") == chosen.get("train"):
@@ -62,7 +68,7 @@ def read_yolo(source: Source) -> Listing:
                     )
                 else:
                     images += [(image, split) for image in places.images(found)]
-        return _listing(source, places, names, images, decisions)
+        return _listing(source, places, names, images, decisions, form)
 
 
 def read_label_folder(folder: str, names_file: str, root: str | None = None) -> Listing:
@@ -95,7 +101,8 @@ def class_names(document: dict[str, Any]) -> tuple[str, ...]:
 class _Places:
     """Finds what data.yaml and lists name, within one folder."""
 
-    def __init__(self, source: Source, path: Any) -> None:
+    def __init__(self, source: Source, path: Any, *, cut: bool = False) -> None:
+        self.cut = cut
         self.base = source.folder
         roots = [os.path.join(self.base, self._clean(path))] if isinstance(path, str) and _given(path) else []
         self.roots = [root for root in (*roots, self.base) if self._inside(root)]
@@ -106,7 +113,7 @@ class _Places:
         if not isinstance(text, str):
             raise DataError(f"expected the path of a folder or list, found {shortened(text)}")
         parts = self._clean(text).split("/")
-        tails = range(len(parts)) if text.startswith(("/", "..")) or ":" in text else range(1)
+        tails = range(len(parts)) if self.cut or text.startswith(("/", "..")) or ":" in text else range(1)
         for tail in tails:
             for root in self.roots:
                 path = os.path.normpath(os.path.join(root, *parts[tail:]))
@@ -147,7 +154,12 @@ class _Places:
 
 
 def _listing(
-    source: Source, places: _Places, names: tuple[str, ...], images: list[tuple[str, str | None]], decisions: list[str]
+    source: Source,
+    places: _Places,
+    names: tuple[str, ...],
+    images: list[tuple[str, str | None]],
+    decisions: list[str],
+    form: str = YOLO,
 ) -> Listing:
     entries, without = [], 0
     for image, split in images:
@@ -163,7 +175,7 @@ def _listing(
         )
     if without:
         decisions.append(f"no file of labels, so no label, for {counted(without, 'image')}")
-    return make_listing(source, YOLO, entries, names, decisions=decisions, files=places.files)
+    return make_listing(source, form, entries, names, decisions=decisions, files=places.files)
 
 
 def _classes(path: str, names: tuple[str, ...]) -> tuple[str, ...]:

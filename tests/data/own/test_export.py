@@ -4,7 +4,6 @@ the packages whose formats they are."""
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
 import shlex
@@ -16,7 +15,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from mldec.commands import compose
 from mldec.commands.main import run
+from mldec.config import build_component
 from mldec.data.coco import CocoJsonConfig, build_coco_json
 from mldec.data.index import ImageIndex
 from mldec.data.own import export_writers
@@ -24,6 +25,7 @@ from mldec.data.own.export_set import from_indexes
 from mldec.data.table import TableConfig, build_table
 from mldec.engine import predictions
 from mldec.labels import LabelSpace
+from mldec.registry import DATASETS
 
 PLAIN = ("dog", "cat", "traffic light", "unused")
 HARD = ("=1+1", "a;b", "c, d", "nan", 'say "x"', "été/<b>", "[zebra]")
@@ -396,16 +398,45 @@ def test_the_folder_for_hugging_face_is_read_back_by_our_reader(tmp_path):
         assert same(build_table(config, split="train"), read(tmp_path / "in", split, HARD))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mldec.data.own.label_studio") is None, reason="needs that reader")
-def test_label_studio_s_tasks_are_read_back_by_our_reader(tmp_path):
-    from mldec.data.own import recognise
-
+def test_label_studio_s_tasks_are_read_back_by_our_reader(tmp_path, capsys):
     overrides = write_dataset(tmp_path / "in", HARD)
     assert run(["data", "export", *overrides, "format=label_studio", "output=tasks.json"]) == 0
-    listing = recognise.recognise("tasks.json")
-    assert listing is not None
-    entries = list(listing.entries())
-    assert [entry.path for entry in entries] == list(NAMES)
-    targets = np.concatenate([read(tmp_path / "in", split, HARD).targets(range(n)) for split, n in SIZES.items()])
-    for entry, states in zip(entries, targets, strict=True):
-        assert set(entry.present) == {HARD[column] for column in np.flatnonzero(states)}
+    settings = next_settings(capsys.readouterr().out)
+    assert settings.pop("dataset") == "table"
+    (tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in HARD))
+    config = TableConfig(name="table", labels="names.txt", **settings)
+    assert config.splits == ("train", "test")
+    for split in config.splits:
+        assert same(build_table(config, split=split), read(tmp_path / "in", split, HARD))
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "coco", "label_studio", "hf"])
+def test_predictions_are_read_back_by_the_command_that_is_offered(form, tmp_path, capsys):
+    draw(tmp_path / "in")
+    file = write_predictions("jsonl", all_scores=False)
+    output = "out" if form == "hf" else f"out{export_writers.FORMATS[form].suffix}"
+    assert run(["data", "export", f"predictions={file}", f"format={form}", f"output={output}"]) == 0
+    shown = capsys.readouterr().out
+    command = shlex.split(next(line for line in shown.splitlines() if line.startswith("next: ")))
+    config = build_component(compose.compose(command[4:])["dataset"], "dataset")
+    index = DATASETS[config.name].build(config, split="train")
+    found = {index.name(row): {index.labels.names[c] for c in index.positives[row]} for row in range(len(index))}
+    assert found == {"in/b.jpg": {"bird", "dog"}, "in/sub/a.jpg": set(), "in/=SUM(1).jpg": {"=cat"}}
+
+
+@pytest.mark.parametrize(("form", "all_scores"), [("jsonl", False), ("jsonl", True), ("csv", True), ("csv", False)])
+def test_predictions_are_a_dataset_or_one_error_whose_command_makes_them_one(form, all_scores, tmp_path, capsys):
+    draw(tmp_path / "in")
+    file = write_predictions(form, all_scores=all_scores)
+    given = run(["data", "stats", f"dataset={file}"])
+    if (form, all_scores) != ("csv", False):
+        assert given == 2
+        error = capsys.readouterr().err.strip()
+        assert len(error.splitlines()) == 1
+        command = shlex.split(error.partition("choose the labels first: ")[2])
+        assert command[:3] == ["mldec", "data", "export"]
+        assert run(command[1:]) == 0
+        file = Path("labels.csv")
+    index = build_table(TableConfig(name="table", train=str(file)), split="train")
+    found = {index.name(row): {index.labels.names[c] for c in index.positives[row]} for row in range(len(index))}
+    assert found == {"in/b.jpg": {"bird", "dog"}, "in/sub/a.jpg": set(), "in/=SUM(1).jpg": {"=cat"}}

@@ -30,7 +30,7 @@ def touch(*paths: Path) -> None:
         path.touch()
 
 
-def read(path: Path, **settings: str) -> Listing:
+def read(path: Path, **settings: Any) -> Listing:
     listing = recognise(str(path), **settings)
     assert listing is not None
     assert str(path) in listing.files or path.is_dir()
@@ -192,6 +192,29 @@ VIA_PROJECT = {
     "_via_image_id_list": ["a.jpg1", "b.jpg1"],
 }
 
+VIA_3_PROJECT = {
+    "project": {"pid": "__VIA_PROJECT_ID__", "data_format_version": "3.1.1", "vid_list": ["1", "2"]},
+    "config": {"file": {"loc_prefix": {"1": "", "2": "", "3": "", "4": ""}}},
+    "attribute": {
+        "1": {"aname": "Class", "anchor_id": "FILE1_Z0_XY1", "type": 3, "options": {"K": "cat", "0": "dog"}},
+        "2": {
+            "aname": "tags",
+            "anchor_id": "FILE1_Z0_XY0",
+            "type": 2,
+            "options": {"0": "sun", "1": "rain", "2": "fog"},
+        },
+        "3": {"aname": "note", "anchor_id": "FILE1_Z0_XY1", "type": 1, "options": {}},
+    },
+    "file": {
+        str(n): {"fid": n, "fname": f"{name}.jpg", "type": 2, "loc": 1, "src": ""} for n, name in ((1, "a"), (2, "b"))
+    },
+    "view": {"1": {"fid_list": [1]}, "2": {"fid_list": ["2"]}},
+    "metadata": {
+        "1_abc": {"vid": "1", "flg": 0, "z": [], "xy": [2, 1, 1, 5, 5], "av": {"1": "K", "3": "blurred"}},
+        "1_abd": {"vid": "1", "flg": 0, "z": [], "xy": [], "av": {"2": "0,2"}},
+    },
+}
+
 FILES: dict[str, tuple[str, Any, dict[str, set[str]]]] = {
     "Label Studio JSON": (
         "project-1-at-2026-01-02.json",
@@ -345,6 +368,47 @@ def test_states_of_plain_json(tmp_path: Path) -> None:
     assert joined_states(read(save(tmp_path / "columns.json", rows))) == expected
 
 
+@pytest.mark.parametrize("value", ["nan", "None", "null", "NA", ["NA"], [None], ["nan", "cat"], {"label": "N/A"}])
+def test_texts_for_nothing_are_no_labels_in_plain_json(tmp_path: Path, value: Any) -> None:
+    labels = {"cat"} if value == ["nan", "cat"] else set()
+    for number, content in enumerate(
+        ({"a.jpg": value, "b.jpg": "dog"}, [{"path": "a.jpg", "tags": value}, {"path": "b.jpg", "tags": "dog"}])
+    ):
+        listing = read(save(tmp_path / f"{number}.json", content))
+        assert present(listing) == {"a.jpg": labels, "b.jpg": {"dog"}}
+        said = "1 image with nan, None, NA or null, which are no labels"
+        assert (said in listing.decisions) == (value != [None])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a.jpg": {"cat": 1, "dog": -1}, "b.jpg": {"cat": -1, "dog": 1}},
+        [{"path": "a.jpg", "cat": 1, "dog": "-1"}, {"path": "b.jpg", "cat": -1.0, "dog": True}],
+        [{"path": "a.jpg", "labels": {"cat": 1, "dog": -1}}, {"path": "b.jpg", "labels": {"cat": -1, "dog": 1}}],
+    ],
+)
+def test_keys_of_1_and_minus_1_are_for_the_user_to_decide(tmp_path: Path, content: Any) -> None:
+    path = save(tmp_path / "a.json", content)
+    with pytest.raises(
+        DataError, match=r"2 of the 2 class keys hold 1 and -1 but no 0 .* use dataset.minus_one=absent"
+    ):
+        read(path)
+    other: dict[str, tuple[set[str], set[str]]] = {"absent": ({"dog"}, set()), "unknown": (set(), {"dog"})}
+    for setting, (absent, unknown) in other.items():
+        states = joined_states(read(path, minus_one=setting))
+        assert states["a.jpg"] == ({"cat"}, absent, unknown, None)
+
+
+def test_keys_that_are_not_used_are_said(tmp_path: Path) -> None:
+    rows = [{"path": "a.jpg", "labels": "cat", "tags": "sun", "age": 3}]
+    assert read(save(tmp_path / "a.json", rows)).decisions == ("labels from labels; keys not used: tags, age",)
+    path = save(tmp_path / "b.json", [{"path": "a.jpg", "cat": 1, "dog": 0.0, "age": 37}])
+    with pytest.raises(DataError, match=r"the key age holds 37; .* Use dataset.ignore=\[age\] if age is no class"):
+        read(path)
+    assert joined_states(read(path, ignore=("age",))) == {"a.jpg": ({"cat"}, {"dog"}, set(), None)}
+
+
 def test_what_was_left_out_or_joined_is_said(tmp_path: Path) -> None:
     tasks = read(save(tmp_path / "a.json", LABEL_STUDIO))
     assert "2 tasks without a submitted annotation left out" in tasks.decisions
@@ -353,6 +417,46 @@ def test_what_was_left_out_or_joined_is_said(tmp_path: Path) -> None:
     joined = read(save(tmp_path / "c.json", [{"path": "a.jpg", "labels": "cat;dog"}, {"path": "b.jpg", "labels": ""}]))
     assert present(joined) == {"a.jpg": {"cat", "dog"}, "b.jpg": set()}
     assert joined.options == {"dataset.separator": "semicolon"}
+
+
+@pytest.mark.parametrize("key", ["split", "subset", "Data Split"])
+def test_label_studios_data_may_divide_the_images(tmp_path: Path, key: str) -> None:
+    tasks = label_studio(*((f"{n}.jpg", [annotation(label_studio_result("choices", "Cat"))]) for n in "abc"))
+    for task, split in zip(tasks, ("train", "valid", None), strict=True):
+        task["data"] |= {"set": "garden"} | ({key: split} if split else {})
+    listing = read(save(tmp_path / "a.json", tasks))
+    assert [e.split for e in listing.entries()] == ["train", "val", None]
+    assert {f"split by {key}", "1 image without a split in train"} <= set(listing.decisions)
+    records = [{**task["data"], "id": 1, "choice": "Cat", "annotation_id": 1} for task in tasks]
+    assert [e.split for e in read(save(tmp_path / "b.json", records)).entries()] == ["train", "val", None]
+    ignored = read(tmp_path / "a.json", ignore=(key,))
+    assert {e.split for e in ignored.entries()} == {None}
+
+
+def test_label_studios_predictions_are_labels_if_that_is_said(tmp_path: Path) -> None:
+    tasks = label_studio(("a.jpg", [annotation(label_studio_result("choices", "Cat"))]), ("b.jpg", []))
+    tasks[1]["predictions"].append({"model_version": "2", "result": [label_studio_result("choices", "Dog")]})
+    path = save(tmp_path / "a.json", tasks)
+    assert present(read(path)) == {"a.jpg": {"Cat"}}
+    assert "1 task of these with predictions, which are no labels" in read(path).decisions
+    predicted = read(path, label_column="predictions")
+    assert present(predicted) == {"a.jpg": {"Wrong"}, "b.jpg": {"Wrong", "Dog"}}
+    assert "1 task with more than one prediction: a label counts if any of them has it" in predicted.decisions
+    save(path, [{"data": task["data"], "predictions": task["predictions"]} for task in tasks])
+    with pytest.raises(DataError, match=r"none of its 2 tasks has .* read with dataset\.label_column=predictions$"):
+        read(path)
+    assert present(read(path, label_column="predictions")) == present(predicted)
+
+
+@pytest.mark.parametrize("texts", [["A", "A", "B"], ["a cat " * 20], ["p", "q", "r", "s"]])
+def test_label_studios_free_text_is_no_label_unless_that_is_said(tmp_path: Path, texts: list[str]) -> None:
+    name = "answer" if len(texts) != 3 else "textarea"
+    rows = [record(f"{n}.jpg", choice={"choices": ["Cat"]}, **{name: text}) for n, text in enumerate(texts)]
+    path = save(tmp_path / "a.json", rows)
+    with pytest.raises(DataError, match=rf"{name} may be free text or labels; use dataset.ignore=\[{name}\]"):
+        read(path)
+    assert set.union(*present(read(path, ignore=(name,))).values()) == {"Cat"}
+    assert set.union(*present(read(path, ignore=())).values()) == {"Cat", *(text.strip() for text in texts)}
 
 
 def test_label_studio_cells() -> None:
@@ -383,6 +487,37 @@ def test_via_options_stand_for_their_text_where_they_are_numbers(tmp_path: Path)
     assert present(listing) == {"a.jpg": {"dog"}, "b.jpg": set()}  # the free text of `note` is no label
     noted = read(save(tmp_path / "via_project.json", VIA_PROJECT), label_column="note")
     assert present(noted) == {"a.jpg": {"blurred"}, "b.jpg": set()}
+
+
+def test_via_3(tmp_path: Path) -> None:
+    listing = read(save(tmp_path / "via.json", VIA_3_PROJECT))
+    assert listing.format == "VGG Image Annotator JSON"
+    assert present(listing) == {"a.jpg": {"cat", "sun", "fog"}, "b.jpg": set()}
+    assert present(read(tmp_path / "via.json", label_column="Class")) == {"a.jpg": {"cat"}, "b.jpg": set()}
+
+
+def test_vias_csv_is_an_error_that_says_what_to_export(tmp_path: Path) -> None:
+    head = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
+    save(tmp_path / "via.csv", head + 'a.jpg,1,"{}",1,0,"{""name"":""rect""}","{""class"":""dog""}"\n')
+    with pytest.raises(
+        DataError, match=r"via\.csv: is CSV of the VGG .* export it as JSON there .* dataset=FILE\.json"
+    ):
+        table.read_table(table.TableConfig(name="table", train=str(tmp_path / "via.csv")), "train")
+
+
+@pytest.mark.parametrize("key", ["category", "categories", "label"])
+@pytest.mark.parametrize("names", [["cat", "dog", "dog"], [0, 1, 1]])
+def test_hugging_faces_objects(tmp_path: Path, key: str, names: list[Any]) -> None:
+    rows = [
+        {"file_name": "a.jpg", "image_id": 7, "objects": {"bbox": [[1, 2, 3, 4]] * 3, key: names, "area": [1.5, 2, 2]}},
+        {"file_name": "b.jpg", "image_id": 8, "objects": [{"bbox": [1, 2, 3, 4], key: names[0]}]},
+    ]
+    save(tmp_path / "train" / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    touch(tmp_path / "train" / "a.jpg", tmp_path / "train" / "b.jpg")
+    found = locate(str(tmp_path))
+    index = table.read_table(table.TableConfig(name=found.name, **found.settings), "train")  # type: ignore[arg-type]
+    assert index.labels.names == tuple(map(str, names[:2]))
+    assert [row.tolist() for row in index.positives] == [[0, 1], [0]]
 
 
 # ---------------------------------------------------------------- folders
@@ -492,6 +627,104 @@ def test_vocs_tree_with_classes_of_ones_own(tmp_path: Path, below: str) -> None:
         "IMG 01-a.png": None,
         "p03.jpg": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations"),
+    [
+        ("images", "Annotations"),
+        ("images", "annotations/xmls"),  # the Oxford pets
+        ("Images", "Annotation"),
+        (".", "Annotations"),
+        ("images/sub", "Annotations/sub"),
+        ("train/images", "train/annotations"),
+        ("images/train", "Annotations/train"),
+    ],
+)
+def test_vocs_xml_in_other_folders(tmp_path: Path, images: str, annotations: str) -> None:
+    for name in "ab":
+        touch(tmp_path / images / f"{name}.png")
+        save(tmp_path / annotations / f"{name}.xml", voc(f"{name}.png", (name, 0)))
+    listing = read(tmp_path)
+    assert present(listing) == {"a.png": {"a"}, "b.png": {"b"}}
+    assert set(folders(listing).values()) == {images}
+    assert locate(str(tmp_path)).settings == {"train": str(tmp_path)}
+    with pytest.raises(DataError, match=rf"describes one image, as Pascal VOC does; use the folder: .*{annotations}$"):
+        recognise(str(tmp_path / annotations / "a.xml"))
+
+
+DARKNET = {"a": "0 0.5 0.5 0.1 0.1\n1 0.5 0.5 0.1 0.1\n", "b": "1 0.5 0.5 0.1 0.1\n", "c": ""}
+
+
+@pytest.mark.parametrize(
+    ("folder", "before", "files"),
+    [
+        (
+            "data/obj",
+            "data/obj/",
+            {
+                "data/obj.data": "train  = data/train.txt\nvalid = data/test.txt\nnames = data/obj.names\n",
+                "data/obj.names": "cat\ndog\n",
+                "data/train.txt": "ab",
+                "data/test.txt": "c",
+            },
+        ),
+        (  # CVAT's YOLO 1.1
+            "obj_train_data",
+            "data/obj_train_data/",
+            {
+                "obj.data": "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\n",
+                "obj.names": "cat\ndog\n",
+                "train.txt": "ab",
+                "valid.txt": "c",
+            },
+        ),
+        ("images", "/home/me/darknet/images/", {"obj.names": "cat\ndog\n", "train.txt": "ab", "valid.txt": "c"}),
+    ],
+)
+def test_darknets_lists(tmp_path: Path, folder: str, before: str, files: dict[str, str]) -> None:
+    for name, lines in DARKNET.items():
+        touch(tmp_path / folder / f"{name}.jpg")
+        save(tmp_path / folder.replace("images", "labels") / f"{name}.txt", lines)
+    for file, text in files.items():
+        is_list = file.endswith(".txt")
+        save(tmp_path / file, "".join(f"{before}{name}.jpg\n" for name in text) if is_list else text)
+    found = locate(str(tmp_path))
+    config = table.TableConfig(name=found.name, **found.settings)  # type: ignore[arg-type]
+    assert (found.format, config.splits) == ("Darknet YOLO", ("train", "val"))
+    train, val = (table.read_table(config, split) for split in config.splits)
+    assert train.labels.names == val.labels.names == ("cat", "dog")
+    assert [row.tolist() for row in (*train.positives, *val.positives)] == [[0, 1], [1], []]
+    assert [Path(train.path(row)) for row in (0, 1)] == [tmp_path / folder / f"{name}.jpg" for name in "ab"]
+
+
+def test_lists_with_labels_beside_names_are_tables(tmp_path: Path) -> None:
+    save(tmp_path / "obj.names", "cat\ndog\n")
+    save(tmp_path / "train.txt", "a.jpg 0 1\nb.jpg 1\n")
+    assert locate(str(tmp_path)).settings == {"train": str(tmp_path / "train.txt")}
+
+
+def test_roboflows_darknet(tmp_path: Path) -> None:
+    for split, name in (("train", "a"), ("valid", "b")):
+        touch(tmp_path / split / f"{name}.jpg")
+        save(tmp_path / split / f"{name}.txt", DARKNET[name])
+        save(tmp_path / split / "_darknet.labels", "cat\ndog\n")
+    settings = locate(str(tmp_path)).settings
+    listing = read(Path(settings.pop("train")), **settings)
+    assert {path: (s[0], s[3]) for path, s in joined_states(listing).items()} == {
+        "train/a.jpg": ({"cat", "dog"}, "train"),
+        "valid/b.jpg": ({"dog"}, "val"),
+    }
+    assert present(read(tmp_path / "train" / "_darknet.labels")) == {"a.jpg": {"cat", "dog"}}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "train = train.txt\n", "names = ../../etc/passwd\ntrain = t\n", "names = obj.names\nbackup = x\n"]
+)
+def test_darknets_file_without_lists_or_names_is_an_error(tmp_path: Path, text: str) -> None:
+    save(tmp_path / "obj.names", "cat\n")
+    with pytest.raises(DataError, match=r"obj\.data: names no list of images, or no file of names that lies below"):
+        recognise(str(save(tmp_path / "obj.data", text)))
 
 
 def test_paddledetections_lists_of_images_and_xml(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mldec.data.index import ImageIndex
-from mldec.data.own import arrow_rows, image_paths, label_cells
+from mldec.data.own import arrow_rows, image_paths, label_cells, values
 from mldec.data.own.columns import Chosen, find_columns
 from mldec.data.table import TableConfig, build_table, read_table, read_whole
 from mldec.errors import DataError
@@ -147,6 +147,12 @@ def test_names_with_spaces_stay_whole(folder: Path) -> None:
         ["p1.jpg,cat;dog", "p3.jpg,cat|bird"],
         ["p1.jpg,cat;dog", 'p3.jpg,"cat,dog"'],
         ["p1.jpg,hot dog", "p3.jpg,dog"],
+        ["p1.jpg,cat;dog", 'p3.jpg,"cat,dgo"'],
+        ['p1.jpg,"[""cat,dog""]"', 'p3.jpg,"[""cat"", ""dog""]"'],
+        ['p1.jpg,"[""cat,dgo""]"', 'p3.jpg,"[""cat""]"'],
+        ['p1.jpg,"[""cat,dog""]"', 'p3.jpg,"[""dog,cat""]"'],
+        ['p1.jpg,"[""cat""]"', 'p3.jpg,"cat,dgo"'],
+        ["p1.jpg,cat dog;cat;dog;traffic light;wine glass", "p3.jpg,cat"],
     ],
 )
 def test_what_may_be_joined_is_one_error_whose_options_work(folder: Path, rows: list[str]) -> None:
@@ -157,6 +163,38 @@ def test_what_may_be_joined_is_one_error_whose_options_work(folder: Path, rows: 
     assert len(offered) >= 2
     for settings in offered:
         assert len(build(folder, text, **settings)) == 2
+
+
+def test_spaces_that_belong_to_most_names_may_still_join_two(folder: Path) -> None:
+    touch(folder, *(f"n{number}.jpg" for number in range(8)))
+    names = ["cat", "dog", "cat dog", "traffic light", "dining table", "teddy bear", "wine glass", "hot meal"]
+    text = "path,labels\n" + "".join(f"n{number}.jpg,{name}\n" for number, name in enumerate(names))
+    assert "line 4: 'cat dog' may be several labels or one" in refused(folder, text)
+    assert build(folder, text, separator="none").labels.names == tuple(sorted(names))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", 'path,labels\np1.jpg,"[""cat""]"\np3.jpg,cat;dog\n'),
+        ("t.jsonl", '{"path": "p1.jpg", "labels": ["cat"]}\n{"path": "p3.jpg", "labels": "cat;dog"}\n'),
+        ("t.json", '[{"path": "p1.jpg", "labels": ["cat"]}, {"path": "p3.jpg", "labels": "cat;dog"}]'),
+        ("t.json", '{"p1.jpg": ["cat"], "p3.jpg": "cat;dog"}'),
+    ],
+)
+def test_what_stands_beside_lists_is_separated_too(folder: Path, name: str, content: str) -> None:
+    assert content_of(build(folder, content, name)) == {"p1.jpg": {"cat"}, "p3.jpg": {"cat", "dog"}}
+
+
+@pytest.mark.parametrize("separator", ["comma", "none"])
+@pytest.mark.parametrize(
+    "content",
+    ['[{"path": "p1.jpg", "labels": ["cat,dog"]}, {"path": "p3.jpg", "labels": "cat"}]', '{"p1.jpg": ["a,b", "a"]}'],
+)
+def test_joined_names_in_lists_of_json_are_asked_about(folder: Path, content: str, separator: str) -> None:
+    with pytest.raises(DataError, match=r"may be several labels or one; use dataset.separator=comma or dataset.sepa"):
+        build(folder, content, "t.json")
+    assert len(build(folder, content, "t.json", separator=separator).labels) == 2
 
 
 def test_numbers_stand_by_value_and_take_their_names(folder: Path) -> None:
@@ -172,6 +210,44 @@ def test_numbers_stand_by_value_and_take_their_names(folder: Path) -> None:
         build(folder, text, labels=str(folder / "own.yaml"))
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_numbers_that_may_count_from_0_or_from_1_are_asked_about(folder: Path, beside: bool) -> None:
+    (folder / "classes.txt").write_text("a\nb\nc\nd\n")
+    more = {} if beside else {"labels": str(folder / "classes.txt")}
+    text = "path,labels\np1.jpg,1;2\np3.jpg,3\n"
+    message = refused(folder, text, **more)
+    assert "holds the class numbers 1 to 3" in message
+    for setting, names in zip(options_in(message), ({"b", "c"}, {"a", "b"}), strict=True):
+        index = build(folder, text, **more, first_number=int(setting["first_number"]))
+        assert content_of(index)["p1.jpg"] == names
+        assert len(index.labels) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "ids", "expected"),
+    [
+        ("data.yaml", "names: [a, b, c]\n", "1;2", {"b", "c"}),
+        ("data.yaml", "names: {1: a, 2: b, 3: c}\n", "1;2", {"a", "b"}),
+        ("obj.names", "a\nb\nc\n", "1;2", {"b", "c"}),
+        ("names.json", '{"1": "a", "2": "b", "3": "c"}', "1;2", {"a", "b"}),
+        ("names.txt", "a\nb\nc\n", "1;3", {"a", "c"}),
+        ("names.txt", "a\nb\nc\n", "0;2", {"a", "c"}),
+        ("names.json", '["a", "b", "c"]', "1;2", None),
+        ("names.json", '{"1": "a", "2": "b", "3": "c"}', "0;2", None),
+        ("names.txt", "a\nb\nc\n", "1;4", None),
+    ],
+)
+def test_where_numbers_and_names_fit_in_one_way_they_are_read(
+    folder: Path, name: str, content: str, ids: str, expected: set[str] | None
+) -> None:
+    (folder / name).write_text(content)
+    text, labels = f"path,labels\np1.jpg,{ids}\n", str(folder / name)
+    if expected is None:
+        assert "holds the class number" in refused(folder, text, labels=labels)
+    else:
+        assert content_of(build(folder, text, labels=labels))["p1.jpg"] == expected
+
+
 def test_cells_without_a_label(folder: Path) -> None:
     cells = ["nan", "NaN", "None", "NA", "null", "<NA>", ""]
     touch(folder, *(f"n{number}.jpg" for number in range(len(cells))))
@@ -180,6 +256,27 @@ def test_cells_without_a_label(folder: Path) -> None:
     assert index.labels.names == ("cat",)
     index = build(folder, f"path,cat,dog\np1.jpg,1,0\np3.jpg,0,1\n{rows.replace(',', ',0,')}")
     assert index.targets(range(len(index)))[2:].tolist() == [[0, -1]] * len(cells)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", 'path,labels\np1.jpg,"[""cat"", ""nan""]"\np3.jpg,"[None]"\np4.jpg,NA\n'),
+        (
+            "t.jsonl",
+            "".join(f'{{"path": "p{n}.jpg", "labels": {v}}}\n' for n, v in ((1, '["cat", null]'), (3, '["NA"]'))),
+        ),
+    ],
+)
+def test_nothing_in_lists_is_no_label(folder: Path, name: str, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        assert content_of(build(folder, content, name))["p1.jpg"] == {"cat"}
+    assert re.search(r"\d cells with nan, None, NA or null, which are no labels", caplog.text)
+    (folder / "names.txt").write_text("cat\nNA\nnan\n")
+    if name == "t.jsonl":
+        assert content_of(build(folder, content, name, labels=str(folder / "names.txt")))["p3.jpg"] == {"NA"}
+    text = "path,labels\np1.jpg,cat;None\n"
+    assert content_of(build(folder, text, labels=str(folder / "names.txt")))["p1.jpg"] == {"cat"}
 
 
 def test_a_class_column_of_1_and_minus_1_is_for_the_user_to_decide(folder: Path) -> None:
@@ -225,6 +322,24 @@ def test_rows_of_an_image_are_joined(folder: Path) -> None:
         folder, "filename,width,height,class,xmin,ymin,xmax,ymax\np1.jpg,9,9,cat,1,1,2,2\np1.jpg,9,9,dog,1,1,2,2\n"
     )
     assert content_of(index) == {"p1.jpg": {"cat", "dog"}}
+
+
+@pytest.mark.parametrize(
+    ("control", "cells"),
+    [
+        ("choice", ['{""choices"": [""cat"", ""dog""]}', "cat"]),
+        ("animal", ['{""choices"": [""cat"", ""dog""]}', "cat"]),
+        ("label", ['[{""x"": 1, ""rectanglelabels"": [""cat""]}, {""rectanglelabels"": [""dog""]}]', "cat"]),
+    ],
+)
+def test_label_studios_csv(folder: Path, control: str, cells: list[str]) -> None:
+    times = '"2026-01-02T10:00:00Z","2026-01-02T10:00:00Z",3.5'
+    rows = [
+        f'/data/upload/1/1a2b3c4d-{name},{number},"{cell}",nice,1,{number},{times}\n'
+        for number, (name, cell) in enumerate(zip(("p1.jpg", "p3.jpg"), cells, strict=True), start=1)
+    ]
+    head = f"image,id,{control},comment,annotator,annotation_id,created_at,updated_at,lead_time\n"
+    assert content_of(build(folder, head + "".join(rows))) == {"p1.jpg": {"cat", "dog"}, "p3.jpg": {"cat"}}
 
 
 def test_a_column_of_splits_divides(folder: Path) -> None:
@@ -541,6 +656,58 @@ def test_numbers_in_class_columns_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("true", "false"), [("True", "False"), ("WAHR", "FALSCH"), ("VRAI", "FAUX"), ("verdadero", "falso")]
+)
+def test_true_and_false_of_spreadsheets_in_other_languages_are_states(tmp_path: Path, true: str, false: str) -> None:
+    touch(tmp_path, "1.jpg", "2.jpg")
+    index = build(tmp_path, f"path,cat,dog\n1.jpg,{true},{false}\n2.jpg,{false},\n")
+    assert index.targets([0, 1]).tolist() == [[1, 0], [0, -1]]
+
+
+@pytest.mark.parametrize("cells", [("yes", "no"), ("Ja", "Nein"), ("y", "n"), ("x", "")])
+def test_a_column_of_answers_is_asked_about(tmp_path: Path, cells: tuple[str, str]) -> None:
+    touch(tmp_path, "1.jpg", "2.jpg")
+    text = f"path,defect\n1.jpg,{cells[0]}\n2.jpg,{cells[1]}\n"
+    message = refused(tmp_path, text)
+    assert "write 1 and 0 into its cells if it is a class, or use dataset.label_column=defect" in message
+    assert build(tmp_path, text, label_column="defect").labels.names == tuple(sorted(filter(None, cells)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.csv", "path,cat,dog\n1.jpg,1,0\n2.jpg,1,0\n./1.jpg,0,1\n", "2 labels .* such as cat of 1.jpg"),
+        ("t.csv", "path,cat,dog\n1.jpg,1,0\n2.jpg,0,0\n1.jpg,-1,0\n", None),
+        ("t.csv", "path,cat,dog\n1.jpg,1,0\n2.jpg,1,0\n1.jpg,1,-1\n", None),
+        ("t.csv", "path,labels\n1.jpg,cat\n1.jpg,dog\n", None),
+        (
+            "t.json",
+            '[{"path": "1.jpg", "labels": {"cat": 1, "dog": 1}}, {"path": "1.jpg", "labels": {"cat": 0}}]',
+            "1 labels .* such as cat of 1.jpg",
+        ),
+    ],
+)
+def test_rows_of_an_image_that_contradict_one_another_are_said(
+    tmp_path: Path, name: str, content: str, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "1.jpg", "2.jpg")
+    with caplog.at_level("INFO"):
+        index = build(tmp_path, content, name)
+    assert "cat" in content_of(index)["1.jpg"]
+    found = [record.getMessage() for record in caplog.records if "absent in another" in record.getMessage()]
+    assert len(found) == (said is not None)
+    assert said is None or re.search(said, found[0])
+
+
+def test_a_list_of_images_without_labels_beside_train_is_no_split(tmp_path: Path) -> None:
+    """As in Kaggle's competitions."""
+    touch(tmp_path, "1.jpg", "2.jpg")
+    (tmp_path / "train.csv").write_text("image_id,labels\n1.jpg,cat\n")
+    with pytest.raises(DataError, match=r"test\.csv: no column of labels beside image_id; .*: dataset=\S+/train\.csv"):
+        build_file(tmp_path, "test.csv", "image_id\n2.jpg\n")
+
+
+@pytest.mark.parametrize(
     ("content", "message", "option", "expected"),
     [
         (
@@ -592,8 +759,8 @@ def test_headers_that_the_export_escaped_are_read_as_they_were(tmp_path: Path) -
 def test_long_cells_take_linear_time() -> None:
     """Each took minutes in patterns that were tried from every place of a text."""
     size = 2**19
-    assert not label_cells.is_nothing("\t" * size + "x")
-    assert label_cells.is_nothing("\t" * size + "nan" + " " * size)
+    assert not values.is_nothing("\t" * size + "x")
+    assert values.is_nothing("\t" * size + "nan" + " " * size)
     for text in ("array(" + ",dtype=" * (size // 8), "array([" + " " * size + "x)", "(" + " " * size + "x"):
         with pytest.raises(DataError, match="no JSON list"):
             label_cells.parse_list(text, "t.csv line 2")
