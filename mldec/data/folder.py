@@ -106,7 +106,8 @@ def build_folder(config: FolderConfig, *, split: str) -> ImageIndex:
     def read() -> ImageIndex:
         labels = _named(sorted({name for place in named for name in _class_names(FolderTree(place))}), train)
         index = read_class_folders(folder, labels, leave_out=config.labels == TRAIN)
-        warn_of_similar(config.folder, index.labels.names)
+        if split == "train":  # the labels of the others are the same
+            warn_of_similar(config.folder, index.labels.names)
         index = _with_copies_joined(index) if config.copies == "join" else index
         return index.subset(config.rows_of(index, split)) if drawn and config.drawn_splits != ("train",) else index
 

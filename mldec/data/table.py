@@ -370,7 +370,8 @@ def _label_names(config: TableConfig, rows: Rows, images: RowImages, train: RowI
         names = labels_of_train(first, others, config.labels)
     if not names:
         raise DataError(f"{first.path}: no label in any row of train")
-    warn_of_similar(first.path, names)
+    if split == "train":  # the labels of the others are the same
+        warn_of_similar(first.path, names)
     return names
 
 
