@@ -34,7 +34,8 @@ class PredictOptions(NetworkOptions):
         input: an image, a directory with its subdirectories, a pattern in quotes such as "photos/*.jpg", @FILE for a
             list with one path per line, or - for such a list on standard input; may be given several times
         thresholds: list labels with a score above a threshold of their own: tuned, on val, or read from a CSV file with
-            the columns label,threshold; labels without one have threshold=…
+            the columns label,threshold; labels without one have threshold=…. A run whose images have one label each has
+            no thresholds: the best label is listed
         maps: into DIR: an image with a map of each listed label: what each location contributes to it (true, label),
             or the attention of its query
     """
@@ -45,7 +46,7 @@ class PredictOptions(NetworkOptions):
     input: Repeatable
     labels: LabelNames | None = None  # what a zero-shot network predicts; default: the labels it was trained on
     label_embeddings: str | None = None  # source of embeddings of new labels; default: that of the run
-    threshold: Fraction | None = None  # list labels with a score above it; default 0.5
+    threshold: Fraction | None = None  # list labels with a score above it; default 0.5, or of one label each the best
     thresholds: str | None = None
     top_k: Count | None = None  # list the N best labels instead
     output: Path | None = None  # a file FILE.jsonl, FILE.csv or FILE.parquet; any other: a directory
@@ -148,7 +149,12 @@ def prepare(options: PredictOptions, overrides: Sequence[str]) -> tuple[Predicto
     warnings = _choose_label_embeddings(predictor, options, overrides)
     if options.labels is not None:
         predictor.set_labels(options.labels)
-    source = None if options.top_k is not None else options.thresholds
+    top_k = options.top_k
+    if predictor.single_label and options.threshold is None and options.thresholds in (None, "tuned"):
+        if top_k is None and options.thresholds is not None:
+            logger.info("note: thresholds=tuned: images of this run have one label each, so the best label is listed")
+        top_k = top_k or 1
+    source = None if top_k is not None else options.thresholds
     threshold, more = choose_threshold(predictor, source, options.threshold)
     warnings += more
     if options.annotated and (lost := text_rendering.unreadable(predictor.labels.names)):
@@ -159,7 +165,7 @@ def prepare(options: PredictOptions, overrides: Sequence[str]) -> tuple[Predicto
         predictor.check_maps(options.weighting)  # before an image is scored
     selection = Selection(
         threshold=threshold,
-        top_k=options.top_k,
+        top_k=top_k,
         all_scores=options.scores == "all",
         annotated=options.annotated,
         maps=options.weighting,

@@ -1,11 +1,14 @@
 """Properties: `dataset=PATH` means the options that its summary prints, in every command, and never guesses."""
 
+import json
 import shlex
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+import mldec
 
 from mldec.commands import compose, own_dataset
 from mldec.commands.main import run
@@ -96,3 +99,31 @@ def test_commands_take_a_path(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert run(["data", "verify", "dataset=t.csv", "output=out.txt"]) == 0
     assert run(["data", "stats", "dataset=none.csv"]) == 2
     assert "no such dataset" in capsys.readouterr().err
+
+
+#: Overrides that make a training a matter of a second.
+SMALL = (
+    *("dataset.image_size=16", "backbone=resnet_digits", "backbone.widths=[8,16]", "backbone.blocks=[1,1]", "head.dim=32"),
+    *("head.ffn_dim=32", "head.num_heads=4", "schedule.epochs=1", "schedule.batch_size=4", "runtime=cpu"),
+    *("runtime.threads=1", "runtime.workers=0", "runtime.tensorboard=false", "run_dir=run"),
+)
+
+
+def test_from_a_folder_per_class_to_predictions_and_a_report(
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run(["train", "dataset=classes", *SMALL]) == 0
+    assert "mldec predict run=run input=DIR" in capsys.readouterr().out
+    assert run(["predict", "run=run", "input=classes", "thresholds=tuned", "output=out"]) == 0
+    assert caplog.text.count("one label each, so the best label is listed") == 1
+    assert "warning" not in capsys.readouterr().err
+    rows = [json.loads(line) for line in Path("out/predictions.jsonl").read_text().splitlines()]
+    assert [len(row["labels"]) for row in rows] == [1] * len(NAMES)
+    network = mldec.load("run")
+    paths = [row["path"] for row in rows]
+    best = [max(zip(scores, network.labels.names, strict=True))[1] for scores in network.scores(paths).tolist()]
+    assert [list(row["labels"]) for row in rows] == [[name] for name in best]
+    assert [list(found) for found in network.predict(paths, threshold="tuned")] == [[name] for name in best]
+    assert run(["predict", "run=run", "input=classes", "thresholds=tuned", "threshold=0.3"]) == 2
+    assert "one label each, so there are no tuned thresholds" in capsys.readouterr().err
+    assert run(["report", "run=run"]) == 0
