@@ -120,11 +120,14 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, notes: list
     return mapping
 
 
-def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
+def change(
+    stored: dict[str, Any], overrides: Sequence[str], config_dir: str | None = None, *, measures: bool = False
+) -> dict[str, Any]:
     """A stored experiment with overrides applied: `group=choice` replaces a group whole, `key=value` sets one value.
 
     `${…}` is resolved in overrides; what is stored is literal. Another source of label embeddings drops the stored
-    names of its rows, unless an override sets them too.
+    names of its rows, unless an override sets them too. `measures`: nothing is trained on another dataset, which
+    therefore is not divided.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -132,7 +135,8 @@ def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | N
     literal = _Literal()
     mapping = OmegaConf.create(literal.hide(stored))
     folders = _folders(config_dir)
-    overrides, own = find_own(overrides, choices("dataset", folders))
+    trained_on = stored.get("dataset") if measures else None
+    overrides, own = find_own(overrides, choices("dataset", folders), trained_on)
     group_choices = [item for item in overrides if key_of(item) in GROUPS and not _value(item).startswith("{")]
     if group_choices:
         chosen = {key_of(choice) for choice in group_choices}

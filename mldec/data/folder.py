@@ -43,11 +43,11 @@ IMAGENET_ADVICE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderConfig(SplitShares, DatasetConfig):
+class FolderConfig(SplitShares, DatasetConfig):  # type: ignore[override]  # its splits are found
     """`root/<class>/…` or `root/train/<class>/…` with val (or valid, validation) and test beside it.
 
-    Without `train` every folder below the root is a class, and the only split is train, of which `val_share` and
-    `test_share` make others.
+    Without `train` every folder below the root is a class, and the only split is train. `val_share` and `test_share`
+    make splits that have no folder of train.
     """
 
     single_label = True
@@ -55,10 +55,10 @@ class FolderConfig(SplitShares, DatasetConfig):
     root: str
 
     @property
-    def splits(self) -> tuple[str, ...]:  # type: ignore[override]
+    def own_splits(self) -> tuple[str, ...]:
         """Those that have a folder."""
         found = tuple(split for split in SPLIT_FOLDERS if split_folder(self.folder, split) is not None)
-        return found if "train" in found else self.drawn_splits
+        return found if "train" in found else ("train",)
 
 
 @DATASETS.register("folder", FolderConfig)
@@ -71,16 +71,13 @@ def build_folder(config: FolderConfig, *, split: str) -> ImageIndex:
     check_split(config, split)
     if not os.path.isdir(config.folder):
         raise DataError(f"dataset.root={config.root}: no such folder; it must hold one folder per class")
-    train = split_folder(config.folder, "train")
-    drawn = train is None
-    train = train or config.folder
-    folder = train if split == "train" or drawn else split_folder(config.folder, split)
+    train = split_folder(config.folder, "train") or config.folder
+    folder = split_folder(config.folder, split) if split in config.own_splits[1:] else train
     assert folder is not None
 
     def read() -> ImageIndex:
         labels = None if folder == train else _label_space(train)
-        index = read_class_folders(folder, labels)
-        return index.subset(config.rows_of(index, split)) if drawn and config.drawn_splits != ("train",) else index
+        return config.part_of(read_class_folders(folder, labels), split)
 
     # Not the folder itself: the cache may lie in it, and what is added to it is a class folder, which is named here.
     return cached(config, split, [*class_folders(train), *folders_below(folder)], read)

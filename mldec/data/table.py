@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableConfig(TableSettings, SplitShares, FilesConfig):
+class TableConfig(TableSettings, SplitShares, FilesConfig):  # type: ignore[override]  # its splits are found
     """Files that list images: a table, or an export of a labelling tool, for each split or for all.
 
     Attributes:
@@ -71,13 +71,13 @@ class TableConfig(TableSettings, SplitShares, FilesConfig):
         return tuple(name for name in FilesConfig.paths if name != "labels" or self.labels not in (TRAIN, UNION))
 
     @property
-    def splits(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Those whose file is named; of one file those of its own, or those drawn from it."""
+    def own_splits(self) -> tuple[str, ...]:
+        """Those whose file is named; of one file those that it names, or train."""
         if not self.is_one_file:
             return tuple(split for split in SPLITS if getattr(self, split) is not None)
         path = os.path.expanduser(self.train)
         try:
-            return _outline(self, path).splits or self.drawn_splits
+            return _outline(self, path).splits or ("train",)
         except (OSError, DataError):  # reported when it is read
             return ("train",)
 
@@ -193,9 +193,11 @@ def build_table(config: TableConfig, *, split: str) -> ImageIndex:
 def read_table(config: TableConfig, split: str) -> ImageIndex:
     """The same without a cache, with all images that the file lists: those that do not exist too."""
     index, images = _read(config, split)
-    if images.splits is None and config.drawn_splits == ("train",):
-        return index
-    return _part(config, index, images, split)
+    if images.splits is not None and config.is_one_file:
+        owner = split if split in config.own_splits else "train"
+        own = np.maximum(images.splits, 0) == SPLITS.index(owner)  # what names no split is train
+        index = index if own.all() else index.subset(np.flatnonzero(own))
+    return config.part_of(index, split)
 
 
 def read_whole(config: TableConfig) -> tuple[ImageIndex, np.ndarray]:
@@ -243,7 +245,8 @@ def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
 
     Raises DataError for a file that is no table and none of the exports that are known.
     """
-    path = config.file(split if getattr(config, split) is not None else "train")
+    split = split if getattr(config, split) is not None else "train"
+    path = config.file(split)
     if is_table(path):
         rows = read_table_rows(path, config, cache=cache_folder(config))
     else:
@@ -274,16 +277,6 @@ def _images_of(config: TableConfig, rows: Rows, split: str) -> RowImages:
     for text in images.decisions:
         logger.info("%s: %s", rows.path, text)
     return images
-
-
-def _part(config: TableConfig, index: ImageIndex, images: RowImages, split: str) -> ImageIndex:
-    """The images of a split, of a file that has several."""
-    if images.splits is not None:
-        own = np.maximum(images.splits, 0) == SPLITS.index(split)  # what names no split is train
-        if not config.is_one_file or own.all():
-            return index
-        return index.subset(np.flatnonzero(own))
-    return index.subset(config.rows_of(index, split)) if config.is_one_file else index
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import numpy as np
 
 from mldec.config import Config
 from mldec.data.cache import NEUTRAL  # settings that say where a dataset lies and how it is shown
-from mldec.data.dataset import warn_of_differences
+from mldec.data.dataset import name_some, warn_of_differences
 from mldec.data.index import ImageIndex
 from mldec.engine.config_properties import uses_label_embeddings
 from mldec.engine.run_directory import is_data, read_metadata, run_directory_of
-from mldec.errors import ConfigError, DataError, printable_name
+from mldec.errors import ConfigError, DataError, counted, printable_name
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 
@@ -110,7 +110,27 @@ def build_splits(config: Config) -> Splits:
     if splits.labels.has_unseen and not uses_label_embeddings(config):
         logger.info("the head has no label embeddings: only seen labels are trained and evaluated")
     check_val_covers_unseen(config, splits.val)
-    return Splits(*(restrict_labels(config, index, split) for split, index in zip(Splits._fields, splits, strict=True)))
+    if "val" not in config.dataset.splits and config.protocol.holdout > 0:
+        share = f"protocol.holdout={config.protocol.holdout:g}"
+        logger.info("val is %s images of train, drawn at random (%s)", f"{len(splits.val):,}", share)
+    splits = Splits(*(restrict_labels(config, index, name) for name, index in splits._asdict().items()))
+    _warn_of_unmeasured(splits.val)
+    return splits
+
+
+def _warn_of_unmeasured(val: ImageIndex) -> None:
+    """Log a warning if no image of val has some of the labels that are trained."""
+    seen = np.ones(len(val.labels), bool) if val.labels.seen is None else np.array(val.labels.seen)
+    absent = np.flatnonzero((val.positives_per_class() == 0) & seen)
+    if len(absent):
+        logger.warning(
+            "warning: val (%s) has no image of %s of %s labels: %s; on val they are not measured, and they get no "
+            "threshold of their own",
+            counted(len(val), "image"),
+            f"{len(absent):,}",
+            f"{seen.sum():,}",
+            name_some((val.labels.names[column] for column in absent), len(absent)),
+        )
 
 
 def check_val_covers_unseen(config: Config, val: ImageIndex) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from mldec.data.dataset import name_some
 from mldec.data.own.documents import IMAGE_KEYS, is_image, split_of
 from mldec.data.own.listing import Entry, Listing
-from mldec.errors import DataError
+from mldec.errors import DataError, counted
 
 ANNOTATION_FOLDERS = ("annotations", "labels", "xml")  # beside which images lie in folders of their own
 
@@ -118,11 +118,6 @@ def joined(path: str, parts: Sequence[tuple[Listing, str | None]], root: str | N
         decisions=tuple(dict.fromkeys(decisions + ([", ".join(splits)] if splits else []))),
         options={key: value for one, _ in parts for key, value in one.options.items()},
     )
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 image`, `2 images`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def image_key(source: Source, records: Sequence[dict[str, Any]]) -> str:
