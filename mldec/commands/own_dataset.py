@@ -186,7 +186,8 @@ def _choose_shares(config: Any, missing: Sequence[str], count: int) -> tuple[dic
     lacking = "no splits" if len(config.own_splits) == 1 else f"no {missing[0]}" if missing else ""
     if not shares:
         held = "val is protocol.holdout of train, drawn at random" if "val" in missing else "results are those of val"
-        return {}, f"{lacking} of its own, and {counted(count, 'image')} are too few for a share of each label: {held}"
+        few = f"{counted(count, 'image')} {'is' if count == 1 else 'are'} too few for a share of each label"
+        return {}, f"{lacking} of its own, and {few}: {held}"
     drawn = " and ".join(f"{share:.0%} for {split}" for split, share in shares.items())
     left = f"; no image is left for {' and '.join(empty)}" if empty else ""
     return shares, f"{lacking} of its own, so {drawn}, drawn from train with split_seed {config.split_seed}{left}"

@@ -335,7 +335,10 @@ def _label_names(config: TableConfig, rows: Rows, images: RowImages, train: RowI
         return list(first.names)  # columns are compared whole
     names = labels_of_train(first, others, config.labels)
     if not names:
-        raise DataError(f"{first.path}: no label in any row of train")
+        raise DataError(
+            f"{first.path}: no label in any row of train; fill its column of labels, or name another one: "
+            "dataset.label_column=NAME"
+        )
     for group in similar_names(names):
         logger.warning(
             "warning: %s: the labels %s differ in case, spaces or accents alone; if they are the same, write one",

@@ -72,7 +72,10 @@ def build_split(config: Config, split: str, *, quiet: bool = False) -> ImageInde
     order = np.random.default_rng(0).permutation(len(train))
     held = max(1, round(len(train) * config.protocol.holdout))
     if held >= len(train):
-        raise ConfigError(f"protocol.holdout={config.protocol.holdout} leaves none of {len(train)} images to train on")
+        raise ConfigError(
+            f"{config.dataset.name}: train has {counted(len(train), 'image')}, and protocol.holdout="
+            f"{config.protocol.holdout} for val leaves none to train on; add images, or name others: dataset.val=FILE"
+        )
     return train.subset(np.sort(order[held:] if split == "train" else order[:held]))
 
 
@@ -92,13 +95,13 @@ def describe_test_split(config: Config) -> str:
 
 def build_splits(config: Config) -> Splits:
     """All three splits, see `build_split`. Raises DataError if their labels differ."""
+    splits = Splits(*(build_split(config, split) for split in Splits._fields))
     if "test" not in config.dataset.splits:
         logger.warning(
             "warning: %s has no test split: results are reported on val, where the epoch is chosen too, and are "
             "optimistically biased",
             config.dataset.name,
         )
-    splits = Splits(*(build_split(config, split) for split in Splits._fields))
     for split, index in zip(Splits._fields, splits, strict=True):
         if index.labels.names != splits.train.labels.names:
             own, trained = set(index.labels.names), set(splits.train.labels.names)
@@ -111,8 +114,11 @@ def build_splits(config: Config) -> Splits:
         logger.info("the head has no label embeddings: only seen labels are trained and evaluated")
     check_val_covers_unseen(config, splits.val)
     if "val" not in config.dataset.splits and config.protocol.holdout > 0:
-        share = f"protocol.holdout={config.protocol.holdout:g}"
-        logger.info("val is %s images of train, drawn at random (%s)", f"{len(splits.val):,}", share)
+        logger.info(
+            "val is %s of train, drawn at random: protocol.holdout=%g",
+            counted(len(splits.val), "image"),
+            config.protocol.holdout,
+        )
     splits = Splits(*(restrict_labels(config, index, name) for name, index in splits._asdict().items()))
     _warn_of_unmeasured(splits.val)
     return splits

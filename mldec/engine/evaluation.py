@@ -112,7 +112,7 @@ def evaluate_split(
         f"{config.dataset.name} {split}: {len(scores.ids):,} images, {len(labels)} labels, "
         f"{config.protocol.name} protocol, AP definition {config.protocol.average_precision}",
         *([shared] if shared else []),
-        describe(result.metrics, config.dataset.single_label),
+        describe(result.metrics, config.dataset.single_label, config.protocol.threshold),
     ]
     if "tuned" in record:
         biased = ", which are these images: optimistically biased" if shared else ""
