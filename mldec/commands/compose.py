@@ -74,8 +74,16 @@ def load_components(plugins: Sequence[str]) -> None:
             raise ConfigError(f"{what}; debug=true shows the traceback") from error
 
 
-def compose(overrides: Sequence[str], config_dir: str | None = None, notes: list[str] | None = None) -> dict[str, Any]:
+def compose(
+    overrides: Sequence[str],
+    config_dir: str | None = None,
+    notes: list[str] | None = None,
+    *,
+    divides: bool = True,
+) -> dict[str, Any]:
     """The experiment that `configs/train.yaml` and `overrides` compose, as nested plain values.
+
+    `divides`: whether `dataset=PATH` without splits gets some.
 
     A sentence for each setting that was left out, since the component it belongs to was replaced, is added to `notes`.
 
@@ -83,7 +91,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, notes: list
     only the command line may.
     """
     folders = _folders(config_dir)
-    overrides, own = find_own(overrides, choices("dataset", folders))
+    overrides, own = find_own(overrides, choices("dataset", folders), None if divides else {})
     for_hydra = [item for override in overrides for item in _for_hydra(override, folders)]
     if config_dir:
         settings_file.check_config_files(folders[1], CHOICES)

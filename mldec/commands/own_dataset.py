@@ -34,12 +34,14 @@ class OwnDataset:
         format: what it was read as.
         options: explicit overrides that mean the same, `dataset=NAME` first.
         decisions: what was decided in reading it.
+        only_listed: whether images need not exist: those that it lists are divided.
     """
 
     path: str
     format: str
     options: tuple[str, ...]
     decisions: tuple[str, ...]
+    only_listed: bool = False
 
 
 def find_own(
@@ -49,7 +51,8 @@ def find_own(
 
     Args:
         known: the names that `dataset=` takes.
-        trained_on: the dataset of a run that is to be measured. Another one is not divided: nothing is trained on it.
+        trained_on: the dataset of a run that is to be measured. Another one gets no splits: nothing is trained on it.
+            Empty: of a dataset that is to be divided into files.
 
     Raises:
         ConfigError: two paths.
@@ -85,7 +88,8 @@ def show_summary(own: OwnDataset | None, mapping: dict[str, Any]) -> None:
     counts, labels = [], 0
     with collected() as texts, _naming(own.path):
         for split in dataset.splits:
-            index = DATASETS[dataset.name].build(dataset, split=split)
+            read = dataclasses.replace(dataset, missing="ignore") if own.only_listed else dataset
+            index = DATASETS[dataset.name].build(read, split=split)
             counts.append(f"{split} {len(index):,}")
             labels = len(index.labels)
     _shown.add(own.options)
@@ -100,11 +104,15 @@ def show_summary(own: OwnDataset | None, mapping: dict[str, Any]) -> None:
 
 
 def explicit_options(dataset: Any, also: Collection[str] = ()) -> list[str]:
-    """The overrides that mean a dataset: `dataset=NAME`, and each setting that is not its default or in `also`."""
+    """The overrides that mean a dataset: `dataset=NAME`, and each setting that is not its default or in `also`.
+
+    Those in `also` come first, then the files.
+    """
     options = {f"dataset.{field.name}": field.default for field in dataclasses.fields(dataset) if field.name != "name"}
     values = {key: getattr(dataset, key.partition(".")[2]) for key in options}
     changed = [key for key, default in options.items() if values[key] != default or key in also]
-    order = [key for key in also if key in changed]
+    files = (f"dataset.{name}" for name in ("train", "val", "test", "root"))
+    order = [key for key in (*also, *files) if key in changed]
     return [f"dataset={dataset.name}", *(_option(key, values[key]) for key in dict.fromkeys([*order, *changed]))]
 
 
@@ -153,18 +161,19 @@ def _recognise(path: str, others: Sequence[str], trained_on: Mapping[str, Any] |
             config = build_component(compose([*base, *given])["dataset"], "dataset")
         missing = [split for split in ("val", "test") if split not in config.own_splits]
         if trained_on is not None and not _is_same(found.settings, trained_on):
-            decisions += ["no splits of its own, so all images are measured"] if len(missing) == 2 else []
+            decisions += ["no splits of its own"] if len(missing) == 2 else []
             missing = []
         if "protocol.holdout" in keys or "protocol=paper" in others:  # which say what val is
             missing = [split for split in missing if split != "val"]
         # Without test, but with val, results are those of val.
-        if not {"dataset.val_share", "dataset.test_share"} & keys and ("val" in missing or len(config.own_splits) == 1):
+        lacks = "val" in missing or (missing and config.own_splits == ("train",))
+        if lacks and not {"dataset.val_share", "dataset.test_share"} & keys:
             with _naming(path):
                 shares, sentence = _choose_shares(config, missing, count)
             base += [f"dataset.{split}_share={share}" for split, share in shares.items()]
             base += ["dataset.split_seed=0"] if shares and "dataset.split_seed" not in keys else []
-            decisions += [sentence] if missing else []
-    return OwnDataset(path, form, tuple(base), tuple(dict.fromkeys([*decisions, *texts])))
+            decisions.append(sentence)
+    return OwnDataset(path, form, tuple(base), tuple(dict.fromkeys([*decisions, *texts])), trained_on == {})
 
 
 def _choose_shares(config: Any, missing: Sequence[str], count: int) -> tuple[dict[str, float], str]:
@@ -183,7 +192,7 @@ def _choose_shares(config: Any, missing: Sequence[str], count: int) -> tuple[dic
             break
         empty += none
         shares = {split: share for split, share in shares.items() if split not in none}
-    lacking = "no splits" if len(config.own_splits) == 1 else f"no {missing[0]}" if missing else ""
+    lacking = "no splits" if len(missing) == 2 else f"no {missing[0]}"
     if not shares:
         held = "val is protocol.holdout of train, drawn at random" if "val" in missing else "results are those of val"
         few = f"{counted(count, 'image')} {'is' if count == 1 else 'are'} too few for a share of each label"

@@ -206,6 +206,12 @@ def read_whole(config: TableConfig) -> tuple[ImageIndex, np.ndarray]:
     return index, np.arange(len(index)) if images.numbers is None else images.numbers
 
 
+def names_in_use(config: TableConfig) -> str | None:
+    """The file beside the train file that names labels which are numbers; None without one."""
+    names = None if config.label_files() else _names_of_numbers(config, read_rows(config, "train", quiet=True), "train")
+    return None if names is None else names.path
+
+
 def _read(config: TableConfig, split: str) -> tuple[ImageIndex, RowImages]:
     rows = read_rows(config, split)
     names = _names_of_numbers(config, rows, split)

@@ -217,8 +217,8 @@ class Predictor:
         """
         if self.single_label:
             raise DataError(
-                f"{self.path}: images of this run have one label each, so there are no tuned thresholds; the best label "
-                "is predicted without threshold= and thresholds="
+                f"{self.path}: images of this run have one label each, so there are no tuned thresholds; the best "
+                "label is predicted without threshold= and thresholds="
             )
         if self.thresholds is None:
             raise DataError(

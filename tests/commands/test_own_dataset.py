@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import mldec
-
 from mldec.commands import compose, own_dataset
 from mldec.commands.main import run
 from mldec.commands.own_dataset import find_own

@@ -13,7 +13,7 @@ from typing import Any
 from mldec.data.dataset import name_some
 from mldec.data.own.documents import IMAGE_KEYS, is_image, split_of
 from mldec.data.own.listing import Entry, Listing
-from mldec.errors import DataError, counted
+from mldec.errors import DataError
 
 ANNOTATION_FOLDERS = ("annotations", "labels", "xml")  # beside which images lie in folders of their own
 
