@@ -116,9 +116,11 @@ def explicit_options(dataset: Any, also: Collection[str] = ()) -> list[str]:
     return [f"dataset={dataset.name}", *(_option(key, values[key]) for key in dict.fromkeys([*order, *changed]))]
 
 
-def own_path(overrides: Sequence[str], known: Sequence[str]) -> str | None:
-    """The path that overrides give as dataset, if any."""
-    return next((path for text in overrides if (path := _path(text, known)) is not None), None)
+def is_same(dataset: Mapping[str, Any], trained_on: Mapping[str, Any]) -> bool:
+    """Whether settings of a dataset name the train images of a run."""
+    key = "train" if dataset.get("train") is not None else "root"
+    paths = [os.path.realpath(os.path.expanduser(str(one.get(key)))) for one in (dataset, trained_on)]
+    return trained_on.get(key) is not None and paths[0] == paths[1]
 
 
 def _path(override: str, known: Sequence[str]) -> str | None:
@@ -160,7 +162,7 @@ def _recognise(path: str, others: Sequence[str], trained_on: Mapping[str, Any] |
             base += [_decided(key, text) for key, text in rows.options.items() if key not in keys]
             config = build_component(compose([*base, *given])["dataset"], "dataset")
         missing = [split for split in ("val", "test") if split not in config.own_splits]
-        if trained_on is not None and not _is_same(found.settings, trained_on):
+        if trained_on is not None and not is_same(found.settings, trained_on):
             decisions += ["no splits of its own"] if len(missing) == 2 else []
             missing = []
         if "protocol.holdout" in keys or "protocol=paper" in others:  # which say what val is
@@ -200,15 +202,6 @@ def _choose_shares(config: Any, missing: Sequence[str], count: int) -> tuple[dic
     drawn = " and ".join(f"{share:.0%} for {split}" for split, share in shares.items())
     left = f"; no image is left for {' and '.join(empty)}" if empty else ""
     return shares, f"{lacking} of its own, so {drawn}, drawn from train with split_seed {config.split_seed}{left}"
-
-
-def _is_same(settings: Mapping[str, str], trained_on: Mapping[str, Any]) -> bool:
-    """Whether a dataset that was found is the one of a run."""
-    return any(
-        os.path.realpath(os.path.expanduser(path)) == os.path.realpath(os.path.expanduser(str(trained_on[key])))
-        for key, path in settings.items()
-        if trained_on.get(key) is not None
-    )
 
 
 @contextmanager

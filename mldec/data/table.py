@@ -218,10 +218,10 @@ def _read(config: TableConfig, split: str) -> tuple[ImageIndex, RowImages]:
     if names is not None:
         rows = dataclasses.replace(rows, labels=tuple(names.of[number] for number in rows.labels))
     images = _images_of(config, rows, split)
+    if not len(images.paths):
+        raise DataError(f"{rows.path}: no image in it; each row names one")
     train = images if getattr(config, split) is None or split == "train" else None
     labels = _label_names(config, rows, images, train, split) if names is None else names.all
-    if not len(images.paths):
-        raise DataError(f"{rows.path}: no image")
     if rows.columns and train is None:
         _check_columns(rows, labels, config)
     with naming(rows.path):

@@ -46,7 +46,8 @@ def build_split(config: Config, split: str, *, quiet: bool = False) -> ImageInde
 
     A dataset without a val split gets one: a share `protocol.holdout` of its train images. The selection is the same
     for every seed of the run, so that seeds are compared on the same images. With `holdout=0` the test split is used
-    as val, as in the published code. Without a test split, val is reported.
+    as val, as in the published code. Without a test split, val is reported; without any, and with `holdout=0`, test is
+    all images, to measure a network that was not trained on them.
 
     Args:
         quiet: do not warn where a split differs from the published figures. Derived splits never warn.
@@ -59,6 +60,8 @@ def build_split(config: Config, split: str, *, quiet: bool = False) -> ImageInde
     if split in published and (split != "train" or "val" in published):
         return _published_split(config, split, quiet)
     if split == "test" or (split == "val" and config.protocol.holdout == 0):
+        if split == "test" and is_undivided(config):
+            return _published_split(config, "train", quiet)
         other = "val" if split == "test" else "test"
         if other not in published and config.protocol.holdout == 0:
             raise ConfigError(
@@ -79,12 +82,19 @@ def build_split(config: Config, split: str, *, quiet: bool = False) -> ImageInde
     return train.subset(np.sort(order[held:] if split == "train" else order[:held]))
 
 
+def is_undivided(config: Config) -> bool:
+    """Whether all images are measured as "test": the dataset has no splits, and none of it is held out."""
+    return tuple(config.dataset.splits) == ("train",) and config.protocol.holdout == 0
+
+
 def describe_test_split(config: Config) -> str:
     """Which images are measured as "test", where they also chose the epoch: `test = the val images (no test split)`.
 
     Empty where the dataset has a test split of its own that nothing was chosen on.
     """
     published = config.dataset.splits
+    if is_undivided(config):
+        return ""
     if "test" not in published:
         what = "the val images" if "val" in published else "the val images, held out of train"
         return f"test = {what} (no test split)"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -243,3 +244,52 @@ def test_from_a_folder_per_class_to_predictions_and_a_report(
     assert run(["predict", "run=run", "input=classes", "thresholds=tuned", "threshold=0.3"]) == 2
     assert "one label each, so there are no tuned thresholds" in capsys.readouterr().err
     assert run(["report", "run=run"]) == 0
+
+
+def test_another_dataset_without_splits_is_used_whole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "dataset=t.csv", *SMALL]) == 0
+    (folder / "new.csv").write_text("path,labels\n" + "".join(f"{name},cat\n" for name in NAMES[:5]))
+    capsys.readouterr()
+    assert run(["evaluate", "run=run", "dataset=new.csv"]) == 0
+    printed = capsys.readouterr()
+    assert "table test: 5 images, all of new.csv, 2 labels," in printed.out
+    assert "(1 class counted; CF1 and OF1 at 0.5)" in printed.out  # dog is unknown there
+    assert "images: train 5; labels: 1" in printed.err
+    assert run(["evaluate", "run=run", "dataset=t.csv"]) == 0  # its own, of which it has seen the rest
+    assert re.search(r"table test: [12] images?, 2 labels,", capsys.readouterr().out)
+    assert run(["evaluate", "run=run", "dataset=table", "dataset.train=new.csv"]) == 0
+    assert "table test: 5 images, all of new.csv" in capsys.readouterr().out
+    (folder / "new.csv").write_text(f"path,labels\n{NAMES[0]},owl\n")
+    assert run(["evaluate", "run=run", "dataset=new.csv"]) == 2
+    assert "table has 1 label that the checkpoint does not have (owl)" in capsys.readouterr().err
+
+    assert run(["predict", "run=run", "dataset=classes", "top_k=1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(NAMES)
+    for options in ([], ["dataset=classes", "input=classes"]):
+        assert run(["predict", "run=run", *options]) == 2
+        assert "input=… or dataset=PATH" in capsys.readouterr().err
+    assert run(["benchmark", "data", "dataset=classes", "repeats=1"]) == 0
+    assert " 2 labels; files looked for" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"path,labels\n{NAMES[0]},cat\n", None),
+        (f"path,labels\n{NAMES[0]},\n{NAMES[1]},\n", "no label in any row of train; fill its column of labels"),
+        ("path,labels\n", "no image"),
+    ],
+)
+def test_every_command_ends_in_one_error_where_there_is_nothing_to_learn_from(
+    folder: Path, text: str, message: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "own.csv").write_text(text)
+    for command in ("stats", "verify", "browse", "split", "train", "export"):
+        words = {"train": ["train", *SMALL], "export": ["data", "export", "format=csv", "output=out"]}.get(command)
+        code = run([*(words or ["data", command]), "dataset=own.csv"])
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+        wanted = {"split": "the only image would be in train", "train": "train has 1 image, and protocol.holdout"}
+        expected = wanted.get(command) if message is None else message
+        assert code == (0 if expected is None else 2), command
+        assert len(errors) == (expected is not None)
+        assert expected is None or expected in errors[0], command

@@ -19,7 +19,7 @@ from mldec.data.own.label_cells import is_list, is_nothing, labels_of, refuse_st
 from mldec.data.own.rows import SPLITS, Rows, ragged
 from mldec.data.own.separators import Separator, find_separator, parse_separator
 from mldec.data.table_file import MISSING, TableFile, open_table_file
-from mldec.errors import DataError, printable_name, shortened
+from mldec.errors import DataError, counted, printable_name, shortened
 from mldec.labels import from_cell
 
 _MINUS_ONE = -2  # of a cell that holds -1, which may be meant as absent
@@ -242,7 +242,8 @@ def _read_lists(base: Rows, table: TableFile, columns: Columns, separator: Separ
         empty[number] for number, cell in enumerate(cells) if isinstance(cell, str) and cell and is_nothing(cell)
     )
     if nothing:
-        decisions.append(f"{nothing:,} cells with nan, None, NA or null have no label")
+        have = "has" if nothing == 1 else "have"
+        decisions.append(f"{counted(nothing, 'cell')} with nan, None, NA or null {have} no label")
     present, order = ragged(ends, values), np.array(cell_ids, np.int64)
     return rows.finish(
         base,
@@ -308,7 +309,8 @@ def _read_states(base: Rows, table: TableFile, columns: Columns, settings: Table
             f"{base.path}: {len(only):,} of the {len(classes):,} class columns hold 1 and -1 but no 0 ({shown}), where "
             "-1 may mean absent; use dataset.minus_one=absent or dataset.minus_one=unknown"
         )
-    decisions = [f"{nothing:,} cells of classes with nan, None, NA or null are unknown"] if nothing > 0 else []
+    what = f"{counted(nothing, 'cell')} of classes with nan, None, NA or null {'is' if nothing == 1 else 'are'} unknown"
+    decisions = [what] if nothing > 0 else []
     lists = [ragged(end, out) for end, out in zip(ends, values, strict=True)]
     unknown = lists[2] if minus_one == "absent" else _joined(lists[1], lists[2])
     return rows.finish(
