@@ -14,7 +14,7 @@ from mldec.commands import compose
 from mldec.commands.help import show_value
 from mldec.commands.options import LabelNames, NetworkOptions, Repeatable, parse
 from mldec.config import Count, Fraction, Precision, SomeOrNone, build_config, to_mapping
-from mldec.errors import ConfigError, DataError, counted
+from mldec.errors import ConfigError, DataError, counted, shortened
 
 if TYPE_CHECKING:
     from mldec.engine.prediction import Selection
@@ -85,10 +85,12 @@ def main(argv: Sequence[str]) -> int:
     notes: list[str] = []
     compose.load_components(arguments.plugins)
     data = [text for text in arguments.overrides if compose.key_of(text).partition(".")[0] == "dataset"]
+    if arguments.config_dir is not None and not data:
+        raise ConfigError(f"--config-dir={shortened(arguments.config_dir)}: has no effect here without dataset=…")
     if bool(data) == bool(options.input):
         found = "both are given; leave one out" if data else "are missing; mldec predict --help shows all options"
         raise ConfigError(f"input=… or dataset=PATH {found}")
-    paths = _images_of(data) if data else find_inputs(options.input, notes)
+    paths = _images_of(data, arguments.config_dir) if data else find_inputs(options.input, notes)
     if files is not None:
         drawings = [name for name, wanted in (("annotated", options.annotated), ("maps", options.maps)) if wanted]
         check_files(files, paths, _files_read(options, argv), drawings=drawings)
@@ -145,11 +147,11 @@ def predict(
     return found
 
 
-def _images_of(overrides: Sequence[str]) -> list[str]:
+def _images_of(overrides: Sequence[str], config_dir: str | None) -> list[str]:
     """The paths of all images of a dataset, whatever their split, each once."""
     from mldec.registry import DATASETS
 
-    config = build_config(compose.compose(overrides, divides=False)).dataset
+    config = build_config(compose.compose(overrides, config_dir, divides=False)).dataset
     indexes = (DATASETS[config.name].build(config, split=split) for split in config.splits)
     return list(dict.fromkeys(index.path(row) for index in indexes for row in range(len(index))))
 
