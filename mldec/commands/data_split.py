@@ -130,7 +130,7 @@ def _divide_table(
     columns = table_columns(table, config)
     if columns.labels is None and config.minus_one is None:  # as in the table, though a part may have no 0 in a column
         changed["minus_one"] = "unknown"
-    if columns.split is not None:  # what it says of a row is not so any more
+    if columns.split is not None:  # which is not that of the parts
         changed |= {"split_column": None, "ignore": (*(config.ignore or ()), columns.split)}
     return dataclasses.replace(config, val_share=0.0, test_share=0.0, split_seed=0, **changed)
 
