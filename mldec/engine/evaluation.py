@@ -14,7 +14,6 @@ import torch
 from mldec.config import Config, to_mapping
 from mldec.data.dataset import name_some
 from mldec.data.index import ImageIndex
-from mldec.data.own.shares import SplitShares
 from mldec.engine import build, config_properties, data_splits, environment, run_directory
 from mldec.engine.checkpoint import Restored, store_thresholds
 from mldec.engine.device import choose_device, choose_precision, prepare_runtime
@@ -137,8 +136,8 @@ def evaluate_split(
 def open_split(restored: Restored, config: Config, split: str) -> tuple[ImageIndex, LabelSpace]:
     """The images of a split, and its labels, marked as seen where the network was trained on them.
 
-    Labels of the network that a dataset of one's own does not have are unknown there, and not measured. Raises DataError if they
-    cannot be read, or if they have labels that a network without label embeddings was not trained on.
+    Labels of the network that a dataset of one's own does not have are unknown there, and not measured. Raises
+    DataError if it cannot be read, or has labels that a network without label embeddings was not trained on.
     """
     index = data_splits.restrict_labels(config, data_splits.build_split(config, split), split)
     labels = index.labels
@@ -146,7 +145,7 @@ def open_split(restored: Restored, config: Config, split: str) -> tuple[ImageInd
         trained = set(restored.labels.trained().names)
         labels = LabelSpace(labels.names, seen=[name in trained for name in labels.names])
     elif labels.names != restored.labels.names:
-        if not isinstance(config.dataset, SplitShares):
+        if not hasattr(config.dataset, "own_splits"):  # only files of one's own may have a part of the labels
             raise DataError(
                 f"{config.dataset.name} has other labels ({len(labels)}) than the checkpoint "
                 f"({len(restored.labels)}): their scores cannot be compared with its targets"
