@@ -219,7 +219,7 @@ def _read(config: TableConfig, split: str) -> tuple[ImageIndex, RowImages]:
         rows = dataclasses.replace(rows, labels=tuple(names.of[number] for number in rows.labels))
     images = _images_of(config, rows, split)
     if not len(images.paths):
-        raise DataError(f"{rows.path}: no image in it; each row names one")
+        raise DataError(f"{rows.path}: no image and no label in it; each row names an image")
     train = images if getattr(config, split) is None or split == "train" else None
     labels = _label_names(config, rows, images, train, split) if names is None else names.all
     if rows.columns and train is None:

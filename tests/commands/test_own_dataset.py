@@ -277,7 +277,7 @@ def test_another_dataset_without_splits_is_used_whole(folder: Path, capsys: pyte
     [
         (f"path,labels\n{NAMES[0]},cat\n", None),
         (f"path,labels\n{NAMES[0]},\n{NAMES[1]},\n", "no label in any row of train; fill its column of labels"),
-        ("path,labels\n", "no image"),
+        ("path,labels\n", "no image and no label in it"),
     ],
 )
 def test_every_command_ends_in_one_error_where_there_is_nothing_to_learn_from(
