@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import random
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from mldec.benchmarks.figure import Figure
 from mldec.data.parquet_file import import_pyarrow
 from mldec.data.table import TableConfig, read_table
+from mldec.registry import DATASETS
 
 ROWS, LABELS, PER_ROW = 1_000_000, 80, 3
 LIMIT = 5.0  # target: times of parsing with one thread
@@ -44,6 +48,18 @@ def measure(*, scale: float = 1.0, repeats: int = 3) -> list[Figure]:
         Figure.of_samples("read into an index", [1000 * time for time in indexed], "ms", note=found),
         Figure.of_samples("read, of parsing", ratios, "x", target=LIMIT, better="lower"),
     ]
+
+
+def measure_dataset(config: Any, *, repeats: int = 3) -> list[Figure]:
+    """The index of the train images of a dataset, without its cache."""
+    build, times = DATASETS[config.name].build, list[float]()
+    index = build(config, split="train")  # reads the files from the disk, and imports what is needed
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory(prefix="mldec-") as folder:
+            fresh = dataclasses.replace(config, cache=folder)
+            times.append(_seconds(functools.partial(build, fresh, split="train")))
+    note = f"{len(index):,} images, {len(index.labels):,} labels; files looked for"
+    return [Figure.of_samples("read into an index", [1000 * time for time in times], "ms", note=note)]
 
 
 def _seconds(step: Callable[[], object]) -> float:

@@ -125,15 +125,19 @@ def measure_loader(options: LoaderOptions, arguments: compose.Arguments) -> Meas
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions(BenchmarkOptions):
-    """Reading a table of a million images into an index, against parsing it with pyarrow alone."""
+    """Reading a table of a million images into an index, against parsing it with pyarrow alone; or dataset=PATH."""
 
     scale: Scale = 1.0  # shrinks the number of rows
 
 
 def measure_data(options: DataOptions, arguments: compose.Arguments) -> Measured:
-    from mldec.benchmarks.own_data import measure
+    from mldec.benchmarks.own_data import measure, measure_dataset
     from mldec.benchmarks.record import Measured
 
+    if arguments.choose_data:
+        if options.scale != 1:
+            raise ConfigError(f"scale={options.scale:g}: has no effect on a dataset of one's own; leave it out")
+        return Measured(measure_dataset(_config(arguments).dataset, repeats=options.repeats))
     if arguments.overrides:
         raise ConfigError(f"{arguments.overrides[0]}: has no effect here; the table is generated")
     return Measured(measure(scale=options.scale, repeats=options.repeats))

@@ -74,8 +74,16 @@ def load_components(plugins: Sequence[str]) -> None:
             raise ConfigError(f"{what}; debug=true shows the traceback") from error
 
 
-def compose(overrides: Sequence[str], config_dir: str | None = None, notes: list[str] | None = None) -> dict[str, Any]:
+def compose(
+    overrides: Sequence[str],
+    config_dir: str | None = None,
+    notes: list[str] | None = None,
+    *,
+    divides: bool = True,
+) -> dict[str, Any]:
     """The experiment that `configs/train.yaml` and `overrides` compose, as nested plain values.
+
+    `divides`: whether `dataset=PATH` without splits gets some.
 
     A sentence for each setting that was left out, since the component it belongs to was replaced, is added to `notes`.
 
@@ -83,7 +91,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, notes: list
     only the command line may.
     """
     folders = _folders(config_dir)
-    overrides, own = find_own(overrides, choices("dataset", folders))
+    overrides, own = find_own(overrides, choices("dataset", folders), None if divides else {})
     for_hydra = [item for override in overrides for item in _for_hydra(override, folders)]
     if config_dir:
         settings_file.check_config_files(folders[1], CHOICES)
@@ -120,11 +128,14 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, notes: list
     return mapping
 
 
-def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
+def change(
+    stored: dict[str, Any], overrides: Sequence[str], config_dir: str | None = None, *, measures: bool = False
+) -> dict[str, Any]:
     """A stored experiment with overrides applied: `group=choice` replaces a group whole, `key=value` sets one value.
 
     `${…}` is resolved in overrides; what is stored is literal. Another source of label embeddings drops the stored
-    names of its rows, unless an override sets them too.
+    names of its rows, unless an override sets them too. `measures`: nothing is trained on another dataset, which
+    therefore is not divided.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -132,7 +143,8 @@ def change(stored: dict[str, Any], overrides: Sequence[str], config_dir: str | N
     literal = _Literal()
     mapping = OmegaConf.create(literal.hide(stored))
     folders = _folders(config_dir)
-    overrides, own = find_own(overrides, choices("dataset", folders))
+    trained_on = stored.get("dataset") if measures else None
+    overrides, own = find_own(overrides, choices("dataset", folders), trained_on)
     group_choices = [item for item in overrides if key_of(item) in GROUPS and not _value(item).startswith("{")]
     if group_choices:
         chosen = {key_of(choice) for choice in group_choices}

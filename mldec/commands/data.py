@@ -58,7 +58,9 @@ class StatsOptions(DatasetOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions(DatasetOptions):
-    """Divide a table into train, val and test so that each has its share of every label, and train has every label.
+    """Divide dataset=PATH into train, val and test: each gets its share of every label, and train has all labels.
+
+    A table gives tables with the same columns, a directory of class directories or an export of a tool gives CSV.
 
     Attributes:
         dedupe: true: near-duplicates stay in one part; false: do not look for them; default: look, and warn of those
@@ -73,7 +75,7 @@ class SplitOptions(DatasetOptions):
     groups: str | None = None  # column: rows with the same value, such as a patient or a video, stay in one part
     dedupe: bool | None = None
     workers: Some | None = None  # processes that read images; default: one per core
-    output: OutputDirectory | None = None  # default: the directory of the table
+    output: OutputDirectory | None = None  # default: the directory of the file; of a directory DIR it is DIR_split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,8 +232,7 @@ def _stats(options: StatsOptions, arguments: compose.Arguments) -> int:
 
 
 def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
-    from mldec.commands.data_split import split_table
-    from mldec.data.table_file import is_table
+    from mldec.commands.data_split import split_dataset
     from mldec.engine.display import Display
 
     display, names = Display(), ("train", "val", "test")
@@ -242,22 +243,18 @@ def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
     if abs(sum(shares.values()) - 1) > 1e-6 or len(shares) < 2:
         shown = " ".join(f"{split}={share:g}" for split, share in shares.items())
         raise ConfigError(f"{shown}: at least two shares that sum to 1 are needed, as in train=0.8 val=0.1 test=0.1")
-    if options.table is not None:
-        config = _dataset(options, arguments, choice="table", train=options.table)
-    else:
-        config = _dataset(options, arguments)
-        if config.name != "table" or not config.is_one_file or not is_table(config.train):
-            raise ConfigError("table=FILE is missing: the table to divide, as in mldec data split table=photos.csv")
-    if options.groups is not None and config.ignore is not None and options.groups not in config.ignore:
+    if options.table is None and not arguments.choose_data:
+        raise ConfigError("dataset=PATH is missing: what to divide, as in mldec data split dataset=photos.csv")
+    found = options.table is not None and os.path.exists(os.path.expanduser(options.table))
+    chosen = as_override("dataset", options.table or "") if found else "dataset=table"
+    named = {} if options.table is None or found else {"train": options.table}
+    more = [] if options.table is None else [chosen]
+    config = _dataset(options, arguments, *more, divides=False, **named)
+    if options.groups is not None and getattr(config, "ignore", None) and options.groups not in config.ignore:
         config = dataclasses.replace(config, ignore=(*config.ignore, options.groups))  # it is no class
-    files = split_table(options, config, shares, display)
-    settings: dict[str, str | tuple[str, ...]] = {f"dataset.{split}": str(file) for split, file in files.items()}
-    if config.root or any(file.parent.resolve() != Path(config.folder).resolve() for file in files.values()):
-        settings["dataset.root"] = str(config.folder)
-    if options.groups is not None and config.ignore is not None:
-        settings["dataset.ignore"] = config.ignore
-    command = _train_command("dataset=table", settings, arguments, "dataset.root")
-    if "train" in files:
+    overrides = split_dataset(options, config, shares, display)
+    command = shlex.join(["mldec", "train", *overrides])
+    if "train" in shares:
         display.say(f"next: {command}")
     else:
         display.say(f"note: with a table to train on: {command} dataset.train=FILE")
@@ -339,10 +336,14 @@ def _browse(options: BrowseOptions, arguments: compose.Arguments) -> int:
 # Parts of a command ---------------------------------------------------------------------------------------------------
 
 
-def _dataset(options: DatasetOptions, arguments: compose.Arguments, choice: str | None = None, **settings: str) -> Any:
-    """The settings of the dataset that a command line names."""
-    chosen = [] if choice is None else [f"dataset={choice}"]
-    mapping = compose.compose([*chosen, *arguments.overrides], arguments.config_dir)
+def _dataset(
+    options: DatasetOptions, arguments: compose.Arguments, *chosen: str, divides: bool = True, **settings: str
+) -> Any:
+    """The settings of the dataset that a command line names, or `chosen`.
+
+    `divides`: whether one of the user's own without splits gets some.
+    """
+    mapping = compose.compose([*chosen, *arguments.overrides], arguments.config_dir, divides=divides)
     if options.root is not None:
         settings["root"] = str(options.root)
     return build_config(mapping | {"dataset": mapping["dataset"] | settings}).dataset

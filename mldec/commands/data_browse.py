@@ -24,7 +24,11 @@ def browse(name: str, indexes: Mapping[str, ImageIndex], output: Path, *, limit:
     checked = count_checked(indexes)
     with display.bar(name, checked + min(limit, total)) as bar:
         folder, workers = output.absolute().parent, usable_cores()
-        text = page.browse(name, indexes, folder, limit=limit, workers=workers, on_done=bar.advance)
+        warnings: list[str] = []
+        options = {"limit": limit, "workers": workers}
+        text = page.browse(name, indexes, folder, **options, on_done=bar.advance, on_warning=warnings.append)
+    for sentence in warnings:
+        display.say(f"warning: {sentence}")
     write_text(output, text)
     display.say(f"{min(limit, total):,} of {total:,} images, {checked:,} checked")
     display.say(f"written to {output} ({len(text.encode()) / 1e6:.1f} MB); open it in a browser")

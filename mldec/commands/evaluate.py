@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mldec.commands import compose
 from mldec.commands.options import EXPERIMENT, NetworkOptions, OutputDirectory, Split, parse
+from mldec.commands.own_dataset import is_same
 from mldec.config import Config, build_config, to_mapping
 from mldec.errors import ConfigError
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:  # torch is imported where something is measured
 class EvaluateOptions(NetworkOptions):
     """Metrics and average precision per label of a trained network, on its own dataset or another.
 
-    dataset=… dataset.root=…             another dataset, or the same one elsewhere; val is what the run held out
+    dataset=… dataset.root=…             another dataset, or the same one elsewhere; val is what the run held out, and
+                                         another dataset=PATH without splits is measured whole
     protocol=paper|standard              and protocol.average_precision=…, protocol.threshold=0.5, protocol.top_k=[3,5]
     head.label_embeddings.source=SOURCE  where embeddings of labels come from that the run does not know
     runtime.devices=4                    as many processes, each with a device and a share of the images
@@ -128,7 +130,7 @@ def measured_config(
 
     stored = to_mapping(trained)
     stored["runtime"] |= {"limit_eval_batches": None, "devices": 1}  # how it was looked at and trained, not measured
-    changed = compose.change(stored, arguments.overrides, arguments.config_dir)
+    changed = compose.change(stored, arguments.overrides, arguments.config_dir, measures=True)
     given = arguments.keys()
     changed["dataset"] |= {key: stored["dataset"][key] for key in VIEW if f"dataset.{key}" not in given}
     for name, value in (runtime or {}).items():
@@ -138,4 +140,7 @@ def measured_config(
         given.add(f"runtime.{name}")
     config = confine(build_config(changed), given, source)
     # Which images were held out of training is a fact of the run; another share would score what it was trained on.
-    return dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, holdout=trained.protocol.holdout))
+    holdout = trained.protocol.holdout
+    if "dataset" in given and tuple(config.dataset.splits) == ("train",):
+        holdout = holdout if is_same(changed["dataset"], stored["dataset"]) else 0.0
+    return dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, holdout=holdout))

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import mldec
 from mldec import errors
+from mldec.commands.messages import ONCE
 from mldec.engine.interrupt import PREEMPTED, STOPPED, Terminated, ignore_signals, leave_on_signals
 from mldec.errors import ConfigError, MldecError, printable, shortened, suggest
 
@@ -75,6 +76,8 @@ def run(argv: Sequence[str]) -> int:
     shows_traceback = "debug=true" in map(str.lower, argv) or os.environ.get("MLDEC_DEBUG") == "1"
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(message)s"))
+    handler.addFilter(ONCE)
+    ONCE.seen.clear()
     logging.basicConfig(handlers=[handler])
     # Long work reports what it does; of several processes (torchrun, runtime.devices) the main one.
     logging.getLogger("mldec").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)

@@ -7,15 +7,17 @@ lines on standard error tell what it is, how it is divided, what was decided, an
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
-import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from mldec.commands.messages import collected
 from mldec.config import build_component
 from mldec.data.dataset import FilesConfig, listing
 from mldec.errors import (
@@ -24,12 +26,15 @@ from mldec.errors import (
     ConfigError,
     DataError,
     as_override,
+    counted,
     printable,
     setting,
     shortened,
     suggest,
 )
 from mldec.registry import DATASETS
+
+MOST_TRIED = 10_000  # images of a dataset whose division is tried before it is chosen: of more, each part has some
 
 #: Overrides whose values are paths: one that exists is taken as it is, whatever signs of Hydra's grammar are in it.
 PATHS = frozenset(["dataset", *(f"dataset.{key}" for key in FilesConfig.paths)])
@@ -45,19 +50,25 @@ class OwnDataset:
         format: what it was read as.
         options: explicit overrides that mean the same, `dataset=NAME` first.
         decisions: what was decided in reading it.
+        only_listed: whether images need not exist: those that it lists are divided.
     """
 
     path: str
     format: str
     options: tuple[str, ...]
     decisions: tuple[str, ...]
+    only_listed: bool = False
 
 
-def find_own(overrides: Sequence[str], known: Sequence[str]) -> tuple[list[str], OwnDataset | None]:
-    """Overrides in which explicit ones stand for `dataset=PATH`, those of the user behind them; and what was found.
+def find_own(
+    overrides: Sequence[str], known: Sequence[str], trained_on: Mapping[str, Any] | None = None
+) -> tuple[list[str], OwnDataset | None]:
+    """Overrides in which explicit ones stand for `dataset=PATH`, those of the user after them; and what was found.
 
     Args:
         known: the names that `dataset=` takes.
+        trained_on: the dataset of a run that is to be measured. Another one gets no splits: nothing is trained on it.
+            Empty: of a dataset that is to be divided into files.
 
     Raises:
         ConfigError: two paths.
@@ -71,7 +82,7 @@ def find_own(overrides: Sequence[str], known: Sequence[str]) -> tuple[list[str],
         raise ConfigError(f"dataset={paths[0][1]} and dataset={paths[1][1]}: one dataset is trained on; leave one out")
     place, path = paths[0]
     others = [text for number, text in enumerate(overrides) if number != place]
-    own = _recognise(path, [text for text in others if _key(text).startswith("dataset.")])
+    own = _recognise(path, others, trained_on)
     given = {_key(text) for text in others}
     expanded = [text for text in own.options if _key(text) not in given]
     return [*expanded, *others], own
@@ -124,27 +135,42 @@ def show_summary(own: OwnDataset | None, mapping: dict[str, Any]) -> None:
         dataset = build_component(mapping["dataset"], "dataset")
     except ConfigError:
         return
-    counts, labels, kept = [], 0, _Decisions()
-    logger = logging.getLogger("mldec.data.table")
-    logger.addFilter(kept)
-    try:
+    counts, labels = [], 0
+    with collected() as texts, _naming(own.path):
         for split in dataset.splits:
-            index = DATASETS[dataset.name].build(dataset, split=split)
+            read = dataclasses.replace(dataset, missing="ignore") if own.only_listed else dataset
+            index = DATASETS[dataset.name].build(read, split=split)
             counts.append(f"{split} {len(index):,}")
             labels = len(index.labels)
-    except DataError as error:
-        raise error if own.path in str(error) else DataError(f"dataset={own.path}: {error}") from None
-    finally:
-        logger.removeFilter(kept)
     _shown.add(own.options)
-    decided = [*own.decisions, *(text for text in kept.texts if not text.startswith("read as "))]
+    decided = dict.fromkeys([*own.decisions, *texts])
     lines = [
         f"{own.path}: read as {own.format}",
         f"images: {', '.join(counts)}; labels: {labels:,}",
-        f"decided: {'; '.join(decided) or 'nothing'}",
-        f"the same: {shlex.join(own.options)}",
+        f"decided: {'; '.join(decided) or 'nothing, since nothing was open'}",
+        f"the same: {shlex.join(explicit_options(dataset, also=list(map(_key, own.options))))}",
     ]
     print(printable("\n".join(lines)), file=sys.stderr, flush=True)
+
+
+def explicit_options(dataset: Any, also: Collection[str] = ()) -> list[str]:
+    """The overrides that mean a dataset: `dataset=NAME`, and each setting that is not its default or in `also`.
+
+    Those in `also` come first, then the files.
+    """
+    options = {f"dataset.{field.name}": field.default for field in dataclasses.fields(dataset) if field.name != "name"}
+    values = {key: getattr(dataset, key.partition(".")[2]) for key in options}
+    changed = [key for key, default in options.items() if values[key] != default or key in also]
+    files = (f"dataset.{name}" for name in ("train", "val", "test", "root"))
+    order = [key for key in (*also, *files) if key in changed]
+    return [f"dataset={dataset.name}", *(_option(key, values[key]) for key in dict.fromkeys([*order, *changed]))]
+
+
+def is_same(dataset: Mapping[str, Any], trained_on: Mapping[str, Any]) -> bool:
+    """Whether settings of a dataset name the train images of a run."""
+    key = "train" if dataset.get("train") is not None else "root"
+    paths = [os.path.realpath(os.path.expanduser(str(one.get(key)))) for one in (dataset, trained_on)]
+    return trained_on.get(key) is not None and paths[0] == paths[1]
 
 
 def _path(override: str, known: Sequence[str]) -> str | None:
@@ -169,57 +195,94 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def _recognise(path: str, given: Sequence[str]) -> OwnDataset:
+def _recognise(path: str, others: Sequence[str], trained_on: Mapping[str, Any] | None) -> OwnDataset:
     from mldec.commands.compose import compose, load_components
     from mldec.data.folder_tree import find_macos
     from mldec.data.own.locate import locate
-    from mldec.data.table import export_settings, read_rows
+    from mldec.data.table import read_rows
 
     load_components(())
+    keys, given = set(map(_key, others)), [text for text in others if _key(text).startswith("dataset.")]
+    with collected() as texts:
+        found = locate(path, _export_settings(path, given))
+        base = [
+            f"dataset={found.name}",
+            *(as_override(f"dataset.{key}", value) for key, value in found.settings.items()),
+        ]
+        config = build_component(compose([*base, *given])["dataset"], "dataset")
+        form, decisions, count = found.format, list[str](), 0
+        if found.name == "table":
+            rows = read_rows(config, "train", quiet=True)
+            form, decisions = rows.format, [*rows.decisions, *(find_macos(path) if os.path.isdir(path) else [])]
+            count = len(set(rows.name_ids.tolist())) if rows.names is not None else len(rows)
+            base += [as_override(key, value) for key, value in rows.options.items() if key not in keys]
+            config = build_component(compose([*base, *given])["dataset"], "dataset")
+        missing = [split for split in ("val", "test") if split not in config.own_splits]
+        if trained_on is not None and not is_same(found.settings, trained_on):
+            decisions += ["no splits of its own"] if len(missing) == 2 else []
+            missing = []
+        if "protocol.holdout" in keys or "protocol=paper" in others:  # which say what val is
+            missing = [split for split in missing if split != "val"]
+        # Without test, but with val, results are those of val.
+        lacks = "val" in missing or (missing and config.own_splits == ("train",))
+        if lacks and not {"dataset.val_share", "dataset.test_share"} & keys:
+            with _naming(path):
+                shares, sentence = _choose_shares(config, missing, count)
+            base += [f"dataset.{split}_share={share}" for split, share in shares.items()]
+            base += ["dataset.split_seed=0"] if shares and "dataset.split_seed" not in keys else []
+            decisions.append(sentence)
+    return OwnDataset(path, form, tuple(base), tuple(dict.fromkeys([*decisions, *texts])), trained_on == {})
+
+
+def _export_settings(path: str, given: Sequence[str]) -> dict[str, Any]:
+    """The settings with which an export at `path` is read, as far as overrides say them."""
+    from mldec.commands.compose import compose
+    from mldec.data.table import export_settings
+
     try:
         table = compose(["dataset=table", as_override("dataset.train", path), *given])["dataset"]
-        settings = export_settings(build_component(table, "dataset"))
+        return export_settings(build_component(table, "dataset"))
     except ConfigError:  # options of another component
-        settings = {}
-    found = locate(path, settings)
-    base = [f"dataset={found.name}", *(as_override(f"dataset.{key}", value) for key, value in found.settings.items())]
-    config = build_component(compose([*base, *given])["dataset"], "dataset")
-    keys, form, decisions, has_splits = {_key(text) for text in given}, found.format, list[str](), found.has_splits
-    if found.name == "table":
-        rows = read_rows(config, "train", quiet=True)
-        form, decisions = rows.format, [*rows.decisions, *(find_macos(path) if os.path.isdir(path) else [])]
-        base += [as_override(key, value) for key, value in rows.options.items() if key not in keys]
-        has_splits = has_splits or rows.splits is not None or not config.is_one_file
-        count = len(set(rows.name_ids.tolist())) if rows.names is not None else len(rows)
-    else:
-        count = 0 if has_splits else len(DATASETS[config.name].build(config, split="train"))
-    if not has_splits and not keys & {f"dataset.{key}" for key in ("val", "test", "val_share", "test_share")}:
-        shares = _shares(count)
-        base += [f"dataset.{split}_share={share}" for split, share in shares.items()]
-        if shares:
-            base.append("dataset.split_seed=0")
-            drawn = " and ".join(f"{share:.0%} for {split}" for split, share in shares.items())
-            decisions.append(f"no splits of its own, so {drawn}, drawn with split_seed 0")
-    options = [text for text in base if _key(text) not in keys] + list(given)
-    return OwnDataset(path, form, tuple(options), tuple(decisions))
+        return {}
 
 
-def _shares(count: int) -> dict[str, float]:
-    """The shares of val and test in so many images; none where a part would be empty."""
-    if count >= 30:
-        return {"val": 0.1, "test": 0.1}
-    return {"val": 0.25} if count >= 4 else {}
+def _choose_shares(config: Any, missing: Sequence[str], count: int) -> tuple[dict[str, float], str]:
+    """The shares that make the missing splits of the `count` images of train, where these have some; and a sentence."""
+    from mldec.data.own.shares import divide
+
+    index = None
+    if count <= MOST_TRIED:
+        index = DATASETS[config.name].build(config, split="train")
+        count = len(index)
+    usual = {"val": 0.1, "test": 0.1} if count >= 30 else {"val": 0.25} if count >= 4 else {}
+    shares, empty = {split: share for split, share in usual.items() if split in missing}, list[str]()
+    while index is not None and shares:
+        rows = divide(index, shares, config.split_seed)
+        if not (none := [split for split in shares if not len(rows[split])]):
+            break
+        empty += none
+        shares = {split: share for split, share in shares.items() if split not in none}
+    lacking = "no splits" if len(missing) == 2 else f"no {missing[0]}"
+    if not shares:
+        held = "val is protocol.holdout of train, drawn at random" if "val" in missing else "results are those of val"
+        few = f"{counted(count, 'image')} {'is' if count == 1 else 'are'} too few for a share of each label"
+        return {}, f"{lacking} of its own, and {few}: {held}"
+    drawn = " and ".join(f"{share:.0%} for {split}" for split, share in shares.items())
+    left = f"; no image is left for {' and '.join(empty)}" if empty else ""
+    return shares, f"{lacking} of its own, so {drawn}, drawn from train with split_seed {config.split_seed}{left}"
 
 
-class _Decisions(logging.Filter):
-    """Keeps what reading reports, and lets warnings pass."""
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """A DataError from the block names the path that was given."""
+    try:
+        yield
+    except DataError as error:
+        raise error if path in str(error) else DataError(f"dataset={path}: {error}") from None
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno == logging.INFO:
-            text = record.getMessage().partition(": ")[2]
-            self.texts += [text] if text not in self.texts else []
-        return record.levelno != logging.INFO
+def _option(key: str, value: Any) -> str:
+    """The override of a setting."""
+    if value is None:
+        return f"{key}=null"
+    return as_override(key, value) if isinstance(value, (str, bool, tuple)) else f"{key}={value}"

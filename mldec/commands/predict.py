@@ -14,7 +14,7 @@ from mldec.commands import compose
 from mldec.commands.help import show_value
 from mldec.commands.options import LabelNames, NetworkOptions, Repeatable, parse
 from mldec.config import Count, Fraction, Precision, SomeOrNone, build_config, to_mapping
-from mldec.errors import ConfigError, DataError
+from mldec.errors import ConfigError, DataError, counted, shortened
 
 if TYPE_CHECKING:
     from mldec.engine.prediction import Selection
@@ -32,20 +32,22 @@ class PredictOptions(NetworkOptions):
 
     Attributes:
         input: an image, a directory with its subdirectories, a pattern in quotes such as "photos/*.jpg", @FILE for a
-            list with one path per line, or - for such a list on standard input; may be given several times
+            list with one path per line, or - for such a list on standard input; may be given several times. Instead of
+            it dataset=PATH: the images that a table, an export or class directories list
         thresholds: list labels with a score above a threshold of their own: tuned, on val, or read from a CSV file with
-            the columns label,threshold; labels without one have threshold=…
+            the columns label,threshold; labels without one have threshold=…. A run whose images have one label each has
+            no thresholds: the best label is listed
         maps: into DIR: an image with a map of each listed label: what each location contributes to it (true, label),
             or the attention of its query
     """
 
-    SETTINGS = ("head.label_embeddings",)
+    SETTINGS = ("head.label_embeddings", "dataset")
 
     run: Path  # a run directory, a checkpoint file or an exported folder
-    input: Repeatable
+    input: Repeatable = ()
     labels: LabelNames | None = None  # what a zero-shot network predicts; default: the labels it was trained on
     label_embeddings: str | None = None  # source of embeddings of new labels; default: that of the run
-    threshold: Fraction | None = None  # list labels with a score above it; default 0.5
+    threshold: Fraction | None = None  # list labels with a score above it; default 0.5, or of one label each the best
     thresholds: str | None = None
     top_k: Count | None = None  # list the N best labels instead
     output: Path | None = None  # a file FILE.jsonl, FILE.csv or FILE.parquet; any other: a directory
@@ -81,18 +83,25 @@ def main(argv: Sequence[str]) -> int:
         if wanted and (files is None or files.directory is None):
             raise ConfigError(f"{name}=true writes images; add a directory for them: output=DIR")
     notes: list[str] = []
-    paths = find_inputs(options.input, notes)
+    compose.load_components(arguments.plugins)
+    data = [text for text in arguments.overrides if compose.key_of(text).partition(".")[0] == "dataset"]
+    if arguments.config_dir is not None and not data:
+        raise ConfigError(f"--config-dir={shortened(arguments.config_dir)}: has no effect here without dataset=…")
+    if bool(data) == bool(options.input):
+        found = "both are given; leave one out" if data else "are missing; mldec predict --help shows all options"
+        raise ConfigError(f"input=… or dataset=PATH {found}")
+    paths = _images_of(data, arguments.config_dir) if data else find_inputs(options.input, notes)
     if files is not None:
         drawings = [name for name, wanted in (("annotated", options.annotated), ("maps", options.maps)) if wanted]
         check_files(files, paths, _files_read(options, argv), drawings=drawings)
-    compose.load_components(arguments.plugins)
-    predictor, selection, warnings = prepare(options, arguments.overrides)
+    predictor, selection, warnings = prepare(options, [text for text in arguments.overrides if text not in data])
     display = Display()
     for sentence in warnings:
         display.say(f"warning: {sentence}")
     for sentence in notes:
         display.say(f"note: {sentence}")
-    display.say(f"note: {predictor.path}: {len(paths):,} images, {len(predictor.labels)} labels")
+    sizes = f"{counted(len(paths), 'image')}, {counted(len(predictor.labels), 'label')}"
+    display.say(f"note: {predictor.path}: {sizes}")
     if files is None:
         return int(show_predictions(predictor, paths, selection, display) > 0)
     settings = _settings(predictor, selection, options, arguments.overrides)
@@ -123,6 +132,8 @@ def predict(
     for name in ("output", "format", "scores", "annotated", "maps", "font", "resume"):
         if getattr(made, name):
             raise ConfigError(f"{name}={getattr(made, name)}: mldec.predict writes no files; use `mldec predict`")
+    if arguments.choose_data:
+        raise ConfigError("dataset=…: mldec.predict takes images; use `mldec predict`")
     paths = find_inputs(made.input)
     compose.load_components(arguments.plugins)
     predictor, selection, warnings = prepare(made, arguments.overrides)
@@ -134,6 +145,15 @@ def predict(
             raise DataError(answer.error)
         found[answer.image] = predictor.name(answer.scores, selection.threshold, selection.top_k)
     return found
+
+
+def _images_of(overrides: Sequence[str], config_dir: str | None) -> list[str]:
+    """The paths of all images of a dataset, whatever their split, each once."""
+    from mldec.registry import DATASETS
+
+    config = build_config(compose.compose(overrides, config_dir, divides=False)).dataset
+    indexes = (DATASETS[config.name].build(config, split=split) for split in config.splits)
+    return list(dict.fromkeys(index.path(row) for index in indexes for row in range(len(index))))
 
 
 def prepare(options: PredictOptions, overrides: Sequence[str]) -> tuple[Predictor, Selection, list[str]]:
@@ -148,7 +168,12 @@ def prepare(options: PredictOptions, overrides: Sequence[str]) -> tuple[Predicto
     warnings = _choose_label_embeddings(predictor, options, overrides)
     if options.labels is not None:
         predictor.set_labels(options.labels)
-    source = None if options.top_k is not None else options.thresholds
+    top_k = options.top_k
+    if predictor.single_label and options.threshold is None and options.thresholds in (None, "tuned"):
+        if top_k is None and options.thresholds is not None:
+            logger.info("note: thresholds=tuned: images of this run have one label each, so the best label is listed")
+        top_k = top_k or 1
+    source = None if top_k is not None else options.thresholds
     threshold, more = choose_threshold(predictor, source, options.threshold)
     warnings += more
     if options.annotated and (lost := text_rendering.unreadable(predictor.labels.names)):
@@ -159,7 +184,7 @@ def prepare(options: PredictOptions, overrides: Sequence[str]) -> tuple[Predicto
         predictor.check_maps(options.weighting)  # before an image is scored
     selection = Selection(
         threshold=threshold,
-        top_k=options.top_k,
+        top_k=top_k,
         all_scores=options.scores == "all",
         annotated=options.annotated,
         maps=options.weighting,

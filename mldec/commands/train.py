@@ -197,6 +197,8 @@ def _conclude(result: TrainResult) -> None:
     say(f"per label      {folder / 'per_class_ap.csv'}")
     say(f"curves         tensorboard --logdir {shlex.quote(str(folder))}")
     say(f"evaluate       mldec evaluate {option('run', folder)}")
+    tuned = "" if "top1" in result.metrics else " thresholds=tuned"  # of one label per image the best is listed
+    say(f"predict        mldec predict {option('run', folder)} input=DIR{tuned}")
     say(f"report         mldec report {option('run', folder)}")
 
 

@@ -124,6 +124,9 @@ def _read(read: Callable[[], ImageIndex], sources: Sequence[str]) -> ImageIndex:
 
 def _key(config: DatasetConfig, split: str, sources: Sequence[str]) -> str:
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in NEUTRAL}
+    for key in config.paths:  # a run has them absolute
+        if isinstance(settings.get(key), str):
+            settings[key] = os.path.abspath(os.path.expanduser(settings[key]))
     home = os.path.abspath(config.folder)
     places = []
     for source in sources:

@@ -48,11 +48,11 @@ IMAGENET_ADVICE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderConfig(SplitShares, DatasetConfig):
+class FolderConfig(SplitShares, DatasetConfig):  # type: ignore[override]  # its splits are found
     """`root/<class>/…` or `root/train/<class>/…` with val (or valid, validation) and test beside it.
 
-    Without `train` every folder below the root is a class, and the only split is train, of which `val_share` and
-    `test_share` make others.
+    Without `train` every folder below the root is a class, and the only split is train. `val_share` and `test_share`
+    make splits that have no folder of train.
 
     Attributes:
         labels: train, the class folders of train; union, those of all splits. null: as train, but images of a class
@@ -71,15 +71,21 @@ class FolderConfig(SplitShares, DatasetConfig):
         return self.copies is None
 
     @property
-    def splits(self) -> tuple[str, ...]:  # type: ignore[override]
+    def own_splits(self) -> tuple[str, ...]:
         """Those that have a folder."""
         found = tuple(split for split in SPLIT_FOLDERS if split_folder(self.folder, split) is not None)
-        return found if "train" in found else self.drawn_splits
+        return found if "train" in found else ("train",)
+
+    @property
+    def has_train_folder(self) -> bool:
+        """Whether splits are folders."""
+        return split_folder(self.folder, "train") is not None
 
     def unused(self) -> list[str]:
-        if self.labels is None or split_folder(self.folder, "train") is not None:
-            return []
-        return [f"dataset.labels={self.labels}: only used where splits are folders, and there is no train/"]
+        found = super().unused()
+        if self.labels is not None and not self.has_train_folder:
+            found.append(f"dataset.labels={self.labels}: only used where splits are folders, and there is no train/")
+        return found
 
 
 @DATASETS.register("folder", FolderConfig)
@@ -94,22 +100,19 @@ def build_folder(config: FolderConfig, *, split: str) -> ImageIndex:
     check_split(config, split)
     if not os.path.isdir(config.folder):
         raise DataError(f"dataset.root={config.root}: no such folder; it must hold one folder per class")
-    train = split_folder(config.folder, "train")
-    drawn = train is None
-    train = train or config.folder
-    folder = train if split == "train" or drawn else split_folder(config.folder, split)
+    train = split_folder(config.folder, "train") or config.folder
+    folder = split_folder(config.folder, split) if split in config.own_splits[1:] else train
     assert folder is not None
 
     places = [split_folder(config.folder, name) for name in SPLIT_FOLDERS]
-    named = [place for place in places if place] if config.labels == UNION and not drawn else [train]
+    named = [place for place in places if place] if config.labels == UNION and config.has_train_folder else [train]
 
     def read() -> ImageIndex:
         labels = _named(sorted({name for place in named for name in _class_names(FolderTree(place))}), train)
         index = read_class_folders(folder, labels, leave_out=config.labels == TRAIN)
         if split == "train":  # the labels of the others are the same
             warn_of_similar(config.folder, index.labels.names)
-        index = _with_copies_joined(index) if config.copies == "join" else index
-        return index.subset(config.rows_of(index, split)) if drawn and config.drawn_splits != ("train",) else index
+        return config.part_of(_with_copies_joined(index) if config.copies == "join" else index, split)
 
     # Not the folder itself: the cache may lie in it, and what is added to it is a class folder, which is named here.
     sources = [*(path for place in named for path in class_folders(place)), *folders_below(folder)]

@@ -229,6 +229,15 @@ class ImageIndex(_Shared):
         columns[[self.labels.index(name) for name in labels.names]] = np.arange(len(labels), dtype=np.int32)
         return self._renumbered(columns, labels)
 
+    def among(self, labels: LabelSpace) -> ImageIndex:
+        """The same images with `labels`: those here and others, of which it is not known whether images have them.
+
+        Raises DataError for a label here that is none of them.
+        """
+        own = set(self.labels.names)
+        columns = np.array([labels.index(name) for name in self.labels.names], np.int32)
+        return self._renumbered(columns, labels).with_unknown([name for name in labels.names if name not in own])
+
     def with_unknown(self, names: Sequence[str]) -> ImageIndex:
         """The same images, of which it is not known whether they have any of these labels."""
         hidden = np.array([self.labels.index(name) for name in names], np.int32)

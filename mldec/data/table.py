@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableConfig(TableSettings, SplitShares, FilesConfig):
+class TableConfig(TableSettings, SplitShares, FilesConfig):  # type: ignore[override]  # its splits are found
     """Files that list images: a table, or an export of a labelling tool, for each split or for all.
 
     Attributes:
@@ -77,13 +77,13 @@ class TableConfig(TableSettings, SplitShares, FilesConfig):
         return tuple(name for name in FilesConfig.paths if name != "labels" or self.labels not in (TRAIN, UNION))
 
     @property
-    def splits(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Those whose file is named; of one file those of its own, or those drawn from it."""
+    def own_splits(self) -> tuple[str, ...]:
+        """Those whose file is named; of one file those that it names, or train."""
         if not self.is_one_file:
             return tuple(split for split in SPLITS if getattr(self, split) is not None)
         path = os.path.expanduser(self.train)
         try:
-            return _outline(self, path).splits or self.drawn_splits
+            return _outline(self, path).splits or ("train",)
         except (OSError, DataError):  # reported when it is read
             return ("train",)
 
@@ -215,15 +215,23 @@ def _without_macos(index: ImageIndex) -> ImageIndex:
 def read_table(config: TableConfig, split: str) -> ImageIndex:
     """The same without a cache, with all images that the file lists: those that do not exist too."""
     index, images = _read(config, split)
-    if images.splits is None and config.drawn_splits == ("train",):
-        return index
-    return _part(config, index, images, split)
+    if images.splits is not None and config.is_one_file:
+        owner = split if split in config.own_splits else "train"
+        own = np.maximum(images.splits, 0) == SPLITS.index(owner)  # what names no split is train
+        index = index if own.all() else index.subset(np.flatnonzero(own))
+    return config.part_of(index, split)
 
 
 def read_whole(config: TableConfig) -> tuple[ImageIndex, np.ndarray]:
     """All images of the train file, whichever splits it has itself, and (R,) the image of each of its rows."""
     index, images = _read(config, "train")
     return index, np.arange(len(index)) if images.numbers is None else images.numbers
+
+
+def names_in_use(config: TableConfig) -> str | None:
+    """The file beside the train file that names labels which are numbers; None without one."""
+    names = None if config.label_files() else _names_of_numbers(config, read_rows(config, "train", quiet=True), "train")
+    return None if names is None else names.path
 
 
 def _read(config: TableConfig, split: str) -> tuple[ImageIndex, RowImages]:
@@ -234,10 +242,10 @@ def _read(config: TableConfig, split: str) -> tuple[ImageIndex, RowImages]:
     if names is not None:
         rows = dataclasses.replace(rows, labels=tuple(names.of[number] for number in rows.labels))
     images = _images_of(config, rows, split)
+    if not len(images.paths):
+        raise DataError(f"{rows.path}: no image and no label in it; each row names an image")
     train = images if getattr(config, split) is None or split == "train" else None
     labels = _label_names(config, rows, images, train, split) if names is None else names.all
-    if not len(images.paths):
-        raise DataError(f"{rows.path}: no image")
     if rows.columns and train is None:
         _check_columns(rows, labels, config)
     with naming(rows.path):
@@ -267,7 +275,8 @@ def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
 
     Raises DataError for a file that is no table and none of the exports that are known.
     """
-    path = config.file(split if getattr(config, split) is not None else "train")
+    split = split if getattr(config, split) is not None else "train"
+    path = config.file(split)
     if is_table(path):
         named = next(map(read_names, config.label_files()), None)
         rows = read_table_rows(path, config, cache=cache_folder(config), named=named)
@@ -300,16 +309,6 @@ def _images_of(config: TableConfig, rows: Rows, split: str) -> RowImages:
     for text in images.decisions:
         logger.info("%s: %s", rows.path, text)
     return images
-
-
-def _part(config: TableConfig, index: ImageIndex, images: RowImages, split: str) -> ImageIndex:
-    """The images of a split, of a file that has several."""
-    if images.splits is not None:
-        own = np.maximum(images.splits, 0) == SPLITS.index(split)  # what names no split is train
-        if not config.is_one_file or own.all():
-            return index
-        return index.subset(np.flatnonzero(own))
-    return index.subset(config.rows_of(index, split)) if config.is_one_file else index
 
 
 @dataclass(frozen=True)
@@ -369,7 +368,10 @@ def _label_names(config: TableConfig, rows: Rows, images: RowImages, train: RowI
     else:
         names = labels_of_train(first, others, config.labels)
     if not names:
-        raise DataError(f"{first.path}: no label in any row of train")
+        raise DataError(
+            f"{first.path}: no label in any row of train; fill its column of labels, or name another one: "
+            "dataset.label_column=NAME"
+        )
     if split == "train":  # the labels of the others are the same
         warn_of_similar(first.path, names)
     return names

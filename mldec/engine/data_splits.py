@@ -14,11 +14,11 @@ import numpy as np
 
 from mldec.config import Config
 from mldec.data.cache import NEUTRAL  # settings that say where a dataset lies and how it is shown
-from mldec.data.dataset import warn_of_differences
+from mldec.data.dataset import name_some, warn_of_differences
 from mldec.data.index import ImageIndex
 from mldec.engine.config_properties import uses_label_embeddings
 from mldec.engine.run_directory import is_data, read_metadata, run_directory_of
-from mldec.errors import ConfigError, DataError, printable_name
+from mldec.errors import ConfigError, DataError, counted, printable_name
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 
@@ -46,7 +46,8 @@ def build_split(config: Config, split: str, *, quiet: bool = False) -> ImageInde
 
     A dataset without a val split gets one: a share `protocol.holdout` of its train images. The selection is the same
     for every seed of the run, so that seeds are compared on the same images. With `holdout=0` the test split is used
-    as val, as in the published code. Without a test split, val is reported.
+    as val, as in the published code. Without a test split, val is reported; without any, and with `holdout=0`, test is
+    all images, to measure a network that was not trained on them.
 
     Args:
         quiet: do not warn where a split differs from the published figures. Derived splits never warn.
@@ -59,6 +60,8 @@ def build_split(config: Config, split: str, *, quiet: bool = False) -> ImageInde
     if split in published and (split != "train" or "val" in published):
         return _published_split(config, split, quiet)
     if split == "test" or (split == "val" and config.protocol.holdout == 0):
+        if split == "test" and is_undivided(config):
+            return _published_split(config, "train", quiet)
         other = "val" if split == "test" else "test"
         if other not in published and config.protocol.holdout == 0:
             raise ConfigError(
@@ -72,8 +75,16 @@ def build_split(config: Config, split: str, *, quiet: bool = False) -> ImageInde
     order = np.random.default_rng(0).permutation(len(train))
     held = max(1, round(len(train) * config.protocol.holdout))
     if held >= len(train):
-        raise ConfigError(f"protocol.holdout={config.protocol.holdout} leaves none of {len(train)} images to train on")
+        raise ConfigError(
+            f"{config.dataset.name}: train has {counted(len(train), 'image')}, and protocol.holdout="
+            f"{config.protocol.holdout} for val leaves none to train on; add images, or name others: dataset.val=FILE"
+        )
     return train.subset(np.sort(order[held:] if split == "train" else order[:held]))
+
+
+def is_undivided(config: Config) -> bool:
+    """Whether all images are measured as "test": the dataset has no splits, and none of it is held out."""
+    return tuple(config.dataset.splits) == ("train",) and config.protocol.holdout == 0
 
 
 def describe_test_split(config: Config) -> str:
@@ -82,6 +93,8 @@ def describe_test_split(config: Config) -> str:
     Empty where the dataset has a test split of its own that nothing was chosen on.
     """
     published = config.dataset.splits
+    if is_undivided(config):
+        return ""
     if "test" not in published:
         what = "the val images" if "val" in published else "the val images, held out of train"
         return f"test = {what} (no test split)"
@@ -92,13 +105,13 @@ def describe_test_split(config: Config) -> str:
 
 def build_splits(config: Config) -> Splits:
     """All three splits, see `build_split`. Raises DataError if their labels differ."""
+    splits = Splits(*(build_split(config, split) for split in Splits._fields))
     if "test" not in config.dataset.splits:
         logger.warning(
             "warning: %s has no test split: results are reported on val, where the epoch is chosen too, and are "
             "optimistically biased",
             config.dataset.name,
         )
-    splits = Splits(*(build_split(config, split) for split in Splits._fields))
     for split, index in zip(Splits._fields, splits, strict=True):
         if index.labels.names != splits.train.labels.names:
             own, trained = set(index.labels.names), set(splits.train.labels.names)
@@ -110,7 +123,30 @@ def build_splits(config: Config) -> Splits:
     if splits.labels.has_unseen and not uses_label_embeddings(config):
         logger.info("the head has no label embeddings: only seen labels are trained and evaluated")
     check_val_covers_unseen(config, splits.val)
-    return Splits(*(restrict_labels(config, index, split) for split, index in zip(Splits._fields, splits, strict=True)))
+    if "val" not in config.dataset.splits and config.protocol.holdout > 0:
+        logger.info(
+            "val is %s of train, drawn at random: protocol.holdout=%g",
+            counted(len(splits.val), "image"),
+            config.protocol.holdout,
+        )
+    splits = Splits(*(restrict_labels(config, index, name) for name, index in splits._asdict().items()))
+    _warn_of_unmeasured(splits.val)
+    return splits
+
+
+def _warn_of_unmeasured(val: ImageIndex) -> None:
+    """Log a warning if no image of val has some of the labels that are trained."""
+    seen = np.ones(len(val.labels), bool) if val.labels.seen is None else np.array(val.labels.seen)
+    absent = np.flatnonzero((val.positives_per_class() == 0) & seen)
+    if len(absent):
+        logger.warning(
+            "warning: val (%s) has no image of %s of %s labels: %s; on val they are not measured, and they get no "
+            "threshold of their own",
+            counted(len(val), "image"),
+            f"{len(absent):,}",
+            f"{seen.sum():,}",
+            name_some((val.labels.names[column] for column in absent), len(absent)),
+        )
 
 
 def check_val_covers_unseen(config: Config, val: ImageIndex) -> None:

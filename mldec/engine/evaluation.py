@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from mldec.config import Config, to_mapping
+from mldec.data.dataset import name_some
 from mldec.data.index import ImageIndex
 from mldec.engine import build, config_properties, data_splits, environment, run_directory
 from mldec.engine.checkpoint import Restored, store_thresholds
@@ -22,7 +23,7 @@ from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scor
 from mldec.engine.inference import ImageScorer
 from mldec.engine.thresholds import FILE, LabelThresholds, write_thresholds
 from mldec.engine.thresholds import tune_thresholds as best_thresholds
-from mldec.errors import ConfigError, DataError
+from mldec.errors import ConfigError, DataError, counted, printable_name
 from mldec.files import refuse_linked
 from mldec.labels import LabelSpace
 from mldec.metrics import f1_at_threshold
@@ -107,12 +108,15 @@ def evaluate_split(
     run_directory.write_json(directory / "metrics.json", record)
     write_per_class(directory / "per_class_ap.csv", result, scores, labels)
     shared = data_splits.describe_test_split(config) if split == "test" else ""
+    whole = ""
+    if split == "test" and data_splits.is_undivided(config):
+        whole = f", all of {printable_name(getattr(config.dataset, 'train', config.dataset.folder))}"
     lines = [
         f"{restored.path}, {restored.weights} weights of step {restored.step}",
-        f"{config.dataset.name} {split}: {len(scores.ids):,} images, {len(labels)} labels, "
+        f"{config.dataset.name} {split}: {counted(len(scores.ids), 'image')}{whole}, {len(labels)} labels, "
         f"{config.protocol.name} protocol, AP definition {config.protocol.average_precision}",
         *([shared] if shared else []),
-        describe(result.metrics, config.dataset.single_label),
+        describe(result.metrics, config.dataset.single_label, config.protocol.threshold),
     ]
     if "tuned" in record:
         biased = ", which are these images: optimistically biased" if shared else ""
@@ -132,7 +136,8 @@ def evaluate_split(
 def open_split(restored: Restored, config: Config, split: str) -> tuple[ImageIndex, LabelSpace]:
     """The images of a split, and its labels, marked as seen where the network was trained on them.
 
-    Raises DataError if they cannot be read, or if a network without label embeddings was trained on other labels.
+    Labels of the network that a dataset of one's own does not have are unknown there, and not measured. Raises
+    DataError if it cannot be read, or has labels that a network without label embeddings was not trained on.
     """
     index = data_splits.restrict_labels(config, data_splits.build_split(config, split), split)
     labels = index.labels
@@ -140,10 +145,17 @@ def open_split(restored: Restored, config: Config, split: str) -> tuple[ImageInd
         trained = set(restored.labels.trained().names)
         labels = LabelSpace(labels.names, seen=[name in trained for name in labels.names])
     elif labels.names != restored.labels.names:
-        raise DataError(
-            f"{config.dataset.name} has other labels ({len(labels)}) than the checkpoint "
-            f"({len(restored.labels)}): their scores cannot be compared with its targets"
-        )
+        if not hasattr(config.dataset, "own_splits"):  # only files of one's own may have a part of the labels
+            raise DataError(
+                f"{config.dataset.name} has other labels ({len(labels)}) than the checkpoint "
+                f"({len(restored.labels)}): their scores cannot be compared with its targets"
+            )
+        if strange := sorted(set(labels.names) - set(restored.labels.names)):
+            raise DataError(
+                f"{config.dataset.name} has {counted(len(strange), 'label')} that the checkpoint does not have "
+                f"({name_some(strange, len(strange))}): it gives no scores that could be compared with their targets"
+            )
+        index, labels = index.among(restored.labels), restored.labels
     return index, labels
 
 

@@ -170,12 +170,17 @@ def metric_names(metrics: Mapping[str, Any], single_label: bool) -> tuple[list[s
     return [name for name in order if name in metrics], sorted(n for n in metrics if n.startswith(("CF1@", "OF1@")))
 
 
-def describe(metrics: Mapping[str, Any], single_label: bool) -> str:
-    """The metrics of `compute_metrics` as text: one line, and one more for each zero-shot task."""
+def describe(metrics: Mapping[str, Any], single_label: bool, threshold: float | None = None) -> str:
+    """The metrics of `compute_metrics` as text: one line, and one more for each zero-shot task.
+
+    `threshold`: that of CF1 and OF1, to be named with them.
+    """
     tasks = [task for task in TASKS if f"{task}_mAP" in metrics]
     primary, of_best = metric_names(metrics, single_label)
     figures = "   ".join(f"{name} {metrics[name]:.2f}" for name in [*primary, *of_best])
-    lines = [f"{figures}   ({metrics['classes_counted']:.0f} classes counted)"]
+    classes = f"{(count := int(metrics['classes_counted'])):,} class{'' if count == 1 else 'es'} counted"
+    at = f"; CF1 and OF1 at {threshold:g}" if threshold is not None and "CF1" in metrics else ""
+    lines = [f"{figures}   ({classes}{at})"]
     return "\n".join([*lines, *(_describe_task(metrics, task) for task in tasks)])
 
 

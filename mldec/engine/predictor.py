@@ -104,6 +104,11 @@ class Predictor:
 
     # Labels -----------------------------------------------------------------------------------------------------------
 
+    @property
+    def single_label(self) -> bool:
+        """Whether the images that it was trained on have exactly one label each."""
+        return bool(self.config.dataset.single_label)
+
     def set_labels(self, names: Sequence[str]) -> None:
         """Set the query labels of a zero-shot network: any number, trained or not, in any order.
 
@@ -184,7 +189,7 @@ class Predictor:
     def predict(
         self,
         images: Sequence[ImageInput],
-        threshold: float | Literal["tuned"] | np.ndarray = 0.5,
+        threshold: float | Literal["tuned"] | np.ndarray | None = None,
         top_k: int | None = None,
     ) -> list[dict[str, float]]:
         """The predicted labels of each image with their scores, highest first.
@@ -192,13 +197,17 @@ class Predictor:
         Args:
             images: paths, Pillow images, or uint8 arrays: (H,W,3) RGB or (H,W) grey.
             threshold: labels with a higher score are predicted; "tuned": the threshold that was tuned on val for each
-                label, and 0.5 for labels without one; or an array (N,).
+                label, and 0.5 for labels without one; or an array (N,). None: 0.5. With None and "tuned" a network of
+                images with one label each, which has no thresholds, predicts the best label.
             top_k: predict the k labels with the highest scores instead.
 
         Raises DataError for an image that cannot be read, and if there are no tuned thresholds.
         """
-        if isinstance(threshold, str) and threshold == "tuned":
-            threshold = self.tuned_thresholds().values
+        if threshold is None or (isinstance(threshold, str) and threshold == "tuned"):
+            if self.single_label and top_k is None:
+                threshold, top_k = 0.5, 1
+            else:
+                threshold = 0.5 if threshold is None else self.tuned_thresholds().values
         return [self.name(row, threshold, top_k) for row in self.scores(images)]
 
     def tuned_thresholds(self, default: float = 0.5) -> LabelThresholds:
@@ -206,6 +215,11 @@ class Predictor:
 
         Raises DataError if there are no tuned thresholds.
         """
+        if self.single_label:
+            raise DataError(
+                f"{self.path}: images of this run have one label each, so there are no tuned thresholds; the best "
+                "label is predicted without threshold= and thresholds="
+            )
         if self.thresholds is None:
             raise DataError(
                 f"{self.path} has no tuned thresholds; run mldec evaluate run=RUN split=val tune_thresholds=true, or "

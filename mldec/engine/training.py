@@ -129,7 +129,8 @@ def _train(
         return TrainResult(record, run_dir)
     details = f"{record['protocol']} protocol, {record['weights']} weights of epoch {record['epoch']}"
     heading = f"{shared}; {details}" if shared else f"test ({details})"
-    return TrainResult(record, run_dir, summary=f"{heading}\n{describe(record, trainer.single_label)}")
+    metrics = describe(record, trainer.single_label, config.protocol.threshold)
+    return TrainResult(record, run_dir, summary=f"{heading}\n{metrics}")
 
 
 def _make_run_directory(config: Config) -> Path:

@@ -19,7 +19,7 @@ from mldec.data.data_checks import find_data_problems
 from mldec.data.index import ABSENT, PRESENT, UNKNOWN, ImageIndex
 from mldec.data.own.export_set import joined_labels
 from mldec.data.statistics import count_together
-from mldec.errors import DataError
+from mldec.errors import DataError, counted
 from mldec.report.browse_images import TIMES, Checked, ImageRow, Thumbnail, check, locate, thumbnails
 from mldec.report.html import render
 
@@ -70,6 +70,7 @@ def browse(
     limit: int,
     workers: int,
     on_done: Callable[[int], None] = lambda count: None,
+    on_warning: Callable[[str], None] = lambda text: None,
 ) -> str:
     """The page as HTML.
 
@@ -79,9 +80,16 @@ def browse(
         limit: how many images it shows: those with a problem (at most half), one of each label, others at random.
         workers: threads that decode images.
         on_done: called with the number of images done since the last call: those checked, then those shown.
+        on_warning: called with a sentence where images of several splits are the same or nearly.
     """
     labels = joined_labels(indexes.values())
     checked = check(indexes, workers=workers, on_done=on_done)
+    if checked.across:
+        on_warning(
+            f"{counted(checked.across, 'group')} of the same or nearly the same images "
+            f"{'lies' if checked.across == 1 else 'lie'} in several splits, so that results are optimistically biased: "
+            "see the problems of the page; mldec data split dedupe=true keeps them together"
+        )
     present, unknown = _states(indexes, labels)
     together = _together(indexes, labels, present.sum(axis=0))
     chosen = choose(indexes, labels, checked, limit)

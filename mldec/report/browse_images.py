@@ -58,11 +58,13 @@ class Checked:
         rows: each of them.
         problems: the kinds of problems that some have.
         problems_of: the keys of the problems of an image that has any.
+        across: how many groups of the same files or near-duplicates lie in several splits.
     """
 
     rows: dict[ImageRow, ImageCheck]
     problems: list[Problem]
     problems_of: dict[ImageRow, list[str]]
+    across: int = 0
 
 
 def count_checked(indexes: Mapping[str, ImageIndex]) -> int:
@@ -105,7 +107,8 @@ def check(indexes: Mapping[str, ImageIndex], *, workers: int, on_done: Callable[
             lines.append(found[group[0]].error or (" ~ " if key == "near" else " = ").join(map(name, group)) + more)
         if lines:
             problems.append(Problem(key, title, meaning, lines, sum(map(len, lists[key]))))
-    return Checked(found, problems, dict(problems_of))
+    across = sum(len({row.split for row in group}) > 1 for group in (*lists["same"], *lists["near"]))
+    return Checked(found, problems, dict(problems_of), across)
 
 
 def locate(indexes: Mapping[str, ImageIndex], numbers: np.ndarray) -> list[ImageRow]:

@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mldec.commands import compose
 from mldec.commands.main import run
+from mldec.config import build_component
 from mldec.data import sources
 from mldec.data.download import Download
 from mldec.data.sources import DatasetSource
 from mldec.engine.metric_writer import read_records
+from mldec.registry import DATASETS
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SMALL = [
@@ -94,7 +97,9 @@ def test_split_refuses_what_it_cannot_do_and_overwrites_nothing(tmp_path, capsys
         (["table=all.csv", "val=1.2"], "val=1.2"),
         (["table=all.csv", "train=x"], "train=x: expected a number from 0 to 1"),
         (["table=none.csv"], "no such file"),
-        (["dataset=folder", "dataset.root=images"], "table=FILE is missing"),
+        (["val=0.5"], "dataset=PATH is missing"),
+        (["dataset=folder", "dataset.root=images"], "images: no folder in it; each class needs one"),
+        (["dataset=table", "dataset.train=all.csv", "dataset.val=all.csv"], "its train, val are files"),
         (["table=all.csv", "seed=-1"], "seed=-1: expected an integer from 0 to"),
         (["table=all.csv", "head=gap"], "head=gap: no such option of mldec data split"),
     ]:
@@ -112,10 +117,106 @@ def test_a_path_can_be_divided_and_train_is_what_the_others_leave(tmp_path, caps
     write_table(tmp_path)
     assert run(["data", "split", "dataset=all.csv", "val=0.25", "output=parts"]) == 0
     assert [len((tmp_path / "parts" / f"{split}.csv").read_text().split()) - 1 for split in ("train", "val")] == [9, 3]
-    capsys.readouterr()
-    assert run(["data", "split", "dataset=images", "val=0.25"]) == 2
-    assert run(["data", "split", "dataset=folder", "dataset.root=images", "val=0.25"]) == 2
-    assert "table=FILE is missing: the table to divide" in capsys.readouterr().err
+
+
+def following(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The overrides of the command that is printed as next."""
+    return shlex.split(capsys.readouterr().out.rpartition("next: mldec train ")[2])
+
+
+def content_of(config) -> dict[str, dict[str, frozenset[str]]]:
+    """The labels of each image of each split, by the image's file."""
+    indexes = {split: DATASETS[config.name].build(config, split=split) for split in config.splits}
+    return {
+        split: {
+            Path(index.path(row)).resolve().as_posix(): frozenset(
+                f"{state}{name}" for name, state in zip(index.labels.names, index.targets([row])[0], strict=True)
+            )
+            for row in range(len(index))
+        }
+        for split, index in indexes.items()
+    }
+
+
+def whole(*overrides: str) -> dict[str, frozenset[str]]:
+    """The same of all images of a dataset."""
+    compose.load_components(())
+    parts = content_of(build_component(compose.compose(overrides)["dataset"], "dataset"))
+    return {image: labels for part in parts.values() for image, labels in part.items()}
+
+
+TABLES = {
+    "semicolons": ("t.csv", "path;labels\n{0};cat|dog\n{1};dog\n{2};cat\n{3};\n", []),
+    "no header": ("t.csv", "{0},cat\n{1},dog\n{2},cat\n{3},dog\n", []),
+    "tabs": ("t.txt", "path\tlabels\n{0}\tcat,dog\n{1}\tdog\n{2}\tcat\n{3}\tcat\n", []),
+    "spaces": ("t.csv", "path,labels\n{0},traffic light\n{1},stop sign\n{2},cat\n{3},cat\n", []),
+    "classes": ("t.csv", "path,cat,dog,age\n{0},1,-1,3\n{1},0,1,4\n{2},1,0,5\n{3},0,1,6\n", []),
+    "minus": (
+        "t.csv",
+        "path,cat,x\n{0},1,a\n{1},-1,b\n{2},1,c\n{3},-1,d\n",
+        ["dataset.minus_one=absent", "dataset.ignore=[x]"],
+    ),
+    "divided": ("t.csv", "path,labels,split\n{0},cat,train\n{1},dog,val\n{2},cat,val\n{3},dog,train\n", []),
+    "divided classes": ("t.csv", "path,cat,dog,split\n{0},1,0,train\n{1},0,1,val\n{2},1,0,val\n{3},0,1,train\n", []),
+    "latin": ("t.csv", "path;labels\n{0};caf\xe9\n{1};th\xe9\n{2};caf\xe9\n{3};th\xe9\n", []),
+    "numbers": ("t.csv", "path,labels\n{0},0\n{1},1\n{2},0\n{3},1\n", []),
+    "lines": (
+        "t.jsonl",
+        '{{"file": "{0}", "tags": ["a"]}}\n{{"file": "{1}", "tags": ["b"]}}\n{{"file": "{2}", "tags": ["a"]}}\n',
+        [],
+    ),
+    "columns": (
+        "t.csv",
+        "a,b,c\n{0},cat,1\n{1},dog,1\n{2},cat,2\n{3},dog,2\n",
+        ["dataset.path_column=a", "dataset.label_column=b"],
+    ),
+}
+
+
+@pytest.mark.parametrize("output", [None, "parts"])
+@pytest.mark.parametrize("name", TABLES)
+def test_what_is_printed_next_reads_any_table_that_was_divided(tmp_path, capsys, name, output):
+    file, text, given = TABLES[name]
+    for number in range(4):
+        make_image(tmp_path / f"{number}.jpg", number)
+    (tmp_path / file).write_bytes(text.format(*(f"{n}.jpg" for n in range(4))).encode("cp1252"))
+    if name == "numbers":
+        (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    before = whole(f"dataset={file}", *given)
+    options = [f"table={file}", *given, "train=0.5", "val=0.5", *([] if output is None else [f"output={output}"])]
+    assert run(["data", "split", *options]) == 0
+    overrides = following(capsys)
+    parts = content_of(build_component(compose.compose(overrides)["dataset"], "dataset"))
+    assert set(parts) == {"train", "val"}
+    assert {image: labels for part in parts.values() for image, labels in part.items()} == before
+    assert not parts["train"].keys() & parts["val"].keys()
+
+
+def test_class_directories_and_exports_are_divided_into_tables(tmp_path, capsys):
+    tasks = []
+    for number in range(8):
+        name = ("traffic light", "stop, sign")[number % 2]
+        make_image(tmp_path / "photos" / name / f"{number}.jpg", number)
+        tasks.append({"image": f"photos/{name}/{number}.jpg", "labels": [name]})
+    (tmp_path / "list.json").write_text(json.dumps(tasks))
+    for path, places in (("photos", "photos_split"), ("list.json", ".")):
+        before = whole(f"dataset={path}")
+        assert run(["data", "split", f"dataset={path}", "dataset.image_size=32", "train=0.5", "val=0.5"]) == 0
+        overrides = following(capsys)
+        assert (tmp_path / places / "val.csv").exists()
+        config = build_component(compose.compose(overrides)["dataset"], "dataset")
+        assert (config.name, config.splits, config.image_size) == ("table", ("train", "val"), 32)
+        assert config.single_label == (path == "photos")
+        parts = content_of(config)
+        assert [len(part) for part in parts.values()] == [4, 4]
+        assert {image: labels for part in parts.values() for image, labels in part.items()} == before
+    assert run(["data", "split", "dataset=list.json", "groups=labels"]) == 2
+    assert "only a table has columns" in capsys.readouterr().err
+    (tmp_path / "photos").rename(tmp_path / "train")
+    assert run(["data", "split", "dataset=folder", f"dataset.root={tmp_path}", "output=x"]) == 0
+    (tmp_path / "val").mkdir()
+    assert run(["data", "split", "dataset=folder", f"dataset.root={tmp_path}", "output=y"]) == 2
+    assert "its train, val are files or directories of their own already" in capsys.readouterr().err
 
 
 def test_split_gives_train_every_label_and_what_it_prints_next_can_be_used(tmp_path, capsys):

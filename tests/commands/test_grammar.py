@@ -133,10 +133,11 @@ def test_printed_commands_can_be_pasted_and_diagnostics_go_to_standard_error(tra
     assert "warning: protocol.report=ema" in diagnostics
     assert not [line for line in printed.splitlines() if line.startswith(("warning:", "note:", "error:"))]
     found = commands(printed)
-    assert [command[0] for command in found] == ["evaluate", "report"]
+    assert [command[0] for command in found] == ["evaluate", "predict", "report"]
     for command in found:
-        assert command[1:] == [f"run={folder}"]
-        assert run(command) == 0
+        assert command[1] == f"run={folder}"
+        assert command[2:] == (["input=DIR", "thresholds=tuned"] if command[0] == "predict" else [])
+        assert run([text.replace("=DIR", f"={folder / 'images'}") for text in command]) == 0
     printed, diagnostics = capsys.readouterr()
     assert f"written to {folder / 'evaluation' / 'digits_test'}\n" in printed
     assert f"written to {folder / 'report.html'}" in printed

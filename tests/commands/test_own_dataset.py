@@ -1,23 +1,41 @@
 """Properties: `dataset=PATH` means the options that its summary prints, in every command, and never guesses."""
 
+import dataclasses
 import json
 import random
 import re
 import shlex
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+import mldec
 from mldec.commands import compose, own_dataset
 from mldec.commands.main import run
 from mldec.commands.own_dataset import find_own
 from mldec.config import build_component
 from mldec.errors import ConfigError, DataError, as_override, setting
 from mldec.registry import DATASETS
+from tests.forked import begin
 
 NAMES = [f"i{number}.jpg" for number in range(6)]
+
+#: Overrides that make a training a matter of a second.
+SMALL = (
+    *(
+        "dataset.image_size=16",
+        "backbone=resnet_digits",
+        "backbone.widths=[8,16]",
+        "backbone.blocks=[1,1]",
+        "head.dim=32",
+    ),
+    *("head.ffn_dim=32", "head.num_heads=4", "schedule.epochs=1", "schedule.batch_size=4", "runtime=cpu"),
+    *("runtime.threads=1", "runtime.workers=0", "runtime.tensorboard=false", "run_dir=run"),
+)
 
 
 @pytest.fixture
@@ -89,6 +107,114 @@ def test_the_options_that_an_error_offers_are_taken_beside_the_path(
     options = shlex.split(capsys.readouterr().err.splitlines()[3].removeprefix("the same: "))
     assert set(words[1:]) <= set(options)
     assert compose.compose(options)["dataset"] == mapping["dataset"]
+
+
+TABLES = {
+    "semicolon": ("path;labels", "{};cat|dog", ["dataset.separator=pipe", "dataset.val_share=0.5"]),
+    "header": ("", "{},cat", ["dataset.header=false"]),
+    "states": ("file,cat,dog,note", "{},1,-1,x", ["dataset.minus_one=absent", "dataset.ignore=[note]"]),
+    "unlisted": ("image,tags", "{},cat/dog", ["dataset.separator=slash", "dataset.unlisted=unknown", "dataset.root=."]),
+    "column": ("path,a,b", "{},dog,x", ["dataset.label_column=a", "dataset.labels=union", "dataset.split_seed=3"]),
+    "decided": ("path\tlabels", '{}\t["cat"]', []),
+    "names": ("path,labels", "{},1", ["dataset.labels=names.txt", "dataset.first_number=0"]),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_printed_options_hold_those_of_the_user(
+    folder: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, row, given = TABLES[name]
+    lines = [*([header] if header else []), *(row.format(image) for image in NAMES)]
+    (folder / "own.csv").write_text("\n".join(lines) + "\n")
+    (folder / "names.txt").write_text("cat\ndog\n")
+    ours = build_component(compose.compose(["dataset=own.csv", *given])["dataset"], "dataset")
+    printed = shlex.split(capsys.readouterr().err.splitlines()[-1].removeprefix("the same: "))
+    theirs = build_component(compose.compose(printed)["dataset"], "dataset")
+    assert {override.partition("=")[0] for override in given} <= {text.partition("=")[0] for text in printed}
+    assert ours == theirs
+    assert ours.splits == theirs.splits == ("train", "val")
+    for split in ours.splits:
+        first, second = (DATASETS["table"].build(config, split=split) for config in (ours, theirs))
+        assert first.fingerprint() == second.fingerprint()
+
+
+def write_hub(folder: Path, sizes: dict[str, int], cells: Sequence[str]) -> None:
+    """A folder in the layout of Hugging Face: a table for each split beside its images."""
+    for split, count in sizes.items():
+        (folder / "hub" / split).mkdir(parents=True, exist_ok=True)
+        names = [f"{split}{number}.jpg" for number in range(count)]
+        for name in names:
+            shutil.copy(folder / NAMES[0], folder / "hub" / split / name)
+        rows = "".join(f"{name},{cells[number % len(cells)]}\n" for number, name in enumerate(names))
+        (folder / "hub" / split / "metadata.csv").write_text(f"file_name,labels\n{rows}")
+
+
+def test_train_and_test_without_val_are_given_one_by_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_hub(folder, {"train": 40, "test": 8}, ("a;b", "b;c", "c;d", "d"))
+    dataset = build_component(compose.compose(["dataset=hub"])["dataset"], "dataset")
+    printed = capsys.readouterr().err
+    assert "images: train 36, val 4, test 8;" in printed
+    assert "no val of its own, so 10% for val, drawn from train" in printed
+    assert "dataset.val_share=0.1" in printed
+    parts = {split: DATASETS["table"].build(dataset, split=split) for split in dataset.splits}
+    assert parts["val"].positives_per_class().all()
+    assert not set(parts["train"].names()) & set(parts["val"].names())
+    assert len({path.parent for part in parts.values() for path in map(Path, map(part.path, range(len(part))))}) == 2
+    for given in ("protocol.holdout=0.25", "protocol=paper", "dataset.val_share=0"):
+        assert not compose.compose(["dataset=hub", given])["dataset"].get("val_share"), given
+
+
+def test_class_folders_for_train_and_test_are_given_a_val(folder: Path) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(folder / "classes", folder / "divided" / split)
+    dataset = build_component(compose.compose(["dataset=divided"])["dataset"], "dataset")
+    assert dataset.splits == ("train", "val", "test")
+    sizes = [len(DATASETS["folder"].build(dataset, split=split)) for split in dataset.splits]
+    assert sizes == [4, 2, 6]
+    assert dataset.unused() == []
+    assert "has its own test split" in dataclasses.replace(dataset, test_share=0.1).unused()[0]
+
+
+@pytest.mark.parametrize(
+    ("cells", "splits"),
+    [("abcdef", ("train",)), ("aabcde", ("train", "val")), ("aaaaaa", ("train", "val"))],
+)
+def test_a_part_that_would_be_empty_is_left_out(
+    folder: Path, cells: str, splits: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"{name},{cell}\n" for name, cell in zip(NAMES, cells, strict=True))
+    (folder / "few.csv").write_text(f"path,labels\n{rows}")
+    dataset = build_component(compose.compose(["dataset=few.csv"])["dataset"], "dataset")
+    assert dataset.splits == splits
+    told = "6 images are too few for a share of each label: val is protocol.holdout of train"
+    assert (told in capsys.readouterr().err) == (splits == ("train",))
+
+
+def test_a_table_of_four_images_trains(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = "".join(f"{name},{cell}\n" for name, cell in zip(NAMES, "abcd", strict=False))
+    (folder / "four.csv").write_text(f"path,labels\n{rows}")
+    assert run(["train", "dataset=four.csv", *SMALL]) == 0
+    assert "val is 1 image of train, drawn at random" in caplog.text
+    assert caplog.text.count("warning: val (1 image) has no image of 3 of 4 labels") == 1
+
+
+def test_each_fact_is_told_once(folder: Path) -> None:
+    cells = zip(NAMES, ("a|b", "A|b", "nan") * 2, strict=True)
+    table, printed = folder / "t.csv", folder / "printed.txt"
+    table.write_text("path;labels\n" + "".join(f"{name};{cell}\n" for name, cell in cells))
+    (folder / "excluded.txt").write_text(f"{NAMES[0]}\n")
+    explicit = ("dataset=table", f"dataset.train={table}", "dataset.val_share=0.25", f"dataset.cache={table}/none")
+    stats, train = ("data", "stats", "split=all", f"output={folder}"), ("train", *SMALL[:-1])
+    own, training = (f"dataset={table}", f"dataset.cache={table}/none"), (*train, f"run_dir={folder}/run")
+    for command in ((*stats, *own), (*stats, *explicit), (*training, *own)):
+        process = begin(command, output=str(printed))
+        process.join()
+        assert process.exitcode == 0, printed.read_text()
+        text = printed.read_text()
+        printed.unlink()
+        for fact in ("differ in case", "2 cells with nan", "leaving out the images"):
+            assert text.count(fact) == 1, f"{command} {fact}\n{text}"
 
 
 def test_a_name_wins_over_a_file(folder: Path) -> None:
@@ -243,3 +369,72 @@ def test_a_path_that_does_not_exist_is_named(folder: Path, value: str, words: tu
     assert str(caught.value).startswith(f"dataset={value}: no such dataset")
     for text in words:
         assert text in str(caught.value)
+
+
+def test_from_a_folder_per_class_to_predictions_and_a_report(
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run(["train", "dataset=classes", *SMALL]) == 0
+    assert "mldec predict run=run input=DIR" in capsys.readouterr().out
+    assert run(["predict", "run=run", "input=classes", "thresholds=tuned", "output=out"]) == 0
+    assert caplog.text.count("one label each, so the best label is listed") == 1
+    assert "warning" not in capsys.readouterr().err
+    rows = [json.loads(line) for line in Path("out/predictions.jsonl").read_text().splitlines()]
+    assert [len(row["labels"]) for row in rows] == [1] * len(NAMES)
+    network = mldec.load("run")
+    paths = [row["path"] for row in rows]
+    best = [max(zip(scores, network.labels.names, strict=True))[1] for scores in network.scores(paths).tolist()]
+    assert [list(row["labels"]) for row in rows] == [[name] for name in best]
+    assert [list(found) for found in network.predict(paths, threshold="tuned")] == [[name] for name in best]
+    assert run(["predict", "run=run", "input=classes", "thresholds=tuned", "threshold=0.3"]) == 2
+    assert "one label each, so there are no tuned thresholds" in capsys.readouterr().err
+    assert run(["report", "run=run"]) == 0
+
+
+def test_another_dataset_without_splits_is_used_whole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "dataset=t.csv", *SMALL]) == 0
+    (folder / "new.csv").write_text("path,labels\n" + "".join(f"{name},cat\n" for name in NAMES[:5]))
+    capsys.readouterr()
+    assert run(["evaluate", "run=run", "dataset=new.csv"]) == 0
+    printed = capsys.readouterr()
+    assert "table test: 5 images, all of new.csv, 2 labels," in printed.out
+    assert "(1 class counted; CF1 and OF1 at 0.5)" in printed.out  # dog is unknown there
+    assert "images: train 5; labels: 1" in printed.err
+    assert run(["evaluate", "run=run", "dataset=t.csv"]) == 0  # its own, of which it has seen the rest
+    assert re.search(r"table test: [12] images?, 2 labels,", capsys.readouterr().out)
+    assert run(["evaluate", "run=run", "dataset=table", "dataset.train=new.csv"]) == 0
+    assert "table test: 5 images, all of new.csv" in capsys.readouterr().out
+    (folder / "new.csv").write_text(f"path,labels\n{NAMES[0]},owl\n")
+    assert run(["evaluate", "run=run", "dataset=new.csv"]) == 2
+    assert "table has 1 label that the checkpoint does not have (owl)" in capsys.readouterr().err
+
+    assert run(["predict", "run=run", "dataset=classes", "top_k=1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(NAMES)
+    for options in ([], ["dataset=classes", "input=classes"]):
+        assert run(["predict", "run=run", *options]) == 2
+        assert "input=… or dataset=PATH" in capsys.readouterr().err
+    assert run(["benchmark", "data", "dataset=classes", "repeats=1"]) == 0
+    assert " 2 labels; files looked for" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"path,labels\n{NAMES[0]},cat\n", None),
+        (f"path,labels\n{NAMES[0]},\n{NAMES[1]},\n", "no label in any row of train; fill its column of labels"),
+        ("path,labels\n", "no image and no label in it"),
+    ],
+)
+def test_every_command_ends_in_one_error_where_there_is_nothing_to_learn_from(
+    folder: Path, text: str, message: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "own.csv").write_text(text)
+    for command in ("stats", "verify", "browse", "split", "train", "export"):
+        words = {"train": ["train", *SMALL], "export": ["data", "export", "format=csv", "output=out"]}.get(command)
+        code = run([*(words or ["data", command]), "dataset=own.csv"])
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+        wanted = {"split": "the only image would be in train", "train": "train has 1 image, and protocol.holdout"}
+        expected = wanted.get(command) if message is None else message
+        assert code == (0 if expected is None else 2), command
+        assert len(errors) == (expected is not None)
+        assert expected is None or expected in errors[0], command

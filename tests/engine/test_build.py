@@ -79,6 +79,18 @@ def test_without_a_test_split_val_is_reported_and_that_is_said(tables, caplog):
         data_splits.build_splits(make([*words, "protocol.holdout=0"]))
 
 
+def test_labels_that_val_cannot_measure_are_counted_once(tables, caplog):
+    words, folder = tables
+    (folder / "val.csv").write_text("path,labels\nval0.png,cat\n")
+    data_splits.build_splits(make([*words, f"dataset.val={folder / 'val.csv'}"]))
+    assert caplog.text.count("warning: val (1 image) has no image of 1 of 2 labels: dog;") == 1
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        data_splits.build_splits(make([*words, "protocol.holdout=0.25"]))
+    assert "val is 10 images of train, drawn at random: protocol.holdout=0.25" in caplog.text
+    assert "has no image" not in caplog.text
+
+
 def test_what_is_said_to_have_one_label_a_image_must_have_it(tables):
     words, _ = tables
     with pytest.raises(DataError, match=r"table train: 13 of 40 images do not have exactly one .*train2.png with 2"):

@@ -193,3 +193,11 @@ def test_no_input_is_overwritten(dataset, capsys):
     folder, overrides = dataset
     assert run(["data", "browse", *overrides, f"output={folder}/val.csv"]) == 2
     assert "would be overwritten" in capsys.readouterr().err
+
+
+def test_images_that_several_splits_share_are_a_warning(dataset, tmp_path, capsys) -> None:
+    _, overrides = dataset
+    for split, count in (("all", 1), ("val", 0)):
+        assert run(["data", "browse", *overrides, f"split={split}", f"output={tmp_path / 'page.html'}"]) == 0
+        warned = capsys.readouterr().err
+        assert warned.count("warning: 2 groups of the same or nearly the same images lie in several splits") == count

@@ -16,8 +16,8 @@ from typing import Any
 from mldec.data.dataset import name_some
 from mldec.data.own.documents import label_text, path_text, reading, unique
 from mldec.data.own.listing import Entry, Listing
-from mldec.data.own.shapes import Source, counted, image_key, make_listing, splits_of
-from mldec.errors import DataError
+from mldec.data.own.shapes import Source, image_key, make_listing, splits_of
+from mldec.errors import DataError, counted
 
 PREDICTIONS = "predictions"  # as dataset.label_column, by which these are read instead of annotations
 JSON, JSON_MIN = "Label Studio JSON", "Label Studio JSON-MIN"

@@ -34,13 +34,11 @@ class Located:
         name: the component that reads it.
         settings: those that tell where it lies.
         format: its name for people; "" where reading it tells.
-        has_splits: whether it is known to have a split of its own; None where reading it tells.
     """
 
     name: str
     settings: dict[str, str] = field(default_factory=dict)
     format: str = ""
-    has_splits: bool | None = None
 
 
 def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
@@ -58,7 +56,7 @@ def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
     tables = tables or _tables_of_splits(os.path.join(path, "default"))
     if "train" in tables:
         files: dict[str, str] = {split: tables[split] for split in SPLITS if split in tables}
-        return Located("table", files, has_splits=len(tables) > 1 or None)
+        return Located("table", files)
     found = recognise(path, **(settings or {}))
     classes = _class_folders(path)
     here = _tables(path)
@@ -76,9 +74,9 @@ def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
         raise DataError(f"dataset={path}: may be read in several ways; use {' or '.join(choices)}")
     lone = os.path.join(path, classes[0]) if len(classes) == 1 else None
     if lone and not _images_in(lone) and len(below := _class_folders(lone)) > 1:
-        return Located("folder", {"root": lone}, f"a folder for each of {len(below):,} classes", False)
+        return Located("folder", {"root": lone}, f"a folder for each of {len(below):,} classes")
     if classes:
-        return Located("folder", {"root": path}, "a folder per class", "train" in _split_folders(path))
+        return Located("folder", {"root": path}, "a folder per class")
     if images := _images_in(path):
         raise DataError(
             f"dataset={path}: {images:,} images and nothing that says their labels; move them into a folder per class, "

@@ -20,9 +20,9 @@ from mldec.data.own.documents import (
 from mldec.data.own.label_cells import refuse_states
 from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.separators import Separator, find_separator_beside, parse_separator, refuse_joined
-from mldec.data.own.shapes import Source, counted, image_key, make_listing, splits_of
+from mldec.data.own.shapes import Source, image_key, make_listing, splits_of
 from mldec.data.own.values import MINUS_ONE, ask_minus_one, is_minus_one, is_nothing, state_of
-from mldec.errors import DataError, shortened
+from mldec.errors import DataError, counted, shortened
 
 LIST, MAPPING, BY_SPLIT = "JSON list of images", "JSON mapping of images", "JSON with a list for each split"
 CREATEML = "CreateML JSON"

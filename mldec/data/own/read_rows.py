@@ -20,7 +20,7 @@ from mldec.data.own.rows import SPLITS, Rows, ragged
 from mldec.data.own.separators import Separator, find_separator_beside, parse_separator, refuse_joined
 from mldec.data.own.values import MINUS_ONE, ask_minus_one, is_minus_one, is_nothing, split_of, state_of
 from mldec.data.table_file import MISSING, TableFile, open_table_file
-from mldec.errors import DataError, option, printable_name, setting, shortened
+from mldec.errors import DataError, counted, option, printable_name, setting, shortened
 from mldec.labels import from_cell
 
 MAX_KEPT = 2**16  # patterns of states that are kept: rows mostly repeat them
@@ -277,7 +277,8 @@ def _read_lists(
     if check:
         refuse_joined(base.path, list(codes), separator, where)
     if nothing:
-        decisions.append(f"{nothing:,} cells with nan, None, NA or null, which are no labels")
+        no_labels = "is no label" if nothing == 1 else "are no labels"
+        decisions.append(f"{counted(nothing, 'cell')} with nan, None, NA or null, which {no_labels}")
     present, order = ragged(ends, values), np.array(cell_ids, np.int64)
     return rows.finish(
         base,
@@ -337,7 +338,8 @@ def _read_states(base: Rows, table: TableFile, columns: Columns, settings: Table
     only = np.flatnonzero(seen[0] & seen[3] & ~seen[2])
     if minus_one is None and len(only):
         raise ask_minus_one(base.path, "columns", [classes[i] for i in only], len(classes))
-    decisions = [f"{nothing:,} cells of classes with nan, None, NA or null are unknown"] if nothing > 0 else []
+    what = f"{counted(nothing, 'cell')} of classes with nan, None, NA or null {'is' if nothing == 1 else 'are'} unknown"
+    decisions = [what] if nothing > 0 else []
     lists = [ragged(end, out) for end, out in zip(ends, values, strict=True)]
     unknown = lists[2] if minus_one == "absent" else _joined(lists[1], lists[2])
     return rows.finish(

@@ -15,7 +15,7 @@ from mldec.data.own.documents import IMAGE_KEYS, is_image, split_of
 from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.values import is_nothing, split_key
 from mldec.data.own.values import split_of as split_of_value
-from mldec.errors import DataError, shortened
+from mldec.errors import DataError, counted, shortened
 
 ANNOTATION_FOLDERS = ("annotations", "labels", "xml")  # beside which images lie in folders of their own
 
@@ -138,11 +138,6 @@ def joined(path: str, parts: Sequence[tuple[Listing, str | None]], root: str | N
         decisions=tuple(dict.fromkeys(decisions + more)),
         options={key: value for one, _ in parts for key, value in one.options.items()},
     )
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 image`, `2 images`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def image_key(source: Source, records: Sequence[dict[str, Any]]) -> str:

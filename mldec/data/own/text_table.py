@@ -301,7 +301,7 @@ def _with_columns(dialect: Dialect, records: list[list[str]]) -> Dialect:
     place = next((place for place, cell in enumerate(first) if is_image_path(cell)), 0)
     if uneven and count > place + 2:  # path,cat,dog and path,cat: what follows the path are labels
         count = place + 2
-        text = "cells behind the path are its labels"
+        text = "cells after the path are its labels"
         dialect = dataclasses.replace(dialect, uneven=True, decisions=(*dialect.decisions, text))
     columns = [f"column_{number}" for number in range(1, count + 1)]
     return dataclasses.replace(dialect, columns=tuple(columns), sample=tuple(sample))

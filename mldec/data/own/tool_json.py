@@ -20,8 +20,8 @@ from typing import Any
 from mldec.data.dataset import name_some
 from mldec.data.own.documents import label_text, path_text, reading, split_of, unique
 from mldec.data.own.listing import Entry, Listing
-from mldec.data.own.shapes import Source, counted, make_listing
-from mldec.errors import DataError, shortened
+from mldec.data.own.shapes import Source, make_listing
+from mldec.errors import DataError, counted, shortened
 
 DATUMARO, FIFTYONE, FIFTYONE_SAMPLES = "Datumaro JSON", "FiftyOne labels.json", "FiftyOne samples.json"
 MMPRETRAIN = "mmpretrain JSON"

@@ -16,8 +16,8 @@ from mldec.data.dataset import SPLITS
 from mldec.data.folder import SPLIT_OF_NAME, SUFFIXES
 from mldec.data.own.documents import path_text, read_xml
 from mldec.data.own.listing import Entry, Listing
-from mldec.data.own.shapes import Source, counted, joined, make_listing
-from mldec.errors import DataError, setting, shortened
+from mldec.data.own.shapes import Source, joined, make_listing
+from mldec.errors import DataError, counted, setting, shortened
 from mldec.untrusted import open_text
 
 VOC = "Pascal VOC XML"

@@ -17,8 +17,8 @@ from typing import Any
 from mldec.data.folder import SUFFIXES
 from mldec.data.own.documents import label_text, reading
 from mldec.data.own.listing import Entry, Listing
-from mldec.data.own.shapes import Source, counted, make_listing
-from mldec.errors import DataError, shortened, whole_number
+from mldec.data.own.shapes import Source, make_listing
+from mldec.errors import DataError, counted, shortened, whole_number
 from mldec.untrusted import open_text
 
 YOLO = "Ultralytics YOLO"
