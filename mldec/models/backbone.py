@@ -37,8 +37,9 @@ class BackboneConfig(ComponentConfig):
     """Settings of every backbone."""
 
     pretrained: bool | str = False  # true: its default weights; hub:NAME, hf_hub:OWNER/NAME, package:NAME, FILE or DIR
-    # Pixels within 0..1 (unit, the paper) or with the mean and std of the weights; auto: of weights that are loaded
-    normalize: Literal["auto", "unit", "backbone"] = "auto"
+    normalize: Literal["auto", "unit", "backbone"] = (
+        "auto"  # of pixels; auto: as the loaded weights need it, else unit
+    )
     freeze: Literal["none", "all"] | Natural = "none"  # N: the stem and the first N stages or blocks
     drop_path: Share = 0.0  # stochastic depth: the rate of the last block; for models that have it
     final_norm: Literal["auto"] | bool = "auto"  # keep the norm of the network's classifier; auto: with loaded weights

@@ -192,7 +192,7 @@ def find_package(package: Package) -> Path | None:
 
 
 def advice(model: str) -> str:
-    """What to use instead where weights of a network cannot be had: the installed package, or how to get one."""
+    """What to use instead where weights of a network are not available: the installed package, or how to get one."""
     ways = "use backbone.pretrained=FILE with a downloaded file, or backbone.pretrained=false for random weights"
     package = next((package for package in PACKAGES if package.model == model.partition(".")[0]), None)
     if package is not None:
@@ -245,7 +245,7 @@ def _pair(mean: Any, std: Any) -> PixelStatistics | None:
 
 
 def _described(folder: Path) -> dict[str, Any]:
-    """What the config.json of a folder, as timm writes it, says of the weights beside it."""
+    """What the config.json of a folder, as timm writes it, states about the weights beside it."""
     path = folder / "config.json"
     if not path.is_file():
         return {}

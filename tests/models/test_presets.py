@@ -21,7 +21,7 @@ LICENCES = {
     "mit": "MIT",
 }
 TABLE = re.findall(
-    r"\| `(\w+)` \| (\d+) \| (\d+) × (\d+) \| ([\d,]+) \| (.+) \|", (ROOT / "docs" / "backbones.md").read_text("utf-8")
+    r"\| `(\w+)` \| (\d+) \| (\d+) \W (\d+) \| ([\d,]+) \| (.+) \|", (ROOT / "docs" / "backbones.md").read_text("utf-8")
 )
 PRESETS = {
     path.stem: path

@@ -108,7 +108,7 @@ def read_yaml(path: str) -> Any:
         raise DataError(f"{path}: cannot be read as YAML: {shortened(reason, 300)}{line}") from None
 
 
-# Events of libyaml, where PyYAML was built with it, come ten times faster; Composer asks for them one by one.
+# Events of libyaml, where PyYAML was built with it, come ten times faster; Composer has them one by one.
 _Events: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
