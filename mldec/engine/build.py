@@ -60,7 +60,7 @@ def build_classifier(
     settings = config.backbone
     if not pretrained:  # final_norm=auto depends on the pretrained weights, so it is resolved before they are dropped
         final_norm = settings.keeps_final_norm
-        settings = dataclasses.replace(settings, pretrained=False, checkpoint=None, final_norm=final_norm)
+        settings = dataclasses.replace(settings, pretrained=False, final_norm=final_norm)
     backbone = BACKBONES[settings.name].build(settings, image_size=config.dataset.image_size)
     if config.backbone.final_norm is True and getattr(backbone, "final_norm", None) is None:
         raise ConfigError(
@@ -120,6 +120,7 @@ def build_optimizer(config: Config, classifier: nn.Module) -> torch.optim.Optimi
         classifier,
         weight_decay=settings.weight_decay,
         backbone_lr_scale=settings.backbone_lr_scale,
+        layer_decay=settings.layer_decay,
         exempt_named=config.protocol.name != "paper",  # the published code only exempts biases and 1-D parameters
     )
     return OPTIMIZERS[settings.name].build(settings, groups=groups, lr=config.schedule.max_lr)

@@ -310,8 +310,11 @@ def store_thresholds(restored: Restored, thresholds: LabelThresholds) -> None:
         save_checkpoint(path, content | {"thresholds": thresholds.by_label()})
 
 
-def init_weights(classifier: Classifier, run: str, part: Literal["all", "backbone"]) -> str:
+def init_weights(classifier: Classifier, run: str, part: Literal["all", "backbone"], *, adopt: bool = False) -> str:
     """Load the reported weights of another run as far as they fit. Returns a sentence that says how far.
+
+    Args:
+        adopt: images are normalised as they were in that run, whose weights expect it.
 
     Raises CheckpointError if no tensor fits.
     """
@@ -321,7 +324,15 @@ def init_weights(classifier: Classifier, run: str, part: Literal["all", "backbon
     report = load_weights(module, state, str(path), classifiers=left_out, required=0.0)
     if not report.loaded:
         raise CheckpointError(f"init_from={run}: none of its tensors fits this network\n{report}")
+    if adopt:
+        set_normalization(classifier, content)
     return str(report)
+
+
+def set_normalization(classifier: Classifier, content: Mapping[str, Any]) -> None:
+    """Normalise images as the run of a checkpoint did: its weights may come from a file that is no longer there."""
+    stored = content["normalization"]
+    classifier.backbone.normalization = (tuple(stored["mean"]), tuple(stored["std"]))  # type: ignore[assignment]
 
 
 def describe_lost_best(run_dir: Path, step: int) -> str | None:

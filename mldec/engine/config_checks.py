@@ -43,8 +43,10 @@ def find_unused(config: Config) -> list[str]:
         found += config.head.label_embeddings.unused()
     if config.init_from is None and config.init_part != "all":
         found.append(f"init_part={config.init_part}: init_from is not set")
-    if config.backbone.tag is not None and not config.backbone.pretrained:
-        found.append(f"backbone.tag={config.backbone.tag}: no weights of timm's hub are loaded (pretrained=false)")
+    if config.backbone.freeze == "all":
+        for name in ("backbone_lr_scale", "layer_decay"):
+            if _is_changed(config.optimizer, name):
+                found.append(f"optimizer.{name}: the whole backbone is frozen (backbone.freeze=all)")
     found += _unused_smoothing(config)
     cycled = config.schedule.cycle_momentum
     if not cycled and _is_changed(config.schedule, "momentum"):

@@ -7,7 +7,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ class Ema:
     """A copy of `model`, `.module`, whose weights follow the raw ones: ema <- decay * ema + (1 - decay) * raw.
 
     Floating parameters and buffers are averaged, BatchNorm statistics with the same decay as the weights, as published.
-    Frozen parameters and integer buffers are copied, so they cannot drift.
+    Integer buffers and single frozen parameters are copied, so they cannot drift. What a backbone has frozen
+    (`backbone.freeze`) is shared with the raw model and takes no memory.
 
     Args:
         model: the raw model, unwrapped; it is copied at once, on its device.
@@ -38,7 +39,8 @@ class Ema:
         self.decay = decay
         self.warmup = warmup
         self.updates = 0
-        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        shared = {id(tensor): tensor for tensor in _frozen_tensors(model)}
+        self.module = copy.deepcopy(model, cast(dict[int, Any], shared)).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -48,6 +50,8 @@ class Ema:
         averaged = defaultdict(lambda: ([], []))
         pairs = zip(_parameters_and_buffers(self.module), _parameters_and_buffers(model), strict=True)
         for average, raw in pairs:
+            if average is raw:  # of a frozen part, which both share
+                continue
             frozen = isinstance(raw, nn.Parameter) and not raw.requires_grad
             if frozen or not average.is_floating_point():
                 average.copy_(raw)
@@ -101,6 +105,12 @@ def build_exponential(config: ExponentialConfig, model: nn.Module) -> Ema:
 @EMAS.register("none", NoneConfig)
 def build_none(config: NoneConfig, model: nn.Module) -> None:
     return None
+
+
+def _frozen_tensors(model: nn.Module) -> list[Tensor]:
+    """What training never changes, of all parts of a model that say so."""
+    parts = [part for part in model.modules() if hasattr(part, "frozen_tensors")]
+    return [tensor for part in parts for tensor in cast(Any, part).frozen_tensors()]
 
 
 def _parameters_and_buffers(model: nn.Module) -> Iterator[Tensor]:

@@ -15,8 +15,10 @@ from timm.optim import Lamb
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mldec.config import ComponentConfig, NonNegative, Positive, Share
+from mldec.config import ComponentConfig, Fraction, NonNegative, Positive, Share
 from mldec.engine.schedule import SchedulePoint
+from mldec.errors import ConfigError
+from mldec.models.freezing import layers_of
 from mldec.registry import OPTIMIZERS
 
 Group = dict[str, Any]
@@ -25,9 +27,14 @@ FUSED_DEVICES = {"cpu", "cuda"}
 
 
 def parameter_groups(
-    model: nn.Module, *, weight_decay: float, backbone_lr_scale: float = 1.0, exempt_named: bool = True
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    backbone_lr_scale: float = 1.0,
+    layer_decay: float = 1.0,
+    exempt_named: bool = True,
 ) -> list[Group]:
-    """The trainable parameters of a Classifier in at most four groups: backbone or head, with or without decay.
+    """The trainable parameters of a Classifier in groups: backbone or head, with or without decay, and by layer.
 
     Biases and parameters of at most one dimension do not decay, as published. What is not under `model.backbone` counts
     as head.
@@ -36,39 +43,57 @@ def parameter_groups(
         model: with `backbone` and `head`; parameters with requires_grad=False are left out.
         weight_decay: of the parameters that decay.
         backbone_lr_scale: the backbone's learning rate over the head's.
+        layer_decay: the learning rate of each layer of the backbone over that of the next one, as in BEiT and timm;
+            counted down from the layer that a classifier would belong to.
         exempt_named: parameters that `no_weight_decay()` of the backbone or of the head names do not decay either:
             timm's position embeddings, class tokens and tables of relative positions. Names are matched as timm does,
             and may be patterns such as `blocks.*.bias_table`.
 
     Returns:
         Dicts with `name` (backbone_decay, backbone_no_decay, head_decay, head_no_decay), `params`, `weight_decay` and
-        `lr_scale`, for the factories below and `apply_schedule`. Empty groups are left out.
+        `lr_scale`, for the factories below and `apply_schedule`. With `layer_decay` there is a pair of groups for each
+        layer of the backbone (`backbone_layer3_decay`). Empty groups are left out.
 
     Raises:
         ValueError: nothing is trainable.
+        ConfigError: `layer_decay` is not 1, and the backbone does not say what its layers are.
     """
-    groups: dict[tuple[str, str], Group] = {
-        (part, decay): {
-            "name": f"{part}_{decay}",
-            "params": [],
-            "weight_decay": weight_decay if decay == "decay" else 0.0,
-            "lr_scale": backbone_lr_scale if part == "backbone" else 1.0,
-        }
-        for part in ("backbone", "head")
-        for decay in ("decay", "no_decay")
+    layers = _layers_of_backbone(model) if layer_decay != 1 else []
+    part_of = {name: f"backbone_layer{number}" for number, names in enumerate(layers) for name in names}
+    scales = {
+        f"backbone_layer{number}": backbone_lr_scale * layer_decay ** (len(layers) - 1 - number)
+        for number in range(len(layers))
     }
+    groups: dict[str, Group] = {}
+    for part, scale in {**scales, "backbone": backbone_lr_scale, "head": 1.0}.items():
+        for decay in ("decay", "no_decay"):
+            groups[f"{part}_{decay}"] = {
+                "name": f"{part}_{decay}",
+                "params": [],
+                "weight_decay": weight_decay if decay == "decay" else 0.0,
+                "lr_scale": scale,
+            }
     parts = model.named_children() if exempt_named else ()
     exempt = [f"{part}.{name}" for part, module in parts for name in getattr(module, "no_weight_decay", set)()]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            part = "backbone" if name.startswith("backbone.") else "head"
+            part = part_of.get(name, "backbone" if name.startswith("backbone.") else "head")
             plain = parameter.ndim <= 1 or name.rpartition(".")[2] == "bias"
             named = any(fnmatchcase(name, pattern) for pattern in exempt)
-            groups[part, "no_decay" if plain or named else "decay"]["params"].append(parameter)
+            groups[f"{part}_{'no_decay' if plain or named else 'decay'}"]["params"].append(parameter)
     filled = [group for group in groups.values() if group["params"]]
     if not filled:
         raise ValueError("the model has no trainable parameter: every one has requires_grad=False")
     return filled
+
+
+def _layers_of_backbone(model: nn.Module) -> list[list[str]]:
+    """Names of the backbone's parameters by layer, from the stem on."""
+    network = getattr(getattr(model, "backbone", None), "model", None)
+    layers = [] if network is None else layers_of(network, coarse=False)
+    if not layers:
+        raise ConfigError("optimizer.layer_decay: this backbone does not say what its layers are; use layer_decay=1")
+    return [[f"backbone.model.{name}" for name in names] for names in layers]
 
 
 def apply_schedule(optimizer: Optimizer, point: SchedulePoint) -> None:
@@ -95,6 +120,7 @@ class OptimizerConfig(ComponentConfig):
 
     weight_decay: NonNegative = 1e-4  # of matrices and kernels; biases, norms and what a timm model exempts have none
     backbone_lr_scale: NonNegative = 1.0  # learning rate of the backbone over that of the head
+    layer_decay: Fraction = 1.0  # of each layer of the backbone over that of the next one, counted from the stem
     clip_norm: Positive | None = None  # largest norm of all gradients together; null: not clipped
 
 

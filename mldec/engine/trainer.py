@@ -85,9 +85,7 @@ class Trainer:
         # How the model is called in training. Parameters are shared; checkpoints hold those of the bare model.
         self.network = group.parallel(model, self.device)
         self.network = cast(nn.Module, torch.compile(self.network)) if config.runtime.compile else self.network
-        self.normalization = build.build_normalization(model)
-        softmax = uses_softmax(config)
-        self.scorer = ImageScorer(self.normalization, self.device, self.dtype, softmax, self.memory_format)
+        self._use_normalization(model)
         self.loss = build.build_loss(config)
         ema = build.build_ema(config, model)
         self.batches = build.build_train_loader(config, splits.train, self.device, group)
@@ -98,13 +96,18 @@ class Trainer:
         self.skipped = 0  # consecutive steps without an update
         self.pending: list[Tensor] = []  # losses that are still on the device
 
+    def _use_normalization(self, model: Classifier) -> None:
+        self.normalization, softmax = build.build_normalization(model), uses_softmax(self.config)
+        self.scorer = ImageScorer(self.normalization, self.device, self.dtype, softmax, self.memory_format)
+
     def _build_model(self, fresh: bool, label_embeddings: LabelEmbeddings | None) -> Classifier:
         config = self.config
         model = build.build_classifier(config, self.splits.labels, label_embeddings, pretrained=fresh)
         if loaded := getattr(model.backbone, "loaded", None):
             self.display.say(str(loaded))
         if fresh and config.init_from is not None:
-            self.display.say(checkpoint.init_weights(model, config.init_from, config.init_part))
+            adopt = config.backbone.normalize == "auto" and not config.backbone.pretrained
+            self.display.say(checkpoint.init_weights(model, config.init_from, config.init_part, adopt=adopt))
         if config.runtime.sync_batch_norm and self.group.size > 1:
             if self.device.type != "cuda":
                 raise ConfigError(
@@ -311,6 +314,8 @@ class Trainer:
                 f"{path} is at step {progress['step']} in epoch {progress['epochs'] + 1}, but an epoch now has {steps} "
                 f"steps: the images or schedule.batch_size changed; {restart}"
             )
+        checkpoint.set_normalization(self.state.model, content)
+        self._use_normalization(self.state.model)
         try:
             self.state.load_state_dict(content)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:

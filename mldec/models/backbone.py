@@ -15,19 +15,20 @@ from functools import partial
 from typing import Any, Literal, cast
 
 import timm
+import torch
 from timm.layers import DropPath
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from mldec.config import ComponentConfig, Share
+from mldec.config import ComponentConfig, Natural, Share
 from mldec.errors import CheckpointError, ConfigError, first_lines
 from mldec.models.feature_layout import drop_unused, misfit, read_layout
-from mldec.models.hub import hub_name
+from mldec.models.freezing import freeze, frozen_tensors, keep_frozen_in_eval
+from mldec.models.pretrained import PixelStatistics, Source, advice, find_source, published_statistics, read_source
 from mldec.models.tokens import Tokens
-from mldec.models.weights import CLASSIFIERS, LoadReport, load_weights, read_weights
+from mldec.models.weights import CLASSIFIERS, LoadReport, load_weights
 from mldec.registry import BACKBONES
 
-PixelStatistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 UNIT: PixelStatistics = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # unchanged pixels within 0..1
 
 
@@ -35,10 +36,9 @@ UNIT: PixelStatistics = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # unchanged pixels w
 class BackboneConfig(ComponentConfig):
     """Settings of every backbone."""
 
-    pretrained: bool = False  # weights from timm's hub
-    tag: str | None = None  # of these weights, e.g. miil_in21k; null: the default ones (docs/backbones.md)
-    checkpoint: str | None = None  # weights from a local .pth, .pt or .safetensors file
-    normalize: Literal["unit", "backbone"] = "unit"  # pixels within 0..1 (the paper), or with the weights' mean and std
+    pretrained: bool | str = False  # true: its default weights; hub:NAME, hf_hub:OWNER/NAME, package:NAME, FILE or DIR
+    normalize: Literal["auto", "unit", "backbone"] = "auto"  # of pixels; auto: as the loaded weights need it, else unit
+    freeze: Literal["none", "all"] | Natural = "none"  # N: the stem and the first N stages or blocks
     drop_path: Share = 0.0  # stochastic depth: the rate of the last block; for models that have it
     final_norm: Literal["auto"] | bool = "auto"  # keep the norm of the network's classifier; auto: with loaded weights
 
@@ -47,13 +47,7 @@ class BackboneConfig(ComponentConfig):
         """Whether the network's final norm is part of the backbone."""
         if isinstance(self.final_norm, bool):
             return self.final_norm
-        return self.pretrained or self.checkpoint is not None
-
-    def __post_init__(self) -> None:
-        if self.pretrained and self.checkpoint is not None:
-            raise ValueError(
-                f"checkpoint={self.checkpoint}: pretrained=true loads other weights; choose one of the two"
-            )
+        return bool(self.pretrained)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +57,6 @@ class TimmBackboneConfig(BackboneConfig):
     model: str  # a name of timm.list_models(), with or without the tag of its weights
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not timm.is_model(self.model):
             near = difflib.get_close_matches(self.model, timm.list_models(), n=3, cutoff=0.5)
             hint = f"did you mean {', '.join(near)}? " if near else ""
@@ -125,8 +118,30 @@ class Backbone(nn.Module):
             if side * side == count:
                 self._stride = image_size // side
 
+    def train(self, mode: bool = True) -> Backbone:
+        """As of any module, but frozen stages stay in eval mode: their batch norms and stochastic depth do nothing."""
+        super().train(mode)
+        if mode:
+            keep_frozen_in_eval(self.model)
+        return self
+
     def forward(self, images: Tensor) -> Tokens:
         """Tokens of images (B, 3, H, W), floating point, normalised by `normalization`."""
+        if self.is_frozen:
+            with torch.no_grad():  # nothing before the head keeps what a backward pass would need
+                return self._tokens(images)
+        return self._tokens(images)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the whole network is frozen (`freeze=all`)."""
+        return getattr(self.model, "frozen_part", "none") == "all"
+
+    def frozen_tensors(self) -> list[Tensor]:
+        """The parameters and buffers that training never changes."""
+        return frozen_tensors(self.model)
+
+    def _tokens(self, images: Tensor) -> Tokens:
         features = self.model.forward_features(images)
         if features.dim() == 4:
             map_BHWC = features if self._channels_last else features.permute(0, 2, 3, 1)
@@ -191,34 +206,45 @@ def finish(
         ConfigError: the settings require weights, statistics or stochastic depth that do not exist.
         CheckpointError: weights that cannot be downloaded or read, or do not fit.
     """
-    normalization = statistics if config.normalize == "backbone" else UNIT
-    if normalization is None:
-        raise ConfigError(f"backbone.normalize=backbone: {config.name} has no statistics of its own; use unit")
+    name = getattr(config, "model", config.name)
     has_drop_path = any(isinstance(module, DropPath) and module.drop_prob for module in model.modules())
     if config.drop_path and not has_drop_path:
-        name = getattr(config, "model", config.name)
         raise ConfigError(f"backbone.drop_path={config.drop_path}: {name} has no stochastic depth; use 0")
-    weights = hub_name(config)
-    if config.pretrained and weights is None:
-        raise ConfigError(
-            f"backbone.pretrained=true: timm's hub has no weights for {config.name}; "
-            "use backbone.checkpoint=FILE, or pretrained=false for random weights"
-        )
-    backbone = Backbone(model, image_size=image_size, normalization=normalization, final_norm=config.keeps_final_norm)
-    if config.checkpoint is not None:
-        backbone.load(read_weights(config.checkpoint), config.checkpoint)
-    elif config.pretrained and weights is not None:
-        backbone.load(_hub_weights(weights, image_size), f"timm hub, {weights}")
+    source = find_source(name, config.pretrained)
+    tensors: Mapping[str, Tensor] = {}
+    if source is not None and source.kind == "hub":
+        tensors = _hub_weights(source.name, image_size)
+    elif source is not None:
+        tensors, source = read_source(source, model.state_dict())
+    backbone = Backbone(
+        model,
+        image_size=image_size,
+        normalization=_choose_statistics(config, name, source, statistics),
+        final_norm=config.keeps_final_norm,
+    )
+    if source is not None:
+        backbone.load(tensors, source.title, required=1.0 if source.kind == "package" else 0.95)
+    freeze(backbone.model, config.freeze, name)
     return backbone
+
+
+def _choose_statistics(
+    config: BackboneConfig, name: str, source: Source | None, own: PixelStatistics | None
+) -> PixelStatistics:
+    """Mean and std of the images: those of the loaded weights, or where these have none the network's own."""
+    if config.normalize == "unit" or (config.normalize == "auto" and source is None):
+        return UNIT
+    found = own if source is None or source.statistics is None else source.statistics
+    if found is None and config.normalize == "backbone":
+        raise ConfigError(f"backbone.normalize=backbone: {name} has no statistics of its own; use unit")
+    return UNIT if found is None else found
 
 
 def build_timm(config: BackboneConfig, *, image_size: int) -> Backbone:
     """The network that timm builds by the name in `config.model` or, for the ResNets, in `config.name`."""
     name: str = getattr(config, "model", config.name)
-    pretrained = timm.get_pretrained_cfg(hub_name(config) or name)
     model = create_timm(name, image_size=image_size, drop_path=config.drop_path)
-    statistics = cast(PixelStatistics, (pretrained.mean, pretrained.std)) if pretrained is not None else None
-    return finish(model, config, image_size=image_size, statistics=statistics)
+    return finish(model, config, image_size=image_size, statistics=published_statistics(name))
 
 
 BACKBONES.register("timm", TimmBackboneConfig)(build_timm)
@@ -235,5 +261,5 @@ def _hub_weights(name: str, image_size: int) -> dict[str, Tensor]:
     except Exception as error:  # the clients of the hub document no exceptions
         raise CheckpointError(
             f"backbone.pretrained=true: the download of {name} from timm's hub failed ({first_lines(error)}); "
-            "use backbone.checkpoint=FILE with a downloaded file, or backbone.pretrained=false for random weights"
+            f"{advice(name)}"
         ) from error

@@ -6,14 +6,10 @@ Both the builders of backbones and the paper's tables use the names of this modu
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import timm
 
 from mldec.errors import ConfigError, suggest
-
-if TYPE_CHECKING:
-    from mldec.models.backbone import BackboneConfig
 
 #: The default weights of the paper's TResNets, whose names in mldec are not timm's.
 TRESNETS = {
@@ -24,28 +20,28 @@ TRESNETS = {
 }
 
 
-def hub_name(config: BackboneConfig) -> str | None:
-    """The full name of the weights that `pretrained=true` loads; None where the hub has none for this backbone.
+def default_weights(model: str) -> str | None:
+    """The full name of a network's default weights, or of those whose tag is in its name; None where there are none.
 
-    The tag is `config.tag`, or that of a timm model's name, or else the default: timm's, except for TResNets. Without
-    `pretrained` a tag has no effect and is not checked.
+    The default is timm's, except for TResNets, whose names in mldec are not timm's.
+    """
+    return TRESNETS.get(model) if model in TRESNETS else _default(model)
+
+
+def tagged_weights(model: str, name: str) -> str:
+    """The full name of the weights that a tag (`miil_in21k`) or a full name (`tresnet_m.miil_in21k`) stands for.
 
     Raises:
-        ConfigError: a tag that the hub does not have, or two tags.
+        ConfigError: the hub has no such weights of this network.
     """
-    name: str = getattr(config, "model", config.name)
-    default = TRESNETS.get(name) if name in TRESNETS else _default(name)
-    architecture, _, own = (default or name).partition(".")
-    if config.tag is None or not config.pretrained or default is None:
-        return default
-    if own and own == name.partition(".")[2]:
-        raise ConfigError(f"backbone.tag={config.tag}: backbone.model={name} names a tag already; use one of the two")
-    if config.tag not in (tags := tags_of(architecture)):
-        raise ConfigError(
-            f"backbone.tag={config.tag}: timm's hub has no such weights of {name}; {suggest(config.tag, tags)}. "
-            "backbone.tag=null uses the default ones"
-        )
-    return f"{architecture}.{config.tag}"
+    default = default_weights(model)
+    architecture = (default or model).partition(".")[0]
+    tags = tags_of(architecture)
+    tag = name.removeprefix(f"{architecture}.")
+    if tag not in tags:
+        known = suggest(tag, tags) if tags else "it has none at all"
+        raise ConfigError(f"backbone.pretrained=hub:{name}: timm's hub has no such weights of {model}; {known}")
+    return f"{architecture}.{tag}"
 
 
 def tags_of(architecture: str) -> list[str]:

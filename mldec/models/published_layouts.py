@@ -112,7 +112,7 @@ def find_head(names: Collection[str], source: str) -> HeadLayout:
     parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
     raise CheckpointError(
         f"{source} has no known head: neither an ML-Decoder (…{POOLING}) nor the linear layer of average pooling "
-        f"(head.fc or fc). Its parts are {parts}; if it is only a backbone, train with backbone.checkpoint={source}"
+        f"(head.fc or fc). Its parts are {parts}; if it is only a backbone, train with backbone.pretrained={source}"
     )
 
 

@@ -37,6 +37,10 @@ class SmallResNet(nn.Module):
     def forward_features(self, images: Tensor) -> Tensor:
         return self.body(images)
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """The layers from the stem on, as timm's networks describe theirs; every block is a stage."""
+        return {"stem": r"^body\.0\.", "blocks": r"^body\.(\d+)\."}
+
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where shapes differ."""
@@ -70,7 +74,6 @@ class DigitsResNetConfig(BackboneConfig):
     blocks: tuple[Count, ...] = (1, 1, 1)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not self.widths or len(self.widths) != len(self.blocks):
             raise ValueError(
                 f"blocks={list(self.blocks)}: needs one number per stage, as in widths={list(self.widths)}"

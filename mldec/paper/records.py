@@ -42,12 +42,16 @@ NEUTRAL = ("name", "output", "run_dir", "runtime")
 #: With that value they are left out of the key, so that a new setting does not invalidate earlier records.
 ADDED: Mapping[tuple[str, str], Any] = {
     ("dataset", "interpolation"): None,
-    ("backbone", "tag"): None,
+    ("backbone", "freeze"): "none",
+    ("optimizer", "layer_decay"): 1.0,
     ("backbone", "final_norm"): "auto",
     ("loss", "label_smoothing_toward"): "half",
     ("protocol", "zsl_images"): "all",
     ("protocol", "gzsl_images"): "all",
 }
+
+#: Settings that there are no longer, and the value that they have in the key of every record.
+REMOVED: Mapping[tuple[str, str], Any] = {("backbone", "checkpoint"): None}
 
 LARGEST = 1e100  # of a record's numbers; beyond it sums and squares overflow
 Number = Annotated[float, Range(low=-LARGEST, high=LARGEST)]
@@ -138,6 +142,9 @@ def config_key(*configs: Config) -> str:
         for (group, name), earlier in ADDED.items():
             if settings[group].get(name) == earlier:
                 settings[group].pop(name, None)
+        settings |= {group: {**settings[group], name: earlier} for (group, name), earlier in REMOVED.items()}
+        if settings["backbone"]["normalize"] == "auto" and not settings["backbone"]["pretrained"]:
+            settings["backbone"]["normalize"] = "unit"  # the same, under its only name of earlier records
         settings["limits"] = {name: value for name, value in runtime.items() if name.startswith("limit_") and value}
         trees.append(settings)
     return hashlib.sha256(json.dumps(trees, sort_keys=True).encode()).hexdigest()[:16]

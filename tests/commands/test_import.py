@@ -246,7 +246,7 @@ def test_average_pooling_and_zero_shot_heads(body, coco, tmp_path, capsys):
         (["checkpoint=FILE", "head=gap"], "head.name=gap: the file holds ml_decoder"),
         (["checkpoint=FILE", "head.num_groups=5"], "head.num_groups=5: the file holds 3"),
         (["checkpoint=FILE", "head.dimm=5"], "head.dimm: head=ml_decoder has no such setting; did you mean dim"),
-        (["checkpoint=FILE", "backbone.checkpoint=other.pth"], "backbone.checkpoint: the file decides it"),
+        (["checkpoint=FILE", "backbone.pretrained=other.pth"], "backbone.pretrained: the file decides it"),
         (["checkpoint=FILE", "label_embeddings=random:12"], "label_embeddings: has no effect"),
         (["checkpoint=FILE", "head.label_embeddings.source=random:12"], "head.label_embeddings.source: has no effect"),
         (["checkpoint=FILE", "labels=a,b"], "labels=…: 2 names, but"),

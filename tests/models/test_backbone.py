@@ -10,7 +10,8 @@ from mldec.errors import CheckpointError, ConfigError
 from mldec.models import backbone as room
 from mldec.models.backbone import UNIT, Backbone, BackboneConfig, TimmBackboneConfig, create_timm
 from mldec.models.complexity import count_macs, count_parameters
-from mldec.models.hub import describe_weights, hub_name
+from mldec.models.hub import default_weights, describe_weights
+from mldec.models.pretrained import find_source
 from mldec.models.resnet import DigitsResNetConfig
 from mldec.registry import BACKBONES
 
@@ -205,7 +206,7 @@ def test_normalization_is_the_images_own_or_that_of_the_weights():
         ({"name": "timm", "model": "convnxt_tiny"}, "did you mean convnext_tiny"),
         ({"name": "timm", "model": "resnet18.nonsense"}, "no such weights; allowed: resnet18."),
         ({"name": "timm"}, "backbone.model: missing"),
-        ({"name": "resnet18", "pretrained": True, "checkpoint": "a.pth"}, "choose one of the two"),
+        ({"name": "resnet18", "freeze": -1}, "freeze=-1"),
         ({"name": "tresnet_xxl"}, "did you mean tresnet_xl"),
     ],
 )
@@ -226,7 +227,7 @@ def test_checkpoint_of_the_same_network_loads_whole(tmp_path, suffix):
         from safetensors.torch import save_file
 
         save_file(source.state_dict(), path)
-    backbone = BACKBONES["resnet18"].build(BackboneConfig(name="resnet18", checkpoint=str(path)), image_size=32)
+    backbone = BACKBONES["resnet18"].build(BackboneConfig(name="resnet18", pretrained=str(path)), image_size=32)
     assert len(backbone.loaded.loaded) == len(backbone.model.state_dict())
     assert backbone.loaded.missing + backbone.loaded.unexpected + backbone.loaded.mismatched == ()
     assert set(backbone.loaded.skipped) == {"fc.weight", "fc.bias"}
@@ -240,7 +241,7 @@ def test_checkpoint_of_another_network_is_refused_and_changes_nothing(tmp_path):
     torch.save(timm.create_model("resnet34", num_classes=0).state_dict(), tmp_path / "weights.pth")
     with pytest.raises(CheckpointError, match="Fewer than 95%") as caught:
         BACKBONES["resnet50"].build(
-            BackboneConfig(name="resnet50", checkpoint=str(tmp_path / "weights.pth")), image_size=32
+            BackboneConfig(name="resnet50", pretrained=str(tmp_path / "weights.pth")), image_size=32
         )
     assert "mismatched: layer1.0.conv1.weight: (64, 64, 3, 3) in the file, (64, 64, 1, 1) in the model" in str(
         caught.value
@@ -263,7 +264,7 @@ def test_published_tresnet_weights_are_renamed_and_their_scales_converted(built,
             parts[-2:-1] = ["0", index] if stride_two and first else [index]
         published[".".join(parts)] = -value if parts[-1] == "weight" and value.dim() == 1 else value
     torch.save({"model": published | {"head.fc.weight": torch.zeros(3, 2048)}}, tmp_path / "tresnet.pth")
-    config = BackboneConfig(name="tresnet_s", checkpoint=str(tmp_path / "tresnet.pth"))
+    config = BackboneConfig(name="tresnet_s", pretrained=str(tmp_path / "tresnet.pth"))
     backbone = BACKBONES["tresnet_s"].build(config, image_size=32)
     assert len(backbone.loaded.loaded) == len(target.state_dict())
     assert backbone.loaded.skipped == ("head.fc.weight",)
@@ -284,31 +285,35 @@ def test_hub_weights_are_asked_for_by_tag_and_reported(monkeypatch):
     for name, tag in [("tresnet_m", "tresnet_m.miil_in21k_ft_in1k"), ("tresnet_l", "tresnet_v2_l.miil_in21k_ft_in1k")]:
         backbone = BACKBONES[name].build(BackboneConfig(name=name, pretrained=True), image_size=32)
         assert asked.pop() == (tag, 1000)
-        assert backbone.loaded.source == f"timm hub, {tag}"
+        assert backbone.loaded.source == f"timm hub, {tag} (licence apache-2.0)"
         assert len(backbone.loaded.loaded) == len(backbone.model.state_dict())
         assert len(backbone.loaded.skipped) == 2
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "expected"),
+    ("model", "pretrained", "expected"),
     [
-        ("tresnet_m", {}, "tresnet_m.miil_in21k_ft_in1k"),
-        ("tresnet_l", {}, "tresnet_v2_l.miil_in21k_ft_in1k"),
-        ("tresnet_m", {"tag": "miil_in21k"}, "tresnet_m.miil_in21k"),
-        ("tresnet_l", {"tag": "miil_in21k"}, "tresnet_v2_l.miil_in21k"),
-        ("tresnet_s", {}, None),
-        ("tresnet_xl", {}, None),
-        ("resnet101", {}, "resnet101.a1h_in1k"),
-        ("resnet101", {"tag": "tv_in1k"}, "resnet101.tv_in1k"),
-        ("timm", {"model": "resnet50"}, "resnet50.a1_in1k"),
-        ("timm", {"model": "resnet50.a2_in1k"}, "resnet50.a2_in1k"),
-        ("timm", {"model": "resnet50", "tag": "a2_in1k"}, "resnet50.a2_in1k"),
-        ("resnet_digits", {}, None),
+        ("tresnet_m", True, "tresnet_m.miil_in21k_ft_in1k"),
+        ("tresnet_l", True, "tresnet_v2_l.miil_in21k_ft_in1k"),
+        ("tresnet_m", "hub:miil_in21k", "tresnet_m.miil_in21k"),
+        ("tresnet_l", "hub:miil_in21k", "tresnet_v2_l.miil_in21k"),
+        ("tresnet_l", "hub:tresnet_v2_l.miil_in21k", "tresnet_v2_l.miil_in21k"),
+        ("resnet101", True, "resnet101.a1h_in1k"),
+        ("resnet101", "hub:tv_in1k", "resnet101.tv_in1k"),
+        ("resnet50", True, "resnet50.a1_in1k"),
+        ("resnet50.a2_in1k", True, "resnet50.a2_in1k"),
+        ("resnet50", "hub:a2_in1k", "resnet50.a2_in1k"),
     ],
 )
-def test_which_weights_a_backbone_starts_from(name, settings, expected):
-    config = BACKBONES[name].config_class(name=name, pretrained=True, **settings)
-    assert hub_name(config) == expected
+def test_which_weights_a_backbone_starts_from(model, pretrained, expected):
+    source = find_source(model, pretrained)
+    assert source is not None
+    assert (source.kind, source.name) == ("hub", expected)
+
+
+@pytest.mark.parametrize("model", ["tresnet_s", "tresnet_xl", "resnet_digits"])
+def test_networks_without_public_weights_have_no_default(model):
+    assert default_weights(model) is None
 
 
 def test_a_backbone_loads_the_weights_of_its_tag(monkeypatch):
@@ -319,16 +324,16 @@ def test_a_backbone_loads_the_weights_of_its_tag(monkeypatch):
         "resnet18.tv_in1k": lambda: timm.create_model("resnet18").state_dict(),
     }
     for name, tag in (("tresnet_m", "miil_in21k"), ("resnet18", "tv_in1k")):
-        backbone = BACKBONES[name].build(BackboneConfig(name=name, pretrained=True, tag=tag), image_size=32)
+        backbone = BACKBONES[name].build(BackboneConfig(name=name, pretrained=f"hub:{tag}"), image_size=32)
         assert asked.pop() == f"{name}.{tag}"
-        assert str(backbone.loaded).startswith(f"timm hub, {name}.{tag}:")
+        assert str(backbone.loaded).startswith(f"timm hub, {name}.{tag} (licence ")
 
 
 def test_an_unknown_tag_is_refused_with_those_that_there_are():
-    with pytest.raises(ConfigError, match=r"backbone.tag=miil_21k: .* did you mean miil_in21k.*backbone.tag=null"):
-        hub_name(BackboneConfig(name="tresnet_m", pretrained=True, tag="miil_21k"))
-    with pytest.raises(ConfigError, match=r"backbone.model=resnet50.a1_in1k names a tag already"):
-        hub_name(TimmBackboneConfig(name="timm", model="resnet50.a1_in1k", pretrained=True, tag="a2_in1k"))
+    with pytest.raises(ConfigError, match=r"pretrained=hub:miil_21k: .* of tresnet_m; did you mean miil_in21k"):
+        find_source("tresnet_m", "hub:miil_21k")
+    with pytest.raises(ConfigError, match=r"hub:miil_in21k: timm's hub has no such weights of tresnet_s; it has none"):
+        find_source("tresnet_s", "hub:miil_in21k")
 
 
 @pytest.mark.parametrize(
@@ -357,7 +362,8 @@ def test_hub_that_can_not_be_reached_says_what_to_type(monkeypatch):
 
     monkeypatch.setattr(room.timm, "create_model", unreachable)
     with pytest.raises(
-        CheckpointError, match=r"Max retries exceeded\); use backbone.checkpoint=FILE .* or backbone.pretrained=false"
+        CheckpointError,
+        match=r"Max retries exceeded\); .*pip install .*pretrained=FILE .* or backbone.pretrained=false",
     ):
         BACKBONES["resnet18"].build(BackboneConfig(name="resnet18", pretrained=True), image_size=32)
 
@@ -367,7 +373,7 @@ def test_backbones_without_public_weights_say_so(name):
     component = BACKBONES[name]
     with (
         pytest.raises(
-            ConfigError, match=f"pretrained=true: timm's hub has no weights for {name}; use backbone.checkpoint=FILE"
+            ConfigError, match=f"pretrained=true: timm's hub has no weights for {name}; use backbone.pretrained=FILE"
         ),
     ):
         component.build(component.config_class(name=name, pretrained=True), image_size=64)

@@ -131,8 +131,8 @@ def configured(*overrides):
     [
         ([], False),
         (["backbone.final_norm=true"], True),
-        (["backbone.checkpoint={}"], True),
-        (["backbone.checkpoint={}", "backbone.final_norm=false"], False),
+        (["backbone.pretrained={}"], True),
+        (["backbone.pretrained={}", "backbone.final_norm=false"], False),
     ],
 )
 def test_the_setting_follows_whether_weights_are_loaded(tmp_path, settings, kept):
@@ -143,7 +143,7 @@ def test_the_setting_follows_whether_weights_are_loaded(tmp_path, settings, kept
     labels = LabelSpace(["a", "b"])
     trained = build.build_classifier(config, labels)
     assert (trained.backbone.final_norm is not None) == kept
-    if config.backbone.checkpoint:
+    if config.backbone.pretrained:
         skipped = ["head.fc.weight", "head.fc.bias"] + ([] if kept else ["head.norm.weight", "head.norm.bias"])
         assert set(trained.backbone.loaded.skipped) == set(skipped)
         assert trained.backbone.loaded.missing == ()
@@ -173,7 +173,7 @@ def test_asked_for_where_there_is_none_it_is_refused():
     with pytest.raises(ConfigError, match="final_norm=true: the classifier of resnet18 does not start with a norm"):
         build.build_classifier(configured("backbone=resnet18", "backbone.final_norm=true"), labels)
     # auto keeps what there is, here nothing
-    config = configured("backbone=resnet18", "backbone.checkpoint=weights.pth")
+    config = configured("backbone=resnet18", "backbone.pretrained=weights.pth")
     assert build.build_classifier(config, labels, pretrained=False).backbone.final_norm is None
     with pytest.raises(ConfigError, match=r"backbone\.final_norm=ja: expected one of auto, or true or false"):
         configured("backbone.final_norm=ja")

@@ -84,5 +84,5 @@ def test_a_hub_out_of_reach_is_one_clear_error(tmp_path):
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert "CheckpointError" in last
-    assert "backbone.checkpoint=FILE" in last
+    assert "backbone.pretrained=FILE" in last
     assert "backbone.pretrained=false" in last

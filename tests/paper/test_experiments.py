@@ -12,8 +12,9 @@ from mldec.engine import build, config_checks, config_properties
 from mldec.engine.mixing import answer_random_queries
 from mldec.labels import LabelSpace
 from mldec.models.complexity import count_macs
-from mldec.models.hub import TRESNETS, hub_name
+from mldec.models.hub import TRESNETS
 from mldec.models.label_embeddings import LabelEmbeddings
+from mldec.models.pretrained import find_source
 from mldec.paper.requirements import describe_start
 from mldec.paper.tables import load_tables
 
@@ -79,10 +80,13 @@ def test_the_paper_is_reproduced_by_its_own_protocol(name):
 def test_a_row_says_which_weights_its_experiment_loads(name):
     """Full names in timm's hub, so that neither another default nor another tag goes unnoticed."""
     config = build_config(compose.compose([f"experiment={name}"]))
-    assert config.backbone.checkpoint is None
-    assert ((hub_name(config.backbone) if config.backbone.pretrained else None) or "none") == ROWS[name].needs.weights
-    if config.backbone.pretrained and config.backbone.name not in TRESNETS:  # not left to the version of timm
-        assert config.backbone.tag or "." in config.backbone.model
+    settings = config.backbone
+    model = getattr(settings, "model", settings.name)
+    source = find_source(model, settings.pretrained)
+    assert source is None or source.kind == "hub"
+    assert (source.name if source else "none") == ROWS[name].needs.weights
+    if source is not None and model not in TRESNETS:  # not left to the version of timm
+        assert "." in model or settings.pretrained is not True
 
 
 def test_every_row_of_coco_says_that_the_published_one_started_from_open_images():
