@@ -4,8 +4,8 @@ Each group of the configuration has one `Registry`. A component registers a fact
 gives (`name: ml_decoder`), together with the dataclass that holds and checks its settings. Both stand in the
 component's own module:
 
-    @HEADS.register("gap", GapConfig)
-    def build_gap(config: GapConfig, *, in_features: int, labels: LabelSpace) -> nn.Module: ...
+    @HEADS.register("gap", PoolingConfig)
+    def build_gap(config: PoolingConfig, *, in_features: int, labels: LabelSpace) -> nn.Module: ...
 
 Nothing is imported by a name that a config holds: modules of one's own register themselves when they are imported,
 which only the command line can request (`plugins=[my_module]`).

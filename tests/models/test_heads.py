@@ -8,8 +8,8 @@ from torch import nn
 from mldec.errors import ConfigError
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Tokens
-from mldec.models.heads import GlobalAveragePool, MLDecoder, TransformerDecoderHead, ZeroShotMLDecoder
-from mldec.models.heads.gap import GapConfig
+from mldec.models.heads import GlobalAveragePool, GlobalMaxPool, MLDecoder, TransformerDecoderHead, ZeroShotMLDecoder
+from mldec.models.heads.gap import PoolingConfig
 from mldec.models.heads.layers import EncoderLayer, MultiHeadAttention
 from mldec.models.heads.per_class import sine_position
 from mldec.models.heads.transformer_decoder import TransformerDecoderConfig
@@ -30,6 +30,15 @@ def test_pooling_is_the_linear_layer_of_the_mean():
     torch.testing.assert_close(head(Tokens(values, (2, 3))), head.fc(values.mean(1)))
     torch.manual_seed(0)
     assert not torch.equal(head.train()(values), head(values))
+
+
+def test_maximum_pooling_is_the_linear_layer_of_the_largest_values():
+    head = GlobalMaxPool(8, 5, dropout=0.5).eval()
+    values = torch.randn(3, 6, 8)
+    torch.testing.assert_close(head(Tokens(values, (2, 3))), head.fc(values.max(1).values))
+    torch.manual_seed(0)
+    assert not torch.equal(head.train()(values), head(values))
+    assert build("gmp", PoolingConfig(name="gmp", dropout=0.2)).dropout == 0.2
 
 
 @pytest.mark.parametrize("head", ["gap", "transformer_decoder", "ml_decoder", "shared", "label_embeddings"])
@@ -156,7 +165,7 @@ def build(name, config):
 
 
 def test_build_from_settings():
-    assert build("gap", GapConfig(name="gap", dropout=0.2)).dropout == 0.2
+    assert build("gap", PoolingConfig(name="gap", dropout=0.2)).dropout == 0.2
     name = "transformer_decoder"
     head = build(
         name, TransformerDecoderConfig(name=name, dim=8, input_projection=False, encoder_layers=2, queries="fixed")

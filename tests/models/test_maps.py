@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from mldec.errors import DataError
-from mldec.models.heads import GlobalAveragePool, MLDecoder, Query2Label, TransformerDecoderHead, ZeroShotMLDecoder
+from mldec.models.heads import (
+    GlobalAveragePool,
+    GlobalMaxPool,
+    MLDecoder,
+    Query2Label,
+    TransformerDecoderHead,
+    ZeroShotMLDecoder,
+)
 from mldec.models.heads.layers import DecoderLayer
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.tokens import Tokens
@@ -145,6 +152,21 @@ def test_the_class_activation_map_and_the_bias_are_the_logit():
     head, seen = GlobalAveragePool(FEATURES, LABELS).eval(), tokens()
     torch.testing.assert_close(head.maps(seen).sum(dim=2) + head.fc.bias, head(seen))
     torch.testing.assert_close(head.maps(seen) * 6, seen.values.matmul(head.fc.weight.T).transpose(1, 2))
+    with pytest.raises(DataError, match=r"no attention; use maps=label"):
+        head.maps(seen, "attention")
+
+
+@torch.no_grad()
+def test_with_maximum_pooling_a_channel_counts_where_it_is_largest():
+    head, seen = GlobalMaxPool(FEATURES, LABELS).eval(), tokens()
+    seen.values[:, 3] = seen.values[:, 1]  # which counts once
+    maps = head.maps(seen)
+    torch.testing.assert_close(maps.sum(dim=2) + head.fc.bias, head(seen))
+    assert not maps[:, :, 3].any()
+    largest = seen.values.argmax(dim=1)
+    for image, token in ((0, 1), (2, 5)):
+        parts = head.fc.weight * seen.values[image, token] * (largest[image] == token)
+        torch.testing.assert_close(maps[image, :, token], parts.sum(dim=1))
     with pytest.raises(DataError, match=r"no attention; use maps=label"):
         head.maps(seen, "attention")
 

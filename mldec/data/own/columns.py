@@ -44,7 +44,7 @@ LABEL_NAMES = _names(
     "targets target genres genre keywords attributes annotations labellist taglist objects "
 )
 #: Columns beside one of labels that may say whether the label of the row is present.
-VALUE_NAMES = _names("value present presence confidence state ispresent isactive active positive ispositive label01")
+VALUE_NAMES = _names("value present presence confidence state ispresent isactive active positive ispositive")
 #: Columns that tools write beside classes: they are left out, and reported, where they hold anything but 0 and 1.
 OTHER_NAMES = frozenset(
     _names(

@@ -1,6 +1,6 @@
 """Heads turn tokens (B, T, C) into logits (B, N)."""
 
-from mldec.models.heads.gap import GlobalAveragePool
+from mldec.models.heads.gap import GlobalAveragePool, GlobalMaxPool
 from mldec.models.heads.ml_decoder import MLDecoder
 from mldec.models.heads.ml_decoder_config import MLDecoderConfig
 from mldec.models.heads.query2label import Query2Label
@@ -9,6 +9,7 @@ from mldec.models.heads.zero_shot import ZeroShotMLDecoder
 
 __all__ = [
     "GlobalAveragePool",
+    "GlobalMaxPool",
     "MLDecoder",
     "MLDecoderConfig",
     "Query2Label",

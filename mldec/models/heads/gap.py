@@ -1,9 +1,10 @@
-"""Global average pooling and one linear layer: the baseline of every table."""
+"""Global average or maximum pooling and one linear layer: the baselines of every table."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,8 +25,12 @@ class GlobalAveragePool(nn.Module):
         self.dropout = dropout
         self.fc = nn.Linear(in_features, num_classes)
 
+    def pool(self, values_BTC: Tensor) -> Tensor:
+        """(B, C): one vector for an image."""
+        return values_BTC.mean(dim=1)
+
     def forward(self, tokens: Tokens | Tensor) -> Tensor:
-        pooled_BC = F.dropout(token_values(tokens).mean(dim=1), self.dropout, self.training)
+        pooled_BC = F.dropout(self.pool(token_values(tokens)), self.dropout, self.training)
         with full_precision(pooled_BC):
             return self.fc(pooled_BC.to(self.fc.weight.dtype))
 
@@ -35,18 +40,39 @@ class GlobalAveragePool(nn.Module):
         Raises DataError for weighting="attention".
         """
         if weighting == "attention":
-            raise DataError("average pooling has no attention; use maps=label, which shows what each token contributes")
-        values_BTC = token_values(tokens).to(self.fc.weight.dtype)
-        return self.fc.weight @ values_BTC.transpose(1, 2) / values_BTC.shape[1]
+            raise DataError("pooling has no attention; use maps=label, which shows what each token contributes")
+        shares_BTC = self.shares(token_values(tokens).to(self.fc.weight.dtype))
+        return self.fc.weight @ shares_BTC.transpose(1, 2)
+
+    def shares(self, values_BTC: Tensor) -> Tensor:
+        """(B, T, C): what each token adds to the pooled vector, which is their sum."""
+        return values_BTC / values_BTC.shape[1]
+
+
+class GlobalMaxPool(GlobalAveragePool):
+    """Logits (B, N) = Linear(largest value of each channel over the tokens (B, T, C))."""
+
+    def pool(self, values_BTC: Tensor) -> Tensor:
+        return values_BTC.amax(dim=1)
+
+    def shares(self, values_BTC: Tensor) -> Tensor:
+        """(B, T, C): the largest value of a channel, at the first token that has it; 0 elsewhere."""
+        largest_B1C, first_B1C = values_BTC.max(dim=1, keepdim=True)
+        return torch.zeros_like(values_BTC).scatter_(1, first_B1C, largest_B1C)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GapConfig(ComponentConfig):
-    """Settings of `head=gap`."""
+class PoolingConfig(ComponentConfig):
+    """Settings of `head=gap` and `head=gmp`."""
 
     dropout: Share = 0.0  # of the pooled features, before the linear layer
 
 
-@HEADS.register("gap", GapConfig)
-def build_gap(config: GapConfig, *, in_features: int, labels: LabelSpace) -> GlobalAveragePool:
+@HEADS.register("gap", PoolingConfig)
+def build_gap(config: PoolingConfig, *, in_features: int, labels: LabelSpace) -> GlobalAveragePool:
     return GlobalAveragePool(in_features, len(labels), **arguments_of(config))
+
+
+@HEADS.register("gmp", PoolingConfig)
+def build_gmp(config: PoolingConfig, *, in_features: int, labels: LabelSpace) -> GlobalMaxPool:
+    return GlobalMaxPool(in_features, len(labels), **arguments_of(config))
