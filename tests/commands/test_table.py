@@ -17,7 +17,7 @@ from mldec.commands.options import parse
 from mldec.config import build_config, to_mapping
 from mldec.errors import ConfigError
 from mldec.paper import runner
-from mldec.paper.records import ADDED, config_key, find_records
+from mldec.paper.records import ADDED, REMOVED, config_key, find_records
 from mldec.paper.tables import find_table, load_tables
 from mldec.registry import HEADS
 from tests.curve import SMALLER
@@ -332,6 +332,9 @@ def test_a_setting_that_came_later_leaves_the_keys_of_earlier_records():
     tree = to_mapping(config)
     for group, name in ADDED:
         tree[group].pop(name, None)
+    for (group, name), value in REMOVED.items():
+        tree[group][name] = value
+    tree["backbone"]["normalize"] = "unit"  # what auto means without pretrained weights
     for name in ("name", "output", "run_dir", "runtime"):
         del tree[name]
     for name in ("root", "cache"):

@@ -163,7 +163,7 @@ def test_any_labels_can_be_predicted(trained, image, tmp_path, capsys):
     listed = tmp_path / "labels.txt"
     listed.write_text("zebra crossing\n\nespresso\n")
     assert run(["predict", f"run={trained}", f"input={image}", f"labels=@{listed}", "threshold=0"]) == 0
-    assert "1 images, 2 labels" in capsys.readouterr().err
+    assert "1 image, 2 labels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

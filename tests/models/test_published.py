@@ -363,7 +363,7 @@ def test_shapes_that_contradict_one_another(small, change, message):
 
 def test_files_without_a_known_head(small, tmp_path):
     body = dict(small.backbone.model.state_dict())
-    with pytest.raises(CheckpointError, match=r"no known head.*parts are conv1, bn1, layer1.*backbone.checkpoint"):
+    with pytest.raises(CheckpointError, match=r"no known head.*parts are conv1, bn1, layer1.*backbone.pretrained"):
         read_published(body)
     two = body | authors_file(small, head="fc.") | authors_file(small, head="head.")
     with pytest.raises(CheckpointError, match="more than one ML-Decoder"):

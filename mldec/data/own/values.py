@@ -8,7 +8,7 @@ from typing import Any
 
 from mldec.data.folder import SPLIT_OF_NAME
 from mldec.data.index import ABSENT, PRESENT, UNKNOWN
-from mldec.errors import DataError, printable_name
+from mldec.errors import DataError, option, printable_name
 
 _NOTHING = {"", "nan", "Nan", "naN", "NaN", "null", "Null", "NULL", "None", "NONE", "NA", "N/A", "n/a", "NaT", "<NA>"}
 _NOTHING |= {"-nan", "#N/A"}
@@ -93,3 +93,19 @@ def split_key(records: Sequence[dict[str, Any]], ignore: Collection[str] = ()) -
     keys = [key for key in dict.fromkeys(key for record in records for key in record) if simple(key) in SPLIT_NAMES]
     given = {key: [record[key] for record in records if record.get(key) is not None] for key in keys}
     return next((key for key, values in given.items() if key not in ignore and values and divides(key, values)), None)
+
+
+def is_score(value: Any) -> bool:
+    """Whether a value is a number from 0 to 1, as the scores of `mldec predict` are."""
+    try:
+        return not isinstance(value, bool) and 0 <= float(value) <= 1
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def choosing_labels(path: str) -> str:
+    """How labels are chosen by their scores in a file of `mldec predict`."""
+    return (
+        f"choose the labels first: mldec data export {option('predictions', path)} threshold=0.5 format=csv "
+        "output=labels.csv"
+    )

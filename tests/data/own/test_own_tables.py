@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mldec.data.index import ImageIndex
-from mldec.data.own import arrow_rows, image_paths, label_cells, values
+from mldec.data.own import arrow_rows, image_files, label_cells, values
 from mldec.data.own.columns import Chosen, find_columns
 from mldec.data.table import TableConfig, build_table, read_table, read_whole
 from mldec.errors import DataError
@@ -447,14 +447,14 @@ def test_files_of_one_name_in_many_folders_are_each_looked_at_once(
     """As in CheXpert, train/patient00001/study1/view1_frontal.jpg."""
     calls = list[str]()
 
-    def counted(path: str, inner: Callable[[str], str] = image_paths._folder_backwards) -> str:
+    def counted(path: str, inner: Callable[[str], str] = image_files._folder_backwards) -> str:
         calls.append(path)
         return inner(path)
 
-    monkeypatch.setattr(image_paths, "_folder_backwards", counted)
+    monkeypatch.setattr(image_files, "_folder_backwards", counted)
     patients = [f"patient{number}" for number in range(100)]
     touch(tmp_path, *(f"train/{patient}/study1/view.jpg" for patient in patients))
-    files = image_paths._Files(str(tmp_path))
+    files = image_files.ImageFiles(str(tmp_path))
     for patient in patients:
         expected = [f"train/{patient}/study1/view.jpg"]
         assert files.ending([patient, "study1", "view.jpg"]) == expected
@@ -800,4 +800,4 @@ def test_many_columns_are_looked_at_together(pattern: str) -> None:
 def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.jpg")
     (tmp_path / "images" / "loop").symlink_to("loop")
-    assert image_paths._Files(str(tmp_path)).ending(["a.jpg"]) == ["images/a.jpg"]
+    assert image_files.ImageFiles(str(tmp_path)).ending(["a.jpg"]) == ["images/a.jpg"]
