@@ -20,6 +20,7 @@ from mldec.models.heads import GlobalAveragePool
 from mldec.registry import BACKBONES
 
 MODELS = ["resnet18", "tf_efficientnet_lite0", "vit_tiny_patch16_224", "convnext_atto", "swin_tiny_patch4_window7_224"]
+SMALL = ["test_resnet", "test_efficientnet", "test_vit", "test_convnext"]
 
 
 def build(model: str, freeze: Any = "none", size: int = 64) -> Backbone:
@@ -27,17 +28,16 @@ def build(model: str, freeze: Any = "none", size: int = 64) -> Backbone:
     return BACKBONES["timm"].build(config, image_size=size)
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("freeze", [0, 1, 3, "all"])
+@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("freeze", [0, 1, 2, "all"])
 def test_what_is_frozen_does_not_change_and_the_rest_does(model: str, freeze: Any) -> None:
     torch.manual_seed(0)
-    backbone = build(model, freeze, size=224 if "swin" in model else 64)
+    backbone = build(model, freeze)
     classifier = Classifier(backbone, GlobalAveragePool(backbone.num_features, 3)).train()
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
     optimizer = torch.optim.SGD(parameter_groups(classifier, weight_decay=0.1), lr=0.1)
-    size = 224 if "swin" in model else 64
     for _ in range(2):
-        classifier(torch.randn(4, 3, size, size)).square().sum().backward()
+        classifier(torch.randn(4, 3, 64, 64)).square().sum().backward()
         seen = {name for name, parameter in classifier.named_parameters() if parameter.grad is not None}
         optimizer.step()
         optimizer.zero_grad()
@@ -106,13 +106,14 @@ def test_networks_that_do_not_say_what_their_stages_are_can_only_be_frozen_whole
 @pytest.mark.parametrize("model", MODELS)
 def test_rates_of_layers_are_those_of_timm(model: str) -> None:
     """Also the parameters that do not decay, as timm's position embeddings."""
-    whole = timm.create_model(model)
+    with torch.device("meta"):
+        whole = timm.create_model(model)
+        backbone = Backbone(timm.create_model(model, num_classes=0), image_size=224)
+        classifier = Classifier(backbone, GlobalAveragePool(backbone.num_features, 3))
     decay = whole.no_weight_decay() if hasattr(whole, "no_weight_decay") else ()
     groups = param_groups_layer_decay(whole, weight_decay=0.05, no_weight_decay_list=decay, layer_decay=0.7)
     names = {id(parameter): name for name, parameter in whole.named_parameters()}
     theirs = {names[id(p)]: (g["lr_scale"], g["weight_decay"]) for g in groups for p in g["params"]}
-    backbone = Backbone(timm.create_model(model, num_classes=0), image_size=224)
-    classifier = Classifier(backbone, GlobalAveragePool(backbone.num_features, 3))
     names = {id(parameter): name for name, parameter in classifier.named_parameters()}
     ours = {
         names[id(p)].removeprefix("backbone.model."): (group["lr_scale"], group["weight_decay"])
