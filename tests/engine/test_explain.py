@@ -148,7 +148,7 @@ def test_the_command_draws_maps_and_refuses_before_it_scores(run, tmp_path, caps
     (sheet,) = (tmp_path / "out" / "maps").glob("[!.]*")
     assert cv2.imread(str(sheet)).shape[1] == 3 * (image_sheets.TILE + 12) + 8
     assert main.run([*command[:-1], f"output={tmp_path / 'none'}", "maps=attention"]) == 2
-    assert "average pooling has no attention" in capsys.readouterr().err
+    assert "pooling has no attention" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 

@@ -249,7 +249,7 @@ def test_without_words_there_is_one_clear_error(small_digits, tmp_path):
     predictor = load(tmp_path / "run")
     with pytest.raises(DataError, match="trained without label embeddings"):
         predictor.set_labels(["zebra"])
-    with pytest.raises(DataError, match="average pooling has no attention"):
+    with pytest.raises(DataError, match="pooling has no attention"):
         predictor.maps([trainer.splits.test.path(0)], "attention")
 
 
