@@ -18,6 +18,7 @@ from mldec.files import check_output_directory, check_output_file, refuse_overwr
 from mldec.system import usable_cores
 
 SHOWN = 10  # problems on the screen; the file lists all
+KEEP = "dataset.missing=keep"  # what is missing is a problem that these commands list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +171,7 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
     from mldec.data.verify import unlisted_images, verify, write_list
     from mldec.engine.display import Display
 
-    config, display = dataclasses.replace(_dataset(options, arguments), missing="ignore"), Display()
+    config, display = _dataset(options, arguments, KEEP), Display()
     output = options.output or Path("outputs") / "data" / config.name / "problems.txt"
     check_output_file("output", output)
     refuse_overwriting("output", [output], _named_files(config))
@@ -326,7 +327,7 @@ def _export(options: DataExportOptions, arguments: compose.Arguments) -> int:
 def _browse(options: BrowseOptions, arguments: compose.Arguments) -> int:
     from mldec.commands.data_browse import browse
 
-    config = dataclasses.replace(_dataset(options, arguments), missing="ignore")
+    config = _dataset(options, arguments, KEEP)
     refuse_overwriting("output", [options.output], _named_files(config))
     indexes = {split: _index(config, split) for split in _splits(options.split, config)}
     name = os.path.basename(os.path.abspath(config.folder)) or config.name

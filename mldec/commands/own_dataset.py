@@ -138,7 +138,7 @@ def show_summary(own: OwnDataset | None, mapping: dict[str, Any]) -> None:
     counts, labels = [], 0
     with collected() as texts, _naming(own.path):
         for split in dataset.splits:
-            read = dataclasses.replace(dataset, missing="ignore") if own.only_listed else dataset
+            read = dataclasses.replace(dataset, missing="keep") if own.only_listed else dataset
             index = DATASETS[dataset.name].build(read, split=split)
             counts.append(f"{split} {len(index):,}")
             labels = len(index.labels)

@@ -156,7 +156,7 @@ def _open_sound(path: str, base: str, root: str | None) -> ImageIndex | None:
 
 
 def _without_missing(index: ImageIndex, config: DatasetConfig) -> tuple[ImageIndex, Gaps | None]:
-    if config.missing == "ignore":
+    if config.missing in ("keep", "ignore"):
         return index, None
     missing = missing_images(index)
     if not missing:

@@ -51,7 +51,8 @@ class DatasetConfig(ComponentConfig):
         crop: evaluation sees the centre of an image, this share of its shorter side; null: all of it, squeezed.
         interpolation: of the resize in evaluation; null: bicubic with `crop`, bilinear without.
         unannotated: keep or drop images without any positive label.
-        missing: error or drop for images that the annotations list and the folder lacks; ignore: do not check.
+        missing: error or drop for images that the annotations list and the folder lacks; keep: look for all, and
+            keep what is not found, as mldec data verify does; ignore: do not look for any.
         on_error: of an image that training cannot decode: error stops, skip uses another one and counts it. In
             evaluation it is always an error.
         exclude: a file with paths relative to `root`, one per line, of images to leave out, unusual names as JSON
@@ -73,7 +74,7 @@ class DatasetConfig(ComponentConfig):
     crop: Crop | None = None
     interpolation: Interpolation | None = None
     unannotated: Literal["keep", "drop"] = "keep"
-    missing: Literal["error", "drop", "ignore"] = "error"
+    missing: Literal["error", "drop", "keep", "ignore"] = "error"
     on_error: Literal["error", "skip"] = "error"
     exclude: str | None = None
     scaled_decoding: bool = True

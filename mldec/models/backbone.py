@@ -127,7 +127,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tokens:
         """Tokens of images (B, 3, H, W), floating point, normalised by `normalization`."""
-        if self.is_frozen:
+        if self.is_frozen and not images.requires_grad:
             with torch.no_grad():  # nothing before the head keeps what a backward pass would need
                 return self._tokens(images)
         return self._tokens(images)

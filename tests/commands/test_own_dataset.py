@@ -438,3 +438,32 @@ def test_every_command_ends_in_one_error_where_there_is_nothing_to_learn_from(
         assert code == (0 if expected is None else 2), command
         assert len(errors) == (expected is not None)
         assert expected is None or expected in errors[0], command
+
+
+def test_every_command_finds_images_where_training_does(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Paths of another machine, ids without suffix and prefixes of Label Studio."""
+    (folder / "photos").mkdir()
+    for number, name in enumerate(NAMES):
+        shutil.copy(folder / name, folder / "photos" / f"{number:04d}.jpg")
+    tables = {"windows": "C:\\me\\photos\\{:04d}.jpg", "ids": "{:d}", "prefix": "1a2b3c4d-{:04d}.jpg"}
+    for name, form in tables.items():
+        (folder / f"{name}.csv").write_text("path,labels\n" + "".join(f"{form.format(i)},cat\n" for i in range(6)))
+    for name in tables:
+        words = [f"dataset={name}.csv", "dataset.root=photos", "dataset.separator=none"]
+        for arguments in (["stats", f"output={name}"], ["browse", f"output={name}.html"], ["verify"], ["split"]):
+            assert run(["data", *arguments, *words]) == 0, (name, arguments, capsys.readouterr().err)
+            printed = capsys.readouterr()
+            assert "cannot be read" not in printed.out + printed.err, (name, arguments)
+            assert arguments != ["verify"] or printed.out.count(" 0 of them cannot be used") == 2
+        assert (
+            "cannot be read" not in (folder / f"{name}.html").read_text(encoding="utf-8").split("</style>")[-1][:200000]
+        )
+        for part in ("train.csv", "val.csv", "test.csv"):
+            (folder / part).unlink(missing_ok=True)
+
+
+def test_a_missing_image_is_listed_by_verify(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "".join(f"C:\\me\\{name},cat\n" for name in (*NAMES, "none.jpg"))
+    (folder / "own.csv").write_text(f"path,labels\n{rows}")
+    assert run(["data", "verify", "dataset=own.csv"]) == 1
+    assert "1 of them cannot be used" in capsys.readouterr().out

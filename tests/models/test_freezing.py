@@ -10,6 +10,8 @@ import torch
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from mldec.data.image import Normalization
+from mldec.engine.cam_alignment import measure_shift
 from mldec.engine.ema import Ema
 from mldec.engine.optimizer import parameter_groups
 from mldec.errors import ConfigError
@@ -135,3 +137,13 @@ def test_without_decay_the_groups_are_the_four_of_before() -> None:
         "head_decay",
         "head_no_decay",
     ]
+
+
+def test_maps_of_a_frozen_network_lie_where_those_of_the_same_network_do() -> None:
+    """The place of the map is measured by a gradient to the pixels, which a frozen network passes on too."""
+    torch.manual_seed(0)
+    frozen = build("test_resnet", "all")
+    free = build("test_resnet")
+    free.load_state_dict(frozen.state_dict())
+    normalize = Normalization.unit()
+    assert measure_shift(frozen.eval(), normalize, 64) == measure_shift(free.eval(), normalize, 64)
