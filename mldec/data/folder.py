@@ -13,7 +13,8 @@ import numpy as np
 
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, listing, name_some, naming, require
-from mldec.data.folder_tree import FolderTree
+from mldec.data.folder_tree import SUFFIXES as SUFFIXES  # which others take from here
+from mldec.data.folder_tree import FolderTree, is_of_outputs
 from mldec.data.index import ImageIndex
 from mldec.data.own.shares import SplitShares
 from mldec.data.unread_formats import UNREAD, describe_unread
@@ -23,10 +24,6 @@ from mldec.registry import DATASETS
 
 logger = logging.getLogger(__name__)
 
-#: Endings of files that count as images; their content is checked when they are read.
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pnm .jp2 .avif .ico".split()  # noqa: SIM905
-)
 #: Allowed names of the folder of a split, in any case.
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -167,8 +164,8 @@ def split_folder(root: str, split: str) -> str | None:
         return None
     usual = [name for name in names if name.lower() in SPLIT_FOLDERS[split]]
     if not any(name in USUAL for name in usual):
-        others = (name for name in names if name.lower() not in SPLIT_OF_NAME)
-        usual = [] if any(os.path.isdir(os.path.join(root, name)) for name in others) else usual
+        others = (os.path.join(root, name) for name in names if name.lower() not in SPLIT_OF_NAME)
+        usual = [] if any(os.path.isdir(path) and not is_of_outputs(path) for path in others) else usual
     paths = [path for name in usual if os.path.isdir(path := os.path.join(root, name))]
     if len(paths) > 1:
         raise DataError(f"{root}: the folders {' and '.join(usual)} may be its {split}; keep one of them there")

@@ -323,6 +323,23 @@ def test_what_macos_adds_is_left_out_and_counted(folder: Path, capsys: pytest.Ca
     assert names == set(NAMES)
 
 
+def test_what_commands_write_beside_class_folders_is_no_class(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder / "classes")
+    for name in ("outputs/data/folder/train.png", "runs/a/1.png", "mine/predictions/1.png"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).touch()
+    Path("mine/config.yaml").touch()
+    compose.compose(["dataset=."])
+    error = capsys.readouterr().err
+    assert "labels: 2\n" in error
+    assert "left out 3 folders of outputs (mine, outputs, runs)" in error
+    shutil.copy("cat/i1.jpg", "outputs")  # a class of that name
+    compose.compose(["dataset=.", "dataset.val_share=0.5"])
+    assert "labels: 3\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("place", ["", "cat", "train/cat"])
 def test_a_folder_of_heic_says_what_to_install(folder: Path, place: str) -> None:
     (folder / "phone" / place).mkdir(parents=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from mldec.data.dataset import SPLITS, listing, name_some
 from mldec.data.folder import SPLIT_FOLDERS, SPLIT_OF_NAME, SUFFIXES, split_folder
-from mldec.data.folder_tree import is_of_macos, some_below
+from mldec.data.folder_tree import is_of_macos, is_of_outputs, some_below
 from mldec.data.own.darknet_files import DARKNET, find_darknet
 from mldec.data.own.parquet_images import shard_stem
 from mldec.data.own.recognise import recognise
@@ -154,10 +154,16 @@ def _class_folders(path: str) -> list[str]:
     """The folders that hold images and nothing but images: those of classes, below train if there is one."""
     splits = _split_folders(path)
     folder = os.path.join(path, splits["train"]) if "train" in splits else path
-    inner = [name for name in _names(folder) if os.path.isdir(os.path.join(folder, name)) and name != "__MACOSX"]
+    inner = _inner_folders(folder)
     usual = {*SPLIT_OF_NAME, "images", "image", "imgs", "img", "data"}
     classes = [name for name in inner if _has_images(os.path.join(folder, name))]
     return classes if len(classes) > 1 or (classes and classes[0].lower() not in usual) else []
+
+
+def _inner_folders(folder: str) -> list[str]:
+    """The names of the folders in a folder that may be of a dataset."""
+    paths = {name: os.path.join(folder, name) for name in _names(folder) if name != "__MACOSX"}
+    return [name for name, path in paths.items() if os.path.isdir(path) and not is_of_outputs(path)]
 
 
 def _images_in(folder: str) -> int:
