@@ -13,7 +13,8 @@ import numpy as np
 
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, listing, name_some, naming, require
-from mldec.data.folder_tree import FolderTree
+from mldec.data.folder_tree import SUFFIXES as SUFFIXES  # which others take from here
+from mldec.data.folder_tree import FolderTree, is_of_outputs, some_below
 from mldec.data.index import ImageIndex
 from mldec.data.own.shares import SplitShares
 from mldec.data.unread_formats import UNREAD, describe_unread
@@ -23,10 +24,6 @@ from mldec.registry import DATASETS
 
 logger = logging.getLogger(__name__)
 
-#: Endings of files that count as images; their content is checked when they are read.
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pnm .jp2 .avif .ico".split()  # noqa: SIM905
-)
 #: Allowed names of the folder of a split, in any case.
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -107,6 +104,8 @@ def build_folder(config: FolderConfig, *, split: str) -> ImageIndex:
     places = [split_folder(config.folder, name) for name in SPLIT_FOLDERS]
     named = [place for place in places if place] if config.labels == UNION and config.has_train_folder else [train]
 
+    _say_what_is_beside(config.folder, folder)
+
     def read() -> ImageIndex:
         labels = _named(sorted({name for place in named for name in _class_names(FolderTree(place))}), train)
         index = read_class_folders(folder, labels, leave_out=config.labels == TRAIN)
@@ -167,8 +166,8 @@ def split_folder(root: str, split: str) -> str | None:
         return None
     usual = [name for name in names if name.lower() in SPLIT_FOLDERS[split]]
     if not any(name in USUAL for name in usual):
-        others = (name for name in names if name.lower() not in SPLIT_OF_NAME)
-        usual = [] if any(os.path.isdir(os.path.join(root, name)) for name in others) else usual
+        others = (os.path.join(root, name) for name in names if name.lower() not in SPLIT_OF_NAME)
+        usual = [] if any(os.path.isdir(path) and not is_of_outputs(path) for path in others) else usual
     paths = [path for name in usual if os.path.isdir(path := os.path.join(root, name))]
     if len(paths) > 1:
         raise DataError(f"{root}: the folders {' and '.join(usual)} may be its {split}; keep one of them there")
@@ -239,6 +238,38 @@ def read_class_folders(folder: str, labels: LabelSpace | None = None, *, leave_o
     if empty:
         logger.warning("warning: %s: no image in %d folders (%s)", folder, len(empty), name_some(empty, len(empty)))
     return index
+
+
+def _say_what_is_beside(root: str, folder: str) -> None:
+    """Log what lies beside the class folders in `folder`, and beside folders of splits in `root`, and is left out."""
+    for place in dict.fromkeys([folder, root]):
+        images = [name for name in _visible(place) if os.path.splitext(name)[1].lower() in SUFFIXES]
+        if images:
+            noun = "image" if len(images) == 1 else "images"
+            some = name_some(images, len(images))
+            logger.info("%s: left out %s %s beside the class folders (%s)", place, f"{len(images):,}", noun, some)
+    if folder == root:
+        return
+    splits = {split_folder(root, split) for split in SPLIT_FOLDERS}
+    others = [path for name in _visible(root) if (path := os.path.join(root, name)) not in splits]
+    others = [os.path.basename(path) for path in others if os.path.isdir(path) and _shows_images(path)]
+    if others:
+        noun, some = "folder" if len(others) == 1 else "folders", name_some(others, len(others))
+        logger.info("%s: left out %d %s of images beside those of splits (%s)", root, len(others), noun, some)
+
+
+def _visible(folder: str) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith(".") and name != "__MACOSX")
+    except OSError:
+        return []
+
+
+def _shows_images(folder: str) -> bool:
+    """Whether images are in a folder, of the first files that the system gives, which are no outputs."""
+    return not is_of_outputs(folder) and any(
+        os.path.splitext(path)[1].lower() in SUFFIXES for path in some_below(folder)
+    )
 
 
 def folders_below(folder: str) -> list[str]:

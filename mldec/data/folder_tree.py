@@ -13,6 +13,12 @@ from mldec.errors import DataError, printable_name
 #: class, do not count.
 MAX_LINKED = 100_000
 MAX_LISTED = 200_000  # entries that are looked at for files of macOS
+#: Endings of files that count as images; their content is checked when they are read.
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pnm .jp2 .avif .ico".split()  # noqa: SIM905
+)
+#: Folders in which training and other commands keep what they write, each in a folder of its own.
+OUTPUT_FOLDERS = ("outputs", "runs")
 
 
 class FolderTree:
@@ -33,11 +39,12 @@ class FolderTree:
     def __init__(self, root: str) -> None:
         self.root = root
         self._macos: dict[str, None] = {}  # paths of what was left out
+        self._outputs: dict[str, None] = {}
         self._repeated: dict[str, None] = {}
         self._linked = 0
 
     def folders(self) -> list[str]:
-        """Names of the folders in the root."""
+        """Names of the folders in the root, but for those of outputs, see `is_of_outputs`."""
         found = []
         for entry in self._entries(""):
             if not os.path.exists(entry.path) and not os.path.splitext(entry.name)[1]:  # no link to a file, by its name
@@ -48,6 +55,8 @@ class FolderTree:
             if _is_folder(entry):
                 if entry.is_symlink() and _leads_back(entry.path):
                     self._repeated[entry.name] = None
+                elif is_of_outputs(entry.path):
+                    self._outputs[entry.name] = None
                 else:
                     found.append(entry.name)
         return found
@@ -63,6 +72,9 @@ class FolderTree:
     def notes(self) -> list[str]:
         """Sentences for what was left out so far, but for hidden files that are not of macOS."""
         sentences = _macos_note(list(self._macos))
+        if count := len(self._outputs):
+            some = name_some(self._outputs, count)
+            sentences.append(f"left out {count:,} {'folder' if count == 1 else 'folders'} of outputs ({some})")
         if count := len(self._repeated):
             some = name_some(self._repeated, count)
             sentences.append(f"left out {count:,} folders behind links that are read already ({some})")
@@ -135,6 +147,21 @@ def some_below(folder: str) -> Iterator[str]:
 def is_of_macos(name: str) -> bool:
     """Whether a file or folder is called as those that macOS adds, which are no images."""
     return name.startswith("._") or name in (".DS_Store", "__MACOSX")
+
+
+def is_of_outputs(folder: str) -> bool:
+    """Whether a folder is one that mldec writes into, so that its images are figures and no data.
+
+    That is one called as in OUTPUT_FOLDERS, or a run with its config.yaml, in which no image lies directly: those of a
+    class called `outputs` do.
+    """
+    if os.path.basename(folder) not in OUTPUT_FOLDERS and not os.path.isfile(os.path.join(folder, "config.yaml")):
+        return False
+    try:
+        with os.scandir(folder) as entries:
+            return not any(os.path.splitext(entry.name)[1].lower() in SUFFIXES for entry in entries)
+    except OSError:
+        return False
 
 
 def _macos_note(paths: list[str]) -> list[str]:

@@ -323,6 +323,68 @@ def test_what_macos_adds_is_left_out_and_counted(folder: Path, capsys: pytest.Ca
     assert names == set(NAMES)
 
 
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ("train2017/cat train2017/dog val2017/cat val2017/dog", ("call them train, val", "dataset=set/train2017")),
+        ("fold1/cat fold1/dog fold2/cat fold2/dog", ("fold1, fold2 hold the same", "dataset=set/fold1 or")),
+        ("cat/train cat/test dog/train dog/test", ("move them to test/cat and train/cat",)),
+        ("mydata/train/cat mydata/train/dog mydata/val/cat", ("use dataset=set/mydata (cat, dog)",)),
+        ("train/images/cat train/images/dog", ("use dataset=set/train/images (cat, dog)",)),
+        ("images/train/cat images/train/dog", ("use dataset=set/images (cat, dog)",)),
+        ("train/mydata/cat train/mydata/dog", ("mydata is the only folder", "dataset=set/train/mydata")),
+    ],
+)
+def test_folders_around_classes_are_not_taken_for_them(folder: Path, places: str, words: tuple[str, ...]) -> None:
+    for number, place in enumerate(places.split()):
+        (folder / "set" / place).mkdir(parents=True)
+        shutil.copy(folder / NAMES[0], folder / "set" / place / f"{number}.jpg")
+    with pytest.raises(DataError) as caught:
+        compose.compose(["dataset=set"])
+    for text in words:
+        assert text in str(caught.value)
+    assert ("dataset=folder dataset.root=set" in str(caught.value)) == (" (cat, dog)" not in words[0])
+    for text in re.findall(r"dataset=set/\S+", str(caught.value)):
+        compose.compose([text.rstrip(";")])
+
+
+def test_images_beside_class_folders_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.jpg", "b.jpg", "._a.jpg"):
+        (folder / "classes" / name).touch()
+    compose.compose(["dataset=classes"])
+    assert "left out 2 images beside the class folders (a.jpg, b.jpg)" in capsys.readouterr().err
+    for split in ("train", "val"):
+        shutil.copytree(folder / "classes", folder / "set" / split)
+    (folder / "set/val/c.jpg").touch()
+    (folder / "set/unlabeled/deep").mkdir(parents=True)
+    (folder / "set/unlabeled/deep/d.jpg").touch()
+    (folder / "set/docs").mkdir()
+    for _ in range(2):  # also with an index from the cache
+        own_dataset._shown.clear()
+        compose.compose(["dataset=set"])
+        error = capsys.readouterr().err
+        assert "left out 2 images beside the class folders (a.jpg, b.jpg)" in error
+        assert "left out 3 images beside the class folders (a.jpg, b.jpg, c.jpg)" in error
+        assert "left out 1 folder of images beside those of splits (unlabeled)" in error
+
+
+def test_what_commands_write_beside_class_folders_is_no_class(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder / "classes")
+    for name in ("outputs/data/folder/train.png", "runs/a/1.png", "mine/predictions/1.png"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).touch()
+    Path("mine/config.yaml").touch()
+    compose.compose(["dataset=."])
+    error = capsys.readouterr().err
+    assert "labels: 2\n" in error
+    assert "left out 3 folders of outputs (mine, outputs, runs)" in error
+    shutil.copy("cat/i1.jpg", "outputs")  # a class of that name
+    compose.compose(["dataset=.", "dataset.val_share=0.5"])
+    assert "labels: 3\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("place", ["", "cat", "train/cat"])
 def test_a_folder_of_heic_says_what_to_install(folder: Path, place: str) -> None:
     (folder / "phone" / place).mkdir(parents=True)

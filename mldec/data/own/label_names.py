@@ -23,6 +23,12 @@ TRAIN, UNION = "train", "union"  # values of dataset.labels beside a file
 #: Files of names that tools write beside a table of class numbers.
 NAMES_FILES = ("labels.txt", "classes.txt", "names.txt", "data.yaml", "data.yml", "obj.names", "_darknet.labels")
 MAX_NAMES_FILE = 2**24  # bytes
+_CELLS = re.compile(r"\s*[,;\t]\s*")
+_NUMBERED = re.compile(r"[\"']?([0-9]{1,9})[\"']?(?:\s*[,;:\t]\s*|\s+)(.*)")  # 0 cat, 0,cat, "0";"cat", 0: cat
+_HEADERS = frozenset(["name", "names", "index", "number", "id"])
+_HEADERS |= {
+    f"{what}{end}" for what in ("label", "class", "category", "attribute") for end in ("", "s", "es", "_id", "_name")
+} | {"categories"}
 _BETWEEN = re.compile(r"(?<=[^\W\d_])[\s_-]+(?=[^\W_])|(?<=\d)[\s_-]+(?=[^\W\d_])")  # letters, and numbers of them
 
 
@@ -83,11 +89,15 @@ def describe_lacking(lacking: Collection[str], known: Iterable[str]) -> str:
 
 
 class Names(NamedTuple):
-    """The names of a file, the numbers that the first of them may have, and whether the first that fits is meant."""
+    """The names of a file, the numbers that the first of them may have, and whether the first that fits is meant.
+
+    `numbers` are those that stand beside the names, where they have gaps, so that they name no class numbers.
+    """
 
     names: list[str]
     starts: tuple[int, ...]
     certain: bool
+    numbers: tuple[int, ...] | None = None
 
 
 def named(
@@ -100,6 +110,12 @@ def named(
     numbers = {text: int(float(text)) for text in ids}
     low, high = min(numbers.values()), max(numbers.values())
     names = found.names
+    if found.numbers is not None:
+        raise DataError(
+            f"{file}: holds the class number {high}, and {names_file} has {len(names):,} names whose numbers have gaps "
+            f"({name_some(list(map(str, found.numbers)), len(names), 10)}); name each number between them, too, or use "
+            "another file of names: dataset.labels=FILE"
+        )
     fitting = [first for first in found.starts if first <= low and high - first < len(names)]
     fitting = fitting if start is None else [first for first in fitting if first == start]
     if not fitting:
@@ -131,12 +147,37 @@ def names_file_beside(table: str, ids: Sequence[str]) -> tuple[str, Names] | Non
         if os.path.isfile(path) and os.path.abspath(path) != os.path.abspath(table):
             try:
                 numbered = read_numbered(path)
-            except DataError:
+            except DataError as error:
+                _not_used(table, path, str(error).removeprefix(f"{path}: "))
                 continue
             names = numbered.names
-            if high <= len(names) and len(set(names)) == len(names) and not all(map(is_whole_number, names)):
+            if all(map(is_whole_number, names)):
+                continue
+            if numbered.numbers is not None:
+                _not_used(
+                    table,
+                    path,
+                    f"the numbers in it have gaps ({name_some(list(map(str, numbered.numbers)), len(names))})",
+                )
+            elif high > len(names):
+                _not_used(table, path, f"it has {len(names):,} names, and a label is {high}")
+            elif len(set(names)) < len(names):
+                _not_used(table, path, "it has a name several times")
+            else:
                 found.append((path, numbered))
+    if len(found) > 1:
+        others = " and ".join(os.path.basename(path) for path, _ in found)
+        _not_used(table, others, "only one of them can be; name it")
     return found[0] if len(found) == 1 else None
+
+
+def _not_used(table: str, path: str, reason: str) -> None:
+    logger.warning(
+        "warning: %s: labels stay numbers, as %s beside it is not used: %s (dataset.labels=FILE names them)",
+        table,
+        os.path.basename(path),
+        reason,
+    )
 
 
 def read_names(path: str) -> list[str]:
@@ -144,19 +185,28 @@ def read_names(path: str) -> list[str]:
 
     Raises DataError, naming the file.
     """
-    return read_numbered(path).names
+    return _read(path, numbered=False).names
 
 
 def read_numbered(path: str) -> Names:
-    """The same with their numbers: those that stand beside them, or as ultralytics and darknet count, from 0.
+    """The names of class numbers, as `read_names`, but a line may be a number and a name, as `0 cat` or `0,cat`.
 
-    Raises DataError, naming the file.
+    Numbers are those that stand beside the names, or count from 0, as those of ultralytics and darknet, or from 1.
+
+    Raises DataError, naming the file, also for a header, and for columns that are not numbers and names.
     """
+    return _read(path, numbered=True)
+
+
+def _read(path: str, *, numbered: bool) -> Names:
     suffix = os.path.splitext(path)[1].lower()
     try:
         if suffix not in (".yaml", ".yml", ".json"):
             with open_text(path) as file:
-                return Names([line.strip() for line in file if line.strip()], (0, 1), suffix in (".names", ".labels"))
+                lines = [line.strip() for line in file if line.strip()]
+            lines = [line for line in lines if line != "#" and not line.startswith(("# ", "#\t"))] or lines  # comments
+            certain = suffix in (".names", ".labels")
+            return _of_lines(path, lines, certain=certain) if numbered else Names(lines, (0, 1), certain)
         if suffix == ".json":
             content: Any = parse_json(read_bytes(path, most=MAX_NAMES_FILE).decode("utf-8-sig"))
         else:
@@ -167,17 +217,52 @@ def read_numbered(path: str) -> Names:
         raise DataError(f"{path}: cannot be read as JSON: {shortened(error, 200)}") from None
     content = content.get("names", content) if isinstance(content, dict) else content
     starts: tuple[int, ...] = (0, 1)
+    gaps: tuple[int, ...] | None = None
     if isinstance(content, dict):
         numbers = {str(key): value for key, value in content.items()}
         if not all(map(str.isdecimal, numbers)):
             raise DataError(f"{path}: expected a list of names, or numbers with names; found {shortened(content)}")
         order = sorted(numbers, key=int)
-        if list(map(int, order)) == list(range(int(order[0]), int(order[0]) + len(order))):
-            starts = (int(order[0]),)
+        starts, gaps = _counted(list(map(int, order)))
         content = [numbers[key] for key in order]
     if not isinstance(content, list) or not all(isinstance(name, (str, int)) for name in content):
         raise DataError(f"{path}: expected a list of names; found {shortened(content)}")
-    return Names([str(name).strip() for name in content], starts, suffix != ".json")
+    return Names([str(name).strip() for name in content], starts, suffix != ".json", gaps)
+
+
+def _counted(numbers: list[int]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """`starts` and `numbers` of Names, of sorted numbers that stand beside names."""
+    if numbers and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+        return (numbers[0],), None
+    return (0, 1), tuple(numbers) or None
+
+
+def _of_lines(path: str, lines: list[str], *, certain: bool) -> Names:
+    """The names of class numbers in the lines of a text file; see `read_numbered`."""
+    header = [cell.strip(" \"'#").lower() for cell in _CELLS.split(lines[0])] if lines else []
+    if header and all(cell in _HEADERS for cell in header) and (len(header) > 1 or len(lines) > 1):
+        if len(header) == 1:
+            raise DataError(
+                f"{path}: its first line '{shortened(lines[0])}' may be a header; delete it, or write the names as a "
+                'list into a file FILE.json, such as ["name", "cat"], if it is a label'
+            )
+        lines = lines[1:]
+    found = [_NUMBERED.fullmatch(line) for line in lines]
+    pairs = [(int(match[1]), match[2].strip().strip("\"'")) for match in found if match]
+    pairs = [(number, name) for number, name in pairs if name]
+    is_numbered = len(pairs) == len(lines) > 0 and len({number for number, _ in pairs}) == len(pairs)
+    if is_numbered and len({name for _, name in pairs}) == len(pairs):  # and not 1 Euro, 2 Euro
+        pairs.sort()
+        starts, gaps = _counted([number for number, _ in pairs])
+        return Names([name for _, name in pairs], starts, certain, gaps)
+    if len(header) > 1 or os.path.splitext(path)[1].lower() in (".csv", ".tsv"):
+        wrong = next((line for line in lines if _CELLS.search(line)), None)
+        if wrong is not None or len(header) > 1:
+            raise DataError(
+                f"{path}: expected a name in each line, or a number and a name, such as 0,cat; found "
+                f"'{shortened(wrong or lines[0] if lines else 'a header alone')}'"
+            )
+    return Names(lines, (0, 1), certain)
 
 
 def warn_of_similar(path: str, names: Iterable[str]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mldec.data.dataset import SPLITS, listing, name_some
 from mldec.data.folder import SPLIT_FOLDERS, SPLIT_OF_NAME, SUFFIXES, split_folder
-from mldec.data.folder_tree import is_of_macos, some_below
+from mldec.data.folder_tree import is_of_macos, is_of_outputs, some_below
 from mldec.data.own.darknet_files import DARKNET, find_darknet
 from mldec.data.own.parquet_images import shard_stem
 from mldec.data.own.recognise import recognise
@@ -24,6 +26,8 @@ TABLES = ("_classes.csv", "metadata.csv", "metadata.jsonl", "labels.csv", "annot
 NO_TABLES = ("readme", "read_me", "license", "licence", "changelog", "citation", "notice", "requirements", "credits")
 METADATA = ("metadata.csv", "metadata.jsonl")  # of Hugging Face's imagefolder
 _MOST = 10_000  # entries of a folder that are looked at
+_MOST_FOLDERS = 1_000  # folders in which a dataset is looked for
+_LIKE_SPLIT = re.compile(rf"({'|'.join(SPLIT_OF_NAME)})[\W\d_]*\Z", re.I)  # such as train2017
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,16 @@ def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
         if classes:
             choices.append(f"dataset=folder {setting('dataset.root', path)} ({len(classes):,} class folders)")
         raise DataError(f"dataset={path}: may be read in several ways; use {' or '.join(choices)}")
-    lone = os.path.join(path, classes[0]) if len(classes) == 1 else None
+    base = _base(path)
+    lone = os.path.join(path, classes[0]) if len(classes) == 1 and base == path else None
     if lone and not _images_in(lone) and len(below := _class_folders(lone)) > 1:
+        _refuse_nested(lone, lone, below)
         return Located("folder", {"root": lone}, f"a folder for each of {len(below):,} classes")
     if classes:
+        _refuse_nested(path, base, classes)
         return Located("folder", {"root": path}, "a folder per class")
-    if images := _images_in(path):
+    inside = _datasets_inside(path)
+    if not inside and (images := _images_in(path)):
         raise DataError(
             f"dataset={path}: {images:,} images and nothing that says their labels; move them into a folder per class, "
             "or list them in a table of path and labels: dataset=FILE.csv"
@@ -85,6 +93,12 @@ def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
     unread = sorted(name for name in some_below(path) if os.path.splitext(name)[1].lower() in UNREAD)
     if unread := [name for name in unread if not is_of_macos(os.path.basename(name))]:
         raise DataError(f"dataset={path}: no image in it that is read: {'; '.join(describe_unread(unread))}")
+    if inside:
+        offers = " or ".join(f"{setting('dataset', one)} ({name_some(names, len(names))})" for one, names in inside)
+        raise DataError(
+            f"dataset={path}: no class folders in it or in its train/, but deeper; use {offers}; or move them, so that "
+            f"they are {os.path.join(path, 'CLASS')}, or train/CLASS and val/CLASS there. Found there: {listing(path)}"
+        )
     raise DataError(
         f"dataset={path}: no dataset is recognised in it. Found there: {listing(path)}. Name a file: dataset=FILE; or "
         f"choose a reader: dataset=folder {setting('dataset.root', path)} for a folder per class, dataset=table "
@@ -145,19 +159,79 @@ def _likely(path: str, names: list[str]) -> list[str]:
     return usual if len(usual) == 1 else names
 
 
-def _split_folders(path: str) -> dict[str, str]:
-    found = ((split, split_folder(path, split)) for split in SPLIT_FOLDERS)
-    return {split: os.path.basename(folder) for split, folder in found if folder is not None}
+def _base(path: str) -> str:
+    """The folder whose folders would be classes: that of train, or the dataset's own."""
+    return split_folder(path, "train") or path
 
 
 def _class_folders(path: str) -> list[str]:
     """The folders that hold images and nothing but images: those of classes, below train if there is one."""
-    splits = _split_folders(path)
-    folder = os.path.join(path, splits["train"]) if "train" in splits else path
-    inner = [name for name in _names(folder) if os.path.isdir(os.path.join(folder, name)) and name != "__MACOSX"]
+    folder = _base(path)
+    inner = _inner_folders(folder)
     usual = {*SPLIT_OF_NAME, "images", "image", "imgs", "img", "data"}
     classes = [name for name in inner if _has_images(os.path.join(folder, name))]
     return classes if len(classes) > 1 or (classes and classes[0].lower() not in usual) else []
+
+
+def _refuse_nested(path: str, base: str, classes: list[str]) -> None:
+    """Raise DataError, with the choices, where the folders in `base` are hardly classes.
+
+    That is where none holds an image itself, and each shares a folder of images with another one, as folders of splits
+    do, or there is only one.
+    """
+    inner: dict[str, list[str]] = {}
+    for name in classes:
+        folder = os.path.join(base, name)
+        inner[name] = [one for one in _inner_folders(folder) if _has_images(os.path.join(folder, one))]
+        if _images_in(folder):
+            return
+    holders = Counter(one for names in inner.values() for one in names)
+    if len(classes) > 1 and not all(any(holders[one] > 1 for one in names) for names in inner.values()):
+        return
+    shared = sorted(holders, key=lambda one: (-holders[one], one))
+    choices = []
+    if len(classes) > 1 and all(map(_LIKE_SPLIT.match, classes)):
+        choices.append("call them train, val and test if they are splits")
+    elif {one.lower() for one in shared} <= set(SPLIT_OF_NAME):
+        name = classes[0]
+        moved = " and ".join(os.path.join(one, name) for one in inner[name][:2])
+        choices.append(f"move them to {moved} if these are splits")
+    places = [os.path.join(base, name) for name in classes[:3] if len(_class_folders(os.path.join(base, name))) > 1]
+    if places:
+        choices.append(f"{' or '.join(setting('dataset', place) for place in places)} for one of them alone")
+    within = name_some(shared, len(shared))
+    if len(classes) == 1:
+        found = f"{classes[0]} is the only folder of images, and they lie in folders in it ({within}): is it a class?"
+    else:
+        found = (
+            f"{name_some(classes, len(classes))} hold the same folders ({within}) in place of images: are they classes?"
+        )
+    yes = f"dataset=folder {setting('dataset.root', path)} if so"
+    raise DataError(f"dataset={path}: {found} Use {'; or '.join([yes, *choices])}")
+
+
+def _datasets_inside(path: str) -> list[tuple[str, list[str]]]:
+    """Up to three folders within `path` that have class folders, at most three levels deep, and the classes of each."""
+    found: list[tuple[str, list[str]]] = []
+    waiting, looked = [(path, 0)], 0
+    while waiting and len(found) < 3 and looked < _MOST_FOLDERS:
+        folder, depth = waiting.pop(0)
+        for name in _inner_folders(folder) if depth < 3 else []:
+            looked += 1
+            inner = os.path.join(folder, name)
+            if looked > _MOST_FOLDERS:
+                break
+            if len(classes := _class_folders(inner)) > 1:
+                found.append((inner, classes))
+            else:
+                waiting.append((inner, depth + 1))
+    return found[:3]
+
+
+def _inner_folders(folder: str) -> list[str]:
+    """The names of the folders in a folder that may be of a dataset."""
+    paths = {name: os.path.join(folder, name) for name in _names(folder) if name != "__MACOSX"}
+    return [name for name, path in paths.items() if os.path.isdir(path) and not is_of_outputs(path)]
 
 
 def _images_in(folder: str) -> int:

@@ -224,6 +224,49 @@ def test_numbers_that_may_count_from_0_or_from_1_are_asked_about(folder: Path, b
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("names.txt", "name\ncat\ndog\n", "its first line 'name' may be a header"),
+        ("names.txt", "#classes\ncat\ndog\n", "its first line '#classes' may be a header"),
+        ("names.csv", "cat,tabby\ndog,beagle\n", "or a number and a name, such as 0,cat; found 'cat,tabby'"),
+        ("names.csv", "id,name,color\na,b,c\n", "or a number and a name"),
+    ],
+)
+def test_a_file_of_names_that_may_be_misread_is_refused(folder: Path, name: str, content: str, message: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(DataError) as caught:
+        build(folder, "path,labels\np1.jpg,0;1\n", labels=str(folder / name))
+    assert message in str(caught.value)
+    assert name in str(caught.value)
+    (folder / "labels.txt").write_text("name\n1 cat\n2 dogs, #3\n")  # names of no class numbers stand as they are
+    index = build(folder, "path,label\np1.jpg,1 cat\np3.jpg,name\n", labels=str(folder / "labels.txt"))
+    assert index.labels.names == ("name", "1 cat", "2 dogs, #3")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"labels.txt": "caf\xe9\nhund\n".encode("cp1252")}, "labels.txt beside it is not used: cannot be read"),
+        ({"labels.txt": b"a\nb\n"}, "it has 2 names, and a label is 7"),
+        ({"data.yaml": b"names: {5: a, 7: b}"}, "the numbers in it have gaps (5, 7)"),
+        (
+            {"labels.txt": b"a\nb\nc\nd\ne\nf\ng\nh", "classes.txt": b"a\nb\nc\nd\ne\nf\ng\ni"},
+            "only one of them can be",
+        ),
+    ],
+)
+def test_names_beside_a_table_that_are_not_used_are_a_warning(
+    folder: Path, files: dict[str, bytes], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    index = build(folder, "path,labels\np1.jpg,5\np3.jpg,7\n")
+    assert index.labels.names == ("5", "7")
+    assert message in caplog.text
+    assert "labels stay numbers" in caplog.text
+
+
+@pytest.mark.parametrize(
     ("name", "content", "ids", "expected"),
     [
         ("data.yaml", "names: [a, b, c]\n", "1;2", {"b", "c"}),
@@ -232,6 +275,12 @@ def test_numbers_that_may_count_from_0_or_from_1_are_asked_about(folder: Path, b
         ("names.json", '{"1": "a", "2": "b", "3": "c"}', "1;2", {"a", "b"}),
         ("names.txt", "a\nb\nc\n", "1;3", {"a", "c"}),
         ("names.txt", "a\nb\nc\n", "0;2", {"a", "c"}),
+        ("names.txt", "# classes\n#\na\nb\nc\n", "0;2", {"a", "c"}),
+        ("names.txt", "1 b\n0 a\n", "0;1", {"a", "b"}),
+        ("names.txt", "1 b\n0 a\n", "0", {"a"}),
+        ("names.txt", "5 b\n0 a\n", "0;1", None),
+        ("names.csv", "attribute_id,attribute_name\n1,a\n2,b\n3,c\n", "1;2", {"a", "b"}),
+        ("data.yaml", "names: {1: a, 3: b}\n", "1", None),
         ("names.json", '["a", "b", "c"]', "1;2", None),
         ("names.json", '{"1": "a", "2": "b", "3": "c"}', "0;2", None),
         ("names.txt", "a\nb\nc\n", "1;4", None),
