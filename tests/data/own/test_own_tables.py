@@ -801,3 +801,14 @@ def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.jpg")
     (tmp_path / "images" / "loop").symlink_to("loop")
     assert image_files.ImageFiles(str(tmp_path)).ending(["a.jpg"]) == ["images/a.jpg"]
+
+
+@pytest.mark.parametrize("cells", [("[1, 0]", "[0, 1]"), ("1 0", "0 1"), ("[1, 0]", ""), ("[0, 1, -1]", "[1, 0, -1]")])
+def test_a_state_for_each_of_two_classes_is_no_list_of_labels(folder: Path, cells: Sequence[str]) -> None:
+    text = "".join(f'p{number}.jpg,"{cell}"\n' for number, cell in zip((1, 3), cells, strict=True))
+    assert "a state for each class" in refused(folder, f"path,labels\n{text}")
+    lines = "".join(f'{{"path": "p{n}.jpg", "labels": {cell}}}\n' for n, cell in zip((1, 3), cells, strict=True))
+    if "[" in cells[1]:
+        with pytest.raises(DataError, match="a state for each class"):
+            build(folder, lines, "t.jsonl")
+    assert len(build(folder, 'path,labels\np1.jpg,"[0, 1]"\np3.jpg,"[0, 1]"\n').labels.names) == 2
