@@ -126,7 +126,11 @@ class _Labels:
         lists = compute.split_pattern(cells, self.sign) if self.sign else None
         encoded = (cells if lists is None else lists.flatten()).dictionary_encode()
         names = [text.strip() for text in encoded.dictionary.to_pylist()]
-        if any(map(is_list, names)) or any(name and is_nothing(name) for name in names) or STATES.issuperset(filter(None, names)):
+        if (
+            any(map(is_list, names))
+            or any(name and is_nothing(name) for name in names)
+            or STATES.issuperset(filter(None, names))
+        ):
             return False
         column = np.array([self.codes.setdefault(name, len(self.codes)) if name else -1 for name in names], np.int32)
         self._values.append(column.take(encoded.indices.to_numpy(zero_copy_only=False)))

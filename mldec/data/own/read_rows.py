@@ -17,8 +17,10 @@ from mldec.data.own.list_rows import read_lists
 from mldec.data.own.rows import SPLITS, Rows
 from mldec.data.own.separators import Separator, parse_separator
 from mldec.data.own.state_rows import read_states
+from mldec.data.own.text_table import name_of
 from mldec.data.own.values import split_of
 from mldec.data.table_file import TableFile, open_table_file
+from mldec.errors import DataError, shortened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +133,18 @@ def table_columns(table: TableFile, settings: TableSettings) -> Columns:
     """What the columns of a table are. Raises DataError, naming the file, for what cannot be decided."""
     path_column = table.inside.column if table.inside else settings.path_column
     label_column = settings.label_column
-    if label_column is None and table.dialect is not None and table.dialect.uneven:
+    dialect = table.dialect
+    if label_column is None and dialect is not None and dialect.uneven:
+        if dialect.mixed and settings.separator is None:
+            sign = name_of(dialect.delimiter)
+            raise DataError(
+                f"{table.path}: what follows a path ({', '.join(map(shortened, dialect.mixed[:5]))}) may be labels, or "
+                f"other values beside them, such as boxes or scores; use dataset.separator={sign} if each cell is a "
+                "label, or write a first line that names the columns, such as path,labels"
+            )
         label_column = table.columns[-1]
+    elif label_column is None and dialect is not None and dialect.boxes:
+        label_column = dialect.boxes
     chosen = Chosen(path_column, label_column, settings.split_column, settings.ignore)
     return find_columns(table.path, table.columns, table.sample, chosen)
 

@@ -812,3 +812,22 @@ def test_a_state_for_each_of_two_classes_is_no_list_of_labels(folder: Path, cell
         with pytest.raises(DataError, match="a state for each class"):
             build(folder, lines, "t.jsonl")
     assert len(build(folder, 'path,labels\np1.jpg,"[0, 1]"\np3.jpg,"[0, 1]"\n').labels.names) == 2
+
+
+def test_numbers_of_boxes_without_a_header_are_no_labels(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mldec")
+    expected = {"p1.jpg": {"cat", "dog"}, "p3.jpg": {"dog"}, "p4.jpg": set[str]()}
+    last = "p1.jpg,1,1,3,3,cat\np1.jpg,0,0,2.5,3,dog\np3.jpg,4,4,9,9,dog\np4.jpg,,,,,\n"
+    assert content_of(build(folder, last)) == expected
+    assert content_of(build(folder, last, label_column="column_6")) == expected
+    assert "each line is a box, whose label stands in column_6" in caplog.text
+    first = "p1.jpg,cat,1,1,3,3\np1.jpg,dog,0,0,2,3\np3.jpg,dog,4,4,9,9\n"
+    assert content_of(build(folder, first)) == {name: expected[name] for name in ("p1.jpg", "p3.jpg")}
+    for text in (
+        "p1.jpg,cat,0.9,dog,0.8\np3.jpg,cat,0.9\n",
+        "p1.jpg,3,3,2,0,cat\np3.jpg,,,,,\n",
+        "p1.jpg,1,1,3,3,0\np3.jpg\n",
+    ):
+        message = refused(folder, text)
+        assert options_in(message) == [{"separator": "comma"}], message
+        assert {"cat", "0"} & set(build(folder, text, separator="comma").labels.names)
