@@ -831,3 +831,21 @@ def test_numbers_of_boxes_without_a_header_are_no_labels(folder: Path, caplog: p
         message = refused(folder, text)
         assert options_in(message) == [{"separator": "comma"}], message
         assert {"cat", "0"} & set(build(folder, text, separator="comma").labels.names)
+
+
+def test_one_number_behind_each_path_is_asked_for(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    with pytest.raises(DataError, match=r"column_2.*1, 0 and -1 alone") as caught:
+        build(tmp_path, "a.jpg 0\nb.jpg 1\n", "list.txt")
+    assert "dataset.label_column=column_2" in str(caught.value)
+    assert "dataset.ignore=[]" in str(caught.value)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    asked = build(tmp_path, "a.jpg 0\nb.jpg 1\n", "list.txt", label_column="column_2")
+    assert content_of(asked) == {"a.jpg": {"cat"}, "b.jpg": {"dog"}}
+    (tmp_path / "classes.txt").unlink()
+    assert content_of(build(tmp_path, "a.jpg 0\nb.jpg 1\n", "list.txt", ignore=())) == {
+        "a.jpg": set(),
+        "b.jpg": {"column_2"},
+    }
+    numbers = build(tmp_path, "a.jpg 0\nb.jpg 1\nc.jpg 2\n", "list.txt")
+    assert content_of(numbers) == {"a.jpg": {"0"}, "b.jpg": {"1"}, "c.jpg": {"2"}}
