@@ -202,9 +202,10 @@ class _Finder:
             if not self._holds_states(free[0]):
                 return free[0]
             raise DataError(
-                f"{self.file}: {free[0]}, behind the paths, holds '{shortened(self._first(free[0]))}' and other cells of "
-                f"1, 0 and -1 alone; use {setting('dataset.label_column', free[0])} if they are labels, such as numbers "
-                "of classes, or dataset.ignore=[] if they say whether an image has the one class that there is"
+                f"{self.file}: {free[0]}, behind the paths, holds 1, 0 and -1 alone (first: "
+                f"{shortened(self._first(free[0]))}); use {setting('dataset.label_column', free[0])} if they are "
+                "labels, such as numbers of classes, or dataset.ignore=[] if they say whether an image has the one "
+                "class that there is"
             )
         if any(map(self._holds_states, texts)):
             return None

@@ -40,8 +40,9 @@ class TableSettings:
             sign, or several as semicolon+comma; none: it is one label; null: decided over the whole column.
         ignore: columns, and keys of JSON, that are not classes; null: columns of usual names, such as age and id,
             unless they hold 0 and 1.
-        minus_one: what -1 in a class column or key means, absent or unknown; null: unknown, but one with 1 and -1 alone
-            is an error.
+        minus_one: what -1 in a class column or key means, absent or unknown, and an empty cell where no class column
+            has 0 or -1; null: unknown, but a column with 1 and -1 alone, or a table with 1 and empty cells alone, is
+            an error.
     """
 
     encoding: str | None = None

@@ -12,7 +12,15 @@ from mldec.data.index import ABSENT, PRESENT, UNKNOWN, Ragged
 from mldec.data.own.columns import Columns, refuse_other_cells
 from mldec.data.own.row_collector import RowCollector
 from mldec.data.own.rows import Rows, ragged
-from mldec.data.own.values import MINUS_ONE, ask_minus_one, choosing_labels, is_minus_one, is_score, state_of
+from mldec.data.own.values import (
+    MINUS_ONE,
+    ask_minus_one,
+    ask_nothing,
+    choosing_labels,
+    is_minus_one,
+    is_score,
+    state_of,
+)
 from mldec.data.table_file import MISSING, TableFile
 from mldec.errors import DataError, counted, printable_name
 from mldec.labels import from_cell
@@ -33,7 +41,8 @@ def read_states(
     Args:
         ignore, minus_one: as in `TableSettings`.
 
-    Raises DataError for cells that are no states, and for columns of 1 and -1 alone, unless `minus_one` is set.
+    Raises DataError for cells that are no states, and for columns of 1 and -1 alone, and where no class
+    has 0 or -1 but 1 and empty cells, unless `minus_one` is set.
     """
     rows, classes = RowCollector(table, columns), columns.classes
     kept: dict[tuple[str, ...], tuple[np.ndarray, ...]] = {}
@@ -75,10 +84,18 @@ def read_states(
     only = np.flatnonzero(seen[0] & seen[3] & ~seen[2])
     if minus_one is None and len(only):
         raise ask_minus_one(base.path, "columns", [classes[i] for i in only], len(classes))
+    blank = not seen[0].any() and not seen[2].any() and seen[1].any() and seen[3].any()  # 1 and nothing alone
+    if minus_one is None and blank:
+        raise ask_nothing(base.path, len(classes))
     what = f"{counted(nothing, 'cell')} of classes with nan, None, NA or null {'is' if nothing == 1 else 'are'} unknown"
     decisions = [what] if nothing > 0 else []
     lists = [ragged(end, out) for end, out in zip(ends, values, strict=True)]
-    unknown = lists[2] if minus_one == "absent" else _joined(lists[1], lists[2])
+    if minus_one == "absent":
+        unknown = Ragged.empty(len(rows.ids)) if blank else lists[2]
+    else:
+        unknown = _joined(lists[1], lists[2])
+    if blank:
+        decisions = [f"empty cells of classes are {minus_one}, as no class has 0 or -1"]
     return rows.finish(
         base,
         present=lists[0],

@@ -8,7 +8,7 @@ from typing import Any
 
 from mldec.data.folder import SPLIT_OF_NAME
 from mldec.data.index import ABSENT, PRESENT, UNKNOWN
-from mldec.errors import DataError, option, printable_name
+from mldec.errors import DataError, counted, option, printable_name
 
 _NOTHING = {"", "nan", "Nan", "naN", "NaN", "null", "Null", "NULL", "None", "NONE", "NA", "N/A", "n/a", "NaT", "<NA>"}
 _NOTHING |= {"-nan", "#N/A"}
@@ -62,6 +62,14 @@ def ask_minus_one(path: str, kind: str, names: Sequence[str], count: int) -> Dat
     return DataError(
         f"{path}: {len(names):,} of the {count:,} class {kind} hold 1 and -1 but no 0 ({shown}), where -1 may mean "
         "absent; use dataset.minus_one=absent or dataset.minus_one=unknown"
+    )
+
+
+def ask_nothing(path: str, count: int) -> DataError:
+    """The error for `count` class columns that hold 1 and empty cells alone: no label would be absent anywhere."""
+    return DataError(
+        f"{path}: the {counted(count, 'class column')} hold 1 and empty cells but no 0 or -1, where an empty cell may "
+        "mean absent; use dataset.minus_one=absent or dataset.minus_one=unknown"
     )
 
 

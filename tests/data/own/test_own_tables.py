@@ -849,3 +849,16 @@ def test_one_number_behind_each_path_is_asked_for(tmp_path: Path) -> None:
     }
     numbers = build(tmp_path, "a.jpg 0\nb.jpg 1\nc.jpg 2\n", "list.txt")
     assert content_of(numbers) == {"a.jpg": {"0"}, "b.jpg": {"1"}, "c.jpg": {"2"}}
+
+
+@pytest.mark.parametrize("present", ["1", "TRUE"])
+def test_class_columns_without_any_zero_are_asked_for(folder: Path, present: str) -> None:
+    text = f"path,cat,dog\np1.jpg,{present},\np3.jpg,,{present}\np4.jpg,,\n"
+    message = refused(folder, text)
+    assert options_in(message) == [{"minus_one": "absent"}, {"minus_one": "unknown"}], message
+    absent, unknown = (build(folder, text, minus_one=choice) for choice in ("absent", "unknown"))
+    assert [row.tolist() for row in absent.unknown] == [[], [], []]
+    assert [row.tolist() for row in unknown.unknown] == [[1], [0], [0, 1]]
+    assert content_of(absent) == content_of(unknown) == {"p1.jpg": {"cat"}, "p3.jpg": {"dog"}, "p4.jpg": set()}
+    mixed = build(folder, f"path,cat,dog\np1.jpg,{present},0\np3.jpg,,{present}\n", minus_one="absent")
+    assert [row.tolist() for row in mixed.unknown] == [[], [0]]
