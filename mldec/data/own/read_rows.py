@@ -18,8 +18,8 @@ from mldec.data.own.rows import SPLITS, Rows
 from mldec.data.own.separators import Separator, parse_separator
 from mldec.data.own.state_rows import read_states
 from mldec.data.own.text_table import name_of
-from mldec.data.own.values import split_of
-from mldec.data.table_file import TableFile, open_table_file
+from mldec.data.own.values import no_split, split_of
+from mldec.data.table_file import MISSING, TableFile, open_table_file
 from mldec.errors import DataError, shortened
 
 
@@ -156,6 +156,10 @@ def splits_of_table(path: str, settings: TableSettings) -> tuple[str, ...] | Non
     column = table_columns(table, settings).split
     if column is None:
         return None
-    cells = {str(cell) for _, (cell,) in table.records([column])}
+    cells = set[str]()
+    for line, (cell,) in table.records([column]):
+        if cell is MISSING:
+            raise no_split(f"{path} line {line}", column)
+        cells.add(str(cell))
     found = {split_of(cell, column) for cell in cells}
     return tuple(split for split in SPLITS if split in found)

@@ -862,3 +862,22 @@ def test_class_columns_without_any_zero_are_asked_for(folder: Path, present: str
     assert content_of(absent) == content_of(unknown) == {"p1.jpg": {"cat"}, "p3.jpg": {"dog"}, "p4.jpg": set()}
     mixed = build(folder, f"path,cat,dog\np1.jpg,{present},0\np3.jpg,,{present}\n", minus_one="absent")
     assert [row.tolist() for row in mixed.unknown] == [[], [0]]
+
+
+def test_keys_of_jsonl_that_the_first_line_lacks_count(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mldec")
+
+    def lines(*rows: str) -> str:
+        return "".join(f'{{"path": "p{number}.jpg", {row}}}\n' for number, row in zip((1, 3, 4), rows, strict=False))
+
+    train, val = '"labels": ["cat"], "split": "train"', '"labels": ["cat"], "split": "val"'
+    for text in (lines('"labels": ["cat"]', val), lines(train, '"labels": ["cat"]', val)):
+        with pytest.raises(DataError, match=r"t\.jsonl line \d: no split, which other lines have; .*dataset\.ignore"):
+            build(folder, text, "t.jsonl")
+        assert len(build(folder, text, "t.jsonl", ignore=("split",))) == text.count("\n")
+    with pytest.raises(DataError, match=r"t\.jsonl line 1: no labels among path, tags"):
+        build(folder, lines('"tags": ["x"]', '"tags": ["x"], "labels": ["dog"]'), "t.jsonl")
+    build(folder, lines('"labels": ["cat"]', '"labels": ["cat"], "note": "late"'), "t.jsonl")
+    assert "columns not used: note" in caplog.text
+    with pytest.raises(DataError, match="line 2: dgo is none of the columns"):
+        build(folder, lines('"dog": 1', '"dgo": 0'), "t.jsonl")
