@@ -881,3 +881,22 @@ def test_keys_of_jsonl_that_the_first_line_lacks_count(folder: Path, caplog: pyt
     assert "columns not used: note" in caplog.text
     with pytest.raises(DataError, match="line 2: dgo is none of the columns"):
         build(folder, lines('"dog": 1', '"dgo": 0'), "t.jsonl")
+
+
+def test_single_quotes_around_a_cell_are_no_part_of_its_labels(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mldec")
+    index = build(folder, "path,labels\np1.jpg,'cat;dog'\np3.jpg,'cat'\np4.jpg,dogs' day\n")
+    assert index.labels.names == ("cat", "dog", "dogs' day")
+    assert "without the single quotes around 2 different cells" in caplog.text
+
+
+@pytest.mark.parametrize(("sign", "name"), [("+", "plus"), (":", "colon")])
+def test_labels_joined_with_a_rare_sign_are_asked_for(folder: Path, sign: str, name: str) -> None:
+    text = f"path,labels\np1.jpg,cat{sign}dog\np3.jpg,cat\np4.jpg,dog\n"
+    message = refused(folder, text)
+    assert options_in(message)[:2] == [{"separator": name}, {"separator": "none"}], message
+    assert build(folder, text, separator=name).labels.names == ("cat", "dog")
+    assert len(build(folder, text, separator="none").labels.names) == 3
+    assert len(build(folder, text.replace("p4.jpg,dog", "p4.jpg,hen")).labels.names) == 3
+    with pytest.raises(DataError, match=rf"dataset\.separator=semicolon\+{name} or dataset\.separator=semicolon$"):
+        build(folder, text.replace("p4.jpg,dog", "p4.jpg,dog;hen"))
