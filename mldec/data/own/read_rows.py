@@ -135,14 +135,14 @@ def table_columns(table: TableFile, settings: TableSettings) -> Columns:
     path_column = table.inside.column if table.inside else settings.path_column
     label_column = settings.label_column
     dialect = table.dialect
+    if label_column is None and dialect is not None and dialect.mixed and settings.separator is None:
+        sign = name_of(dialect.delimiter) if dialect.uneven else "comma"
+        raise DataError(
+            f"{table.path}: what follows a path ({'; '.join(map(shortened, dialect.mixed[:5]))}) may be labels, or "
+            f"other values such as boxes, scores or states; use dataset.separator={sign} if each is a label, or write "
+            "a first line that names the columns, such as path,labels"
+        )
     if label_column is None and dialect is not None and dialect.uneven:
-        if dialect.mixed and settings.separator is None:
-            sign = name_of(dialect.delimiter)
-            raise DataError(
-                f"{table.path}: what follows a path ({', '.join(map(shortened, dialect.mixed[:5]))}) may be labels, or "
-                f"other values beside them, such as boxes or scores; use dataset.separator={sign} if each cell is a "
-                "label, or write a first line that names the columns, such as path,labels"
-            )
         label_column = table.columns[-1]
     elif label_column is None and dialect is not None and dialect.boxes:
         label_column = dialect.boxes

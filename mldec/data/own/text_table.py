@@ -315,13 +315,21 @@ def _with_columns(dialect: Dialect, records: list[list[str]]) -> Dialect:
         return dataclasses.replace(
             dialect, columns=tuple(columns), sample=tuple(sample), boxes=boxes, decisions=decisions
         )
+    if tails and all(cell.count(",") == 4 and _is_box(cell.split(",")[:4]) for tail in tails for cell in tail if cell):
+        dialect = dataclasses.replace(dialect, mixed=tuple(tails[0]))  # a.jpg 50,100,150,200,0 30,50,200,120,3
     if uneven and count > place + 2:  # path,cat,dog and path,cat: what follows the path are labels
         mixed = next((tail for tail in tails if len({bool(_NUMBER.fullmatch(cell)) for cell in tail if cell}) > 1), [])
         if tails and all(len(tail) == 5 and (_is_box(tail[:4]) or _is_box(tail[1:])) for tail in tails):
             mixed = tails[0]
+        elif {cell for tail in tails for cell in tail} <= {"0", "1", "-1"} and any(t != sorted(set(t)) for t in tails):
+            mixed = next(
+                tail for tail in tails if tail != sorted(set(tail))
+            )  # states, in lines of which some are short
         count = place + 2
         text = "cells after the path are its labels"
-        dialect = dataclasses.replace(dialect, uneven=True, mixed=tuple(mixed), decisions=(*dialect.decisions, text))
+        dialect = dataclasses.replace(
+            dialect, uneven=True, mixed=dialect.mixed or tuple(mixed), decisions=(*dialect.decisions, text)
+        )
     columns = [f"column_{number}" for number in range(1, count + 1)]
     return dataclasses.replace(dialect, columns=tuple(columns), sample=tuple(sample))
 

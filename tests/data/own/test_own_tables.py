@@ -823,14 +823,17 @@ def test_numbers_of_boxes_without_a_header_are_no_labels(folder: Path, caplog: p
     assert "each line is a box, whose label stands in column_6" in caplog.text
     first = "p1.jpg,cat,1,1,3,3\np1.jpg,dog,0,0,2,3\np3.jpg,dog,4,4,9,9\n"
     assert content_of(build(folder, first)) == {name: expected[name] for name in ("p1.jpg", "p3.jpg")}
-    for text in (
-        "p1.jpg,cat,0.9,dog,0.8\np3.jpg,cat,0.9\n",
-        "p1.jpg,3,3,2,0,cat\np3.jpg,,,,,\n",
-        "p1.jpg,1,1,3,3,0\np3.jpg\n",
+    for text, sign in (
+        ("p1.jpg,cat,0.9,dog,0.8\np3.jpg,cat,0.9\n", "comma"),
+        ("p1.jpg,3,3,2,0,cat\np3.jpg,,,,,\n", "comma"),
+        ("p1.jpg,1,1,3,3,0\np3.jpg\n", "comma"),
+        ("p1.jpg,1,0\np3.jpg,0,1\np4.jpg,1\n", "comma"),
+        ("p1.jpg 5,10,15,20,0 3,5,20,12,3\np3.jpg 1,3,5,6,0\n", "space"),
+        ("p1.jpg 5,10,15,20,0\np3.jpg 1,3,5,6,0\n", "comma"),
     ):
         message = refused(folder, text)
-        assert options_in(message) == [{"separator": "comma"}], message
-        assert {"cat", "0"} & set(build(folder, text, separator="comma").labels.names)
+        assert options_in(message) == [{"separator": sign}], message
+        assert {"cat", "0", "1,3,5,6,0"} & set(build(folder, text, separator=sign).labels.names)
 
 
 def test_one_number_behind_each_path_is_asked_for(tmp_path: Path) -> None:
