@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +32,7 @@ class TableFile:
 
     Attributes:
         path: the file.
-        columns: names of its columns; of JSONL, the keys of the first row.
+        columns: names of its columns; of JSONL, the keys of the first rows.
         records: iterates over (line, cells of the named columns) from the beginning, each time it is called.
         rows: iterates over (line number, {column: value}) from the beginning, each time it is called; given names of
             columns, over at least these.
@@ -41,6 +42,7 @@ class TableFile:
         files: of a Parquet file, all whose rows it has.
         inside: the images that it holds, whose column has the numbers of the rows for cells.
         names: all names of the labels, in order, of columns that are known to hold these alone.
+        late: of JSONL, the keys that the first row lacks, with the line of the first row that has them.
     """
 
     path: str
@@ -54,6 +56,7 @@ class TableFile:
     files: Sequence[str] = ()
     inside: ImagesInside | None = None
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    late: dict[str, int] = field(default_factory=dict)
 
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
@@ -187,10 +190,16 @@ def _open_jsonl(path: str) -> TableFile:
         except (OSError, ValueError) as error:
             raise DataError(f"{path} line {number}: cannot be read as JSON: {error}") from None
 
-    first = next(rows(), None)
-    if first is None:
+    keys: dict[str, int] = {}
+    first = 0
+    for line, row in itertools.islice(rows(), SAMPLE):
+        first = first or line
+        for key in row:
+            keys.setdefault(key, line)
+    if not first:
         raise DataError(f'{path}: is empty; a line is an object such as {{"path": "a.jpg", "labels": ["cat"]}}')
-    return TableFile(path, tuple(first[1]), _records_of(rows), rows, "JSONL")
+    late = {key: line for key, line in keys.items() if line != first}
+    return TableFile(path, tuple(keys), _records_of(rows), rows, "JSONL", late=late)
 
 
 def _open_parquet(path: str, image_column: str | None = None) -> TableFile:

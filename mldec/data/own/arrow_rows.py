@@ -14,7 +14,7 @@ import numpy as np
 
 from mldec.data.index import Ragged
 from mldec.data.own.columns import Columns
-from mldec.data.own.label_cells import is_list
+from mldec.data.own.label_cells import STATES, is_list
 from mldec.data.own.rows import SPLITS, Rows
 from mldec.data.own.separators import STRONG, WEAK, Separator, find_separator, refuse_joined
 from mldec.data.own.values import is_nothing, split_of
@@ -126,7 +126,11 @@ class _Labels:
         lists = compute.split_pattern(cells, self.sign) if self.sign else None
         encoded = (cells if lists is None else lists.flatten()).dictionary_encode()
         names = [text.strip() for text in encoded.dictionary.to_pylist()]
-        if any(map(is_list, names)) or any(name and is_nothing(name) for name in names) or {*names} <= {"", "0", "1"}:
+        if (
+            any(map(is_list, names))
+            or any(name and is_nothing(name) for name in names)
+            or STATES.issuperset(filter(None, names))
+        ):
             return False
         column = np.array([self.codes.setdefault(name, len(self.codes)) if name else -1 for name in names], np.int32)
         self._values.append(column.take(encoded.indices.to_numpy(zero_copy_only=False)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mldec.data.index import ABSENT, PRESENT
-from mldec.data.own.label_cells import is_list
+from mldec.data.own.label_cells import is_list, is_whole_number
 from mldec.data.own.text_table import is_image_path
 from mldec.data.own.values import (
     ANSWERS,
@@ -197,11 +197,21 @@ class _Finder:
             return named
         texts = [name for name in free if simple(name) not in OTHER_NAMES and not _UNNAMED.fullmatch(name)]
         cells = self._look(texts)
+        only = len(free) == 1 and texts == free and free[0].startswith("column_")  # all that a file without header has
+        if only and self.chosen.ignore is None and self._share(free[0], _is_number) == 1 and self._has_content(free[0]):
+            if not self._holds_states(free[0]):
+                return free[0]
+            raise DataError(
+                f"{self.file}: {free[0]}, behind the paths, holds 1, 0 and -1 alone (first: "
+                f"{shortened(self._first(free[0]))}); use {setting('dataset.label_column', free[0])} if they are "
+                "labels, such as numbers of classes, or dataset.ignore=[] if they say whether an image has the one "
+                "class that there is"
+            )
         if any(map(self._holds_states, texts)):
             return None
         full = [name for name in texts if self._has_content(name)] or [name for name in texts if cells[name]]
         texts = [name for name in full if self._share(name, _is_text) >= 0.5]
-        lone = len(free) == 1 and texts == free and free[0].startswith("column_")  # all that a file without header has
+        lone = only and texts == free
         if len(texts) == 1 and self.chosen.ignore is None and (lone or self._share(texts[0], _is_label_text) >= 0.5):
             if self._share(texts[0], lambda cell: str(cell).strip().lower() in ANSWERS) == 1:
                 raise DataError(
@@ -327,6 +337,10 @@ def refuse_other_cells(file: str, bad: dict[str, tuple[int, Any]], ignored: Sequ
 
 def _is_path(cell: Any) -> bool:
     return isinstance(cell, str) and "://" not in cell and is_image_path(cell)
+
+
+def _is_number(cell: Any) -> bool:
+    return isinstance(cell, str) and is_whole_number(cell.strip())
 
 
 def _is_text(cell: Any) -> bool:

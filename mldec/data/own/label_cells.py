@@ -15,7 +15,8 @@ from mldec.data.own.values import is_nothing
 from mldec.errors import DataError, shortened
 from mldec.untrusted import parse_json
 
-_STATES = {"0", "1", "0.0", "1.0", "False", "True"}
+#: Texts of the states of classes, in lists and in cells.
+STATES = frozenset(("0", "1", "-1", "0.0", "1.0", "-1.0", "False", "True", "false", "true"))
 LONGEST_LIST, LONGEST_LITERAL = 2**20, 2**16  # characters of a cell with a list, and of one in Python's notation
 _OPENING = re.compile(r"\s*(\[|\{|\(\s*['\"]|(np\.|numpy\.)?array\()")
 _ARRAY = re.compile(r"(?:np\.|numpy\.)?array\(")
@@ -50,17 +51,20 @@ def labels_of(value: Any, separator: Separator, where: str) -> list[str]:
 
 
 def refuse_states(cells: Iterable[Sequence[str]], where: str) -> None:
-    """Raise DataError where all cells are equally long lists of 0 and 1, some with repetitions: a state for each class.
+    """Raise DataError where all cells with labels are equally long lists of 0, 1 and -1: a state for each class.
 
-    Taken for lists of labels, they would mean that each image has the labels 0 and 1.
+    Taken for lists of labels, they would mean that each image has the labels 0 and 1. Some must have repetitions, or
+    not be in ascending order: `[0, 1]` alone may be the numbers of two labels.
     """
-    length, repeated = 0, False
+    length, certain = 0, False
     for cell in cells:
+        if not cell:
+            continue
         length = length or len(cell)
-        if len(cell) != length or length < 2 or not _STATES.issuperset(cell):
+        if len(cell) != length or length < 2 or not STATES.issuperset(cell):
             return
-        repeated = repeated or len(set(cell)) < length
-    if repeated:
+        certain = certain or len(set(cell)) < length or list(cell) != sorted(cell)
+    if certain:
         raise DataError(
             f"{where}: the labels of each image are {length:,} zeros and ones, which seem to be a state for each "
             "class; write them into a column for each class, or the names of those that are 1 into a list"

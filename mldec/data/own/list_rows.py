@@ -14,7 +14,7 @@ from mldec.data.own.columns import Columns
 from mldec.data.own.label_cells import is_list, labels_of, refuse_states
 from mldec.data.own.row_collector import RowCollector
 from mldec.data.own.rows import Rows, ragged
-from mldec.data.own.separators import Separator, find_separator_beside, refuse_joined
+from mldec.data.own.separators import Separator, find_separator_beside, refuse_joined, unquoted
 from mldec.data.own.values import choosing_labels, is_nothing, is_score
 from mldec.data.table_file import MISSING, TableFile
 from mldec.errors import DataError, counted, printable_name, shortened
@@ -53,8 +53,12 @@ def read_lists(
             first_lines.append(line)
         cell_ids.append(number)
     is_plain = [isinstance(cell, str) and not is_nothing(cell) and not is_list(cell) for cell in cells]
+    texts_of = {
+        cell: cell if columns.escaped else unquoted(cell) for cell, plain in zip(cells, is_plain, strict=True) if plain
+    }
+    quoted = sum(cell != text for cell, text in texts_of.items())
     lists = [
-        [cell] if plain else labels_of(cell, Separator(""), rows.where(line))
+        [texts_of[cell]] if plain else labels_of(cell, Separator(""), rows.where(line))
         for cell, plain, line in zip(cells, is_plain, first_lines, strict=True)
     ]
     known = table.names.get(columns.labels or "")
@@ -72,7 +76,7 @@ def read_lists(
         inside = dict.fromkeys(
             name for plain, names in zip(is_plain, lists, strict=True) if not plain for name in names
         )
-        texts = [cell for cell, plain in zip(cells, is_plain, strict=True) if plain]
+        texts = list(texts_of.values())
         separator = find_separator_beside(base.path, texts, inside, where)
         decisions, options = list(separator.decisions), dict(separator.options)
     codes: dict[str, int] = {name: code for code, name in enumerate(dict.fromkeys(known or ()))}
@@ -96,6 +100,8 @@ def read_lists(
         ends.append(len(values))
     if check:
         refuse_joined(base.path, list(codes), separator, where)
+    if quoted:
+        decisions.append(f"without the single quotes around {counted(quoted, 'different cell')}")
     if nothing:
         no_labels = "is no label" if nothing == 1 else "are no labels"
         decisions.append(f"{counted(nothing, 'cell')} with nan, None, NA or null, which {no_labels}")

@@ -17,8 +17,10 @@ from mldec.data.own.list_rows import read_lists
 from mldec.data.own.rows import SPLITS, Rows
 from mldec.data.own.separators import Separator, parse_separator
 from mldec.data.own.state_rows import read_states
-from mldec.data.own.values import split_of
-from mldec.data.table_file import TableFile, open_table_file
+from mldec.data.own.text_table import name_of
+from mldec.data.own.values import no_split, split_of
+from mldec.data.table_file import MISSING, TableFile, open_table_file
+from mldec.errors import DataError, shortened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +40,9 @@ class TableSettings:
             sign, or several as semicolon+comma; none: it is one label; null: decided over the whole column.
         ignore: columns, and keys of JSON, that are not classes; null: columns of usual names, such as age and id,
             unless they hold 0 and 1.
-        minus_one: what -1 in a class column or key means, absent or unknown; null: unknown, but one with 1 and -1 alone
-            is an error.
+        minus_one: what -1 in a class column or key means, absent or unknown, and an empty cell where no class column
+            has 0 or -1; null: unknown, but a column with 1 and -1 alone, or a table with 1 and empty cells alone, is
+            an error.
     """
 
     encoding: str | None = None
@@ -131,8 +134,18 @@ def table_columns(table: TableFile, settings: TableSettings) -> Columns:
     """What the columns of a table are. Raises DataError, naming the file, for what cannot be decided."""
     path_column = table.inside.column if table.inside else settings.path_column
     label_column = settings.label_column
-    if label_column is None and table.dialect is not None and table.dialect.uneven:
+    dialect = table.dialect
+    if label_column is None and dialect is not None and dialect.mixed and settings.separator is None:
+        sign = name_of(dialect.delimiter) if dialect.uneven else "comma"
+        raise DataError(
+            f"{table.path}: what follows a path ({'; '.join(map(shortened, dialect.mixed[:5]))}) may be labels, or "
+            f"other values such as boxes, scores or states; use dataset.separator={sign} if each is a label, or write "
+            "a first line that names the columns, such as path,labels"
+        )
+    if label_column is None and dialect is not None and dialect.uneven:
         label_column = table.columns[-1]
+    elif label_column is None and dialect is not None and dialect.boxes:
+        label_column = dialect.boxes
     chosen = Chosen(path_column, label_column, settings.split_column, settings.ignore)
     return find_columns(table.path, table.columns, table.sample, chosen)
 
@@ -143,6 +156,10 @@ def splits_of_table(path: str, settings: TableSettings) -> tuple[str, ...] | Non
     column = table_columns(table, settings).split
     if column is None:
         return None
-    cells = {str(cell) for _, (cell,) in table.records([column])}
+    cells = set[str]()
+    for line, (cell,) in table.records([column]):
+        if cell is MISSING:
+            raise no_split(f"{path} line {line}", column)
+        cells.add(str(cell))
     found = {split_of(cell, column) for cell in cells}
     return tuple(split for split in SPLITS if split in found)

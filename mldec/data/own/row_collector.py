@@ -11,8 +11,8 @@ import numpy as np
 
 from mldec.data.own.columns import Columns
 from mldec.data.own.rows import SPLITS, Rows
-from mldec.data.own.values import split_of
-from mldec.data.table_file import TableFile
+from mldec.data.own.values import no_split, split_of
+from mldec.data.table_file import MISSING, TableFile
 from mldec.errors import DataError, setting, shortened
 from mldec.labels import from_cell
 
@@ -61,6 +61,8 @@ class RowCollector:
         )
 
     def _split(self, cell: Any, line: int) -> int:
+        if cell is MISSING:
+            raise no_split(self.where(line), self.columns.split or "")
         text = str(cell)
         if text not in self._numbers:
             column = self.columns.split or ""

@@ -16,6 +16,7 @@ from mldec.data.own.text_table import SIGNS, name_of
 from mldec.errors import DataError, shortened
 
 STRONG, WEAK = (";", "|", "\n", "\t"), (",", "/", " ")
+RARE = ("+", ":")  # separate labels only where an option says so; looked for in names that may be several
 _DECIMAL = re.compile(r"\d+,0+")  # 3,0 as spreadsheets write a number in some languages
 NONE = "none"  # the option for cells that are a label each
 COMPARED = 50_000  # different cells that are looked at; signs are searched for in all
@@ -38,6 +39,13 @@ class Separator:
         for sign in self.signs[1:]:
             cell = cell.replace(sign, self.signs[0])
         return [name for part in cell.split(self.signs[0]) if (name := part.strip())]
+
+
+def unquoted(cell: str) -> str:
+    """A cell without single quotes around the whole, as in `'cat;dog'`."""
+    text = cell.strip()
+    quoted = len(text) > 2 and text[0] == text[-1] == "'" and "'" not in text[1:-1]
+    return text[1:-1] if quoted else cell
 
 
 def parse_separator(text: str) -> Separator:
@@ -123,13 +131,13 @@ def find_separator_beside(
 def refuse_joined(path: str, names: Sequence[str], separator: Separator, where: Callable[[str], str]) -> None:
     """Raise DataError for a label that may be several: `cat,dog` beside cat or dog, or beside `dog,cat`.
 
-    Slashes and spaces are parts of names more often: all that stands between them must be labels.
+    Slashes, spaces, colons and plus signs are parts of names more often: all that stands between them must be labels.
     """
     known = set(names)
-    for sign in (*STRONG, *WEAK):
+    for sign in (*STRONG, *WEAK, *RARE):
         held = [] if sign in separator.signs else [name for name in names if sign in name]
-        enough: Callable[[Iterable[bool]], bool] = all if sign in "/ " else any
-        mixed = bool(held) and sign != "/" and _is_separator(sign, names) is True
+        enough: Callable[[Iterable[bool]], bool] = all if sign in "/ +:" else any
+        mixed = bool(held) and sign not in "/+:" and _is_separator(sign, names) is True
         for name in held:
             parts = [part.strip() for part in name.split(sign)]
             if mixed or enough(part in known for part in parts):

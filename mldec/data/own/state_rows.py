@@ -12,7 +12,15 @@ from mldec.data.index import ABSENT, PRESENT, UNKNOWN, Ragged
 from mldec.data.own.columns import Columns, refuse_other_cells
 from mldec.data.own.row_collector import RowCollector
 from mldec.data.own.rows import Rows, ragged
-from mldec.data.own.values import MINUS_ONE, ask_minus_one, choosing_labels, is_minus_one, is_score, state_of
+from mldec.data.own.values import (
+    MINUS_ONE,
+    ask_minus_one,
+    ask_nothing,
+    choosing_labels,
+    is_minus_one,
+    is_score,
+    state_of,
+)
 from mldec.data.table_file import MISSING, TableFile
 from mldec.errors import DataError, counted, printable_name
 from mldec.labels import from_cell
@@ -33,9 +41,12 @@ def read_states(
     Args:
         ignore, minus_one: as in `TableSettings`.
 
-    Raises DataError for cells that are no states, and for columns of 1 and -1 alone, unless `minus_one` is set.
+    Raises DataError for cells that are no states, and for columns of 1 and -1 alone, and where no class
+    has 0 or -1 but 1 and empty cells, unless `minus_one` is set.
     """
     rows, classes = RowCollector(table, columns), columns.classes
+    if late := [name for name in classes if name in table.late]:  # a misspelt key in JSONL must not become a class
+        raise _none_of_columns(table, late[0], table.late[late[0]])
     kept: dict[tuple[str, ...], tuple[np.ndarray, ...]] = {}
     seen = np.zeros((4, len(classes)), bool)  # of which classes a cell is -1, nothing, 0 or 1
     values, ends = [array("i"), array("i"), array("i")], [array("q", [0]), array("q", [0]), array("q", [0])]
@@ -46,10 +57,7 @@ def read_states(
         if table.format == "JSONL" and any(cell is MISSING for cell in cells):
             found = next(row for number, row in table.rows() if number == line)
             if strange := sorted(found.keys() - names):
-                raise DataError(
-                    f"{rows.where(line)}: {strange[0]} is none of the columns, which are the keys of the first line "
-                    f"({', '.join(map(printable_name, table.columns[:3]))}{', …' if len(table.columns) > 3 else ''})"
-                )
+                raise _none_of_columns(table, strange[0], line)
         key = tuple(map(str, cells))
         states = kept.get(key)
         if states is None:
@@ -75,10 +83,18 @@ def read_states(
     only = np.flatnonzero(seen[0] & seen[3] & ~seen[2])
     if minus_one is None and len(only):
         raise ask_minus_one(base.path, "columns", [classes[i] for i in only], len(classes))
+    blank = not (seen[0] | seen[2]).any() and (seen[1] & seen[3]).any()  # no 0 and no -1, but 1 beside nothing
+    if minus_one is None and blank:
+        raise ask_nothing(base.path, len(classes))
     what = f"{counted(nothing, 'cell')} of classes with nan, None, NA or null {'is' if nothing == 1 else 'are'} unknown"
     decisions = [what] if nothing > 0 else []
     lists = [ragged(end, out) for end, out in zip(ends, values, strict=True)]
-    unknown = lists[2] if minus_one == "absent" else _joined(lists[1], lists[2])
+    if minus_one == "absent":
+        unknown = Ragged.empty(len(rows.ids)) if blank else lists[2]
+    else:
+        unknown = _joined(lists[1], lists[2])
+    if blank:
+        decisions = [f"empty cells of classes are {minus_one}, as no class has 0 or -1"]
     return rows.finish(
         base,
         present=lists[0],
@@ -95,6 +111,16 @@ def _state(cell: Any) -> int | None:
     if cell is MISSING:
         return UNKNOWN
     return MINUS_ONE if is_minus_one(cell) else state_of(cell)
+
+
+def _none_of_columns(table: TableFile, name: str, line: int) -> DataError:
+    """The error for a key of JSONL that may be a class, but that the first line lacks."""
+    first = [column for column in table.columns if column not in table.late]
+    return DataError(
+        f"{table.path} line {line}: {printable_name(name)} is none of the columns, which are the keys of the first "
+        f"line ({', '.join(map(printable_name, first[:3]))}{', …' if len(first) > 3 else ''}); give every line all "
+        "classes, or leave out keys that are none with dataset.ignore"
+    )
 
 
 def _ignored(columns: Columns, table: TableFile) -> list[str]:

@@ -24,11 +24,13 @@ logger = logging.getLogger(__name__)
 
 #: Signs between cells, or between labels, by the names that a command line takes without quotes.
 SIGNS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "slash": "/", "space": " ", "newline": "\n"}
+SIGNS |= {"plus": "+", "colon": ":"}
 DELIMITERS = (",", ";", "\t", "|")
 SAMPLE_RECORDS, SAMPLE_LINES, SAMPLE_CHARACTERS = 200, 20, 2**18
 IMAGE = re.compile(rf"[^\n]*({'|'.join(map(re.escape, sorted(SUFFIXES)))}|\.hei[cf]|\.jfif)\s*", re.I)
 _SPACED = re.compile(rf"\S+({'|'.join(map(re.escape, sorted(SUFFIXES)))}) +[^\s,;|]", re.I)  # a.jpg 0 5
 _SEP_LINE = re.compile(r'"?sep=(.)"?\s*', re.I)
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.I)
 _COMMENT = re.compile(r"\s*#")
 
 
@@ -66,6 +68,8 @@ class Dialect:
         columns: names of the columns; `column_1` and so on without a header, `Unnamed: 0` where it names none.
         sample: the first records behind the header.
         uneven: records without a header that have more cells than the first: the last column takes all of them.
+        boxes: the column with the labels of boxes, in a file without a header that lists a box in each record.
+        mixed: cells after a path that may not all be labels: texts and numbers, or the numbers of boxes.
         decisions, options: what was decided, and the options that mean the same.
     """
 
@@ -76,6 +80,8 @@ class Dialect:
     columns: tuple[str, ...]
     sample: tuple[tuple[str, ...], ...]
     uneven: bool = False
+    boxes: str | None = None
+    mixed: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -116,7 +122,7 @@ def find_dialect(
         if not header:
             decisions.append("no header line, as the first one names an image")
             options["dataset.header"] = False
-    dialect = Dialect(found, sign, header, skip, (), (), False, tuple(decisions), options)
+    dialect = Dialect(found, sign, header, skip, (), (), decisions=tuple(decisions), options=options)
     return _with_columns(dialect, records)
 
 
@@ -299,12 +305,51 @@ def _with_columns(dialect: Dialect, records: list[list[str]]) -> Dialect:
     if dialect.delimiter == " ":  # numbers or names of labels, unless there is a column of states for each
         uneven = uneven or any(cell.strip() not in ("0", "1", "-1") for cells in sample for cell in cells[1:])
     place = next((place for place, cell in enumerate(first) if is_image_path(cell)), 0)
+    tails = [[cell.strip() for cell in _stripped_end(cells[place + 1 :])] for cells in sample]
+    tails = [tail for tail in tails if any(tail)]
+    if (label := _label_of_boxes(tails)) is not None:
+        boxes = f"column_{place + 2 + label}"
+        text = f"each line is a box, whose label stands in {boxes}"
+        columns = [f"column_{number}" for number in range(1, place + 7)]
+        decisions = (*dialect.decisions, text)
+        return dataclasses.replace(
+            dialect, columns=tuple(columns), sample=tuple(sample), boxes=boxes, decisions=decisions
+        )
+    if tails and all(cell.count(",") == 4 and _is_box(cell.split(",")[:4]) for tail in tails for cell in tail if cell):
+        dialect = dataclasses.replace(dialect, mixed=tuple(tails[0]))  # a.jpg 50,100,150,200,0 30,50,200,120,3
     if uneven and count > place + 2:  # path,cat,dog and path,cat: what follows the path are labels
+        mixed = next((tail for tail in tails if len({bool(_NUMBER.fullmatch(cell)) for cell in tail if cell}) > 1), [])
+        if tails and all(len(tail) == 5 and (_is_box(tail[:4]) or _is_box(tail[1:])) for tail in tails):
+            mixed = tails[0]
+        elif {cell for tail in tails for cell in tail} <= {"0", "1", "-1"} and any(t != sorted(set(t)) for t in tails):
+            mixed = next(
+                tail for tail in tails if tail != sorted(set(tail))
+            )  # states, in lines of which some are short
         count = place + 2
         text = "cells after the path are its labels"
-        dialect = dataclasses.replace(dialect, uneven=True, decisions=(*dialect.decisions, text))
+        dialect = dataclasses.replace(
+            dialect, uneven=True, mixed=dialect.mixed or tuple(mixed), decisions=(*dialect.decisions, text)
+        )
     columns = [f"column_{number}" for number in range(1, count + 1)]
     return dataclasses.replace(dialect, columns=tuple(columns), sample=tuple(sample))
+
+
+def _label_of_boxes(tails: Sequence[Sequence[str]]) -> int | None:
+    """The place of the label in what follows the paths, `x1,y1,x2,y2,cat` or `cat,x1,y1,x2,y2`; None if it differs."""
+    for label, box in ((4, slice(0, 4)), (0, slice(1, 5))):
+        if tails and all(
+            len(tail) == 5 and _is_box(tail[box]) and not _NUMBER.fullmatch(tail[label]) for tail in tails
+        ):
+            return label
+    return None
+
+
+def _is_box(cells: Sequence[str]) -> bool:
+    """Whether cells are numbers x1, y1, x2, y2 with x1 < x2 and y1 < y2."""
+    if not all(map(_NUMBER.fullmatch, cells)):
+        return False
+    x1, y1, x2, y2 = map(float, cells)
+    return x1 < x2 and y1 < y2
 
 
 def suffix_of(path: str) -> str:

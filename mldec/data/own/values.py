@@ -8,7 +8,7 @@ from typing import Any
 
 from mldec.data.folder import SPLIT_OF_NAME
 from mldec.data.index import ABSENT, PRESENT, UNKNOWN
-from mldec.errors import DataError, option, printable_name
+from mldec.errors import DataError, counted, option, printable_name, setting
 
 _NOTHING = {"", "nan", "Nan", "naN", "NaN", "null", "Null", "NULL", "None", "NONE", "NA", "N/A", "n/a", "NaT", "<NA>"}
 _NOTHING |= {"-nan", "#N/A"}
@@ -65,6 +65,14 @@ def ask_minus_one(path: str, kind: str, names: Sequence[str], count: int) -> Dat
     )
 
 
+def ask_nothing(path: str, count: int) -> DataError:
+    """The error for `count` class columns that hold 1 and empty cells alone: no label would be absent anywhere."""
+    return DataError(
+        f"{path}: the {counted(count, 'class column')} hold 1 and empty cells but no 0 or -1, where an empty cell may "
+        "mean absent; use dataset.minus_one=absent or dataset.minus_one=unknown"
+    )
+
+
 def simple(name: str) -> str:
     """The name of a column without case, spaces and signs: `imageindex` for `Image Index`."""
     return re.sub(r"[\W_]+", "", name).lower()
@@ -86,6 +94,14 @@ def divides(column: str, cells: Iterable[Any]) -> bool:
     if key in SPLIT_FLAGS:
         return all(STATES.get(text) in (PRESENT, ABSENT) for text in texts)
     return key in SPLIT_NAMES and any(text in SPLIT_OF_CELL for text in texts)
+
+
+def no_split(where: str, column: str) -> DataError:
+    """The error, beginning with `where`, for a row that lacks the key of splits."""
+    return DataError(
+        f"{where}: no {printable_name(column)}, which other lines have; allowed are train, val and test. If it does "
+        f"not divide the images: {setting('dataset.ignore', (column,))}"
+    )
 
 
 def split_key(records: Sequence[dict[str, Any]], ignore: Collection[str] = ()) -> str | None:

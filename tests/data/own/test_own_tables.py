@@ -850,3 +850,105 @@ def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.jpg")
     (tmp_path / "images" / "loop").symlink_to("loop")
     assert image_files.ImageFiles(str(tmp_path)).ending(["a.jpg"]) == ["images/a.jpg"]
+
+
+@pytest.mark.parametrize("cells", [("[1, 0]", "[0, 1]"), ("1 0", "0 1"), ("[1, 0]", ""), ("[0, 1, -1]", "[1, 0, -1]")])
+def test_a_state_for_each_of_two_classes_is_no_list_of_labels(folder: Path, cells: Sequence[str]) -> None:
+    text = "".join(f'p{number}.jpg,"{cell}"\n' for number, cell in zip((1, 3), cells, strict=True))
+    assert "a state for each class" in refused(folder, f"path,labels\n{text}")
+    lines = "".join(f'{{"path": "p{n}.jpg", "labels": {cell}}}\n' for n, cell in zip((1, 3), cells, strict=True))
+    if "[" in cells[1]:
+        with pytest.raises(DataError, match="a state for each class"):
+            build(folder, lines, "t.jsonl")
+    assert len(build(folder, 'path,labels\np1.jpg,"[0, 1]"\np3.jpg,"[0, 1]"\n').labels.names) == 2
+
+
+def test_numbers_of_boxes_without_a_header_are_no_labels(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mldec")
+    expected = {"p1.jpg": {"cat", "dog"}, "p3.jpg": {"dog"}, "p4.jpg": set[str]()}
+    last = "p1.jpg,1,1,3,3,cat\np1.jpg,0,0,2.5,3,dog\np3.jpg,4,4,9,9,dog\np4.jpg,,,,,\n"
+    assert content_of(build(folder, last)) == expected
+    assert content_of(build(folder, last, label_column="column_6")) == expected
+    assert "each line is a box, whose label stands in column_6" in caplog.text
+    first = "p1.jpg,cat,1,1,3,3\np1.jpg,dog,0,0,2,3\np3.jpg,dog,4,4,9,9\n"
+    assert content_of(build(folder, first)) == {name: expected[name] for name in ("p1.jpg", "p3.jpg")}
+    for text, sign in (
+        ("p1.jpg,cat,0.9,dog,0.8\np3.jpg,cat,0.9\n", "comma"),
+        ("p1.jpg,3,3,2,0,cat\np3.jpg,,,,,\n", "comma"),
+        ("p1.jpg,1,1,3,3,0\np3.jpg\n", "comma"),
+        ("p1.jpg,1,0\np3.jpg,0,1\np4.jpg,1\n", "comma"),
+        ("p1.jpg 5,10,15,20,0 3,5,20,12,3\np3.jpg 1,3,5,6,0\n", "space"),
+        ("p1.jpg 5,10,15,20,0\np3.jpg 1,3,5,6,0\n", "comma"),
+    ):
+        message = refused(folder, text)
+        assert options_in(message) == [{"separator": sign}], message
+        assert {"cat", "0", "1,3,5,6,0"} & set(build(folder, text, separator=sign).labels.names)
+
+
+def test_one_number_behind_each_path_is_asked_for(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    with pytest.raises(DataError, match=r"column_2.*1, 0 and -1 alone") as caught:
+        build(tmp_path, "a.jpg 0\nb.jpg 1\n", "list.txt")
+    assert "dataset.label_column=column_2" in str(caught.value)
+    assert "dataset.ignore=[]" in str(caught.value)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    asked = build(tmp_path, "a.jpg 0\nb.jpg 1\n", "list.txt", label_column="column_2")
+    assert content_of(asked) == {"a.jpg": {"cat"}, "b.jpg": {"dog"}}
+    (tmp_path / "classes.txt").unlink()
+    assert content_of(build(tmp_path, "a.jpg 0\nb.jpg 1\n", "list.txt", ignore=())) == {
+        "a.jpg": set(),
+        "b.jpg": {"column_2"},
+    }
+    numbers = build(tmp_path, "a.jpg 0\nb.jpg 1\nc.jpg 2\n", "list.txt")
+    assert content_of(numbers) == {"a.jpg": {"0"}, "b.jpg": {"1"}, "c.jpg": {"2"}}
+
+
+@pytest.mark.parametrize("present", ["1", "TRUE"])
+def test_class_columns_without_any_zero_are_asked_for(folder: Path, present: str) -> None:
+    text = f"path,cat,dog\np1.jpg,{present},\np3.jpg,,{present}\np4.jpg,,\n"
+    message = refused(folder, text)
+    assert options_in(message) == [{"minus_one": "absent"}, {"minus_one": "unknown"}], message
+    absent, unknown = (build(folder, text, minus_one=choice) for choice in ("absent", "unknown"))
+    assert [row.tolist() for row in absent.unknown] == [[], [], []]
+    assert [row.tolist() for row in unknown.unknown] == [[1], [0], [0, 1]]
+    assert content_of(absent) == content_of(unknown) == {"p1.jpg": {"cat"}, "p3.jpg": {"dog"}, "p4.jpg": set()}
+    mixed = build(folder, f"path,cat,dog\np1.jpg,{present},0\np3.jpg,,{present}\n", minus_one="absent")
+    assert [row.tolist() for row in mixed.unknown] == [[], [0]]
+
+
+def test_keys_of_jsonl_that_the_first_line_lacks_count(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mldec")
+
+    def lines(*rows: str) -> str:
+        return "".join(f'{{"path": "p{number}.jpg", {row}}}\n' for number, row in zip((1, 3, 4), rows, strict=False))
+
+    train, val = '"labels": ["cat"], "split": "train"', '"labels": ["cat"], "split": "val"'
+    for text in (lines('"labels": ["cat"]', val), lines(train, '"labels": ["cat"]', val)):
+        with pytest.raises(DataError, match=r"t\.jsonl line \d: no split, which other lines have; .*dataset\.ignore"):
+            build(folder, text, "t.jsonl")
+        assert len(build(folder, text, "t.jsonl", ignore=("split",))) == text.count("\n")
+    with pytest.raises(DataError, match=r"t\.jsonl line 1: no labels among path, tags"):
+        build(folder, lines('"tags": ["x"]', '"tags": ["x"], "labels": ["dog"]'), "t.jsonl")
+    build(folder, lines('"labels": ["cat"]', '"labels": ["cat"], "note": "late"'), "t.jsonl")
+    assert "columns not used: note" in caplog.text
+    with pytest.raises(DataError, match="line 2: dgo is none of the columns"):
+        build(folder, lines('"dog": 1', '"dgo": 0'), "t.jsonl")
+
+
+def test_single_quotes_around_a_cell_are_no_part_of_its_labels(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mldec")
+    index = build(folder, "path,labels\np1.jpg,'cat;dog'\np3.jpg,'cat'\np4.jpg,dogs' day\n")
+    assert index.labels.names == ("cat", "dog", "dogs' day")
+    assert "without the single quotes around 2 different cells" in caplog.text
+
+
+@pytest.mark.parametrize(("sign", "name"), [("+", "plus"), (":", "colon")])
+def test_labels_joined_with_a_rare_sign_are_asked_for(folder: Path, sign: str, name: str) -> None:
+    text = f"path,labels\np1.jpg,cat{sign}dog\np3.jpg,cat\np4.jpg,dog\n"
+    message = refused(folder, text)
+    assert options_in(message)[:2] == [{"separator": name}, {"separator": "none"}], message
+    assert build(folder, text, separator=name).labels.names == ("cat", "dog")
+    assert len(build(folder, text, separator="none").labels.names) == 3
+    assert len(build(folder, text.replace("p4.jpg,dog", "p4.jpg,hen")).labels.names) == 3
+    with pytest.raises(DataError, match=rf"dataset\.separator=semicolon\+{name} or dataset\.separator=semicolon$"):
+        build(folder, text.replace("p4.jpg,dog", "p4.jpg,dog;hen"))
