@@ -19,7 +19,7 @@ from typing import Any
 
 from mldec.commands.messages import collected
 from mldec.config import build_component
-from mldec.data.dataset import FilesConfig, listing
+from mldec.data.dataset import FilesConfig, listing, name_some
 from mldec.errors import (
     LONGEST_PATH,
     MAX_OPTIONS,
@@ -35,6 +35,8 @@ from mldec.errors import (
 from mldec.registry import DATASETS
 
 MOST_TRIED = 10_000  # images of a dataset whose division is tried before it is chosen: of more, each part has some
+
+MOST_NAMES, LONGEST_NAME = 8, 40  # labels that are shown, by which a file that was misread is noticed, and characters
 
 #: Overrides whose values are paths: one that exists is taken as it is, whatever signs of Hydra's grammar are in it.
 PATHS = frozenset(["dataset", *(f"dataset.{key}" for key in FilesConfig.paths)])
@@ -135,18 +137,19 @@ def show_summary(own: OwnDataset | None, mapping: dict[str, Any]) -> None:
         dataset = build_component(mapping["dataset"], "dataset")
     except ConfigError:
         return
-    counts, labels = [], 0
+    counts, labels = [], tuple[str, ...]()
     with collected() as texts, _naming(own.path):
         for split in dataset.splits:
             read = dataclasses.replace(dataset, missing="ignore") if own.only_listed else dataset
             index = DATASETS[dataset.name].build(read, split=split)
             counts.append(f"{split} {len(index):,}")
-            labels = len(index.labels)
+            labels = index.labels.names
     _shown.add(own.options)
+    names = name_some((shortened(name, LONGEST_NAME) for name in labels), len(labels), MOST_NAMES)
     decided = dict.fromkeys([*own.decisions, *texts])
     lines = [
         f"{own.path}: read as {own.format}",
-        f"images: {', '.join(counts)}; labels: {labels:,}",
+        f"images: {', '.join(counts)}; labels: {len(labels):,} ({names})",
         f"decided: {'; '.join(decided) or 'nothing, since nothing was open'}",
         f"the same: {shlex.join(explicit_options(dataset, also=list(map(_key, own.options))))}",
     ]
