@@ -241,6 +241,25 @@ def test_the_summary_is_the_same_with_a_cached_index(folder: Path) -> None:
     assert images.endswith("; labels: 10 (Cat, a, b, c, cat, d, e, f, …)")
 
 
+def test_images_in_several_tables_are_warned_of_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "own").mkdir()
+    for split, names in (("train", NAMES[:4]), ("val", NAMES[2:5]), ("test", NAMES[5:])):
+        rows = "".join(f"../{name},{label}\n" for name, label in zip(names, ["cat", "dog"] * 2, strict=False))
+        (folder / "own" / f"{split}.csv").write_text(f"path,labels\n{rows}")
+    command = ["data", "stats", "dataset=own", f"dataset.root={folder}", "split=all", "output=out"]
+    words = f"warning: own: 2 images are in several splits (train and val: {NAMES[2]}, {NAMES[3]}), so metrics are"
+    for again in range(2):
+        own_dataset._shown.clear()
+        caplog.clear()
+        assert run(command) == 0
+        assert caplog.text.count(words) == 1, again
+    (folder / "own" / "val.csv").write_text(f"path,labels\n../{NAMES[4]},cat\n")
+    own_dataset._shown.clear()
+    caplog.clear()
+    assert run(command) == 0
+    assert "several splits" not in caplog.text
+
+
 def test_a_name_wins_over_a_file(folder: Path) -> None:
     (folder / "digits").mkdir()
     assert find_own(["dataset=digits"], ["digits"]) == (["dataset=digits"], None)

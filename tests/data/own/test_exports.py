@@ -932,6 +932,16 @@ def test_an_export_is_read_once_and_again_where_a_file_of_it_has_changed(
     assert len(before["train"]) == len(after)
 
 
+def test_cocos_categories_of_one_name_and_files_listed_twice_are_said(tmp_path: Path) -> None:
+    content = coco("cat", "dog", "cat", a=["cat"], b=["dog"], c=[])
+    content["images"][1]["file_name"] = content["images"][0]["file_name"]
+    listing = read(save(tmp_path / "a.json", content))
+    assert listing.labels == ("cat", "dog")
+    assert present(listing) == {"sub\\a.jpg": {"cat", "dog"}, "sub\\c.jpg": set()}
+    assert "classes of one name are one label (cat)" in listing.decisions
+    assert "1 image listed more than once, with the labels of all entries (sub\\a.jpg)" in listing.decisions
+
+
 def test_classes_of_the_same_name_are_one_label(tmp_path: Path) -> None:
     boxes = {f"images/{name}.jpg": f"{number} .5 .5 .1 .1\n" for number, name in enumerate("abcde")}
     yolo(tmp_path, "train: images\nnames: [cat, dog, cat, bird, owl]\n", boxes)
