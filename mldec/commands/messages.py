@@ -6,9 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-DATA = "mldec.data"
-#: Whose messages are decisions; others report progress.
-DECIDING = tuple(f"{DATA}.{name}" for name in ("table", "folder", "cache", "own.plain_json", "own.text_table"))
+from mldec.data.said import DATA, DECIDING
 
 
 class Once(logging.Filter):

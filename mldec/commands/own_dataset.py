@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import logging
 import os
 import shlex
 import sys
@@ -19,7 +20,8 @@ from typing import Any
 
 from mldec.commands.messages import collected
 from mldec.config import build_component
-from mldec.data.dataset import FilesConfig, listing
+from mldec.data.dataset import SPLITS, FilesConfig, listing, name_some
+from mldec.data.index import ImageIndex
 from mldec.errors import (
     LONGEST_PATH,
     MAX_OPTIONS,
@@ -34,7 +36,11 @@ from mldec.errors import (
 )
 from mldec.registry import DATASETS
 
+logger = logging.getLogger(__name__)
+
 MOST_TRIED = 10_000  # images of a dataset whose division is tried before it is chosen: of more, each part has some
+
+MOST_NAMES, LONGEST_NAME = 8, 40  # labels that are shown, by which a file that was misread is noticed, and characters
 
 #: Overrides whose values are paths: one that exists is taken as it is, whatever signs of Hydra's grammar are in it.
 PATHS = frozenset(["dataset", *(f"dataset.{key}" for key in FilesConfig.paths)])
@@ -135,22 +141,48 @@ def show_summary(own: OwnDataset | None, mapping: dict[str, Any]) -> None:
         dataset = build_component(mapping["dataset"], "dataset")
     except ConfigError:
         return
-    counts, labels = [], 0
+    indexes: dict[str, ImageIndex] = {}
     with collected() as texts, _naming(own.path):
         for split in dataset.splits:
             read = dataclasses.replace(dataset, missing="keep") if own.only_listed else dataset
-            index = DATASETS[dataset.name].build(read, split=split)
-            counts.append(f"{split} {len(index):,}")
-            labels = len(index.labels)
+            indexes[split] = DATASETS[dataset.name].build(read, split=split)
     _shown.add(own.options)
+    if dataset.name == "table" and not dataset.is_one_file:  # in one, an image in two splits is an error
+        _warn_of_shared(own.path, indexes)
+    counts = [f"{split} {len(index):,}" for split, index in indexes.items()]
+    labels = next(iter(indexes.values())).labels.names
+    names = name_some((shortened(name, LONGEST_NAME) for name in labels), len(labels), MOST_NAMES)
     decided = dict.fromkeys([*own.decisions, *texts])
     lines = [
         f"{own.path}: read as {own.format}",
-        f"images: {', '.join(counts)}; labels: {labels:,}",
+        f"images: {', '.join(counts)}; labels: {len(labels):,} ({names})",
         f"decided: {'; '.join(decided) or 'nothing, since nothing was open'}",
         f"the same: {shlex.join(explicit_options(dataset, also=list(map(_key, own.options))))}",
     ]
     print(printable("\n".join(lines)), file=sys.stderr, flush=True)
+
+
+def _warn_of_shared(path: str, indexes: Mapping[str, ImageIndex]) -> None:
+    """Log a warning for images that are in several splits by their paths."""
+    of_paths: dict[str, str] = {}  # the split in which each was seen first, the smallest first
+    shared: dict[str, dict[str, None]] = {}
+    for split, index in sorted(indexes.items(), key=lambda item: len(item[1])):
+        is_largest = len(index) == max(map(len, indexes.values()))
+        for name in index.names():
+            place = os.path.join(index.root, name)
+            if (other := of_paths.get(place)) is not None:
+                shared.setdefault(name, {other: None})[split] = None
+            elif not is_largest:
+                of_paths[place] = split
+    if shared:
+        splits = dict.fromkeys(split for found in shared.values() for split in found)
+        logger.warning(
+            "warning: %s: %s in several splits (%s: %s), so metrics are optimistically biased; leave each in one",
+            path,
+            f"{counted(len(shared), 'image')} {'is' if len(shared) == 1 else 'are'}",
+            " and ".join(split for split in SPLITS if split in splits),
+            name_some(shared, len(shared)),
+        )
 
 
 def explicit_options(dataset: Any, also: Collection[str] = ()) -> list[str]:

@@ -2,7 +2,8 @@
 
 A cache file is named by dataset, split and a key: a digest of the settings that determine the index, of the dataset's
 folder and of the size and times of change of each source. Other sources or settings have another name, so nothing stale
-is ever opened. The file is written whole or not at all and has a checksum; a damaged one is built anew.
+is ever opened. The file is written whole or not at all and has a checksum; a damaged one is built anew. What was
+decided and warned of in reading the sources is in it too, and logged each time it is opened.
 
 It lies in `dataset.cache`, or else in the folder that MLDEC_CACHE names, or else in the user's own cache folder: never
 in the dataset's, which may come from a stranger. All of them may be deleted at any time.
@@ -24,6 +25,7 @@ from mldec.data.dataset import DatasetConfig, missing_images, name_some
 from mldec.data.exclusions import EXCLUDED, read_exclusions
 from mldec.data.index import ImageIndex
 from mldec.data.index_file import VERSION, Gaps, changed, open_index, save_index
+from mldec.data.said import recorded, say
 from mldec.errors import DataError
 from mldec.untrusted import check_regular
 
@@ -67,7 +69,9 @@ def cached(
     kept = None if folder is None else _open_sound(os.path.join(folder, name), config.folder, root)
     if kept is not None:
         return kept
-    index, gaps = _without_missing(_without_excluded(_read(read, sources), config.folder, exclusions), config)
+    with recorded() as said:
+        read_index = _read(read, sources)
+    index, gaps = _without_missing(_without_excluded(read_index, config.folder, exclusions), config)
     if config.unannotated == "drop":
         if not index.positives.counts.any():
             raise DataError(f"{index.root}: no image with a label; dataset.unannotated=keep keeps those without")
@@ -75,7 +79,7 @@ def cached(
     try:
         if folder is None:
             raise DataError("the user has no cache folder")
-        return save_index(index, os.path.join(folder, name), config.folder, gaps, root)
+        return save_index(index, os.path.join(folder, name), config.folder, gaps, root, said)
     except (OSError, ValueError, DataError) as error:
         message = "warning: the index of %s is not kept (dataset.cache=FOLDER names another place): %s"
         logger.warning(message, config.name, error)
@@ -141,7 +145,7 @@ def _key(config: DatasetConfig, split: str, sources: Sequence[str]) -> str:
 def _open_sound(path: str, base: str, root: str | None) -> ImageIndex | None:
     """The index in a cache file; None if there is no such file, it is out of date, or it is damaged, with a warning."""
     try:
-        index, gaps = open_index(path, base, root)
+        index, gaps, said = open_index(path, base, root)
     except OSError:
         return None
     except (ValueError, DataError) as error:
@@ -152,6 +156,7 @@ def _open_sound(path: str, base: str, root: str | None) -> ImageIndex | None:
             logger.info("looking once more for the %s images that %s lacked", f"{gaps.missing:,}", index.root)
             return None
         _warn_of_gaps(gaps, index.root)
+    say(logger, said)
     return index
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from safetensors.numpy import save_file
 
 from mldec.config import Natural, build_options
 from mldec.data.index import LISTS, ImageIndex, Ragged, check_path
+from mldec.data.said import check_said
 from mldec.errors import ConfigError, DataError, first_lines
 from mldec.files import PARTIAL, replacing
 from mldec.labels import LabelSpace
 from mldec.untrusted import check_regular
 
-VERSION = 6  # raise it when the format, or what any dataset reads, changes
+VERSION = 7  # raise it when the format, or what any dataset reads, changes
 ABANDONED_SECONDS = 3600
 ROWS_AT_ONCE = 2**16
 TYPES = {"paths.values": "U8"}  # of each array, as safetensors names them
@@ -64,6 +65,7 @@ class _Notes:
     seen: tuple[bool, ...] | None
     default: int
     gaps: Gaps | None
+    said: tuple[str, ...]
     checksum: str = ""
 
 
@@ -76,7 +78,12 @@ def changed(folder: str) -> int | None:
 
 
 def save_index(
-    index: ImageIndex, path: str, base: str, gaps: Gaps | None = None, root: str | None = None
+    index: ImageIndex,
+    path: str,
+    base: str,
+    gaps: Gaps | None = None,
+    root: str | None = None,
+    said: Sequence[str] = (),
 ) -> ImageIndex:
     """Write `index` whole or not at all, and open it.
 
@@ -84,6 +91,7 @@ def save_index(
         base: the folder from which its root is noted relatively, so that a dataset may be moved with its cache.
         gaps: the images that it lacks; `cached` builds it anew when they arrive.
         root: the root that `open_index` will expect.
+        said: decisions and warnings in building it, as `said.recorded` gives them.
 
     Raises:
         OSError: the folder cannot be written, or is full.
@@ -98,6 +106,7 @@ def save_index(
         seen=index.labels.seen,
         default=index.default,
         gaps=gaps,
+        said=tuple(said),
     )
     notes = dataclasses.asdict(noted)
     notes["checksum"] = _checksum(notes, arrays)
@@ -113,8 +122,8 @@ def save_index(
         raise
 
 
-def open_index(path: str, base: str, root: str | None = None) -> tuple[ImageIndex, Gaps | None]:
-    """Map an index that `save_index` wrote, once all of its content is checked.
+def open_index(path: str, base: str, root: str | None = None) -> tuple[ImageIndex, Gaps | None, tuple[str, ...]]:
+    """Map an index that `save_index` wrote, once all of its content is checked; its gaps, and what was said of it.
 
     Args:
         base: the dataset's folder, from which the root is noted relatively.
@@ -145,7 +154,7 @@ def open_index(path: str, base: str, root: str | None = None) -> tuple[ImageInde
         default=noted.default,
         **lists,
     )
-    return index, noted.gaps
+    return index, noted.gaps, noted.said
 
 
 # Checks of the content ------------------------------------------------------------------------------------------------
@@ -161,6 +170,7 @@ def _checked_notes(content: Any) -> _Notes:
     for folder in noted.gaps.folders if noted.gaps else ():
         if folder:  # the root itself has an empty one
             check_path(folder)
+    check_said(noted.said)
     return noted
 
 

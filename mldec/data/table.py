@@ -138,7 +138,7 @@ def _read_outline(config: TableConfig, path: str, stamp: tuple[int, ...]) -> _Ou
     rows = _export(config, path)
     if rows is None:
         return _Outline(None, folder, (path,))
-    found = () if rows.splits is None else np.unique(rows.splits[rows.splits >= 0]).tolist()
+    found = () if rows.splits is None else np.unique(np.maximum(rows.splits, 0)).tolist()  # without a split: train
     return _Outline(tuple(SPLITS[number] for number in found) or None, rows.folder, (path, *rows.files))
 
 

@@ -24,6 +24,7 @@ from mldec.untrusted import open_text, parse_json
 
 SAMPLE = 200  # rows by which columns are known
 MISSING = object()  # the cell of a row that lacks this column, as rows of JSONL may
+UNLABELLED: list[str] = []  # itself, not any empty list, is the cell of a row of which no label is known
 
 
 @dataclass(frozen=True)
@@ -240,11 +241,16 @@ def _open_parquet(path: str, image_column: str | None = None) -> TableFile:
 
 
 def _named(cell: Any, names: Sequence[str], where: str) -> Any:
-    """The names of labels that are numbers of Hugging Face's ClassLabel, where -1 is none. Raises DataError."""
-    if cell is None or isinstance(cell, list):
-        return [_named(one, names, where)[0] for one in cell or () if one != -1]
+    """The names of labels that are numbers of Hugging Face's ClassLabel. Raises DataError for other numbers.
+
+    -1 is UNLABELLED, as in test sets whose labels are held back, and in a list of labels nothing.
+    """
+    if cell is None:
+        return None
+    if isinstance(cell, list):
+        return [_named(one, names, where)[0] for one in cell if one is not None and one != -1]
     if cell == -1:
-        return []
+        return UNLABELLED
     if not isinstance(cell, int) or not 0 <= cell < len(names):
         raise DataError(
             f"{where} holds {shortened(cell)}; its {len(names):,} names have the numbers 0 to {len(names) - 1}"

@@ -217,6 +217,49 @@ def test_each_fact_is_told_once(folder: Path) -> None:
             assert text.count(fact) == 1, f"{command} {fact}\n{text}"
 
 
+def test_the_summary_is_the_same_with_a_cached_index(folder: Path) -> None:
+    """What is decided in finding images, and what is warned of, is said by the second command as by the first."""
+    names = [f"C:\\Users\\x\\{name}" for name in NAMES]
+    rows = zip(names, ("cat", "Cat", "fox", "a|b|c|d|e|f", "nan", f"{'long' * 20}"), strict=True)
+    (folder / "t.csv").write_text("path;labels\n" + "".join(f"{name};{cell}\n" for name, cell in rows))
+    printed, texts = folder / "printed.txt", []
+    for _ in range(2):
+        command = ["data", "stats", "dataset=t.csv", f"dataset.cache={folder}/cache", f"output={folder}/out"]
+        process = begin([*command, "dataset.val_share=0.25"], output=str(printed))
+        process.join()
+        assert process.exitcode == 0, printed.read_text()
+        lines = printed.read_text().splitlines()
+        texts.append(
+            [line for line in lines if line.startswith(("t.csv", "images:", "decided:", "the same", "warning:"))]
+        )
+        printed.unlink()
+    assert texts[0] == texts[1]
+    (decided,) = (line for line in texts[0] if line.startswith("decided: "))
+    assert decided.count("'C:/Users/x/' cut from 6 paths") == 1
+    assert sum("'Cat' and 'cat' differ in case" in line for line in texts[0]) == 1
+    (images,) = (line for line in texts[0] if line.startswith("images: "))
+    assert images.endswith("; labels: 10 (Cat, a, b, c, cat, d, e, f, …)")
+
+
+def test_images_in_several_tables_are_warned_of_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "own").mkdir()
+    for split, names in (("train", NAMES[:4]), ("val", NAMES[2:5]), ("test", NAMES[5:])):
+        rows = "".join(f"../{name},{label}\n" for name, label in zip(names, ["cat", "dog"] * 2, strict=False))
+        (folder / "own" / f"{split}.csv").write_text(f"path,labels\n{rows}")
+    command = ["data", "stats", "dataset=own", f"dataset.root={folder}", "split=all", "output=out"]
+    words = f"warning: own: 2 images are in several splits (train and val: {NAMES[2]}, {NAMES[3]}), so metrics are"
+    for again in range(2):
+        own_dataset._shown.clear()
+        caplog.clear()
+        assert run(command) == 0
+        assert caplog.text.count(words) == 1, again
+    (folder / "own" / "val.csv").write_text(f"path,labels\n../{NAMES[4]},cat\n")
+    own_dataset._shown.clear()
+    caplog.clear()
+    assert run(command) == 0
+    assert "several splits" not in caplog.text
+
+
 def test_a_name_wins_over_a_file(folder: Path) -> None:
     (folder / "digits").mkdir()
     assert find_own(["dataset=digits"], ["digits"]) == (["dataset=digits"], None)
@@ -461,7 +504,7 @@ def test_another_dataset_without_splits_is_used_whole(folder: Path, capsys: pyte
     printed = capsys.readouterr()
     assert "table test: 5 images, all of new.csv, 2 labels," in printed.out
     assert "(1 class counted; CF1 and OF1 at 0.5)" in printed.out  # dog is unknown there
-    assert "images: train 5; labels: 1" in printed.err
+    assert "images: train 5; labels: 1 (cat)\n" in printed.err
     assert run(["evaluate", "run=run", "dataset=t.csv"]) == 0  # its own, of which it has seen the rest
     assert re.search(r"table test: [12] images?, 2 labels,", capsys.readouterr().out)
     assert run(["evaluate", "run=run", "dataset=table", "dataset.train=new.csv"]) == 0

@@ -76,7 +76,7 @@ def test_what_is_saved_is_what_is_opened(root: Path, tmp_path: Path) -> None:
 def test_a_moved_dataset_takes_its_cache_along(root: Path, tmp_path: Path) -> None:
     save_index(make(root), str(root / "x.index"), str(root))
     root.rename(tmp_path / "elsewhere")
-    moved, _ = open_index(str(tmp_path / "elsewhere" / "x.index"), str(tmp_path / "elsewhere"))
+    moved, _, _ = open_index(str(tmp_path / "elsewhere" / "x.index"), str(tmp_path / "elsewhere"))
     assert moved.root == str(tmp_path / "elsewhere" / "images")
 
 
@@ -106,6 +106,29 @@ def test_sources_are_read_once_and_again_when_they_change(root: Path) -> None:
     os.utime(root / "labels.txt", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     get(root, read)
     assert read.calls == 5
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])
+def test_what_was_said_in_reading_is_said_each_time(root: Path, caplog: pytest.LogCaptureFixture, level: int) -> None:
+    def read() -> ImageIndex:
+        logging.getLogger("mldec.data.table").info("t.csv: labels separated by %s", "comma")
+        logging.getLogger("mldec.data.own.label_names").warning("warning: t.csv: alike")
+        logging.getLogger("mldec.data.table").info("t.csv: \x1b[2J%s", "a" * 10_000)
+        logging.getLogger("mldec.data.coco").info("reading t.csv")  # progress
+        return make(root)
+
+    for calls in (0, 1):
+        caplog.clear()
+        with caplog.at_level(level if calls == 0 else logging.INFO):
+            get(root, read)  # type: ignore[arg-type]
+        said = [(record.levelno, record.getMessage()) for record in caplog.records if "t.csv" in record.getMessage()]
+        if calls == 0:
+            assert len(said) == (4 if level == logging.INFO else 1)
+            continue
+        assert said[:2] == [(20, "t.csv: labels separated by comma"), (30, "warning: t.csv: alike")]
+        assert said[2][1].startswith("t.csv: \\x1b[2Jaaa")
+        assert len(said[2][1]) == 2000
+        assert len(said) == 3
 
 
 def test_damage_anywhere_is_seen_and_mended(root: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -42,7 +42,7 @@ def read_coco(source: Source) -> Listing:
             present[image][names[category]] = None
         entries = [Entry(path, tuple(present[image])) for image, path in paths.items()]
         used = {name for labels in present.values() for name in labels}
-        labels, decisions = _without_project(document["categories"], dict.fromkeys(names.values()), used)
+        labels, decisions = _without_project(document["categories"], list(names.values()), used)
     return make_listing(source, COCO, entries, labels, decisions=decisions)
 
 
@@ -62,9 +62,7 @@ def _by_id(items: list[dict[str, Any]], what: str, key: str, text: Any) -> dict[
     return found
 
 
-def _without_project(
-    categories: list[dict[str, Any]], names: dict[str, None], used: set[str]
-) -> tuple[list[str], list[str]]:
+def _without_project(categories: list[dict[str, Any]], names: list[str], used: set[str]) -> tuple[list[str], list[str]]:
     """The labels without Roboflow's category for the project, the supercategory of all others; and what was decided."""
     for category in categories:
         name = label_text(category["name"])
@@ -73,4 +71,4 @@ def _without_project(
             return [label for label in names if label != name], [
                 f"category {name}, which stands for all others, left out"
             ]
-    return list(names), []
+    return names, []

@@ -11,19 +11,22 @@ annotator, annotation_id and times. `predictions` of a task are labels of a mode
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 from mldec.data.dataset import name_some
 from mldec.data.own.documents import label_text, path_text, reading, unique
 from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.shapes import Source, image_key, make_listing, splits_of
-from mldec.errors import DataError, counted
+from mldec.data.own.values import ANSWERS, STATES
+from mldec.errors import DataError, counted, setting
 
 PREDICTIONS = "predictions"  # as dataset.label_column, by which these are read instead of annotations
 JSON, JSON_MIN = "Label Studio JSON", "Label Studio JSON-MIN"
 BOOKKEEPING = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"}
 _FEW = 50  # records that decide whether a file is one
 _FREE_TEXT = re.compile("text|comment|note|caption|descri|remark|transcri", re.I)  # in names of controls
+_ANSWERS = ANSWERS | (STATES.keys() - {""})  # as values of a control
 _LONG, _SOME = 60, 4  # characters of a text, and how many texts are compared, that tell free text from labels
 
 
@@ -47,7 +50,8 @@ def read_tasks(source: Source) -> Listing:
     """Label Studio's JSON. Tasks without an annotation, or whose annotations were all skipped, are left out.
 
     Labels of the control `source.label_column`, if it was set; `predictions` instead of annotations are read if that is
-    set, and nothing else. Raises DataError for tasks of which none has an annotation.
+    set, and nothing else. Raises DataError for tasks of which none has an annotation, for a control that is none of
+    theirs, and where it cannot be told which of several controls the values belong to.
     """
     with reading(source.path, JSON):
         tasks = [source.document] if isinstance(source.document, dict) else source.document
@@ -56,7 +60,9 @@ def read_tasks(source: Source) -> Listing:
         kind = PREDICTIONS if source.label_column == PREDICTIONS else "annotations"
         wanted = None if kind == PREDICTIONS else source.label_column
         entries, left_out, several, predicted = [], 0, 0, 0
-        controls: dict[str, None] = {}
+        controls: dict[str, list[str]] = {}  # values of each that is read
+        choices: dict[str, list[str]] = {}  # those of them that are choices
+        others: set[str] = set()
         for task, part in zip(tasks, splits, strict=True):
             done = _finished(task, kind)
             several += len(done) > 1
@@ -66,16 +72,27 @@ def read_tasks(source: Source) -> Listing:
                 continue
             names: list[str] = []
             for region in (region for one in done for region in one.get("result") or []):
-                control = region.get("from_name")
-                if is_labelled(region.get("value")) and wanted in (None, control):
-                    controls[str(control)] = None
-                    names += labels_of_value(region["value"])
+                control, value = str(region.get("from_name")), region.get("value")
+                if not is_labelled(value):
+                    continue
+                if wanted not in (None, control) or control in (source.ignore or ()):
+                    others.add(control)
+                    continue
+                found = labels_of_value(value)
+                controls.setdefault(control, []).extend(found)
+                if _is_choice(value):
+                    choices.setdefault(control, []).extend(found)
+                names += found
             entries.append(Entry(path_text(task["data"][key]), unique(names), split=part))
         if not entries and predicted:
             raise DataError(
                 f"none of its {counted(left_out, 'task')} has a submitted annotation; labels of a model (predictions, "
                 f"which {predicted:,} have) are read with dataset.label_column={PREDICTIONS}"
             )
+        if wanted is not None and not controls and others:
+            raise DataError(f"dataset.label_column={wanted}: labels are in {name_some(sorted(others), len(others), 9)}")
+        if source.ignore != ():
+            _refuse_overlap(choices, len(controls))
     decisions = _decisions(key, list(controls), left_out, several, kind)
     if predicted and kind != PREDICTIONS:
         decisions.append(f"{counted(predicted, 'task')} of these with predictions, which are no labels")
@@ -93,7 +110,10 @@ def _finished(task: dict[str, Any], kind: str) -> list[dict[str, Any]]:
 
 
 def read_records(source: Source) -> Listing:
-    """Label Studio's JSON-MIN. Records without an annotation are left out."""
+    """Label Studio's JSON-MIN. Records without an annotation are left out.
+
+    Raises DataError where it cannot be told which of several controls the values belong to.
+    """
     with reading(source.path, JSON_MIN):
         records = source.document
         key = image_key(source, records)
@@ -109,9 +129,46 @@ def read_records(source: Source) -> Listing:
             for record, part in done
         ]
         several = len(entries) - len({entry.path for entry in entries})
+        if source.ignore != ():
+            choices: dict[str, list[str]] = {}
+            for control in controls:
+                for value in (record.get(control) for record, _ in done):
+                    if isinstance(value, str) or _is_choice(value):
+                        choices.setdefault(control, []).extend(labels_of_value(value))
+            _refuse_overlap(choices, len(controls))
     decisions = _decisions(key, controls, len(records) - len(done), several)
     decisions += [f"split by {split}"] if split is not None else []
     return make_listing(source, JSON_MIN, entries, decisions=decisions)
+
+
+def _is_choice(value: Any) -> bool:
+    """Whether a value is one of the whole image, and no region: several kinds of regions may share their labels."""
+    return isinstance(value, dict) and not value.keys().isdisjoint(("choices", "taxonomy"))
+
+
+def _refuse_overlap(choices: dict[str, list[str]], count: int) -> None:
+    """Raise DataError where a value alone does not tell which of `count` controls it was chosen in.
+
+    That is where two controls of `choices`, {control: chosen values}, share a value, or the values of one are answers.
+    """
+    if count < 2:
+        return
+    values = {control: sorted(set(found)) for control, found in choices.items() if found}
+    in_controls = Counter(value.casefold() for found in values.values() for value in {v.casefold() for v in found})
+    doubtful = {
+        control: found
+        for control, found in values.items()
+        if any(in_controls[value.casefold()] > 1 for value in found) or {*map(str.casefold, found)} <= _ANSWERS
+    }
+    if doubtful:
+        listed = ", ".join(f"{name} ({name_some(found, len(found), 4)})" for name, found in sorted(doubtful.items()))
+        first = min(doubtful)
+        raise DataError(
+            f"{count} controls give labels, and the values of {listed} are answers, or are given by several of them: "
+            "as labels they would not tell which control they belong to. Use dataset.label_column=NAME to read one "
+            f"control, as in {setting('dataset.label_column', first)}, {setting('dataset.ignore', tuple(doubtful))} to "
+            "leave these out, or dataset.ignore=[] if every value is a label whichever control gives it"
+        )
 
 
 def _keys(record: dict[str, Any]) -> tuple[list[str], list[str]]:

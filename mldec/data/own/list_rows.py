@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from mldec.data.index import Ragged
+from mldec.data.index import UNKNOWN, Ragged
 from mldec.data.own.columns import Columns
 from mldec.data.own.label_cells import is_list, labels_of, refuse_states
 from mldec.data.own.row_collector import RowCollector
 from mldec.data.own.rows import Rows, ragged
 from mldec.data.own.separators import Separator, find_separator_beside, refuse_joined, unquoted
 from mldec.data.own.values import choosing_labels, is_nothing, is_score
-from mldec.data.table_file import MISSING, TableFile
+from mldec.data.table_file import MISSING, UNLABELLED, TableFile
 from mldec.errors import DataError, counted, printable_name, shortened
 from mldec.labels import from_cell
 
@@ -46,7 +46,7 @@ def read_lists(
             )
         if columns.path == "path" and isinstance(cell, dict) and cell and all(map(is_score, cell.values())):
             raise DataError(f"{rows.where(line)}: labels with scores, {shortened(cell)}; {choosing_labels(base.path)}")
-        key = cell if isinstance(cell, str) else repr(cell)[: 2**16]
+        key = cell if isinstance(cell, str) else UNKNOWN if cell is UNLABELLED else repr(cell)[: 2**16]
         number = numbers.setdefault(key, len(cells))
         if number == len(cells):
             cells.append(cell)
@@ -87,7 +87,7 @@ def read_lists(
     refuse_states(divided, f"{base.path}: column {printable_name(columns.labels or '')}")
     meant, counts, nothing = set(named or known or ()), Counter(cell_ids), 0
     for number, (cell, texts) in enumerate(zip(cells, lists, strict=True)):
-        says_nothing = isinstance(cell, str) and cell != "" and is_nothing(cell)
+        says_nothing = cell is None or (isinstance(cell, str) and cell != "" and is_nothing(cell))
         for name in dict.fromkeys(_parts(texts, separator)):
             name = from_cell(name) if columns.escaped else name
             if (code := codes.get(name)) is None:
@@ -106,11 +106,17 @@ def read_lists(
         no_labels = "is no label" if nothing == 1 else "are no labels"
         decisions.append(f"{counted(nothing, 'cell')} with nan, None, NA or null, which {no_labels}")
     present, order = ragged(ends, values), np.array(cell_ids, np.int64)
+    unknown = Ragged.empty(len(order))
+    if UNKNOWN in numbers:
+        hidden = np.flatnonzero(order == numbers[UNKNOWN])
+        decisions.append(f"{counted(len(hidden), 'row')} with -1 for no label: all labels are unknown there")
+        columns_of_all = np.tile(np.arange(len(codes), dtype=np.int32), len(hidden))
+        unknown = Ragged.from_rows(np.repeat(hidden, len(codes)), columns_of_all, len(order))
     return rows.finish(
         base,
         present=present.gather(order),
         absent=Ragged.empty(len(order)),
-        unknown=Ragged.empty(len(order)),
+        unknown=unknown,
         labels=tuple(codes),
         ordered=known is not None,
         decisions=decisions,

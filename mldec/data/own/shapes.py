@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.values import is_nothing, split_key
 from mldec.data.own.values import split_of as split_of_value
 from mldec.errors import DataError, counted, shortened
+from mldec.labels import repeated_names
 
 ANNOTATION_FOLDERS = ("annotations", "labels", "xml")  # beside which images lie in folders of their own
 
@@ -87,6 +89,16 @@ def make_listing(
     without = sum(entry.split is None for entry in entries)
     if 0 < without < len(entries):
         decisions.append(f"{counted(without, 'image')} without a split in train")
+    if labels is not None:
+        labels = tuple(labels)
+        if repeated := repeated_names(labels):
+            decisions.append(f"classes of one name are one label ({name_some(repeated, len(repeated))})")
+    times = Counter((entry.path, entry.folder) for entry in entries)
+    if several := [path for (path, _), count in times.items() if count > 1]:
+        decisions.append(
+            f"{counted(len(several), 'image')} listed more than once, with the labels of all entries "
+            f"({name_some(several, len(several))})"
+        )
     base, folder = _image_folder(source, [entry.path for entry in entries[:3] if entry.folder is None])
     if folder != base:
         entries = [entry if entry.folder else _moved(entry, folder) for entry in entries]
@@ -95,7 +107,7 @@ def make_listing(
         format=name,
         folder=base,
         entries=functools.partial(iter, entries),
-        labels=None if labels is None else tuple(labels),
+        labels=None if labels is None else tuple(dict.fromkeys(labels)),
         files=tuple(dict.fromkeys([source.path, *files])),
         decisions=tuple(decisions),
         options=options or {},

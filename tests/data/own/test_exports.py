@@ -433,6 +433,37 @@ def test_label_studios_data_may_divide_the_images(tmp_path: Path, key: str) -> N
     assert {e.split for e in ignored.entries()} == {None}
 
 
+@pytest.mark.parametrize("kind", ["list", "label studio", "cvat", "fiftyone"])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_images_without_a_split_are_train_where_others_name_one(tmp_path: Path, kind: str, split: str) -> None:
+    paths = [f"{n}.jpg" for n in range(4)]
+    touch(*(tmp_path / path for path in paths))
+    marked: list[dict[str, str]] = [{"split": split}, {}, {}, {}]
+    content: Any = [{"path": path, "labels": ["cat"], **mark} for path, mark in zip(paths, marked, strict=True)]
+    if kind == "label studio":
+        content = label_studio(*((path, [annotation(label_studio_result("choices", "Cat"))]) for path in paths))
+        for task, mark in zip(content, marked, strict=True):
+            task["data"] |= mark
+    elif kind == "cvat":
+        images = (
+            f'<image name="{p}" subset="{m.get("split", "")}"><tag label="a"/></image>'
+            for p, m in zip(paths, marked, strict=True)
+        )
+        content = f"<annotations>{''.join(images)}</annotations>"
+    elif kind == "fiftyone":
+        label = {"_cls": "Classification", "label": "cat"}
+        content = [
+            {"filepath": p, "tags": [*m.values()], "ground_truth": label} for p, m in zip(paths, marked, strict=True)
+        ]
+        content = {"samples": content}
+    path = save(tmp_path / ("a.xml" if kind == "cvat" else "a.json"), content)
+    assert "3 images without a split in train" in read(path).decisions
+    config = table.TableConfig(name="table", train=str(path))
+    assert config.own_splits == ("train", split)
+    assert list(table.build_table(config, split="train").names()) == paths[1:]
+    assert list(table.build_table(config, split=split).names()) == paths[:1]
+
+
 def test_label_studios_predictions_are_labels_if_that_is_said(tmp_path: Path) -> None:
     tasks = label_studio(("a.jpg", [annotation(label_studio_result("choices", "Cat"))]), ("b.jpg", []))
     tasks[1]["predictions"].append({"model_version": "2", "result": [label_studio_result("choices", "Dog")]})
@@ -457,6 +488,38 @@ def test_label_studios_free_text_is_no_label_unless_that_is_said(tmp_path: Path,
         read(path)
     assert set.union(*present(read(path, ignore=(name,))).values()) == {"Cat"}
     assert set.union(*present(read(path, ignore=())).values()) == {"Cat", *(text.strip() for text in texts)}
+
+
+YES_NO = [("yes", "no"), ("no", "yes"), ("yes", "yes")]
+LEFT_RIGHT = [("cat", "dog"), ("dog", "Cat"), ("cat", "fox")]
+
+
+@pytest.mark.parametrize("values", [YES_NO, LEFT_RIGHT], ids=["answers", "shared"])
+@pytest.mark.parametrize("minimal", [False, True])
+def test_label_studios_controls_whose_values_overlap_are_a_choice(
+    tmp_path: Path, values: list[tuple[str, str]], minimal: bool
+) -> None:
+    rows: list[Any] = [record(f"{n}.jpg", first=one, second={"choices": [two]}) for n, (one, two) in enumerate(values)]
+    if not minimal:
+        results = [
+            [
+                {**label_studio_result("choices", value), "from_name": name}
+                for name, value in zip(("first", "second"), v, strict=True)
+            ]
+            for v in values
+        ]
+        rows = label_studio(*((f"{n}.jpg", [annotation(*result)]) for n, result in enumerate(results)))
+    path = save(tmp_path / "a.json", rows)
+    with pytest.raises(DataError, match=r"2 controls .* first \(.*\), second \(.*label_column=NAME") as caught:
+        read(path)
+    assert "dataset.ignore=[first,second]" in str(caught.value)
+    for place, name in enumerate(("first", "second")):
+        expected = {f"{n}.jpg": {both[place]} for n, both in enumerate(values)}
+        assert present(read(path, label_column=name)) == expected
+        assert present(read(path, ignore=(("second", "first")[place],))) == expected
+    assert present(read(path, ignore=())) == {f"{n}.jpg": set(both) for n, both in enumerate(values)}
+    with pytest.raises(DataError, match="label_column=third: labels are in first, second"):
+        read(path, label_column="third")
 
 
 def test_label_studio_cells() -> None:
@@ -867,6 +930,16 @@ def test_an_export_is_read_once_and_again_where_a_file_of_it_has_changed(
     row = list(after.names()).index(f"images/train/{label.stem}.jpg")
     assert after.positives[row].tolist() == [1]
     assert len(before["train"]) == len(after)
+
+
+def test_cocos_categories_of_one_name_and_files_listed_twice_are_said(tmp_path: Path) -> None:
+    content = coco("cat", "dog", "cat", a=["cat"], b=["dog"], c=[])
+    content["images"][1]["file_name"] = content["images"][0]["file_name"]
+    listing = read(save(tmp_path / "a.json", content))
+    assert listing.labels == ("cat", "dog")
+    assert present(listing) == {"sub\\a.jpg": {"cat", "dog"}, "sub\\c.jpg": set()}
+    assert "classes of one name are one label (cat)" in listing.decisions
+    assert "1 image listed more than once, with the labels of all entries (sub\\a.jpg)" in listing.decisions
 
 
 def test_classes_of_the_same_name_are_one_label(tmp_path: Path) -> None:

@@ -315,6 +315,7 @@ def test_cells_without_a_label(folder: Path) -> None:
             "t.jsonl",
             "".join(f'{{"path": "p{n}.jpg", "labels": {v}}}\n' for n, v in ((1, '["cat", null]'), (3, '["NA"]'))),
         ),
+        ("n.jsonl", '{"path": "p1.jpg", "labels": ["cat"]}\n{"path": "p3.jpg", "labels": null}\n'),
     ],
 )
 def test_nothing_in_lists_is_no_label(folder: Path, name: str, content: str, caplog: pytest.LogCaptureFixture) -> None:

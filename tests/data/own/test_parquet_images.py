@@ -91,6 +91,17 @@ def test_every_kind_of_labels(tmp_path: Path, labels: Any, features: Any, names:
     assert [sorted(index.positives[row].tolist()) for row in range(4)] == [sorted(row) for row in expected]
 
 
+def test_a_class_of_minus_1_means_that_no_label_is_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    features = {"labels": {"names": NAMES, "_type": "ClassLabel"}}
+    with caplog.at_level("INFO"):
+        index = build(write(tmp_path / "t.parquet", some(5), [1, -1, None, 0, -1], features))
+    assert index.targets(range(5)).tolist() == [[0, 1, 0], [-1] * 3, [0, 0, 0], [1, 0, 0], [-1] * 3]
+    assert "2 rows with -1 for no label: all labels are unknown there" in caplog.text
+    assert "1 cell with nan, None, NA or null, which is no label" in caplog.text
+    lists = build(write(tmp_path / "l.parquet", some(3), [[1, -1], [None, 0], [-1]]))
+    assert lists.targets(range(3)).tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+
+
 def test_a_plain_column_of_bytes_and_names_of_any_kind(tmp_path: Path) -> None:
     columns = {"img": [encoded(0, "PNG"), encoded(1, "WEBP")], "label": ["cat", "dog"], "text": [b"no image", b"none"]}
     parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
