@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import itertools
 import logging
 import os
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -247,6 +248,8 @@ def _recognise(path: str, others: Sequence[str], trained_on: Mapping[str, Any] |
             rows = read_rows(config, "train", quiet=True)
             form, decisions = rows.format, [*rows.decisions, *(find_macos(path) if os.path.isdir(path) else [])]
             count = len(set(rows.name_ids.tolist())) if rows.names is not None else len(rows)
+            if rows.splits is None and config.is_one_file:
+                decisions += _undivided(rows.blob.texts() if rows.blob is not None else rows.names or ())
             base += [as_override(key, value) for key, value in rows.options.items() if key not in keys]
             config = build_component(compose([*base, *given])["dataset"], "dataset")
         missing = [split for split in ("val", "test") if split not in config.own_splits]
@@ -264,6 +267,18 @@ def _recognise(path: str, others: Sequence[str], trained_on: Mapping[str, Any] |
             base += ["dataset.split_seed=0"] if shares and "dataset.split_seed" not in keys else []
             decisions.append(sentence)
     return OwnDataset(path, form, tuple(base), tuple(dict.fromkeys([*decisions, *texts])), trained_on == {})
+
+
+def _undivided(names: Iterable[str]) -> list[str]:
+    """A sentence, if all paths begin with folders that are named as splits are: they divide nothing by themselves."""
+    from mldec.data.folder import SPLIT_OF_NAME
+
+    first = {name.replace("\\", "/").partition("/")[0] for name in itertools.islice(names, MOST_TRIED)}
+    if len(first) < 2 or not {name.lower() for name in first} <= set(SPLIT_OF_NAME):
+        return []
+    return [
+        f"paths begin with {name_some(sorted(first), len(first))}, which does not divide them: write a column split"
+    ]
 
 
 def _export_settings(path: str, given: Sequence[str]) -> dict[str, Any]:

@@ -572,3 +572,21 @@ def test_a_missing_image_is_listed_by_verify(folder: Path, capsys: pytest.Captur
     (folder / "own.csv").write_text(f"path,labels\n{rows}")
     assert run(["data", "verify", "dataset=own.csv"]) == 1
     assert "1 of them cannot be used" in capsys.readouterr().out
+
+
+def test_folders_of_splits_in_a_table_that_does_not_use_them_are_said(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(NAMES):
+        place = folder / "hub" / ("train", "test")[number % 2] / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / name, place)
+    rows = "".join(f"{('train', 'test')[number % 2]}/{name},cat\n" for number, name in enumerate(NAMES))
+    (folder / "hub" / "metadata.csv").write_text(f"file_name,labels\n{rows}")
+    compose.compose(["dataset=hub"])
+    assert "paths begin with test, train, which does not divide them: write a column split" in capsys.readouterr().err
+    table = (folder / "hub" / "metadata.csv").read_text().replace("test/", "other/")
+    (folder / "hub" / "test").rename(folder / "hub" / "other")
+    (folder / "hub" / "metadata.csv").write_text(table)
+    compose.compose(["dataset=hub"])
+    assert "paths begin with" not in capsys.readouterr().err
