@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 DATA = "mldec.data"
 #: Whose messages are decisions; others report progress.
-DECIDING = tuple(f"{DATA}.{name}" for name in ("table", "folder", "cache", "own.plain_json", "own.text_table"))
+DECIDING = tuple(
+    f"{DATA}.{name}" for name in ("table", "folder", "cache", "own.locate", "own.plain_json", "own.text_table")
+)
 
 
 class Once(logging.Filter):
