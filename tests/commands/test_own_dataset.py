@@ -396,6 +396,14 @@ def test_images_beside_class_folders_are_counted(folder: Path, capsys: pytest.Ca
         (folder / "classes" / name).touch()
     compose.compose(["dataset=classes"])
     assert "left out 2 images beside the class folders (a.jpg, b.jpg)" in capsys.readouterr().err
+    shutil.copytree(folder / "classes", folder / "zip" / "mydata")
+    (folder / "zip/e.jpg").touch()
+    with pytest.raises(DataError, match=r"mydata is the only folder of images.* dataset=zip/mydata for"):
+        compose.compose(["dataset=zip"])
+    for name in ("a.jpg", "b.jpg"):
+        (folder / "zip/mydata" / name).unlink()
+    compose.compose(["dataset=zip"])
+    assert "left out 1 images beside the folder mydata" in capsys.readouterr().err
     for split in ("train", "val"):
         shutil.copytree(folder / "classes", folder / "set" / split)
     (folder / "set/val/c.jpg").touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import Counter
@@ -19,6 +20,8 @@ from mldec.data.own.text_table import lists_images
 from mldec.data.table_file import is_table
 from mldec.data.unread_formats import UNREAD, describe_unread
 from mldec.errors import DataError, setting
+
+logger = logging.getLogger(__name__)
 
 #: Tables that tools write into the folder of a split.
 TABLES = ("_classes.csv", "metadata.csv", "metadata.jsonl", "labels.csv", "annotations.csv", "_annotations.csv")
@@ -80,6 +83,8 @@ def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
     lone = os.path.join(path, classes[0]) if len(classes) == 1 and base == path else None
     if lone and not _images_in(lone) and len(below := _class_folders(lone)) > 1:
         _refuse_nested(lone, lone, below)
+        if images := _images_in(path):
+            logger.info("%s: left out %s images beside the folder %s", path, f"{images:,}", classes[0])
         return Located("folder", {"root": lone}, f"a folder for each of {len(below):,} classes")
     if classes:
         _refuse_nested(path, base, classes)
@@ -160,8 +165,11 @@ def _likely(path: str, names: list[str]) -> list[str]:
 
 
 def _base(path: str) -> str:
-    """The folder whose folders would be classes: that of train, or the dataset's own."""
-    return split_folder(path, "train") or path
+    """The folder whose folders would be classes: that of train, or the dataset's own.
+
+    Raises DataError for two folders of any split.
+    """
+    return {split: split_folder(path, split) for split in SPLIT_FOLDERS}["train"] or path
 
 
 def _class_folders(path: str) -> list[str]:
@@ -177,13 +185,13 @@ def _refuse_nested(path: str, base: str, classes: list[str]) -> None:
     """Raise DataError, with the choices, where the folders in `base` are hardly classes.
 
     That is where none holds an image itself, and each shares a folder of images with another one, as folders of splits
-    do, or there is only one.
+    do; or there is only one, which holds folders of images, and no image itself or several of these.
     """
     inner: dict[str, list[str]] = {}
     for name in classes:
         folder = os.path.join(base, name)
         inner[name] = [one for one in _inner_folders(folder) if _has_images(os.path.join(folder, one))]
-        if _images_in(folder):
+        if _images_in(folder) and (len(classes) > 1 or len(inner[name]) < 2):
             return
     holders = Counter(one for names in inner.values() for one in names)
     if len(classes) > 1 and not all(any(holders[one] > 1 for one in names) for names in inner.values()):
@@ -201,7 +209,7 @@ def _refuse_nested(path: str, base: str, classes: list[str]) -> None:
         choices.append(f"{' or '.join(setting('dataset', place) for place in places)} for one of them alone")
     within = name_some(shared, len(shared))
     if len(classes) == 1:
-        found = f"{classes[0]} is the only folder of images, and they lie in folders in it ({within}): is it a class?"
+        found = f"{classes[0]} is the only folder of images, and has folders of them in it ({within}): is it a class?"
     else:
         found = (
             f"{name_some(classes, len(classes))} hold the same folders ({within}) in place of images: are they classes?"
