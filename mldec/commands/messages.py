@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mldec.data.said import DATA, DECIDING
+from mldec.data.reading_messages import DATA, DECIDING
 
 
 class Once(logging.Filter):

@@ -25,7 +25,7 @@ from mldec.data.dataset import DatasetConfig, missing_images, name_some
 from mldec.data.exclusions import EXCLUDED, read_exclusions
 from mldec.data.index import ImageIndex
 from mldec.data.index_file import VERSION, Gaps, changed, open_index, save_index
-from mldec.data.said import recorded, say
+from mldec.data.reading_messages import recorded, say
 from mldec.errors import DataError
 from mldec.untrusted import check_regular
 
@@ -69,7 +69,7 @@ def cached(
     kept = None if folder is None else _open_sound(os.path.join(folder, name), config.folder, root)
     if kept is not None:
         return kept
-    with recorded() as said:
+    with recorded() as messages:
         read_index = _read(read, sources)
     index, gaps = _without_missing(_without_excluded(read_index, config.folder, exclusions), config)
     if config.unannotated == "drop":
@@ -79,7 +79,7 @@ def cached(
     try:
         if folder is None:
             raise DataError("the user has no cache folder")
-        return save_index(index, os.path.join(folder, name), config.folder, gaps, root, said)
+        return save_index(index, os.path.join(folder, name), config.folder, gaps, root, messages)
     except (OSError, ValueError, DataError) as error:
         message = "warning: the index of %s is not kept (dataset.cache=FOLDER names another place): %s"
         logger.warning(message, config.name, error)
@@ -145,7 +145,7 @@ def _key(config: DatasetConfig, split: str, sources: Sequence[str]) -> str:
 def _open_sound(path: str, base: str, root: str | None) -> ImageIndex | None:
     """The index in a cache file; None if there is no such file, it is out of date, or it is damaged, with a warning."""
     try:
-        index, gaps, said = open_index(path, base, root)
+        index, gaps, messages = open_index(path, base, root)
     except OSError:
         return None
     except (ValueError, DataError) as error:
@@ -156,7 +156,7 @@ def _open_sound(path: str, base: str, root: str | None) -> ImageIndex | None:
             logger.info("looking once more for the %s images that %s lacked", f"{gaps.missing:,}", index.root)
             return None
         _warn_of_gaps(gaps, index.root)
-    say(logger, said)
+    say(logger, messages)
     return index
 
 

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from mldec.config import Natural, build_options
 from mldec.data.index import LISTS, ImageIndex, Ragged, check_path
-from mldec.data.said import check_said
+from mldec.data.reading_messages import check_messages
 from mldec.errors import ConfigError, DataError, first_lines
 from mldec.files import PARTIAL, replacing
 from mldec.labels import LabelSpace
@@ -65,7 +65,7 @@ class _Notes:
     seen: tuple[bool, ...] | None
     default: int
     gaps: Gaps | None
-    said: tuple[str, ...]
+    messages: tuple[str, ...]
     checksum: str = ""
 
 
@@ -83,7 +83,7 @@ def save_index(
     base: str,
     gaps: Gaps | None = None,
     root: str | None = None,
-    said: Sequence[str] = (),
+    messages: Sequence[str] = (),
 ) -> ImageIndex:
     """Write `index` whole or not at all, and open it.
 
@@ -91,7 +91,7 @@ def save_index(
         base: the folder from which its root is noted relatively, so that a dataset may be moved with its cache.
         gaps: the images that it lacks; `cached` builds it anew when they arrive.
         root: the root that `open_index` will expect.
-        said: decisions and warnings in building it, as `said.recorded` gives them.
+        messages: decisions and warnings in building it, as `reading_messages.recorded` gives them.
 
     Raises:
         OSError: the folder cannot be written, or is full.
@@ -106,7 +106,7 @@ def save_index(
         seen=index.labels.seen,
         default=index.default,
         gaps=gaps,
-        said=tuple(said),
+        messages=tuple(messages),
     )
     notes = dataclasses.asdict(noted)
     notes["checksum"] = _checksum(notes, arrays)
@@ -123,7 +123,7 @@ def save_index(
 
 
 def open_index(path: str, base: str, root: str | None = None) -> tuple[ImageIndex, Gaps | None, tuple[str, ...]]:
-    """Map an index that `save_index` wrote, once all of its content is checked; its gaps, and what was said of it.
+    """Map an index that `save_index` wrote, once all of its content is checked; its gaps and messages.
 
     Args:
         base: the dataset's folder, from which the root is noted relatively.
@@ -154,7 +154,7 @@ def open_index(path: str, base: str, root: str | None = None) -> tuple[ImageInde
         default=noted.default,
         **lists,
     )
-    return index, noted.gaps, noted.said
+    return index, noted.gaps, noted.messages
 
 
 # Checks of the content ------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def _checked_notes(content: Any) -> _Notes:
     for folder in noted.gaps.folders if noted.gaps else ():
         if folder:  # the root itself has an empty one
             check_path(folder)
-    check_said(noted.said)
+    check_messages(noted.messages)
     return noted
 
 

@@ -429,11 +429,11 @@ def test_what_commands_write_beside_class_folders_is_no_class(
     Path("mine/config.yaml").touch()
     compose.compose(["dataset=."])
     error = capsys.readouterr().err
-    assert "labels: 2\n" in error
+    assert "labels: 2 (cat, dog)\n" in error
     assert "left out 3 folders of outputs (mine, outputs, runs)" in error
     shutil.copy("cat/i1.jpg", "outputs")  # a class of that name
     compose.compose(["dataset=.", "dataset.val_share=0.5"])
-    assert "labels: 3\n" in capsys.readouterr().err
+    assert "labels: 3 (cat, dog, outputs)\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["", "cat", "train/cat"])

@@ -1,4 +1,4 @@
-"""What reading a dataset says, decisions and warnings, kept with its cached index to be said each time."""
+"""Decisions and warnings of reading a dataset, kept with its cached index so that they are logged each time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def say(logger: logging.Logger, texts: Sequence[str]) -> None:
         logger.log(logging.WARNING if text.startswith(WARNING) else logging.INFO, "%s", text)
 
 
-def check_said(texts: Sequence[str]) -> None:
+def check_messages(texts: Sequence[str]) -> None:
     """Raise ValueError for texts that `recorded` cannot have given: too many, too long, or not printable."""
     if len(texts) > MOST_KEPT or any(len(text) > LONGEST_KEPT or text != printable_name(text) for text in texts):
         raise ValueError("its messages are too many, too long, or not printable")
