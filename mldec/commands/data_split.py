@@ -42,7 +42,7 @@ def split_dataset(options: SplitOptions, config: Any, shares: Mapping[str, float
         ConfigError: the dataset has parts that are files or folders already.
         DataError: a file exists already, there is no column `options.groups`, or all images would be in one part.
     """
-    from mldec.data.own.read_rows import open_as_set
+    from mldec.data.own.read_rows import open_with_settings
     from mldec.data.stratify import joined, stratify
     from mldec.data.table_file import is_table
 
@@ -52,7 +52,7 @@ def split_dataset(options: SplitOptions, config: Any, shares: Mapping[str, float
             f"dataset={config.name}: its {', '.join(config.splits)} are files or directories of their own already; "
             "name one file or directory to divide: dataset=PATH"
         )
-    table = open_as_set(config.file("train"), config) if of_one_file and is_table(config.train) else None
+    table = open_with_settings(config.file("train"), config) if of_one_file and is_table(config.train) else None
     source = config.folder if config.name == "folder" else config.file("train")
     if options.groups is not None and options.groups not in (table.columns if table else ()):
         advice = suggest(options.groups, table.columns) if table else "only a table has columns; list the images in one"

@@ -250,8 +250,9 @@ def _recognise(path: str, others: Sequence[str], trained_on: Mapping[str, Any] |
             count = len(set(rows.name_ids.tolist())) if rows.names is not None else len(rows)
             if rows.splits is None and config.is_one_file:
                 decisions += _undivided(rows.blob.texts() if rows.blob is not None else rows.names or ())
-            base += [as_override(key, value) for key, value in rows.options.items() if key not in keys]
-            config = build_component(compose([*base, *given])["dataset"], "dataset")
+            if decided := [as_override(key, value) for key, value in rows.options.items() if key not in keys]:
+                base += decided
+                config = build_component(compose([*base, *given])["dataset"], "dataset")
         missing = [split for split in ("val", "test") if split not in config.own_splits]
         if trained_on is not None and not is_same(found.settings, trained_on):
             decisions += ["no splits of its own"] if len(missing) == 2 else []
@@ -286,6 +287,8 @@ def _export_settings(path: str, given: Sequence[str]) -> dict[str, Any]:
     from mldec.commands.compose import compose
     from mldec.data.table import export_settings
 
+    if not given:
+        return {}
     try:
         table = compose(["dataset=table", as_override("dataset.train", path), *given])["dataset"]
         return export_settings(build_component(table, "dataset"))

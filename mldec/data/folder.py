@@ -13,12 +13,11 @@ import numpy as np
 
 from mldec.data.cache import cached
 from mldec.data.dataset import DatasetConfig, ImageSize, SplitCounts, check_split, listing, name_some, naming, require
-from mldec.data.folder_tree import SUFFIXES as SUFFIXES  # which others take from here
-from mldec.data.folder_tree import FolderTree, is_of_outputs, some_below
+from mldec.data.folder_tree import SUFFIXES, FolderTree, is_image_name, is_of_outputs, some_below
 from mldec.data.index import ImageIndex
 from mldec.data.own.shares import SplitShares
 from mldec.data.unread_formats import UNREAD, describe_unread
-from mldec.errors import DataError
+from mldec.errors import DataError, counted
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 
@@ -243,19 +242,18 @@ def read_class_folders(folder: str, labels: LabelSpace | None = None, *, leave_o
 def _say_what_is_beside(root: str, folder: str) -> None:
     """Log what lies beside the class folders in `folder`, and beside folders of splits in `root`, and is left out."""
     for place in dict.fromkeys([folder, root]):
-        images = [name for name in _visible(place) if os.path.splitext(name)[1].lower() in SUFFIXES]
+        images = [name for name in _visible(place) if is_image_name(name)]
         if images:
-            noun = "image" if len(images) == 1 else "images"
             some = name_some(images, len(images))
-            logger.info("%s: left out %s %s beside the class folders (%s)", place, f"{len(images):,}", noun, some)
+            logger.info("%s: left out %s beside the class folders (%s)", place, counted(len(images), "image"), some)
     if folder == root:
         return
     splits = {split_folder(root, split) for split in SPLIT_FOLDERS}
     others = [path for name in _visible(root) if (path := os.path.join(root, name)) not in splits]
     others = [os.path.basename(path) for path in others if os.path.isdir(path) and _shows_images(path)]
     if others:
-        noun, some = "folder" if len(others) == 1 else "folders", name_some(others, len(others))
-        logger.info("%s: left out %d %s of images beside those of splits (%s)", root, len(others), noun, some)
+        some = name_some(others, len(others))
+        logger.info("%s: left out %s of images beside those of splits (%s)", root, counted(len(others), "folder"), some)
 
 
 def _visible(folder: str) -> list[str]:
@@ -267,9 +265,7 @@ def _visible(folder: str) -> list[str]:
 
 def _shows_images(folder: str) -> bool:
     """Whether images are in a folder, of the first files that the system gives, which are no outputs."""
-    return not is_of_outputs(folder) and any(
-        os.path.splitext(path)[1].lower() in SUFFIXES for path in some_below(folder)
-    )
+    return not is_of_outputs(folder) and any(is_image_name(path) for path in some_below(folder))
 
 
 def folders_below(folder: str) -> list[str]:

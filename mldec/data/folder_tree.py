@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 from mldec.data.dataset import name_some
-from mldec.errors import DataError, printable_name
+from mldec.errors import DataError, counted, printable_name
 
 #: Folders that are read behind links, of one tree: a link can lead to a whole disk. Those directly in the root, one per
 #: class, do not count.
@@ -74,7 +74,7 @@ class FolderTree:
         sentences = _macos_note(list(self._macos))
         if count := len(self._outputs):
             some = name_some(self._outputs, count)
-            sentences.append(f"left out {count:,} {'folder' if count == 1 else 'folders'} of outputs ({some})")
+            sentences.append(f"left out {counted(count, 'folder')} of outputs ({some})")
         if count := len(self._repeated):
             some = name_some(self._repeated, count)
             sentences.append(f"left out {count:,} folders behind links that are read already ({some})")
@@ -144,6 +144,11 @@ def some_below(folder: str) -> Iterator[str]:
                     waiting.append(entry.path)
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a file is called as images are, by its ending."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
 def is_of_macos(name: str) -> bool:
     """Whether a file or folder is called as those that macOS adds, which are no images."""
     return name.startswith("._") or name in (".DS_Store", "__MACOSX")
@@ -159,7 +164,7 @@ def is_of_outputs(folder: str) -> bool:
         return False
     try:
         with os.scandir(folder) as entries:
-            return not any(os.path.splitext(entry.name)[1].lower() in SUFFIXES for entry in entries)
+            return not any(is_image_name(entry.name) for entry in entries)
     except OSError:
         return False
 

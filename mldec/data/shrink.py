@@ -19,7 +19,7 @@ from PIL import Image
 
 from mldec.data.coco import CocoJsonConfig
 from mldec.data.dataset import DatasetConfig, FilesConfig
-from mldec.data.folder import SUFFIXES
+from mldec.data.folder_tree import is_image_name
 from mldec.data.image import MAX_BYTES, decode, read_size
 from mldec.data.index import ImageIndex
 from mldec.data.verify import Problem, for_each_image
@@ -222,7 +222,7 @@ def _entries(source: str) -> Iterator[tuple[str, os.stat_result | None, str | No
                 waiting.append(entry.path)
             elif entry.is_dir():
                 yield path, None, "a link to a folder"
-            elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
+            elif not is_image_name(entry.name):
                 yield path, *_judge(entry, home)
 
 

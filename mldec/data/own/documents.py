@@ -12,7 +12,8 @@ from xml.etree import ElementTree
 
 import yaml
 
-from mldec.data.folder import SPLIT_OF_NAME, SUFFIXES
+from mldec.data.folder import SPLIT_OF_NAME
+from mldec.data.folder_tree import SUFFIXES
 from mldec.errors import DataError, first_lines, shortened
 from mldec.untrusted import MAX_SMALL, read_bytes, read_json
 

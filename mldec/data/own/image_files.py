@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import unquote
 
-from mldec.data.folder import SUFFIXES
+from mldec.data.folder_tree import SUFFIXES
 from mldec.errors import DataError
 
 MAX_FILES = 5_000_000  # below a root, that are listed to look for images

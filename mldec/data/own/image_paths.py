@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from mldec.data.dataset import listing, name_some
-from mldec.data.folder import SUFFIXES
+from mldec.data.folder_tree import SUFFIXES
 from mldec.data.own.image_files import ImageFiles
 from mldec.data.own.text_table import is_image_path
 from mldec.errors import DataError, setting, shortened

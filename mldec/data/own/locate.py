@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mldec.data.dataset import SPLITS, listing, name_some
-from mldec.data.folder import SPLIT_FOLDERS, SPLIT_OF_NAME, SUFFIXES, split_folder
-from mldec.data.folder_tree import is_of_macos, is_of_outputs, some_below
+from mldec.data.folder import SPLIT_FOLDERS, SPLIT_OF_NAME, split_folder
+from mldec.data.folder_tree import is_image_name, is_of_macos, is_of_outputs, some_below
 from mldec.data.own.darknet_files import DARKNET, find_darknet
 from mldec.data.own.parquet_images import shard_stem
 from mldec.data.own.recognise import recognise
@@ -244,16 +244,16 @@ def _inner_folders(folder: str) -> list[str]:
 
 def _images_in(folder: str) -> int:
     """How many images lie directly in a folder."""
-    return sum(os.path.splitext(name)[1].lower() in SUFFIXES for name in _names(folder))
+    return sum(is_image_name(name) for name in _names(folder))
 
 
 def _has_images(folder: str) -> bool:
     """Whether an image lies in a folder, or in one directly in it."""
     for name in _names(folder):
-        if os.path.splitext(name)[1].lower() in SUFFIXES:
+        if is_image_name(name):
             return True
         inner = os.path.join(folder, name)
-        if os.path.isdir(inner) and any(os.path.splitext(n)[1].lower() in SUFFIXES for n in _names(inner)[:100]):
+        if os.path.isdir(inner) and any(is_image_name(n) for n in _names(inner)[:100]):
             return True
     return False
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mldec.data import parquet_file
-from mldec.data.folder import SUFFIXES
+from mldec.data.folder_tree import is_image_name
 from mldec.data.image import MAX_BYTES
 from mldec.data.parquet_file import naming_parquet
 from mldec.data.text_rows import LOG_SECONDS
@@ -193,7 +193,7 @@ class ImagesInside:
         for row, content in enumerate(self._images()):
             if row >= len(names):
                 raise DataError(f"{self.files[0]}: has more rows than it says")
-            if os.path.splitext(names[row])[1].lower() not in SUFFIXES:
+            if not is_image_name(names[row]):
                 names[row] += next((end for start, end in STARTS.items() if content.startswith(start)), "")
             most -= len(content)
             if most < 0:
@@ -229,7 +229,7 @@ class ImagesInside:
         names: list[str] = []
         for text in self._texts():
             name = re.split(r"[/\\]", text)[-1] if isinstance(text, str) and len(text) <= LONGEST_PATH else ""
-            if not _SAFE.fullmatch(name) or os.path.splitext(name)[1].lower() not in SUFFIXES:
+            if not _SAFE.fullmatch(name) or not is_image_name(name):
                 break
             names.append(name)
         if len({name.lower() for name in names}) < count:

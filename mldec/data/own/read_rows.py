@@ -86,7 +86,7 @@ def read_table_rows(
 
     Raises DataError, naming file and line, for what cannot be read or decided.
     """
-    table = open_as_set(path, settings)
+    table = open_with_settings(path, settings)
     columns = table_columns(table, settings)
     separator = None if settings.separator is None else parse_separator(settings.separator)
     if separator is None and table.dialect is not None and table.dialect.uneven:
@@ -119,7 +119,7 @@ def read_table_rows(
     return dataclasses.replace(rows, names=own, folder=table.inside.folder(cache), files=tuple(table.files))
 
 
-def open_as_set(path: str, settings: TableSettings) -> TableFile:
+def open_with_settings(path: str, settings: TableSettings) -> TableFile:
     """The table of these settings. Raises DataError as `open_table_file` does."""
     return open_table_file(
         path,
@@ -152,7 +152,7 @@ def table_columns(table: TableFile, settings: TableSettings) -> Columns:
 
 def splits_of_table(path: str, settings: TableSettings) -> tuple[str, ...] | None:
     """The splits that a column of a table names, of train, val and test; None without such a column."""
-    table = open_as_set(path, settings)
+    table = open_with_settings(path, settings)
     column = table_columns(table, settings).split
     if column is None:
         return None

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from mldec.data.folder import SUFFIXES
+from mldec.data.folder_tree import SUFFIXES
 from mldec.data.own.encodings import Encoding, find_encoding, open_decoded
 from mldec.errors import DataError, printable_name, shortened
 

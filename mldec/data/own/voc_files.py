@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from mldec.data.dataset import SPLITS
-from mldec.data.folder import SPLIT_OF_NAME, SUFFIXES
+from mldec.data.folder import SPLIT_OF_NAME
+from mldec.data.folder_tree import SUFFIXES
 from mldec.data.own.documents import path_text, read_xml
 from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.shapes import Source, joined, make_listing

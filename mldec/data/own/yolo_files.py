@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mldec.data.folder import SUFFIXES
+from mldec.data.folder_tree import is_image_name
 from mldec.data.own.documents import label_text, reading
 from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.shapes import Source, make_listing
@@ -129,7 +129,7 @@ class _Places:
                 inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
                 self.files += [folder] if folder != place else []
                 for name in sorted(names):
-                    if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+                    if is_image_name(name) and not name.startswith("."):
                         yield os.path.relpath(os.path.join(folder, name), self.base)
             return
         if not place.lower().endswith(".txt"):
