@@ -80,10 +80,11 @@ def compose(
     notes: list[str] | None = None,
     *,
     divides: bool = True,
+    lists: bool = False,
 ) -> dict[str, Any]:
     """The experiment that `configs/train.yaml` and `overrides` compose, as nested plain values.
 
-    `divides`: whether `dataset=PATH` without splits gets some.
+    `divides`: whether `dataset=PATH` without splits gets some. `lists`: whether its images need not exist.
 
     A sentence for each setting that was left out, since the component it belongs to was replaced, is added to `notes`.
 
@@ -91,7 +92,7 @@ def compose(
     only the command line may.
     """
     folders = _folders(config_dir)
-    overrides, own = find_own(overrides, choices("dataset", folders), None if divides else {})
+    overrides, own = find_own(overrides, choices("dataset", folders), None if divides else {}, lists=lists)
     for_hydra = [item for override in overrides for item in _for_hydra(override, folders)]
     if config_dir:
         settings_file.check_config_files(folders[1], CHOICES)

@@ -18,7 +18,6 @@ from mldec.files import check_output_directory, check_output_file, refuse_overwr
 from mldec.system import usable_cores
 
 SHOWN = 10  # problems on the screen; the file lists all
-KEEP = "dataset.missing=keep"  # what is missing is a problem that these commands list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +170,7 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
     from mldec.data.verify import unlisted_images, verify, write_list
     from mldec.engine.display import Display
 
-    config, display = _dataset(options, arguments, KEEP), Display()
+    config, display = dataclasses.replace(_dataset(options, arguments, lists=True), missing="keep"), Display()
     output = options.output or Path("outputs") / "data" / config.name / "problems.txt"
     check_output_file("output", output)
     refuse_overwriting("output", [output], _named_files(config))
@@ -248,7 +247,7 @@ def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
         raise ConfigError("dataset=PATH is missing: what to divide, as in mldec data split dataset=photos.csv")
     found = options.table is not None and os.path.exists(os.path.expanduser(options.table))
     chosen = as_override("dataset", options.table or "") if found else "dataset=table"
-    named = {} if options.table is None or found else {"train": options.table}
+    named: dict[str, Any] = {} if options.table is None or found else {"train": options.table}
     more = [] if options.table is None else [chosen]
     config = _dataset(options, arguments, *more, divides=False, **named)
     if options.groups is not None and getattr(config, "ignore", None) and options.groups not in config.ignore:
@@ -327,7 +326,7 @@ def _export(options: DataExportOptions, arguments: compose.Arguments) -> int:
 def _browse(options: BrowseOptions, arguments: compose.Arguments) -> int:
     from mldec.commands.data_browse import browse
 
-    config = _dataset(options, arguments, KEEP)
+    config = dataclasses.replace(_dataset(options, arguments, lists=True), missing="keep")
     refuse_overwriting("output", [options.output], _named_files(config))
     indexes = {split: _index(config, split) for split in _splits(options.split, config)}
     name = os.path.basename(os.path.abspath(config.folder)) or config.name
@@ -338,13 +337,18 @@ def _browse(options: BrowseOptions, arguments: compose.Arguments) -> int:
 
 
 def _dataset(
-    options: DatasetOptions, arguments: compose.Arguments, *chosen: str, divides: bool = True, **settings: str
+    options: DatasetOptions,
+    arguments: compose.Arguments,
+    *chosen: str,
+    divides: bool = True,
+    lists: bool = False,
+    **settings: str,
 ) -> Any:
     """The settings of the dataset that a command line names, or `chosen`.
 
-    `divides`: whether one of the user's own without splits gets some.
+    `divides`: whether one of the user's own without splits gets some. `lists`: whether its images need not exist.
     """
-    mapping = compose.compose([*chosen, *arguments.overrides], arguments.config_dir, divides=divides)
+    mapping = compose.compose([*chosen, *arguments.overrides], arguments.config_dir, divides=divides, lists=lists)
     if options.root is not None:
         settings["root"] = str(options.root)
     return build_config(mapping | {"dataset": mapping["dataset"] | settings}).dataset

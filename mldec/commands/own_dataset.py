@@ -57,7 +57,7 @@ class OwnDataset:
         format: what it was read as.
         options: explicit overrides that mean the same, `dataset=NAME` first.
         decisions: what was decided in reading it.
-        only_listed: whether images need not exist: those that it lists are divided.
+        only_listed: whether images need not exist: those that it lists are used.
     """
 
     path: str
@@ -68,7 +68,7 @@ class OwnDataset:
 
 
 def find_own(
-    overrides: Sequence[str], known: Sequence[str], trained_on: Mapping[str, Any] | None = None
+    overrides: Sequence[str], known: Sequence[str], trained_on: Mapping[str, Any] | None = None, *, lists: bool = False
 ) -> tuple[list[str], OwnDataset | None]:
     """Overrides in which explicit ones stand for `dataset=PATH`, those of the user after them; and what was found.
 
@@ -76,6 +76,7 @@ def find_own(
         known: the names that `dataset=` takes.
         trained_on: the dataset of a run that is to be measured. Another one gets no splits: nothing is trained on it.
             Empty: of a dataset that is to be divided into files.
+        lists: the command works on what the dataset lists, also on images that do not exist.
 
     Raises:
         ConfigError: two paths.
@@ -89,7 +90,7 @@ def find_own(
         raise ConfigError(f"dataset={paths[0][1]} and dataset={paths[1][1]}: one dataset is trained on; leave one out")
     place, path = paths[0]
     others = [text for number, text in enumerate(overrides) if number != place]
-    own = _recognise(path, others, trained_on)
+    own = _recognise(path, others, trained_on, lists or trained_on == {})
     given = {_key(text) for text in others}
     expanded = [text for text in own.options if _key(text) not in given]
     return [*expanded, *others], own
@@ -228,7 +229,7 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def _recognise(path: str, others: Sequence[str], trained_on: Mapping[str, Any] | None) -> OwnDataset:
+def _recognise(path: str, others: Sequence[str], trained_on: Mapping[str, Any] | None, only_listed: bool) -> OwnDataset:
     from mldec.commands.compose import compose, load_components
     from mldec.data.folder_tree import find_macos
     from mldec.data.own.locate import locate
@@ -263,11 +264,12 @@ def _recognise(path: str, others: Sequence[str], trained_on: Mapping[str, Any] |
         lacks = "val" in missing or (missing and config.own_splits == ("train",))
         if lacks and not {"dataset.val_share", "dataset.test_share"} & keys:
             with _naming(path):
-                shares, sentence = _choose_shares(config, missing, count)
+                divided = dataclasses.replace(config, missing="keep") if only_listed else config
+                shares, sentence = _choose_shares(divided, missing, count)
             base += [f"dataset.{split}_share={share}" for split, share in shares.items()]
             base += ["dataset.split_seed=0"] if shares and "dataset.split_seed" not in keys else []
             decisions.append(sentence)
-    return OwnDataset(path, form, tuple(base), tuple(dict.fromkeys([*decisions, *texts])), trained_on == {})
+    return OwnDataset(path, form, tuple(base), tuple(dict.fromkeys([*decisions, *texts])), only_listed)
 
 
 def _undivided(names: Iterable[str]) -> list[str]:

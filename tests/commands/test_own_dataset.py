@@ -568,6 +568,7 @@ def test_every_command_finds_images_where_training_does(folder: Path, capsys: py
             printed = capsys.readouterr()
             assert "cannot be read" not in printed.out + printed.err, (name, arguments)
             assert arguments != ["verify"] or printed.out.count(" 0 of them cannot be used") == 2
+            assert "dataset.missing" not in printed.err  # of what means the same in training
         assert (
             "cannot be read" not in (folder / f"{name}.html").read_text(encoding="utf-8").split("</style>")[-1][:200000]
         )
