@@ -128,6 +128,17 @@ class ProtocolConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenCacheConfig:
+    """Tokens of a frozen backbone (`backbone.freeze=all`), computed once and kept for later runs."""
+
+    tokens: bool = False  # train the head on cached tokens
+    views: Count = 1  # augmented views of each training image; epoch e shows view e modulo their number
+    dtype: Literal["float16", "float32"] = "float16"  # of the tokens on disk
+    max_gb: Positive = 20.0  # refuse to start a run whose tokens take more
+    batch_size: Count | None = None  # images whose tokens are computed at once; null: 16 on the CPU, else 128
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """One experiment. Its run directory is `<output>/<name>/<date>_<time>/`, or `run_dir` where that is given."""
 
@@ -145,6 +156,7 @@ class Config:
     optimizer: Group
     schedule: Group
     ema: Group
+    cache: TokenCacheConfig = field(default_factory=TokenCacheConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     protocol: ProtocolConfig = field(default_factory=lambda: ProtocolConfig(name="standard"))
 

@@ -82,7 +82,7 @@ def _bare_step(trainer: Trainer) -> Callable[[], None]:
     classifier = build.build_classifier(trainer.config, trainer.splits.labels, pretrained=False)
     classifier.to(device=device, memory_format=memory_format).train()  # type: ignore[call-overload]
     optimizer = build.build_optimizer(trainer.config, classifier)
-    images = trainer.normalization(batch.images.to(device)).to(memory_format=memory_format)
+    images = trainer.scorer.prepare(batch.images.to(device))
     targets = batch.targets.to(device)
 
     def step() -> None:

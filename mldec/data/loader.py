@@ -7,9 +7,9 @@ are or how they were started, and a run that resumes within an epoch sees exactl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import cv2
 import numpy as np
@@ -18,10 +18,22 @@ from torch.utils.data import DataLoader, Dataset
 
 from mldec.data.image import Interpolation, center_box, cut_center, decode, resize, scaled_side
 from mldec.data.index import ImageIndex
+from mldec.data.token_store import TokenStore
 from mldec.data.workers import BatchFailure, WorkerDied, packed, received, start_worker
 from mldec.errors import DataError
 
-__all__ = ["Augment", "Batch", "EvalLoader", "Resize", "TrainLoader", "WorkerDied", "eval_loader", "train_loader"]
+__all__ = [
+    "Augment",
+    "Batch",
+    "CachedTokens",
+    "EvalLoader",
+    "Resize",
+    "TrainLoader",
+    "WorkerDied",
+    "eval_loader",
+    "train_loader",
+    "view_loader",
+]
 
 SUBSTITUTES = 10  # images that are tried in place of a broken one before a run stops
 
@@ -29,7 +41,7 @@ SUBSTITUTES = 10  # images that are tried in place of a broken one before a run 
 class Batch(NamedTuple):
     """Images and their labels."""
 
-    images: torch.Tensor  # (B,3,H,W) uint8 RGB
+    images: torch.Tensor  # (B,3,H,W) uint8 RGB; where tokens are cached these, (B,P+T,C)
     targets: torch.Tensor  # (B,N) int8: 1 present, 0 absent, -1 unknown
     ids: torch.Tensor  # (B,) int64 rows of the index
     broken: tuple[str, ...] = ()  # one message per image that another one replaces
@@ -108,6 +120,14 @@ class TrainLoader:
         total = len(self._order.places(step))
         return total, len(range(self._order.rank, total, self._order.processes))
 
+    def used_rows(self, epochs: int) -> np.ndarray:
+        """The rows, ascending, that this many epochs read."""
+        keys: set[int] = set()
+        for self._order.epoch in range(epochs):
+            self._order.start = 0
+            keys.update(key.row for batch in self._order for key in batch)
+        return np.array(sorted(keys), np.int64)
+
     def first(self) -> Batch:
         """The first batch of the first epoch, made in this process, to show training images."""
         self._order.epoch = self._order.start = 0
@@ -154,6 +174,7 @@ def train_loader(
     start_method: str | None = None,
     rank: int = 0,
     processes: int = 1,
+    tokens: CachedTokens | None = None,
 ) -> TrainLoader:
     """Shuffled, augmented batches of `index`.
 
@@ -170,12 +191,14 @@ def train_loader(
         start_method: of the workers: fork, spawn or forkserver; None: Python's choice.
         rank, processes: of several processes that share every batch, which one this is and how many; a batch of fewer
             images than processes gives those without one its first.
+        tokens: read these instead of images; `augment` and what concerns decoding then have no effect.
 
     The last batch of an epoch may be smaller and is kept, as published: 82,081 images by 56 are 1,466 steps.
     """
     steps = steps_per_epoch(len(index), batch_size, limit=limit, overfit=overfit)
     order = _TrainOrder(len(index), batch_size, seed, 1 if overfit else repeats, steps, overfit, rank, processes)
-    samples = _Samples(index, Resize(augment.image_size) if overfit else augment, seed, scaled_decoding, on_error)
+    transform = Resize(augment.image_size) if overfit else augment
+    samples = tokens or _Samples(index, transform, seed, scaled_decoding, on_error)
     return TrainLoader(order, _data_loader(samples, order, workers, pin_memory, start_method))
 
 
@@ -193,6 +216,7 @@ def eval_loader(
     start_method: str | None = None,
     rank: int = 0,
     processes: int = 1,
+    tokens: CachedTokens | None = None,
 ) -> EvalLoader:
     """All of `index` in row order, only resized. Arguments as of train_loader and `Resize`; `limit` keeps the first
     batches.
@@ -200,8 +224,26 @@ def eval_loader(
     An image that cannot be decoded is always an error here: without it the metrics would be those of another set.
     """
     order = _EvalOrder(len(index), batch_size, limit, rank, processes)
-    samples = _Samples(index, Resize(image_size, crop, interpolation), 0, scaled_decoding, "error")
+    samples = tokens or _Samples(index, Resize(image_size, crop, interpolation), 0, scaled_decoding, "error")
     return EvalLoader(order, _data_loader(samples, order, workers, pin_memory, start_method))
+
+
+def view_loader(
+    index: ImageIndex,
+    transform: Augment,
+    rows: Sequence[int],
+    *,
+    batch_size: int,
+    workers: int,
+    view: int = 0,
+    pin_memory: bool = False,
+    scaled_decoding: bool = True,
+) -> Iterator[Batch]:
+    """Batches of some images, in the order of `rows`, each transformed as a function of its row and `view` alone."""
+    keys = [_Key(view, row, 0) for row in rows]
+    batches = [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)]
+    samples = _Samples(index, transform, 0, scaled_decoding, "error")
+    return map(_sound, received(_data_loader(samples, batches, workers, pin_memory, None)))
 
 
 def steps_per_epoch(num_images: int, batch_size: int, *, limit: int | None = None, overfit: bool = False) -> int:
@@ -315,6 +357,28 @@ class _Samples(Dataset):
         raise DataError(f"{SUBSTITUTES + 1} images in a row cannot be decoded, the last one:\n{broken[-1]}")
 
 
+class CachedTokens(Dataset):
+    """Keys of one batch to a Batch with cached tokens in place of images.
+
+    Args:
+        index: the images, for their targets.
+        stores: the tokens of each view. Epoch e reads view e modulo their number.
+        places: (S,) the position of each row of `index` in the stores; None: they have all rows in order.
+    """
+
+    def __init__(self, index: ImageIndex, stores: Sequence[TokenStore], places: np.ndarray | None = None) -> None:
+        self.index, self.stores, self.places = index, list(stores), places
+
+    def __getitem__(self, keys: list[_Key]) -> Batch | BatchFailure:
+        rows = np.array([key.row for key in keys], np.int64)
+        store = self.stores[keys[0].epoch % len(self.stores)]
+        try:
+            values = store.read(rows if self.places is None else self.places[rows])
+        except DataError as error:
+            return BatchFailure(str(error))
+        return Batch(values, torch.from_numpy(self.index.targets(rows)), torch.from_numpy(rows))
+
+
 def _store(image: np.ndarray, planes: np.ndarray) -> None:
     """(H,W,3) uint8 into (3,H,W): OpenCV takes a quarter of numpy's time, but checks nothing."""
     if image.dtype != np.uint8 or image.shape != (*planes.shape[1:], 3):
@@ -325,11 +389,15 @@ def _store(image: np.ndarray, planes: np.ndarray) -> None:
 
 
 def _data_loader(
-    samples: _Samples, order: _TrainOrder | _EvalOrder, workers: int, pin_memory: bool, start_method: str | None
+    samples: _Samples | CachedTokens,
+    order: Iterable[list[_Key]],
+    workers: int,
+    pin_memory: bool,
+    start_method: str | None,
 ) -> DataLoader:
     return DataLoader(
         samples,
-        sampler=order,
+        sampler=cast(Any, order),
         batch_size=None,  # a key of ours is a whole batch
         collate_fn=packed,
         num_workers=workers,

@@ -33,7 +33,7 @@ import mldec.models.heads  # noqa: F401  (imported to register their components,
 from mldec.config import Config
 from mldec.data.image import Normalization
 from mldec.data.index import ImageIndex
-from mldec.data.loader import Augment, EvalLoader, Resize, TrainLoader, eval_loader, train_loader
+from mldec.data.loader import Augment, CachedTokens, EvalLoader, Resize, TrainLoader, eval_loader, train_loader
 from mldec.engine.config_properties import uses_label_embeddings
 from mldec.engine.device import count_workers
 from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
@@ -137,9 +137,16 @@ def build_augment(config: Config) -> Augment:
 
 
 def build_train_loader(
-    config: Config, index: ImageIndex, device: torch.device, group: ProcessGroup = SINGLE_PROCESS
+    config: Config,
+    index: ImageIndex,
+    device: torch.device,
+    group: ProcessGroup = SINGLE_PROCESS,
+    tokens: CachedTokens | None = None,
 ) -> TrainLoader:
-    """Shuffled, augmented batches, each a function of seed, epoch and position only; `group` splits each."""
+    """Shuffled, augmented batches, each a function of seed, epoch and position only; `group` splits each.
+
+    With `tokens` these are read in place of images.
+    """
     return train_loader(
         index,
         build_augment(config),
@@ -154,13 +161,21 @@ def build_train_loader(
         on_error=config.dataset.on_error,
         rank=group.rank,
         processes=group.size,
+        tokens=tokens,
     )
 
 
 def build_eval_loader(
-    config: Config, index: ImageIndex, device: torch.device, group: ProcessGroup = SINGLE_PROCESS
+    config: Config,
+    index: ImageIndex,
+    device: torch.device,
+    group: ProcessGroup = SINGLE_PROCESS,
+    tokens: CachedTokens | None = None,
 ) -> EvalLoader:
-    """Every image once, in order, resized but not augmented, split over the processes of `group`."""
+    """Every image once, in order, resized but not augmented, split over the processes of `group`.
+
+    With `tokens` these are read in place of images.
+    """
     return eval_loader(
         index,
         config.dataset.image_size,
@@ -173,6 +188,7 @@ def build_eval_loader(
         interpolation=config.dataset.interpolation,
         rank=group.rank,
         processes=group.size,
+        tokens=tokens,
     )
 
 

@@ -23,9 +23,25 @@ def check_config(config: Config) -> None:
             f"head.random_queries={config.head.random_queries}: each adds a positive target, but loss={loss.name} "
             "needs exactly one per image; use loss=bce or head.random_queries=0"
         )
+    if config.cache.tokens:
+        _check_cache(config)
     repeats, size = config.augment.repeats, config.schedule.batch_size
     if repeats > size:
         raise ConfigError(f"augment.repeats={repeats} exceeds schedule.batch_size={size}; lower augment.repeats")
+
+
+def _check_cache(config: Config) -> None:
+    """Raise ConfigError if the run needs more than the tokens of fixed views of its images."""
+    needed = {
+        "backbone.freeze=all": config.backbone.freeze == "all",
+        "augment.mixup=0": not config.augment.mixup,
+        "augment.cutmix=0": not config.augment.cutmix,
+        "augment.repeats=1": config.augment.repeats == 1,
+        "runtime.overfit=false": not config.runtime.overfit,
+        "dataset.on_error=error": config.dataset.on_error == "error",
+    }
+    if lacking := [setting for setting, is_met in needed.items() if not is_met]:
+        raise ConfigError(f"cache.tokens=true needs {' and '.join(lacking)}; set that, or cache.tokens=false")
 
 
 def find_unused(config: Config) -> list[str]:
@@ -47,6 +63,11 @@ def find_unused(config: Config) -> list[str]:
         for name in ("backbone_lr_scale", "layer_decay"):
             if _is_changed(config.optimizer, name):
                 found.append(f"optimizer.{name}: the whole backbone is frozen (backbone.freeze=all)")
+    for field in dataclasses.fields(config.cache):
+        if not config.cache.tokens and _is_changed(config.cache, field.name):
+            found.append(f"cache.{field.name}: only used with cache.tokens=true")
+    if config.cache.tokens and config.cache.views > 1 and config.augment.name == "none":
+        found.append(f"cache.views={config.cache.views}: with augment=none all views are the same")
     found += _unused_smoothing(config)
     cycled = config.schedule.cycle_momentum
     if not cycled and _is_changed(config.schedule, "momentum"):

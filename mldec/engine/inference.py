@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mldec.data.image import Normalization
 from mldec.engine.device import autocast
+from mldec.models.tokens import Tokens
 
 
 def logits_to_scores(logits: Tensor, softmax: bool) -> Tensor:
@@ -33,12 +35,36 @@ class ImageScorer:
     softmax: bool = False
     memory_format: torch.memory_format = torch.contiguous_format
 
-    def __call__(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    def __call__(self, network: Callable[[Any], Tensor], images: Tensor) -> Tensor:
         """(B,N) float32 scores in 0..1 of uint8 images (B,3,H,W), on `device`.
 
-        `network`: normalised images (B,3,H,W) to logits (B,N).
+        `network`: what `prepare` gives to logits (B,N).
         """
-        normalised = self.normalization(images.to(self.device, non_blocking=True)).to(memory_format=self.memory_format)
+        inputs = self.prepare(images.to(self.device, non_blocking=True))
         with autocast(self.device, self.dtype):
-            logits = network(normalised)
+            logits = network(inputs)
         return logits_to_scores(logits.float(), self.softmax)
+
+    def prepare(self, images: Tensor) -> Any:
+        """The input of the network, (B,3,H,W) float32, of uint8 images on the device."""
+        return self.normalization(images).contiguous(memory_format=self.memory_format)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenScorer(ImageScorer):
+    """How cached tokens become scores.
+
+    Attributes:
+        grid: of the tokens.
+        num_prefix: P, the number of tokens that have no position, which come first.
+    """
+
+    grid: tuple[int, int] | None
+    num_prefix: int
+
+    def prepare(self, values: Tensor) -> Tokens:
+        """The input of the head, float32, of values (B,P+T,C) on the device."""
+        values = values.float()
+        if not self.num_prefix:
+            return Tokens(values, self.grid)
+        return Tokens(values[:, self.num_prefix :], self.grid, values[:, : self.num_prefix])

@@ -37,6 +37,7 @@ from mldec.engine.profiler import profile_steps
 from mldec.engine.run_directory import checkpoint_path, run_directory_of
 from mldec.engine.seeding import seed_device, seed_everything, step_seed
 from mldec.engine.thresholds import LabelThresholds, tune_thresholds
+from mldec.engine.token_cache import TokenCache
 from mldec.engine.train_state import TrainState
 from mldec.errors import CheckpointError, ConfigError, RunError, first_lines, is_out_of_memory, option
 from mldec.models.classifier import Classifier
@@ -93,12 +94,22 @@ class Trainer:
         self.schedule = build.build_schedule(config, len(self.batches))
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.state = TrainState(model, ema, build.build_optimizer(config, model), scaler)
+        self.tokens: TokenCache | None = None  # that `fit` reads in place of images
         self.skipped = 0  # consecutive steps without an update
         self.pending: list[Tensor] = []  # losses that are still on the device
 
     def _use_normalization(self, model: Classifier) -> None:
-        self.normalization, softmax = build.build_normalization(model), uses_softmax(self.config)
-        self.scorer = ImageScorer(self.normalization, self.device, self.dtype, softmax, self.memory_format)
+        normalization, softmax = build.build_normalization(model), uses_softmax(self.config)
+        self.scorer = ImageScorer(normalization, self.device, self.dtype, softmax, self.memory_format)
+
+    def _use_tokens(self) -> None:
+        """From here on read the tokens of all images in place of these, after computing those that are missing."""
+        self.tokens = TokenCache(self.config, self.splits, self.state.model, self.scorer, self.group)
+        self.display.say(self.tokens.describe())
+        if not self.tokens.fill(self.observer.progress, self._should_stop):
+            raise Interrupted
+        self.batches, self.val_batches = self.tokens.train_loader(), self.tokens.eval_loader("val")
+        self.scorer = self.tokens.scorer
 
     def _build_model(self, fresh: bool, label_embeddings: LabelEmbeddings | None) -> Classifier:
         config = self.config
@@ -163,6 +174,8 @@ class Trainer:
         if progress.step == 0:
             self.save_last()
             self.observer.data(self.splits.train, self.batches.first())
+        if self.config.cache.tokens:
+            self._use_tokens()
         while progress.epochs < self.config.schedule.epochs:
             self.train_epoch()
             self.finish_epoch()
@@ -207,14 +220,15 @@ class Trainer:
         mixing = torch.Generator().manual_seed(step_seed(self.config.seed, step, rank, mixing=True))
         apply_schedule(state.optimizer, self.schedule(state.progress.updates))
 
+        mixup, cutmix = self.config.augment.mixup, self.config.augment.cutmix
         total = torch.zeros((), device=self.device)
         for images_u8, labels, weight, sync in self._micro_batches(batch):
-            images = self.normalization(images_u8).contiguous(memory_format=self.memory_format)
-            mixup, cutmix = self.config.augment.mixup, self.config.augment.cutmix
-            images, targets, known = mix(images, labels, mixup=mixup, cutmix=cutmix, generator=mixing)
+            inputs, targets, known = self.scorer.prepare(images_u8), labels, labels >= 0
+            if mixup or cutmix:
+                inputs, targets, known = mix(inputs, labels, mixup=mixup, cutmix=cutmix, generator=mixing)
             with sync:
                 with autocast(self.device, self.dtype):
-                    logits = self.network(images)
+                    logits = self.network(inputs)
                 targets, known = answer_random_queries(targets, known, logits.shape[1])
                 loss = self.loss(logits, targets, known) * weight
                 # DistributedDataParallel averages gradients over the processes; the batch needs their sum.
@@ -258,7 +272,10 @@ class Trainer:
     def test(self) -> dict[str, Any]:
         """Evaluate best.pt, read back from disk, on the test split. Returns the test record."""
         best = self.group.from_main(lambda: checkpoint.restore(self.run_dir))
-        test_batches = build.build_eval_loader(self.config, self.splits.test, self.device, self.group)
+        if self.tokens is None:
+            test_batches = build.build_eval_loader(self.config, self.splits.test, self.device, self.group)
+        else:
+            test_batches = self.tokens.eval_loader("test")
         scores = self._scores(best.classifier.to(self.device), test_batches, "test")
         result = self.group.from_main(lambda: self._metrics(scores))
         record = {

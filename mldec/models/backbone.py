@@ -72,8 +72,8 @@ class Backbone(nn.Module):
     """Tokens of a network with timm's `forward_features`, whatever the layout of its features.
 
     Maps (channels first or last) are read row by row; prefix tokens (class, distillation, register) of sequences are
-    removed. Modules after the features (pooling weights, pre-logits, classifier) are dropped, and parameters that the
-    tokens do not depend on are frozen, so that every trainable parameter gets a gradient.
+    kept apart. Modules after the features (pooling weights, pre-logits, classifier) are dropped, and parameters that
+    the tokens do not depend on are frozen, so that every trainable parameter gets a gradient.
 
     Args:
         model: is modified, not copied.
@@ -84,7 +84,7 @@ class Backbone(nn.Module):
 
     Attributes:
         num_features: C, width of the tokens.
-        prefix_tokens: the number of tokens before the spatial ones, which are removed.
+        prefix_tokens: P, the number of tokens before the spatial ones.
         final_norm: the location of the kept norm; None where there is none or it is not kept.
         normalization: as given.
         loaded: the LoadReport of the weights, None for random ones.
@@ -150,7 +150,8 @@ class Backbone(nn.Module):
         grid = (images.shape[2] // self._stride, images.shape[3] // self._stride) if self._stride else None
         if grid is not None and grid[0] * grid[1] != values_BTC.shape[1]:
             grid = None
-        return Tokens(self._normalised(values_BTC), grid)
+        prefix_BPC = self._normalised(features[:, : self.prefix_tokens]) if self.prefix_tokens else None
+        return Tokens(self._normalised(values_BTC), grid, prefix_BPC)
 
     def no_weight_decay(self) -> set[str]:
         """The parameters, by name or pattern of names, that the network excludes from weight decay."""

@@ -19,15 +19,19 @@ __all__ = ["Classifier", "Tokens", "attach_ml_decoder"]
 
 
 class Classifier(nn.Module):
-    """`head(backbone(images))`: (B, 3, H, W) floating point, normalised, to logits (B, N)."""
+    """`head(backbone(images))`: (B, 3, H, W) floating point, normalised, to logits (B, N).
+
+    Tokens that the backbone gave earlier are taken in place of images.
+    """
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
 
-    def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.head(self.backbone(images)))
+    def forward(self, images: Tensor | Tokens) -> Tensor:
+        tokens = images if isinstance(images, Tokens) else self.backbone(images)
+        return cast(Tensor, self.head(tokens))
 
     @property
     def vocabulary(self) -> LabelVocabulary | None:

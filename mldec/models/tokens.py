@@ -13,10 +13,12 @@ class Tokens(NamedTuple):
     Attributes:
         values: (B, T, C) floating point.
         grid: (H, W) with H * W = T where the tokens are a map read row by row, None where no grid is known.
+        prefix: (B, P, C) the class token and others without a position, of networks that have some; else None.
     """
 
     values: Tensor
     grid: tuple[int, int] | None
+    prefix: Tensor | None = None
 
 
 def token_values(tokens: Tokens | Tensor) -> Tensor:

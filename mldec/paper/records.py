@@ -145,6 +145,9 @@ def config_key(*configs: Config) -> str:
         settings |= {group: {**settings[group], name: earlier} for (group, name), earlier in REMOVED.items()}
         if settings["backbone"]["normalize"] == "auto" and not settings["backbone"]["pretrained"]:
             settings["backbone"]["normalize"] = "unit"  # the same, under its only name of earlier records
+        cache = settings.pop("cache")
+        if cache["tokens"]:
+            settings["tokens"] = {name: cache[name] for name in ("views", "dtype")}
         settings["limits"] = {name: value for name, value in runtime.items() if name.startswith("limit_") and value}
         trees.append(settings)
     return hashlib.sha256(json.dumps(trees, sort_keys=True).encode()).hexdigest()[:16]
