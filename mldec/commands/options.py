@@ -108,12 +108,24 @@ def parse(argv: Sequence[str], declared: type[Options], command: str, **more: An
 
 
 def compose_config(arguments: Arguments) -> Config:
-    """The experiment of a command line, composed and checked; notes of settings left out go to standard error."""
+    """The experiment of a command line, composed and checked, with what its recipe chooses.
+
+    Notes of settings left out, and the choices with their reasons, go to standard error.
+    """
     compose.load_components(arguments.plugins)
     notes: list[str] = []
     config = build_config(compose.compose(arguments.overrides, arguments.config_dir, notes))
     for note in notes:
         say(f"note: {note}", error=True)
+    if config.recipe is None:
+        return config
+    from mldec.engine.recipes import apply_recipe
+
+    config, choices = apply_recipe(config, arguments.keys())
+    if choices and os.environ.get("RANK", "0") == "0":
+        say(f"recipe={config.recipe} chose, for these images and this machine:", error=True)
+        for choice in choices:
+            say(f"  {choice}", error=True)
     return config
 
 

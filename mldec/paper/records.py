@@ -36,7 +36,7 @@ QUANTITIES = {
 }
 
 #: Settings that change where and how a run executes, but not its result.
-NEUTRAL = ("name", "output", "run_dir", "runtime")
+NEUTRAL = ("name", "output", "run_dir", "runtime", "recipe")
 
 #: Settings that are newer than the first records, and the value that reproduces the behaviour before they existed.
 #: With that value they are left out of the key, so that a new setting does not invalidate earlier records.
