@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import os
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mldec.commands import compose
 from mldec.commands.options import EXPERIMENT, compose_config, parse, say
-from mldec.config import Config, build_config, to_mapping
+from mldec.config import Config, Range, build_config, to_mapping
 from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
 from mldec.engine.launcher import LAUNCHED, launch, starts_processes
-from mldec.errors import ConfigError, option
+from mldec.errors import ConfigError, as_override, option
 from mldec.files import check_output_directory
 
 if TYPE_CHECKING:  # torch is imported where something is trained
     from mldec.engine.training import TrainResult
+
+
+MOST_TRIALS = 8  # of tune=N
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,7 @@ class TrainOptions:
     experiment=digits            a named experiment; mldec show experiment=… prints what is in it
     head=gap schedule.epochs=10  any group takes another choice, any setting another value
     seed=0,1,2 -m                several values: one run for each combination, one after another
+    experiment=probe tune=8      try 8 settings on val, by halving, and train with the best
     init_from=RUN                start from the weights of another run; experiment:NAME trains that one first, once
     debug=fast|overfit|profile   two steps of everything; one batch to zero loss; a profiler trace
     runtime.devices=4            as many processes, each with a device and a share of every batch
@@ -41,6 +47,7 @@ class TrainOptions:
     MULTIRUN = True
 
     resume: Path | None = None  # continue an interrupted run; settings that would change its course are refused
+    tune: Annotated[int, Range(low=2, high=MOST_TRIALS)] | None = None  # try as many settings on val first
     allow_schedule_change: bool | None = None  # resume with settings that change the course of the run
     allow_other_data: bool | None = None  # resume with other images or labels than the run began with
 
@@ -48,6 +55,8 @@ class TrainOptions:
         for name in ("allow_schedule_change", "allow_other_data"):
             if getattr(self, name) is not None and self.resume is None:
                 raise ValueError(f"{name}: has no effect without resume=RUN; leave it out")
+        if self.tune is not None and self.resume is not None:
+            raise ValueError("tune: has no effect with resume=RUN, whose settings are chosen; leave it out")
 
 
 OPTIONS = TrainOptions
@@ -116,7 +125,32 @@ def _train(
             return first
         config = dataclasses.replace(config, init_from=str(first))
         overrides = None if overrides is None else [*overrides, f"init_from={first}"]
+    if options.tune is not None:
+        tuned = _tune(config, options.tune)
+        if isinstance(tuned, int):
+            return tuned
+        config = tuned
     return _begin(config, overrides)
+
+
+def _tune(config: Config, count: int) -> Config | int:
+    """The experiment with the best settings of some that are tried on val, or the exit code of a stop."""
+    if LAUNCHED in os.environ or starts_processes(config.runtime.devices) or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("tune: trials run in one process; tune on one device, then train with the settings it prints")
+    _check_run_directory(config)
+    from mldec.engine.training import shared_run_directory
+    from mldec.engine.tuning import Interruption, tune
+
+    key = shared_run_directory(config)
+    folder = key.with_name(f"tuning_{key.name}")
+    say(f"tune={count}: trials on val, in {folder}", error=True)
+    try:
+        config, best = tune(config, count, folder, lambda line: say(line, error=True))
+    except Interruption as stop:
+        say("stopped; the same command continues", error=True)
+        return stop.exit_code
+    say(f"best on val: {best}", error=True)
+    return config
 
 
 def _train_needed(config: Config, arguments: compose.Arguments) -> Path | int:
@@ -209,17 +243,38 @@ def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:
     """One process for each combination of values; the first failure does not keep the others from running."""
     fixed = [item for item in argv if item not in ("-m", "--multirun") and item not in arguments.overrides]
     runs = compose.expand_sweep(arguments.overrides)
-    failed = []
+    varied = [text for text in runs[0] if any(text not in other for other in runs)]
+    keys = {compose.key_of(text) for text in varied}
+    named = any(compose.key_of(text) == "run_dir" for text in arguments.overrides)
+    folder = None if named else _sweep_folder(arguments)
+    failed, done = [], []
     for number, overrides in enumerate(runs, start=1):
         say(f"[{number}/{len(runs)}] {shlex.join(overrides)}")
-        code, preempted = _run_patiently([sys.executable, "-m", "mldec", "train", *fixed, *overrides])
+        command = [sys.executable, "-m", "mldec", "train", *fixed, *overrides]
+        if folder is not None:
+            own = [text for text in overrides if compose.key_of(text) in keys]
+            run_dir = folder / f"{number:02d}_{re.sub(r'[^A-Za-z0-9=._-]+', '_', ' '.join(own))[:80]}"
+            command.append(as_override("run_dir", str(run_dir)))
+            done.append((own, run_dir))
+        code, preempted = _run_patiently(command)
         if preempted or code in (STOPPED, PREEMPTED):
             return PREEMPTED if preempted else code
         if code:
             failed.append((code, overrides))
     for code, overrides in failed:
         say(f"error: exit code {code} from: {shlex.join(overrides)}", error=True)
+    from mldec.report.sweep import sweep_table
+
+    if table := sweep_table(done):
+        say(f"\n{table}\nrun directories  {folder}")
     return failed[0][0] if failed else 0
+
+
+def _sweep_folder(arguments: compose.Arguments) -> Path:
+    """A new folder for the run directories of several runs: `output`/sweep/date_time."""
+    outputs = [compose.value_of(text) for text in arguments.overrides if compose.key_of(text) == "output"]
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    return Path(str(outputs[-1]) if outputs else "outputs").expanduser() / "sweep" / stamp
 
 
 def _run_patiently(command: Sequence[str]) -> tuple[int, bool]:

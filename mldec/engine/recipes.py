@@ -19,8 +19,10 @@ from mldec.engine import data_splits
 from mldec.engine.device import choose_device
 from mldec.errors import counted
 
-UPDATES = {"probe": 500, "finetune": 1_500}  # that a run makes at least, if the limits of epochs allow
-EPOCHS = {"probe": (5, 40), "finetune": (8, 60)}
+UPDATES = {"probe": 280, "finetune": 1_500}  # that a run makes at least, if the limits of epochs allow
+EPOCHS = {"probe": (3, 30), "finetune": (8, 60)}
+PROBE_RATES = {"gap": 5e-3, "gmp": 5e-3}  # highest rate at 64 images a step, of heads with one linear layer
+DECODER_RATE = 1.6e-3  # of all others
 MOST_QUERIES = 100  # of ML-Decoder; of more labels several share a query
 
 
@@ -135,6 +137,8 @@ def _probe(config: Config, facts: Facts) -> Iterator[Choice]:
     batch_size = 64 if facts.images >= 2_000 else 32 if facts.images >= 500 else 16
     images = counted(facts.images, "training image")
     yield Choice("schedule.batch_size", batch_size, images)
+    rate = PROBE_RATES.get(config.head.name, DECODER_RATE) * math.sqrt(batch_size / 64)
+    yield Choice("schedule.max_lr", float(f"{rate:.2g}"), f"head={config.head.name} with {batch_size} images a step")
     yield from _length("probe", facts, batch_size)
 
 

@@ -52,7 +52,9 @@ class TrainResult:
         return load(self.run_dir)
 
 
-def train_config(config: Config, resume: Path | None = None, *, allow_other_data: bool = False) -> TrainResult:
+def train_config(
+    config: Config, resume: Path | None = None, *, allow_other_data: bool = False, quiet: bool = False
+) -> TrainResult:
     """Train in this process, which may be one of a process group. The main process alone writes files.
 
     It holds the lock of the run directory: from before the checkpoint is read that is continued, otherwise from before
@@ -61,18 +63,24 @@ def train_config(config: Config, resume: Path | None = None, *, allow_other_data
     Args:
         resume: a run directory to continue; None: make a new one.
         allow_other_data: resume with other images or labels than the run began with.
+        quiet: print nothing.
     """
     with join_process_group() as group, contextlib.ExitStack() as held:
         if resume is not None:
             _lock(resume, group, held)
-        return _train(config, resume, group, held, allow_other_data)
+        return _train(config, resume, group, held, allow_other_data, quiet)
 
 
 def _train(
-    config: Config, resume: Path | None, group: ProcessGroup, held: contextlib.ExitStack, allow_other_data: bool
+    config: Config,
+    resume: Path | None,
+    group: ProcessGroup,
+    held: contextlib.ExitStack,
+    allow_other_data: bool,
+    quiet: bool,
 ) -> TrainResult:
     """Build everything, then make (or continue) the run directory, then train."""
-    display = Display(quiet=not group.is_main)
+    display = Display(quiet=quiet or not group.is_main)
     config_checks.check_config(config)
     config = with_absolute_paths(config)
     for sentence in config_checks.find_unused(config):
@@ -177,11 +185,11 @@ def shared_run_directory(config: Config) -> Path:
     return Path(config.output).expanduser() / config.name / key
 
 
-def train_once(config: Config, folder: Path) -> TrainResult:
+def train_once(config: Config, folder: Path, *, quiet: bool = False) -> TrainResult:
     """Train into `folder` unless that is done; an interrupted run is resumed. Other processes wait for it."""
     with run_directory.wait_for_lock(folder):
         if metric_writer.is_complete(folder):
             return TrainResult({}, folder)
         begun = (folder / "checkpoints" / "last.pt").exists()
         new = dataclasses.replace(config, run_dir=str(folder))
-        return train_config(new, folder if begun else None)
+        return train_config(new, folder if begun else None, quiet=quiet)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
+from mldec.metrics.paired import holm, t_test
 from mldec.paper.markup import markdown_text
 from mldec.paper.tables import COUNTED, Finding, PaperTable
 from mldec.paper.values import ResultValue, RowResult, count, number, obtained, result_values, row_name, samples_by_seed
@@ -55,35 +56,6 @@ def judge(table: PaperTable, results: Sequence[RowResult]) -> tuple[Verdict, ...
     corrected = iter(holm([pair.p for pair in compared if pair.p is not None]))
     compared = [pair if pair.p is None else pair._replace(p=next(corrected)) for pair in compared]
     return tuple(_verdict(table, pair, by_key) for pair in compared)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: adjusted p-values in the order given, whose rejections below a level keep the
-    probability of any false one under that level (Holm 1979)."""
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = highest
-    return adjusted
-
-
-class TTest(NamedTuple):
-    """Two-sided p-value of Student's t test, and the 95 % confidence interval of the mean."""
-
-    p: float
-    low: float
-    high: float
-
-
-def t_test(differences: Sequence[float], bar: float = 0.0) -> TTest:
-    """The test of whether the mean of two or more differences is `bar`."""
-    from scipy import stats
-
-    if min(differences) == max(differences):  # no variance, for which scipy has no statistic
-        return TTest(1.0 if differences[0] == bar else 0.0, differences[0], differences[0])
-    result = stats.ttest_1samp(differences, bar)
-    low, high = result.confidence_interval(0.95)
-    return TTest(float(result.pvalue), float(low), float(high))
 
 
 def findings(table: PaperTable, results: Sequence[RowResult]) -> str:

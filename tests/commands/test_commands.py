@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -142,7 +143,7 @@ def test_a_sweep_that_is_stopped_lets_the_run_save(signum, code, small_digits, t
     process = begin(["train", *overrides], output=str(said))  # in a session of its own, as of a terminal
     try:
         deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("runs/digits/*/metrics.jsonl")) and time.monotonic() < deadline:
+        while not list(tmp_path.glob("runs/sweep/*/*/metrics.jsonl")) and time.monotonic() < deadline:
             time.sleep(0.1)
         time.sleep(0.5)
         os.killpg(process.pid, signum) if signum == signal.SIGINT else os.kill(process.pid, signum)
@@ -151,7 +152,7 @@ def test_a_sweep_that_is_stopped_lets_the_run_save(signum, code, small_digits, t
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert process.exitcode == code, said.read_text()
-    folder = only_run(tmp_path / "runs" / "digits")  # the second run did not begin
+    folder = only_run(only_run(tmp_path / "runs" / "sweep"))  # the second run did not begin
     assert f"mldec train resume={folder}" in said.read_text()
 
 
@@ -217,9 +218,14 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(small_digits, tmp_path):
 
 def test_a_sweep_runs_every_combination_in_its_own_process(small_digits, tmp_path):
     overrides = [*small_digits, f"output={tmp_path}", "schedule.epochs=1", "head.num_groups=20,80", "-m"]
-    finish(["train", *overrides])
-    configs = [compose.read_yaml(folder / "config.yaml") for folder in (tmp_path / "digits").iterdir()]
+    said = tmp_path / "said"
+    finish(["train", *overrides], output=str(said))
+    output = said.read_text()
+    configs = [compose.read_yaml(folder / "config.yaml") for folder in only_run(tmp_path / "sweep").iterdir()]
     assert sorted(config["head"]["num_groups"] for config in configs) == [20, 80]
+    shown = [line.split() for line in output.splitlines() if line.startswith("head.num_groups=")]
+    assert [words[0] for words in shown] == ["head.num_groups=20", "head.num_groups=80"]
+    assert re.search(r"differences are paired over \d+ labels of one seed", output)
 
 
 def test_show_prints_size_cost_and_schedule_and_writes_nothing(small_digits, tmp_path, monkeypatch, capsys):

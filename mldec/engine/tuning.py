@@ -1,0 +1,133 @@
+"""`tune=N`: better settings, looked for on val by successive halving (Jamieson and Talwalkar 2016).
+
+All trials are trained for a quarter of the epochs, the better half of them for half of the epochs, and the better half
+of those for all; each with its whole schedule in that time. What the experiment says without tuning is one of them and
+stays to the end, so the settings that are chosen are at least as good on val. The test images are not looked at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mldec.config import Config, build_config, to_mapping
+from mldec.engine import metric_writer
+from mldec.engine.training import train_once
+from mldec.errors import ConfigError, RunError
+
+#: The changes that are tried, in this order: factors of numbers, or values. The first is no change.
+CHANGES: tuple[Mapping[str, tuple[str, float]], ...] = (
+    {},
+    {"schedule.max_lr": ("times", 2)},
+    {"schedule.max_lr": ("times", 0.5)},
+    {"head.dropout": ("to", 0.3)},
+    {"schedule.epochs": ("times", 2)},
+    {"optimizer.weight_decay": ("times", 10)},
+    {"schedule.epochs": ("times", 2), "schedule.max_lr": ("times", 0.5)},
+    {"schedule.max_lr": ("times", 4)},
+)
+SHARES = (4, 2, 1)  # of the epochs: a quarter, half, all
+
+
+class Trial(NamedTuple):
+    """Settings that are tried: those that differ from the experiment's, by key; and how good they are on val."""
+
+    changes: dict[str, Any]
+    value: float = -math.inf
+
+    def __str__(self) -> str:
+        return " ".join(f"{key}={value:g}" for key, value in self.changes.items()) or "as chosen without tuning"
+
+
+class Interruption(Exception):
+    """A trial was stopped; `exit_code` as in TrainResult."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+def tune(config: Config, count: int, folder: Path, say: Callable[[str], None]) -> tuple[Config, Trial]:
+    """The experiment with the best of `count` settings.
+
+    Args:
+        folder: of the trials' run directories. A trial that has been trained there is not trained again.
+        say: gets a line about each trial.
+
+    Returns:
+        The experiment to train, and the trial that it is.
+
+    Raises:
+        ConfigError: there are fewer different trials.
+        Interruption: a signal stopped a trial. What has been trained is kept.
+    """
+    trials = list(_trials(config))
+    if count > len(trials):
+        raise ConfigError(f"tune={count}: this experiment has {len(trials)} different settings to try; use fewer")
+    left = trials[:count]
+    for share in SHARES:
+        left = [_run(config, trial, share, folder, say) for trial in left]
+        first, others = left[0], sorted(left[1:], key=lambda trial: -trial.value)
+        if share > 1:  # the first one stays
+            left = [first, *others[: math.ceil(len(left) / 2) - 1]] if len(left) > 2 else left
+    best = max(left, key=lambda trial: trial.value)  # the first one, where several are best
+    return with_changes(config, best.changes), best
+
+
+def with_changes(config: Config, changes: Mapping[str, Any]) -> Config:
+    """An experiment with other values of some settings. Raises ConfigError if it is not valid."""
+    mapping = to_mapping(config)
+    for key, value in changes.items():
+        group, _, name = key.partition(".")
+        mapping[group][name] = value
+    return build_config(mapping)
+
+
+def _trials(config: Config) -> Iterator[Trial]:
+    """The trials of an experiment. Settings that its components do not have are not varied."""
+    seen: list[dict[str, Any]] = []
+    for change in CHANGES:
+        changes: dict[str, Any] = {}
+        for key, (kind, amount) in change.items():
+            group, _, name = key.partition(".")
+            before = getattr(getattr(config, group), name, None)
+            if before is None:
+                break
+            after = before * amount if kind == "times" else amount
+            changes[key] = round(after) if isinstance(before, int) else after
+        else:
+            if changes not in seen and all(_value(config, key) != value for key, value in changes.items()):
+                seen.append(changes)
+                yield Trial(changes)
+
+
+def _value(config: Config, key: str) -> Any:
+    group, _, name = key.partition(".")
+    return getattr(getattr(config, group), name)
+
+
+def _run(config: Config, trial: Trial, share: int, folder: Path, say: Callable[[str], None]) -> Trial:
+    tried = with_changes(config, trial.changes)
+    epochs = math.ceil(tried.schedule.epochs / share)
+    short = dataclasses.replace(tried, schedule=dataclasses.replace(tried.schedule, epochs=epochs))
+    name = " ".join([f"epochs={epochs}", *(f"{key.partition('.')[2]}={v:g}" for key, v in trial.changes.items())])
+    try:
+        result = train_once(short, folder / name.replace(" ", "_"), quiet=True)
+    except RunError as error:
+        say(f"  {trial}, {epochs} epochs: failed ({error})")
+        return trial._replace(value=-math.inf)
+    if result.exit_code:
+        raise Interruption(result.exit_code)
+    value = best_on_val(folder / name.replace(" ", "_"))
+    say(f"  {value:6.2f} after {epochs} epochs  {trial}")
+    return trial._replace(value=value)
+
+
+def best_on_val(run_dir: Path) -> float:
+    """The best value of a run's main metric on val, in percent; -inf where none is defined."""
+    records = metric_writer.read_records(run_dir / "metrics.jsonl")
+    values = [record.get("best") for record in records if record["kind"] == "eval"]
+    return max((value for value in values if isinstance(value, int | float)), default=-math.inf)
