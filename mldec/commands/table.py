@@ -36,7 +36,7 @@ class TableOptions:
     SETTINGS = EXPERIMENT
 
     table: str | None = None  # the table, as an option
-    scale: Literal["paper", "desk"] = "paper"  # desk: built-in digit scenes, minutes to two hours on a laptop
+    scale: Literal["paper", "probe", "desk"] = "paper"  # probe: heads on a frozen backbone; desk: drawn digits
     seeds: tuple[RunSeed, ...] | None = None  # default 0,1,2; at desk scale 0,1,2,3,4 where a run takes under 3 minutes
     choose_seed: RunSeed | None = None  # with which settings are chosen, where a row does; default: the first seed
     rows: tuple[str, ...] = ()  # some rows alone; default: all that are reproduced

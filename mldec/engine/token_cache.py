@@ -306,14 +306,16 @@ def tokens_folder(dataset: DatasetConfig) -> Path:
 
 
 def _digest_images(index: ImageIndex) -> str:
-    """Of the image files in order: their paths, sizes and times of change."""
-    digest = hashlib.sha256(os.path.abspath(index.root).encode())
-    for row in range(len(index)):
-        path = index.path(row)
+    """Of the image files in order: their paths within the dataset, sizes and times of change.
+
+    Where the dataset lies does not count: a copy that keeps the times, or another path to it, has the same tokens.
+    """
+    digest = hashlib.sha256()
+    for row, name in enumerate(index.names()):
         try:
-            status = os.stat(path)
+            status = os.stat(index.path(row))
+            facts = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0"
         except OSError:
-            digest.update(f"\0{path}".encode("utf-8", "surrogateescape"))  # reading it says what is wrong
-            continue
-        digest.update(f"\0{path}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape"))
+            facts = f"{name}\0"  # reading it says what is wrong
+        digest.update(facts.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -48,7 +48,7 @@ def latex(table: PaperTable, results: Sequence[RowResult]) -> str:
     return fill_template(
         "table.tex",
         caption=latex_text(table.caption),
-        label=f"{table.id}-desk" if table.scale == "desk" else table.id,
+        label=table.id if table.scale == "paper" else f"{table.id}-{table.scale}",
         columns="l" * len(layout.cells) + "r" * (len(titles) - len(layout.cells)),
         figures=" & ".join(figures),
         rules="".join(rules),

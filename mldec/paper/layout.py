@@ -12,6 +12,7 @@ from mldec.paper.values import MARK, SPREAD, ResultValue, RowResult, difference,
 #: Titles of the columns of a figure.
 PARTS: dict[str, dict[str, str]] = {
     "paper": {"published": "published", "obtained": "obtained", "difference": "difference"},
+    "probe": {"published": "in the paper (other data)", "obtained": "obtained at probe scale"},
     "desk": {"published": "in the paper (other data)", "obtained": "obtained at desk scale"},
 }
 
@@ -25,6 +26,7 @@ READING: dict[str, tuple[str, ...]] = {
         "Difference: obtained minus published; (within) the spread of the seeds if it is at most "
         f"{SPREAD:g} standard deviations, else (outside); a single seed has no spread.",
     ),
+    "probe": (*_OBTAINED, "The paper's values are of other data and networks; no difference is shown."),
     "desk": (*_OBTAINED, "At desk scale the paper's values are of other data and networks; no difference is shown."),
 }
 

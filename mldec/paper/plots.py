@@ -27,8 +27,8 @@ class PlotPoint(NamedTuple):
 def draw(table: PaperTable, results: Sequence[RowResult], path: Path) -> bool:
     """Write a PNG of 1200 × 750 pixels, legible at a width of 800; returns whether there was anything to draw.
 
-    At paper scale published and obtained points share the axes; at desk scale, with other data and networks, each has
-    its own. A published value whose x is counted but not published gets the x that was counted here for the same
+    At paper scale published and obtained points share the axes; at the other scales, with other data and networks, each
+    has its own. A published value whose x is counted but not published gets the x that was counted here for the same
     network.
     """
     if table.plot is None:
@@ -43,7 +43,7 @@ def draw(table: PaperTable, results: Sequence[RowResult], path: Path) -> bool:
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.suptitle(_plain(table.caption), fontsize=12)
-    apart = table.scale == "desk" and given and gained
+    apart = table.scale != "paper" and given and gained
     panels = figure.subplots(1, 2 if apart else 1, squeeze=False)[0]
     series = list(dict.fromkeys(str(result.row.cells.get(table.plot.series, "")) for result in results))
     style = {name: (COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]) for n, name in enumerate(series)}
@@ -52,7 +52,7 @@ def draw(table: PaperTable, results: Sequence[RowResult], path: Path) -> bool:
             _draw_series(panel, found, name, style[name], solid)
     if apart:
         panels[0].set_title("in the paper", fontsize=10)
-        panels[1].set_title("at desk scale (other data and networks)", fontsize=10)
+        panels[1].set_title(f"at {table.scale} scale (other data and networks)", fontsize=10)
     _draw_names(panels[-1], gained, series[0])
     twice = {} if apart else {name: {point.name for point in found} for name, found in gained.items()}
     once = {name: [p for p in found if p.name not in twice.get(name, ())] for name, found in given.items()}

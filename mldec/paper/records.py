@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from mldec.config import Config, Range, Seed, build_options, to_mapping
+from mldec.data.dataset import DatasetConfig
 from mldec.engine.metric_writer import read_records
 from mldec.engine.run_directory import MOST_JSON, read_metadata, write_json
 from mldec.errors import MldecError, printable, printable_name, shortened, whole_number
@@ -136,6 +138,7 @@ def config_key(*configs: Config) -> str:
             del settings[name]
         root = settings["dataset"].pop("root", None)
         settings["dataset"].pop("cache", None)
+        _within_folder(settings["dataset"], config.dataset)
         embeddings = settings["head"].get("label_embeddings") or {}
         if root and embeddings.get("source", "").startswith(f"{root}/"):  # the published vectors lie with the images
             embeddings["source"] = embeddings["source"].removeprefix(f"{root}/")
@@ -151,6 +154,15 @@ def config_key(*configs: Config) -> str:
         settings["limits"] = {name: value for name, value in runtime.items() if name.startswith("limit_") and value}
         trees.append(settings)
     return hashlib.sha256(json.dumps(trees, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _within_folder(settings: dict[str, Any], dataset: DatasetConfig) -> None:
+    """Make paths of files in the dataset's folder relative to it: where it lies does not change a result."""
+    folder = os.path.join(os.path.abspath(dataset.folder), "")
+    for name in dataset.paths:
+        path = settings.get(name)
+        if isinstance(path, str) and os.path.abspath(os.path.expanduser(path)).startswith(folder):
+            settings[name] = os.path.abspath(os.path.expanduser(path)).removeprefix(folder)
 
 
 def write_record(folder: Path, record: Record) -> Path:

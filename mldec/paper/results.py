@@ -15,6 +15,10 @@ from mldec.paper.tables import COUNTED, PaperTable, load_tables
 from mldec.paper.values import RowResult
 
 INTRODUCTIONS = {
+    "probe": "The comparisons of the paper's tables on photographs, with a frozen backbone whose ImageNet weights come "
+    "as a Python package, the `standard` protocol and five seeds: settings are chosen on val, metrics are of test. Each "
+    "table is one command on any data set ([photographs.md](photographs.md)). Absolute values cannot be compared with "
+    "the paper's, whose backbones are trained.",
     "desk": "The comparisons of the paper's tables on [digit scenes](digits.md), with a small residual network, the "
     "`standard` protocol and three to five seeds: settings are chosen on val, metrics are of test. Each table is one "
     "command, such as `mldec table 1 scale=desk` ([tables.md](tables.md)). Absolute values cannot be compared with the "
@@ -83,7 +87,7 @@ def write_page(planner: Planner, results: Mapping[str, Sequence[RowResult]], pat
         image = f"images/{scale}-{table.id}.png"
         drawn = plots.draw(table, results[table.id], path.parent / image)
         sections.append(report.PageSection(table, results[table.id], plot=image if drawn else None))
-    title = "Results at desk scale" if scale == "desk" else "Results"
+    title = "Results" if scale == "paper" else f"Results at {scale} scale"
     write_text(path, report.page(sections, command=command, title=title, introduction=INTRODUCTIONS[scale]))
 
 

@@ -1,4 +1,5 @@
-"""The tables as data: `published.yaml` has those of the paper, `desk.yaml` the versions that run on a laptop.
+"""The tables as data: `published.yaml` has those of the paper, `probe.yaml` the versions on photographs with a frozen
+backbone, `desk.yaml` those on drawn digits.
 
 A table has `rows`. A row has `cells` that describe it, the figures that were published for it, and the experiment that
 reproduces it. A figure has the name of a metric, or is one of `COUNTED`, which are computed from the network.
@@ -19,8 +20,8 @@ from mldec.errors import ConfigError, shortened, suggest
 
 T = TypeVar("T")
 
-Scale = Literal["paper", "desk"]
-FILES: dict[str, str] = {"paper": "published.yaml", "desk": "desk.yaml"}
+Scale = Literal["paper", "probe", "desk"]
+FILES: dict[str, str] = {"paper": "published.yaml", "probe": "probe.yaml", "desk": "desk.yaml"}
 
 #: Figures that are counted on the network itself.
 COUNTED = ("macs", "parameters")
@@ -120,7 +121,7 @@ class PaperTable:
     """A table or a figure of the paper.
 
     Attributes:
-        scale: which of the two versions this is.
+        scale: which of the three versions this is.
         benchmark: options of `mldec benchmark model`, for a table of kind "benchmark".
         seeds: the default number of seeds of its rows: 0, 1, ….
         plateau: rows that are meant to be trained to a plateau, each with the row of twice the epochs that verifies it.
@@ -150,11 +151,11 @@ class PaperTable:
     @property
     def name_with_scale(self) -> str:
         """`Table 5`, `Table 5 at desk scale`."""
-        return f"{self.name} at desk scale" if self.scale == "desk" else self.name
+        return self.name if self.scale == "paper" else f"{self.name} at {self.scale} scale"
 
     @property
     def caption(self) -> str:
-        """`Table 5. MS-COCO, compared with other methods`, with "at desk scale" where it is."""
+        """`Table 5. MS-COCO, compared with other methods`, with "at desk scale" or "at probe scale"."""
         return f"{self.name_with_scale}. {self.title}"
 
     @property
@@ -188,8 +189,10 @@ def find_table(name: str, scale: Scale) -> PaperTable:
     tables = {table.id: table for table in load_tables(scale)}
     if wanted in tables:
         return tables[wanted]
-    if scale == "desk" and wanted in {table.id for table in load_tables("paper")}:
-        raise ConfigError(f"table={name}: has no version at desk scale; use scale=paper, or one of {', '.join(tables)}")
+    if scale != "paper" and wanted in {table.id for table in load_tables("paper")}:
+        raise ConfigError(
+            f"table={name}: has no version at {scale} scale; use scale=paper, or one of {', '.join(tables)}"
+        )
     raise ConfigError(f"table={shortened(name)}: no such table; {suggest(wanted[:80], tables)}")
 
 

@@ -50,7 +50,7 @@ class ResultValue:
         published, source: the paper's value and the tag of its source.
         mean, std, seeds: over the seeds that have a value; `std`, the sample standard deviation, requires two of them.
             What is counted on the network has a mean, no `std` and no seeds.
-        difference: mean minus published; None at desk scale, where data and networks differ from the paper's.
+        difference: mean minus published; None at other scales, where data and networks differ from the paper's.
         within: whether the difference is at most `SPREAD` standard deviations; None where one of them is missing.
         status: "finished" where there is a mean, else why there is none.
     """
@@ -158,7 +158,7 @@ def _value(table: PaperTable, result: RowResult, figure: str) -> ResultValue:
     if not values:
         return replace(value, status=missing)
     mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-    gap = None if value.published is None or table.scale == "desk" else mean - value.published
+    gap = None if value.published is None or table.scale != "paper" else mean - value.published
     within = None if gap is None or std is None else abs(gap) <= SPREAD * std
     seeds = 0 if figure in COUNTED else len(values)
     return replace(value, mean=mean, std=std, seeds=seeds, difference=gap, within=within)
