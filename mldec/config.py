@@ -148,7 +148,9 @@ class Config:
     run_dir: str | None = None  # exactly this run directory; null: `output`/`name`/date_time
     init_from: str | None = None  # a run directory or checkpoint whose weights are the start
     init_part: Literal["all", "backbone"] = "all"  # which of those weights
-    recipe: Literal["probe", "finetune"] | None = None  # choose settings that follow from the data (docs/probe.md)
+    recipe: Literal["probe", "finetune"] | None = (
+        None  # choose settings that follow from the data (docs/photographs.md)
+    )
     dataset: Group
     backbone: Group
     head: Group
