@@ -374,7 +374,7 @@ def _warn_of_copies(config: Any, indexes: Mapping[str, Any], display: Any) -> No
 
 def _named_files(config: Any) -> list[str]:
     """The files that a dataset's settings name."""
-    named = (getattr(config, name, None) for name in ("train", "val", "test", "labels", "exclude"))
+    named = (getattr(config, name, None) for name in ("train", "val", "test", "labels", "exclude", "unseen"))
     return [os.path.expanduser(name) for name in named if isinstance(name, str)]
 
 
