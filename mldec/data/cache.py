@@ -47,8 +47,8 @@ def cached(
     """The index of a split, from its cache file or else from `read()`, memory-mapped.
 
     What is common to all datasets happens here, before the file is written: excluded images are left out
-    (`config.exclude`), those that do not exist found (`config.missing`), labels marked as unseen (`config.unseen`), images
-    without a label dropped (`config.unannotated`).
+    (`config.exclude`), those that do not exist found (`config.missing`), labels marked as unseen (`config.unseen`),
+    images without a label dropped (`config.unannotated`).
 
     Args:
         sources: files and folders of which each change means another index. Of a folder, its time of change counts,

@@ -361,14 +361,15 @@ def _label_names(config: TableConfig, rows: Rows, images: RowImages, train: RowI
     else:
         train_rows, first = rows, own
     others = [own] if own is not first else []
-    unseen = unseen_names(config)
-    if config.labels == UNION or unseen:
+    if config.labels == UNION or config.unseen:
         for name in SPLITS[1:]:
             if getattr(config, name) is not None and name != split:
                 others.append(_found(read_rows(config, name, quiet=True), None, None))
+    elsewhere = {name for found in others for name in found.names}
+    unseen = unseen_names(config, elsewhere.union(first.names))
     if rows.columns and config.labels != UNION:
-        elsewhere = {name for found in others for name in found.names}
-        names = [*first.names, *in_order(elsewhere & set(unseen) - set(first.names))]  # other columns are compared whole
+        added = in_order(elsewhere & set(unseen) - set(first.names))
+        names = [*first.names, *added]  # other columns are compared whole
     else:
         names = labels_of_train(first, others, config.labels, unseen)
     if not names:

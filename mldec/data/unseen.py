@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection
 
 import numpy as np
 
@@ -29,15 +30,24 @@ def unseen_file(config: DatasetConfig) -> str | None:
     return path
 
 
-def unseen_names(config: DatasetConfig) -> tuple[str, ...]:
-    """The names in that file; () without one. Raises DataError if it cannot be read, is empty or repeats a name."""
+def unseen_names(config: DatasetConfig, labels: Collection[str] | None = None) -> tuple[str, ...]:
+    """The names in that file; () without one.
+
+    Raises DataError if it cannot be read, is empty, repeats a name, or has one that is none of `labels`.
+    """
     from mldec.data.own.label_names import read_names  # which needs datasets, which need this module
 
     path = unseen_file(config)
     if path is None:
         return ()
     with naming(path):
-        return LabelSpace(read_names(path)).names
+        names = LabelSpace(read_names(path)).names
+    if labels is not None and (strange := sorted(set(names) - set(labels))):
+        raise DataError(
+            f"{path}: {counted(len(strange), 'name')} that no label of {config.name} has "
+            f"({name_some(strange, len(strange), 10)}); for '{shortened(strange[0])}': {suggest(strange[0], labels)}"
+        )
+    return names
 
 
 def with_unseen(index: ImageIndex, config: DatasetConfig, split: str) -> ImageIndex:
@@ -50,19 +60,14 @@ def with_unseen(index: ImageIndex, config: DatasetConfig, split: str) -> ImageIn
         DataError: a name that no label has, no label or no image is left to train on, or the dataset has unseen labels
             of its own.
     """
-    path, unseen = unseen_file(config), set(unseen_names(config))
+    path, names = unseen_file(config), index.labels.names
     if path is None:
         return index
-    names = index.labels.names
     if index.labels.seen is not None:
         raise DataError(
             f"{setting('dataset.unseen', path)}: {config.name} has unseen labels of its own; leave dataset.unseen out"
         )
-    if strange := sorted(unseen - set(names)):
-        raise DataError(
-            f"{path}: {counted(len(strange), 'name')} that no label of {config.name} has "
-            f"({name_some(strange, len(strange), 10)}); for '{shortened(strange[0])}': {suggest(strange[0], names)}"
-        )
+    unseen = set(unseen_names(config, names))
     if len(unseen) == len(names):
         raise DataError(f"{path}: names all {counted(len(names), 'label')}, so none is left to train on; delete some")
     marked = index.with_labels(LabelSpace(names, seen=[name not in unseen for name in names]))

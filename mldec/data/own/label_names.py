@@ -59,9 +59,7 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names)
 
 
-def labels_of_train(
-    train: Found, others: Sequence[Found], mode: str | None, unseen: Collection[str] = ()
-) -> list[str]:
+def labels_of_train(train: Found, others: Sequence[Found], mode: str | None, unseen: Collection[str] = ()) -> list[str]:
     """The labels of train, and with `union` those of the other files behind them or in order.
 
     Those of the others that are `unseen` are added to train's, behind them or in order. Raises DataError, with both
