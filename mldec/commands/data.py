@@ -186,7 +186,8 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
         if len(found) > SHOWN:
             display.say(f"  and {len(found) - SHOWN:,} more")
     _warn_of_copies(config, indexes, display)
-    if set(indexes) == set(config.splits):  # otherwise those of the other splits would be among them
+    # Otherwise those of the other splits, or those with unseen labels alone, would be among them.
+    if set(indexes) == set(config.splits) and config.unseen is None:
         left_out = read_exclusions(listed) if (listed := exclusion_file(config)) else set()
         home = os.path.abspath(config.folder)
         unlisted = [p for p in unlisted_images(indexes.values()) if os.path.relpath(p, home) not in left_out]
@@ -374,7 +375,7 @@ def _warn_of_copies(config: Any, indexes: Mapping[str, Any], display: Any) -> No
 
 def _named_files(config: Any) -> list[str]:
     """The files that a dataset's settings name."""
-    named = (getattr(config, name, None) for name in ("train", "val", "test", "labels", "exclude"))
+    named = (getattr(config, name, None) for name in ("train", "val", "test", "labels", "exclude", "unseen"))
     return [os.path.expanduser(name) for name in named if isinstance(name, str)]
 
 

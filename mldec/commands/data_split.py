@@ -105,7 +105,7 @@ def _whole(config: Any) -> tuple[ImageIndex, np.ndarray]:
     from mldec.data.table import read_whole
     from mldec.registry import DATASETS
 
-    config = dataclasses.replace(config, val_share=0.0, test_share=0.0)
+    config = dataclasses.replace(config, val_share=0.0, test_share=0.0, unseen=None)
     if config.name == "table":
         return read_whole(config)
     index = DATASETS[config.name].build(config, split="train")

@@ -304,7 +304,7 @@ def _choose_shares(config: Any, missing: Sequence[str], count: int) -> tuple[dic
 
     index = None
     if count <= MOST_TRIED:
-        index = DATASETS[config.name].build(config, split="train")
+        index = DATASETS[config.name].build(dataclasses.replace(config, unseen=None), split="train")
         count = len(index)
     usual = {"val": 0.1, "test": 0.1} if count >= 30 else {"val": 0.25} if count >= 4 else {}
     shares, empty = {split: share for split, share in usual.items() if split in missing}, list[str]()

@@ -25,7 +25,8 @@ from mldec.data.dataset import DatasetConfig, missing_images, name_some
 from mldec.data.exclusions import EXCLUDED, read_exclusions
 from mldec.data.index import ImageIndex
 from mldec.data.index_file import VERSION, Gaps, changed, open_index, save_index
-from mldec.data.reading_messages import recorded, say
+from mldec.data.reading_messages import MOST_KEPT, recorded, say
+from mldec.data.unseen import unseen_file, with_unseen
 from mldec.errors import DataError
 from mldec.untrusted import check_regular
 
@@ -46,8 +47,8 @@ def cached(
     """The index of a split, from its cache file or else from `read()`, memory-mapped.
 
     What is common to all datasets happens here, before the file is written: excluded images are left out
-    (`config.exclude`), those that do not exist found (`config.missing`), those without a label dropped
-    (`config.unannotated`).
+    (`config.exclude`), those that do not exist found (`config.missing`), labels marked as unseen (`config.unseen`),
+    images without a label dropped (`config.unannotated`).
 
     Args:
         sources: files and folders of which each change means another index. Of a folder, its time of change counts,
@@ -63,7 +64,7 @@ def cached(
     if exclusions:
         check_regular(exclusions)
         logger.info("leaving out the images that %s lists", exclusions)
-    watched = [*sources, *([exclusions] if exclusions else [])]
+    watched = [*sources, *(path for path in (exclusions, unseen_file(config)) if path)]
     name = f"{config.name}-{split}-{_key(config, split, watched)}.index"
     folder = cache_folder(config)
     kept = None if folder is None else _open_sound(os.path.join(folder, name), config.folder, root)
@@ -72,6 +73,8 @@ def cached(
     with recorded() as messages:
         read_index = _read(read, sources)
     index, gaps = _without_missing(_without_excluded(read_index, config.folder, exclusions), config)
+    with recorded() as more:
+        index = with_unseen(index, config, split)
     if config.unannotated == "drop":
         if not index.positives.counts.any():
             raise DataError(f"{index.root}: no image with a label; dataset.unannotated=keep keeps those without")
@@ -79,7 +82,7 @@ def cached(
     try:
         if folder is None:
             raise DataError("the user has no cache folder")
-        return save_index(index, os.path.join(folder, name), config.folder, gaps, root, messages)
+        return save_index(index, os.path.join(folder, name), config.folder, gaps, root, [*more, *messages][:MOST_KEPT])
     except (OSError, ValueError, DataError) as error:
         message = "warning: the index of %s is not kept (dataset.cache=FOLDER names another place): %s"
         logger.warning(message, config.name, error)

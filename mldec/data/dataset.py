@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from mldec.config import ComponentConfig, Range
@@ -57,6 +57,8 @@ class DatasetConfig(ComponentConfig):
             evaluation it is always an error.
         exclude: a file with paths relative to `root`, one per line, of images to leave out, unusual names as JSON
             strings; null: `root`/excluded.txt, which `mldec data verify fix=true` writes, where there is one.
+        unseen: a file of label names, one per line, of labels that training never sees (zero-shot): unknown in train,
+            where images with no other label are left out; val and test keep them. null: none.
         scaled_decoding: read large JPEGs at half, a quarter or an eighth of their size, where that is still enough.
         cache: folder of the index; null: that of MLDEC_CACHE, else the user's own cache folder.
     """
@@ -67,7 +69,7 @@ class DatasetConfig(ComponentConfig):
     #: Whether each image has exactly one positive label, as softmax assumes.
     single_label = False  # no annotation, so that `table` may have it as a setting
     #: The settings that are paths of files and folders.
-    paths: ClassVar[tuple[str, ...]] = ("root", "exclude", "cache")
+    paths: ClassVar[tuple[str, ...]] = ("root", "exclude", "unseen", "cache")
 
     root: str | None
     image_size: ImageSize = 448
@@ -77,6 +79,7 @@ class DatasetConfig(ComponentConfig):
     missing: Literal["error", "drop", "keep", "ignore"] = "error"
     on_error: Literal["error", "skip"] = "error"
     exclude: str | None = None
+    unseen: str | None = None
     scaled_decoding: bool = True
     cache: str | None = None
 
@@ -162,6 +165,8 @@ def check_split(config: DatasetConfig, split: str) -> None:
 def warn_of_differences(config: DatasetConfig, split: str, index: ImageIndex) -> None:
     """Log a warning, with both figures, where `index` differs from the published split that `config` describes."""
     expected = config.expected(split)
+    if config.unseen is not None and split == "train":  # which lacks the images with unseen labels alone
+        expected = replace(expected, images=None)
     for what, found, published in (
         ("images", len(index), expected.images),
         ("labels", len(index.labels), expected.labels),

@@ -93,6 +93,8 @@ class DigitsConfig(ScenesConfig):
     zero_shot: Literal["none", "report", "choose"] = "none"
 
     def __post_init__(self) -> None:
+        if self.zero_shot != "none" and self.unseen is not None:
+            raise ValueError(f"zero_shot={self.zero_shot}: unseen={self.unseen} names other unseen labels; use one")
         if self.zero_shot != "none" and self.colours < 2:
             raise ValueError(
                 f"zero_shot={self.zero_shot}: with colours={self.colours} some digits would never be seen; "

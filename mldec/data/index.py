@@ -244,6 +244,11 @@ class ImageIndex(_Shared):
         columns = np.arange(len(self.labels), dtype=np.int32)
         columns[hidden] = -1
         known = self._renumbered(columns, self.labels)
+        if self.default == UNKNOWN:
+            return known
+        if not len(known.unknown.values):
+            counts = np.full(len(self), len(hidden))
+            return dataclasses.replace(known, unknown=Ragged.from_counts(counts, np.tile(hidden, len(self))))
         rows = np.concatenate([np.repeat(np.arange(len(self)), n) for n in (known.unknown.counts, len(hidden))])
         values = np.concatenate([known.unknown.values, np.tile(hidden, len(self))])
         order = np.argsort(rows, kind="stable")

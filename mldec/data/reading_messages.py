@@ -11,7 +11,8 @@ from mldec.errors import printable_name
 DATA = "mldec.data"
 #: Whose messages are decisions; others report progress.
 DECIDING = tuple(
-    f"{DATA}.{name}" for name in ("table", "folder", "cache", "own.locate", "own.plain_json", "own.text_table")
+    f"{DATA}.{name}"
+    for name in ("table", "folder", "cache", "unseen", "own.locate", "own.plain_json", "own.text_table")
 )
 WARNING = "warning: "  # how warnings begin
 MOST_KEPT, LONGEST_KEPT = 100, 2000  # messages, and characters of one

@@ -44,6 +44,7 @@ from mldec.data.own.row_images import RowImages
 from mldec.data.own.rows import SPLITS, Rows, rows_of_listing
 from mldec.data.own.shares import SplitShares
 from mldec.data.table_file import SUFFIXES, is_table
+from mldec.data.unseen import unseen_names
 from mldec.errors import DataError, setting, shortened, suggest
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
@@ -57,7 +58,8 @@ class TableConfig(TableSettings, SplitShares, FilesConfig):  # type: ignore[over
 
     Attributes:
         labels: train, the labels of the train file; union, those of all files; or a file of names: one per line, the
-            `names` of a data.yaml, or JSON. null: as train, but labels that only val or test have are an error.
+            `names` of a data.yaml, or JSON. null: as train, but labels that only val or test have are an error. Those
+            that `unseen` names are labels in any case.
         first_number: the class number, 0 or 1, of the first name in a file of names; null: the one that fits.
         unlisted: the state of a label that a cell of labels does not name: absent or unknown.
         single_label: every image has exactly one label, as softmax and top-1 assume.
@@ -184,7 +186,7 @@ def build_table(config: TableConfig, *, split: str) -> ImageIndex:
         DataError: naming file and line, for what cannot be read, decided or found, or is none of the labels.
     """
     check_split(config, split)
-    used = SPLITS if config.labels == UNION else (split, "train")
+    used = SPLITS if config.labels == UNION or config.unseen else (split, "train")
     files = [config.file(name) for name in dict.fromkeys(used) if getattr(config, name) is not None]
     parts = [part for path in files for part in (shards_of(path) if is_table(path) else _outline(config, path).files)]
     for path in files:
@@ -266,7 +268,7 @@ def _read(config: TableConfig, split: str) -> tuple[ImageIndex, RowImages]:
     )
     own = set(rows.labels)
     if rows.columns and (missing := [name for name in space.names if name not in own]):
-        index = index.with_unknown(missing)  # of another file, with dataset.labels=union
+        index = index.with_unknown(missing)  # of another file, with dataset.labels=union or dataset.unseen
     return index, images
 
 
@@ -359,14 +361,17 @@ def _label_names(config: TableConfig, rows: Rows, images: RowImages, train: RowI
     else:
         train_rows, first = rows, own
     others = [own] if own is not first else []
-    if config.labels == UNION:
+    if config.labels == UNION or config.unseen:
         for name in SPLITS[1:]:
             if getattr(config, name) is not None and name != split:
                 others.append(_found(read_rows(config, name, quiet=True), None, None))
+    elsewhere = {name for found in others for name in found.names}
+    unseen = unseen_names(config, elsewhere.union(first.names))
     if rows.columns and config.labels != UNION:
-        names = list(first.names)  # columns are compared whole
+        added = in_order(elsewhere & set(unseen) - set(first.names))
+        names = [*first.names, *added]  # other columns are compared whole
     else:
-        names = labels_of_train(first, others, config.labels)
+        names = labels_of_train(first, others, config.labels, unseen)
     if not names:
         raise DataError(
             f"{first.path}: no label in any row of train; fill its column of labels, or name another one: "
@@ -422,7 +427,7 @@ def _check_named(rows: Rows, names: Sequence[str], file: str, config: TableConfi
 
 
 def _check_columns(rows: Rows, names: Sequence[str], config: TableConfig) -> None:
-    own, known = set(rows.labels), set(names)
+    own, known = {*rows.labels, *unseen_names(config)}, set(names)  # an unseen label without a column is unknown
     if config.labels != UNION and (missing := [name for name in names if name not in own]):
         shown = name_some(missing, len(missing))
         union = "" if config.label_files() else "; write it, or use dataset.labels=union, with which it is unknown here"

@@ -227,6 +227,11 @@ def check_same_data(
 
 def _published_split(config: Config, split: str, quiet: bool) -> ImageIndex:
     index: ImageIndex = DATASETS[config.dataset.name].build(config.dataset, split=split)
+    if config.dataset.unseen is not None and index.labels.seen is None:
+        raise ConfigError(
+            f"dataset.unseen: {config.dataset.name} does not mark unseen labels; its factory has to return what "
+            "`cached` of mldec.data.cache gives (docs/extending.md)"
+        )
     if not quiet:
         warn_of_differences(config.dataset, split, index)
     if config.dataset.single_label:

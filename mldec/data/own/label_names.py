@@ -59,21 +59,23 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names)
 
 
-def labels_of_train(train: Found, others: Sequence[Found], mode: str | None) -> list[str]:
+def labels_of_train(train: Found, others: Sequence[Found], mode: str | None, unseen: Collection[str] = ()) -> list[str]:
     """The labels of train, and with `union` those of the other files behind them or in order.
 
-    Raises DataError, with both options, for labels that images of other files have and those of train lack, unless
-    `mode` is one of them.
+    Those of the others that are `unseen` are added to train's, behind them or in order. Raises DataError, with both
+    options, for further labels that images of other files have and those of train lack, unless `mode` is one of them.
     """
     known = set(train.used)
     if mode == UNION:
         names = list(dict.fromkeys([*train.names, *(name for found in others for name in found.names)]))
         return names if train.ordered else in_order(names)
+    added = in_order(set(unseen) & {name for found in others for name in found.names})
+    known.update(added)
     lacking = {name: found for found in reversed(others) for name in found.used if name not in known}
     if lacking and mode != TRAIN:
         name = next(iter(in_order(lacking)))
         raise DataError(f"{lacking[name].where(name)}: {describe_lacking(lacking, train.used)}")
-    names = [name for name in train.names if name not in lacking]
+    names = list(dict.fromkeys([*(name for name in train.names if name not in lacking), *added]))
     return names if train.ordered else in_order(names)
 
 
