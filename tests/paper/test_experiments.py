@@ -15,6 +15,7 @@ from mldec.models.complexity import count_macs
 from mldec.models.hub import TRESNETS
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.pretrained import find_source
+from mldec.paper.planning import candidates
 from mldec.paper.requirements import describe_start
 from mldec.paper.tables import load_tables
 
@@ -62,9 +63,13 @@ def make(name: str, device: str = "cpu"):
         return config, build.build_classifier(config, labels, words, pretrained=False)
 
 
+ANY_DATA = {"probe", "finetune", "probe_table", "probe_table_zsl"}  # experiments on the user's own images
+
+
 @pytest.mark.parametrize("name", compose.choices("experiment"))
 def test_it_composes_and_is_valid(name, capsys):
-    config = build_config(compose.compose([f"experiment={name}"]))
+    data = ["dataset=digits"] if name in ANY_DATA else []
+    config = build_config(compose.compose([f"experiment={name}", *data]))
     config_checks.check_config(config)
     assert not config_checks.find_unused(config)
     assert config.name == name.replace("/", "_")
@@ -100,6 +105,39 @@ def test_every_row_of_coco_says_that_the_published_one_started_from_open_images(
         assert ("Open Images" in text) == (backbone != "ResNet-101"), experiment  # of which nothing is published
         header = " ".join((headers().EXPERIMENTS / f"{experiment}.yaml").read_text(encoding="utf-8").split("\n# "))
         assert f"Starts from {text}." in header
+
+
+PROBE_ROWS = [(table, row) for table in load_tables("probe") for row in table.reproduced]
+
+
+@pytest.mark.parametrize(("table", "row"), PROBE_ROWS, ids=[f"{table.id}-{row.key}" for table, row in PROBE_ROWS])
+def test_a_row_at_probe_scale_fits_any_data_set(table, row):
+    """With every candidate of what it chooses; the network as shapes alone."""
+    chooser = row if row.chosen_in is None else table.row(row.chosen_in)
+    data = "dataset=cifar100" if table.id == "table13" else "dataset=digits"
+    settings = [f"{key}={value}" for key, value in row.settings.items()]
+    for choice in candidates(chooser):
+        overrides = [f"experiment={row.experiment}", *settings, *choice, data, "backbone.pretrained=false"]
+        config = build_config(compose.compose(overrides))
+        config_checks.check_config(config)
+        assert not config_checks.find_unused(config)
+        assert config.recipe is None
+    labels = LabelSpace([f"label {number}" for number in range(row.needs.labels)])
+    words = LabelEmbeddings(labels.names, torch.randn(len(labels), 384), "random")
+    with torch.device("meta"):
+        given = words if config_properties.uses_label_embeddings(config) else None
+        classifier = build.build_classifier(config, labels, given, pretrained=False)
+        side = config.dataset.image_size
+        logits = classifier.eval()(torch.empty(2, 3, side, side))
+    assert logits.shape == (2, row.needs.labels)
+
+
+@pytest.mark.parametrize("table", load_tables("probe"), ids=lambda table: table.id)
+def test_rows_at_probe_scale_have_the_same_budget_of_tuning(table):
+    """Each row that trains a head tries as many settings as any other; longer runs use what the shorter one chose."""
+    sizes = {len(candidates(row)) for row in table.reproduced if row.chosen_in is None}
+    assert len(sizes) == 1
+    assert all(row.choose or row.chosen_in for row in table.reproduced)
 
 
 FITTED: set[str] = set()  # networks that were found to fit: rows of several tables share them
