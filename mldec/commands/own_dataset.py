@@ -14,7 +14,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -249,9 +249,12 @@ def _recognise(path: str, others: Sequence[str], trained_on: Mapping[str, Any] |
             rows = read_rows(config, "train", quiet=True)
             form, decisions = rows.format, [*rows.decisions, *(find_macos(path) if os.path.isdir(path) else [])]
             count = len(set(rows.name_ids.tolist())) if rows.names is not None else len(rows)
-            if rows.splits is None and config.is_one_file:
-                decisions += _undivided(rows.blob.texts() if rows.blob is not None else rows.names or ())
-            if decided := [as_override(key, value) for key, value in rows.options.items() if key not in keys]:
+            options = dict(rows.options)
+            if rows.splits is None and config.is_one_file and "dataset.split_folders" not in keys:
+                divides, text = _divided_by_folders(rows.paths)
+                options |= {"dataset.split_folders": True} if divides else {}
+                decisions += text
+            if decided := [as_override(key, value) for key, value in options.items() if key not in keys]:
                 base += decided
                 config = build_component(compose([*base, *given])["dataset"], "dataset")
         missing = [split for split in ("val", "test") if split not in config.own_splits]
@@ -272,16 +275,18 @@ def _recognise(path: str, others: Sequence[str], trained_on: Mapping[str, Any] |
     return OwnDataset(path, form, tuple(base), tuple(dict.fromkeys([*decisions, *texts])), only_listed)
 
 
-def _undivided(names: Iterable[str]) -> list[str]:
-    """A sentence, if all paths begin with folders that are named as splits are: they divide nothing by themselves."""
-    from mldec.data.folder import SPLIT_OF_NAME
+def _divided_by_folders(paths: Callable[[], Iterable[str]]) -> tuple[bool, list[str]]:
+    """Whether the folders train, val, … that all paths begin with divide them, and a sentence if some are so called."""
+    from mldec.data.own.split_folders import folders_of_splits, splits_in_paths
 
-    first = {name.replace("\\", "/").partition("/")[0] for name in itertools.islice(names, MOST_TRIED)}
-    if len(first) < 2 or not {name.lower() for name in first} <= set(SPLIT_OF_NAME):
-        return []
-    return [
-        f"paths begin with {name_some(sorted(first), len(first))}, which does not divide them: write a column split"
-    ]
+    divides = splits_in_paths(paths()) is not None
+    names = folders_of_splits(paths() if divides else itertools.islice(paths(), MOST_TRIED))
+    shown = name_some(names, len(names), MOST_NAMES)
+    if divides:
+        return True, [f"split by the folders that paths begin with ({shown})"]
+    if len(names) < 2:
+        return False, []
+    return False, [f"paths begin with {shown}, which does not divide them: write a column split"]
 
 
 def _export_settings(path: str, given: Sequence[str]) -> dict[str, Any]:

@@ -583,19 +583,70 @@ def test_a_missing_image_is_listed_by_verify(folder: Path, capsys: pytest.Captur
     assert "1 of them cannot be used" in capsys.readouterr().out
 
 
-def test_folders_of_splits_in_a_table_that_does_not_use_them_are_said(
+def write_split_folders(folder: Path) -> list[str]:
+    """Images in hub/train and hub/test, and their paths relative to hub."""
+    names = [f"{('train', 'test')[number % 2]}/{name}" for number, name in enumerate(NAMES)]
+    for name in names:
+        (folder / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / Path(name).name, folder / "hub" / name)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("file", "head", "row"),
+    [
+        ("metadata.csv", "file_name,labels\n", "{},cat\n"),
+        ("metadata.jsonl", "", '{{"file_name": "{}", "labels": ["cat"]}}\n'),
+        ("own.csv", "path,cat,dog\n", "./{},1,0\n"),
+        ("own.csv", "path,labels\n", "C:\\me\\hub\\{},cat\n"),
+        ("own.json", "", ""),
+    ],
+)
+def test_the_folders_of_splits_in_the_paths_of_one_file_divide_it(
+    folder: Path, file: str, head: str, row: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = write_split_folders(folder)
+    content = json.dumps([{"path": name, "labels": ["cat"]} for name in names])
+    (folder / "hub" / file).write_text(head + "".join(map(row.format, names)) if row else content)
+    for path in (f"hub/{file}", *(["hub"] if file.startswith("metadata") else [])):
+        own_dataset._shown.clear()
+        mapping = compose.compose([f"dataset={path}"])
+        lines = capsys.readouterr().err.splitlines()
+        assert "train 2, val 1, test 3" in lines[1] or "train 3, test 3" in lines[1]
+        assert "split by the folders that paths begin with (test, train)" in lines[2]
+        options = shlex.split(lines[3].removeprefix("the same: "))
+        assert "dataset.split_folders=true" in options
+        assert compose.compose(options)["dataset"] == mapping["dataset"]
+        for chosen in (mapping["dataset"], compose.compose(options)["dataset"]):
+            config = build_component(chosen, "dataset")
+            test = DATASETS["table"].build(config, split="test")
+            assert sorted(test.names()) == sorted(name for name in names if name.startswith("test"))
+    assert compose.compose([f"dataset=hub/{file}", "dataset.split_folders=false"])["dataset"]["val_share"] == 0.25
+    assert "paths begin with" not in capsys.readouterr().err
+
+
+def test_folders_of_splits_that_do_not_divide_a_table_are_said(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number, name in enumerate(NAMES):
-        place = folder / "hub" / ("train", "test")[number % 2] / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(folder / name, place)
-    rows = "".join(f"{('train', 'test')[number % 2]}/{name},cat\n" for number, name in enumerate(NAMES))
-    (folder / "hub" / "metadata.csv").write_text(f"file_name,labels\n{rows}")
-    compose.compose(["dataset=hub"])
-    assert "paths begin with test, train, which does not divide them: write a column split" in capsys.readouterr().err
-    table = (folder / "hub" / "metadata.csv").read_text().replace("test/", "other/")
+    names = write_split_folders(folder)
+    shutil.copy(folder / NAMES[0], folder / "hub" / "other.jpg")
+    table = folder / "hub" / "metadata.csv"
+    rows = "".join(f"{name},cat\n" for name in names)
+    said = "paths begin with test, train, which does not divide them: write a column split"
+    for more, told in (("other.jpg,cat\n", True), ("", False)):
+        table.write_text(f"file_name,labels\n{rows}{more}")
+        assert compose.compose(["dataset=hub"])["dataset"].get("split_folders", False) != told
+        assert (said in capsys.readouterr().err) == told
+    table.write_text(f"file_name,labels\n{rows}other.jpg,cat\n")
+    explicit = build_component(
+        compose.compose(["dataset=table", f"dataset.train={table}", "dataset.split_folders=true"])["dataset"], "dataset"
+    )
+    with pytest.raises(DataError, match=r"metadata.csv: every path must begin with a folder of train, val or test"):
+        DATASETS["table"].build(explicit, split="train")
+    both = ["dataset=table", f"dataset.train={table}", f"dataset.val={table}", "dataset.split_folders=true"]
+    with pytest.raises(ConfigError, match="divides one file; leave out val and test"):
+        build_component(compose.compose(both)["dataset"], "dataset")
     (folder / "hub" / "test").rename(folder / "hub" / "other")
-    (folder / "hub" / "metadata.csv").write_text(table)
+    table.write_text(f"file_name,labels\n{rows}".replace("test/", "other/"))
     compose.compose(["dataset=hub"])
     assert "paths begin with" not in capsys.readouterr().err
