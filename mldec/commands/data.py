@@ -63,6 +63,7 @@ class SplitOptions(DatasetOptions):
     A table gives tables with the same columns, a directory of class directories or an export of a tool gives CSV.
 
     Attributes:
+        redivide: divide also a dataset that has splits of its own: all of its images, whichever split they are in
         dedupe: true: near-duplicates stay in one part; false: do not look for them; default: look, and warn of those
             that are in different parts
     """
@@ -74,6 +75,7 @@ class SplitOptions(DatasetOptions):
     seed: Seed = 0  # of the choice among equally good divisions
     groups: str | None = None  # column: rows with the same value, such as a patient or a video, stay in one part
     dedupe: bool | None = None
+    redivide: bool = False
     workers: Some | None = None  # processes that read images; default: one per core
     output: OutputDirectory | None = None  # default: the directory of the file; of a directory DIR it is DIR_split
 
@@ -249,10 +251,16 @@ def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
     chosen = as_override("dataset", options.table or "") if found else "dataset=table"
     named: dict[str, Any] = {} if options.table is None or found else {"train": options.table}
     more = [] if options.table is None else [chosen]
+    given_keys = arguments.keys()
+    path = os.path.expanduser(options.table) if found and options.table else compose.path_of_dataset(arguments)
+    if path is not None and options.redivide and "dataset.labels" not in given_keys:
+        more.append("dataset.labels=union")  # which of the old splits has a label does not matter
     config = _dataset(options, arguments, *more, divides=False, **named)
+    if "dataset.labels=union" in more:
+        config = dataclasses.replace(config, labels=None)
     if options.groups is not None and getattr(config, "ignore", None) and options.groups not in config.ignore:
         config = dataclasses.replace(config, ignore=(*config.ignore, options.groups))  # it is no class
-    overrides = split_dataset(options, config, shares, display)
+    overrides = split_dataset(options, config, shares, display, path)
     command = shlex.join(["mldec", "train", *overrides])
     if "train" in shares:
         display.say(f"next: {command}")

@@ -68,14 +68,19 @@ class OwnDataset:
 
 
 def find_own(
-    overrides: Sequence[str], known: Sequence[str], trained_on: Mapping[str, Any] | None = None, *, lists: bool = False
+    overrides: Sequence[str],
+    known: Sequence[str],
+    trained_on: Mapping[str, Any] | None = None,
+    *,
+    divides: bool = True,
+    lists: bool = False,
 ) -> tuple[list[str], OwnDataset | None]:
     """Overrides in which explicit ones stand for `dataset=PATH`, those of the user after them; and what was found.
 
     Args:
         known: the names that `dataset=` takes.
         trained_on: the dataset of a run that is to be measured. Another one gets no splits: nothing is trained on it.
-            Empty: of a dataset that is to be divided into files.
+        divides: whether a dataset without splits gets some; otherwise the command works on what it lists.
         lists: the command works on what the dataset lists, also on images that do not exist.
 
     Raises:
@@ -90,7 +95,7 @@ def find_own(
         raise ConfigError(f"dataset={paths[0][1]} and dataset={paths[1][1]}: one dataset is trained on; leave one out")
     place, path = paths[0]
     others = [text for number, text in enumerate(overrides) if number != place]
-    own = _recognise(path, others, trained_on, lists or trained_on == {})
+    own = _recognise(path, others, trained_on, divides=divides, only_listed=lists or not divides)
     given = {_key(text) for text in others}
     expanded = [text for text in own.options if _key(text) not in given]
     return [*expanded, *others], own
@@ -104,6 +109,11 @@ def literal_path(override: str) -> str:
     except ValueError:
         return override
     return as_override(key, value) if exists else override
+
+
+def own_path(overrides: Sequence[str], known: Sequence[str]) -> str | None:
+    """The path that `dataset=PATH` among overrides gives; None where there is none."""
+    return next((path for text in overrides if (path := _path(literal_path(text), known)) is not None), None)
 
 
 def no_such_dataset(value: str, known: Sequence[str]) -> ConfigError:
@@ -229,7 +239,9 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def _recognise(path: str, others: Sequence[str], trained_on: Mapping[str, Any] | None, only_listed: bool) -> OwnDataset:
+def _recognise(
+    path: str, others: Sequence[str], trained_on: Mapping[str, Any] | None, *, divides: bool, only_listed: bool
+) -> OwnDataset:
     from mldec.commands.compose import compose, load_components
     from mldec.data.folder_tree import find_macos
     from mldec.data.own.locate import locate
@@ -251,14 +263,14 @@ def _recognise(path: str, others: Sequence[str], trained_on: Mapping[str, Any] |
             count = len(set(rows.name_ids.tolist())) if rows.names is not None else len(rows)
             options = dict(rows.options)
             if rows.splits is None and config.is_one_file and "dataset.split_folders" not in keys:
-                divides, text = _divided_by_folders(rows.paths)
-                options |= {"dataset.split_folders": True} if divides else {}
+                by_folders, text = _divided_by_folders(rows.paths)
+                options |= {"dataset.split_folders": True} if by_folders else {}
                 decisions += text
             if decided := [as_override(key, value) for key, value in options.items() if key not in keys]:
                 base += decided
                 config = build_component(compose([*base, *given])["dataset"], "dataset")
         missing = [split for split in ("val", "test") if split not in config.own_splits]
-        if trained_on is not None and not is_same(found.settings, trained_on):
+        if not divides or (trained_on is not None and not is_same(found.settings, trained_on)):
             decisions += ["no splits of its own"] if len(missing) == 2 else []
             missing = []
         if "protocol.holdout" in keys or "protocol=paper" in others:  # which say what val is

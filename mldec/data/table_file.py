@@ -106,33 +106,44 @@ def open_table_file(
     return table
 
 
-def write_table_file(source: TableFile, rows: Sequence[int], path: str) -> None:
+def write_table_file(
+    source: TableFile, rows: Sequence[int], path: str, *, without: str | None = None, instead: str = ""
+) -> None:
     """Write the rows of `source` with these numbers (from 0, ascending) to a table of the same kind, whole or not.
 
     Text keeps its encoding, its delimiter, and its header if there is one, so that the same options read it.
+
+    Args:
+        without: a column to leave out. Without a header its cells become `instead`: other columns keep their numbers.
     """
     with replacing(path) as partial:
         if path.lower().endswith(".parquet"):
             with naming_parquet(source.path):
-                parquet_file.write_rows(source.files, rows, partial)
+                parquet_file.write_rows(source.files, rows, partial, without=without)
             return
         chosen = set(rows)
         if source.format == "JSONL":
-            _write_lines([row for number, (_, row) in enumerate(source.rows()) if number in chosen], partial)
+            lines = (row for number, (_, row) in enumerate(source.rows()) if number in chosen)
+            _write_lines([{key: row[key] for key in row if key != without} for row in lines], partial)
             return
-        records = source.records(source.columns)
-        content = [cells for number, (_, cells) in enumerate(records) if number in chosen]
+        headed = source.dialect is None or source.dialect.header
+        columns = [name for name in source.columns if name != without or not headed]
+        records = source.records(columns)
+        content = [list(cells) for number, (_, cells) in enumerate(records) if number in chosen]
+        if without is not None and not headed:
+            for cells in content:
+                cells[columns.index(without)] = instead
         if source.dialect is None:
-            write_xlsx(partial, source.columns, content)
+            write_xlsx(partial, columns, content)
         else:
-            _write_text(source, source.dialect, content, partial)
+            _write_text(source.dialect, columns, content, partial)
 
 
-def _write_text(source: TableFile, dialect: Dialect, content: list[Sequence[str]], partial: Path) -> None:
+def _write_text(dialect: Dialect, columns: Sequence[str], content: Iterable[Sequence[str]], partial: Path) -> None:
     with open(partial, "w", newline="", encoding=dialect.encoding.name.removesuffix("-sig")) as file:
         writer = csv.writer(file, delimiter=dialect.delimiter)
         if dialect.header:
-            writer.writerow(source.columns)
+            writer.writerow(columns)
         writer.writerows(content)
 
 

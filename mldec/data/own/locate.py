@@ -14,6 +14,7 @@ from mldec.data.dataset import SPLITS, listing, name_some
 from mldec.data.folder import SPLIT_FOLDERS, SPLIT_OF_NAME, split_folder
 from mldec.data.folder_tree import is_image_name, is_of_macos, is_of_outputs, some_below
 from mldec.data.own.darknet_files import DARKNET, find_darknet
+from mldec.data.own.label_names import NAMES_FILES
 from mldec.data.own.parquet_images import shard_stem
 from mldec.data.own.recognise import recognise
 from mldec.data.own.text_table import lists_images
@@ -63,7 +64,7 @@ def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
     tables = tables or _tables_of_splits(os.path.join(path, "default"))
     if "train" in tables:
         files: dict[str, str] = {split: tables[split] for split in SPLITS if split in tables}
-        return Located("table", files)
+        return Located("table", files | _of_parts(path))
     found = recognise(path, **(settings or {}))
     classes = _class_folders(path)
     here = _tables(path)
@@ -141,6 +142,16 @@ def _tables_of_splits(path: str) -> dict[str, str]:
         if files:
             found[split] = os.path.join(path, files[0])
     return found
+
+
+def _of_parts(path: str) -> dict[str, str]:
+    """Settings for DIR_split, a folder of tables that `mldec data split` wrote: images in DIR, and names of labels."""
+    whole = path.removesuffix("_split")
+    if whole == path or not os.path.isdir(whole) or _inner_folders(path) or _images_in(path):
+        return {}
+    logger.info("%s: without images, so those of %s", path, whole)
+    names = next((name for name in NAMES_FILES if os.path.isfile(os.path.join(path, name))), None)
+    return {"root": whole} | ({} if names is None else {"labels": os.path.join(path, names)})
 
 
 def _tables(folder: str) -> list[str]:
