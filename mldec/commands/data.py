@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal
 from mldec.commands import compose
 from mldec.commands.options import OutputDirectory, OutputFile, parse
 from mldec.config import Count, Fraction, Range, Seed, Some, build_config
-from mldec.errors import ConfigError, RunError, as_override, printable_name, shortened, suggest
+from mldec.errors import ConfigError, DataError, RunError, as_override, counted, printable_name, shortened, suggest
 from mldec.files import check_output_directory, check_output_file, refuse_overwriting
 from mldec.system import usable_cores
 
@@ -182,19 +183,20 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
         with display.bar(f"{config.name} {split}", len(index)) as bar:
             found = verify(index, workers=options.workers or usable_cores(), on_done=bar.advance)
         problems += found
-        display.say(f"{config.name} {split}: {len(index):,} images, {len(found):,} of them cannot be used")
+        display.say(f"{config.name} {split}: {counted(len(index), 'image')}, {len(found):,} of them cannot be used")
         for problem in found[:SHOWN]:
             display.say(f"  {printable_name(problem.reason)}")
         if len(found) > SHOWN:
             display.say(f"  and {len(found) - SHOWN:,} more")
+    _warn_of_shared(config, indexes)
     _warn_of_copies(config, indexes, display)
     if set(indexes) == set(config.splits):  # otherwise those of the other splits would be among them
         left_out = read_exclusions(listed) if (listed := exclusion_file(config)) else set()
         home = os.path.abspath(config.folder)
         unlisted = [p for p in unlisted_images(indexes.values()) if os.path.relpath(p, home) not in left_out]
         if unlisted:
-            what = "images beside them that no annotation mentions, such as"
-            display.say(f"{len(unlisted):,} {what} {printable_name(unlisted[0])}")
+            what = "beside them that no annotation mentions, such as"
+            display.say(f"{counted(len(unlisted), 'image')} {what} {printable_name(unlisted[0])}")
     if not problems:
         return 0
     write_list(problems, output)
@@ -205,7 +207,7 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
     exclusions = Path(config.exclude or os.path.join(config.folder, EXCLUDED))
     broken = (os.path.relpath(problem.path, os.path.abspath(config.folder)) for problem in problems)
     count = add_exclusions(broken, exclusions)
-    display.say(f"{exclusions} now lists {count:,} images, which training leaves out")
+    display.say(f"{exclusions} now lists {counted(count, 'image')}, which training leaves out")
     return 0
 
 
@@ -228,6 +230,7 @@ def _stats(options: StatsOptions, arguments: compose.Arguments) -> int:
         write_json(folder / f"{split}.json", summary.to_mapping())
         draw_statistics(summary, folder / f"{split}.png", title=f"{config.name} {split}")
         display.say(f"written to {folder / split}.json and {folder / split}.png")
+    _warn_of_shared(config, indexes)
     if config.name == "folder":
         _warn_of_copies(config, indexes, display)
     return 0
@@ -302,7 +305,7 @@ def _shrink(options: ShrinkOptions, arguments: compose.Arguments) -> int:
     for reason in left_out:
         display.say(f"warning: left out: {printable_name(reason)}")
     total = sum(len(index) for index in indexes.values()) - len(problems)
-    display.say(f"{total:,} images and {len(plan.files):,} other files in {output}")
+    display.say(f"{counted(total, 'image')} and {counted(len(plan.files), 'other file')} in {output}")
     settings = {"dataset.root": str(output), **settings}
     if problems:
         settings["dataset.missing"] = "drop"
@@ -370,6 +373,22 @@ def _train_command(
     kept = {text: compose.key_of(text) for text in arguments.overrides if text.startswith("dataset.")}
     given = [text for text, key in kept.items() if key not in settings and key != without]
     return shlex.join(["mldec", "train", choice, *new, *given])
+
+
+def _warn_of_shared(config: Any, indexes: Mapping[str, Any]) -> None:
+    """Log a warning for images in several tables of a dataset, those of its other splits too, as far as they are read.
+
+    Of other datasets nothing is compared: their splits are one file, or folders of their own.
+    """
+    from mldec.data.data_checks import warn_of_shared
+
+    if config.name != "table" or config.is_one_file:
+        return
+    found = {}
+    for split in config.splits:
+        with contextlib.suppress(DataError):
+            found[split] = indexes[split] if split in indexes else _index(config, split)
+    warn_of_shared(found)
 
 
 def _warn_of_copies(config: Any, indexes: Mapping[str, Any], display: Any) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import difflib
 import itertools
-import logging
 import os
 import shlex
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 
 from mldec.commands.messages import collected
 from mldec.config import build_component
-from mldec.data.dataset import SPLITS, FilesConfig, listing, name_some
+from mldec.data.dataset import FilesConfig, listing, name_some
 from mldec.data.index import ImageIndex
 from mldec.errors import (
     LONGEST_PATH,
@@ -36,8 +35,6 @@ from mldec.errors import (
     suggest,
 )
 from mldec.registry import DATASETS
-
-logger = logging.getLogger(__name__)
 
 MOST_TRIED = 10_000  # images of a dataset whose division is tried before it is chosen: of more, each part has some
 
@@ -147,6 +144,8 @@ def show_summary(own: OwnDataset | None, mapping: dict[str, Any]) -> None:
 
     Raises DataError for what its splits cannot be built from.
     """
+    from mldec.data.data_checks import warn_of_shared
+
     if own is None or own.options in _shown or os.environ.get("RANK", "0") != "0":
         return
     try:
@@ -160,7 +159,7 @@ def show_summary(own: OwnDataset | None, mapping: dict[str, Any]) -> None:
             indexes[split] = DATASETS[dataset.name].build(read, split=split)
     _shown.add(own.options)
     if dataset.name == "table" and not dataset.is_one_file:  # in one, an image in two splits is an error
-        _warn_of_shared(own.path, indexes)
+        warn_of_shared(indexes)
     counts = [f"{split} {len(index):,}" for split, index in indexes.items()]
     labels = next(iter(indexes.values())).labels.names
     names = name_some((shortened(name, LONGEST_NAME) for name in labels), len(labels), MOST_NAMES)
@@ -172,29 +171,6 @@ def show_summary(own: OwnDataset | None, mapping: dict[str, Any]) -> None:
         f"the same: {shlex.join(explicit_options(dataset, also=list(map(_key, own.options))))}",
     ]
     print(printable("\n".join(lines)), file=sys.stderr, flush=True)
-
-
-def _warn_of_shared(path: str, indexes: Mapping[str, ImageIndex]) -> None:
-    """Log a warning for images that are in several splits by their paths."""
-    of_paths: dict[str, str] = {}  # the split in which each was seen first, the smallest first
-    shared: dict[str, dict[str, None]] = {}
-    for split, index in sorted(indexes.items(), key=lambda item: len(item[1])):
-        is_largest = len(index) == max(map(len, indexes.values()))
-        for name in index.names():
-            place = os.path.join(index.root, name)
-            if (other := of_paths.get(place)) is not None:
-                shared.setdefault(name, {other: None})[split] = None
-            elif not is_largest:
-                of_paths[place] = split
-    if shared:
-        splits = dict.fromkeys(split for found in shared.values() for split in found)
-        logger.warning(
-            "warning: %s: %s in several splits (%s: %s), so metrics are optimistically biased; leave each in one",
-            path,
-            f"{counted(len(shared), 'image')} {'is' if len(shared) == 1 else 'are'}",
-            " and ".join(split for split in SPLITS if split in splits),
-            name_some(shared, len(shared)),
-        )
 
 
 def explicit_options(dataset: Any, also: Collection[str] = ()) -> list[str]:

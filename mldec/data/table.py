@@ -45,7 +45,7 @@ from mldec.data.own.rows import SPLITS, Rows, rows_of_listing
 from mldec.data.own.shares import SplitShares
 from mldec.data.own.split_folders import splits_in_paths
 from mldec.data.table_file import SUFFIXES, is_table
-from mldec.errors import DataError, setting, shortened, suggest
+from mldec.errors import DataError, counted, setting, shortened, suggest
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 
@@ -221,7 +221,7 @@ def _without_macos(index: ImageIndex) -> ImageIndex:
         return index
     names = itertools.compress(index.names(), own)
     logger.info(
-        "%s: left out %s listed files that macOS adds (%s)", index.root, f"{sum(own):,}", name_some(names, sum(own))
+        "%s: left out %s that macOS adds (%s)", index.root, counted(sum(own), "listed file"), name_some(names, sum(own))
     )
     return index.subset(np.flatnonzero(~np.array(own)))
 

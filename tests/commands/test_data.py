@@ -460,7 +460,7 @@ def test_verify_finds_lists_and_mends(tmp_path, capsys):
     assert run(["data", "verify", *options, "workers=1"]) == 1
     text, diagnostics = capsys.readouterr()
     assert "table train: 12 images, 2 of them cannot be used" in text
-    assert "1 images beside them that no annotation mentions, such as" in text
+    assert "1 image beside them that no annotation mentions, such as" in text
     assert "note: add fix=true" in diagnostics
     assert len((tmp_path / "outputs" / "data" / "table" / "problems.txt").read_text().splitlines()) == 2
     training = [*options, *SMALL, "protocol.holdout=0.2", "schedule.epochs=1"]
@@ -469,7 +469,7 @@ def test_verify_finds_lists_and_mends(tmp_path, capsys):
     assert run(["data", "verify", *options, "workers=1"]) == 0
     text = capsys.readouterr().out
     assert "10 images, 0 of them" in text.rpartition("lists 2 images")[2]
-    assert "1 images beside them" in text.rpartition("lists 2 images")[2]  # not the one that was left out
+    assert "1 image beside them" in text.rpartition("lists 2 images")[2]  # not the one that was left out
     assert run(["train", *training, "run_dir=b"]) == 0
     assert (tmp_path / "images" / "3.jpg").exists()
 

@@ -241,23 +241,33 @@ def test_the_summary_is_the_same_with_a_cached_index(folder: Path) -> None:
     assert images.endswith("; labels: 10 (Cat, a, b, c, cat, d, e, f, …)")
 
 
-def test_images_in_several_tables_are_warned_of_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_in_several_tables_are_warned_of_once(folder: Path) -> None:
     (folder / "own").mkdir()
     for split, names in (("train", NAMES[:4]), ("val", NAMES[2:5]), ("test", NAMES[5:])):
         rows = "".join(f"../{name},{label}\n" for name, label in zip(names, ["cat", "dog"] * 2, strict=False))
         (folder / "own" / f"{split}.csv").write_text(f"path,labels\n{rows}")
-    command = ["data", "stats", "dataset=own", f"dataset.root={folder}", "split=all", "output=out"]
-    words = f"warning: own: 2 images are in several splits (train and val: {NAMES[2]}, {NAMES[3]}), so metrics are"
-    for again in range(2):
-        own_dataset._shown.clear()
-        caplog.clear()
-        assert run(command) == 0
-        assert caplog.text.count(words) == 1, again
+    printed = folder / "printed.txt"
+
+    def warned(*command: str) -> int:
+        """How often a command warns of the images that train and val share."""
+        process = begin([*command, f"dataset.root={folder}"], output=str(printed))
+        process.join()
+        text = printed.read_text()
+        printed.unlink()
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        assert process.exitcode == 0, text
+        words = f"warning: 2 images are in several splits (train and val: {NAMES[2]}, {NAMES[3]}), so metrics are"
+        assert text.count("in several splits (") == text.count(words)
+        return text.count(words)
+
+    files = [f"dataset.{split}=own/{split}.csv" for split in ("train", "val", "test")]
+    stats = ["data", "stats", "split=all", "output=out"]
+    commands = (stats, stats, ["data", "stats", "split=val", "output=out"], ["data", "verify"], ["train", *SMALL])
+    for dataset in (["dataset=own"], ["dataset=table", *files]):
+        for command in commands:
+            assert warned(*command, *dataset) == 1, (command, dataset)
     (folder / "own" / "val.csv").write_text(f"path,labels\n../{NAMES[4]},cat\n")
-    own_dataset._shown.clear()
-    caplog.clear()
-    assert run(command) == 0
-    assert "several splits" not in caplog.text
+    assert warned(*stats, "dataset=own") == 0
 
 
 def test_a_name_wins_over_a_file(folder: Path) -> None:
@@ -272,7 +282,7 @@ def test_a_name_wins_over_a_file(folder: Path) -> None:
         (".", ("t.csv", "dataset=folder", "dataset.root=.")),
         ("export/train", ("_classes.csv",)),
         ("empty", ("an empty folder",)),
-        ("flat", ("1 images and nothing",)),
+        ("flat", ("1 image and nothing",)),
         ("i0.jpg", ("i0.jpg", "no table")),
     ],
 )
@@ -346,7 +356,7 @@ def test_the_same_image_in_two_class_folders_is_never_silent(folder: Path, capsy
         assert run([*arguments, "dataset=folder", "dataset.root=classes"]) == 0, capsys.readouterr()
         output = capsys.readouterr()
         text = " ".join((output.out + output.err).split())
-        assert "warning: 1 images are there several times, byte for byte, with different labels: cat/i1.jpg" in text
+        assert "warning: 1 image is there several times, byte for byte, with different labels: cat/i1.jpg" in text
         assert "dataset.copies=join" in text
 
 
@@ -403,7 +413,7 @@ def test_images_beside_class_folders_are_counted(folder: Path, capsys: pytest.Ca
     for name in ("a.jpg", "b.jpg"):
         (folder / "zip/mydata" / name).unlink()
     compose.compose(["dataset=zip"])
-    assert "left out 1 images beside the folder mydata" in capsys.readouterr().err
+    assert "left out 1 image beside the folder mydata" in capsys.readouterr().err
     for split in ("train", "val"):
         shutil.copytree(folder / "classes", folder / "set" / split)
     (folder / "set/val/c.jpg").touch()

@@ -20,7 +20,7 @@ from mldec.data.own.recognise import recognise
 from mldec.data.own.text_table import lists_images
 from mldec.data.table_file import is_table
 from mldec.data.unread_formats import UNREAD, describe_unread
-from mldec.errors import DataError, setting
+from mldec.errors import DataError, counted, setting
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +78,14 @@ def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
     if here:
         choices = [setting("dataset", os.path.join(path, name)) for name in here[:6]]
         if classes:
-            choices.append(f"dataset=folder {setting('dataset.root', path)} ({len(classes):,} class folders)")
+            choices.append(f"dataset=folder {setting('dataset.root', path)} ({counted(len(classes), 'class folder')})")
         raise DataError(f"dataset={path}: may be read in several ways; use {' or '.join(choices)}")
     base = _base(path)
     lone = os.path.join(path, classes[0]) if len(classes) == 1 and base == path else None
     if lone and not _images_in(lone) and len(below := _class_folders(lone)) > 1:
         _refuse_nested(lone, lone, below)
         if images := _images_in(path):
-            logger.info("%s: left out %s images beside the folder %s", path, f"{images:,}", classes[0])
+            logger.info("%s: left out %s beside the folder %s", path, counted(images, "image"), classes[0])
         return Located("folder", {"root": lone}, f"a folder for each of {len(below):,} classes")
     if classes:
         _refuse_nested(path, base, classes)
@@ -93,8 +93,8 @@ def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
     inside = _datasets_inside(path)
     if not inside and (images := _images_in(path)):
         raise DataError(
-            f"dataset={path}: {images:,} images and nothing that says their labels; move them into a folder per class, "
-            "or list them in a table of path and labels: dataset=FILE.csv"
+            f"dataset={path}: {counted(images, 'image')} and nothing that says their labels; move them into a folder "
+            "per class, or list them in a table of path and labels: dataset=FILE.csv"
         )
     unread = sorted(name for name in some_below(path) if os.path.splitext(name)[1].lower() in UNREAD)
     if unread := [name for name in unread if not is_of_macos(os.path.basename(name))]:

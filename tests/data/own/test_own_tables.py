@@ -733,7 +733,7 @@ def test_a_column_of_answers_is_asked_about(tmp_path: Path, cells: tuple[str, st
         (
             "t.json",
             '[{"path": "1.jpg", "labels": {"cat": 1, "dog": 1}}, {"path": "1.jpg", "labels": {"cat": 0}}]',
-            "1 labels .* such as cat of 1.jpg",
+            "1 label .* such as cat of 1.jpg",
         ),
     ],
 )
