@@ -44,6 +44,7 @@ class TableFile:
         inside: the images that it holds, whose column has the numbers of the rows for cells.
         names: all names of the labels, in order, of columns that are known to hold these alone.
         late: of JSONL, the keys that the first row lacks, with the line of the first row that has them.
+        unseen: of JSONL, the same of keys that none of the first rows has, as far as `records` or `rows` were read.
     """
 
     path: str
@@ -58,6 +59,7 @@ class TableFile:
     inside: ImagesInside | None = None
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     late: dict[str, int] = field(default_factory=dict)
+    unseen: dict[str, int] = field(default_factory=dict)
 
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
@@ -188,6 +190,9 @@ def _open_sheet(path: str) -> TableFile:
 
 
 def _open_jsonl(path: str) -> TableFile:
+    keys: dict[str, int] = {}
+    unseen: dict[str, int] = {}
+
     def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
         try:
@@ -198,20 +203,22 @@ def _open_jsonl(path: str) -> TableFile:
                     row = parse_json(line)
                     if not isinstance(row, dict):
                         raise ValueError(f"expected an object {{…}}, found {line.strip()[:40]}")
+                    if not row.keys() <= keys.keys():
+                        unseen.update({key: number for key in row if key not in keys and key not in unseen})
                     yield number, row
         except (OSError, ValueError) as error:
             raise DataError(f"{path} line {number}: cannot be read as JSON: {error}") from None
 
-    keys: dict[str, int] = {}
     first = 0
     for line, row in itertools.islice(rows(), SAMPLE):
         first = first or line
         for key in row:
             keys.setdefault(key, line)
+    unseen.clear()
     if not first:
         raise DataError(f'{path}: is empty; a line is an object such as {{"path": "a.jpg", "labels": ["cat"]}}')
     late = {key: line for key, line in keys.items() if line != first}
-    return TableFile(path, tuple(keys), _records_of(rows), rows, "JSONL", late=late)
+    return TableFile(path, tuple(keys), _records_of(rows), rows, "JSONL", late=late, unseen=unseen)
 
 
 def _open_parquet(path: str, image_column: str | None = None) -> TableFile:
