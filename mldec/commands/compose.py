@@ -22,9 +22,9 @@ from typing import Any
 
 import mldec
 from mldec.commands.own_dataset import find_own, literal_path, no_such_dataset, own_path, show_summary
-from mldec.config import from_stored
+from mldec.config import build_config, from_stored
 from mldec.engine import settings_file
-from mldec.errors import ConfigError, first_lines, shortened, suggest
+from mldec.errors import ConfigError, as_override, first_lines, shortened, suggest
 from mldec.registry import REGISTRIES
 
 GROUPS = (*REGISTRIES, "runtime", "protocol")
@@ -177,6 +177,15 @@ def change(
 def path_of_dataset(arguments: Arguments) -> str | None:
     """The file or folder that `dataset=PATH` names; None where it names a choice, or is not there."""
     return own_path(arguments.overrides, choices("dataset", _folders(arguments.config_dir)))
+
+
+def check_beside_data(arguments: Arguments) -> None:
+    """Raise ConfigError for what is wrong with settings beside `dataset=PATH`, before any of its files is read."""
+    path = path_of_dataset(arguments)
+    others = [text for text in arguments.overrides if key_of(text).partition(".")[0] != "dataset"]
+    if path is not None and others:
+        stand_in = ["dataset=folder", as_override("dataset.root", path)]
+        build_config(compose([*others, *stand_in], arguments.config_dir))
 
 
 def value_of(override: str) -> Any:

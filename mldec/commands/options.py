@@ -110,6 +110,7 @@ def parse(argv: Sequence[str], declared: type[Options], command: str, **more: An
 def compose_config(arguments: Arguments) -> Config:
     """The experiment of a command line, composed and checked; notes of settings left out go to standard error."""
     compose.load_components(arguments.plugins)
+    compose.check_beside_data(arguments)
     notes: list[str] = []
     config = build_config(compose.compose(arguments.overrides, arguments.config_dir, notes))
     for note in notes:

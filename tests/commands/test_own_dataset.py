@@ -307,6 +307,18 @@ def test_commands_take_a_path(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert "no such dataset" in capsys.readouterr().err
 
 
+def test_a_misspelt_option_is_reported_before_the_data_are_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "broken.csv").write_text("path,labels\nnone.jpg,cat\n")
+    for words in (["schedule.epoch=2"], ["schedule.epoch=2", "experiment=digits"], ["head=gapp"]):
+        assert run(["train", "dataset=broken.csv", *words]) == 2
+        error = capsys.readouterr().err
+        assert "did you mean" in error or "no such head" in error, error
+        assert "none.jpg" not in error
+        assert "read as" not in error
+
+
 ODD = ["mes données", "a\\b", "${x}", "it's", 'a"b', "[x]", "a,b", "a=b", " blank ", "{a}", "123", "null", "名\u0301"]
 ODD += ["a\\", "$(x)", "~x"]
 
