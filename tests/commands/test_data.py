@@ -354,6 +354,7 @@ def test_the_directory_that_was_written_is_a_dataset_and_the_first_one_stays(tmp
     printed = following(capsys)
     for overrides in (printed, ["dataset=set_split", *given]):
         config = build_component(compose.compose(overrides)["dataset"], "dataset")
+        assert config.single_label == (kind == "classes")
         parts = content_of(config)
         assert set(parts) == {"train", "val"}
         assert {image: labels for part in parts.values() for image, labels in part.items()} == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -45,7 +46,7 @@ class Located:
     """
 
     name: str
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     format: str = ""
 
 
@@ -63,7 +64,7 @@ def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
     tables = _tables_of_splits(path) or _tables_of_splits(os.path.join(path, "data"))  # as Hugging Face's hub has them
     tables = tables or _tables_of_splits(os.path.join(path, "default"))
     if "train" in tables:
-        files: dict[str, str] = {split: tables[split] for split in SPLITS if split in tables}
+        files: dict[str, Any] = {split: tables[split] for split in SPLITS if split in tables}
         return Located("table", files | _of_parts(path))
     found = recognise(path, **(settings or {}))
     classes = _class_folders(path)
@@ -144,14 +145,21 @@ def _tables_of_splits(path: str) -> dict[str, str]:
     return found
 
 
-def _of_parts(path: str) -> dict[str, str]:
-    """Settings for DIR_split, a folder of tables that `mldec data split` wrote: images in DIR, and names of labels."""
+def _of_parts(path: str) -> dict[str, Any]:
+    """Settings for DIR_split, a folder of tables that `mldec data split` wrote: images in DIR, and names of labels.
+
+    Of class folders in DIR each image has one label.
+    """
     whole = path.removesuffix("_split")
     if whole == path or not os.path.isdir(whole) or _inner_folders(path) or _images_in(path):
         return {}
-    logger.info("%s: without images, so those of %s", path, whole)
+    logger.info("%s: images of %s, as %s has none", path, whole, os.path.basename(path))
+    settings: dict[str, Any] = {"root": whole}
     names = next((name for name in NAMES_FILES if os.path.isfile(os.path.join(path, name))), None)
-    return {"root": whole} | ({} if names is None else {"labels": os.path.join(path, names)})
+    settings |= {} if names is None else {"labels": os.path.join(path, names)}
+    with contextlib.suppress(DataError):
+        settings |= {"single_label": True} if locate(whole).name == "folder" else {}
+    return settings
 
 
 def _tables(folder: str) -> list[str]:
