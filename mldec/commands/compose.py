@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import mldec
-from mldec.commands.own_dataset import find_own, literal_path, no_such_dataset, show_summary
-from mldec.config import from_stored
+from mldec.commands.own_dataset import find_own, literal_path, no_such_dataset, own_path, show_summary
+from mldec.config import build_config, from_stored
 from mldec.engine import settings_file
-from mldec.errors import ConfigError, first_lines, shortened, suggest
+from mldec.errors import ConfigError, as_override, first_lines, shortened, suggest
 from mldec.registry import REGISTRIES
 
 GROUPS = (*REGISTRIES, "runtime", "protocol")
@@ -92,7 +92,7 @@ def compose(
     only the command line may.
     """
     folders = _folders(config_dir)
-    overrides, own = find_own(overrides, choices("dataset", folders), None if divides else {}, lists=lists)
+    overrides, own = find_own(overrides, choices("dataset", folders), divides=divides, lists=lists)
     for_hydra = [item for override in overrides for item in _for_hydra(override, folders)]
     if config_dir:
         settings_file.check_config_files(folders[1], CHOICES)
@@ -172,6 +172,20 @@ def change(
         raise ConfigError(_readable(error)) from error
     show_summary(own, changed)
     return changed
+
+
+def path_of_dataset(arguments: Arguments) -> str | None:
+    """The file or folder that `dataset=PATH` names; None where it names a choice, or is not there."""
+    return own_path(arguments.overrides, choices("dataset", _folders(arguments.config_dir)))
+
+
+def check_beside_data(arguments: Arguments) -> None:
+    """Raise ConfigError for what is wrong with settings beside `dataset=PATH`, before any of its files is read."""
+    path = path_of_dataset(arguments)
+    others = [text for text in arguments.overrides if key_of(text).partition(".")[0] != "dataset"]
+    if path is not None and others:
+        stand_in = ["dataset=folder", as_override("dataset.root", path)]
+        build_config(compose([*others, *stand_in], arguments.config_dir))
 
 
 def value_of(override: str) -> Any:

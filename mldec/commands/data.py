@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal
 from mldec.commands import compose
 from mldec.commands.options import OutputDirectory, OutputFile, parse
 from mldec.config import Count, Fraction, Range, Seed, Some, build_config
-from mldec.errors import ConfigError, RunError, as_override, printable_name, shortened, suggest
+from mldec.errors import ConfigError, DataError, RunError, as_override, counted, printable_name, shortened, suggest
 from mldec.files import check_output_directory, check_output_file, refuse_overwriting
 from mldec.system import usable_cores
 
@@ -63,6 +64,7 @@ class SplitOptions(DatasetOptions):
     A table gives tables with the same columns, a directory of class directories or an export of a tool gives CSV.
 
     Attributes:
+        redivide: divide also a dataset that has splits of its own: all of its images, whichever split they are in
         dedupe: true: near-duplicates stay in one part; false: do not look for them; default: look, and warn of those
             that are in different parts
     """
@@ -74,6 +76,7 @@ class SplitOptions(DatasetOptions):
     seed: Seed = 0  # of the choice among equally good divisions
     groups: str | None = None  # column: rows with the same value, such as a patient or a video, stay in one part
     dedupe: bool | None = None
+    redivide: bool = False
     workers: Some | None = None  # processes that read images; default: one per core
     output: OutputDirectory | None = None  # default: the directory of the file; of a directory DIR it is DIR_split
 
@@ -180,11 +183,12 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
         with display.bar(f"{config.name} {split}", len(index)) as bar:
             found = verify(index, workers=options.workers or usable_cores(), on_done=bar.advance)
         problems += found
-        display.say(f"{config.name} {split}: {len(index):,} images, {len(found):,} of them cannot be used")
+        display.say(f"{config.name} {split}: {counted(len(index), 'image')}, {len(found):,} of them cannot be used")
         for problem in found[:SHOWN]:
             display.say(f"  {printable_name(problem.reason)}")
         if len(found) > SHOWN:
             display.say(f"  and {len(found) - SHOWN:,} more")
+    _warn_of_shared(config, indexes)
     _warn_of_copies(config, indexes, display)
     # Otherwise those of the other splits, or those with unseen labels alone, would be among them.
     if set(indexes) == set(config.splits) and config.unseen is None:
@@ -192,8 +196,8 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
         home = os.path.abspath(config.folder)
         unlisted = [p for p in unlisted_images(indexes.values()) if os.path.relpath(p, home) not in left_out]
         if unlisted:
-            what = "images beside them that no annotation mentions, such as"
-            display.say(f"{len(unlisted):,} {what} {printable_name(unlisted[0])}")
+            what = "beside them that no annotation mentions, such as"
+            display.say(f"{counted(len(unlisted), 'image')} {what} {printable_name(unlisted[0])}")
     if not problems:
         return 0
     write_list(problems, output)
@@ -204,7 +208,7 @@ def _verify(options: VerifyOptions, arguments: compose.Arguments) -> int:
     exclusions = Path(config.exclude or os.path.join(config.folder, EXCLUDED))
     broken = (os.path.relpath(problem.path, os.path.abspath(config.folder)) for problem in problems)
     count = add_exclusions(broken, exclusions)
-    display.say(f"{exclusions} now lists {count:,} images, which training leaves out")
+    display.say(f"{exclusions} now lists {counted(count, 'image')}, which training leaves out")
     return 0
 
 
@@ -227,6 +231,7 @@ def _stats(options: StatsOptions, arguments: compose.Arguments) -> int:
         write_json(folder / f"{split}.json", summary.to_mapping())
         draw_statistics(summary, folder / f"{split}.png", title=f"{config.name} {split}")
         display.say(f"written to {folder / split}.json and {folder / split}.png")
+    _warn_of_shared(config, indexes)
     if config.name == "folder":
         _warn_of_copies(config, indexes, display)
     return 0
@@ -250,10 +255,16 @@ def _split(options: SplitOptions, arguments: compose.Arguments) -> int:
     chosen = as_override("dataset", options.table or "") if found else "dataset=table"
     named: dict[str, Any] = {} if options.table is None or found else {"train": options.table}
     more = [] if options.table is None else [chosen]
+    given_keys = arguments.keys()
+    path = os.path.expanduser(options.table) if found and options.table else compose.path_of_dataset(arguments)
+    if path is not None and options.redivide and "dataset.labels" not in given_keys:
+        more.append("dataset.labels=union")  # which of the old splits has a label does not matter
     config = _dataset(options, arguments, *more, divides=False, **named)
+    if "dataset.labels=union" in more:
+        config = dataclasses.replace(config, labels=None)
     if options.groups is not None and getattr(config, "ignore", None) and options.groups not in config.ignore:
         config = dataclasses.replace(config, ignore=(*config.ignore, options.groups))  # it is no class
-    overrides = split_dataset(options, config, shares, display)
+    overrides = split_dataset(options, config, shares, display, path)
     command = shlex.join(["mldec", "train", *overrides])
     if "train" in shares:
         display.say(f"next: {command}")
@@ -295,7 +306,7 @@ def _shrink(options: ShrinkOptions, arguments: compose.Arguments) -> int:
     for reason in left_out:
         display.say(f"warning: left out: {printable_name(reason)}")
     total = sum(len(index) for index in indexes.values()) - len(problems)
-    display.say(f"{total:,} images and {len(plan.files):,} other files in {output}")
+    display.say(f"{counted(total, 'image')} and {counted(len(plan.files), 'other file')} in {output}")
     settings = {"dataset.root": str(output), **settings}
     if problems:
         settings["dataset.missing"] = "drop"
@@ -363,6 +374,22 @@ def _train_command(
     kept = {text: compose.key_of(text) for text in arguments.overrides if text.startswith("dataset.")}
     given = [text for text, key in kept.items() if key not in settings and key != without]
     return shlex.join(["mldec", "train", choice, *new, *given])
+
+
+def _warn_of_shared(config: Any, indexes: Mapping[str, Any]) -> None:
+    """Log a warning for images in several tables of a dataset, those of its other splits too, as far as they are read.
+
+    Of other datasets nothing is compared: their splits are one file, or folders of their own.
+    """
+    from mldec.data.data_checks import warn_of_shared
+
+    if config.name != "table" or config.is_one_file:
+        return
+    found = {}
+    for split in config.splits:
+        with contextlib.suppress(DataError):
+            found[split] = indexes[split] if split in indexes else _index(config, split)
+    warn_of_shared(found)
 
 
 def _warn_of_copies(config: Any, indexes: Mapping[str, Any], display: Any) -> None:

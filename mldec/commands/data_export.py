@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mldec.errors import ConfigError, as_override, setting, shortened
+from mldec.errors import ConfigError, as_override, counted, setting, shortened
 from mldec.files import check_output_directory, check_output_file, refuse_overwriting, write_text
 
 if TYPE_CHECKING:
@@ -68,12 +68,13 @@ def export(options: DataExportOptions, images: ExportSet, read: Iterable[str | P
     refuse_overwriting("output", [*parts, *beside], read)
     display.say(f"note: paths are relative to {images.root}")
     if images.unknown:
-        display.say(f"note: {images.unknown:,} labels of images are unknown, so each label has a column, with -1 there")
+        unknown = counted(images.unknown, "unknown label")
+        display.say(f"note: {unknown} of images, so each label has a column, with -1 there")
     for file, part in parts.items():
         total = sum(part.counts.values())
         with display.bar(file.name, total) as bar:
             form.write(file, part, choices, bar.advance)
-        display.say(f"{file}: {total:,} images, {len(images.labels):,} labels")
+        display.say(f"{file}: {counted(total, 'image')}, {counted(len(images.labels), 'label')}")
     for file, text in beside.items():
         write_text(file, text)
         display.say(f"{file}")
@@ -136,15 +137,15 @@ def _export_folder(options: DataExportOptions, images: ExportSet, display: Displ
     else:
         size = export_folder.measure_images(images)
         verb = "copies of" if how == "copy" else "links to"
-        display.say(f"note: {verb} {total:,} images, {size / 1e6:,.1f} MB, in {images.root}")
+        display.say(f"note: {verb} {counted(total, 'image')}, {size / 1e6:,.1f} MB, in {images.root}")
         if how == "copy":
             export_folder.check_space(output, size)
     if images.unused:
         count, first = len(images.unused), shortened(images.unused[0])
-        display.say(f"warning: {count:,} labels that no image has are in no file, such as {first}")
+        display.say(f"warning: {counted(count, 'label')} that no image has, in no file, such as {first}")
     with display.bar(output.name, total) as bar:
         export_folder.write_hf(output, images, how, bar.advance)
-    display.say(f"{output}: {total:,} images, {len(images.labels):,} labels")
+    display.say(f"{output}: {counted(total, 'image')}, {counted(len(images.labels), 'label')}")
     display.say(f'in Python: load_dataset("imagefolder", data_dir={str(output)!r})')
     display.say(f"next: mldec data stats {setting('dataset', str(output))}")
     return 0

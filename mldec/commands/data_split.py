@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,45 +24,48 @@ if TYPE_CHECKING:
     from mldec.data.table_file import TableFile
     from mldec.engine.display import Display
 
+LABELS = "labels.txt"  # beside the parts, their labels in order
 SHOWN = 3  # pairs of near-duplicates in a message
 
 
-def split_dataset(options: SplitOptions, config: Any, shares: Mapping[str, float], display: Display) -> list[str]:
+def split_dataset(
+    options: SplitOptions, config: Any, shares: Mapping[str, float], display: Display, path: str | None = None
+) -> list[str]:
     """Divide the images of `config` and write a table for each part that has some.
 
-    A table gives tables with all its columns; class folders and exports give CSV.
+    A table gives tables with all its columns, but that of splits it had; class folders and exports give CSV.
 
     Args:
         config: of the dataset.
         shares: of the parts by their names, train first, all above 0.
+        path: the file or folder that the user named as the dataset, if that was one.
 
     Returns:
         The overrides that read the parts; without `dataset.train` if it has no share.
 
     Raises:
-        ConfigError: the dataset has parts that are files or folders already.
+        ConfigError: the dataset is none of the user's own, or has splits, unless `options.redivide`.
         DataError: a file exists already, there is no column `options.groups`, or all images would be in one part.
     """
     from mldec.data.own.read_rows import open_with_settings
     from mldec.data.stratify import joined, stratify
     from mldec.data.table_file import is_table
 
+    _check_splits(config, options.redivide, path, display)
     of_one_file = config.name == "table" and config.is_one_file
-    if config.name not in ("table", "folder") or (config.own_splits != ("train",) and not of_one_file):
-        raise ConfigError(
-            f"dataset={config.name}: its {', '.join(config.splits)} are files or directories of their own already; "
-            "name one file or directory to divide: dataset=PATH"
-        )
     table = open_with_settings(config.file("train"), config) if of_one_file and is_table(config.train) else None
     source = config.folder if config.name == "folder" else config.file("train")
     if options.groups is not None and options.groups not in (table.columns if table else ()):
         advice = suggest(options.groups, table.columns) if table else "only a table has columns; list the images in one"
         raise DataError(f"groups={options.groups}: {source} has no such column; {advice}")
     index, images = _whole(config)
-    beside = f"{os.path.normpath(source)}_split" if os.path.isdir(source) else os.path.dirname(source) or "."
-    folder, suffix = options.output or Path(beside), os.path.splitext(source)[1] if table else ".csv"
+    if table is None:
+        index = _within(index, path or source)
+    folder = options.output or _usual_folder(path or source, index.root if table is None else None)
+    suffix = os.path.splitext(source)[1] if table else ".csv"
     files = {split: folder / f"{split}{suffix}" for split in shares}
-    if taken := [str(file) for file in files.values() if file.exists()]:
+    written = [*files.values(), *([] if table else [folder / LABELS])]
+    if taken := [str(file) for file in written if file.exists()]:
         raise DataError(f"{', '.join(taken)}: exists already; move it away or use output=DIR")
 
     together = []
@@ -100,15 +104,73 @@ def split_dataset(options: SplitOptions, config: Any, shares: Mapping[str, float
     return [text for text in explicit_options(settings) if "train" in files or not text.startswith("dataset.train=")]
 
 
+def _check_splits(config: Any, redivide: bool, path: str | None, display: Display) -> None:
+    """Raise ConfigError for a dataset that is not to be divided: a published one, or one that is divided already."""
+    if config.name not in ("table", "folder"):
+        raise ConfigError(
+            f"dataset={config.name}: its {', '.join(config.splits)} are files or directories of their own already; "
+            "name one file or directory to divide: dataset=PATH"
+        )
+    own, what = config.own_splits, path or f"dataset={config.name}"
+    if own == ("train",):
+        if redivide:
+            display.say(f"note: redivide=true: without effect, {what} has no splits of its own")
+    elif not redivide:
+        raise ConfigError(
+            f"{what}: has splits of its own already ({', '.join(own)}); redivide=true divides the images of all of "
+            "them anew"
+        )
+
+
+def _usual_folder(path: str, root: str | None) -> Path:
+    """Where the parts are written: beside the file `path`, or into DIR_split for the directory DIR.
+
+    The latter is the directory at `path`, or `root`, that of the images, unless they lie below the file's.
+    """
+    if os.path.isdir(path):
+        return Path(f"{os.path.normpath(path)}_split")
+    beside = os.path.dirname(path) or "."
+    if root is not None and not _is_within(root, os.path.abspath(beside)):
+        return Path(f"{root}_split")
+    return Path(beside)
+
+
+def _within(index: ImageIndex, path: str) -> ImageIndex:
+    """The same images with paths relative to the directory at `path`, or of the file there, if it holds all."""
+    from mldec.data.index import Ragged
+
+    folder = os.path.abspath(path if os.path.isdir(path) else os.path.dirname(path))
+    if folder == index.root or not _is_within(index.root, folder):
+        return index
+    inner = os.path.relpath(index.root, folder).replace(os.sep, "/")
+    return dataclasses.replace(index, root=folder, paths=Ragged.of_texts([f"{inner}/{name}" for name in index.names()]))
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return os.path.commonpath([path, folder]) == folder
+
+
 def _whole(config: Any) -> tuple[ImageIndex, np.ndarray]:
-    """All images, and (R,) the image of each row of the table."""
-    from mldec.data.table import read_whole
+    """All images, of whichever split, and (R,) the image of each row of the table."""
+    from mldec.data.own.joined_index import join
+    from mldec.data.own.label_names import UNION
+    from mldec.data.own.parquet_images import find_images_inside
+    from mldec.data.table import read_table, read_whole
     from mldec.registry import DATASETS
 
+    own = config.own_splits
     config = dataclasses.replace(config, val_share=0.0, test_share=0.0, unseen=None)
-    if config.name == "table":
+    if own != ("train",) and config.labels is None:  # which of the old splits has a label does not matter
+        config = dataclasses.replace(config, labels=UNION)
+    if config.name == "table" and config.is_one_file:
         return read_whole(config)
-    index = DATASETS[config.name].build(config, split="train")
+    if config.name == "table" and any(find_images_inside(config.file(split), config.path_column) for split in own):
+        raise DataError(
+            f"{config.file('train')}: the images of its splits are within Parquet files; write them into a directory "
+            "first: mldec data export format=hf images=copy output=DIR"
+        )
+    build = read_table if config.name == "table" else DATASETS[config.name].build
+    index = join({split: build(config, split=split) for split in own})
     return index, np.arange(len(index))
 
 
@@ -120,18 +182,22 @@ def _divide_table(
     from mldec.data.table import names_in_use
     from mldec.data.table_file import write_table_file
 
+    columns = table_columns(table, config)
     for split, file in files.items():
-        write_table_file(table, np.flatnonzero(np.isin(images, rows[split])).tolist(), str(file))
+        own = np.flatnonzero(np.isin(images, rows[split])).tolist()
+        write_table_file(table, own, str(file), without=columns.split, instead=split)
     changed: dict[str, Any] = {split: str(file) for split, file in files.items()}
     if config.root or any(file.parent.resolve() != Path(config.folder).resolve() for file in files.values()):
         changed["root"] = str(config.folder)
     if "root" in changed and (names := names_in_use(config)) is not None:
+        copy = next(iter(files.values())).parent / os.path.basename(names)  # so that the parts are read alone, too
+        if not copy.exists():
+            shutil.copyfile(names, copy)
+            names = str(copy)
         changed["labels"] = names
-    columns = table_columns(table, config)
     if columns.labels is None and config.minus_one is None:  # as in the table, though a part may have no 0 in a column
         changed["minus_one"] = "unknown"
-    if columns.split is not None:  # which is not that of the parts
-        changed |= {"split_column": None, "ignore": (*(config.ignore or ()), columns.split)}
+    changed |= {"split_column": None, "split_folders": False}  # which were not those of the parts
     return dataclasses.replace(config, val_share=0.0, test_share=0.0, split_seed=0, **changed)
 
 
@@ -141,20 +207,21 @@ def _write_parts(
     """Write each part as CSV, and the labels beside it; the config that reads the parts."""
     from mldec.data.dataset import DatasetConfig
     from mldec.data.own.export_set import from_indexes
-    from mldec.data.own.export_writers import FORMATS, WriterOptions
+    from mldec.data.own.export_writers import FORMATS, WriterOptions, label_names
     from mldec.data.table import TableConfig
 
     form, parts = FORMATS["csv"], from_indexes({split: index.subset(own) for split, own in rows.items()})
     for split, file in files.items():
-        form.write(file, parts.only(split), WriterOptions(), lambda count: None)
+        form.write(file, parts.only(split), WriterOptions(blank_unknown=True), lambda count: None)
     folder = next(iter(files.values())).parent
     changed: dict[str, Any] = {split: str(file) for split, file in files.items()}
     if Path(parts.root) != folder.absolute():
         changed["root"] = parts.root
-    if form.beside is not None:  # their order
-        labels = folder / form.beside[0]
-        write_text(labels, form.beside[1](parts))
-        changed["labels"] = str(labels)
+    if names := label_names(parts):
+        write_text(folder / LABELS, names)
+        changed["labels"] = str(folder / LABELS)
+    if parts.unknown:
+        changed["minus_one"] = "unknown"
     kept = {field.name: getattr(config, field.name) for field in dataclasses.fields(DatasetConfig)}
     kept |= {"name": "table", "root": None, "exclude": None, "single_label": config.single_label}
     return TableConfig(**{"train": "", **kept, **changed})

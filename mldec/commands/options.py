@@ -113,6 +113,7 @@ def compose_config(arguments: Arguments) -> Config:
     Notes of settings left out, and the choices with their reasons, go to standard error.
     """
     compose.load_components(arguments.plugins)
+    compose.check_beside_data(arguments)
     notes: list[str] = []
     config = build_config(compose.compose(arguments.overrides, arguments.config_dir, notes))
     for note in notes:

@@ -10,18 +10,17 @@ import contextlib
 import dataclasses
 import difflib
 import itertools
-import logging
 import os
 import shlex
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from mldec.commands.messages import collected
 from mldec.config import build_component
-from mldec.data.dataset import SPLITS, FilesConfig, listing, name_some
+from mldec.data.dataset import FilesConfig, listing, name_some
 from mldec.data.index import ImageIndex
 from mldec.errors import (
     LONGEST_PATH,
@@ -36,8 +35,6 @@ from mldec.errors import (
     suggest,
 )
 from mldec.registry import DATASETS
-
-logger = logging.getLogger(__name__)
 
 MOST_TRIED = 10_000  # images of a dataset whose division is tried before it is chosen: of more, each part has some
 
@@ -68,14 +65,19 @@ class OwnDataset:
 
 
 def find_own(
-    overrides: Sequence[str], known: Sequence[str], trained_on: Mapping[str, Any] | None = None, *, lists: bool = False
+    overrides: Sequence[str],
+    known: Sequence[str],
+    trained_on: Mapping[str, Any] | None = None,
+    *,
+    divides: bool = True,
+    lists: bool = False,
 ) -> tuple[list[str], OwnDataset | None]:
     """Overrides in which explicit ones stand for `dataset=PATH`, those of the user after them; and what was found.
 
     Args:
         known: the names that `dataset=` takes.
         trained_on: the dataset of a run that is to be measured. Another one gets no splits: nothing is trained on it.
-            Empty: of a dataset that is to be divided into files.
+        divides: whether a dataset without splits gets some; otherwise the command works on what it lists.
         lists: the command works on what the dataset lists, also on images that do not exist.
 
     Raises:
@@ -90,7 +92,7 @@ def find_own(
         raise ConfigError(f"dataset={paths[0][1]} and dataset={paths[1][1]}: one dataset is trained on; leave one out")
     place, path = paths[0]
     others = [text for number, text in enumerate(overrides) if number != place]
-    own = _recognise(path, others, trained_on, lists or trained_on == {})
+    own = _recognise(path, others, trained_on, divides=divides, only_listed=lists or not divides)
     given = {_key(text) for text in others}
     expanded = [text for text in own.options if _key(text) not in given]
     return [*expanded, *others], own
@@ -104,6 +106,11 @@ def literal_path(override: str) -> str:
     except ValueError:
         return override
     return as_override(key, value) if exists else override
+
+
+def own_path(overrides: Sequence[str], known: Sequence[str]) -> str | None:
+    """The path that `dataset=PATH` among overrides gives; None where there is none."""
+    return next((path for text in overrides if (path := _path(literal_path(text), known)) is not None), None)
 
 
 def no_such_dataset(value: str, known: Sequence[str]) -> ConfigError:
@@ -137,6 +144,8 @@ def show_summary(own: OwnDataset | None, mapping: dict[str, Any]) -> None:
 
     Raises DataError for what its splits cannot be built from.
     """
+    from mldec.data.data_checks import warn_of_shared
+
     if own is None or own.options in _shown or os.environ.get("RANK", "0") != "0":
         return
     try:
@@ -150,7 +159,7 @@ def show_summary(own: OwnDataset | None, mapping: dict[str, Any]) -> None:
             indexes[split] = DATASETS[dataset.name].build(read, split=split)
     _shown.add(own.options)
     if dataset.name == "table" and not dataset.is_one_file:  # in one, an image in two splits is an error
-        _warn_of_shared(own.path, indexes)
+        warn_of_shared(indexes)
     counts = [f"{split} {len(index):,}" for split, index in indexes.items()]
     labels = next(iter(indexes.values())).labels.names
     names = name_some((shortened(name, LONGEST_NAME) for name in labels), len(labels), MOST_NAMES)
@@ -162,29 +171,6 @@ def show_summary(own: OwnDataset | None, mapping: dict[str, Any]) -> None:
         f"the same: {shlex.join(explicit_options(dataset, also=list(map(_key, own.options))))}",
     ]
     print(printable("\n".join(lines)), file=sys.stderr, flush=True)
-
-
-def _warn_of_shared(path: str, indexes: Mapping[str, ImageIndex]) -> None:
-    """Log a warning for images that are in several splits by their paths."""
-    of_paths: dict[str, str] = {}  # the split in which each was seen first, the smallest first
-    shared: dict[str, dict[str, None]] = {}
-    for split, index in sorted(indexes.items(), key=lambda item: len(item[1])):
-        is_largest = len(index) == max(map(len, indexes.values()))
-        for name in index.names():
-            place = os.path.join(index.root, name)
-            if (other := of_paths.get(place)) is not None:
-                shared.setdefault(name, {other: None})[split] = None
-            elif not is_largest:
-                of_paths[place] = split
-    if shared:
-        splits = dict.fromkeys(split for found in shared.values() for split in found)
-        logger.warning(
-            "warning: %s: %s in several splits (%s: %s), so metrics are optimistically biased; leave each in one",
-            path,
-            f"{counted(len(shared), 'image')} {'is' if len(shared) == 1 else 'are'}",
-            " and ".join(split for split in SPLITS if split in splits),
-            name_some(shared, len(shared)),
-        )
 
 
 def explicit_options(dataset: Any, also: Collection[str] = ()) -> list[str]:
@@ -229,7 +215,9 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def _recognise(path: str, others: Sequence[str], trained_on: Mapping[str, Any] | None, only_listed: bool) -> OwnDataset:
+def _recognise(
+    path: str, others: Sequence[str], trained_on: Mapping[str, Any] | None, *, divides: bool, only_listed: bool
+) -> OwnDataset:
     from mldec.commands.compose import compose, load_components
     from mldec.data.folder_tree import find_macos
     from mldec.data.own.locate import locate
@@ -249,13 +237,16 @@ def _recognise(path: str, others: Sequence[str], trained_on: Mapping[str, Any] |
             rows = read_rows(config, "train", quiet=True)
             form, decisions = rows.format, [*rows.decisions, *(find_macos(path) if os.path.isdir(path) else [])]
             count = len(set(rows.name_ids.tolist())) if rows.names is not None else len(rows)
-            if rows.splits is None and config.is_one_file:
-                decisions += _undivided(rows.blob.texts() if rows.blob is not None else rows.names or ())
-            if decided := [as_override(key, value) for key, value in rows.options.items() if key not in keys]:
+            options = dict(rows.options)
+            if rows.splits is None and config.is_one_file and "dataset.split_folders" not in keys:
+                by_folders, text = _divided_by_folders(rows.paths)
+                options |= {"dataset.split_folders": True} if by_folders else {}
+                decisions += text
+            if decided := [as_override(key, value) for key, value in options.items() if key not in keys]:
                 base += decided
                 config = build_component(compose([*base, *given])["dataset"], "dataset")
         missing = [split for split in ("val", "test") if split not in config.own_splits]
-        if trained_on is not None and not is_same(found.settings, trained_on):
+        if not divides or (trained_on is not None and not is_same(found.settings, trained_on)):
             decisions += ["no splits of its own"] if len(missing) == 2 else []
             missing = []
         if "protocol.holdout" in keys or "protocol=paper" in others:  # which say what val is
@@ -272,16 +263,18 @@ def _recognise(path: str, others: Sequence[str], trained_on: Mapping[str, Any] |
     return OwnDataset(path, form, tuple(base), tuple(dict.fromkeys([*decisions, *texts])), only_listed)
 
 
-def _undivided(names: Iterable[str]) -> list[str]:
-    """A sentence, if all paths begin with folders that are named as splits are: they divide nothing by themselves."""
-    from mldec.data.folder import SPLIT_OF_NAME
+def _divided_by_folders(paths: Callable[[], Iterable[str]]) -> tuple[bool, list[str]]:
+    """Whether the folders train, val, … that all paths begin with divide them, and a sentence if some are so called."""
+    from mldec.data.own.split_folders import folders_of_splits, splits_in_paths
 
-    first = {name.replace("\\", "/").partition("/")[0] for name in itertools.islice(names, MOST_TRIED)}
-    if len(first) < 2 or not {name.lower() for name in first} <= set(SPLIT_OF_NAME):
-        return []
-    return [
-        f"paths begin with {name_some(sorted(first), len(first))}, which does not divide them: write a column split"
-    ]
+    divides = splits_in_paths(paths()) is not None
+    names = folders_of_splits(paths() if divides else itertools.islice(paths(), MOST_TRIED))
+    shown = name_some(names, len(names), MOST_NAMES)
+    if divides:
+        return True, [f"split by the folders that paths begin with ({shown})"]
+    if len(names) < 2:
+        return False, []
+    return False, [f"paths begin with {shown}, which does not divide them: write a column split"]
 
 
 def _export_settings(path: str, given: Sequence[str]) -> dict[str, Any]:

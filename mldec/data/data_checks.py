@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 
@@ -10,7 +11,9 @@ import numpy as np
 from mldec.data.dataset import name_some
 from mldec.data.image_checks import same_files
 from mldec.data.index import ImageIndex
-from mldec.errors import DataError
+from mldec.errors import DataError, counted
+
+logger = logging.getLogger(__name__)
 
 MOST_COMPARED = 20_000  # images whose files are compared when a training starts, see `same_files` for the time
 
@@ -41,45 +44,65 @@ def find_copies(indexes: Mapping[str, ImageIndex], advice: str = "") -> list[str
         )
         return name_some(texts, len(groups))
 
+    def are(groups: list[list[tuple[str, int]]]) -> str:
+        return "is" if len(groups) == 1 else "are"
+
     apart = [group for group in groups if len({labels(*image) for image in group}) > 1]
     across = [group for group in groups if len({split for split, _ in group}) > 1]
     found = []
     if apart:
         found.append(
-            f"{len(apart):,} images are there several times, byte for byte, with different labels: {some(apart)}; "
-            f"delete those with wrong labels{advice}"
+            f"{counted(len(apart), 'image')} {are(apart)} there several times, byte for byte, with different labels: "
+            f"{some(apart)}; delete those with wrong labels{advice}"
         )
     if across:
         found.append(
-            f"{len(across):,} images are in several splits, byte for byte, so metrics are optimistically biased: "
-            f"{some(across)}; leave each in one of them"
+            f"{counted(len(across), 'image')} {are(across)} in several splits, byte for byte, so metrics are "
+            f"optimistically biased: {some(across)}; leave each in one of them"
         )
     return found
 
 
-def find_data_problems(train: ImageIndex, held_out: Mapping[str, ImageIndex]) -> list[str]:
-    """A sentence for labels that no image of `train` has, and for images that a held-out split shares with it.
+def find_shared(indexes: Mapping[str, ImageIndex]) -> list[str]:
+    """A sentence for images that are in several splits by their paths; `indexes` by the name of the split."""
+    of_paths: dict[str, str] = {}  # the split in which each was seen first, the smallest first
+    shared: dict[str, dict[str, None]] = {}
+    largest = max(indexes, key=lambda split: len(indexes[split]), default=None)
+    for split, index in sorted(indexes.items(), key=lambda item: (len(item[1]), item[0] == largest)):
+        for name in index.names():
+            place = os.path.join(index.root, name)
+            if (other := of_paths.get(place)) is not None:
+                shared.setdefault(name, {other: None})[split] = None
+            elif split != largest:
+                of_paths[place] = split
+    if not shared:
+        return []
+    splits = {split for found in shared.values() for split in found}
+    named = " and ".join(split for split in indexes if split in splits)
+    return [
+        f"{counted(len(shared), 'image')} {'is' if len(shared) == 1 else 'are'} in several splits "
+        f"({named}: {name_some(shared, len(shared))}), so metrics are optimistically biased; leave each in one"
+    ]
 
-    Raises DataError if no image of `train` has any label.
-    """
+
+def warn_of_shared(indexes: Mapping[str, ImageIndex]) -> None:
+    """Log what `find_shared` finds as a warning."""
+    for sentence in find_shared(indexes):
+        logger.warning("warning: %s", sentence)
+
+
+def find_data_problems(train: ImageIndex) -> list[str]:
+    """A sentence for labels that no image of `train` has. Raises DataError if no image of it has any label."""
     positives = train.positives_per_class()
     if not positives.any():
         raise DataError(
-            f"no image of train has a label, of {len(train):,} images and {len(positives):,} labels: nothing can "
-            "be learned; `mldec data stats` shows what is read from the annotations"
+            f"no image of train has a label, of {counted(len(train), 'image')} and {counted(len(positives), 'label')}: "
+            "nothing can be learned; `mldec data stats` shows what is read from the annotations"
         )
-    found = []
     trained = np.ones(len(positives), bool) if train.labels.seen is None else np.array(train.labels.seen)
     absent = np.flatnonzero((positives == 0) & trained)
-    if len(absent):
-        names = name_some((train.labels.names[column] for column in absent), len(absent))
-        found.append(f"{len(absent):,} of {trained.sum():,} labels have no image in train: {names}")
-    for name, index in held_out.items():
-        own = {(index.root, image) for image in index.names()}
-        shared = [image for image in train.names() if (train.root, image) in own]
-        if shared:
-            found.append(
-                f"{len(shared):,} of {len(index):,} images of {name} are in train too, so its metrics are "
-                f"optimistically biased: {name_some(shared, len(shared))}"
-            )
-    return found
+    if not len(absent):
+        return []
+    names = name_some((train.labels.names[column] for column in absent), len(absent))
+    has = "has" if len(absent) == 1 else "have"
+    return [f"{len(absent):,} of {counted(int(trained.sum()), 'label')} {has} no image in train: {names}"]

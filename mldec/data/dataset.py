@@ -15,7 +15,6 @@ from typing import Annotated, ClassVar, Literal
 from mldec.config import ComponentConfig, Range
 from mldec.data.image import Interpolation
 from mldec.data.index import ImageIndex
-from mldec.data.text_rows import read_lines
 from mldec.errors import ConfigError, DataError, printable_name
 from mldec.labels import LabelSpace
 from mldec.untrusted import check_regular
@@ -105,7 +104,8 @@ class FilesConfig(DatasetConfig):
         root: the folder that images are relative to; null: the folder of the train file.
         train, val, test: the file of the split. Without `val` it is `protocol.holdout` of train; without `test` results
             are of val.
-        labels: a text file with the label names in order, one per line; null: the labels of `train`.
+        labels: a file with the label names in order: one per line, the `names` of a data.yaml, or JSON; null: the
+            labels of `train`.
     """
 
     paths: ClassVar[tuple[str, ...]] = (*DatasetConfig.paths, "train", "val", "test", "labels")
@@ -141,9 +141,11 @@ class FilesConfig(DatasetConfig):
 
     def named_labels(self) -> LabelSpace | None:
         """The labels that the file `labels` lists; None without one."""
+        from mldec.data.own.label_names import read_names  # which needs this module
+
         for path in self.label_files():
             with naming(path):
-                return LabelSpace(read_lines(path))
+                return LabelSpace(read_names(path))
         return None
 
 

@@ -225,17 +225,21 @@ def read_class_folders(folder: str, labels: LabelSpace | None = None, *, leave_o
     if lacking:
         some = name_some(lacking, len(lacking))
         logger.info(
-            "%s: left out %s images of classes that train lacks (%s)", folder, f"{sum(lacking.values()):,}", some
+            "%s: left out %s of classes that train lacks (%s)", folder, counted(sum(lacking.values()), "image"), some
         )
     for sentence in tree.notes():
         logger.info("%s: %s", folder, sentence)
     if others:
         shown = name_some(others, len(others))
-        logger.info("%s: left out %d files whose ending is not that of an image (%s)", folder, len(others), shown)
+        logger.info(
+            "%s: left out %s whose ending is not that of an image (%s)", folder, counted(len(others), "file"), shown
+        )
     for sentence in describe_unread(unread):
         logger.warning("warning: %s: %s", folder, sentence)
     if empty:
-        logger.warning("warning: %s: no image in %d folders (%s)", folder, len(empty), name_some(empty, len(empty)))
+        logger.warning(
+            "warning: %s: no image in %s (%s)", folder, counted(len(empty), "folder"), name_some(empty, len(empty))
+        )
     return index
 
 

@@ -77,7 +77,7 @@ class FolderTree:
             sentences.append(f"left out {counted(count, 'folder')} of outputs ({some})")
         if count := len(self._repeated):
             some = name_some(self._repeated, count)
-            sentences.append(f"left out {count:,} folders behind links that are read already ({some})")
+            sentences.append(f"left out {counted(count, 'folder')} behind links, read already ({some})")
         return sentences
 
     def _walk(self, name: str) -> Iterator[tuple[str, bool]]:
@@ -171,7 +171,8 @@ def is_of_outputs(folder: str) -> bool:
 
 def _macos_note(paths: list[str]) -> list[str]:
     count = len(paths)
-    return [f"left out {count:,} files and folders that macOS adds ({name_some(paths, count)})"] if count else []
+    what = "1 file or folder" if count == 1 else f"{count:,} files and folders"
+    return [f"left out {what} that macOS adds ({name_some(paths, count)})"] if count else []
 
 
 def _identity(folder: str) -> tuple[int, int]:

@@ -109,15 +109,20 @@ def _decoded(path: str, wanted: Sequence[str], *, most: int, dictionaries: bool 
                 yield from file.iter_batches(rows, row_groups=[group], columns=list(wanted))
 
 
-def write_rows(paths: Sequence[str], rows: Sequence[int], target: Path) -> None:
-    """Write the rows with these numbers (from 0 over all files, ascending) to a file. Raises as `read_batches` does."""
+def write_rows(paths: Sequence[str], rows: Sequence[int], target: Path, *, without: str | None = None) -> None:
+    """Write the rows with these numbers (from 0 over all files, ascending) to a file, `without` one of its columns.
+
+    Raises as `read_batches` does.
+    """
     arrow, parquet = import_pyarrow()
     schema, begin = read_schema(paths[0]), 0
+    kept = [name for name in schema.names if name != without]
+    schema = arrow.schema([schema.field(name) for name in kept], schema.metadata)
     with parquet.ParquetWriter(str(target), schema) as writer:
         for batch in (batch for path in paths for batch in read_batches(path)):
             first, last = np.searchsorted(rows, (begin, begin + len(batch)))
             if last > first:
-                writer.write_batch(batch.take(arrow.array(np.asarray(rows[first:last], np.int64) - begin)))
+                writer.write_batch(batch.select(kept).take(arrow.array(np.asarray(rows[first:last], np.int64) - begin)))
             begin += len(batch)
 
 

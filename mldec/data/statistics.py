@@ -15,7 +15,7 @@ import numpy as np
 from mldec.data.dataset import name_some
 from mldec.data.image import read_size
 from mldec.data.index import ImageIndex
-from mldec.errors import DataError
+from mldec.errors import DataError, counted
 
 SAMPLE = 1000  # images whose size is read
 SHOWN = 10  # labels at either end, and pairs, in the text
@@ -67,7 +67,7 @@ class Summary:
             f"images        {self.images:,}",
             f"labels          {len(self.names):,}" + (f", {none:,} of them in no image" if none else ""),
             f"labels/image  mean {self.mean_labels:.2f}, most {len(self.labels_per_image) - 1}, "
-            f"none in {self.labels_per_image[0]:,} images",
+            f"none in {counted(int(self.labels_per_image[0]), 'image')}",
         ]
         if self.unknown.any():
             share = self.unknown.sum() / (self.images * len(self.names))
@@ -78,7 +78,7 @@ class Summary:
             broken = f"; {self.unreadable} cannot be read" if self.unreadable else ""
             lines.append(
                 f"sizes           median {width:.0f} x {height:.0f}, shortest side {least}, longest {most} "
-                f"({len(self.sizes):,} images read{broken})"
+                f"({counted(len(self.sizes), 'image')} read{broken})"
             )
         present, order = self.present, np.argsort(-self.present, kind="stable")
         rows = [(self.names[c], f"{present[c]:>10,}  {present[c] / self.images:7.2%}") for c in order if present[c]]

@@ -43,9 +43,10 @@ from mldec.data.own.recognise import recognise
 from mldec.data.own.row_images import RowImages
 from mldec.data.own.rows import SPLITS, Rows, rows_of_listing
 from mldec.data.own.shares import SplitShares
+from mldec.data.own.split_folders import splits_in_paths
 from mldec.data.table_file import SUFFIXES, is_table
 from mldec.data.unseen import unseen_names
-from mldec.errors import DataError, setting, shortened, suggest
+from mldec.errors import DataError, counted, setting, shortened, suggest
 from mldec.labels import LabelSpace
 from mldec.registry import DATASETS
 
@@ -63,15 +64,21 @@ class TableConfig(TableSettings, SplitShares, FilesConfig):  # type: ignore[over
         first_number: the class number, 0 or 1, of the first name in a file of names; null: the one that fits.
         unlisted: the state of a label that a cell of labels does not name: absent or unknown.
         single_label: every image has exactly one label, as softmax and top-1 assume.
+        split_folders: the folders train, val and test that all paths of one file begin with are the splits.
     """
 
     first_number: Annotated[int, Range(low=0, high=1)] | None = None
     unlisted: Literal["absent", "unknown"] = "absent"
     single_label: bool = False
+    split_folders: bool = False
 
     def __post_init__(self) -> None:
         TableSettings.__post_init__(self)
         SplitShares.__post_init__(self)
+        if self.split_folders and not self.is_one_file:
+            raise ValueError("split_folders=True: divides one file; leave out val and test, or split_folders")
+        if self.split_folders and self.split_column is not None:
+            raise ValueError(f"split_folders=True and split_column={self.split_column!r}: use one of them")
 
     @property
     def paths(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -136,12 +143,19 @@ def _read_outline(config: TableConfig, path: str, stamp: tuple[int, ...]) -> _Ou
     """`stamp` changes with the file."""
     folder = os.path.dirname(os.path.abspath(path))
     if is_table(path):
-        return _Outline(splits_of_table(path, config), folder, tuple(shards_of(path)))
+        splits = _splits_of(read_rows(config, "train", quiet=True)) if config.split_folders else None
+        return _Outline(splits or splits_of_table(path, config), folder, tuple(shards_of(path)))
     rows = _export(config, path)
     if rows is None:
         return _Outline(None, folder, (path,))
-    found = () if rows.splits is None else np.unique(np.maximum(rows.splits, 0)).tolist()  # without a split: train
-    return _Outline(tuple(SPLITS[number] for number in found) or None, rows.folder, (path, *rows.files))
+    splits = _splits_of(_divided_by_folders(rows) if config.split_folders else rows)
+    return _Outline(splits, rows.folder, (path, *rows.files))
+
+
+def _splits_of(rows: Rows) -> tuple[str, ...] | None:
+    """The splits of rows, of which those without one are train; None if they are not divided."""
+    found = () if rows.splits is None else np.unique(np.maximum(rows.splits, 0)).tolist()
+    return tuple(SPLITS[number] for number in found) or None
 
 
 def _export(config: TableConfig, path: str) -> Rows | None:
@@ -209,7 +223,7 @@ def _without_macos(index: ImageIndex) -> ImageIndex:
         return index
     names = itertools.compress(index.names(), own)
     logger.info(
-        "%s: left out %s listed files that macOS adds (%s)", index.root, f"{sum(own):,}", name_some(names, sum(own))
+        "%s: left out %s that macOS adds (%s)", index.root, counted(sum(own), "listed file"), name_some(names, sum(own))
     )
     return index.subset(np.flatnonzero(~np.array(own)))
 
@@ -289,7 +303,7 @@ def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
                 f"{path}: is no table ({', '.join(SUFFIXES)}) and no export that is known; docs/own-data.md lists them"
             )
         rows = export
-    rows = _with_tidy_numbers(rows)
+    rows = _with_tidy_numbers(_divided_by_folders(rows) if config.split_folders else rows)
     if not config.is_one_file and rows.splits is not None:
         strange = np.flatnonzero((rows.splits >= 0) & (rows.splits != SPLITS.index(split)))
         if len(strange):
@@ -301,6 +315,19 @@ def read_rows(config: TableConfig, split: str, *, quiet: bool = False) -> Rows:
     if rows.decisions and not quiet:
         logger.info("%s: read as %s: %s", path, rows.format, "; ".join(rows.decisions))
     return rows
+
+
+def _divided_by_folders(rows: Rows) -> Rows:
+    """Rows with the splits that their paths begin with. Raises DataError where these do not divide them."""
+    if rows.splits is not None:
+        raise DataError(f"{rows.path}: has splits of its own; leave out dataset.split_folders, or the column of splits")
+    splits = splits_in_paths(rows.paths())
+    if splits is None:
+        raise DataError(
+            f"dataset.split_folders=true: {rows.path}: every path must begin with a folder of train, val or test, and "
+            "some with train; write a column split instead"
+        )
+    return dataclasses.replace(rows, splits=splits if rows.names is None else splits[rows.name_ids])
 
 
 def _images_of(config: TableConfig, rows: Rows, split: str) -> RowImages:

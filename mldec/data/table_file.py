@@ -44,6 +44,7 @@ class TableFile:
         inside: the images that it holds, whose column has the numbers of the rows for cells.
         names: all names of the labels, in order, of columns that are known to hold these alone.
         late: of JSONL, the keys that the first row lacks, with the line of the first row that has them.
+        unseen: of JSONL, the same of keys that none of the first rows has, as far as `records` or `rows` were read.
     """
 
     path: str
@@ -58,6 +59,7 @@ class TableFile:
     inside: ImagesInside | None = None
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     late: dict[str, int] = field(default_factory=dict)
+    unseen: dict[str, int] = field(default_factory=dict)
 
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
@@ -106,33 +108,44 @@ def open_table_file(
     return table
 
 
-def write_table_file(source: TableFile, rows: Sequence[int], path: str) -> None:
+def write_table_file(
+    source: TableFile, rows: Sequence[int], path: str, *, without: str | None = None, instead: str = ""
+) -> None:
     """Write the rows of `source` with these numbers (from 0, ascending) to a table of the same kind, whole or not.
 
     Text keeps its encoding, its delimiter, and its header if there is one, so that the same options read it.
+
+    Args:
+        without: a column to leave out. Without a header its cells become `instead`: other columns keep their numbers.
     """
     with replacing(path) as partial:
         if path.lower().endswith(".parquet"):
             with naming_parquet(source.path):
-                parquet_file.write_rows(source.files, rows, partial)
+                parquet_file.write_rows(source.files, rows, partial, without=without)
             return
         chosen = set(rows)
         if source.format == "JSONL":
-            _write_lines([row for number, (_, row) in enumerate(source.rows()) if number in chosen], partial)
+            lines = (row for number, (_, row) in enumerate(source.rows()) if number in chosen)
+            _write_lines([{key: row[key] for key in row if key != without} for row in lines], partial)
             return
-        records = source.records(source.columns)
-        content = [cells for number, (_, cells) in enumerate(records) if number in chosen]
+        headed = source.dialect is None or source.dialect.header
+        columns = [name for name in source.columns if name != without or not headed]
+        records = source.records(columns)
+        content = [list(cells) for number, (_, cells) in enumerate(records) if number in chosen]
+        if without is not None and not headed:
+            for cells in content:
+                cells[columns.index(without)] = instead
         if source.dialect is None:
-            write_xlsx(partial, source.columns, content)
+            write_xlsx(partial, columns, content)
         else:
-            _write_text(source, source.dialect, content, partial)
+            _write_text(source.dialect, columns, content, partial)
 
 
-def _write_text(source: TableFile, dialect: Dialect, content: list[Sequence[str]], partial: Path) -> None:
+def _write_text(dialect: Dialect, columns: Sequence[str], content: Iterable[Sequence[str]], partial: Path) -> None:
     with open(partial, "w", newline="", encoding=dialect.encoding.name.removesuffix("-sig")) as file:
         writer = csv.writer(file, delimiter=dialect.delimiter)
         if dialect.header:
-            writer.writerow(source.columns)
+            writer.writerow(columns)
         writer.writerows(content)
 
 
@@ -177,6 +190,9 @@ def _open_sheet(path: str) -> TableFile:
 
 
 def _open_jsonl(path: str) -> TableFile:
+    keys: dict[str, int] = {}
+    unseen: dict[str, int] = {}
+
     def rows(wanted: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
         try:
@@ -187,20 +203,22 @@ def _open_jsonl(path: str) -> TableFile:
                     row = parse_json(line)
                     if not isinstance(row, dict):
                         raise ValueError(f"expected an object {{…}}, found {line.strip()[:40]}")
+                    if not row.keys() <= keys.keys():
+                        unseen.update({key: number for key in row if key not in keys and key not in unseen})
                     yield number, row
         except (OSError, ValueError) as error:
             raise DataError(f"{path} line {number}: cannot be read as JSON: {error}") from None
 
-    keys: dict[str, int] = {}
     first = 0
     for line, row in itertools.islice(rows(), SAMPLE):
         first = first or line
         for key in row:
             keys.setdefault(key, line)
+    unseen.clear()
     if not first:
         raise DataError(f'{path}: is empty; a line is an object such as {{"path": "a.jpg", "labels": ["cat"]}}')
     late = {key: line for key, line in keys.items() if line != first}
-    return TableFile(path, tuple(keys), _records_of(rows), rows, "JSONL", late=late)
+    return TableFile(path, tuple(keys), _records_of(rows), rows, "JSONL", late=late, unseen=unseen)
 
 
 def _open_parquet(path: str, image_column: str | None = None) -> TableFile:

@@ -20,7 +20,7 @@ from mldec.engine.build import build_classifier, build_normalization
 from mldec.engine.checkpoint_fields import FORMAT, check_fields
 from mldec.engine.config_properties import uses_label_embeddings
 from mldec.engine.export import exported_model
-from mldec.engine.run_directory import checkpoint_path, lock_run, run_directory_of
+from mldec.engine.run_directory import checkpoint_path, lock_run, run_directory_of, runs_within
 from mldec.engine.thresholds import LabelThresholds
 from mldec.errors import CheckpointError, ConfigError, MldecError, RunError, first_lines, option
 from mldec.files import replacing
@@ -144,6 +144,7 @@ def find_checkpoint(run: str | Path, which: Literal["best", "last"] = "best") ->
         return exported_model.find_weights(path)
     raise CheckpointError(
         f"{path} has no checkpoints/last.pt: it is not a run directory of mldec, or training never started"
+        f"{runs_within(path)}"
     )
 
 

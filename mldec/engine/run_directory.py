@@ -30,14 +30,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mldec.errors import ConfigError, DataError, first_lines
+from mldec.errors import ConfigError, DataError, counted, first_lines, printable_name
 from mldec.files import lock_file, refuse_linked, replacing, sync_folder, without_links, write_text
 from mldec.labels import to_cell
 from mldec.untrusted import read_json
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".running"  # says who holds the lock; stays when the run ends, and means nothing then
+LOCK = ".running"  # says who holds the lock; where a run was killed it stays, and means nothing then
 WRITTEN = ("checkpoints", "images", "tensorboard", "profile")  # subdirectories of a run directory
 MOST_JSON = 2**24  # bytes of environment.json, data.json, cost.json; each has a few thousand
 
@@ -84,6 +84,20 @@ def is_record(path: Path) -> bool:
 def run_directory_of(checkpoint: Path) -> Path:
     """The run directory of a checkpoint file; for any other file, the directory that contains it."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def runs_within(folder: Path) -> str:
+    """For an error about a folder that is no run directory: the runs up to two levels below it, the newest first.
+
+    "" if there are none.
+    """
+    found = sorted(
+        {path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/config.yaml")}, reverse=True
+    )
+    if not found:
+        return ""
+    more = f", and {len(found) - 5:,} more" if len(found) > 5 else ""
+    return f"; it holds {counted(len(found), 'run')}, name one: {', '.join(map(printable_name, found[:5]))}{more}"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -140,7 +154,7 @@ def finite_json(value: Any) -> Any:
 
 @contextlib.contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run directory within the block. Reading there is free to everybody.
+    """Hold the lock of a run directory within the block. Reading there is free to everybody. Its file is then removed.
 
     Raises ConfigError that names the process and host which hold it, if somebody does, and where the file of the lock
     is a symbolic link or anything else but a regular file, or a subdirectory that training writes to is a link.
@@ -149,22 +163,16 @@ def lock_run(folder: Path) -> Iterator[None]:
     if os.name != "posix":
         yield
         return
-    descriptor = without_links(folder / LOCK, os.O_RDWR | os.O_CREAT)
-    _held.add(descriptor)
+    descriptor = _take_lock(folder)
     try:
-        if not lock_file(descriptor, folder):
-            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
-            raise ConfigError(
-                f"{folder} is in use by another run: {holder or 'a process that has just begun'}. Wait until that has "
-                "ended, or stop it; a run beside it needs a run_dir of its own"
-            )
         os.ftruncate(descriptor, 0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {since}\n".encode(), 0)
         yield
+        with contextlib.suppress(OSError):
+            os.unlink(folder / LOCK)  # while it is held
     finally:
-        _held.discard(descriptor)
-        os.close(descriptor)
+        _give_up(descriptor)
 
 
 @contextlib.contextmanager
@@ -174,6 +182,32 @@ def wait_for_lock(folder: Path) -> Iterator[None]:
     with open(folder / ".lock", "w", opener=without_links) as lock:
         lock_file(lock, folder, wait=True)
         yield
+
+
+def _take_lock(folder: Path) -> int:
+    """The descriptor of the locked file. Raises ConfigError if another process has it."""
+    while True:
+        descriptor = without_links(folder / LOCK, os.O_RDWR | os.O_CREAT)
+        _held.add(descriptor)
+        try:
+            if not lock_file(descriptor, folder):
+                holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+                raise ConfigError(
+                    f"{folder} is in use by another run: {holder or 'a process that has just begun'}. Wait until that "
+                    "has ended, or stop it; a run beside it needs a run_dir of its own"
+                )
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.lstat(folder / LOCK)):
+                    return descriptor
+        except BaseException:
+            _give_up(descriptor)
+            raise
+        _give_up(descriptor)  # of a file that its holder removed between the two calls: another one counts now
+
+
+def _give_up(descriptor: int) -> None:
+    _held.discard(descriptor)
+    os.close(descriptor)
 
 
 def _close_copies() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from mldec.engine.run_directory import runs_within
 from mldec.errors import ConfigError, DataError, first_lines, printable, shortened
 from mldec.untrusted import read_bytes
 
@@ -54,7 +55,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         finally:
             loader.dispose()
     except FileNotFoundError:
-        raise ConfigError(f"no {path}: is {path.parent} a run directory?") from None
+        raise ConfigError(f"no {path}: is {path.parent} a run directory?{runs_within(path.parent)}") from None
     except DataError as error:
         raise ConfigError(str(error)) from None
     except (OSError, ValueError, RecursionError, OverflowError, yaml.YAMLError) as error:

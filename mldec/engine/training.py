@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mldec.config import Config, to_mapping
-from mldec.data.data_checks import MOST_COMPARED, find_copies, find_data_problems
+from mldec.data.data_checks import MOST_COMPARED, find_copies, find_data_problems, warn_of_shared
 from mldec.data.folder import COPIES, FolderConfig
 from mldec.engine import build, config_checks, config_properties, data_splits, environment, metric_writer, run_directory
 from mldec.engine.checkpoint import read_last, stored_label_embeddings
@@ -86,7 +86,9 @@ def _train(
     for sentence in config_checks.find_unused(config):
         display.say(f"warning: {sentence}")
     splits = data_splits.build_splits(config)
-    problems = find_data_problems(splits.train, {"val": splits.val, "test": splits.test})
+    problems = find_data_problems(splits.train)
+    if group.is_main:
+        warn_of_shared({name: index for name, index in splits._asdict().items() if name in config.dataset.splits})
     if group.is_main and isinstance(config.dataset, FolderConfig) and sum(map(len, splits)) <= MOST_COMPARED:
         problems += find_copies(splits._asdict(), COPIES)
     for sentence in problems:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from mldec.data.data_checks import find_data_problems
+from mldec.data.data_checks import find_data_problems, find_shared
 from mldec.data.index import ABSENT, PRESENT, UNKNOWN, ImageIndex
 from mldec.data.own.export_set import joined_labels
 from mldec.data.statistics import count_together
@@ -279,6 +279,6 @@ def _notes(indexes: Mapping[str, ImageIndex]) -> list[str]:
     if "train" not in indexes:
         return []
     try:
-        return find_data_problems(indexes["train"], {name: i for name, i in indexes.items() if name != "train"})
+        return [*find_data_problems(indexes["train"]), *find_shared(indexes)]
     except DataError as error:
         return [str(error)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mldec.engine.metric_writer import describe_damaged, scan_records
-from mldec.engine.run_directory import MOST_JSON, run_directory_of
+from mldec.engine.run_directory import MOST_JSON, run_directory_of, runs_within
 from mldec.engine.settings_file import MOST_BYTES, read_settings
 from mldec.errors import CheckpointError, MldecError, first_lines, whole_number
 from mldec.labels import from_cell
@@ -115,7 +115,9 @@ def read_run(source: str | Path) -> RunFiles:
         problems=problems,
     )
     if path.is_dir() and not run.config_text and not records and not list((folder / "checkpoints").glob("*.pt")):
-        raise CheckpointError(f"{path} is not a run directory of mldec: no config.yaml, metrics.jsonl or checkpoints")
+        raise CheckpointError(
+            f"{path} is not a run directory of mldec: no config.yaml, metrics.jsonl or checkpoints{runs_within(path)}"
+        )
     return run
 
 

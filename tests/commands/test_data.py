@@ -99,7 +99,10 @@ def test_split_refuses_what_it_cannot_do_and_overwrites_nothing(tmp_path, capsys
         (["table=none.csv"], "no such file"),
         (["val=0.5"], "dataset=PATH is missing"),
         (["dataset=folder", "dataset.root=images"], "images: no folder in it; each class needs one"),
-        (["dataset=table", "dataset.train=all.csv", "dataset.val=all.csv"], "its train, val are files"),
+        (
+            ["dataset=table", "dataset.train=all.csv", "dataset.val=all.csv"],
+            "has splits of its own already (train, val); redi",
+        ),
         (["table=all.csv", "seed=-1"], "seed=-1: expected an integer from 0 to"),
         (["table=all.csv", "head=gap"], "head=gap: no such option of mldec data split"),
     ]:
@@ -156,8 +159,29 @@ TABLES = {
         "path,cat,x\n{0},1,a\n{1},-1,b\n{2},1,c\n{3},-1,d\n",
         ["dataset.minus_one=absent", "dataset.ignore=[x]"],
     ),
-    "divided": ("t.csv", "path,labels,split\n{0},cat,train\n{1},dog,val\n{2},cat,val\n{3},dog,train\n", []),
-    "divided classes": ("t.csv", "path,cat,dog,split\n{0},1,0,train\n{1},0,1,val\n{2},1,0,val\n{3},0,1,train\n", []),
+    "divided": (
+        "t.csv",
+        "path,labels,split\n{0},cat,train\n{1},dog,val\n{2},cat,val\n{3},dog,train\n",
+        ["redivide=true"],
+    ),
+    "divided classes": (
+        "t.csv",
+        "path,cat,dog,split\n{0},1,0,train\n{1},0,1,val\n{2},1,0,val\n{3},0,1,train\n",
+        ["redivide=true"],
+    ),
+    "divided, no header": ("t.csv", "{0},train,cat\n{1},val,dog\n{2},val,cat\n{3},train,dog\n", ["redivide=true"]),
+    "divided lines": (
+        "t.jsonl",
+        "".join(
+            f'{{{{"id": "{{{n}}}", "tags": ["{n % 2}"], "set": "{("train", "val")[n // 2]}"}}}}\n' for n in range(4)
+        ),
+        ["redivide=true"],
+    ),
+    "divided by flag": (
+        "t.csv",
+        "path,labels,is_valid\n{0},cat,True\n{1},dog,False\n{2},cat,False\n{3},dog,True\n",
+        ["redivide=true"],
+    ),
     "latin": ("t.csv", "path;labels\n{0};caf\xe9\n{1};th\xe9\n{2};caf\xe9\n{3};th\xe9\n", []),
     "numbers": ("t.csv", "path,labels\n{0},0\n{1},1\n{2},0\n{3},1\n", []),
     "lines": (
@@ -182,7 +206,7 @@ def test_what_is_printed_next_reads_any_table_that_was_divided(tmp_path, capsys,
     (tmp_path / file).write_bytes(text.format(*(f"{n}.jpg" for n in range(4))).encode("cp1252"))
     if name == "numbers":
         (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    before = whole(f"dataset={file}", *given)
+    before = whole(f"dataset={file}", *(text for text in given if text != "redivide=true"))
     options = [f"table={file}", *given, "train=0.5", "val=0.5", *([] if output is None else [f"output={output}"])]
     assert run(["data", "split", *options]) == 0
     overrides = following(capsys)
@@ -216,7 +240,140 @@ def test_class_directories_and_exports_are_divided_into_tables(tmp_path, capsys)
     assert run(["data", "split", "dataset=folder", f"dataset.root={tmp_path}", "output=x"]) == 0
     (tmp_path / "val").mkdir()
     assert run(["data", "split", "dataset=folder", f"dataset.root={tmp_path}", "output=y"]) == 2
-    assert "its train, val are files or directories of their own already" in capsys.readouterr().err
+    assert "dataset=folder: has splits of its own already (train, val); redivide=true" in capsys.readouterr().err
+
+
+def write_divided(folder: Path, kind: str) -> None:
+    """Eight images in train and val of `folder`, in the layout of a tool."""
+    names = {f"{n}.jpg": (("train", "val")[n // 4], ("cat", "dog")[n % 2]) for n in range(8)}
+    names["8.jpg"] = ("val", "owl")  # a label that train lacks
+    labels = ["cat", "dog", "owl"]
+    rows: dict[str, list[str]] = {"train": [], "val": []}
+    for number, (name, (split, label)) in enumerate(names.items()):
+        places = {"classes": f"{split}/{label}", "yolo": f"{split}/images", "coco": f"images/{split}"}
+        make_image(folder / places.get(kind, split) / name, number)
+        if kind == "yolo":
+            (folder / split / "labels").mkdir(exist_ok=True)
+            box = f"{labels.index(label)} 0.5 0.5 0.5 0.5\n"
+            (folder / split / "labels" / name).with_suffix(".txt").write_text(box)
+        cells = {"hub": label, "roboflow": ",".join(str(int(label == one)) for one in labels)}
+        rows[split].append(f"{name},{cells.get(kind, label)}\n")
+    heads = {"hub": ("metadata.csv", "file_name,labels"), "roboflow": ("_classes.csv", "filename,cat,dog,owl")}
+    for split in rows if kind in heads else ():
+        (folder / split / heads[kind][0]).write_text(heads[kind][1] + "\n" + "".join(rows[split]))
+    if kind == "yolo":
+        (folder / "data.yaml").write_text(f"train: train/images\nval: val/images\nnames: [{', '.join(labels)}]\n")
+    for split in rows if kind == "coco" else ():
+        own = [name for name in names if names[name][0] == split]
+        content = {
+            "images": [{"id": place, "file_name": name} for place, name in enumerate(own)],
+            "annotations": [
+                {"id": place, "image_id": place, "category_id": labels.index(names[name][1])}
+                for place, name in enumerate(own)
+            ],
+            "categories": [{"id": place, "name": name} for place, name in enumerate(labels)],
+        }
+        (folder / "annotations").mkdir(exist_ok=True)
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("kind", ["classes", "hub", "roboflow", "yolo", "coco"])
+def test_a_dataset_with_splits_is_divided_anew_on_demand(tmp_path, capsys, kind):
+    write_divided(tmp_path / "set", kind)
+    union = ["dataset.labels=union"]
+    before = whole("dataset=set", *union)
+    assert len(before) == 9
+    words = ["data", "split", "dataset=set", "train=0.5", "val=0.5", "dedupe=false"]
+    assert run([*words, *union]) == 2
+    assert "set: has splits of its own already (train, val); redivide=true divides the im" in capsys.readouterr().err
+    assert not (tmp_path / "set_split").exists()
+    assert run([*words, "redivide=true"]) == 0  # without union, since train may get any label
+    printed = following(capsys)
+    assert "dataset.labels=union" not in printed
+    for overrides in (printed, ["dataset=set_split"]):
+        parts = content_of(build_component(compose.compose(overrides)["dataset"], "dataset"))
+        assert {image: labels for part in parts.values() for image, labels in part.items()} == before
+        assert set(parts) == {"train", "val"}
+        assert not parts["train"].keys() & parts["val"].keys()
+        olds = {Path(image).parts[-2 if kind != "classes" else -3] for image in parts["train"]}
+        assert kind == "yolo" or olds == {"train", "val"}
+    assert whole("dataset=set", *union) == before
+
+
+def test_near_duplicates_of_two_splits_end_on_one_side(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        scene = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((160, 120), Image.Resampling.BICUBIC)
+        for split, quality in (("train", 95), ("val", 40)):
+            file = tmp_path / "set" / split / ("cat", "dog")[number % 2] / f"{number}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            scene.save(file, quality=quality)
+    words = ["data", "split", "dataset=set", "train=0.5", "val=0.5", "redivide=true", "workers=1"]
+    assert run([*words, "dedupe=true"]) == 0
+    assert "12 images have near-duplicates, 6 pairs; each stays with them" in capsys.readouterr().out
+    train = (tmp_path / "set_split" / "train.csv").read_text()
+    for number in range(6):
+        assert train.count(f"{number}.jpg") in (0, 2)
+
+
+def test_redividing_what_has_no_splits_is_a_note(tmp_path, capsys):
+    write_table(tmp_path)
+    assert run(["data", "split", "table=all.csv", "redivide=true", "dedupe=false"]) == 0
+    assert "note: redivide=true: without effect, all.csv has no splits of its own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["classes", "table", "numbers", "list", "unknown", "tags", "lines"])
+def test_the_directory_that_was_written_is_a_dataset_and_the_first_one_stays(tmp_path, capsys, kind):
+    rows = [("a.jpg", "owl"), ("b.jpg", "owl"), ("c.jpg", "ant, bee"), ("d.jpg", "ant, bee")]
+    for number, (name, label) in enumerate(rows):
+        make_image(tmp_path / "set" / (label if kind == "classes" else "images") / name, number)
+    given = []
+    if kind == "table":
+        cells = "".join(f'images/{name},"{label}"\n' for name, label in rows)
+        (tmp_path / "set" / "metadata.csv").write_text(f"file_name,labels\n{cells}")
+        given = ["dataset.separator=none"]
+    elif kind == "numbers":
+        cells = "".join(f"images/{name},{len(label) // 4}\n" for name, label in rows)
+        (tmp_path / "set" / "labels.csv").write_text(f"path,labels\n{cells}")
+        (tmp_path / "set" / "classes.txt").write_text("owl\nunused\nant\n")
+    elif kind == "tags":
+        cells = "".join(f"images/{name};{label.replace(', ', '|')}\n" for name, label in rows)
+        (tmp_path / "set" / "labels.csv").write_text(f"path;labels\n{cells}")
+    elif kind == "lines":
+        lines = (json.dumps({"file_name": f"images/{name}", "labels": [label]}) for name, label in rows)
+        (tmp_path / "set" / "metadata.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        given = ["dataset.separator=none"]
+    elif kind != "classes":
+        states = {"ant": 1, "owl": None if kind == "unknown" else 0}
+        content = [
+            {"image": f"images/{n}", "labels": states if "ant" in one else {"ant": 0, "owl": 1}} for n, one in rows
+        ]
+        (tmp_path / "set" / "list.json").write_text(json.dumps(content))
+    before = whole("dataset=set", *given)
+    assert run(["data", "split", "dataset=set", *given, "train=0.5", "val=0.5", "dedupe=false"]) == 0
+    printed = following(capsys)
+    for overrides in (printed, ["dataset=set_split", *given]):
+        config = build_component(compose.compose(overrides)["dataset"], "dataset")
+        assert config.single_label == (kind == "classes")
+        parts = content_of(config)
+        assert set(parts) == {"train", "val"}
+        assert {image: labels for part in parts.values() for image, labels in part.items()} == before
+    assert whole("dataset=set", *given) == before
+    assert not list((tmp_path / "set").glob("train*"))
+
+
+def test_parts_of_a_file_beside_it_are_the_dataset_of_the_directory(tmp_path, capsys):
+    rows = [(f"images/{number}.jpg", ("cat", "dog, cow")[number % 2]) for number in range(8)]
+    for number, (name, _) in enumerate(rows):
+        make_image(tmp_path / "export" / name, number)
+    (tmp_path / "export" / "list.json").write_text(json.dumps([{"image": n, "labels": [label]} for n, label in rows]))
+    before = whole("dataset=export/list.json")
+    assert run(["data", "split", "dataset=export/list.json", "train=0.5", "val=0.5", "dedupe=false"]) == 0
+    printed = following(capsys)
+    for overrides in (printed, ["dataset=export"], ["dataset=export/list.json"]):
+        assert whole(*overrides) == before
+    assert run(["data", "split", "dataset=export/list.json", "train=0.5", "val=0.5"]) == 2
+    assert "export/labels.txt: exists already" in capsys.readouterr().err
 
 
 def test_split_gives_train_every_label_and_what_it_prints_next_can_be_used(tmp_path, capsys):
@@ -304,7 +461,7 @@ def test_verify_finds_lists_and_mends(tmp_path, capsys):
     assert run(["data", "verify", *options, "workers=1"]) == 1
     text, diagnostics = capsys.readouterr()
     assert "table train: 12 images, 2 of them cannot be used" in text
-    assert "1 images beside them that no annotation mentions, such as" in text
+    assert "1 image beside them that no annotation mentions, such as" in text
     assert "note: add fix=true" in diagnostics
     assert len((tmp_path / "outputs" / "data" / "table" / "problems.txt").read_text().splitlines()) == 2
     training = [*options, *SMALL, "protocol.holdout=0.2", "schedule.epochs=1"]
@@ -313,7 +470,7 @@ def test_verify_finds_lists_and_mends(tmp_path, capsys):
     assert run(["data", "verify", *options, "workers=1"]) == 0
     text = capsys.readouterr().out
     assert "10 images, 0 of them" in text.rpartition("lists 2 images")[2]
-    assert "1 images beside them" in text.rpartition("lists 2 images")[2]  # not the one that was left out
+    assert "1 image beside them" in text.rpartition("lists 2 images")[2]  # not the one that was left out
     assert run(["train", *training, "run_dir=b"]) == 0
     assert (tmp_path / "images" / "3.jpg").exists()
 

@@ -241,23 +241,33 @@ def test_the_summary_is_the_same_with_a_cached_index(folder: Path) -> None:
     assert images.endswith("; labels: 10 (Cat, a, b, c, cat, d, e, f, …)")
 
 
-def test_images_in_several_tables_are_warned_of_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_in_several_tables_are_warned_of_once(folder: Path) -> None:
     (folder / "own").mkdir()
     for split, names in (("train", NAMES[:4]), ("val", NAMES[2:5]), ("test", NAMES[5:])):
         rows = "".join(f"../{name},{label}\n" for name, label in zip(names, ["cat", "dog"] * 2, strict=False))
         (folder / "own" / f"{split}.csv").write_text(f"path,labels\n{rows}")
-    command = ["data", "stats", "dataset=own", f"dataset.root={folder}", "split=all", "output=out"]
-    words = f"warning: own: 2 images are in several splits (train and val: {NAMES[2]}, {NAMES[3]}), so metrics are"
-    for again in range(2):
-        own_dataset._shown.clear()
-        caplog.clear()
-        assert run(command) == 0
-        assert caplog.text.count(words) == 1, again
+    printed = folder / "printed.txt"
+
+    def warned(*command: str) -> int:
+        """How often a command warns of the images that train and val share."""
+        process = begin([*command, f"dataset.root={folder}"], output=str(printed))
+        process.join()
+        text = printed.read_text()
+        printed.unlink()
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        assert process.exitcode == 0, text
+        words = f"warning: 2 images are in several splits (train and val: {NAMES[2]}, {NAMES[3]}), so metrics are"
+        assert text.count("in several splits (") == text.count(words)
+        return text.count(words)
+
+    files = [f"dataset.{split}=own/{split}.csv" for split in ("train", "val", "test")]
+    stats = ["data", "stats", "split=all", "output=out"]
+    commands = (stats, stats, ["data", "stats", "split=val", "output=out"], ["data", "verify"], ["train", *SMALL])
+    for dataset in (["dataset=own"], ["dataset=table", *files]):
+        for command in commands:
+            assert warned(*command, *dataset) == 1, (command, dataset)
     (folder / "own" / "val.csv").write_text(f"path,labels\n../{NAMES[4]},cat\n")
-    own_dataset._shown.clear()
-    caplog.clear()
-    assert run(command) == 0
-    assert "several splits" not in caplog.text
+    assert warned(*stats, "dataset=own") == 0
 
 
 def test_a_name_wins_over_a_file(folder: Path) -> None:
@@ -272,7 +282,7 @@ def test_a_name_wins_over_a_file(folder: Path) -> None:
         (".", ("t.csv", "dataset=folder", "dataset.root=.")),
         ("export/train", ("_classes.csv",)),
         ("empty", ("an empty folder",)),
-        ("flat", ("1 images and nothing",)),
+        ("flat", ("1 image and nothing",)),
         ("i0.jpg", ("i0.jpg", "no table")),
     ],
 )
@@ -295,6 +305,18 @@ def test_commands_take_a_path(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert run(["data", "verify", "dataset=t.csv", "output=out.txt"]) == 0
     assert run(["data", "stats", "dataset=none.csv"]) == 2
     assert "no such dataset" in capsys.readouterr().err
+
+
+def test_a_misspelt_option_is_reported_before_the_data_are_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "broken.csv").write_text("path,labels\nnone.jpg,cat\n")
+    for words in (["schedule.epoch=2"], ["schedule.epoch=2", "experiment=digits"], ["head=gapp"]):
+        assert run(["train", "dataset=broken.csv", *words]) == 2
+        error = capsys.readouterr().err
+        assert "did you mean" in error or "no such head" in error, error
+        assert "none.jpg" not in error
+        assert "read as" not in error
 
 
 ODD = ["mes données", "a\\b", "${x}", "it's", 'a"b', "[x]", "a,b", "a=b", " blank ", "{a}", "123", "null", "名\u0301"]
@@ -346,7 +368,7 @@ def test_the_same_image_in_two_class_folders_is_never_silent(folder: Path, capsy
         assert run([*arguments, "dataset=folder", "dataset.root=classes"]) == 0, capsys.readouterr()
         output = capsys.readouterr()
         text = " ".join((output.out + output.err).split())
-        assert "warning: 1 images are there several times, byte for byte, with different labels: cat/i1.jpg" in text
+        assert "warning: 1 image is there several times, byte for byte, with different labels: cat/i1.jpg" in text
         assert "dataset.copies=join" in text
 
 
@@ -403,7 +425,7 @@ def test_images_beside_class_folders_are_counted(folder: Path, capsys: pytest.Ca
     for name in ("a.jpg", "b.jpg"):
         (folder / "zip/mydata" / name).unlink()
     compose.compose(["dataset=zip"])
-    assert "left out 1 images beside the folder mydata" in capsys.readouterr().err
+    assert "left out 1 image beside the folder mydata" in capsys.readouterr().err
     for split in ("train", "val"):
         shutil.copytree(folder / "classes", folder / "set" / split)
     (folder / "set/val/c.jpg").touch()
@@ -583,19 +605,70 @@ def test_a_missing_image_is_listed_by_verify(folder: Path, capsys: pytest.Captur
     assert "1 of them cannot be used" in capsys.readouterr().out
 
 
-def test_folders_of_splits_in_a_table_that_does_not_use_them_are_said(
+def write_split_folders(folder: Path) -> list[str]:
+    """Images in hub/train and hub/test, and their paths relative to hub."""
+    names = [f"{('train', 'test')[number % 2]}/{name}" for number, name in enumerate(NAMES)]
+    for name in names:
+        (folder / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / Path(name).name, folder / "hub" / name)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("file", "head", "row"),
+    [
+        ("metadata.csv", "file_name,labels\n", "{},cat\n"),
+        ("metadata.jsonl", "", '{{"file_name": "{}", "labels": ["cat"]}}\n'),
+        ("own.csv", "path,cat,dog\n", "./{},1,0\n"),
+        ("own.csv", "path,labels\n", "C:\\me\\hub\\{},cat\n"),
+        ("own.json", "", ""),
+    ],
+)
+def test_the_folders_of_splits_in_the_paths_of_one_file_divide_it(
+    folder: Path, file: str, head: str, row: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = write_split_folders(folder)
+    content = json.dumps([{"path": name, "labels": ["cat"]} for name in names])
+    (folder / "hub" / file).write_text(head + "".join(map(row.format, names)) if row else content)
+    for path in (f"hub/{file}", *(["hub"] if file.startswith("metadata") else [])):
+        own_dataset._shown.clear()
+        mapping = compose.compose([f"dataset={path}"])
+        lines = capsys.readouterr().err.splitlines()
+        assert "train 2, val 1, test 3" in lines[1] or "train 3, test 3" in lines[1]
+        assert "split by the folders that paths begin with (test, train)" in lines[2]
+        options = shlex.split(lines[3].removeprefix("the same: "))
+        assert "dataset.split_folders=true" in options
+        assert compose.compose(options)["dataset"] == mapping["dataset"]
+        for chosen in (mapping["dataset"], compose.compose(options)["dataset"]):
+            config = build_component(chosen, "dataset")
+            test = DATASETS["table"].build(config, split="test")
+            assert sorted(test.names()) == sorted(name for name in names if name.startswith("test"))
+    assert compose.compose([f"dataset=hub/{file}", "dataset.split_folders=false"])["dataset"]["val_share"] == 0.25
+    assert "paths begin with" not in capsys.readouterr().err
+
+
+def test_folders_of_splits_that_do_not_divide_a_table_are_said(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number, name in enumerate(NAMES):
-        place = folder / "hub" / ("train", "test")[number % 2] / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(folder / name, place)
-    rows = "".join(f"{('train', 'test')[number % 2]}/{name},cat\n" for number, name in enumerate(NAMES))
-    (folder / "hub" / "metadata.csv").write_text(f"file_name,labels\n{rows}")
-    compose.compose(["dataset=hub"])
-    assert "paths begin with test, train, which does not divide them: write a column split" in capsys.readouterr().err
-    table = (folder / "hub" / "metadata.csv").read_text().replace("test/", "other/")
+    names = write_split_folders(folder)
+    shutil.copy(folder / NAMES[0], folder / "hub" / "other.jpg")
+    table = folder / "hub" / "metadata.csv"
+    rows = "".join(f"{name},cat\n" for name in names)
+    said = "paths begin with test, train, which does not divide them: write a column split"
+    for more, told in (("other.jpg,cat\n", True), ("", False)):
+        table.write_text(f"file_name,labels\n{rows}{more}")
+        assert compose.compose(["dataset=hub"])["dataset"].get("split_folders", False) != told
+        assert (said in capsys.readouterr().err) == told
+    table.write_text(f"file_name,labels\n{rows}other.jpg,cat\n")
+    explicit = build_component(
+        compose.compose(["dataset=table", f"dataset.train={table}", "dataset.split_folders=true"])["dataset"], "dataset"
+    )
+    with pytest.raises(DataError, match=r"metadata.csv: every path must begin with a folder of train, val or test"):
+        DATASETS["table"].build(explicit, split="train")
+    both = ["dataset=table", f"dataset.train={table}", f"dataset.val={table}", "dataset.split_folders=true"]
+    with pytest.raises(ConfigError, match="divides one file; leave out val and test"):
+        build_component(compose.compose(both)["dataset"], "dataset")
     (folder / "hub" / "test").rename(folder / "hub" / "other")
-    (folder / "hub" / "metadata.csv").write_text(table)
+    table.write_text(f"file_name,labels\n{rows}".replace("test/", "other/"))
     compose.compose(["dataset=hub"])
     assert "paths begin with" not in capsys.readouterr().err

@@ -80,9 +80,13 @@ def test_categories_of_another_file_belong_to_labels_by_name(tmp_path: Path) -> 
     index = build_coco_json(config(tmp_path, **settings), split="val")
     assert index.labels.names == ("bicycle", "train", "toothbrush")
     assert index.targets([0, 1]).tolist() == [[0, 0, 1], [0, 1, 0]]
-    (tmp_path / "names.txt").write_text("toothbrush\nbicycle\n\ntrain\n")
-    index = build_coco_json(config(tmp_path, labels=str(tmp_path / "names.txt"), **settings), split="train")
-    assert index.targets([0, 1]).tolist() == [[0, 1, 0], [1, 0, 0]]
+    for name, text in (
+        ("names.txt", "# in our order\ntoothbrush\nbicycle\n\ntrain\n"),
+        ("names.yaml", "names: [toothbrush, bicycle, train]"),
+    ):
+        (tmp_path / name).write_text(text)
+        index = build_coco_json(config(tmp_path, labels=str(tmp_path / name), **settings), split="train")
+        assert index.targets([0, 1]).tolist() == [[0, 1, 0], [1, 0, 0]]
     write(tmp_path / "val", [(1, 1, 0)], {1: "c.jpg"}, categories=[{"id": 1, "name": "tooth brush"}])
     with pytest.raises(DataError, match=r"instances.json: no label 'tooth brush'; did you mean toothbrush"):
         build_coco_json(config(tmp_path, **settings), split="val")

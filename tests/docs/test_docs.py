@@ -288,7 +288,7 @@ def leave_undone(patch: pytest.MonkeyPatch) -> None:
         key, _, value = override.partition("=")
         return value if key == "dataset" and ("." in value or "/" in value) else None
 
-    def recognised(path: str, *rest: object) -> own_dataset.OwnDataset:
+    def recognised(path: str, *rest: object, **more: object) -> own_dataset.OwnDataset:
         Path("own.csv").write_text("path,labels\na.jpg,cat\n", encoding="utf-8")
         return own_dataset.OwnDataset(path, "CSV", ("dataset=table", "dataset.train=own.csv"), ())
 

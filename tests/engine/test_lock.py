@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mldec.commands.main import run
+from mldec.engine import run_directory
 from mldec.engine.run_directory import LOCK, WRITTEN, lock_run
 from mldec.errors import ConfigError
 
@@ -41,6 +42,25 @@ def test_the_second_is_refused_and_told_who_was_first(tmp_path: Path) -> None:
     for _ in range(2):
         with lock_run(tmp_path):
             pass
+        assert not (tmp_path / LOCK).exists()
+
+
+def test_a_lock_file_that_is_removed_while_it_is_waited_for_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder removed it after another process had opened it, and a third one has made it anew and holds it."""
+    locked = run_directory.lock_file
+
+    def remove_first(descriptor: int, path: Path) -> bool:
+        (tmp_path / LOCK).unlink()
+        (tmp_path / LOCK).touch()
+        monkeypatch.setattr(run_directory, "lock_file", locked)
+        return locked(descriptor, path)
+
+    monkeypatch.setattr(run_directory, "lock_file", remove_first)
+    refused = pytest.raises(ConfigError, match="is in use by another run")
+    with lock_run(tmp_path), refused, lock_run(tmp_path):
+        pass
 
 
 def test_a_killed_process_gives_the_lock_up(tmp_path: Path) -> None:

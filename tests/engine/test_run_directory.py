@@ -8,12 +8,13 @@ import sys
 
 import pytest
 
+from mldec.engine.checkpoint import find_checkpoint
 from mldec.engine.export.exported_model import DESCRIPTION, MOST_DESCRIPTION, WEIGHTS, read_exported
 from mldec.engine.metric_writer import MOST_RECORDS, read_records
 from mldec.engine.run_directory import MOST_JSON, make_run_directory, read_metadata
 from mldec.engine.settings_file import MOST_BYTES, read_settings
 from mldec.engine.thresholds import read_thresholds
-from mldec.errors import CheckpointError, ConfigError, DataError
+from mldec.errors import CheckpointError, ConfigError, DataError, MldecError
 from mldec.report.run import read_run
 from mldec.untrusted import read_json
 
@@ -22,6 +23,20 @@ def test_two_runs_of_one_second_get_two_folders(tmp_path):
     folders = {make_run_directory(str(tmp_path), "x") for _ in range(5)}
     assert len(folders) == 5
     assert all(folder.parent == tmp_path / "x" for folder in folders)
+
+
+def test_runs_within_a_folder_that_is_none_are_named(tmp_path):
+    for name in ("mine/2026-01-01_10-00-00", "mine/2026-01-02_10-00-00"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text("name: mine\n")
+    for folder in (tmp_path / "mine", tmp_path):
+        newest, older = (str(tmp_path / "mine" / f"2026-01-0{day}_10-00-00") for day in (2, 1))
+        for read, path in ((find_checkpoint, folder), (read_settings, folder / "config.yaml"), (read_run, folder)):
+            with pytest.raises(MldecError) as caught:
+                read(path)
+            assert str(caught.value).endswith(f"; it holds 2 runs, name one: {newest}, {older}")
+    with pytest.raises(CheckpointError, match=r"training never started$"):
+        find_checkpoint(tmp_path / "mine" / "2026-01-01_10-00-00")
 
 
 def test_a_folder_that_holds_a_run_is_not_taken_again(tmp_path):

@@ -19,6 +19,7 @@ from mldec.engine.checkpoint import load_checkpoint, restore, save_checkpoint
 from mldec.engine.display import Display
 from mldec.engine.image_sheets import View
 from mldec.labels import LabelSpace
+from mldec.report import gallery
 from mldec.report.measure import measure_split
 from mldec.report.page import report
 from mldec.report.run import read_run
@@ -142,6 +143,14 @@ def test_images_and_maps_are_those_of_the_split(copy, image_folder):
     assert pil_image.shape[:2] == (160, 192)  # its own shape
     small = cv2.resize(pil_image, (48, 40), interpolation=cv2.INTER_AREA)
     assert np.abs(small.astype(int) - original).mean() < 12
+
+
+def test_a_heading_without_an_image_is_left_out(copy, monkeypatch):
+    assert {"Best", "Worst"} <= set(make(copy).text.split())
+    monkeypatch.setattr(gallery, "WORST", 0)  # as where all images are among the best
+    words = set(make(copy).text.split())
+    assert "Best" in words
+    assert "Worst" not in words
 
 
 def test_chosen_labels_are_drawn(copy, capsys):

@@ -324,6 +324,11 @@ class _Finder:
         self.options[option] = value
 
 
+def is_no_class(name: str) -> bool:
+    """Whether a column beside classes is known by its name to be none."""
+    return simple(name) in OTHER_NAMES or simple(name) in SPLIT_NAMES
+
+
 def refuse_other_cells(file: str, bad: dict[str, tuple[int, Any]], ignored: Sequence[str]) -> DataError:
     """The one error for class columns with cells that are no states, by column: line and value of the first."""
     name, (line, value) = next(iter(bad.items()))

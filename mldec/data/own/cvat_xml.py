@@ -11,12 +11,14 @@ from __future__ import annotations
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from mldec.data.dataset import name_some
 from mldec.data.own.documents import label_text, path_text, reading, split_of, unique
 from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.shapes import Source, make_listing
-from mldec.errors import DataError
+from mldec.errors import DataError, counted
 
 CVAT = "CVAT for images 1.1"
+DEFAULT = "default"  # the subset of images that are in none
 
 
 def looks_like_cvat(document: Any) -> bool:
@@ -25,7 +27,10 @@ def looks_like_cvat(document: Any) -> bool:
 
 
 def read_cvat(source: Source) -> Listing:
-    """CVAT's XML: labels of tags and shapes; subsets named train, val or test are splits. Attributes are not read."""
+    """CVAT's XML: labels of tags and shapes. Subsets named train, val or test are splits, others are reported.
+
+    Attributes are not read.
+    """
     with reading(source.path, CVAT):
         root = source.document
         images = root.findall("image")
@@ -43,4 +48,10 @@ def read_cvat(source: Source) -> Listing:
         named = [item for item in root.iterfind("meta//labels/label") if item.find("parent") is None]
         names = unique([label_text(item.findtext("name")) for item in named])
         labels = names if named and {name for entry in entries for name in entry.present} <= set(names) else None
-    return make_listing(source, CVAT, entries, labels)
+        subsets = [name for image in images if split_of(name := image.get("subset") or DEFAULT) is None]
+        others = {name: subsets.count(name) for name in dict.fromkeys(subsets) if name != DEFAULT}
+    decisions = []
+    if others:
+        shown = name_some((f"{name} with {counted(count, 'image')}" for name, count in others.items()), len(others), 10)
+        decisions.append(f"subsets that name no split, whose images are train: {shown}")
+    return make_listing(source, CVAT, entries, labels, decisions=decisions)

@@ -24,6 +24,7 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from mldec.data.image import read_size
+from mldec.data.index import UNKNOWN
 from mldec.data.own.export_set import ExportImage, ExportSet
 from mldec.errors import DataError, shortened
 from mldec.files import replacing
@@ -45,10 +46,12 @@ class WriterOptions:
     Attributes:
         prefix: label_studio: text before each path; after a URL or an absolute path, paths are percent-encoded.
         model_version: label_studio: of predictions.
+        blank_unknown: csv: nothing rather than -1 for an unknown label, since -1 in a file without 0 may mean absent.
     """
 
     prefix: str = SERVED
     model_version: str = "mldec"
+    blank_unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class FileFormat:
 
 def write_csv(file: Path, images: ExportSet, options: WriterOptions, on_done: OnDone) -> None:
     """Write a CSV."""
-    encode = _cell_encoder(images.labels)
+    encode = _cell_encoder(images.labels, "" if options.blank_unknown and images.unknown else UNKNOWN)
     columns: list[str] | None = None
     with replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as target:
         writer = csv.writer(target, lineterminator="\n")
@@ -184,14 +187,19 @@ def to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _cell_encoder(labels: Iterable[str]) -> Callable[[Any], Any]:
-    """How the values of a row become cells: one way for the whole file, chosen by the names of all labels."""
+def _cell_encoder(labels: Iterable[str], unknown: Any) -> Callable[[Any], Any]:
+    """How the values of a row become cells: one way for the whole file, chosen by the names of all labels.
+
+    `unknown` stands for the state of an unknown label.
+    """
     joined = not any(_needs_list(name) for name in labels)
 
     def encode(value: Any) -> Any:
         if isinstance(value, list):
             return ";".join(map(str, value)) if joined else to_json(value)
-        return to_cell(value) if isinstance(value, str) else value
+        if isinstance(value, str):
+            return to_cell(value)
+        return unknown if value == UNKNOWN else value
 
     return encode
 

@@ -19,7 +19,7 @@ from mldec.data.dataset import listing, name_some
 from mldec.data.folder_tree import SUFFIXES
 from mldec.data.own.image_files import ImageFiles
 from mldec.data.own.text_table import is_image_path
-from mldec.errors import DataError, setting, shortened
+from mldec.errors import DataError, counted, setting, shortened
 
 _SAMPLE = 500  # paths by which the part of another machine is found
 _MOST_PARTS = 64  # folders of a path that are tried
@@ -172,7 +172,7 @@ class _Finder:
                 found[number] = place
                 respelt += 1
         for prefix_text, count in cut.most_common(3):
-            self.decisions.append(f"'{shortened(prefix_text)}/' cut from {count:,} paths")
+            self.decisions.append(f"'{shortened(prefix_text)}/' cut from {counted(count, 'path')}")
         if without_suffix:
             self.decisions.append(f"{without_suffix:,} names without suffix looked up")
         if respelt:

@@ -15,7 +15,7 @@ from mldec.data.dataset import name_some
 from mldec.data.own.documents import read_yaml
 from mldec.data.own.label_cells import is_whole_number
 from mldec.errors import DataError, shortened, suggest
-from mldec.untrusted import open_text, parse_json, read_bytes
+from mldec.untrusted import MAX_LIST, open_regular, open_text, parse_json, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -204,6 +204,7 @@ def _read(path: str, *, numbered: bool) -> Names:
     suffix = os.path.splitext(path)[1].lower()
     try:
         if suffix not in (".yaml", ".yml", ".json"):
+            open_regular(path, most=MAX_LIST).close()
             with open_text(path) as file:
                 lines = [line.strip() for line in file if line.strip()]
             lines = [line for line in lines if line != "#" and not line.startswith(("# ", "#\t"))] or lines  # comments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -14,12 +15,13 @@ from mldec.data.dataset import SPLITS, listing, name_some
 from mldec.data.folder import SPLIT_FOLDERS, SPLIT_OF_NAME, split_folder
 from mldec.data.folder_tree import is_image_name, is_of_macos, is_of_outputs, some_below
 from mldec.data.own.darknet_files import DARKNET, find_darknet
+from mldec.data.own.label_names import NAMES_FILES
 from mldec.data.own.parquet_images import shard_stem
 from mldec.data.own.recognise import recognise
 from mldec.data.own.text_table import lists_images
 from mldec.data.table_file import is_table
 from mldec.data.unread_formats import UNREAD, describe_unread
-from mldec.errors import DataError, setting
+from mldec.errors import DataError, counted, setting
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class Located:
     """
 
     name: str
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     format: str = ""
 
 
@@ -62,8 +64,8 @@ def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
     tables = _tables_of_splits(path) or _tables_of_splits(os.path.join(path, "data"))  # as Hugging Face's hub has them
     tables = tables or _tables_of_splits(os.path.join(path, "default"))
     if "train" in tables:
-        files: dict[str, str] = {split: tables[split] for split in SPLITS if split in tables}
-        return Located("table", files)
+        files: dict[str, Any] = {split: tables[split] for split in SPLITS if split in tables}
+        return Located("table", files | _of_parts(path))
     found = recognise(path, **(settings or {}))
     classes = _class_folders(path)
     here = _tables(path)
@@ -77,14 +79,14 @@ def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
     if here:
         choices = [setting("dataset", os.path.join(path, name)) for name in here[:6]]
         if classes:
-            choices.append(f"dataset=folder {setting('dataset.root', path)} ({len(classes):,} class folders)")
+            choices.append(f"dataset=folder {setting('dataset.root', path)} ({counted(len(classes), 'class folder')})")
         raise DataError(f"dataset={path}: may be read in several ways; use {' or '.join(choices)}")
     base = _base(path)
     lone = os.path.join(path, classes[0]) if len(classes) == 1 and base == path else None
     if lone and not _images_in(lone) and len(below := _class_folders(lone)) > 1:
         _refuse_nested(lone, lone, below)
         if images := _images_in(path):
-            logger.info("%s: left out %s images beside the folder %s", path, f"{images:,}", classes[0])
+            logger.info("%s: left out %s beside the folder %s", path, counted(images, "image"), classes[0])
         return Located("folder", {"root": lone}, f"a folder for each of {len(below):,} classes")
     if classes:
         _refuse_nested(path, base, classes)
@@ -92,8 +94,8 @@ def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
     inside = _datasets_inside(path)
     if not inside and (images := _images_in(path)):
         raise DataError(
-            f"dataset={path}: {images:,} images and nothing that says their labels; move them into a folder per class, "
-            "or list them in a table of path and labels: dataset=FILE.csv"
+            f"dataset={path}: {counted(images, 'image')} and nothing that says their labels; move them into a folder "
+            "per class, or list them in a table of path and labels: dataset=FILE.csv"
         )
     unread = sorted(name for name in some_below(path) if os.path.splitext(name)[1].lower() in UNREAD)
     if unread := [name for name in unread if not is_of_macos(os.path.basename(name))]:
@@ -141,6 +143,23 @@ def _tables_of_splits(path: str) -> dict[str, str]:
         if files:
             found[split] = os.path.join(path, files[0])
     return found
+
+
+def _of_parts(path: str) -> dict[str, Any]:
+    """Settings for DIR_split, a folder of tables that `mldec data split` wrote: images in DIR, and names of labels.
+
+    Of class folders in DIR each image has one label.
+    """
+    whole = path.removesuffix("_split")
+    if whole == path or not os.path.isdir(whole) or _inner_folders(path) or _images_in(path):
+        return {}
+    logger.info("%s: images of %s, as %s has none", path, whole, os.path.basename(path))
+    settings: dict[str, Any] = {"root": whole}
+    names = next((name for name in NAMES_FILES if os.path.isfile(os.path.join(path, name))), None)
+    settings |= {} if names is None else {"labels": os.path.join(path, names)}
+    with contextlib.suppress(DataError):
+        settings |= {"single_label": True} if locate(whole).name == "folder" else {}
+    return settings
 
 
 def _tables(folder: str) -> list[str]:

@@ -21,7 +21,7 @@ from mldec.data.own.label_cells import refuse_states
 from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.separators import Separator, find_separator_beside, parse_separator, refuse_joined
 from mldec.data.own.shapes import Source, image_key, make_listing, splits_of
-from mldec.data.own.values import MINUS_ONE, ask_minus_one, is_minus_one, is_nothing, state_of
+from mldec.data.own.values import MINUS_ONE, ask_minus_one, ask_nothing, is_minus_one, is_nothing, state_of
 from mldec.errors import DataError, counted, shortened
 
 LIST, MAPPING, BY_SPLIT = "JSON list of images", "JSON mapping of images", "JSON with a list for each split"
@@ -99,7 +99,7 @@ def _listing(source: Source, name: str, parts: list[tuple[Any, str | None]]) -> 
     named = {place: _names(value) for place, value in enumerate(values) if not _is_states(value)}
     refuse_states(named.values(), source.path)
     separator = _separator(source, values, named)
-    minus_one = _minus_one(source, [value for value in values if _is_states(value)])
+    minus_one, null = _meanings(source, [value for value in values if _is_states(value)], decisions)
     entries, nothing = [], 0
     for place, (path, value, split) in enumerate(rows):
         if place in named:
@@ -108,7 +108,7 @@ def _listing(source: Source, name: str, parts: list[tuple[Any, str | None]]) -> 
             nothing += any(map(is_nothing, found))
             entries.append(Entry(path_text(path), present, split=split))
         else:
-            entries.append(Entry(path_text(path), *_states(value, minus_one), split=split))
+            entries.append(Entry(path_text(path), *_states(value, minus_one, null), split=split))
     if source.separator is None:
         names = dict.fromkeys(name for place in named for name in entries[place].present)
         refuse_joined(source.path, list(names), separator, lambda name: "")
@@ -192,29 +192,49 @@ def _names(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else label_names(value)
 
 
-def _states(values: dict[str, Any], minus_one: int) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+def _states(
+    values: dict[str, Any], minus_one: int, null: int
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Names of the labels that are present, absent and unknown."""
     found: dict[int, list[str]] = {PRESENT: [], ABSENT: [], UNKNOWN: []}
     for name, value in values.items():
         state = minus_one if is_minus_one(value) else state_of(value)
+        if state == UNKNOWN and not is_minus_one(value):
+            state = null
         if state is None:
             raise DataError(f"{name} is {shortened(value)}; allowed are 1 present, 0 absent, -1 or null unknown")
         found[state].append(label_text(name))
     return tuple(found[PRESENT]), tuple(found[ABSENT]), tuple(found[UNKNOWN])
 
 
-def _minus_one(source: Source, values: list[dict[str, Any]]) -> int:
-    """The state that -1 means. Raises DataError where some labels are 1 and -1, and never 0, unless that is set."""
-    if source.minus_one is not None:
-        return ABSENT if source.minus_one == "absent" else UNKNOWN
+def _meanings(source: Source, values: list[dict[str, Any]], decisions: list[str]) -> tuple[int, int]:
+    """The states that -1 and null mean; what was decided is added to `decisions`.
+
+    Raises DataError, unless that is set, where some labels are 1 and -1, and never 0, and where labels are 1 and null,
+    and none is ever 0 or -1.
+    """
     seen: dict[str, set[int]] = {}  # states of each label, -1 by a number of its own
     for states in values:
         for name, value in states.items():
-            seen.setdefault(name, set()).add(MINUS_ONE if is_minus_one(value) else state_of(value) or ABSENT)
-    only = [name for name, states in seen.items() if {MINUS_ONE, PRESENT} <= states and ABSENT not in states]
-    if only:
-        raise ask_minus_one(source.path, "keys", only, len(seen))
-    return UNKNOWN
+            seen.setdefault(name, set()).add(MINUS_ONE if is_minus_one(value) else _known(value))
+    found = set().union(*seen.values())
+    blank = {PRESENT, UNKNOWN} <= found and not {ABSENT, MINUS_ONE} & found
+    if source.minus_one is None:
+        only = [name for name, states in seen.items() if {MINUS_ONE, PRESENT} <= states and ABSENT not in states]
+        if only:
+            raise ask_minus_one(source.path, "keys", only, len(seen))
+        if blank:
+            raise ask_nothing(source.path, "key", len(seen), "null or nothing")
+        return UNKNOWN, UNKNOWN
+    if blank:
+        decisions.append(f"null of classes is {source.minus_one}, as no class has 0 or -1")
+    meant = ABSENT if source.minus_one == "absent" else UNKNOWN
+    return meant, meant if blank else UNKNOWN
+
+
+def _known(value: Any) -> int:
+    state = state_of(value)
+    return ABSENT if state is None else state
 
 
 def _separator(source: Source, values: list[Any], named: dict[int, tuple[str, ...]]) -> Separator:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from mldec.data.dataset import name_some
 from mldec.data.index import Ragged
 from mldec.data.own import arrow_rows
-from mldec.data.own.columns import Chosen, Columns, find_columns
+from mldec.data.own.columns import Chosen, Columns, find_columns, is_no_class
 from mldec.data.own.list_rows import read_lists
 from mldec.data.own.rows import SPLITS, Rows
 from mldec.data.own.separators import Separator, parse_separator
-from mldec.data.own.state_rows import read_states
+from mldec.data.own.state_rows import none_of_columns, read_states
 from mldec.data.own.text_table import name_of
-from mldec.data.own.values import no_split, split_of
+from mldec.data.own.values import SPLIT_NAMES, no_split, simple, split_of
 from mldec.data.table_file import MISSING, TableFile, open_table_file
 from mldec.errors import DataError, shortened
 
@@ -112,11 +113,27 @@ def read_table_rows(
         rows = read_lists(base, table, columns, separator, named)
     else:
         rows = read_states(base, table, columns, ignore=settings.ignore, minus_one=settings.minus_one)
+    if unseen := {name: line for name, line in table.unseen.items() if name not in (settings.ignore or ())}:
+        rows = dataclasses.replace(rows, decisions=(*rows.decisions, _not_used(table, columns, unseen)))
     if table.inside is None:
         return rows
     names = table.inside.unpack(cache)
     own = [names[int(number) - 1] for number in rows.names or ()]
     return dataclasses.replace(rows, names=own, folder=table.inside.folder(cache), files=tuple(table.files))
+
+
+def _not_used(table: TableFile, columns: Columns, unseen: Mapping[str, int]) -> str:
+    """A sentence about keys of JSONL that come after the rows by which columns are known, with their first lines.
+
+    Raises DataError for one that may be a class, or divide the images.
+    """
+    for name, line in unseen.items():
+        if columns.split is None and simple(name) in SPLIT_NAMES:
+            raise no_split(f"{table.path} line 1", name)
+        if columns.labels is None and not is_no_class(name):
+            raise none_of_columns(table, name, line)
+    shown = (f"{name} from line {line:,}" for name, line in unseen.items())
+    return f"keys not used: {name_some(shown, len(unseen))}"
 
 
 def open_with_settings(path: str, settings: TableSettings) -> TableFile:

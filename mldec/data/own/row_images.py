@@ -11,7 +11,7 @@ from mldec.data.dataset import SPLITS, missing_files, naming
 from mldec.data.index import Ragged, check_path
 from mldec.data.own.image_paths import find_images
 from mldec.data.own.rows import Rows, grouped, regrouped
-from mldec.errors import DataError, shortened
+from mldec.errors import DataError, counted, shortened
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ def _conflicts(rows: Rows, images: np.ndarray, places: Sequence[str]) -> list[st
         return []
     image, label = divmod(int(both[0]), size)
     return [
-        f"{len(both):,} labels of images are present in one row and absent in another, and count as present, such as "
+        f"{counted(len(both), 'label')} of images {'is' if len(both) == 1 else 'are'} present in one row and absent in "
+        f"another, and {'counts' if len(both) == 1 else 'count'} as present, such as "
         f"{shortened(rows.labels[label])} of {shortened(places[image])}"
     ]
 

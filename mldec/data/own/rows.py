@@ -59,6 +59,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.present)
 
+    def paths(self) -> Iterable[str]:
+        """The different paths, as the file writes them."""
+        return self.blob.texts() if self.blob is not None else self.names or ()
+
     def where(self, row: int) -> str:
         """`FILE line 5` of a row."""
         line = int(self.lines[row]) if len(self.lines) else 0

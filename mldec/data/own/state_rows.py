@@ -46,7 +46,7 @@ def read_states(
     """
     rows, classes = RowCollector(table, columns), columns.classes
     if late := [name for name in classes if name in table.late]:  # a misspelt key in JSONL must not become a class
-        raise _none_of_columns(table, late[0], table.late[late[0]])
+        raise none_of_columns(table, late[0], table.late[late[0]])
     kept: dict[tuple[str, ...], tuple[np.ndarray, ...]] = {}
     seen = np.zeros((4, len(classes)), bool)  # of which classes a cell is -1, nothing, 0 or 1
     values, ends = [array("i"), array("i"), array("i")], [array("q", [0]), array("q", [0]), array("q", [0])]
@@ -57,7 +57,7 @@ def read_states(
         if table.format == "JSONL" and any(cell is MISSING for cell in cells):
             found = next(row for number, row in table.rows() if number == line)
             if strange := sorted(found.keys() - names):
-                raise _none_of_columns(table, strange[0], line)
+                raise none_of_columns(table, strange[0], line)
         key = tuple(map(str, cells))
         states = kept.get(key)
         if states is None:
@@ -85,7 +85,7 @@ def read_states(
         raise ask_minus_one(base.path, "columns", [classes[i] for i in only], len(classes))
     blank = not (seen[0] | seen[2]).any() and (seen[1] & seen[3]).any()  # no 0 and no -1, but 1 beside nothing
     if minus_one is None and blank:
-        raise ask_nothing(base.path, len(classes))
+        raise ask_nothing(base.path, "column", len(classes))
     what = f"{counted(nothing, 'cell')} of classes with nan, None, NA or null {'is' if nothing == 1 else 'are'} unknown"
     decisions = [what] if nothing > 0 else []
     lists = [ragged(end, out) for end, out in zip(ends, values, strict=True)]
@@ -113,7 +113,7 @@ def _state(cell: Any) -> int | None:
     return MINUS_ONE if is_minus_one(cell) else state_of(cell)
 
 
-def _none_of_columns(table: TableFile, name: str, line: int) -> DataError:
+def none_of_columns(table: TableFile, name: str, line: int) -> DataError:
     """The error for a key of JSONL that may be a class, but that the first line lacks."""
     first = [column for column in table.columns if column not in table.late]
     return DataError(

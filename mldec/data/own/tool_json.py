@@ -21,7 +21,7 @@ from mldec.data.dataset import name_some
 from mldec.data.own.documents import label_text, path_text, reading, split_of, unique
 from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.shapes import Source, make_listing
-from mldec.errors import DataError, counted, shortened
+from mldec.errors import DataError, counted, setting, shortened
 
 DATUMARO, FIFTYONE, FIFTYONE_SAMPLES = "Datumaro JSON", "FiftyOne labels.json", "FiftyOne samples.json"
 MMPRETRAIN = "mmpretrain JSON"
@@ -85,17 +85,25 @@ def read_fiftyone_samples(source: Source) -> Listing:
                 f"which of the fields {name_some(fields, len(fields), 8) or '(none with labels)'} holds the labels? "
                 "Use dataset.label_column=NAME"
             )
-        entries, left_out = [], 0
+        entries, left_out = list[Entry](), 0
+        used = dict[str, None]()
         for one in samples:
             found = _fiftyone_labels(one.get(field))
             if found is None:
                 left_out += 1
                 continue
-            splits = {split_of(tag) for tag in one.get("tags") or []} - {None}
-            entries.append(
-                Entry(path_text(one["filepath"]), unique(found), split=splits.pop() if len(splits) == 1 else None)
-            )
+            tags = {tag: split for tag in one.get("tags") or [] if (split := split_of(tag)) is not None}
+            tags = {tag: split for tag, split in tags.items() if tag not in (source.ignore or ())}
+            if len(set(tags.values())) > 1:
+                raise DataError(
+                    f"{shortened(one['filepath'])} has the tags {name_some(tags, len(tags))}, which are several "
+                    f"splits; leave one, or do without one of them: {setting('dataset.ignore', (list(tags)[-1],))}"
+                )
+            used |= dict.fromkeys(tags)
+            entries.append(Entry(path_text(one["filepath"]), unique(found), split=next(iter(tags.values()), None)))
     decisions = [f"labels from the field {field}"]
+    if used:
+        decisions.append(f"split by tags ({name_some(used, len(used), 10)})")
     if left_out:
         decisions.append(f"{counted(left_out, 'sample')} without {field} left out")
     return make_listing(source, FIFTYONE_SAMPLES, entries, decisions=decisions)

@@ -65,11 +65,11 @@ def ask_minus_one(path: str, kind: str, names: Sequence[str], count: int) -> Dat
     )
 
 
-def ask_nothing(path: str, count: int) -> DataError:
-    """The error for `count` class columns that hold 1 and empty cells alone: no label would be absent anywhere."""
+def ask_nothing(path: str, kind: str, count: int, what: str = "an empty cell") -> DataError:
+    """The error for `count` class columns or keys (`kind`) with 1 and `what` alone: no label would ever be absent."""
     return DataError(
-        f"{path}: the {counted(count, 'class column')} hold 1 and empty cells but no 0 or -1, where an empty cell may "
-        "mean absent; use dataset.minus_one=absent or dataset.minus_one=unknown"
+        f"{path}: the {counted(count, f'class {kind}')} {'holds' if count == 1 else 'hold'} 1 and {what} but no 0 or "
+        f"-1, where {what} may mean absent; use dataset.minus_one=absent or dataset.minus_one=unknown"
     )
 
 

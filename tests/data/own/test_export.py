@@ -206,7 +206,7 @@ def test_the_folder_for_hugging_face_has_tables_and_images(how, tmp_path, capsys
             assert image.exists() == (how != "none")
             assert how == "none" or image.read_bytes() == Path(index.path(row)).read_bytes()
     captured = capsys.readouterr()
-    assert "labels that no image has are in no file, such as unused" in captured.err
+    assert "1 label that no image has, in no file, such as unused" in captured.err
     assert ("6 images" in captured.err) == (how != "none")
     assert run(words) == 2
     assert "output=out: is not empty; name a new directory" in capsys.readouterr().err

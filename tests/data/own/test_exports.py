@@ -419,6 +419,49 @@ def test_what_was_left_out_or_joined_is_said(tmp_path: Path) -> None:
     assert joined.options == {"dataset.separator": "semicolon"}
 
 
+def test_tags_of_two_splits_are_one_error(tmp_path: Path) -> None:
+    label = {"_cls": "Classification", "label": "cat"}
+    samples = [
+        fiftyone_sample("a.jpg", label, "train", "checked"),
+        fiftyone_sample("b.jpg", label, "test", "train"),
+        fiftyone_sample("c.jpg", label, "val", "validation"),
+    ]
+    path = save(tmp_path / "samples.json", {"samples": samples})
+    with pytest.raises(DataError, match=r"b\.jpg has the tags test, train, .* 'dataset\.ignore=\[train\]'$"):
+        read(path)
+    listing = read(path, ignore=("train",))
+    assert [entry.split for entry in listing.entries()] == [None, "test", "val"]
+    assert "split by tags (test, val, validation)" in listing.decisions
+
+
+@pytest.mark.parametrize("others", ["", "Train"])
+def test_subsets_that_name_no_split_are_said(tmp_path: Path, others: str) -> None:
+    subsets = [others, "Part 1", "Part 1", "default"]
+    images = (f'<image name="{n}.jpg" subset="{name}"><tag label="a"/></image>' for n, name in enumerate(subsets))
+    listing = read(save(tmp_path / "a.xml", f"<annotations>{''.join(images)}</annotations>"))
+    assert "subsets that name no split, whose images are train: Part 1 with 2 images" in listing.decisions
+    assert ("3 images without a split in train" in listing.decisions) == bool(others)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"path": "a.jpg", "cat": 1, "dog": None}, {"path": "b.jpg", "cat": None, "dog": 1}],
+        [{"path": "a.jpg", "cat": 1}, {"path": "b.jpg", "dog": True}],
+        {"a.jpg": {"cat": 1, "dog": None}, "b.jpg": {"cat": None, "dog": 1}},
+    ],
+)
+def test_keys_of_classes_without_any_zero_are_asked_for(tmp_path: Path, content: Any) -> None:
+    path = save(tmp_path / "a.json", content)
+    message = r"a\.json: the 2 class keys hold 1 and null or nothing but no 0 .*=absent or dataset\.minus_one=unknown"
+    with pytest.raises(DataError, match=message):
+        read(path)
+    for setting, place in (("absent", 1), ("unknown", 2)):
+        listing = read(path, minus_one=setting)
+        assert joined_states(listing)["a.jpg"][place] == {"dog"}
+        assert f"null of classes is {setting}, as no class has 0 or -1" in listing.decisions
+
+
 @pytest.mark.parametrize("key", ["split", "subset", "Data Split"])
 def test_label_studios_data_may_divide_the_images(tmp_path: Path, key: str) -> None:
     tasks = label_studio(*((f"{n}.jpg", [annotation(label_studio_result("choices", "Cat"))]) for n in "abc"))

@@ -197,106 +197,6 @@ def test_joined_names_in_lists_of_json_are_asked_about(folder: Path, content: st
     assert len(build(folder, content, "t.json", separator=separator).labels) == 2
 
 
-def test_numbers_stand_by_value_and_take_their_names(folder: Path) -> None:
-    text = "path,labels\np1.jpg,10;2\nsub/p2.jpg,0;1\np3.jpg,\np4.jpg,3\n"
-    assert build(folder, text).labels.names == ("0", "1", "2", "3", "10")
-    assert build(folder, "path,label\np1.jpg,3.0\np3.jpg,\np4.jpg,10.0\n").labels.names == ("3", "10")
-    (folder / "classes.txt").write_text("\n".join(f"class {number}" for number in range(11)))
-    index = build(folder, text)
-    assert len(index.labels) == 11
-    assert content_of(index)["p1.jpg"] == {"class 2", "class 10"}
-    (folder / "own.yaml").write_text("names: {0: a, 1: b, 2: c, 3: d, 10: k}\n")
-    with pytest.raises(DataError, match=r"class number 10, and .*own.yaml has 5 names"):
-        build(folder, text, labels=str(folder / "own.yaml"))
-
-
-@pytest.mark.parametrize("beside", [True, False])
-def test_numbers_that_may_count_from_0_or_from_1_are_asked_about(folder: Path, beside: bool) -> None:
-    (folder / "classes.txt").write_text("a\nb\nc\nd\n")
-    more = {} if beside else {"labels": str(folder / "classes.txt")}
-    text = "path,labels\np1.jpg,1;2\np3.jpg,3\n"
-    message = refused(folder, text, **more)
-    assert "holds the class numbers 1 to 3" in message
-    for setting, names in zip(options_in(message), ({"b", "c"}, {"a", "b"}), strict=True):
-        index = build(folder, text, **more, first_number=int(setting["first_number"]))
-        assert content_of(index)["p1.jpg"] == names
-        assert len(index.labels) == 4
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("names.txt", "name\ncat\ndog\n", "its first line 'name' may be a header"),
-        ("names.txt", "#classes\ncat\ndog\n", "its first line '#classes' may be a header"),
-        ("names.csv", "cat,tabby\ndog,beagle\n", "or a number and a name, such as 0,cat; found 'cat,tabby'"),
-        ("names.csv", "id,name,color\na,b,c\n", "or a number and a name"),
-    ],
-)
-def test_a_file_of_names_that_may_be_misread_is_refused(folder: Path, name: str, content: str, message: str) -> None:
-    (folder / name).write_text(content)
-    with pytest.raises(DataError) as caught:
-        build(folder, "path,labels\np1.jpg,0;1\n", labels=str(folder / name))
-    assert message in str(caught.value)
-    assert name in str(caught.value)
-    (folder / "labels.txt").write_text("name\n1 cat\n2 dogs, #3\n")  # names of no class numbers stand as they are
-    index = build(folder, "path,label\np1.jpg,1 cat\np3.jpg,name\n", labels=str(folder / "labels.txt"))
-    assert index.labels.names == ("name", "1 cat", "2 dogs, #3")
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({"labels.txt": "caf\xe9\nhund\n".encode("cp1252")}, "labels.txt beside it is not used: cannot be read"),
-        ({"labels.txt": b"a\nb\n"}, "it has 2 names, and a label is 7"),
-        ({"data.yaml": b"names: {5: a, 7: b}"}, "the numbers in it have gaps (5, 7)"),
-        (
-            {"labels.txt": b"a\nb\nc\nd\ne\nf\ng\nh", "classes.txt": b"a\nb\nc\nd\ne\nf\ng\ni"},
-            "only one of them can be",
-        ),
-    ],
-)
-def test_names_beside_a_table_that_are_not_used_are_a_warning(
-    folder: Path, files: dict[str, bytes], message: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    index = build(folder, "path,labels\np1.jpg,5\np3.jpg,7\n")
-    assert index.labels.names == ("5", "7")
-    assert message in caplog.text
-    assert "labels stay numbers" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "ids", "expected"),
-    [
-        ("data.yaml", "names: [a, b, c]\n", "1;2", {"b", "c"}),
-        ("data.yaml", "names: {1: a, 2: b, 3: c}\n", "1;2", {"a", "b"}),
-        ("obj.names", "a\nb\nc\n", "1;2", {"b", "c"}),
-        ("names.json", '{"1": "a", "2": "b", "3": "c"}', "1;2", {"a", "b"}),
-        ("names.txt", "a\nb\nc\n", "1;3", {"a", "c"}),
-        ("names.txt", "a\nb\nc\n", "0;2", {"a", "c"}),
-        ("names.txt", "# classes\n#\na\nb\nc\n", "0;2", {"a", "c"}),
-        ("names.txt", "1 b\n0 a\n", "0;1", {"a", "b"}),
-        ("names.txt", "1 b\n0 a\n", "0", {"a"}),
-        ("names.txt", "5 b\n0 a\n", "0;1", None),
-        ("names.csv", "attribute_id,attribute_name\n1,a\n2,b\n3,c\n", "1;2", {"a", "b"}),
-        ("data.yaml", "names: {1: a, 3: b}\n", "1", None),
-        ("names.json", '["a", "b", "c"]', "1;2", None),
-        ("names.json", '{"1": "a", "2": "b", "3": "c"}', "0;2", None),
-        ("names.txt", "a\nb\nc\n", "1;4", None),
-    ],
-)
-def test_where_numbers_and_names_fit_in_one_way_they_are_read(
-    folder: Path, name: str, content: str, ids: str, expected: set[str] | None
-) -> None:
-    (folder / name).write_text(content)
-    text, labels = f"path,labels\np1.jpg,{ids}\n", str(folder / name)
-    if expected is None:
-        assert "holds the class number" in refused(folder, text, labels=labels)
-    else:
-        assert content_of(build(folder, text, labels=labels))["p1.jpg"] == expected
-
-
 def test_cells_without_a_label(folder: Path) -> None:
     cells = ["nan", "NaN", "None", "NA", "null", "<NA>", ""]
     touch(folder, *(f"n{number}.jpg" for number in range(len(cells))))
@@ -733,7 +633,7 @@ def test_a_column_of_answers_is_asked_about(tmp_path: Path, cells: tuple[str, st
         (
             "t.json",
             '[{"path": "1.jpg", "labels": {"cat": 1, "dog": 1}}, {"path": "1.jpg", "labels": {"cat": 0}}]',
-            "1 labels .* such as cat of 1.jpg",
+            "1 label .* such as cat of 1.jpg",
         ),
     ],
 )
@@ -934,6 +834,28 @@ def test_keys_of_jsonl_that_the_first_line_lacks_count(folder: Path, caplog: pyt
     assert "columns not used: note" in caplog.text
     with pytest.raises(DataError, match="line 2: dgo is none of the columns"):
         build(folder, lines('"dog": 1', '"dgo": 0'), "t.jsonl")
+
+
+def test_keys_of_jsonl_behind_the_rows_that_tell_the_columns_are_not_dropped_in_silence(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mldec")
+
+    def build_with(own: str, last: str, **settings: Any) -> ImageIndex:
+        rows = [f'{{"path": "p{(1, 3)[number % 2]}.jpg", {own}}}\n' for number in range(250)]
+        text = "".join(rows) + f'{{"path": "p4.jpg", {own}, {last}}}\n'
+        return build(folder, text, "t.jsonl", **settings)
+
+    build_with('"labels": ["cat"]', '"note": "late"')
+    assert "keys not used: note from line 251" in caplog.text
+    with pytest.raises(DataError, match=r"t\.jsonl line 1: no split, which other lines have; .*dataset\.ignore"):
+        build_with('"labels": ["cat"]', '"split": "val"')
+    assert len(build_with('"labels": ["cat"]', '"split": "val"', ignore=("split",))) == 3
+    for last in ('"owl": 1', '"owl": null'):
+        with pytest.raises(DataError, match="line 251: owl is none of the columns"):
+            build_with('"cat": 1, "dog": 0', last)
+    build_with('"cat": 1, "dog": 0', '"age": 7')
+    assert "keys not used: age from line 251" in caplog.text
 
 
 def test_single_quotes_around_a_cell_are_no_part_of_its_labels(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
