@@ -19,10 +19,11 @@ from mldec.engine import data_splits
 from mldec.engine.device import choose_device
 from mldec.errors import counted
 
-UPDATES = {"probe": 280, "finetune": 1_500}  # that a run makes at least, if the limits of epochs allow
-EPOCHS = {"probe": (3, 30), "finetune": (8, 60)}
+UPDATES = {"probe": 280, "finetune": 600}  # that a run makes at least, if the limits of epochs allow
+EPOCHS = {"probe": (3, 30), "finetune": (5, 30)}
 PROBE_RATES = {"gap": 5e-3, "gmp": 5e-3}  # highest rate at 64 images a step, of heads with one linear layer
 DECODER_RATE = 1.6e-3  # of all others
+FINETUNE_RATE, BACKBONE_SHARE = 1e-3, 0.2  # of the head at 64 images a step; of the backbone's rate in it
 MOST_QUERIES = 100  # of ML-Decoder; of more labels several share a query
 
 
@@ -147,4 +148,7 @@ def _finetune(config: Config, facts: Facts) -> Iterator[Choice]:
     yield from _common(config, facts)
     batch_size = 16 if facts.cpu or facts.images < 500 else 64
     yield Choice("schedule.batch_size", batch_size, "the CPU" if facts.cpu else counted(facts.images, "training image"))
+    rate = FINETUNE_RATE * math.sqrt(batch_size / 64)
+    yield Choice("schedule.max_lr", float(f"{rate:.2g}"), f"of the head, with {batch_size} images a step")
+    yield Choice("optimizer.backbone_lr_scale", BACKBONE_SHARE, "pretrained weights change less than a new head")
     yield from _length("finetune", facts, batch_size)
