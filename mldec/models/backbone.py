@@ -129,7 +129,9 @@ class Backbone(nn.Module):
         """Tokens of images (B, 3, H, W), floating point, normalised by `normalization`."""
         if self.is_frozen and not images.requires_grad:
             with torch.no_grad():  # nothing before the head keeps what a backward pass would need
-                return self._tokens(images)
+                tokens = self._tokens(images)
+            # In the order in memory of tokens that come from a cache: other sums would differ in their last bit.
+            return tokens._replace(values=tokens.values.contiguous())
         return self._tokens(images)
 
     @property
