@@ -85,6 +85,7 @@ class Backbone(nn.Module):
     Attributes:
         num_features: C, width of the tokens.
         prefix_tokens: P, the number of tokens before the spatial ones.
+        has_class_token: whether the first of them is a class token, and not a register.
         final_norm: the location of the kept norm; None where there is none or it is not kept.
         normalization: as given.
         loaded: the LoadReport of the weights, None for random ones.
@@ -108,6 +109,7 @@ class Backbone(nn.Module):
 
         self.num_features = layout.channels
         self.prefix_tokens = layout.prefix_tokens
+        self.has_class_token = self.prefix_tokens > 0 and getattr(model, "cls_token", None) is not None
         self._channels_last = layout.channels_last
         self._stride = 0
         if len(layout.shape) == 3:  # a sequence
@@ -131,7 +133,8 @@ class Backbone(nn.Module):
             with torch.no_grad():  # nothing before the head keeps what a backward pass would need
                 tokens = self._tokens(images)
             # In the order in memory of tokens that come from a cache: other sums would differ in their last bit.
-            return tokens._replace(values=tokens.values.contiguous())
+            prefix = None if tokens.prefix is None else tokens.prefix.contiguous()
+            return tokens._replace(values=tokens.values.contiguous(), prefix=prefix)
         return self._tokens(images)
 
     @property
