@@ -73,8 +73,8 @@ class TokenCache:
         scorer: how its images are prepared.
         group: the processes of the run; each computes a part.
 
-    Raises:
-        ConfigError: the tokens would take more than `cache.max_gb` or than there is space for.
+    Attributes:
+        computed: images of a view whose tokens this process has computed and written.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class TokenCache:
         self.config, self.splits, self.group, self._images = config, splits, group, scorer
         self.backbone = classifier.backbone
         self.root = tokens_folder(config.dataset)
+        self.computed = 0
         self._places: dict[str, np.ndarray | None] = {}
         tokens = self._compute(torch.zeros(1, 3, *(config.dataset.image_size,) * 2, dtype=torch.uint8))
         num_prefix = 0 if tokens.prefix is None else tokens.prefix.shape[1]
@@ -128,7 +129,7 @@ class TokenCache:
             False where it was stopped before the end; what has been computed is kept.
 
         Raises:
-            ConfigError: as for the class.
+            ConfigError: the tokens would take more than `cache.max_gb`, or than there is space for.
             RunError: tokens are not finite or cannot be written.
             DataError: an image cannot be read.
         """
@@ -271,6 +272,7 @@ class TokenCache:
                 whole = np.concatenate(parts)
                 size = len(shape.rows(pending[0]))
                 store.write(pending.pop(0), whole[:size])
+                self.computed += size
                 parts = [whole[size:]] if len(whole) > size else []
                 yield True
             if self.group.size == 1 and should_stop():
