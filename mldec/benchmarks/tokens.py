@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
-import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -19,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mldec.benchmarks.figure import Figure
 from mldec.benchmarks.generated_images import write_index
-from mldec.benchmarks.memory import release
-from mldec.benchmarks.rate import synchronize
+from mldec.benchmarks.memory import PeakAnonymous, release
+from mldec.benchmarks.rate import matrix_product, synchronize
 from mldec.config import Config
 from mldec.data.index import ImageIndex
 from mldec.engine.data_splits import Splits
@@ -30,12 +31,11 @@ from mldec.engine.token_cache import CPU_BATCH, TokenCache
 from mldec.engine.trainer import Trainer
 
 EXTRACTION, SAVED, READING, SHARE = 90.0, 20.0, 1.1, 40.0  # targets
-MATRIX = 2048  # side of the matrices whose product is the measure of the head's step
+MATRIX_SECONDS = 1.0  # of the matrix product that is the measure of the head's step
 EVALUATED = 16  # images of val and test each, whose tokens are computed too
 LARGE = 64  # the other number of images at once whose rate is compared
 GROWTH = 4  # times as many images, of which the memory is compared
 UNCACHED_STEPS = 4  # of an epoch without cache, from which its time follows
-MIB = 2**20
 
 Heads = tuple[Config, Config]
 
@@ -82,7 +82,9 @@ def _figures(found: dict[str, list[float]], config: Config, images: int) -> list
         rate("bare network", "bare", f"{CPU_BATCH} images at once, in memory"),
         ratio("epoch of average pooling without over with cache", "uncached", "cached", "x", target=SAVED, **higher),
         ratio("ML-Decoder step with over without reading", "reading", "step", "x", target=READING, note=batch),
-        ratio("ML-Decoder step, of the matrix product's rate", "flops", "matrix", "%", target=SHARE, note=batch, **higher),
+        ratio(
+            "ML-Decoder step, of the matrix product's rate", "flops", "matrix", "%", target=SHARE, note=batch, **higher
+        ),
         Figure.of_samples("ML-Decoder step", [1000 * seconds for seconds in found["step"]], "ms", note=batch),
     ]
 
@@ -100,16 +102,15 @@ def _round(heads: Heads, index: ImageIndex, cache: Path) -> dict[str, float]:
     computed = _read_tokens(pooling)
     found["extraction"] = computed / (perf_counter() - began)
     _steps(pooling, 1)  # loader processes start
-    found["cached"] = median(_time(device, lambda: _steps(pooling, epoch)) for epoch in (2, 3, 4))
+    found["cached"] = median(_time(device, partial(_steps, pooling, epoch)) for epoch in (2, 3, 4))
 
-    batch = decoder.batches.first()
     _read_tokens(decoder)
     batch = decoder.batches.first()
     count = len(decoder.batches)
     _steps(decoder, 0)
     reading, alone = [], []
     for epoch in (1, 2, 3):  # in turn: other work on the machine meets both
-        reading.append(_time(device, lambda: _steps(decoder, epoch)) / count)
+        reading.append(_time(device, partial(_steps, decoder, epoch)) / count)
         alone.append(_time(device, lambda: [decoder.train_step(batch) for _ in range(count)]) / count)
     found["reading"], found["step"] = median(reading), median(alone)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -167,9 +168,7 @@ def _network_rate(trainer: Trainer, network: nn.Module, count: int, dtype: torch
 
 def _matrix_rate(device: torch.device) -> float:
     """FLOP/s of a product of large matrices in float32."""
-    left, right = torch.rand(2, MATRIX, MATRIX, device=device)
-    left @ right
-    return 2 * MATRIX**3 / median(_time(device, lambda: left @ right) for _ in range(5))
+    return 2 * matrix_product(device, torch.float32, MATRIX_SECONDS).sample(MATRIX_SECONDS)
 
 
 def _variants(config: Config, index: ImageIndex, repeats: int) -> list[Figure]:
@@ -180,13 +179,13 @@ def _variants(config: Config, index: ImageIndex, repeats: int) -> list[Figure]:
         channels_last = _trainer(dataclasses.replace(config, runtime=last), index, Path(cache))
     network: Any = plain.state.model.backbone
     other: Any = channels_last.state.model.backbone
-    compiled: Any = torch.compile(network)
+    compiled = functools.cache(lambda: torch.compile(network))
     ways: dict[str, Callable[[], float]] = {
         f"{LARGE} images at once": lambda: _network_rate(plain, network, LARGE),
         "channels last": lambda: _network_rate(channels_last, other, CPU_BATCH),
         "bfloat16": lambda: _network_rate(plain, network, CPU_BATCH, torch.bfloat16),
         "bfloat16, channels last": lambda: _network_rate(channels_last, other, CPU_BATCH, torch.bfloat16),
-        "torch.compile": lambda: _network_rate(plain, compiled, CPU_BATCH),
+        "torch.compile": lambda: _network_rate(plain, compiled(), CPU_BATCH),
     }
     samples: dict[str, list[float]] = {name: [] for name in ways}
     reasons: dict[str, str] = {}
@@ -222,7 +221,7 @@ def _memory(config: Config, index: ImageIndex, cache: Path) -> list[Figure]:
         trainer = _trainer(config, many, cache / str(times))
         _steps(trainer, 0, 1)
         release(trainer.device)
-        with _PeakAnonymous() as peak:
+        with PeakAnonymous() as peak:
             _read_tokens(trainer)
             _steps(trainer, 1)
             _steps(trainer, 2)
@@ -231,35 +230,3 @@ def _memory(config: Config, index: ImageIndex, cache: Path) -> list[Figure]:
     note = ", ".join(f"{mib:,.0f} MiB with {what}" for what, mib in found.items())
     few, many_mib = peaks[1], peaks[GROWTH]
     return [Figure(f"anonymous memory with {GROWTH} N over N images", many_mib / max(few, 1.0), "x", note=note)]
-
-
-class _PeakAnonymous:
-    """The growth of this process's anonymous memory at most within a block, looked at every few milliseconds.
-
-    Attributes:
-        mib: in MiB; 0 where the system does not report it.
-    """
-
-    def __enter__(self) -> _PeakAnonymous:
-        self.mib = 0.0
-        self._before, self._ends = _anonymous(), threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ends.wait(0.005):
-            self.mib = max(self.mib, (_anonymous() - self._before) / MIB)
-
-
-def _anonymous() -> int:
-    """Bytes of anonymous memory of this process; 0 where unknown."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return 0
-    return next((1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:")), 0)

@@ -1,4 +1,4 @@
-"""`mldec benchmark`: speed and memory of networks, of the training loop, of loading images, of tables and of cached tokens."""
+"""`mldec benchmark`: speed and memory of networks, the training loop, loading images, reading tables, cached tokens."""
 
 from __future__ import annotations
 
@@ -180,12 +180,22 @@ def measure_cache(options: CacheOptions, arguments: compose.Arguments) -> Measur
 
 #: The options of each subject,
 SUBCOMMANDS: dict[str, type[BenchmarkOptions]]
-SUBCOMMANDS = {"model": ModelOptions, "train": TrainOptions, "loader": LoaderOptions, "data": DataOptions}
-SUBCOMMANDS["cache"] = CacheOptions
+SUBCOMMANDS = {
+    "model": ModelOptions,
+    "train": TrainOptions,
+    "loader": LoaderOptions,
+    "data": DataOptions,
+    "cache": CacheOptions,
+}
 #: and the function that measures it.
 MEASURES: dict[str, Callable[[Any, compose.Arguments], Measured]]
-MEASURES = {"model": measure_model, "train": measure_train, "loader": measure_loader, "data": measure_data}
-MEASURES["cache"] = measure_cache
+MEASURES = {
+    "model": measure_model,
+    "train": measure_train,
+    "loader": measure_loader,
+    "data": measure_data,
+    "cache": measure_cache,
+}
 
 
 def main(argv: Sequence[str]) -> int:

@@ -65,10 +65,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _build(options: BuildOptions, arguments: compose.Arguments) -> int:
-    config = compose_config(arguments)
+    config, given = compose_config(arguments), arguments.keys()
     if options.folder is not None:
-        if "dataset.cache" in arguments.keys():
-            raise ConfigError(f"folder={options.folder} and dataset.cache={config.dataset.cache}: leave one of both out")
+        if "dataset.cache" in given:
+            raise ConfigError(
+                f"folder={options.folder} and dataset.cache={config.dataset.cache}: leave one of both out"
+            )
         config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, cache=str(options.folder)))
     from mldec.engine.display import Display
     from mldec.engine.token_building import build_tokens
@@ -81,7 +83,7 @@ def _build(options: BuildOptions, arguments: compose.Arguments) -> int:
     display.say(f"computed {counted(built.computed, 'image')}, the others were there" if built.computed else "complete")
     place = [] if options.folder is None else [as_override("dataset.cache", str(options.folder))]
     overrides = [*arguments.overrides, *place]
-    if "cache.tokens" not in arguments.keys():
+    if "cache.tokens" not in given:
         overrides.append("cache.tokens=true")
     display.say(f"next: {shlex.join(['mldec', 'train', *overrides])}")
     return 0
@@ -111,7 +113,9 @@ def _clear(options: ClearOptions, arguments: compose.Arguments) -> int:
     if options.key is not None:
         known = {store.key for store in stores}
         if unknown := [key for key in options.key if key not in known]:
-            raise ConfigError(f"key={shortened(unknown[0])}: no such tokens in {folder}; mldec cache list shows the keys")
+            raise ConfigError(
+                f"key={shortened(unknown[0])}: no such tokens in {folder}; mldec cache list shows the keys"
+            )
         stores = [store for store in stores if store.key in options.key]
     if options.dataset is not None:
         names = sorted({str(store.title.get("dataset")) for store in stores})

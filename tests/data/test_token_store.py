@@ -136,7 +136,9 @@ def test_a_shard_has_the_shape_and_type_of_the_store(tmp_path, values):
 def test_a_full_disk_leaves_what_was_written_and_says_what_to_do(tmp_path, monkeypatch):
     store = fill(store_in(tmp_path), 0)
     monkeypatch.setattr(store, "_digest", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
-    with pytest.raises(RunError, match=r"00001\.shard: tokens cannot be written: .*free some space \(mldec cache clear"):
+    with pytest.raises(
+        RunError, match=r"00001\.shard: tokens cannot be written: .*free some space \(mldec cache clear"
+    ):
         store.write(1, VALUES[2:4])
     monkeypatch.undo()
     monkeypatch.setattr(token_store, "SHARD_BYTES", 2 * SHAPE.image_bytes)

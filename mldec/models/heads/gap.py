@@ -17,7 +17,6 @@ from mldec.models.heads.maps import Weighting
 from mldec.models.tokens import Tokens, class_token, token_values
 from mldec.registry import HEADS
 
-
 Source = Literal["patch", "cls", "both"]
 
 
