@@ -56,7 +56,11 @@ TITLES = {
     "runtime": "Where and how a run executes: [training.md](training.md).",
     "protocol": "How results are chosen and reported: [evaluation.md](evaluation.md#protocols).",
 }
-PLAIN = {"cache": TokenCacheConfig, "runtime": RuntimeConfig, "protocol": ProtocolConfig}  # groups that are one dataclass whatever is chosen
+PLAIN = {
+    "cache": TokenCacheConfig,
+    "runtime": RuntimeConfig,
+    "protocol": ProtocolConfig,
+}  # groups that are one dataclass whatever is chosen
 
 
 @dataclasses.dataclass(frozen=True)

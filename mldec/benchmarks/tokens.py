@@ -179,7 +179,7 @@ def _variants(config: Config, index: ImageIndex, repeats: int) -> list[Figure]:
         channels_last = _trainer(dataclasses.replace(config, runtime=last), index, Path(cache))
     network: Any = plain.state.model.backbone
     other: Any = channels_last.state.model.backbone
-    compiled = functools.cache(lambda: torch.compile(network))
+    compiled: Callable[[], Any] = functools.cache(lambda: torch.compile(network))
     ways: dict[str, Callable[[], float]] = {
         f"{LARGE} images at once": lambda: _network_rate(plain, network, LARGE),
         "channels last": lambda: _network_rate(channels_last, other, CPU_BATCH),

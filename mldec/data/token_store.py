@@ -119,7 +119,7 @@ class TokenStore:
         """Make the folder, if need be, and hold its lock within the block, so that one process fills the store.
 
         Args:
-            patience: asked every POLL seconds while another process holds the lock; False gives up.
+            patience: called every POLL seconds while another process holds the lock; False gives up.
 
         Gives whether it is held. Raises ConfigError where the folder is a symbolic link, and RunError where it cannot
         be made.

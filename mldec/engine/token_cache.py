@@ -123,7 +123,7 @@ class TokenCache:
         """Compute what no earlier run has. All processes of the group call it.
 
         Args:
-            should_stop: whether a signal arrived; asked after each batch of a single process, else after each shard.
+            should_stop: whether a signal arrived; called after each batch of a single process, else after each shard.
 
         Returns:
             False where it was stopped before the end; what has been computed is kept.
@@ -227,7 +227,7 @@ class TokenCache:
         with ExitStack() as held:
             missing: list[int] = []
             if group.is_main:
-                # Another run may compute the same; of a group the others wait for this process, and cannot be asked.
+                # Another run may compute the same; of a group the others wait for this process, and cannot call should_stop.
                 if not held.enter_context(store.lock(_Patience(should_stop if group.size == 1 else lambda: False))):
                     return False
                 missing = store.missing()
