@@ -227,7 +227,8 @@ class TokenCache:
         with ExitStack() as held:
             missing: list[int] = []
             if group.is_main:
-                # Another run may compute the same; of a group the others wait for this process, and cannot call should_stop.
+                # Another run may compute the same. Of a group the others wait for this process meanwhile, so that a
+                # collective call is not possible.
                 if not held.enter_context(store.lock(_Patience(should_stop if group.size == 1 else lambda: False))):
                     return False
                 missing = store.missing()
