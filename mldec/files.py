@@ -132,6 +132,13 @@ def lock_file(file: IO[Any] | int, path: str | os.PathLike[str], *, wait: bool =
     return True
 
 
+def unlock_file(file: IO[Any] | int) -> None:
+    """Give the lock of `lock_file` up, also where a process that was forked meanwhile still has the file open."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # of a file system without locks
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
 def refuse_linked(folder: Path, names: Iterable[str]) -> None:
     """Refuse a directory that holds one of `names`, relative paths of its subdirectories, as a symbolic link.
 

@@ -24,7 +24,7 @@ import yaml
 from mldec.commands.compose import choices, config_folder
 from mldec.commands.help import own_fields_first, show_value
 from mldec.commands.main import COMMANDS, MODULES
-from mldec.config import Config, ProtocolConfig, RuntimeConfig, describe_type
+from mldec.config import Config, ProtocolConfig, RuntimeConfig, TokenCacheConfig, describe_type
 from mldec.field_docs import describe_fields, description
 from mldec.files import write_text
 from mldec.registry import REGISTRIES
@@ -52,10 +52,15 @@ TITLES = {
     "optimizer": "The optimizer and its weight decay.",
     "schedule": "Epochs, batch size and learning rate.",
     "ema": "The moving average of the weights.",
+    "cache": "Tokens of a frozen backbone, computed once: [token-cache.md](token-cache.md).",
     "runtime": "Where and how a run executes: [training.md](training.md).",
     "protocol": "How results are chosen and reported: [evaluation.md](evaluation.md#protocols).",
 }
-PLAIN = {"runtime": RuntimeConfig, "protocol": ProtocolConfig}  # groups that are one dataclass whatever is chosen
+PLAIN = {
+    "cache": TokenCacheConfig,
+    "runtime": RuntimeConfig,
+    "protocol": ProtocolConfig,
+}  # groups that are one dataclass whatever is chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +99,7 @@ def page() -> str:
 
 def settings(cls: type, prefix: str) -> list[Setting]:
     """Every setting of a config dataclass, nested ones after their parent, but `name` of a component and groups."""
-    left_out = {"name", *REGISTRIES, *PLAIN}
+    left_out = {"name"} if prefix else {"name", *REGISTRIES, *PLAIN}  # a dataset has a setting `cache` of its own
     return rows_of(cls, [field for field in dataclasses.fields(cls) if field.name not in left_out], prefix)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,31 @@ class PeakMemory:
         return max(0, _kib("/proc/self/status", "VmHWM") - self._before) / 1024
 
 
+class PeakAnonymous:
+    """The growth of this process's anonymous memory at most within a block: without files, which the system can drop.
+
+    The system keeps no peak of it, so that it is looked at every few milliseconds.
+
+    Attributes:
+        mib: in MiB; 0 where the system does not report it.
+    """
+
+    def __enter__(self) -> PeakAnonymous:
+        self.mib = 0.0
+        self._before, self._ends = _anonymous(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ends.wait(0.005):
+            self.mib = max(self.mib, (_anonymous() - self._before) / 1024)
+
+
 def release(device: torch.device) -> None:
     """Free what is no longer used, so that the next measurement does not start with it."""
     gc.collect()
@@ -70,6 +96,14 @@ def limited_memory(device: torch.device) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def _anonymous() -> int:
+    """KiB of anonymous memory of this process; 0 where unknown."""
+    try:
+        return _kib("/proc/self/status", "RssAnon")
+    except OSError:
+        return 0
 
 
 def _free() -> int | None:

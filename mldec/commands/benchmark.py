@@ -1,4 +1,4 @@
-"""`mldec benchmark`: speed and memory of networks, of the training loop, of loading images and of reading tables."""
+"""`mldec benchmark`: speed and memory of networks, the training loop, loading images, reading tables, cached tokens."""
 
 from __future__ import annotations
 
@@ -143,12 +143,59 @@ def measure_data(options: DataOptions, arguments: compose.Arguments) -> Measured
     return Measured(measure(scale=options.scale, repeats=options.repeats))
 
 
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions(BenchmarkOptions):
+    """Cached tokens of a frozen backbone: computing, reading, training on them, memory, all on generated images.
+
+    By default a frozen EfficientNet-Lite0 with random weights, at 224 pixels; other settings are overrides.
+    """
+
+    images: Repeats = 640  # generated JPEG files of 640 x 427
+    num_labels: Labels = 80  # of the generated images
+    memory: bool = True  # also compare the peak memory with four times as many images
+
+
+FROZEN = ("experiment=digits", "backbone=efficientnet_lite0", "dataset.image_size=224")  # default of `cache`
+NEEDED = ("backbone.freeze=all", "augment=none", "schedule.epochs=1000")  # of what it measures
+PROBE = ("head.dim=256", "head.ffn_dim=1024", "head.num_heads=8")  # ML-Decoder, unless its settings are given
+
+
+def measure_cache(options: CacheOptions, arguments: compose.Arguments) -> Measured:
+    from mldec.benchmarks.record import Measured
+    from mldec.benchmarks.tokens import measure
+
+    compose.load_components(arguments.plugins)
+    given = [override for override in arguments.overrides if not override.startswith("head")]
+    heads = [override for override in arguments.overrides if override.startswith("head.")]
+    if chosen := [override for override in arguments.overrides if override.startswith("head=")]:
+        raise ConfigError(f"{chosen[0]}: average pooling and ML-Decoder are measured; leave it out")
+    base = [*(() if arguments.choose_data else FROZEN), *NEEDED, *given]
+    pooling, decoder = (
+        build_config(compose.compose([*base, *more], arguments.config_dir))
+        for more in (["head=gap"], ["head=ml_decoder", *PROBE, *heads])
+    )
+    sizes = {name: getattr(options, name) for name in ("images", "num_labels", "repeats", "memory")}
+    return Measured(measure((pooling, decoder), **sizes), pooling.runtime.device, {}, pooling.runtime.precision)
+
+
 #: The options of each subject,
 SUBCOMMANDS: dict[str, type[BenchmarkOptions]]
-SUBCOMMANDS = {"model": ModelOptions, "train": TrainOptions, "loader": LoaderOptions, "data": DataOptions}
+SUBCOMMANDS = {
+    "model": ModelOptions,
+    "train": TrainOptions,
+    "loader": LoaderOptions,
+    "data": DataOptions,
+    "cache": CacheOptions,
+}
 #: and the function that measures it.
 MEASURES: dict[str, Callable[[Any, compose.Arguments], Measured]]
-MEASURES = {"model": measure_model, "train": measure_train, "loader": measure_loader, "data": measure_data}
+MEASURES = {
+    "model": measure_model,
+    "train": measure_train,
+    "loader": measure_loader,
+    "data": measure_data,
+    "cache": measure_cache,
+}
 
 
 def main(argv: Sequence[str]) -> int:

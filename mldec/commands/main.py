@@ -28,6 +28,7 @@ COMMANDS = {
     "report": "a run, or several side by side, as one HTML page",
     "export": "a network for use elsewhere: ONNX, torch.export or safetensors, with a model card",
     "data": "download, verify, stats, browse, split, shrink, export: images and annotations",
+    "cache": "build, list, clear: tokens of frozen backbones, on which cache.tokens=true trains a head",
     "table": "a table of the paper: its rows over their seeds, published values beside obtained ones",
     "benchmark": "the figures of speed and memory in the documentation",
 }

@@ -6,15 +6,19 @@ A store is a folder:
     00000.shard   the tokens of the first images, then a SHA-256 of them; 00001.shard those of the next, and so on
 
 A shard is written whole or not at all, so that what an interrupted process has left behind is continued. All of a store
-may be deleted at any time.
+may be deleted at any time. Neither a shard nor the folder of a store that is a symbolic link is read or written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,13 +27,24 @@ import numpy as np
 import torch
 
 from mldec.errors import DataError, RunError
-from mldec.files import PARTIAL, remove_partial, replacing, write_text
+from mldec.files import (
+    PARTIAL,
+    lock_file,
+    refuse_linked,
+    remove_partial,
+    replacing,
+    unlock_file,
+    without_links,
+    write_text,
+)
 from mldec.untrusted import read_json
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1
 DESCRIPTION = "tokens.json"
+LOCK = ".lock"  # of the process that fills or deletes the store
+POLL = 0.2  # seconds between two looks whether another process has let go of the lock
 SHARD_BYTES = 2**26  # about; a shard has whole images, at least one
 DIGEST_BYTES = 32  # of the SHA-256 at the end of a shard
 MOST_JSON = 2**20
@@ -92,24 +107,60 @@ class TokenStore:
     def __init__(self, root: Path, shape: TokenShape, depends: Mapping[str, Any]) -> None:
         self.shape = shape
         self._content = {"version": VERSION, "shape": asdict(shape), "depends": dict(depends)}
-        self.key = hashlib.sha256(json.dumps(self._content, sort_keys=True).encode()).hexdigest()[:16]
+        self.key = _key(self._content)
         self.folder = root / self.key
         self._maps: list[np.ndarray] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_maps": []}  # a loader process maps the files itself
 
+    @contextlib.contextmanager
+    def lock(self, patience: Callable[[], bool]) -> Iterator[bool]:
+        """Make the folder, if need be, and hold its lock within the block, so that one process fills the store.
+
+        Args:
+            patience: called every POLL seconds while another process holds the lock; False gives up.
+
+        Gives whether it is held. Raises ConfigError where the folder is a symbolic link, and RunError where it cannot
+        be made.
+        """
+        refuse_linked(self.folder.parent, [self.key])
+        with contextlib.ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                held = stack.enter_context(_locked(self.folder, patience))
+            except OSError as error:
+                raise self._unwritable(self.folder, error) from error
+            yield held
+
     def prepare(self, title: Mapping[str, Any]) -> None:
-        """Make the folder and its description. `title`: plain values for people, which the name does not depend on."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        remove_partial(self.folder)
-        write_text(self.folder / DESCRIPTION, json.dumps({**self._content, "title": dict(title)}, indent=2) + "\n")
+        """Write the description, and remove what a killed process left unfinished; its caller holds the lock.
+
+        Args:
+            title: plain values for people, which the name does not depend on.
+
+        Raises RunError if it cannot be written.
+        """
+        path, content = self.folder / DESCRIPTION, {**self._content, "title": dict(title)}
+        try:
+            remove_partial(self.folder)
+            write_text(path, json.dumps(content, indent=2) + "\n")
+        except OSError as error:
+            raise self._unwritable(path, error) from error
+
+    def mark_used(self) -> None:
+        """Let `list_stores` know that the tokens are used now."""
+        with contextlib.suppress(OSError):
+            os.utime(self.folder / DESCRIPTION, follow_symlinks=False)
 
     def missing(self) -> list[int]:
-        """The shards that are not there or damaged, by number. Reads all others once."""
-        if not self.folder.is_dir():
-            return list(range(self.shape.shards))
+        """The shards that are not there or damaged, by number, with a warning for these. Reads all others once."""
         return [shard for shard in range(self.shape.shards) if not self._is_sound(shard)]
+
+    def missing_bytes(self) -> int:
+        """Bytes of the shards that are not there, which may be damaged where they are."""
+        lacking = (shard for shard in range(self.shape.shards) if not self._path(shard).is_file())
+        return sum(len(self.shape.rows(shard)) for shard in lacking) * self.shape.image_bytes
 
     def write(self, shard: int, values: np.ndarray) -> None:
         """Write the tokens of a shard, (its images, P+T, C) in the store's dtype.
@@ -131,10 +182,7 @@ class TokenStore:
                 file.write(data)
                 file.write(self._digest(shard, data))
         except OSError as error:
-            raise RunError(
-                f"{self._path(shard)}: tokens cannot be written: {error.strerror}; free some space (mldec cache "
-                "clear), name another folder (dataset.cache=FOLDER), or use cache.tokens=false"
-            ) from error
+            raise self._unwritable(self._path(shard), error) from error
 
     def read(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
         """The tokens (B, P+T, C) of images, in the dtype of the store. Every shard must have been written."""
@@ -157,6 +205,12 @@ class TokenStore:
         except (OSError, ValueError) as error:
             raise DataError(f"{self.folder}: tokens were deleted while a run used them; start it again") from error
 
+    def _unwritable(self, path: Path, error: OSError) -> RunError:
+        return RunError(
+            f"{path}: tokens cannot be written: {error.strerror}; free some space (mldec cache clear), name another "
+            "folder (dataset.cache=FOLDER), or use cache.tokens=false"
+        )
+
     def _path(self, shard: int) -> Path:
         return self.folder / f"{shard:05d}.shard"
 
@@ -170,14 +224,41 @@ class TokenStore:
         path = self._path(shard)
         size = len(self.shape.rows(shard)) * self.shape.image_bytes
         try:
-            if path.is_symlink() or path.stat().st_size != size + DIGEST_BYTES:
+            if not os.path.lexists(path):
                 return False
-            data = np.memmap(path, np.uint8, "r")
-        except FileNotFoundError:
-            return False
-        if self._digest(shard, data[:size].data) == data[size:].tobytes():
-            return True
+            if not path.is_symlink() and path.is_file() and path.stat().st_size == size + DIGEST_BYTES:
+                data = np.memmap(path, np.uint8, "r")
+                if self._digest(shard, data[:size].data) == data[size:].tobytes():
+                    return True
+        except OSError as error:
+            logger.warning("warning: %s cannot be read: %s", path, error.strerror)
         logger.warning("warning: %s is damaged; its tokens are computed anew", path)
+        return False
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, patience: Callable[[], bool]) -> Iterator[bool]:
+    """Hold the lock of a store within the block, or give False; see `TokenStore.lock`."""
+    path = folder / LOCK
+    while True:
+        with open(path, "w", opener=without_links) as file:
+            while not (held := lock_file(file, folder)) and patience():
+                time.sleep(POLL)
+            # Whoever deleted the store meanwhile deleted this file, too: then it locks nothing any more.
+            if held and not _is_open_file(file.fileno(), path):
+                folder.mkdir(parents=True, exist_ok=True)
+                continue
+            try:
+                yield held
+            finally:
+                unlock_file(file)  # closing does not, where a loader process that was forked has it open
+            return
+
+
+def _is_open_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
         return False
 
 
@@ -189,11 +270,11 @@ class StoredTokens:
     """What is known of a store from its folder alone.
 
     Attributes:
-        folder: where it lies.
+        folder: where it lies; its name is the key.
         title: values for people, as `TokenStore.prepare` got them.
         bytes: that its shards take.
         shards, written: how many it will have, and how many there are.
-        changed: when the last of its files was written, in seconds since 1970.
+        used: when it was last written or used by a run, in seconds since 1970.
     """
 
     folder: Path
@@ -201,25 +282,35 @@ class StoredTokens:
     bytes: int
     shards: int
     written: int
-    changed: float
+    used: float
+
+    @property
+    def key(self) -> str:
+        return self.folder.name
 
 
 def list_stores(root: Path) -> list[StoredTokens]:
     """The stores in a folder, the latest first; folders that are none are left out."""
     found = [store for folder in _folders(root) if (store := _describe(folder)) is not None]
-    return sorted(found, key=lambda store: (-store.changed, store.folder.name))
+    return sorted(found, key=lambda store: (-store.used, store.key))
 
 
-def delete_stores(stores: Iterable[StoredTokens]) -> int:
-    """Delete the files of stores, and nothing else that lies in their folders. Returns the bytes that are free now."""
+def delete_store(store: StoredTokens) -> int:
+    """Delete the files that mldec wrote into the folder of a store, and the folder if nothing else lies in it.
+
+    Symbolic links stay, as do other files. Returns the bytes that are free now. Raises RunError, and deletes nothing,
+    where another process fills the store.
+    """
     freed = 0
-    for store in stores:
-        for path in [*store.folder.glob("*.shard"), *store.folder.glob(f".*{PARTIAL}*"), store.folder / DESCRIPTION]:
-            if path.is_file() or path.is_symlink():
-                freed += path.lstat().st_size
-                path.unlink()
-        if not any(store.folder.iterdir()):
-            store.folder.rmdir()
+    with _locked(store.folder, lambda: False) as held:
+        if not held:
+            raise RunError(f"{store.folder}: another process computes these tokens now; wait for its end, or stop it")
+        partial = (path for path in store.folder.glob(f".*{PARTIAL}*") if _is_own(path))
+        for path in [*_shards_in(store.folder), *partial, store.folder / DESCRIPTION, store.folder / LOCK]:
+            freed += path.lstat().st_size
+            path.unlink()
+    if not any(store.folder.iterdir()):
+        store.folder.rmdir()
     return freed
 
 
@@ -227,16 +318,31 @@ def _folders(root: Path) -> list[Path]:
     return [folder for folder in sorted(root.iterdir()) if folder.is_dir()] if root.is_dir() else []
 
 
+def _is_own(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _shards_in(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.shard")) if re.fullmatch(r"\d{5,}", path.stem) and _is_own(path)]
+
+
 def _describe(folder: Path) -> StoredTokens | None:
     path = folder / DESCRIPTION
-    if folder.is_symlink() or not path.is_file() or path.is_symlink():
+    if folder.is_symlink() or not _is_own(path):
         return None
     try:
         content = read_json(path, most=MOST_JSON)
-        title, shape = dict(content["title"]), TokenShape(**content["shape"])
+        title, shape = dict(content.pop("title")), TokenShape(**content["shape"])
         shards = shape.shards
-    except (DataError, KeyError, TypeError, ValueError, ZeroDivisionError):
+        if _key(content) != folder.name:  # nobody else's file of that name
+            return None
+    except (AttributeError, DataError, KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-    files = [shard.stat() for shard in folder.glob("*.shard")]
-    changed = max(file.st_mtime for file in (*files, path.stat()))
-    return StoredTokens(folder, title, sum(file.st_size for file in files), shards, len(files), changed)
+    files = [shard.stat() for shard in _shards_in(folder)]
+    used = max(file.st_mtime for file in (*files, path.stat()))
+    return StoredTokens(folder, title, sum(file.st_size for file in files), shards, len(files), used)
+
+
+def _key(content: Mapping[str, Any]) -> str:
+    """The name of a store with this description."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

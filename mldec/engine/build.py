@@ -67,6 +67,12 @@ def build_classifier(
             f"backbone.final_norm=true: the classifier of {getattr(settings, 'model', settings.name)} does not start "
             "with a norm that could be kept; use auto or false"
         )
+    source = getattr(config.head, "source", "patch")
+    if source != "patch" and not getattr(backbone, "has_class_token", False):
+        raise ConfigError(
+            f"head.source={source}: {getattr(settings, 'model', settings.name)} has no class token; use "
+            "head.source=patch, or a backbone with one, such as backbone=dinov2_vit_s"
+        )
     extra = {}
     if uses_label_embeddings(config):
         extra["label_embeddings"] = label_embeddings or build_label_embeddings(config, labels)

@@ -64,7 +64,7 @@ class TokenScorer(ImageScorer):
 
     def prepare(self, values: Tensor) -> Tokens:
         """The input of the head, float32, of values (B,P+T,C) on the device."""
-        values = values.float()
         if not self.num_prefix:
-            return Tokens(values, self.grid)
-        return Tokens(values[:, self.num_prefix :], self.grid, values[:, : self.num_prefix])
+            return Tokens(values.float(), self.grid)
+        prefix, spatial = (part.float().contiguous() for part in values.tensor_split([self.num_prefix], dim=1))
+        return Tokens(spatial, self.grid, prefix)

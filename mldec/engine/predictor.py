@@ -322,9 +322,11 @@ class Predictor:
         if tokens.grid is None:
             raise DataError(f"backbone={self.config.backbone.name} has no maps: its tokens have no grid")
         head = self.model.head
-        for values in tokens.values.split(MAPS_BATCH):
+        for first in range(0, len(tokens.values), MAPS_BATCH):
+            some = slice(first, first + MAPS_BATCH)
+            part = Tokens(tokens.values[some], tokens.grid, None if tokens.prefix is None else tokens.prefix[some])
             with torch.inference_mode(), autocast(self.device, self.dtype):
-                maps_BNT: Tensor = head.maps(Tokens(values, tokens.grid), weighting)  # type: ignore[operator]
+                maps_BNT: Tensor = head.maps(part, weighting)  # type: ignore[operator]
             yield from maps_BNT.unflatten(2, tokens.grid).float().cpu().numpy()
 
     def _check_weighting(self, weighting: str) -> None:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from mldec.config import Config, to_mapping
+from mldec.config import Config, TokenCacheConfig, to_mapping
 from mldec.data import cifar
 from mldec.data.digits import ScenesConfig, fingerprint
 from mldec.errors import ConfigError, DataError, setting, shortened
@@ -27,7 +27,8 @@ WORKERS_PER_CORE = 4  # for each core, and at least 32
 
 #: What may change only with allow_schedule_change=true: the rest of the run would take another course.
 COURSE_GROUPS = ("dataset", "augment", "optimizer", "loss", "schedule", "ema", "protocol")
-COURSE = (*COURSE_GROUPS, "seed", "runtime.limit_train_batches")
+CACHED = ("cache.tokens", "cache.views", "cache.dtype")  # which tokens the head sees
+COURSE = (*COURSE_GROUPS, *CACHED, "seed", "runtime.limit_train_batches")
 #: What may never change: the saved weights would not fit.
 SHAPE = ("backbone", "head", "name")
 
@@ -55,6 +56,15 @@ def confine(config: Config, given: Collection[str], source: object) -> Config:
             source,
         )
         config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, cache=None))
+    if config.cache.max_gb > (most_gb := TokenCacheConfig().max_gb) and not confirmed("cache.max_gb"):
+        if config.cache.tokens:
+            logger.info(
+                "note: cache.max_gb=%g is stored in %s and not used; set it as an option to use more than %g",
+                config.cache.max_gb,
+                source,
+                most_gb,
+            )
+        config = dataclasses.replace(config, cache=dataclasses.replace(config.cache, max_gb=most_gb))
     if isinstance(config.dataset, ScenesConfig) and "dataset" not in given:
         _refuse_drawing(config.dataset, given, source)
     if isinstance(config.dataset, cifar.CifarConfig) and not given & {"dataset", "dataset.root"}:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import timm
 import torch
@@ -35,11 +37,12 @@ from mldec.engine.device import autocast, count_workers
 from mldec.engine.display import Bar
 from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
 from mldec.engine.inference import ImageScorer, TokenScorer
-from mldec.engine.run_directory import wait_for_lock
 from mldec.errors import ConfigError, counted
 from mldec.models.backbone import Backbone
 from mldec.models.classifier import Classifier
 from mldec.models.tokens import Tokens
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "tokens"  # within the cache folder
 CPU_BATCH, BATCH = 16, 128  # images that are computed at once: on the CPU more are slower
@@ -70,8 +73,8 @@ class TokenCache:
         scorer: how its images are prepared.
         group: the processes of the run; each computes a part.
 
-    Raises:
-        ConfigError: the tokens would take more than `cache.max_gb` or than there is space for.
+    Attributes:
+        computed: images of a view whose tokens this process has computed and written.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class TokenCache:
         self.config, self.splits, self.group, self._images = config, splits, group, scorer
         self.backbone = classifier.backbone
         self.root = tokens_folder(config.dataset)
+        self.computed = 0
         self._places: dict[str, np.ndarray | None] = {}
         tokens = self._compute(torch.zeros(1, 3, *(config.dataset.image_size,) * 2, dtype=torch.uint8))
         num_prefix = 0 if tokens.prefix is None else tokens.prefix.shape[1]
@@ -119,13 +123,13 @@ class TokenCache:
         """Compute what no earlier run has. All processes of the group call it.
 
         Args:
-            should_stop: whether a signal arrived; asked after each batch of a single process, else after each shard.
+            should_stop: whether a signal arrived; called after each batch of a single process, else after each shard.
 
         Returns:
             False where it was stopped before the end; what has been computed is kept.
 
         Raises:
-            ConfigError: as for the class.
+            ConfigError: the tokens would take more than `cache.max_gb`, or than there is space for.
             RunError: tokens are not finite or cannot be written.
             DataError: an image cannot be read.
         """
@@ -177,7 +181,7 @@ class TokenCache:
         if runtime.limit_eval_batches is None:
             return None
         batch_size = runtime.eval_batch_size or self.config.schedule.batch_size
-        return np.arange(min(len(index), runtime.limit_eval_batches * batch_size * self.group.size))
+        return np.arange(min(len(index), runtime.limit_eval_batches * batch_size))
 
     def _describe_network(self) -> dict[str, Any]:
         backbone, images = self.backbone, self._images
@@ -194,7 +198,7 @@ class TokenCache:
             "memory_format": str(images.memory_format),
             "batch_size": self._batch_size,
             "device": images.device.type,
-            "versions": {"torch": torch.__version__, "timm": timm.__version__},
+            "versions": {"torch": torch.__version__, "timm": timm.__version__, "opencv": cv2.__version__},
         }
 
     # Computing --------------------------------------------------------------------------------------------------------
@@ -211,7 +215,7 @@ class TokenCache:
                 "smaller dataset.image_size, fewer cache.views, or cache.tokens=false"
             )
         self.root.mkdir(parents=True, exist_ok=True)
-        missing = sum(view.store.shape.bytes for view in self.views if not view.store.folder.is_dir())
+        missing = sum({view.store.key: view.store.missing_bytes() for view in self.views}.values())
         if missing > (free := shutil.disk_usage(self.root).free):
             raise ConfigError(
                 f"{self.describe()}: only {free / GB:.2g} GB are free there; use dataset.cache=FOLDER for another "
@@ -223,11 +227,14 @@ class TokenCache:
         with ExitStack() as held:
             missing: list[int] = []
             if group.is_main:
-                store.folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(wait_for_lock(store.folder))  # of another run that computes the same
+                # Another run may compute the same. Of a group the others wait for this process meanwhile, so that a
+                # collective call is not possible.
+                if not held.enter_context(store.lock(_Patience(should_stop if group.size == 1 else lambda: False))):
+                    return False
                 missing = store.missing()
                 if missing:
                     store.prepare(self._title(view))
+                store.mark_used()
             missing = group.broadcast(missing)
             if not missing:
                 return True
@@ -266,6 +273,7 @@ class TokenCache:
                 whole = np.concatenate(parts)
                 size = len(shape.rows(pending[0]))
                 store.write(pending.pop(0), whole[:size])
+                self.computed += size
                 parts = [whole[size:]] if len(whole) > size else []
                 yield True
             if self.group.size == 1 and should_stop():
@@ -295,6 +303,19 @@ class TokenCache:
             "backbone": getattr(backbone, "model", backbone.name),
             "image_size": self.config.dataset.image_size,
         }
+
+
+class _Patience:
+    """Whether to wait on for another process; reports the first time that it does."""
+
+    def __init__(self, should_stop: Callable[[], bool]) -> None:
+        self._should_stop, self._waits = should_stop, False
+
+    def __call__(self) -> bool:
+        if not self._waits:
+            logger.info("waiting for another process that computes the same tokens")
+        self._waits = True
+        return not self._should_stop()
 
 
 def tokens_folder(dataset: DatasetConfig) -> Path:

@@ -85,6 +85,7 @@ class Backbone(nn.Module):
     Attributes:
         num_features: C, width of the tokens.
         prefix_tokens: P, the number of tokens before the spatial ones.
+        has_class_token: whether the first of them is a class token, and not a register.
         final_norm: the location of the kept norm; None where there is none or it is not kept.
         normalization: as given.
         loaded: the LoadReport of the weights, None for random ones.
@@ -108,6 +109,7 @@ class Backbone(nn.Module):
 
         self.num_features = layout.channels
         self.prefix_tokens = layout.prefix_tokens
+        self.has_class_token = self.prefix_tokens > 0 and getattr(model, "cls_token", None) is not None
         self._channels_last = layout.channels_last
         self._stride = 0
         if len(layout.shape) == 3:  # a sequence
@@ -129,7 +131,10 @@ class Backbone(nn.Module):
         """Tokens of images (B, 3, H, W), floating point, normalised by `normalization`."""
         if self.is_frozen and not images.requires_grad:
             with torch.no_grad():  # nothing before the head keeps what a backward pass would need
-                return self._tokens(images)
+                tokens = self._tokens(images)
+            # In the order in memory of tokens that come from a cache: other sums would differ in their last bit.
+            prefix = None if tokens.prefix is None else tokens.prefix.contiguous()
+            return tokens._replace(values=tokens.values.contiguous(), prefix=prefix)
         return self._tokens(images)
 
     @property

@@ -29,3 +29,10 @@ def token_values(tokens: Tokens | Tensor) -> Tensor:
             f"a head takes tokens of shape (B, T, C), found {tuple(values.shape)}; flatten maps to rows first"
         )
     return values
+
+
+def class_token(tokens: Tokens | Tensor) -> Tensor:
+    """The (B, C) class token, the first of those without a position. Raises ValueError where there is none."""
+    if not isinstance(tokens, Tokens) or tokens.prefix is None:
+        raise ValueError("the head reads the class token: it takes Tokens with a prefix (B, P, C)")
+    return tokens.prefix[:, 0]

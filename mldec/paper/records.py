@@ -48,6 +48,7 @@ ADDED: Mapping[tuple[str, str], Any] = {
     ("backbone", "freeze"): "none",
     ("optimizer", "layer_decay"): 1.0,
     ("backbone", "final_norm"): "auto",
+    ("head", "source"): "patch",
     ("loss", "label_smoothing_toward"): "half",
     ("protocol", "zsl_images"): "all",
     ("protocol", "gzsl_images"): "all",

@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+import torch
 
 from mldec.benchmarks.generated_images import HEIGHT, WIDTH, write_images
 from mldec.commands.main import run
@@ -75,3 +76,25 @@ def test_generated_images_are_as_large_as_photographs(tmp_path):
 def test_bad_input_is_one_clear_line(arguments, message, capsys):
     assert run(["benchmark", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_cached_tokens_are_measured_on_generated_images(tmp_path, monkeypatch):
+    def no_compiler(network):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    small = ["experiment=digits", "backbone.widths=[8,16]", "backbone.blocks=[1,1]", "dataset.image_size=48"]
+    small += ["head.dim=32", "head.ffn_dim=32", "head.num_heads=4", "runtime.threads=1", "runtime.workers=0"]
+    figures = figures_of(tmp_path, "cache", *small, "images=12", "num_labels=5", "repeats=1", "schedule.batch_size=4")
+    share = figures["extraction over the bare network"]
+    assert share["value"] == pytest.approx(100 * figures["extraction"]["value"] / figures["bare network"]["value"])
+    assert {name: figure["target"] for name, figure in figures.items() if figure["target"]} == {
+        "extraction over the bare network": 90,
+        "epoch of average pooling without over with cache": 20,
+        "ML-Decoder step with over without reading": 1.1,
+        "ML-Decoder step, of the matrix product's rate": 40,
+    }
+    assert sum(name.startswith("network: ") for name in figures) == 5
+    compiled = next(figure for name, figure in figures.items() if "torch.compile" in name)
+    assert (compiled["value"], compiled["note"]) == (None, "RuntimeError: no compiler")
+    assert "48 images" in figures["anonymous memory with 4 N over N images"]["note"]

@@ -119,6 +119,9 @@ OPTIONS = {
         ["format", "split", "images", "unknown", "threshold"],
     ),
     "data browse": (["dataset=digits", "root=new", "output=page.html"], ["split", "limit"]),
+    "cache build": (["experiment=digits", "backbone.freeze=all"], ["cache.views", "cache.dtype", "cache.max_gb"]),
+    "cache list": ([], ["folder"]),
+    "cache clear": ([], ["folder", "key", "dataset"]),
     "table": (
         ["5", "launcher=print"],
         ["scale", "seeds", "choose_seed", "rows", "jobs", "gpus", "launcher", "report_only"],
@@ -157,6 +160,7 @@ def test_odd_values_are_one_error_line_that_names_the_option(command, trained, p
         (["data", "shrink", "dataset=digits", "side=9"], "output"),
         (["data", "export", "dataset=digits", "format=csv"], "output"),
         (["data", "browse", "dataset=digits"], "output"),
+        (["cache", "build", "experiment=digits", "backbone.freeze=all"], "folder"),
         (["table", "5", "report_only=true"], "output"),
         (["table", "5", "report_only=true"], "records"),
         (["table", "5", "report_only=true"], "page"),

@@ -265,6 +265,7 @@ def leave_undone(patch: pytest.MonkeyPatch) -> None:
     """Commands that stop where work would begin: options are parsed, experiments are composed and checked."""
     from mldec.commands import (
         benchmark,
+        cache,
         data,
         evaluate,
         export,
@@ -307,6 +308,9 @@ def leave_undone(patch: pytest.MonkeyPatch) -> None:
     for name in ("_download", "_verify", "_stats", "_shrink", "_export", "_browse"):
         patch.setattr(data, name, dataset_composed)
     patch.setattr(data, "_split", lambda given, arguments: 0)
+    patch.setattr(cache, "_build", lambda given, arguments: int(not options.compose_config(arguments)))
+    for name in ("_list", "_clear"):
+        patch.setattr(cache, name, lambda given, arguments: 0)
     for name in ("_reproduce", "_launch"):
         patch.setattr(table, name, lambda *rest, **more: 0)
     for name, module in (("evaluate", evaluate), ("export", export), ("import", import_weights)):

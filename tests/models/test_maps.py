@@ -228,3 +228,28 @@ def test_a_image_has_its_maps_whatever_its_neighbours_are(kind):
     head, seen = heads()[kind], tokens()
     alone = torch.cat([head.maps(Tokens(seen.values[i : i + 1], GRID)) for i in range(3)])
     torch.testing.assert_close(head.maps(seen), alone)
+
+
+@pytest.mark.parametrize("source", ["cls", "both"])
+@torch.no_grad()
+def test_the_class_token_counts_evenly_at_all_positions(source):
+    head = GlobalAveragePool(FEATURES, LABELS, source=source).eval()
+    seen = tokens()._replace(prefix=torch.randn(3, 2, FEATURES))
+    weights = head.fc.weight[:, :FEATURES]
+    alone = seen.prefix[:, 0] @ weights.T
+    maps, logits = head.maps(seen), head(seen)
+    torch.testing.assert_close(maps.sum(dim=2) + head.fc.bias, logits)
+    if source == "cls":
+        torch.testing.assert_close(logits, alone + head.fc.bias)
+        torch.testing.assert_close(maps, (alone / 6)[:, :, None].expand(maps.shape))
+        return
+    rest = GlobalAveragePool(FEATURES, LABELS)
+    rest.fc.weight.copy_(head.fc.weight[:, FEATURES:])
+    torch.testing.assert_close(maps - (alone / 6)[:, :, None], rest.maps(seen))
+
+
+def test_without_a_class_token_the_head_says_so():
+    head = GlobalAveragePool(FEATURES, LABELS, source="cls")
+    for seen in (tokens(), tokens().values):
+        with pytest.raises(ValueError, match="the head reads the class token"):
+            head(seen)
