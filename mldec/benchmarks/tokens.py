@@ -137,7 +137,7 @@ def _trainer(config: Config, index: ImageIndex, cache: Path) -> Trainer:
 def _read_tokens(trainer: Trainer) -> int:
     """Let a trainer read tokens, after computing what is missing. Returns of how many images."""
     tokens = TokenCache(trainer.config, trainer.splits, trainer.state.model, trainer.scorer)
-    tokens.fill(Display(quiet=True).bar, lambda: False)
+    tokens.fill(Display(quiet=True).counted, lambda: False)
     trainer.batches, trainer.scorer = tokens.train_loader(), tokens.scorer
     return tokens.computed
 

@@ -55,7 +55,7 @@ class Display:
     def bar(self, description: str, total: int, done: int = 0) -> Iterator[Bar]:
         """A progress bar over `total` units of work; on a file or pipe it draws nothing."""
         if self.quiet or not self.diagnostics.is_terminal:
-            yield Bar(None, None)
+            yield Bar()
             return
         columns = (
             TextColumn("{task.description}", table_column=WHOLE),
@@ -91,6 +91,15 @@ class Display:
 
             yield show
 
+    @contextmanager
+    def counted(self, description: str, total: int) -> Iterator[Bar]:
+        """As `bar`; on a file or pipe it writes a line after each tenth, where nothing else reports on the work."""
+        if self.quiet or self.diagnostics.is_terminal:
+            with self.bar(description, total) as bar:
+                yield bar
+        else:
+            yield _Lines(self, description, total)
+
     def line(self, text: str) -> None:
         """A line of progress for outputs on which a bar cannot be drawn."""
         if not self.diagnostics.is_terminal:
@@ -118,7 +127,7 @@ class Display:
 class Bar:
     """Handle of a bar that may not be there."""
 
-    def __init__(self, progress: Progress | None, task: TaskID | None) -> None:
+    def __init__(self, progress: Progress | None = None, task: TaskID | None = None) -> None:
         self._progress, self._task = progress, task
 
     def advance(self, amount: int = 1, text: str | None = None) -> None:
@@ -127,3 +136,16 @@ class Bar:
             self._progress.advance(self._task, amount)
             if text is not None:
                 self._progress.update(self._task, text=text)
+
+
+class _Lines(Bar):
+    """In place of a bar: a line of progress after each tenth of the work."""
+
+    def __init__(self, display: Display, description: str, total: int) -> None:
+        super().__init__()
+        self._display, self._description, self._total, self._done = display, description, total, 0
+
+    def advance(self, amount: int = 1, text: str | None = None) -> None:
+        before, self._done = self._done, self._done + amount
+        if 10 * self._done // self._total > 10 * before // self._total:
+            self._display.line(f"{self._description}: {self._done:,} of {self._total:,}")

@@ -47,5 +47,5 @@ def build_tokens(config: Config, display: Display) -> BuiltTokens:
     tokens = TokenCache(config, splits, trainer.state.model, trainer.scorer)
     display.say(tokens.describe())
     with stop_on_interrupt() as stop:
-        whole = tokens.fill(display.bar, lambda: stop.requested)
+        whole = tokens.fill(display.counted, lambda: stop.requested)
     return BuiltTokens(tokens.computed, 0 if whole else stop.exit_code)

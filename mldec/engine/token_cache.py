@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from mldec.config import Config, to_mapping
 from mldec.data.cache import cache_folder
 from mldec.data.dataset import DatasetConfig
 from mldec.data.index import ImageIndex
-from mldec.data.loader import Augment, CachedTokens, EvalLoader, TrainLoader, view_loader
+from mldec.data.loader import Augment, Batch, CachedTokens, EvalLoader, TrainLoader, view_loader
 from mldec.data.token_store import TokenShape, TokenStore
 from mldec.engine import build
 from mldec.engine.data_splits import Splits
@@ -264,20 +265,21 @@ class TokenCache:
             pin_memory=self._images.device.type == "cuda",
             scaled_decoding=self.config.dataset.scaled_decoding,
         )
-        for batch in loader if rows else ():
-            tokens = self._compute(batch.images)
-            values = tokens.values if tokens.prefix is None else torch.cat([tokens.prefix, tokens.values], 1)
-            parts.append(values.to("cpu", getattr(torch, shape.dtype)).numpy())
-            bar.advance(len(batch.ids))
-            while pending and sum(map(len, parts)) >= len(shape.rows(pending[0])):
-                whole = np.concatenate(parts)
-                size = len(shape.rows(pending[0]))
-                store.write(pending.pop(0), whole[:size])
-                self.computed += size
-                parts = [whole[size:]] if len(whole) > size else []
-                yield True
-            if self.group.size == 1 and should_stop():
-                yield False
+        with ThreadPoolExecutor(1) as reader:
+            for batch in _ahead(loader, reader) if rows else ():
+                tokens = self._compute(batch.images)
+                values = tokens.values if tokens.prefix is None else torch.cat([tokens.prefix, tokens.values], 1)
+                parts.append(values.to("cpu", getattr(torch, shape.dtype)).numpy())
+                bar.advance(len(batch.ids))
+                while pending and sum(map(len, parts)) >= len(shape.rows(pending[0])):
+                    whole = np.concatenate(parts)
+                    size = len(shape.rows(pending[0]))
+                    store.write(pending.pop(0), whole[:size])
+                    self.computed += size
+                    parts = [whole[size:]] if len(whole) > size else []
+                    yield True
+                if self.group.size == 1 and should_stop():
+                    yield False
         while True:
             yield True
 
@@ -303,6 +305,14 @@ class TokenCache:
             "backbone": getattr(backbone, "model", backbone.name),
             "image_size": self.config.dataset.image_size,
         }
+
+
+def _ahead(batches: Iterator[Batch], reader: ThreadPoolExecutor) -> Iterator[Batch]:
+    """The same batches; the next one is decoded by a thread of `reader` while one is used."""
+    following = reader.submit(next, batches, None)
+    while (batch := following.result()) is not None:
+        following = reader.submit(next, batches, None)
+        yield batch
 
 
 class _Patience:

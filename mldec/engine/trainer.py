@@ -106,7 +106,7 @@ class Trainer:
         """From here on read the tokens of all images in place of these, after computing those that are missing."""
         self.tokens = TokenCache(self.config, self.splits, self.state.model, self.scorer, self.group)
         self.display.say(self.tokens.describe())
-        if not self.tokens.fill(self.observer.progress, self._should_stop):
+        if not self.tokens.fill(self.display.counted, self._should_stop):
             raise Interrupted
         self.batches, self.val_batches = self.tokens.train_loader(), self.tokens.eval_loader("val")
         self.scorer = self.tokens.scorer
