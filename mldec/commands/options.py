@@ -107,10 +107,11 @@ def parse(argv: Sequence[str], declared: type[Options], command: str, **more: An
     return options, Arguments(tuple(overrides), **flags)
 
 
-def compose_config(arguments: Arguments) -> Config:
+def compose_config(arguments: Arguments, *, reads_data: bool = True) -> Config:
     """The experiment of a command line, composed and checked, with what its recipe chooses.
 
-    Notes of settings left out, and the choices with their reasons, go to standard error.
+    Notes of settings left out, and the choices with their reasons, go to standard error. `reads_data`: whether a recipe
+    may read the dataset; without it nothing is chosen.
     """
     compose.load_components(arguments.plugins)
     compose.check_beside_data(arguments)
@@ -118,7 +119,7 @@ def compose_config(arguments: Arguments) -> Config:
     config = build_config(compose.compose(arguments.overrides, arguments.config_dir, notes))
     for note in notes:
         say(f"note: {note}", error=True)
-    if config.recipe is None:
+    if config.recipe is None or not reads_data:
         return config
     from mldec.engine.recipes import apply_recipe
 

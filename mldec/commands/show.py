@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         stored = compose.read_yaml(options.run / "config.yaml")
         config = build_config(compose.change(stored, arguments.overrides, arguments.config_dir))
     else:
-        config = compose_config(arguments)
+        config = compose_config(arguments, reads_data=options.num_labels is None)
     say(compose.to_yaml(to_mapping(config)).removesuffix("\n"))
     if options.format == "summary":
         from mldec.engine.experiment_summary import summarize

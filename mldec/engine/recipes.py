@@ -23,7 +23,7 @@ UPDATES = {"probe": 140, "finetune": 600}  # that a run makes at least, if the l
 EPOCHS = {"probe": (3, 15), "finetune": (5, 30)}
 PROBE_RATES = {"gap": 3e-3, "gmp": 3e-3}  # highest rate of heads with one linear layer
 DECODER_RATE = 1.6e-3  # of all others; the best of 4e-4, 8e-4, 1.6e-3, 3.2e-3 with 300, 1,000 and 6,000 photographs
-FINETUNE_RATE, BACKBONE_SHARE = 1e-3, 0.2  # of the head at 64 images a step; of the backbone's rate in it
+FINETUNE_RATE, BACKBONE_SHARE = 1e-3, 0.2  # of the head in batches of 64 images; of the backbone, as a part of it
 MOST_QUERIES = 100  # of ML-Decoder; of more labels several share a query
 
 
@@ -149,6 +149,6 @@ def _finetune(config: Config, facts: Facts) -> Iterator[Choice]:
     batch_size = 16 if facts.cpu or facts.images < 500 else 64
     yield Choice("schedule.batch_size", batch_size, "the CPU" if facts.cpu else counted(facts.images, "training image"))
     rate = FINETUNE_RATE * math.sqrt(batch_size / 64)
-    yield Choice("schedule.max_lr", float(f"{rate:.2g}"), f"of the head, with {batch_size} images a step")
+    yield Choice("schedule.max_lr", float(f"{rate:.2g}"), f"of the head, in batches of {batch_size} images")
     yield Choice("optimizer.backbone_lr_scale", BACKBONE_SHARE, "pretrained weights change less than a new head")
     yield from _length("finetune", facts, batch_size)

@@ -1,8 +1,8 @@
 """`tune=N`: better settings, looked for on val by successive halving (Jamieson and Talwalkar 2016).
 
 All trials are trained for a quarter of the epochs, the better half of them for half of the epochs, and the better half
-of those for all; each with its whole schedule in that time. What the experiment says without tuning is one of them and
-stays to the end, so the settings that are chosen are at least as good on val. The test images are not looked at.
+of those for all; each with its whole schedule in that time. The settings without tuning are one of them and stay to
+the end, so the settings that are chosen are at least as good on val. What they reach on test is not used.
 """
 
 from __future__ import annotations
