@@ -273,6 +273,7 @@ def leave_undone(patch: pytest.MonkeyPatch) -> None:
         own_dataset,
         predict,
         report,
+        sweep,
         table,
         train,
     )
@@ -303,7 +304,7 @@ def leave_undone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(train, "_begin", checked)
     patch.setattr(train, "_check_run_directory", lambda config: None)
     patch.setattr(train, "_train_needed", lambda config, arguments: Path("needed"))
-    patch.setattr(train, "_run_patiently", lambda argv: (main.run(argv[3:]), False))
+    patch.setattr(sweep, "_run_patiently", lambda argv: (main.run(argv[3:]), False))
     patch.setattr(experiment_summary, "summarize", lambda config, num_labels: [str(checked(config))])
 
     def dataset_composed(given: Any, arguments: Any) -> int:
