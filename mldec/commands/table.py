@@ -149,7 +149,8 @@ def _reproduce(planner: Planner, name: str, *, run: bool, page: Path | None) -> 
     if page is not None:
         records, scale = planner.request.workspace.records, planner.request.scale
         places = f"{option('records', _relative(records))} {option('page', _relative(page))}"
-        write_page(planner, results, page, f"mldec table {name} scale={scale} report_only=true {places}")
+        settings = "".join(f"{override} " for override in planner.request.overrides)
+        write_page(planner, results, page, f"mldec table {name} scale={scale} {settings}report_only=true {places}")
         say(f"written to {page}", error=True)
     for failure in outcome.failures:
         say(f"error: failed: {failure}", error=True)

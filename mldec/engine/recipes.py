@@ -128,7 +128,7 @@ def _length(recipe: str, facts: Facts, batch_size: int) -> Iterator[Choice]:
     epochs = min(max(math.ceil(UPDATES[recipe] / steps), low), high)
     updates = f"{epochs * steps:,} updates"
     yield Choice("schedule.epochs", epochs, f"{updates}; at least {low} epochs, at most {high}")
-    window = max(10, epochs * steps // 20)
+    window = max(10, epochs * steps // 6)
     yield Choice("ema.decay", round(1 - 1 / window, 5), f"an average over about {window:,} of {updates}")
 
 

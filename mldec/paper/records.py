@@ -44,6 +44,7 @@ NEUTRAL = ("name", "output", "run_dir", "runtime", "recipe")
 #: With that value they are left out of the key, so that a new setting does not invalidate earlier records.
 ADDED: Mapping[tuple[str, str], Any] = {
     ("dataset", "interpolation"): None,
+    ("dataset", "split_folders"): False,
     ("dataset", "unseen"): None,
     ("backbone", "freeze"): "none",
     ("optimizer", "layer_decay"): 1.0,
