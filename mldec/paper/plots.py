@@ -64,7 +64,7 @@ def draw(table: PaperTable, results: Sequence[RowResult], path: Path) -> bool:
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
         panel.margins(x=0.36 if apart else 0.14, y=0.12)  # space for the names
-    figure.legend(fontsize=9, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(fontsize=9, loc="outside lower center", ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(action="ignore"):  # about characters that the font lacks, which become boxes
         figure.savefig(path, metadata={"Software": None})  # the version would change the file
