@@ -293,7 +293,7 @@ def test_the_published_vectors_may_lie_anywhere(tmp_path):
         (["table=-1"], "table=-1: no such table; allowed: figure5, figure6, table1, "),
         (["table=0"], "table=0: no such table; "),
         (["5", "6"], "one table at a time"),
-        (["1", "scale=lap"], "scale=lap: expected one of paper, desk"),
+        (["1", "scale=lap"], "scale=lap: expected one of paper, probe, desk"),
         (["1", "seeds="], "seeds=: empty"),
         (["1", "seeds=²"], "seeds=²: expected an integer"),
         (["1", "seed=5"], "seed=5: every row has its own; use seeds=0,1,2"),
@@ -335,7 +335,7 @@ def test_a_setting_that_came_later_leaves_the_keys_of_earlier_records():
     for (group, name), value in REMOVED.items():
         tree[group][name] = value
     tree["backbone"]["normalize"] = "unit"  # what auto means without pretrained weights
-    for name in ("name", "output", "run_dir", "runtime"):
+    for name in ("name", "output", "run_dir", "runtime", "recipe", "cache"):
         del tree[name]
     for name in ("root", "cache"):
         del tree["dataset"][name]

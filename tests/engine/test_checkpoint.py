@@ -34,7 +34,7 @@ def test_restoring_gives_the_same_logits_for_either_kind_of_weights(run):
         restored = restore(folder, weights=weights, which="last")
         assert torch.equal(restored.classifier(images), network.eval()(images))
         assert restored.labels.names == trainer.splits.labels.names
-        assert restored.normalization == trainer.normalization
+        assert restored.normalization == trainer.scorer.normalization
         assert restored.config == trainer.config
 
 
