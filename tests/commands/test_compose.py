@@ -255,4 +255,14 @@ def test_a_directory_of_configs_that_is_not_there_is_an_error():
 
 
 def test_commands_that_take_an_experiment_take_all_of_it():
-    assert set(EXPERIMENT) == {*compose.CHOICES, "name", "seed", "output", "run_dir", "init_from", "init_part", "recipe", "cache"}
+    assert set(EXPERIMENT) == {
+        *compose.CHOICES,
+        "name",
+        "seed",
+        "output",
+        "run_dir",
+        "init_from",
+        "init_part",
+        "recipe",
+        "cache",
+    }

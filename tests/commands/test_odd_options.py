@@ -92,7 +92,10 @@ NETWORK = ["weights", "batch_size", "workers", "precision"]
 
 #: Of each command: what is given beside, and the options of which no value of ODD is a sound one.
 OPTIONS = {
-    "train": (["experiment=digits", "debug=fast"], ["seed", "tune", "schedule.epochs", "runtime.workers", "runtime.compile"]),
+    "train": (
+        ["experiment=digits", "debug=fast"],
+        ["seed", "tune", "schedule.epochs", "runtime.workers", "runtime.compile"],
+    ),
     "train resume": (["resume=RUN"], ["allow_schedule_change", "allow_other_data", "schedule.epochs"]),
     "show": (["experiment=digits"], ["num_labels", "format", "schedule.epochs", "run"]),
     "evaluate": (
