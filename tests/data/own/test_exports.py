@@ -913,6 +913,24 @@ def test_label_studios_yolo(tmp_path: Path) -> None:
     assert present(read(tmp_path)) == {"images/a.jpg": {"dog"}}
 
 
+@pytest.mark.parametrize(("images", "labels"), [("", ""), ("images/", "labels/")])
+def test_labelimgs_yolo(tmp_path: Path, images: str, labels: str) -> None:
+    for name, text in (("a", "1 0.5 0.5 0.25 0.1\n0 0.2 0.2 0.1 0.1\n"), ("b", "0 0.5 0.5 0.1 0.1\n"), ("c", "")):
+        touch(tmp_path / f"{images}{name}.jpg")
+        save(tmp_path / f"{labels}{name}.txt", text)
+    assert recognise(str(tmp_path)) is None
+    save(tmp_path / f"{labels}classes.txt", "cat\ndog\n")
+    assert {Path(path).name: names for path, names in present(read(tmp_path)).items()} == {
+        "a.jpg": {"cat", "dog"},
+        "b.jpg": {"cat"},
+        "c.jpg": set(),
+    }
+    for name in "abc":  # captions are no boxes
+        save(tmp_path / f"{labels}{name}.txt", "a cat and a dog\n")
+    if not labels:
+        assert recognise(str(tmp_path)) is None
+
+
 def test_tables_of_a_folder(tmp_path: Path) -> None:
     def table_files(folder: str) -> dict[str, str]:
         return locate(folder).settings
