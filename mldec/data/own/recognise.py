@@ -43,6 +43,7 @@ SHAPES = (
     Shape(plain_json.LIST, plain_json.looks_like_list, plain_json.read_list),
     Shape(plain_json.MAPPING, plain_json.looks_like_mapping, plain_json.read_mapping),
     Shape(plain_json.BY_SPLIT, plain_json.looks_like_splits, plain_json.read_splits),
+    Shape(plain_json.LIST, plain_json.looks_like_wrapped, plain_json.read_wrapped),
 )
 
 MOST_FILES = 20  # of JSON or YAML in one folder that are looked into; more are no annotations of a dataset

@@ -419,6 +419,8 @@ def test_files_of_one_name_in_many_folders_are_each_looked_at_once(
 @pytest.mark.parametrize("path", ["http://x.org/p1.jpg", "s3://b/p1.jpg", "gs://b/p1.jpg"])
 def test_urls_are_refused(folder: Path, path: str) -> None:
     assert "is a URL" in refused(folder, f"path,labels\np3.jpg,cat\n{path},cat\n")
+    for text in (f"TRAIN,{path},cat\nTEST,{path},dog\n", f"link,labels\n{path}?v=1,cat\n"):  # and in any column
+        assert "is a URL" in refused(folder, text)
 
 
 def test_nothing_outside_of_the_root_is_found(tmp_path: Path) -> None:
