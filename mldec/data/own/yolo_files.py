@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mldec.data.folder_tree import is_image_name
+from mldec.data.folder_tree import is_image_name, is_of_outputs
 from mldec.data.own.documents import label_text, reading
 from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.shapes import Source, make_listing
@@ -157,6 +157,7 @@ class _Places:
         if os.path.isdir(place):
             for folder, inner, names in os.walk(place):
                 inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
+                inner[:] = [name for name in inner if not is_of_outputs(os.path.join(folder, name))]
                 self.files += [folder] if folder != place else []
                 for name in sorted(names):
                     if is_image_name(name) and not name.startswith("."):

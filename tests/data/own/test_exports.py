@@ -958,6 +958,9 @@ def test_labelimgs_yolo(tmp_path: Path, images: str, labels: str) -> None:
         "b.jpg": {"cat"},
         "c.jpg": set(),
     }
+    touch(tmp_path / images / "run/config.yaml", tmp_path / images / "run/checkpoints/x")
+    touch(tmp_path / images / "run/metrics.jsonl", tmp_path / images / "run/images/predictions.png")
+    assert len(present(read(tmp_path))) == 3  # what a run writes is no image
     for name in "abc":  # captions are no boxes
         save(tmp_path / f"{labels}{name}.txt", "a cat and a dog\n")
     if not labels:
