@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,12 @@ def read_schema(path: str) -> Any:
         return import_pyarrow()[1].read_schema(path)
 
 
-def read_batches(path: str, columns: Sequence[str] | None = None) -> Iterator[Any]:
+def read_batches(
+    path: str, columns: Sequence[str] | None = None, inner: Mapping[str, str] | None = None
+) -> Iterator[Any]:
     """The rows of a file in batches of pyarrow, with these columns alone, or all.
+
+    Of a column in `inner`, of structs or of lists of structs, nothing is read but the leaf that it names.
 
     Raises DataError unless the file is regular, for one that unpacks to more than an honest file does, and for named
     columns that hold anything but text, numbers, or lists of these; OSError, ValueError and pyarrow's errors where it
@@ -46,16 +50,19 @@ def read_batches(path: str, columns: Sequence[str] | None = None) -> Iterator[An
     arrow, _ = import_pyarrow()
     schema = read_schema(path)
     wanted = list(schema.names if columns is None else columns)
+    inner = inner or {}
     if columns is not None:
-        _refuse_nested(path, [schema.field(name) for name in wanted])
-    types = arrow.schema([schema.field(name) for name in wanted], schema.metadata)
-    for batch in _decoded(path, wanted, most=ROWS):
+        _refuse_nested(path, [schema.field(name) for name in wanted if name not in inner])
+    fields = [schema.field(name) for name in wanted]
+    for batch in _decoded(path, [inner.get(name, name) for name in wanted], most=ROWS):
         if sum(map(_text_size, batch.columns)) > MAX_TEXT:
             raise DataError(
                 f"{path}: {len(batch):,} of its rows unpack to more than {MAX_TEXT:,} bytes of text; leave long texts "
                 "and images out of the table"
             )
-        yield batch.select(wanted).cast(types)
+        batch = batch.select(wanted)
+        own = [read if f.name in inner else f for f, read in zip(fields, batch.schema, strict=True)]
+        yield batch.cast(arrow.schema(own, schema.metadata))
 
 
 def count_rows(path: str) -> int:
@@ -107,6 +114,41 @@ def _decoded(path: str, wanted: Sequence[str], *, most: int, dictionaries: bool 
         with parquet.ParquetFile(path, metadata=metadata, read_dictionary=texts, buffer_size=BUFFER) as file:
             for group in range(len(groups)):  # each by itself: it has dictionaries of its own
                 yield from file.iter_batches(rows, row_groups=[group], columns=list(wanted))
+
+
+def inner_leaf(path: str, column: Any, keys: Sequence[str]) -> tuple[str, str] | None:
+    """The field and the leaf with the labels of a column of structs, or of lists of structs, as boxes are written.
+
+    The field is the first of `keys` that there is, with text, whole numbers, or lists of these. None for others.
+
+    Args:
+        column: the column in the schema of the file.
+
+    Raises as `read_batches` does.
+    """
+    types, kind = import_pyarrow()[0].types, column.type
+    is_list = types.is_list(kind) or types.is_large_list(kind)
+    kind = kind.value_type if is_list else kind
+    if not types.is_struct(kind):
+        return None
+    fields = {field.name: field.type for field in kind}
+    key = next((key for key in keys if key in fields), None)
+    if key is None:
+        return None
+    single = fields[key]
+    single = single.value_type if types.is_list(single) or types.is_large_list(single) else single
+    if not (types.is_string(single) or types.is_large_string(single) or types.is_integer(single)):
+        return None
+    with open_regular(path):
+        leaves = import_pyarrow()[1].read_metadata(path).schema
+    paths = [leaves.column(number).path for number in range(len(leaves))]
+    depth = 3 if is_list else 1  # column.list.element.field, or column.field
+    found = [one.split(".") for one in paths if one.startswith(f"{column.name}.")]
+    begins = column.name.count(".") + 1
+    return next(
+        ((key, ".".join(one[: begins + depth])) for one in found if one[begins + depth - 1 : begins + depth] == [key]),
+        None,
+    )
 
 
 def write_rows(paths: Sequence[str], rows: Sequence[int], target: Path, *, without: str | None = None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mldec.data import parquet_file
+from mldec.data.own.documents import LABEL_KEYS
 from mldec.data.own.parquet_images import ImagesInside, class_names, find_images_inside, shards_of
 from mldec.data.own.text_table import Dialect, find_dialect, read_records, suffix_of
 from mldec.data.own.xlsx import open_xlsx, write_xlsx
@@ -230,6 +231,10 @@ def _open_parquet(path: str, image_column: str | None = None) -> TableFile:
     if strange := [file for file, schema in schemas.items() if tuple(schema.names) != columns]:
         raise DataError(f"{strange[0]}: has other columns than {files[0]}")
     names_of = {file: class_names(schema) for file, schema in schemas.items()}
+    with naming_parquet(path):
+        found = {field.name: parquet_file.inner_leaf(files[0], field, LABEL_KEYS) for field in schemas[files[0]]}
+    boxes = {name: one for name, one in found.items() if one is not None}
+    leaves = {name: leaf for name, (_, leaf) in boxes.items()}
     names = {
         column: tuple(dict.fromkeys(name for own in names_of.values() for name in own.get(column, ())))
         for column in names_of[files[0]]
@@ -245,10 +250,13 @@ def _open_parquet(path: str, image_column: str | None = None) -> TableFile:
                     count = parquet_file.count_rows(file)
                     contents: Iterable[dict[str, Any]] = ({} for _ in range(count))
                 else:
-                    batches = parquet_file.read_batches(file, needed if wanted or image else None)
+                    of_some = needed if wanted or image else None
+                    batches = parquet_file.read_batches(file, of_some, leaves if of_some else None)
                     contents = (row for batch in batches for row in batch.to_pylist())
                 for number, row in enumerate(contents, start=number + 1):  # noqa: B020 (continues counting)
                     own = names_of[file]
+                    for name in boxes.keys() & row.keys() if needed else ():
+                        row[name] = _of_boxes(row[name], boxes[name][0])
                     for name in own.keys() & row.keys():
                         row[name] = _named(row[name], own[name], f"{path} row {number}: column {printable_name(name)}")
                     yield number, row | ({image: str(number)} if image else {})
@@ -256,6 +264,13 @@ def _open_parquet(path: str, image_column: str | None = None) -> TableFile:
     decisions = (f"{len(files):,} files as one table",) if len(files) > 1 else ()
     kind = "Parquet with images" if inside else "Parquet"
     return TableFile(path, columns, _records_of(rows), rows, kind, None, decisions, {}, files, inside, names)
+
+
+def _of_boxes(cell: Any, key: str) -> list[Any]:
+    """The values of a field of one struct, or of a list of structs, each as one list."""
+    values = [box[key] for box in (cell if isinstance(cell, list) else [cell]) if box is not None]
+    lists = [value if isinstance(value, list) else [value] for value in values]
+    return [one for value in lists for one in value if one is not None]
 
 
 def _named(cell: Any, names: Sequence[str], where: str) -> Any:

@@ -148,6 +148,9 @@ class _Finder:
             return found[0]
         if len(by_content) == 1 and (by_content[0].startswith("column_") or _UNNAMED.fullmatch(by_content[0])):
             return by_content[0]
+        urls = [name for name in usable if self._has_content(name) and self._share(name, _is_image_url) >= 0.9]
+        if len(urls) == 1:
+            return urls[0]  # for the error that says what to do with URLs
         shown = by_content or usable
         raise DataError(
             f"{self.file}: no column of paths among {_some(usable)}; name it path, or use "
@@ -342,6 +345,10 @@ def refuse_other_cells(file: str, bad: dict[str, tuple[int, Any]], ignored: Sequ
 
 def _is_path(cell: Any) -> bool:
     return isinstance(cell, str) and "://" not in cell and is_image_path(cell)
+
+
+def _is_image_url(cell: Any) -> bool:
+    return isinstance(cell, str) and "://" in cell and is_image_path(cell.partition("?")[0])
 
 
 def _is_number(cell: Any) -> bool:

@@ -50,8 +50,10 @@ class Located:
     format: str = ""
 
 
-def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
+def locate(path: str, settings: Mapping[str, Any] | None = None, *, deeper: bool = True) -> Located:
     """The dataset at a path, an export read with the settings of `recognise`.
+
+    If `deeper`, a table or an export may lie in the only folder of the path, as archives are unpacked.
 
     Raises DataError, with the choices, for what is none or could be several.
     """
@@ -74,6 +76,8 @@ def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
     here = _likely(path, here) if len(here) > 1 else here
     if len(here) == 1 and here[0] in METADATA:
         classes = []  # Hugging Face reads it too, and takes no folder for a class
+    if len(here) == 1 and len(classes) == 1 and not _in_split_folder(path, classes[0]):
+        classes = []  # the folder of its images: one class alone is nothing to learn
     if len(here) == 1 and not classes:
         return Located("table", {"train": os.path.join(path, here[0])})
     if here:
@@ -81,6 +85,12 @@ def locate(path: str, settings: Mapping[str, Any] | None = None) -> Located:
         if classes:
             choices.append(f"dataset=folder {setting('dataset.root', path)} ({counted(len(classes), 'class folder')})")
         raise DataError(f"dataset={path}: may be read in several ways; use {' or '.join(choices)}")
+    if deeper and (only := _only_folder(path)) is not None:
+        with contextlib.suppress(DataError):
+            inside_only = locate(only, settings, deeper=False)
+            if inside_only.name == "table":
+                logger.info("%s: read from its only folder, %s", path, os.path.basename(only))
+                return inside_only
     base = _base(path)
     lone = os.path.join(path, classes[0]) if len(classes) == 1 and base == path else None
     if lone and not _images_in(lone) and len(below := _class_folders(lone)) > 1:
@@ -259,6 +269,19 @@ def _inner_folders(folder: str) -> list[str]:
     """The names of the folders in a folder that may be of a dataset."""
     paths = {name: os.path.join(folder, name) for name in _names(folder) if name != "__MACOSX"}
     return [name for name, path in paths.items() if os.path.isdir(path) and not is_of_outputs(path)]
+
+
+def _only_folder(path: str) -> str | None:
+    """The one folder in a folder without images; None for more, and for one that is called as a split is."""
+    inner = _inner_folders(path)
+    if len(inner) != 1 or inner[0].lower() in SPLIT_OF_NAME or _images_in(path):
+        return None
+    return os.path.join(path, inner[0])
+
+
+def _in_split_folder(path: str, name: str) -> bool:
+    """Whether a class folder lies in train/, not in the dataset's own folder."""
+    return not os.path.isdir(os.path.join(path, name))
 
 
 def _images_in(folder: str) -> int:

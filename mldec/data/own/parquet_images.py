@@ -24,6 +24,7 @@ from typing import Any
 from mldec.data import parquet_file
 from mldec.data.folder_tree import is_image_name
 from mldec.data.image import MAX_BYTES
+from mldec.data.own.documents import LABEL_KEYS
 from mldec.data.parquet_file import naming_parquet
 from mldec.data.text_rows import LOG_SECONDS
 from mldec.errors import DataError, printable_name, setting
@@ -106,6 +107,9 @@ def _names_of(feature: Any) -> tuple[str, ...]:
         feature = feature[0]
     if isinstance(feature, dict) and feature.get("_type") in ("Sequence", "List", "LargeList"):
         feature = feature.get("feature")
+    if isinstance(feature, dict) and "_type" not in feature:  # of boxes, such as {"bbox": …, "category": ClassLabel}
+        key = next((key for key in LABEL_KEYS if key in feature), None)
+        return _names_of(feature[key]) if key is not None and key != "feature" else ()
     names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
     return tuple(map(str.strip, names)) if isinstance(names, list) and all(isinstance(n, str) for n in names) else ()
 

@@ -59,6 +59,22 @@ def looks_like_splits(document: Any) -> bool:
     )
 
 
+def looks_like_wrapped(document: Any) -> bool:
+    """Whether a document is an object with one list of images and their labels, beside single values alone."""
+    if not isinstance(document, dict):
+        return False
+    lists = [part for part in document.values() if isinstance(part, (list, dict)) and part]
+    lists = [part for part in lists if isinstance(part, list) or any(map(_is_nested, part.values()))]
+    if len(lists) != 1 or not looks_like_list(lists[0]):
+        return False
+    few = lists[0][:_FEW]
+    return 2 * sum(any(key in item for key in LABEL_KEYS) for item in few) > len(few)
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, (list, dict))
+
+
 def looks_like_createml(document: Any) -> bool:
     """Whether a document is CreateML's: a list of objects with an image and its annotations."""
     return looks_like_list(document) and all(isinstance(item.get("annotations"), list) for item in document[:_FEW])
@@ -84,6 +100,13 @@ def read_mapping(source: Source) -> Listing:
     """An object {path: labels}, labels as a name, a list, or an object {label: 1 or 0}."""
     with reading(source.path, MAPPING):
         return _listing(source, MAPPING, [(source.document, None)])
+
+
+def read_wrapped(source: Source) -> Listing:
+    """An object with a list of images, as {"version": 1, "images": [{"path": "a.jpg", "labels": ["cat"]}]}."""
+    with reading(source.path, LIST):
+        part = next(part for part in source.document.values() if looks_like_list(part))
+        return _listing(source, LIST, [(part, None)])
 
 
 def read_splits(source: Source) -> Listing:

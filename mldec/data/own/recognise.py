@@ -43,6 +43,7 @@ SHAPES = (
     Shape(plain_json.LIST, plain_json.looks_like_list, plain_json.read_list),
     Shape(plain_json.MAPPING, plain_json.looks_like_mapping, plain_json.read_mapping),
     Shape(plain_json.BY_SPLIT, plain_json.looks_like_splits, plain_json.read_splits),
+    Shape(plain_json.LIST, plain_json.looks_like_wrapped, plain_json.read_wrapped),
 )
 
 MOST_FILES = 20  # of JSON or YAML in one folder that are looked into; more are no annotations of a dataset
@@ -109,15 +110,14 @@ def _folder(settings: Source) -> Listing | None:
     for source, shape, split in _documents(settings):
         found.setdefault(shape.name, []).append((source, shape, split))
     voc = voc_files.find_voc(path)
-    names = next((name for name in ("classes.txt", "obj.names") if os.path.isfile(os.path.join(path, name))), None)
-    bare = names and not found and all(os.path.isdir(os.path.join(path, part)) for part in ("images", "labels"))
+    bare = None if found or voc else yolo_files.find_label_folder(path)
     places = [files[0][0].path for files in found.values()] + [part.folder for part in voc[:1]]
     if len(places) > 1:
         raise _choice(path, [*found, *([voc_files.VOC] if voc else [])], places)
     if voc:
         return voc_files.read_voc(path, voc)
-    if bare and names:
-        return yolo_files.read_label_folder(path, os.path.join(path, names), settings.root)
+    if bare:
+        return yolo_files.read_label_folder(path, *bare, settings.root)
     if not found:
         return None
     ((name, files),) = found.items()

@@ -13,10 +13,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mldec.data.own.text_table import SIGNS, name_of
-from mldec.errors import DataError, shortened
+from mldec.errors import DataError, setting, shortened
 
 STRONG, WEAK = (";", "|", "\n", "\t"), (",", "/", " ")
-RARE = ("+", ":")  # separate labels only where an option says so; looked for in names that may be several
+#: These separate labels only where an option says so; they are looked for in names that may be several.
+RARE = ("+", ":", "&", "_", "-")
 _DECIMAL = re.compile(r"\d+,0+")  # 3,0 as spreadsheets write a number in some languages
 NONE = "none"  # the option for cells that are a label each
 COMPARED = 50_000  # different cells that are looked at; signs are searched for in all
@@ -101,6 +102,9 @@ def find_separator(
         )
     if strong:
         return _chosen(strong[0])
+    if " " in present and (found := _joined_by_word(cells)) is not None:
+        cell, choice = found
+        raise _undecided(path, cell, where(cell), [choice, NONE])
     for sign in (sign for sign in WEAK if sign in present):
         chosen = _is_separator(sign, cells)
         if chosen:
@@ -131,13 +135,13 @@ def find_separator_beside(
 def refuse_joined(path: str, names: Sequence[str], separator: Separator, where: Callable[[str], str]) -> None:
     """Raise DataError for a label that may be several: `cat,dog` beside cat or dog, or beside `dog,cat`.
 
-    Slashes, spaces, colons and plus signs are parts of names more often: all that stands between them must be labels.
+    Slashes, spaces and the signs of `RARE` are parts of names more often: all that stands between must be labels.
     """
     known = set(names)
     for sign in (*STRONG, *WEAK, *RARE):
         held = [] if sign in separator.signs else [name for name in names if sign in name]
-        enough: Callable[[Iterable[bool]], bool] = all if sign in "/ +:" else any
-        mixed = bool(held) and sign not in "/+:" and _is_separator(sign, names) is True
+        enough: Callable[[Iterable[bool]], bool] = all if sign in ("/", " ", *RARE) else any
+        mixed = bool(held) and sign not in ("/", *RARE) and _is_separator(sign, names) is True
         for name in held:
             parts = [part.strip() for part in name.split(sign)]
             if mixed or enough(part in known for part in parts):
@@ -175,8 +179,22 @@ def _is_separator(sign: str, cells: Sequence[str]) -> bool | None:
     return False if shared <= _ALONE else None
 
 
+def _joined_by_word(cells: Sequence[str]) -> tuple[str, str] | None:
+    """A cell such as `cat & dog` or `cat and dog`, both labels of other cells, and the choice that divides it."""
+    choices = {sign: name_of(sign) for sign in RARE} | {"and": " and "}
+    for word, choice in choices.items():
+        joined = {cell: [part.strip() for part in cell.split(f" {word} ")] for cell in cells if f" {word} " in cell}
+        if joined:
+            known = {cell.strip() for cell in cells if cell not in joined}
+            counts = Counter(part for parts in joined.values() for part in parts)
+            for cell, parts in joined.items():
+                if all(part in known or counts[part] > 1 for part in parts):
+                    return cell, choice
+    return None
+
+
 def _undecided(path: str, cell: str, where: str, choices: Sequence[str]) -> DataError:
-    options = " or ".join(f"dataset.separator={choice}" for choice in dict.fromkeys(choices))
+    options = " or ".join(setting("dataset.separator", choice) for choice in dict.fromkeys(choices))
     return DataError(
         f"{path}{where}: '{shortened(cell)}' may be several labels or one; use {options}"
         f"{' (none: it is one)' if NONE in choices else ''}"

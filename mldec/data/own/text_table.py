@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 #: Signs between cells, or between labels, by the names that a command line takes without quotes.
 SIGNS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "slash": "/", "space": " ", "newline": "\n"}
-SIGNS |= {"plus": "+", "colon": ":"}
+SIGNS |= {"plus": "+", "colon": ":", "ampersand": "&", "underscore": "_", "hyphen": "-"}
 DELIMITERS = (",", ";", "\t", "|")
 SAMPLE_RECORDS, SAMPLE_LINES, SAMPLE_CHARACTERS = 200, 20, 2**18
 IMAGE = re.compile(rf"[^\n]*({'|'.join(map(re.escape, sorted(SUFFIXES)))}|\.hei[cf]|\.jfif)\s*", re.I)

@@ -9,12 +9,14 @@ that file has none. Roboflow writes `../train/images` for train/images beside da
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mldec.data.folder_tree import is_image_name
+from mldec.data.folder_tree import is_image_name, is_of_outputs
 from mldec.data.own.documents import label_text, reading
 from mldec.data.own.listing import Entry, Listing
 from mldec.data.own.shapes import Source, make_listing
@@ -23,6 +25,9 @@ from mldec.untrusted import open_text
 
 YOLO = "Ultralytics YOLO"
 MAX_CLASSES = 100_000
+NAMES_FILES = ("classes.txt", "obj.names")
+MOST_LOOKED_AT = 100  # text files beside images
+_BOX = re.compile(r"\s*\d+(\s+-?[\d.]+(e-?\d+)?){4}", re.I)
 _KEYS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
 
 
@@ -71,13 +76,38 @@ def read_yolo(source: Source, form: str = YOLO, *, cut: bool = False, files: Ite
         return _listing(source, places, names, images, decisions, form)
 
 
-def read_label_folder(folder: str, names_file: str, root: str | None = None) -> Listing:
-    """images/ and labels/ beside a file of class names, one per line, as Label Studio exports YOLO (classes.txt)."""
+def find_label_folder(folder: str) -> tuple[str, str] | None:
+    """The file of class names and the folder of images, where these say what text files of boxes mean; None without.
+
+    Label Studio has classes.txt beside images/ and labels/; labelImg 1.8 writes it where it saves the boxes: beside the
+    images and their text files, or into labels/.
+    """
+    images, labels = os.path.join(folder, "images"), os.path.join(folder, "labels")
+    split = os.path.isdir(images) and os.path.isdir(labels)
+    for place, names in itertools.product((folder, *([labels] if split else [])), NAMES_FILES):
+        if os.path.isfile(path := os.path.join(place, names)) and (split or _boxes_beside_images(folder)):
+            return path, images if split else folder
+    return None
+
+
+def _boxes_beside_images(folder: str) -> bool:
+    """Whether a text file with a box in its first line has the name of an image beside it."""
+    names = set(os.listdir(folder))
+    pairs = (f"{os.path.splitext(name)[0]}.txt" for name in sorted(names) if is_image_name(name))
+    for name in itertools.islice((name for name in pairs if name in names), MOST_LOOKED_AT):
+        with contextlib.suppress(OSError, UnicodeDecodeError, DataError), open_text(os.path.join(folder, name)) as file:
+            if _BOX.match(file.readline(2**10)):
+                return True
+    return False
+
+
+def read_label_folder(folder: str, names_file: str, images: str, root: str | None = None) -> Listing:
+    """Images of a folder and text files of boxes, beside a file of class names, one per line; `find_label_folder`."""
     with open_text(names_file) as file:
         names = tuple(label_text(line) for line in file if line.strip())
     source = Source(names_file, None, root=root or folder)
     places = _Places(source, None)
-    return _listing(source, places, names, [(name, None) for name in places.images(os.path.join(folder, "images"))], [])
+    return _listing(source, places, names, [(name, None) for name in places.images(images)], [])
 
 
 def class_names(document: dict[str, Any]) -> tuple[str, ...]:
@@ -127,6 +157,7 @@ class _Places:
         if os.path.isdir(place):
             for folder, inner, names in os.walk(place):
                 inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
+                inner[:] = [name for name in inner if not is_of_outputs(os.path.join(folder, name))]
                 self.files += [folder] if folder != place else []
                 for name in sorted(names):
                     if is_image_name(name) and not name.startswith("."):

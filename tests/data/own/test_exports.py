@@ -913,6 +913,60 @@ def test_label_studios_yolo(tmp_path: Path) -> None:
     assert present(read(tmp_path)) == {"images/a.jpg": {"dog"}}
 
 
+def test_a_list_of_images_within_an_object(tmp_path: Path) -> None:
+    rows = [{"path": "a.jpg", "labels": ["cat", "dog"]}, {"path": "b.jpg", "labels": []}]
+    file = save(tmp_path / "mine.json", {"version": 1, "info": {"by": "me"}, "images": rows})
+    assert present(read(file)) == {"a.jpg": {"cat", "dog"}, "b.jpg": set()}
+    for other in ({"more": rows}, {"classes": ["cat", "dog"]}):
+        assert recognise(str(save(tmp_path / "mine.json", {"images": rows} | other))) is None
+
+
+def test_an_export_in_the_only_folder_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mldec")
+    inner = tmp_path / "My Project.v1i"
+    for split in ("train", "valid"):
+        touch(inner / split / "a.jpg")
+        save(inner / split / "_classes.csv", "filename, cat\na.jpg, 1\n")
+    save(tmp_path / "__MACOSX" / "._x", "")
+    assert locate(str(tmp_path)).settings["val"] == str(inner / "valid" / "_classes.csv")
+    assert "read from its only folder, My Project.v1i" in caplog.text
+    other = tmp_path / "other"
+    (other / "a" / "deep").mkdir(parents=True)
+    (other / "a" / "deep" / "loop").symlink_to(other, target_is_directory=True)
+    with pytest.raises(DataError, match="no dataset is recognised"):
+        locate(str(other))
+
+
+def test_the_folder_beside_a_table_holds_its_images(tmp_path: Path) -> None:
+    touch(tmp_path / "photos" / "a.jpg")
+    table = save(tmp_path / "labels.csv", "path,labels\na.jpg,cat\n")
+    assert locate(str(tmp_path)).settings == {"train": str(table)}
+    touch(tmp_path / "more" / "b.jpg")
+    with pytest.raises(DataError, match=r"may be read in several ways.*2 class folders"):
+        locate(str(tmp_path))
+
+
+@pytest.mark.parametrize(("images", "labels"), [("", ""), ("images/", "labels/")])
+def test_labelimgs_yolo(tmp_path: Path, images: str, labels: str) -> None:
+    for name, text in (("a", "1 0.5 0.5 0.25 0.1\n0 0.2 0.2 0.1 0.1\n"), ("b", "0 0.5 0.5 0.1 0.1\n"), ("c", "")):
+        touch(tmp_path / f"{images}{name}.jpg")
+        save(tmp_path / f"{labels}{name}.txt", text)
+    assert recognise(str(tmp_path)) is None
+    save(tmp_path / f"{labels}classes.txt", "cat\ndog\n")
+    assert {Path(path).name: names for path, names in present(read(tmp_path)).items()} == {
+        "a.jpg": {"cat", "dog"},
+        "b.jpg": {"cat"},
+        "c.jpg": set(),
+    }
+    touch(tmp_path / images / "run/config.yaml", tmp_path / images / "run/checkpoints/x")
+    touch(tmp_path / images / "run/metrics.jsonl", tmp_path / images / "run/images/predictions.png")
+    assert len(present(read(tmp_path))) == 3  # what a run writes is no image
+    for name in "abc":  # captions are no boxes
+        save(tmp_path / f"{labels}{name}.txt", "a cat and a dog\n")
+    if not labels:
+        assert recognise(str(tmp_path)) is None
+
+
 def test_tables_of_a_folder(tmp_path: Path) -> None:
     def table_files(folder: str) -> dict[str, str]:
         return locate(folder).settings

@@ -419,6 +419,8 @@ def test_files_of_one_name_in_many_folders_are_each_looked_at_once(
 @pytest.mark.parametrize("path", ["http://x.org/p1.jpg", "s3://b/p1.jpg", "gs://b/p1.jpg"])
 def test_urls_are_refused(folder: Path, path: str) -> None:
     assert "is a URL" in refused(folder, f"path,labels\np3.jpg,cat\n{path},cat\n")
+    for text in (f"TRAIN,{path},cat\nTEST,{path},dog\n", f"link,labels\n{path}?v=1,cat\n"):  # and in any column
+        assert "is a URL" in refused(folder, text)
 
 
 def test_nothing_outside_of_the_root_is_found(tmp_path: Path) -> None:
@@ -865,7 +867,21 @@ def test_single_quotes_around_a_cell_are_no_part_of_its_labels(folder: Path, cap
     assert "without the single quotes around 2 different cells" in caplog.text
 
 
-@pytest.mark.parametrize(("sign", "name"), [("+", "plus"), (":", "colon")])
+@pytest.mark.parametrize("sign", [" & ", " and ", " + "])
+def test_a_word_between_labels_is_no_label(folder: Path, sign: str) -> None:
+    text = f"path,labels\np1.jpg,cat{sign}dog\nsub/p2.jpg,dog{sign}cat\np3.jpg,cat\np4.jpg,dog\n"
+    message = refused(folder, text)
+    choice = re.findall(r'dataset\.separator="?( and |\w+)', message)[0]
+    assert build(folder, text, separator=choice).labels.names == ("cat", "dog")
+    assert len(build(folder, text, separator="none").labels.names) == 4
+    whole = f"path,labels\np1.jpg,salt{sign}pepper\np3.jpg,cat\np4.jpg,dog\n"
+    assert f"salt{sign}pepper" in build(folder, whole).labels.names
+
+
+@pytest.mark.parametrize(
+    ("sign", "name"),
+    [("+", "plus"), (":", "colon"), ("&", "ampersand"), ("_", "underscore"), ("-", "hyphen")],
+)
 def test_labels_joined_with_a_rare_sign_are_asked_for(folder: Path, sign: str, name: str) -> None:
     text = f"path,labels\np1.jpg,cat{sign}dog\np3.jpg,cat\np4.jpg,dog\n"
     message = refused(folder, text)

@@ -91,6 +91,34 @@ def test_every_kind_of_labels(tmp_path: Path, labels: Any, features: Any, names:
     assert [sorted(index.positives[row].tolist()) for row in range(4)] == [sorted(row) for row in expected]
 
 
+CLASS = {"names": NAMES, "_type": "ClassLabel"}
+BOX = [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("feature", [{"feature": CLASS, "_type": "Sequence"}, CLASS])
+@pytest.mark.parametrize("form", ["lists", "boxes", "texts"])
+def test_the_classes_of_boxes_are_labels(tmp_path: Path, form: str, feature: Any) -> None:
+    """`objects` of datasets for detection: a struct of lists (Sequence of a dict) or a list of structs (List)."""
+    objects: list[Any]
+    if form == "lists":
+        objects = [{"bbox": [BOX] * len(ids), "category": ids} for ids in LABELS[:3]] + [None]
+    else:
+        names = NAMES if form == "texts" else range(len(NAMES))
+        objects = [[{"bbox": BOX, "category": names[one]} for one in ids] for ids in LABELS[:3]] + [None]
+    inner = {"bbox": {"_type": "Sequence"}, "category": feature}
+    nested = {"lists": inner, "boxes": {"feature": inner, "_type": "List"}, "texts": [inner]}[form]
+    table = pa.table({"image": pa.array(some(), IMAGE), "width": [8] * 4, "objects": objects})
+    if form != "texts":
+        features = {"image": {"_type": "Image"}, "objects": nested}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    parquet.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+    index = build(str(tmp_path / "train-00000-of-00001.parquet"))
+    found = [{index.labels.names[c] for c in index.positives[row].tolist()} for row in range(4)]
+    assert found == [{"dog", "cat"}, {"dog"}, set(), set()]
+    if form != "texts":
+        assert index.labels.names == tuple(NAMES)
+
+
 def test_a_class_of_minus_1_means_that_no_label_is_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     features = {"labels": {"names": NAMES, "_type": "ClassLabel"}}
     with caplog.at_level("INFO"):
