@@ -9,7 +9,7 @@ import torch
 
 from mldec.config import RuntimeConfig
 from mldec.errors import ConfigError
-from mldec.system import usable_cores
+from mldec.system import keep_freed_memory, usable_cores
 
 
 def choose_device(name: str, number: int | None = None) -> torch.device:
@@ -56,9 +56,11 @@ def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCon
 
 
 def prepare_runtime(runtime: RuntimeConfig, device: torch.device) -> None:
-    """Set torch's process-wide switches: CPU threads, deterministic kernels, cuDNN's search for the fastest ones."""
+    """Set process-wide switches: CPU threads and memory, deterministic kernels, cuDNN's search for the fastest ones."""
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not runtime.deterministic
         torch.set_float32_matmul_precision("highest" if runtime.deterministic else "high")
