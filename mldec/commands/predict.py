@@ -161,10 +161,13 @@ def prepare(options: PredictOptions, overrides: Sequence[str]) -> tuple[Predicto
     from mldec.engine import text_rendering
     from mldec.engine.prediction import Selection, choose_threshold
     from mldec.engine.predictor import load
+    from mldec.system import keep_freed_memory
 
     if options.font is not None:
         text_rendering.use_font(str(options.font))
     predictor = load(options.run, options.weights, options.device or "auto", options.precision or "auto")
+    if predictor.device.type == "cpu":
+        keep_freed_memory()
     warnings = _choose_label_embeddings(predictor, options, overrides)
     if options.labels is not None:
         predictor.set_labels(options.labels)
