@@ -115,7 +115,10 @@ OPTIONS = {
     "data download": (["dataset=coco", "root=new"], ["keep", "parallel", "dataset.year"]),
     "data verify": (["dataset=digits", "root=new", "dataset.train=2"], ["split", "workers", "fix"]),
     "data stats": (["dataset=digits", "root=new"], ["split", "dataset.train"]),
-    "data split": (["table=file"], ["table", "train", "val", "test", "seed", "groups", "dedupe", "workers"]),
+    "data split": (
+        ["table=file"],
+        ["table", "train", "val", "test", "seed", "groups", "dedupe", "redivide", "workers"],
+    ),
     "data shrink": (["dataset=digits", "output=small", "side=9"], ["side", "quality", "workers"]),
     "data export": (
         ["dataset=digits", "root=new", "format=hf", "output=small"],
