@@ -148,9 +148,7 @@ class Config:
     run_dir: str | None = None  # exactly this run directory; null: `output`/`name`/date_time
     init_from: str | None = None  # a run directory or checkpoint whose weights are the start
     init_part: Literal["all", "backbone"] = "all"  # which of those weights
-    recipe: Literal["probe", "finetune"] | None = (
-        None  # choose settings that follow from the data (docs/photographs.md)
-    )
+    recipe: Literal["probe", "finetune"] | None = None  # settings that follow from the data (docs/photographs.md)
     dataset: Group
     backbone: Group
     head: Group
@@ -222,6 +220,19 @@ def to_mapping(config: Any) -> dict[str, Any]:
         return value
 
     return typing.cast(dict[str, Any], plain(config))
+
+
+def with_settings(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with other values, by key: `schedule.epochs`, or `loss` for a whole component as a mapping.
+
+    Raises ConfigError if the result is not valid.
+    """
+    mapping = to_mapping(config)
+    for key, value in values.items():
+        group, _, name = key.partition(".")
+        node, last = (mapping[group], name) if name else (mapping, group)
+        node[last] = value
+    return build_config(mapping)
 
 
 def describe_type(annotation: Any) -> str:

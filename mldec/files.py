@@ -132,6 +132,14 @@ def lock_file(file: IO[Any] | int, path: str | os.PathLike[str], *, wait: bool =
     return True
 
 
+def is_open_file(descriptor: int, path: str | os.PathLike[str]) -> bool:
+    """Whether an open file is still the one at `path`: a lock on one that was removed meanwhile locks nothing."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
 def unlock_file(file: IO[Any] | int) -> None:
     """Give the lock of `lock_file` up, also where a process that was forked meanwhile still has the file open."""
     if fcntl is not None:

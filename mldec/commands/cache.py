@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -139,12 +138,12 @@ def _clear(options: ClearOptions, arguments: compose.Arguments) -> int:
 
 
 def _tokens_folder(folder: Path | None) -> Path:
-    from mldec.data.cache import user_cache_folder
+    from mldec.data.cache import named_cache_folder
     from mldec.engine.token_cache import FOLDER
 
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"folder={shortened(folder)}: no such directory")
-    place = folder or os.environ.get("MLDEC_CACHE") or user_cache_folder()
+    place = named_cache_folder(None if folder is None else str(folder))
     if place is None:
         raise ConfigError("the user has no cache folder; name one: folder=DIR")
     return Path(place) / FOLDER

@@ -91,8 +91,13 @@ def cached(
 
 def cache_folder(config: DatasetConfig) -> str | None:
     """The folder for the cache files of a dataset, never one that comes with it; None where no home is known."""
-    if config.cache is not None:
-        return os.path.expanduser(config.cache)
+    return named_cache_folder(config.cache)
+
+
+def named_cache_folder(named: str | None) -> str | None:
+    """The folder that is named, else that of MLDEC_CACHE, else the user's own; None where no home is known."""
+    if named is not None:
+        return os.path.expanduser(named)
     return os.environ.get("MLDEC_CACHE") or user_cache_folder()
 
 

@@ -127,13 +127,7 @@ class FilesConfig(DatasetConfig):
 
     def file(self, setting: str) -> str:
         """The file of a split, or `labels`, which must be set. Raises DataError if it is no regular file."""
-        path = os.path.expanduser(getattr(self, setting))
-        if not os.path.exists(path):
-            folder = os.path.dirname(path) or "."
-            raise DataError(f"dataset.{setting}={path}: no such file. Found in {folder}: {listing(folder)}")
-        with naming(f"dataset.{setting}={path}"):
-            check_regular(path)
-        return path
+        return named_file(setting, getattr(self, setting))
 
     def label_files(self) -> list[str]:
         """The file `labels`, if one is named. Raises DataError if it does not exist."""
@@ -156,6 +150,17 @@ def naming(path: str) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(error if path in str(error) else f"{path}: {error}") from None
+
+
+def named_file(setting: str, named: str) -> str:
+    """The path of the file that a setting of a dataset names. Raises DataError if it is no regular file."""
+    path = os.path.expanduser(named)
+    if not os.path.exists(path):
+        folder = os.path.dirname(path) or "."
+        raise DataError(f"dataset.{setting}={path}: no such file. Found in {folder}: {listing(folder)}")
+    with naming(f"dataset.{setting}={path}"):
+        check_regular(path)
+    return path
 
 
 def check_split(config: DatasetConfig, split: str) -> None:

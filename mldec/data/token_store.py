@@ -29,6 +29,7 @@ import torch
 from mldec.errors import DataError, RunError
 from mldec.files import (
     PARTIAL,
+    is_open_file,
     lock_file,
     refuse_linked,
     remove_partial,
@@ -245,7 +246,7 @@ def _locked(folder: Path, patience: Callable[[], bool]) -> Iterator[bool]:
             while not (held := lock_file(file, folder)) and patience():
                 time.sleep(POLL)
             # Whoever deleted the store meanwhile deleted this file, too: then it locks nothing any more.
-            if held and not _is_open_file(file.fileno(), path):
+            if held and not is_open_file(file.fileno(), path):
                 folder.mkdir(parents=True, exist_ok=True)
                 continue
             try:
@@ -253,13 +254,6 @@ def _locked(folder: Path, patience: Callable[[], bool]) -> Iterator[bool]:
             finally:
                 unlock_file(file)  # closing does not, where a loader process that was forked has it open
             return
-
-
-def _is_open_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
-    except FileNotFoundError:
-        return False
 
 
 # All stores of a user -------------------------------------------------------------------------------------------------

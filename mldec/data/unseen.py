@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Collection
 
 import numpy as np
 
-from mldec.data.dataset import DatasetConfig, listing, name_some, naming
+from mldec.data.dataset import DatasetConfig, name_some, named_file, naming
 from mldec.data.index import ImageIndex
 from mldec.errors import DataError, counted, setting, shortened, suggest
 from mldec.labels import LabelSpace
-from mldec.untrusted import check_regular
 
 logger = logging.getLogger(__name__)
 
 
 def unseen_file(config: DatasetConfig) -> str | None:
     """The file that `config.unseen` names; None without one. Raises DataError if it is no regular file."""
-    if config.unseen is None:
-        return None
-    path = os.path.expanduser(config.unseen)
-    if not os.path.exists(path):
-        folder = os.path.dirname(path) or "."
-        raise DataError(f"dataset.unseen={config.unseen}: no such file. Found in {folder}: {listing(folder)}")
-    with naming(f"dataset.unseen={config.unseen}"):
-        check_regular(path)
-    return path
+    return None if config.unseen is None else named_file("unseen", config.unseen)
 
 
 def unseen_names(config: DatasetConfig, labels: Collection[str] | None = None) -> tuple[str, ...]:

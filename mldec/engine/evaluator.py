@@ -20,6 +20,7 @@ from mldec.errors import RunError
 from mldec.labels import LabelSpace
 from mldec.metrics import average_precision, f1_at_k, f1_at_threshold, top_k_accuracy, zero_shot_metrics
 
+HEADLINES = ("zsl_mAP", "top1", "mAP")  # the first of these that a run has stands for it in a line or table
 HALF_FROM = 2**29  # number of scores from which float16 is used (2 GiB in float32): the 9,605 labels of Open Images
 
 

@@ -46,6 +46,12 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def best_on_val(records: Iterable[Mapping[str, Any]]) -> float | None:
+    """The best value of a run's main metric on val, in percent; None where none is defined."""
+    values = (record.get("best") for record in records if record["kind"] == "eval")
+    return max((value for value in values if isinstance(value, int | float)), default=None)
+
+
 def scan_records(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """The valid records of a metrics.jsonl, and the numbers of its damaged lines.
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import timm
 
-from mldec.config import Config, build_config, to_mapping
+from mldec.config import Config, with_settings
 from mldec.engine import data_splits
 from mldec.engine.device import choose_device
 from mldec.errors import counted
@@ -73,16 +73,8 @@ def apply_recipe(config: Config, given: Collection[str]) -> tuple[Config, list[C
     """
     if config.recipe is None:
         return config, []
-    facts = read_facts(config)
-    choices = choose(config, facts, given)
-    mapping = to_mapping(config)
-    for choice in choices:
-        *groups, name = choice.key.split(".")
-        node = mapping
-        for group in groups:
-            node = node[group]
-        node[name] = choice.value
-    return build_config(mapping), choices
+    choices = choose(config, read_facts(config), given)
+    return with_settings(config, {choice.key: choice.value for choice in choices}), choices
 
 
 def read_facts(config: Config) -> Facts:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from mldec.errors import ConfigError, DataError, counted, first_lines, printable_name
-from mldec.files import lock_file, refuse_linked, replacing, sync_folder, without_links, write_text
+from mldec.files import is_open_file, lock_file, refuse_linked, replacing, sync_folder, without_links, write_text
 from mldec.labels import to_cell
 from mldec.untrusted import read_json
 
@@ -196,9 +196,8 @@ def _take_lock(folder: Path) -> int:
                     f"{folder} is in use by another run: {holder or 'a process that has just begun'}. Wait until that "
                     "has ended, or stop it; a run beside it needs a run_dir of its own"
                 )
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.lstat(folder / LOCK)):
-                    return descriptor
+            if is_open_file(descriptor, folder / LOCK):
+                return descriptor
         except BaseException:
             _give_up(descriptor)
             raise

@@ -7,13 +7,12 @@ the end, so the settings that are chosen are at least as good on val. What they 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mldec.config import Config, build_config, to_mapping
+from mldec.config import Config, with_settings
 from mldec.engine import metric_writer
 from mldec.engine.training import train_once
 from mldec.errors import ConfigError, RunError
@@ -74,16 +73,7 @@ def tune(config: Config, count: int, folder: Path, say: Callable[[str], None]) -
         if share > 1:  # the first one stays
             left = [first, *others[: math.ceil(len(left) / 2) - 1]] if len(left) > 2 else left
     best = max(left, key=lambda trial: trial.value)  # the first one, where several are best
-    return with_changes(config, best.changes), best
-
-
-def with_changes(config: Config, changes: Mapping[str, Any]) -> Config:
-    """An experiment with other values of some settings. Raises ConfigError if it is not valid."""
-    mapping = to_mapping(config)
-    for key, value in changes.items():
-        group, _, name = key.partition(".")
-        mapping[group][name] = value
-    return build_config(mapping)
+    return with_settings(config, best.changes), best
 
 
 def _trials(config: Config) -> Iterator[Trial]:
@@ -92,8 +82,7 @@ def _trials(config: Config) -> Iterator[Trial]:
     for change in CHANGES:
         changes: dict[str, Any] = {}
         for key, (kind, amount) in change.items():
-            group, _, name = key.partition(".")
-            before = getattr(getattr(config, group), name, None)
+            before = _value(config, key)
             if before is None:
                 break
             after = before * amount if kind == "times" else amount
@@ -105,29 +94,24 @@ def _trials(config: Config) -> Iterator[Trial]:
 
 
 def _value(config: Config, key: str) -> Any:
+    """The value of a setting; None where its component has no such one."""
     group, _, name = key.partition(".")
-    return getattr(getattr(config, group), name)
+    return getattr(getattr(config, group), name, None)
 
 
 def _run(config: Config, trial: Trial, share: int, folder: Path, say: Callable[[str], None]) -> Trial:
-    tried = with_changes(config, trial.changes)
-    epochs = math.ceil(tried.schedule.epochs / share)
-    short = dataclasses.replace(tried, schedule=dataclasses.replace(tried.schedule, epochs=epochs))
-    name = " ".join([f"epochs={epochs}", *(f"{key.partition('.')[2]}={v:g}" for key, v in trial.changes.items())])
+    epochs = math.ceil(trial.changes.get("schedule.epochs", config.schedule.epochs) / share)
+    short = with_settings(config, {**trial.changes, "schedule.epochs": epochs})
+    changes = (f"{key.partition('.')[2]}={value:g}" for key, value in trial.changes.items())
+    run_dir = folder / "_".join([f"epochs={epochs}", *changes])
     try:
-        result = train_once(short, folder / name.replace(" ", "_"), quiet=True)
+        result = train_once(short, run_dir, quiet=True)
     except RunError as error:
         say(f"  {trial}, {epochs} epochs: failed ({error})")
         return trial._replace(value=-math.inf)
     if result.exit_code:
         raise Interruption(result.exit_code)
-    value = best_on_val(folder / name.replace(" ", "_"))
+    best = metric_writer.best_on_val(metric_writer.read_records(run_dir / "metrics.jsonl"))
+    value = -math.inf if best is None else best
     say(f"  {value:6.2f} after {epochs} epochs  {trial}")
     return trial._replace(value=value)
-
-
-def best_on_val(run_dir: Path) -> float:
-    """The best value of a run's main metric on val, in percent; -inf where none is defined."""
-    records = metric_writer.read_records(run_dir / "metrics.jsonl")
-    values = [record.get("best") for record in records if record["kind"] == "eval"]
-    return max((value for value in values if isinstance(value, int | float)), default=-math.inf)

@@ -164,8 +164,8 @@ def _within_folder(settings: dict[str, Any], dataset: DatasetConfig) -> None:
     folder = os.path.join(os.path.abspath(dataset.folder), "")
     for name in dataset.paths:
         path = settings.get(name)
-        if isinstance(path, str) and os.path.abspath(os.path.expanduser(path)).startswith(folder):
-            settings[name] = os.path.abspath(os.path.expanduser(path)).removeprefix(folder)
+        if isinstance(path, str) and (absolute := os.path.abspath(os.path.expanduser(path))).startswith(folder):
+            settings[name] = absolute.removeprefix(folder)
 
 
 def write_record(folder: Path, record: Record) -> Path:

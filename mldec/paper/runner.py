@@ -24,6 +24,7 @@ from typing import IO
 import torch
 
 from mldec.engine.display import Bar, Display
+from mldec.engine.evaluator import HEADLINES
 from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
 from mldec.engine.metric_writer import is_complete
 from mldec.errors import OUT_OF_MEMORY, ConfigError
@@ -36,7 +37,6 @@ from mldec.system import usable_cores
 LOG = "log.txt"  # in the run directory: what the process printed
 LAST_LINES = 15  # of the log of a failed run
 KILLED = (-9, 137)  # exit codes of a process that Linux killed because the host ran out of memory
-HEADLINES = ("zsl_mAP", "top1", "mAP")  # the first of these that a record has is printed when its run ends
 
 
 @dataclass(frozen=True, kw_only=True)

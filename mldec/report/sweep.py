@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from mldec.engine.metric_writer import read_records
+from mldec.engine.evaluator import HEADLINES
+from mldec.engine.metric_writer import best_on_val, read_records
 from mldec.engine.run_directory import read_metadata
 from mldec.metrics.paired import t_test
 
-HEADLINES = ("zsl_mAP", "top1", "mAP")  # the first of these that a run has is compared
 MOST_BYTES = 2**26  # of a table of labels
 
 
@@ -78,13 +78,12 @@ def _read(folder: Path, seed: str | None) -> Run | None:
     if test is None:
         return None
     metric = next(name for name in HEADLINES if name in test)
-    best = [record["best"] for record in records if record["kind"] == "eval" and record.get("best") is not None]
     seconds = read_metadata(folder / "cost.json").get("seconds")
     return Run(
         metric,
         seed,
         _number(test[metric]),
-        max(best, default=math.nan),
+        _number(best_on_val(records)),
         _number(seconds),
         _per_label(folder / "per_class_ap.csv"),
     )

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mldec.config import Config
+from mldec.config import Config, with_settings
 from mldec.engine import tuning
+from mldec.engine.metric_writer import best_on_val, read_records
 from mldec.engine.training import TrainResult
-from mldec.engine.tuning import Interruption, Trial, best_on_val, tune, with_changes
+from mldec.engine.tuning import Interruption, Trial, tune
 from mldec.errors import ConfigError, RunError
 from tests.curve import make
 
@@ -95,7 +96,7 @@ def test_only_settings_that_the_components_have_are_varied(small_digits, tmp_pat
     without = make([*(text for text in small_digits if not text.startswith("head.")), "head=gap", "optimizer=sgd"])
     assert all(hasattr(without.head, "dropout") or "head.dropout" not in t.changes for t in tuning._trials(without))
     for trial in tuning._trials(without):
-        assert with_changes(without, trial.changes).schedule.epochs >= 1
+        assert with_settings(without, trial.changes).schedule.epochs >= 1
     with pytest.raises(ConfigError, match="tune=9: this experiment has"):
         run(without, Trainings(lambda tried: 1.0), tmp_path, monkeypatch, count=9)
 
@@ -106,6 +107,7 @@ def test_real_trials_are_trained_and_measured_on_val(small_digits, tmp_path):
     tuned, best = tune(config, 2, tmp_path, said.append)
     folders = sorted(tmp_path.iterdir())
     assert len(folders) == 4  # two settings at one epoch and at two
-    assert best.value == max(best_on_val(folder) for folder in folders if folder.name.startswith("epochs=2"))
+    whole = [folder for folder in folders if folder.name.startswith("epochs=2")]
+    assert best.value == max(best_on_val(read_records(folder / "metrics.jsonl")) for folder in whole)
     assert len(said) == 6  # a line each, also of what is not trained again
     assert tuned.schedule.epochs == 2
