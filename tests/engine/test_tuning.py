@@ -66,7 +66,9 @@ def test_without_anything_better_the_experiment_stays_as_it_was(config, tmp_path
     assert best.changes == {}
 
     def late(tried: Config) -> float:
-        return 90.0 if tried == config else 50.0
+        if tried == config:
+            return 90.0
+        return 40.0 if with_settings(tried, {"schedule.epochs": 8}) == config else 50.0
 
     tuned, best = run(config, Trainings(late), tmp_path / "late", monkeypatch)
     assert tuned == config
