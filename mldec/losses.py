@@ -16,6 +16,7 @@ coupled weight decay, where decay and gradient share one scale.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -54,8 +55,23 @@ class ThreeStateLoss(nn.Module):
         self.unknown_weight = unknown_weight
         self.reduction = reduction
 
-    def forward(self, logits: Tensor, targets: Tensor, known: Tensor | None = None) -> Tensor:
-        """The loss of logits (B,N) against targets (B,N); scalar float32 (float64 for float64 logits)."""
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        known: Tensor | None = None,
+        *,
+        rows: Tensor | None = None,
+        step: int = 0,
+        details: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """The loss of logits (B,N) against targets (B,N); scalar float32 (float64 for float64 logits).
+
+        Args:
+            rows: (B,) int64, the number of each image in the training split, for a loss that remembers images.
+            step: of training, counted from 0, for a loss that changes with time.
+            details: what the head gives beside logits, for a loss that lists it in `needs`.
+        """
         _check_shapes(logits, targets, known)
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -270,6 +270,16 @@ class ImageIndex(_Shared):
             total += np.bincount(columns, minlength=len(total))
         return total
 
+    def cooccurrence(self) -> np.ndarray:
+        """(N,N) int64: in how many images two labels are both present; on the diagonal, how many have the label."""
+        total = np.zeros((len(self.labels), len(self.labels)), np.int64)
+        for rows, columns in self.present_pairs():
+            rows = rows - rows[:1]
+            lists = Ragged.from_rows(rows, columns, int(rows[-1:].sum()) + 1)
+            positions, counts = lists.take(rows)  # for each label of an image, all labels of the image
+            np.add.at(total, (np.repeat(columns, counts), columns[positions]), 1)
+        return total
+
     def present_pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rows and columns of what is present, each pair once, in order of rows, some thousand rows at a time."""
         for rows in self._chunks():

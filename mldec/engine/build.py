@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -34,7 +35,7 @@ from mldec.config import Config
 from mldec.data.image import Normalization
 from mldec.data.index import ImageIndex
 from mldec.data.loader import Augment, CachedTokens, EvalLoader, Resize, TrainLoader, eval_loader, train_loader
-from mldec.engine.config_properties import uses_label_embeddings
+from mldec.engine.config_properties import uses_cooccurrence, uses_label_embeddings
 from mldec.engine.device import count_workers
 from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
 from mldec.engine.ema import Ema
@@ -48,13 +49,20 @@ from mldec.registry import AUGMENTS, BACKBONES, EMAS, HEADS, LOSSES, OPTIMIZERS,
 
 
 def build_classifier(
-    config: Config, labels: LabelSpace, label_embeddings: LabelEmbeddings | None = None, *, pretrained: bool = True
+    config: Config,
+    labels: LabelSpace,
+    label_embeddings: LabelEmbeddings | None = None,
+    *,
+    cooccurrence: np.ndarray | None = None,
+    pretrained: bool = True,
 ) -> Classifier:
     """Backbone and head, initialised by torch's global generator or with the pretrained weights that the config names.
 
     Args:
         labels: all labels of the dataset; the network is trained for the seen ones.
         label_embeddings: their embeddings, if the head uses any; None: read from the source that the config names.
+        cooccurrence: (N,N) of the trained labels, see `ImageIndex.cooccurrence`, for a head that is built with it;
+            None for a network that a checkpoint is loaded into, which has it.
         pretrained: False leaves out the pretrained weights, for a network that a checkpoint is loaded into.
     """
     settings = config.backbone
@@ -73,7 +81,9 @@ def build_classifier(
             f"head.source={source}: {getattr(settings, 'model', settings.name)} has no class token; use "
             "head.source=patch, or a backbone with one, such as backbone=dinov2_vit_s"
         )
-    extra = {}
+    extra: dict[str, Any] = {}
+    if uses_cooccurrence(config):
+        extra["cooccurrence"] = cooccurrence
     if uses_label_embeddings(config):
         extra["label_embeddings"] = label_embeddings or build_label_embeddings(config, labels)
     head = HEADS[config.head.name].build(

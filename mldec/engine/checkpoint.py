@@ -28,7 +28,6 @@ from mldec.labels import LabelSpace
 from mldec.models.bounded import build_with
 from mldec.models.classifier import Classifier
 from mldec.models.label_embeddings import LabelEmbeddings
-from mldec.models.label_vocabulary import LabelVocabulary
 from mldec.models.tensor_files import check_names, read_torch_file
 from mldec.models.weights import load_weights
 
@@ -179,7 +178,7 @@ def pack(
         "config": to_mapping(config),
         "labels": list(labels.names),
         "seen": None if labels.seen is None else list(labels.seen),
-        "label_embeddings": pack_label_embeddings(classifier.vocabulary),
+        "label_embeddings": pack_label_embeddings(classifier.label_embeddings),
         "normalization": dataclasses.asdict(build_normalization(classifier)),
         "model": classifier.state_dict(),
         "ema": None,
@@ -217,11 +216,10 @@ def choose_weights(content: Mapping[str, Any], weights: Weights, path: Path) -> 
     return chosen, state
 
 
-def pack_label_embeddings(vocabulary: LabelVocabulary | None) -> dict[str, Any] | None:
+def pack_label_embeddings(known: LabelEmbeddings | None) -> dict[str, Any] | None:
     """Label embeddings as plain values and one tensor, for a checkpoint."""
-    if vocabulary is None:
+    if known is None:
         return None
-    known = vocabulary.known
     return {"names": list(known.names), "vectors": known.vectors, "source": known.source}
 
 

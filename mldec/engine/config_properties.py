@@ -11,5 +11,15 @@ def uses_softmax(config: Config) -> bool:
 
 
 def uses_label_embeddings(config: Config) -> bool:
-    """Whether the head queries labels by their embeddings, so that it can score labels it was not trained on."""
+    """Whether the head is built with the embeddings of the labels."""
     return bool(getattr(config.head, "uses_label_embeddings", False))
+
+
+def predicts_new_labels(config: Config) -> bool:
+    """Whether the head queries labels by their embeddings, so that it can score labels it was not trained on."""
+    return uses_label_embeddings(config) and not getattr(config.head, "fixed_labels", False)
+
+
+def uses_cooccurrence(config: Config) -> bool:
+    """Whether the head is built with the counts of labels, and of pairs of them, in the training images."""
+    return bool(getattr(config.head, "uses_cooccurrence", False))

@@ -16,7 +16,7 @@ from mldec.config import Config
 from mldec.data.cache import NEUTRAL  # settings that say where a dataset lies and how it is shown
 from mldec.data.dataset import name_some, warn_of_differences
 from mldec.data.index import ImageIndex
-from mldec.engine.config_properties import uses_label_embeddings
+from mldec.engine.config_properties import predicts_new_labels
 from mldec.engine.run_directory import is_data, read_metadata, run_directory_of
 from mldec.errors import ConfigError, DataError, counted, printable_name
 from mldec.labels import LabelSpace
@@ -120,8 +120,8 @@ def build_splits(config: Config) -> Splits:
                 f"{config.dataset.name}: {split} has other labels ({len(own)}) than train ({len(trained)}); they "
                 f"differ in {', '.join(differing[:5])}"
             )
-    if splits.labels.has_unseen and not uses_label_embeddings(config):
-        logger.info("the head has no label embeddings: only seen labels are trained and evaluated")
+    if splits.labels.has_unseen and not predicts_new_labels(config):
+        logger.info("the head cannot predict unseen labels: only seen labels are trained and evaluated")
     check_val_covers_unseen(config, splits.val)
     if "val" not in config.dataset.splits and config.protocol.holdout > 0:
         logger.info(
@@ -151,7 +151,7 @@ def _warn_of_unmeasured(val: ImageIndex) -> None:
 
 def check_val_covers_unseen(config: Config, val: ImageIndex) -> None:
     """Raise ConfigError if epochs are compared by unseen labels that no val image has."""
-    if config.protocol.zero_shot == "seen" or not val.labels.has_unseen or not uses_label_embeddings(config):
+    if config.protocol.zero_shot == "seen" or not val.labels.has_unseen or not predicts_new_labels(config):
         return
     seen = val.labels.seen or ()
     present = val.positives_per_class()
@@ -164,8 +164,8 @@ def check_val_covers_unseen(config: Config, val: ImageIndex) -> None:
 
 
 def restrict_labels(config: Config, index: ImageIndex, split: str) -> ImageIndex:
-    """`index` without unseen labels where they cannot be used: in training, or if the head has no label embeddings."""
-    if not index.labels.has_unseen or (uses_label_embeddings(config) and split != "train"):
+    """`index` without unseen labels where they cannot be used: in training, or if the head cannot predict them."""
+    if not index.labels.has_unseen or (predicts_new_labels(config) and split != "train"):
         return index
     return index.with_labels(index.labels.trained())
 

@@ -22,7 +22,7 @@ from mldec.config import Config
 from mldec.data.loader import Batch, EvalLoader, WorkerDied
 from mldec.engine import build, checkpoint
 from mldec.engine.checkpoint import StoredCheckpoint
-from mldec.engine.config_properties import uses_softmax
+from mldec.engine.config_properties import uses_cooccurrence, uses_softmax
 from mldec.engine.data_splits import Splits
 from mldec.engine.device import autocast, choose_device, choose_precision, prepare_runtime
 from mldec.engine.display import Display
@@ -42,6 +42,7 @@ from mldec.engine.train_state import TrainState
 from mldec.errors import CheckpointError, ConfigError, RunError, first_lines, is_out_of_memory, option
 from mldec.models.classifier import Classifier
 from mldec.models.label_embeddings import LabelEmbeddings
+from mldec.models.tokens import HeadOutput
 
 MAX_SKIPPED = 50  # consecutive steps skipped under fp16: the loss scale adapts within far fewer
 SHOWN_LINES = 6  # of torch's message about a state that does not fit
@@ -113,7 +114,10 @@ class Trainer:
 
     def _build_model(self, fresh: bool, label_embeddings: LabelEmbeddings | None) -> Classifier:
         config = self.config
-        model = build.build_classifier(config, self.splits.labels, label_embeddings, pretrained=fresh)
+        counts = self.splits.train.cooccurrence() if fresh and uses_cooccurrence(config) else None
+        model = build.build_classifier(
+            config, self.splits.labels, label_embeddings, cooccurrence=counts, pretrained=fresh
+        )
         if loaded := getattr(model.backbone, "loaded", None):
             self.display.say(str(loaded))
         if fresh and config.init_from is not None:
@@ -222,15 +226,20 @@ class Trainer:
 
         mixup, cutmix = self.config.augment.mixup, self.config.augment.cutmix
         total = torch.zeros((), device=self.device)
-        for images_u8, labels, weight, sync in self._micro_batches(batch):
+        for images_u8, labels, rows, weight, sync in self._micro_batches(batch):
             inputs, targets, known = self.scorer.prepare(images_u8), labels, labels >= 0
             if mixup or cutmix:
                 inputs, targets, known = mix(inputs, labels, mixup=mixup, cutmix=cutmix, generator=mixing)
+            given = None  # labels that the head is told, which the loss then leaves out
+            if state.model.reads_known_labels:
+                given = cast(Any, state.model.head).draw_known(labels, mixing)
+                known = known & (given < 0)
             with sync:
                 with autocast(self.device, self.dtype):
-                    logits = self.network(inputs)
+                    output = self.network(inputs) if given is None else self.network(inputs, given)
+                logits, details = output if isinstance(output, HeadOutput) else (output, {})
                 targets, known = answer_random_queries(targets, known, logits.shape[1])
-                loss = self.loss(logits, targets, known) * weight
+                loss = self.loss(logits, targets, known, rows=rows, step=step, details=details) * weight
                 # DistributedDataParallel averages gradients over the processes; the batch needs their sum.
                 state.scaler.scale(loss * self.group.size).backward()
             total += loss.detach()
@@ -321,8 +330,8 @@ class Trainer:
         restart = f"start a new run with {option('init_from', run_directory_of(path))}"
         if content["labels"] != list(self.splits.labels.names):
             raise CheckpointError(f"{path} was trained on other labels than {self.config.dataset.name} has now")
-        embeddings, vocabulary = checkpoint.stored_label_embeddings(content), self.state.model.vocabulary
-        if embeddings is not None and vocabulary is not None and not embeddings.equals(vocabulary.known):
+        embeddings, own = checkpoint.stored_label_embeddings(content), self.state.model.label_embeddings
+        if embeddings is not None and own is not None and not embeddings.equals(own):
             source = self.config.head.label_embeddings.source
             raise CheckpointError(f"{path} was trained with other label embeddings than {source} has now; {restart}")
         progress, steps = content["resume"]["progress"], len(self.batches)
@@ -393,23 +402,23 @@ class Trainer:
 
     def _micro_batches(
         self, batch: Batch
-    ) -> Iterator[tuple[Tensor, Tensor, float, contextlib.AbstractContextManager[object]]]:
-        """For each micro-batch: images and targets on the device, the weight of its loss, and the context of its
-        backward pass. Gradients are only exchanged between processes after the last micro-batch."""
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, float, contextlib.AbstractContextManager[object]]]:
+        """For each micro-batch: images, targets and rows of the index on the device, the weight of its loss, and the
+        context of its backward pass. Gradients are only exchanged between processes after the last micro-batch."""
         parts, is_single = self.config.schedule.accumulate, self.group.size == 1
-        images, targets = batch.images.chunk(parts), batch.targets.chunk(parts)
+        chunks = [tensor.chunk(parts) for tensor in (batch.images, batch.targets, batch.ids)]
         # A last batch with fewer images than processes leaves some without images: they get a copy of weight 0.
         total, own = (
             (len(batch.ids),) * 2
             if is_single
             else self.batches.num_images_of(self.state.progress.step % len(self.batches))
         )
-        for number, (part, labels) in enumerate(zip(images, targets, strict=True), start=1):
-            weight = len(part) / total if self.config.loss.reduction == "mean" else 1.0
-            waits = not is_single and number < len(images)
+        for number, tensors in enumerate(zip(*chunks, strict=True), start=1):
+            weight = len(tensors[0]) / total if self.config.loss.reduction == "mean" else 1.0
+            waits = not is_single and number < len(chunks[0])
             sync = cast(Any, self.network).no_sync() if waits else contextlib.nullcontext()
-            part, labels = (tensor.to(self.device, non_blocking=True) for tensor in (part, labels))
-            yield part, labels, weight if own else 0.0, sync
+            part, labels, rows = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
+            yield part, labels, rows, weight if own else 0.0, sync
 
     def _optimizer_step(self) -> bool:
         """Whether the optimizer changed the weights: under fp16 the scaler skips steps whose gradients overflow."""

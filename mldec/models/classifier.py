@@ -13,9 +13,9 @@ from mldec.models.backbone import Backbone
 from mldec.models.heads.ml_decoder import MLDecoder
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.label_vocabulary import LabelVocabulary
-from mldec.models.tokens import Tokens
+from mldec.models.tokens import HeadOutput, Tokens
 
-__all__ = ["Classifier", "Tokens", "attach_ml_decoder"]
+__all__ = ["Classifier", "HeadOutput", "Tokens", "attach_ml_decoder"]
 
 
 class Classifier(nn.Module):
@@ -29,9 +29,27 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.head = head
 
-    def forward(self, images: Tensor | Tokens) -> Tensor:
+    def forward(self, images: Tensor | Tokens, known: Tensor | None = None) -> Tensor:
+        """Logits (B, N); in training some heads give `HeadOutput`.
+
+        Args:
+            known: (B, N) labels that are known already, 1 present, 0 absent, -1 unknown, for a head that reads them.
+        """
         tokens = images if isinstance(images, Tokens) else self.backbone(images)
-        return cast(Tensor, self.head(tokens))
+        return cast(Tensor, self.head(tokens) if known is None else self.head(tokens, known=known))
+
+    @property
+    def reads_known_labels(self) -> bool:
+        """Whether the head takes labels that are known already, beside the tokens."""
+        return hasattr(self.head, "draw_known")
+
+    @property
+    def label_embeddings(self) -> LabelEmbeddings | None:
+        """The embeddings that the head was built with, or has been given since; None if it uses none."""
+        if self.vocabulary is not None:
+            return self.vocabulary.known
+        found = getattr(self.head, "label_embeddings", None)
+        return found if isinstance(found, LabelEmbeddings) else None
 
     @property
     def vocabulary(self) -> LabelVocabulary | None:

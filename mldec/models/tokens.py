@@ -1,7 +1,8 @@
-"""Tokens: the output of a backbone and the input of a head."""
+"""What passes between a backbone, a head and a loss."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from torch import Tensor
@@ -19,6 +20,18 @@ class Tokens(NamedTuple):
     values: Tensor
     grid: tuple[int, int] | None
     prefix: Tensor | None = None
+
+
+class HeadOutput(NamedTuple):
+    """What a head gives in training instead of logits alone, if its method has a loss that needs more than these.
+
+    Attributes:
+        logits: (B, N) floating point.
+        details: further tensors by name, for a loss that lists them in its `needs`.
+    """
+
+    logits: Tensor
+    details: Mapping[str, Tensor]
 
 
 def token_values(tokens: Tokens | Tensor) -> Tensor:

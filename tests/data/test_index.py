@@ -157,3 +157,17 @@ def test_hidden_labels_are_unknown_and_the_others_as_they_were(hidden: list[str]
     np.testing.assert_array_equal(part.targets(range(4)), expected)
     np.testing.assert_array_equal(part.targets([3, 1]), expected[[3, 1]])
     assert part.labels is index.labels
+
+
+def test_cooccurrence_counts_the_images_in_which_both_labels_are_present():
+    rng = np.random.default_rng(0)
+    targets = (rng.random((2500, 7)) < 0.3).astype(np.int64)  # more rows than are handled at a time
+    samples = [
+        (f"{row}.jpg", [*np.flatnonzero(given), *np.flatnonzero(given)[:1]], [], [])
+        for row, given in enumerate(targets)
+    ]
+    index = ImageIndex.build(samples, root="/images", labels=LabelSpace([f"label {n}" for n in range(7)]))
+    np.testing.assert_array_equal(index.cooccurrence(), targets.T @ targets)
+    np.testing.assert_array_equal(np.diag(index.cooccurrence()), index.positives_per_class())
+    empty = ImageIndex.build([("a.jpg", [], [], [])], root="/images", labels=LabelSpace(["a", "b"]))
+    np.testing.assert_array_equal(empty.cooccurrence(), np.zeros((2, 2)))

@@ -63,7 +63,7 @@ def test_a_head_without_words_is_trained_and_evaluated_on_what_is_seen(small_dig
     splits = data_splits.build_splits(make([*small_digits, "dataset.zero_shot=report"]))
     assert [len(index.labels) for index in splits] == [64, 64, 64]
     assert not splits.labels.has_unseen
-    assert "no label embeddings: only seen labels are trained" in caplog.text
+    assert "cannot predict unseen labels: only seen labels are trained" in caplog.text
 
 
 def test_the_epoch_is_chosen_by_the_seen_labels_unless_the_protocol_says_otherwise(run):
