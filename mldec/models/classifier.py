@@ -41,7 +41,7 @@ class Classifier(nn.Module):
     @property
     def reads_known_labels(self) -> bool:
         """Whether the head takes labels that are known already, beside the tokens."""
-        return hasattr(self.head, "draw_known")
+        return bool(getattr(self.head, "reads_known_labels", False))
 
     @property
     def label_embeddings(self) -> LabelEmbeddings | None:

@@ -38,7 +38,7 @@ REQUIRED = (
 
 
 def write_exported(folder: Path, description: Mapping[str, Any], vectors: Tensor | None = None) -> None:
-    """Write mldec.json and, for a zero-shot network, the embeddings (V, width) of its `label_embeddings.names`."""
+    """Write mldec.json and, for a network that uses some, the embeddings (V, width) of its `label_embeddings.names`."""
     write_json(folder / DESCRIPTION, description)
     if vectors is not None:
         names = json.dumps(description["label_embeddings"]["names"], ensure_ascii=False)

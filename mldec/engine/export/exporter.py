@@ -114,7 +114,7 @@ def export(
     differences: dict[str, Difference] = {}
     with _new_folder(output) as folder, display.bar("exporting", len(formats)) as bar:
         trials = _make_trials(restored, by_vectors)
-        vectors = None if classifier.vocabulary is None else classifier.vocabulary.known.vectors
+        vectors = None if classifier.label_embeddings is None else classifier.label_embeddings.vectors
         exported_model.write_exported(folder, description, vectors)
         for name in formats:
             file = folder / FILES[name]
@@ -186,7 +186,7 @@ def _fold(classifier: Classifier, restored: Restored) -> str:
 
 def _describe(restored: Restored, included: bool, by_vectors: bool) -> dict[str, Any]:
     """The content of mldec.json."""
-    vocabulary = restored.classifier.vocabulary
+    vocabulary, embeddings = restored.classifier.vocabulary, restored.classifier.label_embeddings
     provenance = restored.provenance or _read_provenance(restored.path)
     is_reported = restored.weights == restored.reported  # the test record is that of the reported weights
     return {
@@ -210,12 +210,13 @@ def _describe(restored: Restored, included: bool, by_vectors: bool) -> dict[str,
         "data": provenance.get("data") or {},
         "environment": provenance.get("environment") or {},
         "label_embeddings": None
-        if vocabulary is None
+        if embeddings is None
         else {
-            "names": list(vocabulary.known.names),
-            "trained": len(vocabulary.trained_names),
-            "width": vocabulary.known.width,
-            "source": _without_folders(vocabulary.known.source),
+            "names": list(embeddings.names),
+            "trained": len(restored.labels.trained()),
+            "new_labels": vocabulary is not None,  # whether labels can be predicted that were not trained
+            "width": embeddings.width,
+            "source": _without_folders(embeddings.source),
         },
         "config": _without_folders({**to_mapping(restored.config), "run_dir": None, "init_from": None}),
     }
@@ -258,7 +259,7 @@ def _metadata(description: Mapping[str, Any]) -> dict[str, str]:
     """The part of a description that every file includes, as strings; other values are JSON."""
     names = ("mldec", "name", "labels", "activation", "preprocessing", "thresholds", "weights")
     values = {name: description[name] for name in names}
-    if description["label_embeddings"] is not None:
+    if description["label_embeddings"] is not None and description["label_embeddings"]["new_labels"]:
         trained = description["label_embeddings"]["trained"]
         values["trained_labels"] = description["label_embeddings"]["names"][:trained]
     return {

@@ -1,4 +1,4 @@
-"""Global average or maximum pooling and one linear layer: the baselines of every table."""
+"""Global average or maximum pooling, or both, and one linear layer: the baselines of every table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mldec.config import ComponentConfig, Share, arguments_of
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.models.heads.kernels import full_precision
-from mldec.models.heads.maps import Weighting
+from mldec.models.heads.maps import Weighting, maximum_shares
 from mldec.models.tokens import Tokens, class_token, token_values
 from mldec.registry import HEADS
 
@@ -84,13 +84,25 @@ class GlobalMaxPool(GlobalAveragePool):
 
     def shares(self, values_BTC: Tensor) -> Tensor:
         """(B, T, C): the largest value of a channel, at the first token that has it; 0 elsewhere."""
-        largest_B1C, first_B1C = values_BTC.max(dim=1, keepdim=True)
-        return torch.zeros_like(values_BTC).scatter_(1, first_B1C, largest_B1C)
+        return maximum_shares(values_BTC)
+
+
+class GlobalAverageMaxPool(GlobalAveragePool):
+    """Logits (B, N) = Linear(mean of the tokens (B, T, C), then the largest value of each channel: 2C values)."""
+
+    def __init__(self, in_features: int, num_classes: int, dropout: float = 0.0) -> None:
+        super().__init__(2 * in_features, num_classes, dropout)
+
+    def pool(self, values_BTC: Tensor) -> Tensor:
+        return torch.cat([values_BTC.mean(dim=1), values_BTC.amax(dim=1)], dim=1)
+
+    def shares(self, values_BTC: Tensor) -> Tensor:
+        return torch.cat([super().shares(values_BTC), maximum_shares(values_BTC)], dim=2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolingConfig(ComponentConfig):
-    """Settings of `head=gmp`."""
+    """Settings of `head=gmp` and `head=gap_gmp`."""
 
     dropout: Share = 0.0  # of the pooled features, before the linear layer
 
@@ -115,3 +127,8 @@ def build_gap(config: AveragePoolingConfig, *, in_features: int, labels: LabelSp
 @HEADS.register("gmp", PoolingConfig)
 def build_gmp(config: PoolingConfig, *, in_features: int, labels: LabelSpace) -> GlobalMaxPool:
     return GlobalMaxPool(in_features, len(labels), **arguments_of(config))
+
+
+@HEADS.register("gap_gmp", PoolingConfig)
+def build_gap_gmp(config: PoolingConfig, *, in_features: int, labels: LabelSpace) -> GlobalAverageMaxPool:
+    return GlobalAverageMaxPool(in_features, len(labels), **arguments_of(config))

@@ -24,11 +24,18 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from mldec.models.heads.layers import DecoderLayer, with_position
 
 Weighting = Literal["label", "attention"]
+
+
+def maximum_shares(values_BTC: Tensor) -> Tensor:
+    """(B, T, C): the largest value of a channel over the tokens, at the first token that has it; 0 elsewhere."""
+    largest_B1C, first_B1C = values_BTC.max(dim=1, keepdim=True)
+    return torch.zeros_like(values_BTC).scatter_(1, first_B1C, largest_B1C)
 
 
 def layer_maps(

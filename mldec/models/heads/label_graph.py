@@ -1,0 +1,72 @@
+"""Graphs of labels: how often they occur together in the training images, as matrices.
+
+What is counted comes from `ImageIndex.cooccurrence`: M_ij, in how many images both labels are present, and on the
+diagonal n_i, how many have the label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mldec.config import ComponentConfig
+from mldec.models.label_embeddings import LabelEmbeddings, LabelEmbeddingsConfig
+
+
+def conditional_probabilities(cooccurrence: np.ndarray) -> Tensor:
+    """(N, N) P_ij = M_ij / n_i: the share of the images with label i that have label j. 0 on the diagonal, and for a
+    label that no image has."""
+    counts = torch.from_numpy(cooccurrence).to(torch.float64)
+    present = counts.diagonal().clamp(min=1)
+    return (counts / present[:, None]).fill_diagonal_(0).to(torch.get_default_dtype())
+
+
+def reweighted_adjacency(probabilities: Tensor, threshold: float, neighbour_weight: float) -> Tensor:
+    """(N, N) A_ij = w E_ij / sum_i E_ij + delta_ij with E_ij = [P_ij >= threshold] and w = p / (1 - p).
+
+    ML-GCN's: the sum is over columns, as published; `neighbour_weight` is p.
+    """
+    edges = (probabilities >= threshold).to(probabilities.dtype).fill_diagonal_(0)
+    weight = neighbour_weight / (1 - neighbour_weight)
+    return weight * edges / (edges.sum(dim=0, keepdim=True) + 1e-6) + torch.eye(len(edges), dtype=edges.dtype)
+
+
+def normalised_adjacency(adjacency: Tensor) -> Tensor:
+    """(N, N) D A^T D with D = diag(sum_j A_ij) ** -1/2. The transpose of A is what the published code multiplies by."""
+    scale = adjacency.sum(dim=1) ** -0.5
+    return scale[:, None] * adjacency.T * scale
+
+
+def graph_counts(cooccurrence: np.ndarray | None, num_classes: int) -> np.ndarray:
+    """`cooccurrence`; without any, as for a network that a checkpoint is loaded into, a graph without edges.
+
+    Raises ValueError for another number of labels.
+    """
+    if cooccurrence is None:
+        return np.eye(num_classes, dtype=np.int64)
+    if cooccurrence.shape != (num_classes, num_classes):
+        raise ValueError(f"cooccurrence has shape {cooccurrence.shape}, but there are {num_classes} classes")
+    return cooccurrence
+
+
+def label_vectors(label_embeddings: LabelEmbeddings, num_classes: int) -> Tensor:
+    """(N, width) of the trained labels, which come first. Raises ValueError if there are fewer."""
+    if len(label_embeddings.names) < num_classes:
+        raise ValueError(f"label embeddings of {len(label_embeddings.names)} labels for {num_classes} classes")
+    vectors = label_embeddings.vectors[:num_classes]
+    return vectors.to(torch.get_default_device(), torch.get_default_dtype(), copy=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelGraphConfig(ComponentConfig):
+    """What heads on a graph of labels have in common: embeddings of the trained labels, and how often they co-occur."""
+
+    uses_label_embeddings: ClassVar[bool] = True
+    uses_cooccurrence: ClassVar[bool] = True
+    fixed_labels: ClassVar[bool] = True  # the graph has the trained labels only
+
+    label_embeddings: LabelEmbeddingsConfig  # where the embeddings of the labels come from

@@ -1,0 +1,216 @@
+"""Checkpoints of other methods: how their names and shapes become those of our heads.
+
+Each method has a pattern that only its files contain, and rules that rename their tensors: those of the head to ours,
+below `head.`, and those of the backbone to torchvision's or timm's. Shapes that differ only by axes of length 1, such
+as those of a 1 x 1 convolution, are fitted by `squeezed`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HEAD = "head."  # before the names of the head's tensors
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A published layout.
+
+    Attributes:
+        head: our name of the method.
+        mark: a name that is found in its files only, a regular expression.
+        rules: (regular expression of the whole name, ours); "" leaves the tensor out.
+        settings: those of the head that follow from the converted tensors, below `head.`.
+        num_classes: the tensor whose first axis is N.
+        unit: images enter with values from 0 to 1, without mean and standard deviation.
+    """
+
+    head: str
+    mark: str
+    rules: tuple[tuple[str, str], ...]
+    settings: Callable[[Tensors], dict[str, Any]]
+    num_classes: str
+    unit: bool = False
+
+
+SEQUENTIAL = tuple(  # a ResNet whose modules are numbered, as in ML-GCN and ADD-GCN
+    (rf"features\.{number}\.(.+)", rf"{name}.\1")
+    for number, name in ((0, "conv1"), (1, "bn1"), (4, "layer1"), (5, "layer2"), (6, "layer3"), (7, "layer4"))
+)
+
+
+def _csra(head: Tensors) -> dict[str, Any]:
+    return {"num_heads": len(head["weight"])}
+
+
+def _ml_gcn(head: Tensors) -> dict[str, Any]:
+    return {"hidden": head["weight1"].shape[1]}
+
+
+def _ssgrl(head: Tensors) -> dict[str, Any]:
+    return {
+        "hidden": len(head["token_map.weight"]),
+        "output_dim": len(head["output.weight"]),
+        "published": True,
+    }
+
+
+def _add_gcn(head: Tensors) -> dict[str, Any]:
+    return {"dim": len(head["token_map.weight"])}
+
+
+def _c_tran(head: Tensors) -> dict[str, Any]:
+    layers = {name.split(".")[1] for name in head if name.startswith("layers.")}
+    return {
+        "num_layers": len(layers),
+        "ffn_dim": len(head["layers.0.linear1.weight"]),
+        "label_masks": "states.weight" in head,
+        "published": True,
+    }
+
+
+def _query2label(head: Tensors) -> dict[str, Any]:
+    encoder = {name.split(".")[1] for name in head if name.startswith("encoder.")}
+    layers = {name.split(".")[1] for name in head if name.startswith("layers.")}
+    own = {name.split(".")[1] for name in head if ".self_attn." in name and name.startswith("layers.")}
+    first, others = "0" in own, bool(own - {"0"})
+    return {
+        "dim": head["queries.weight"].shape[1],
+        "ffn_dim": len(head["layers.0.linear1.weight"]),
+        "encoder_layers": len(encoder),
+        "decoder_layers": len(layers),
+        "self_attention": ("all" if others else "first") if first else "others" if others else "none",
+        "input_projection": "input_projection.weight" in head,
+    }
+
+
+METHODS = (
+    Method(
+        "csra",
+        r"classifier\.multi_head\.0\.head\.weight",
+        ((r"classifier\.multi_head\.(\d+)\.head\.weight", r"head.weight.\1"),),
+        _csra,
+        "weight.0",
+        unit=True,
+    ),
+    Method(
+        "ml_gcn",
+        r"gc1\.weight",
+        (
+            (r"gc1\.weight", "head.weight1"),
+            (r"gc2\.weight", "head.weight2"),
+            (r"A", "head.adjacency"),
+            *SEQUENTIAL,
+        ),
+        _ml_gcn,
+        "adjacency",
+    ),
+    Method(
+        "ssgrl",
+        r"word_semantic\.fc_1\.weight",
+        (
+            (r"word_semantic\.fc_1\.(.+)", r"head.token_map.\1"),
+            (r"word_semantic\.fc_2\.(.+)", r"head.label_map.\1"),
+            (r"word_semantic\.fc_3\.(.+)", r"head.joint_map.\1"),
+            (r"word_semantic\.fc_a\.(.+)", r"head.attention.\1"),
+            *((rf"graph_net\.fc_eq{n}_w\.(.+)", rf"head.{gate}_in.\1") for n, gate in ((3, "update"), (4, "reset"))),
+            *((rf"graph_net\.fc_eq{n}_u\.(.+)", rf"head.{gate}_own.\1") for n, gate in ((3, "update"), (4, "reset"))),
+            (r"graph_net\.fc_eq5_w\.(.+)", r"head.state_in.\1"),
+            (r"graph_net\.fc_eq5_u\.(.+)", r"head.state_own.\1"),
+            (r"fc_output\.(.+)", r"head.output.\1"),
+            (r"classifiers\.(weight|bias)", r"head.\1"),
+            (r"resnet_101\.(.+)", r"\1"),
+        ),
+        _ssgrl,
+        "weight",
+    ),
+    Method(
+        "add_gcn",
+        r"gcn\.static_adj\.0\.weight",
+        (
+            (r"fc\.weight", "head.label_map.weight"),
+            (r"conv_transform\.(.+)", r"head.token_map.\1"),
+            (r"gcn\.static_adj\.0\.weight", "head.static_graph.weight"),
+            (r"gcn\.static_weight\.0\.(.+)", r"head.static_map.\1"),
+            (r"gcn\.conv_global\.(.+)", r"head.image_map.\1"),
+            (r"gcn\.bn_global\.(.+)", r"head.image_norm.\1"),
+            (r"gcn\.conv_create_co_mat\.(.+)", r"head.dynamic_graph.\1"),
+            (r"gcn\.dynamic_weight\.(.+)", r"head.dynamic_map.\1"),
+            (r"last_linear\.(.+)", r"head.fc.\1"),
+            (r"mask_mat", ""),  # the identity
+            *SEQUENTIAL,
+        ),
+        _add_gcn,
+        "fc.weight",
+    ),
+    Method(
+        "c_tran",
+        r"label_lt\.weight",
+        (
+            (r"label_lt\.weight", "head.labels.weight"),
+            (r"known_label_lt\.weight", "head.states.weight"),
+            (r"LayerNorm\.(.+)", r"head.norm.\1"),
+            (r"self_attn_layers\.(\d+)\.transformer_layer\.(.+)", r"head.layers.\1.\2"),
+            (r"output_linear\.(.+)", r"head.fc.\1"),
+            (r"backbone\.base_network\.fc\..+", ""),  # ImageNet's classifier
+            (r"backbone\.base_network\.(.+)", r"\1"),
+        ),
+        _c_tran,
+        "labels.weight",
+    ),
+    Method(
+        "query2label",
+        r"transformer\.decoder\.layers\.0\..+",
+        (
+            (r"input_proj\.(.+)", r"head.input_projection.\1"),
+            (r"query_embed\.weight", "head.queries.weight"),
+            (r"transformer\.encoder\.layers\.(.+)", r"head.encoder.\1"),
+            (r"transformer\.decoder\.layers\.(.+)", r"head.layers.\1"),
+            (r"transformer\.decoder\.norm\.(.+)", r"head.norm.\1"),
+            (r"fc\.W", "head.fc.weight"),
+            (r"fc\.b", "head.fc.bias"),
+            (r"backbone\.1\.pe", ""),  # positions, which are computed
+            (r"backbone\.0\.body\.(.+)", r"\1"),
+        ),
+        _query2label,
+        "queries.weight",
+    ),
+)
+
+
+def find_method(names: Mapping[str, Any]) -> Method | None:
+    """The method of a file with these names of tensors, without a prefix such as `module.`; None if it is none here."""
+    return next((method for method in METHODS if any(re.fullmatch(method.mark, name) for name in names)), None)
+
+
+def converted(method: Method, tensors: Tensors) -> dict[str, Tensor]:
+    """The tensors under our names. Names that no rule knows stay as they are."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        new = next((re.sub(rule, to, name) for rule, to in method.rules if re.fullmatch(rule, name)), name)
+        if new:
+            found[new] = squeezed(tensor) if new.startswith(HEAD) else tensor
+    parts = {name: tensor for name, tensor in found.items() if name.startswith(f"{HEAD}weight.")}
+    if method.head == "csra":  # one tensor of all heads
+        found = {name: tensor for name, tensor in found.items() if name not in parts}
+        found[f"{HEAD}weight"] = torch.stack([parts[f"{HEAD}weight.{number}"] for number in range(len(parts))])
+    if method.head == "query2label":
+        weights, bias = found[f"{HEAD}fc.weight"], found[f"{HEAD}fc.bias"]
+        found[f"{HEAD}fc.weight"] = weights.reshape(-1, weights.shape[-1], 1)
+        found[f"{HEAD}fc.bias"] = bias.reshape(-1)
+    return found
+
+
+def squeezed(tensor: Tensor) -> Tensor:
+    """Without the trailing axes of length 1 that kernels of 1 x 1 convolutions have."""
+    while tensor.dim() > 2 and tensor.shape[-1] == 1:
+        tensor = tensor.squeeze(-1)
+    return tensor
