@@ -1,17 +1,14 @@
-"""The losses, each in a module of its own; `base.py` says what they have in common."""
+"""The losses, each in a module of its own; `base` says what they have in common."""
 
-from mldec.losses.base import (
-    CACHED,
-    AsymmetricLoss,
-    AsymmetricLossConfig,
-    BinaryCrossEntropy,
-    BinaryCrossEntropyConfig,
-    CrossEntropy,
-    CrossEntropyConfig,
-    LossConfig,
-    Reduction,
-    ThreeStateLoss,
-)
+from mldec.losses.asymmetric import CACHED, AsymmetricLoss, AsymmetricLossConfig
+from mldec.losses.base import Context, LossConfig, Reduction, ThreeStateLoss
+from mldec.losses.cross_entropy import BinaryCrossEntropy, BinaryCrossEntropyConfig, CrossEntropy, CrossEntropyConfig
+from mldec.losses.distribution_balanced import DistributionBalancedConfig, DistributionBalancedLoss
+from mldec.losses.lesa import LesaConfig, LesaLoss
+from mldec.losses.ranking import HingeRankingConfig, HingeRankingLoss, RankNetConfig, RankNetLoss
+from mldec.losses.sdl import SdlConfig, SdlLoss
+from mldec.losses.two_way import TwoWayConfig, TwoWayLoss
+from mldec.losses.zlpr import ZlprConfig, ZlprLoss
 
 __all__ = [
     "CACHED",
@@ -19,9 +16,24 @@ __all__ = [
     "AsymmetricLossConfig",
     "BinaryCrossEntropy",
     "BinaryCrossEntropyConfig",
+    "Context",
     "CrossEntropy",
     "CrossEntropyConfig",
+    "DistributionBalancedConfig",
+    "DistributionBalancedLoss",
+    "HingeRankingConfig",
+    "HingeRankingLoss",
+    "LesaConfig",
+    "LesaLoss",
     "LossConfig",
+    "RankNetConfig",
+    "RankNetLoss",
     "Reduction",
+    "SdlConfig",
+    "SdlLoss",
     "ThreeStateLoss",
+    "TwoWayConfig",
+    "TwoWayLoss",
+    "ZlprConfig",
+    "ZlprLoss",
 ]
