@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -51,9 +50,8 @@ class TwoWayLoss(ThreeStateLoss):
         loss = logits.new_zeros(())
         for dim in (1, 0):  # over the labels of each image, over the images of each class
             hard = self.negative_temperature * high.logsumexp(dim) + self.positive_temperature * low.logsumexp(dim)
-            has_positive = positive.any(dim)
-            total = torch.where(has_positive, F.softplus(hard), 0).sum()
-            loss = loss + (total if self.reduction == "sum" else total / has_positive.sum().clamp(min=1))
+            total = F.softplus(hard).sum()  # 0 where there is no positive, or nothing absent
+            loss = loss + (total if self.reduction == "sum" else total / positive.any(dim).sum().clamp(min=1))
         return loss, 1
 
 

@@ -146,8 +146,8 @@ def test_one_batch_is_learned_to_zero_loss(digits_root, tmp_path):
     assert losses[-1] < 0.02 * losses[0]
 
 
-@pytest.mark.parametrize("loss", ["hinge_ranking", "ranknet", "two_way", "zlpr", "distribution_balanced"])
-def test_each_loss_of_logits_alone_trains(small_digits, tmp_path, loss):
+@pytest.mark.parametrize("loss", ["hinge_ranking", "distribution_balanced"])
+def test_losses_of_pairs_and_of_counts_train(small_digits, tmp_path, loss):
     record = make_trainer(make([*small_digits, f"loss={loss}", "augment.mixup=0.2"])).fit(tmp_path)
     assert 0 < record["mAP"] <= 100
 
