@@ -35,7 +35,7 @@ from mldec.config import Config
 from mldec.data.image import Normalization
 from mldec.data.index import ImageIndex
 from mldec.data.loader import Augment, CachedTokens, EvalLoader, Resize, TrainLoader, eval_loader, train_loader
-from mldec.engine.config_properties import uses_cooccurrence, uses_label_embeddings
+from mldec.engine.config_properties import uses_cooccurrence, uses_label_counts, uses_label_embeddings
 from mldec.engine.device import count_workers
 from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
 from mldec.engine.ema import Ema
@@ -117,9 +117,21 @@ def build_normalization(classifier: Classifier) -> Normalization:
     return Normalization(*cast(Any, classifier.backbone.normalization))
 
 
-def build_loss(config: Config) -> nn.Module:
-    """The training objective, computed in float32."""
-    return LOSSES[config.loss.name].build(config.loss)
+def build_loss(config: Config, index: ImageIndex | None = None) -> nn.Module:
+    """The training objective, computed in float32.
+
+    Args:
+        index: of the training split, for a loss that is built with the counts of its labels.
+
+    Raises:
+        ValueError: there is no index, but the loss needs one.
+    """
+    extra: dict[str, Any] = {}
+    if uses_label_counts(config):
+        if index is None:
+            raise ValueError(f"loss={config.loss.name} is built with the label counts of train: pass its index")
+        extra = {"label_counts": torch.from_numpy(index.positives_per_class()), "num_images": len(index)}
+    return cast(nn.Module, LOSSES[config.loss.name].build(config.loss, **extra))
 
 
 def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:

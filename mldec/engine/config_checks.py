@@ -8,6 +8,7 @@ from typing import Any
 from mldec.config import Config
 from mldec.engine.config_properties import uses_label_embeddings, uses_softmax
 from mldec.errors import ConfigError
+from mldec.registry import HEADS
 
 
 def check_config(config: Config) -> None:
@@ -23,11 +24,25 @@ def check_config(config: Config) -> None:
             f"head.random_queries={config.head.random_queries}: each adds a positive target, but loss={loss.name} "
             "needs exactly one per image; use loss=bce or head.random_queries=0"
         )
+    _check_details(config)
     if config.cache.tokens:
         _check_cache(config)
     repeats, size = config.augment.repeats, config.schedule.batch_size
     if repeats > size:
         raise ConfigError(f"augment.repeats={repeats} exceeds schedule.batch_size={size}; lower augment.repeats")
+
+
+def _check_details(config: Config) -> None:
+    """Raise ConfigError if the loss needs more than logits, which the head does not give."""
+    needs = getattr(config.loss, "needs", ())
+    lacking = [name for name in needs if name not in getattr(config.head, "gives", ())]
+    if lacking:
+        able = [name for name in HEADS.names() if set(needs) <= set(getattr(HEADS[name].config_class, "gives", ()))]
+        use = " or ".join(f"head={name}" for name in able) or "another loss, as no head gives them"
+        raise ConfigError(
+            f"loss={config.loss.name} needs details that head={config.head.name} does not give "
+            f"({', '.join(lacking)}); use {use}"
+        )
 
 
 def _check_cache(config: Config) -> None:
@@ -68,7 +83,7 @@ def find_unused(config: Config) -> list[str]:
             found.append(f"cache.{field.name}: only used with cache.tokens=true")
     if config.cache.tokens and config.cache.views > 1 and config.augment.name == "none":
         found.append(f"cache.views={config.cache.views}: with augment=none all views are the same")
-    found += _unused_smoothing(config)
+    found += _unused_in_loss(config)
     cycled = config.schedule.cycle_momentum
     if not cycled and _is_changed(config.schedule, "momentum"):
         found.append("schedule.momentum: only used with schedule.cycle_momentum=true")
@@ -84,8 +99,10 @@ def find_unused(config: Config) -> list[str]:
     return found
 
 
-def _unused_smoothing(config: Config) -> list[str]:
+def _unused_in_loss(config: Config) -> list[str]:
     loss = config.loss
+    if _is_changed(loss, "focal_balance") and not loss.focal_gamma:
+        return [f"loss.focal_balance={loss.focal_balance}: loss.focal_gamma is 0"]
     if _is_changed(loss, "label_smoothing_toward") and not loss.label_smoothing:
         return [f"loss.label_smoothing_toward={loss.label_smoothing_toward}: loss.label_smoothing is 0"]
     mixed = config.augment.mixup or config.augment.cutmix

@@ -23,3 +23,8 @@ def predicts_new_labels(config: Config) -> bool:
 def uses_cooccurrence(config: Config) -> bool:
     """Whether the head is built with the counts of labels, and of pairs of them, in the training images."""
     return bool(getattr(config.head, "uses_cooccurrence", False))
+
+
+def uses_label_counts(config: Config) -> bool:
+    """Whether the loss is built with the counts of labels in the training images."""
+    return bool(getattr(config.loss, "uses_label_counts", False))

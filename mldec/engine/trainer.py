@@ -88,7 +88,7 @@ class Trainer:
         self.network = group.parallel(model, self.device)
         self.network = cast(nn.Module, torch.compile(self.network)) if config.runtime.compile else self.network
         self._use_normalization(model)
-        self.loss = build.build_loss(config)
+        self.loss = build.build_loss(config, splits.train).to(self.device)
         ema = build.build_ema(config, model)
         self.batches = build.build_train_loader(config, splits.train, self.device, group)
         self.val_batches = build.build_eval_loader(config, splits.val, self.device, group)

@@ -27,7 +27,8 @@ class HeadOutput(NamedTuple):
 
     Attributes:
         logits: (B, N) floating point.
-        details: further tensors by name, for a loss that lists them in its `needs`.
+        details: further tensors by name, for a loss that lists them in its `needs`. The head's config class lists
+            them in its class attribute `gives`.
     """
 
     logits: Tensor

@@ -12,7 +12,8 @@ from PIL import Image
 from mldec.engine import build, config_checks, data_splits
 from mldec.errors import ConfigError, DataError
 from mldec.labels import LabelSpace
-from tests.curve import make
+from mldec.registry import HEADS
+from tests.curve import make, make_trainer
 
 
 @pytest.fixture
@@ -140,6 +141,25 @@ def test_softmax_on_images_of_several_labels_is_refused(small_digits):
         config_checks.check_config(make([*small_digits, "loss=ce"]))
 
 
+def test_a_loss_that_needs_more_than_logits_goes_with_heads_that_give_it(small_digits, monkeypatch):
+    config = make([*small_digits, "loss=sdl"])
+    gap = HEADS["gap"].config_class
+    monkeypatch.setattr(gap, "gives", ("label_vectors", "matrix"), raising=False)
+    sentence = r"loss=sdl needs details that head=ml_decoder does not give \(matrix, label_vectors\); use .*head=gap"
+    with pytest.raises(ConfigError, match=sentence):
+        config_checks.check_config(config)
+    config_checks.check_config(dataclasses.replace(config, head=gap(name="gap")))
+
+
+def test_a_loss_that_counts_labels_gets_the_counts_of_train(small_digits):
+    config = make([*small_digits, "loss=distribution_balanced"])
+    with pytest.raises(ValueError, match="loss=distribution_balanced is built with the label counts of train"):
+        build.build_loss(config)
+    trainer = make_trainer(config)
+    assert trainer.loss.label_counts.tolist() == trainer.splits.train.positives_per_class().tolist()
+    assert trainer.loss.num_images == len(trainer.splits.train)
+
+
 def test_the_same_seed_gives_the_same_initial_weights(small_digits):
     from mldec.engine.seeding import seed_everything
 
@@ -168,6 +188,7 @@ def test_the_same_seed_gives_the_same_initial_weights(small_digits):
             ["loss=bce", "loss.label_smoothing=0.1", "loss.target_threshold=0.2"],
             "label_smoothing=0.1: loss.target_threshold rounds smoothed targets to 0 or 1",
         ),
+        (["loss=distribution_balanced", "loss.focal_gamma=0", "loss.focal_balance=3"], "=3.0: loss.focal_gamma is 0"),
         (["runtime.overfit=true"], "each epoch has one step"),
         (["runtime.profile=true", "runtime.limit_train_batches=2"], "the trace needs at least 5 steps"),
     ],

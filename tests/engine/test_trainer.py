@@ -146,6 +146,12 @@ def test_one_batch_is_learned_to_zero_loss(digits_root, tmp_path):
     assert losses[-1] < 0.02 * losses[0]
 
 
+@pytest.mark.parametrize("loss", ["hinge_ranking", "distribution_balanced"])
+def test_losses_of_pairs_and_of_counts_train(small_digits, tmp_path, loss):
+    record = make_trainer(make([*small_digits, f"loss={loss}", "augment.mixup=0.2"])).fit(tmp_path)
+    assert 0 < record["mAP"] <= 100
+
+
 @pytest.mark.parametrize("loss", ["ce", "bce"])
 def test_images_of_one_label_are_compared_by_top_1(small_digits, tmp_path, loss):
     words = ["dataset.max_digits=1", f"loss={loss}", "loss.label_smoothing=0.1", "augment.mixup=0.2"]
