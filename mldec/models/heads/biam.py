@@ -42,6 +42,12 @@ PUBLISHED_KEYS = {
 SLOPE = 0.2  # of the leaky ReLUs
 
 
+def published_name(ours: str) -> str:
+    """The published name of a parameter or buffer."""
+    module, _, last = ours.rpartition(".")
+    return f"{PUBLISHED_KEYS[module]}.{last}"
+
+
 def published_to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Published weights by our names; `scene.gate` of the published sizes needs the head's `scene_features`."""
     modules = {published: ours for ours, published in PUBLISHED_KEYS.items()}

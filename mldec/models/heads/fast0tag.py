@@ -50,7 +50,8 @@ class Fast0Tag(EmbeddingHead):
         widths = [self.features, *hidden]
         self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
         self.fc = nn.Linear(widths[-1], label_embeddings.width)
-        self.fit_to_length(self.fc.weight)
+        for parameter in self.fc.parameters():
+            self.fit_to_length(parameter)
 
     def scores(self, tokens: Tokens, vectors_nW: Tensor) -> Tensor:
         features = tokens.values.mean(dim=1)
