@@ -51,7 +51,7 @@ def untrained(folder, *overrides, embeddings=None):
         "format": FORMAT,
         "config": to_mapping(config),
         "labels": list(LABELS.names),
-        "label_embeddings": pack_label_embeddings(network.vocabulary),
+        "label_embeddings": pack_label_embeddings(network.label_embeddings),
         "normalization": {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)},
         "model": network.state_dict(),
         "ema": None,
