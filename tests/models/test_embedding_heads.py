@@ -294,6 +294,19 @@ def test_every_parameter_gets_a_gradient_and_norms_alone_are_buffers(kind):
     assert all(re.search(r"norm\.(running_|num_batches)", name) for name in buffers)
 
 
+@pytest.mark.parametrize("kind", MADE)
+def test_under_autocast_logits_have_the_steps_of_float32(kind):
+    torch.set_default_dtype(torch.float32)
+    head = made(kind)
+    head.vocabulary.set_labels(["a", "f"])
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = head(Tokens(3 * torch.randn(500, 12, C), GRID))
+        head.vocabulary.set_labels(["a"])
+        assert head.maps(some_tokens()).isfinite().all()
+    assert logits.dtype == torch.float32
+    assert len(logits[:, 0].unique()) > 0.9 * len(logits)
+
+
 def test_what_a_loss_needs_is_given_in_training_alone():
     tokens = some_tokens()
     head = made("sdl").train()

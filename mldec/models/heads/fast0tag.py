@@ -57,9 +57,10 @@ class Fast0Tag(EmbeddingHead):
         features = tokens.values.mean(dim=1)
         for linear in self.hidden:
             features = F.relu(linear(features))
-        embedding_BW = self.fc(dropout(features, self.dropout, self.training))
-        with full_precision(embedding_BW):
-            return embedding_BW.to(self.fc.weight.dtype) @ vectors_nW.to(self.fc.weight.dtype).T
+        features = dropout(features, self.dropout, self.training)
+        with full_precision(features):
+            embedding_BW = self.fc(features.to(self.fc.weight.dtype))
+            return embedding_BW @ vectors_nW.to(embedding_BW.dtype).T
 
     def contributions(self, tokens: Tokens, vectors_nW: Tensor) -> Tensor:
         """(B, n, T): exact with the active units of the ReLUs held; the rest of a logit is what the biases give."""

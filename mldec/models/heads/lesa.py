@@ -23,7 +23,9 @@ from mldec.models.label_vocabulary import Normalize
 from mldec.models.tokens import HeadOutput, Tokens, token_map
 from mldec.registry import HEADS
 
-#: Our name of a parameter or buffer of `LESA` -> the published one; see `published_to_ours`.
+#: Our name of a parameter or buffer of `LESA` -> that of a port of the authors' code; see `published_to_ours`. In their
+#: TensorFlow checkpoint these are conv/conv/weights, the norm below conv/conv/, attention_layer/w_att_1 and w_att_2,
+#: and prediction_frac/W.
 PUBLISHED_KEYS = {
     "regions.conv.weight": "conv_weights",
     "regions.norm.weight": "bn_gamma",
