@@ -50,3 +50,14 @@ def class_token(tokens: Tokens | Tensor) -> Tensor:
     if not isinstance(tokens, Tokens) or tokens.prefix is None:
         raise ValueError("the head reads the class token: it takes Tokens with a prefix (B, P, C)")
     return tokens.prefix[:, 0]
+
+
+def token_map(tokens: Tokens | Tensor, reader: str) -> Tensor:
+    """The (B, C, H, W) map of `tokens`. Raises ValueError where there is no grid; `reader` names what needs one."""
+    values = token_values(tokens)
+    if not isinstance(tokens, Tokens) or tokens.grid is None:
+        raise ValueError(
+            f"{reader} has convolutions, which need the grid of the tokens, and this backbone does not give one; use "
+            "another backbone, or a head that reads tokens in any order"
+        )
+    return values.transpose(1, 2).unflatten(2, tokens.grid)

@@ -38,7 +38,8 @@ def test_every_choice_of_every_group_composes_and_validates(group, choice):
     more = ["backbone.model=resnet18"] if (group, choice) == ("backbone", "timm") else []
     more += ["dataset.train=mine.csv"] if choice in ("table", "coco_json") else []
     more += ["dataset.root=mine"] if choice == "folder" else []
-    more += ["head.label_embeddings.source=random:3"] if choice == "zero_shot" else []
+    if "???" in (compose.config_folder() / group / f"{choice}.yaml").read_text():
+        more += ["head.label_embeddings.source=random:3"]
     config = build_config(composed("experiment=digits", f"{group}={choice}", *more))
     if group not in ("runtime", "protocol"):
         assert getattr(config, group).name

@@ -55,7 +55,7 @@ def test_its_images_are_not_moved(small_many: list[str]) -> None:
             (f"{group}={choice}",)
             for group in ("head", "loss", "augment", "schedule", "optimizer", "ema", "protocol")
             for choice in compose.choices(group)
-            if choice != "zero_shot"
+            if "???" not in (compose.config_folder() / group / f"{choice}.yaml").read_text()  # label embeddings
         ),
     ],
     ids=lambda words: " ".join(words) or "alone",

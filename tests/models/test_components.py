@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from mldec.labels import LabelSpace
-from mldec.models.classifier import Tokens
+from mldec.models.classifier import HeadOutput, Tokens
 from mldec.models.label_embeddings import LabelEmbeddingsConfig, read_label_embeddings
 from mldec.registry import BACKBONES, HEADS
 
@@ -41,7 +41,8 @@ def test_head_choices(path):
         more["label_embeddings"] = read_label_embeddings(values["label_embeddings"], labels.names)
     with torch.device("meta"):  # Query2Label's layers hold a hundred million weights
         head = component.build(component.config_class(**values), in_features=2048, labels=labels, **more)
-        assert head(Tokens(torch.rand(2, 6, 2048), (2, 3))).shape == (2, 3)
+        output = head(Tokens(torch.rand(2, 6, 2048), (2, 3)))
+    assert (output.logits if isinstance(output, HeadOutput) else output).shape == (2, 3)
 
 
 def test_every_backbone_and_head_has_a_choice():

@@ -21,7 +21,6 @@ from mldec.data.image import Normalization
 from mldec.engine.inference import logits_to_scores
 from mldec.errors import ConfigError, RunError
 from mldec.models.classifier import Classifier
-from mldec.models.heads import ZeroShotMLDecoder
 
 INPUTS, OUTPUTS = ("images", "label_vectors"), ("scores", "logits")
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -49,14 +48,14 @@ class Scorer(nn.Module):
         if label_vectors is None:
             logits = self.classifier(images)
         else:
-            head = cast(ZeroShotMLDecoder, self.classifier.head)
+            head = cast(Any, self.classifier.head)
             logits = head(self.classifier.backbone(images), head.vocabulary.one_group_each(label_vectors))
         return logits_to_scores(logits, self.softmax), logits
 
 
 def takes_vectors(classifier: Classifier) -> bool:
     """Whether the network can score labels of which only the embeddings are known."""
-    return isinstance(classifier.head, ZeroShotMLDecoder) and classifier.head.labels_are_independent
+    return classifier.vocabulary is not None and bool(getattr(classifier.head, "labels_are_independent", False))
 
 
 def check_onnx() -> None:
