@@ -2,7 +2,7 @@
 
 Each method has a pattern that only its files contain, and rules that rename their tensors: those of the head to ours,
 below `head.`, and those of the backbone to torchvision's or timm's. Shapes that differ only by axes of length 1, such
-as those of a 1 x 1 convolution, are fitted by `squeezed`.
+as those of a 1 x 1 convolution, are fitted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,13 @@ HEAD = "head."  # before the names of the head's tensors
 Tensors = Mapping[str, Tensor]
 
 
+def _squeezed(tensor: Tensor) -> Tensor:
+    """Without the trailing axes of length 1 that kernels of 1 x 1 convolutions have."""
+    while tensor.dim() > 2 and tensor.shape[-1] == 1:
+        tensor = tensor.squeeze(-1)
+    return tensor
+
+
 @dataclass(frozen=True)
 class Method:
     """A published layout.
@@ -31,6 +38,7 @@ class Method:
         settings: those of the head that follow from the converted tensors, below `head.`.
         num_classes: the tensor whose first axis is N.
         unit: images enter with values from 0 to 1, without mean and standard deviation.
+        fit: a tensor of the head in our shape; by default without the axes of 1 x 1 convolutions.
     """
 
     head: str
@@ -39,6 +47,7 @@ class Method:
     settings: Callable[[Tensors], dict[str, Any]]
     num_classes: str
     unit: bool = False
+    fit: Callable[[Tensor], Tensor] = _squeezed
 
 
 SEQUENTIAL = tuple(  # a ResNet whose modules are numbered, as in ML-GCN and ADD-GCN
@@ -90,6 +99,19 @@ def _query2label(head: Tensors) -> dict[str, Any]:
         "self_attention": ("all" if others else "first") if first else "others" if others else "none",
         "input_projection": "input_projection.weight" in head,
     }
+
+
+def _none(head: Tensors) -> dict[str, Any]:
+    return {}
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _channels_first(tensor: Tensor) -> Tensor:
+    """A kernel of TensorFlow, (height, width, in, out), as (out, in, height, width)."""
+    return tensor.permute(3, 2, 0, 1) if tensor.dim() == 4 else tensor
 
 
 METHODS = (
@@ -183,6 +205,44 @@ METHODS = (
         _query2label,
         "queries.weight",
     ),
+    Method("sdl", r"embedding\.weight", ((r"embedding\.(.+)", r"head.embedding.\1"),), _none, ""),
+    Method(
+        "lesa",
+        r"(attention_layer/)?w_att_1",
+        (
+            (r"conv/conv/weights|conv_weights", "head.regions.conv.weight"),
+            (r"bn_gamma", "head.regions.norm.weight"),
+            (r"bn_beta", "head.regions.norm.bias"),
+            (r"moving_mean", "head.regions.norm.running_mean"),
+            (r"moving_variance", "head.regions.norm.running_var"),
+            (r"(attention_layer/)?w_att_1", "head.regions.hidden"),
+            (r"(attention_layer/)?w_att_2", "head.attention_weight"),
+            (r"(prediction_frac/)?W", "head.label_weight"),
+        ),
+        _none,
+        "",
+        fit=_channels_first,
+    ),
+    Method(
+        "biam",
+        r"region_context_block\.w_q\.weight",
+        (
+            (r"conv_3X3\.body\.(.+)", r"head.input_conv.conv.\1"),
+            (r"conv_3X3\.bn\.(.+)", r"head.input_conv.norm.\1"),
+            *((rf"region_context_block\.w_{n[0]}\.(.+)", rf"head.region.{n}.\1") for n in ("query", "key", "value")),
+            (r"region_context_block\.w_o\.(.+)", r"head.region.output.\1"),
+            (r"region_context_block\.sub_network\.conv([12])\.(.+)", r"head.region.linear\1.\2"),
+            (r"scene_context_block\.w_g\.(.+)", r"head.scene.gate.\1"),
+            (r"scene_context_block\.gcff\.body\.(.+)", r"head.scene.conv.conv.\1"),
+            (r"scene_context_block\.gcff\.bn\.(.+)", r"head.scene.conv.norm.\1"),
+            (r"scene_context_block\.channel_conv\.body\.(.+)", r"head.scene.channels.\1"),
+            (r"W\.(.+)", r"head.labels.\1"),
+            (r"conv_1X1\.body\.(.+)", r"head.join.\1"),
+        ),
+        _none,
+        "",
+        fit=_as_it_is,
+    ),
 )
 
 
@@ -197,7 +257,7 @@ def converted(method: Method, tensors: Tensors) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         new = next((re.sub(rule, to, name) for rule, to in method.rules if re.fullmatch(rule, name)), name)
         if new:
-            found[new] = squeezed(tensor) if new.startswith(HEAD) else tensor
+            found[new] = method.fit(tensor) if new.startswith(HEAD) else tensor
     parts = {name: tensor for name, tensor in found.items() if name.startswith(f"{HEAD}weight.")}
     if method.head == "csra":  # one tensor of all heads
         found = {name: tensor for name, tensor in found.items() if name not in parts}
@@ -207,10 +267,3 @@ def converted(method: Method, tensors: Tensors) -> dict[str, Tensor]:
         found[f"{HEAD}fc.weight"] = weights.reshape(-1, weights.shape[-1], 1)
         found[f"{HEAD}fc.bias"] = bias.reshape(-1)
     return found
-
-
-def squeezed(tensor: Tensor) -> Tensor:
-    """Without the trailing axes of length 1 that kernels of 1 x 1 convolutions have."""
-    while tensor.dim() > 2 and tensor.shape[-1] == 1:
-        tensor = tensor.squeeze(-1)
-    return tensor

@@ -11,15 +11,13 @@ from torch import nn
 
 from mldec.engine.export.graph import Scorer, read_program, takes_vectors, write_program
 from mldec.errors import DataError
-from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
-from mldec.models.heads import LESA, SDL, AttentionPerLabel, BiAM, ConSE, Fast0Tag, biam, conse, lesa, sdl
+from mldec.models.heads import LESA, SDL, AttentionPerLabel, BiAM, ConSE, Fast0Tag, conse, lesa
 from mldec.models.heads.biam import BiAMConfig
 from mldec.models.heads.projection import TokenProjection
 from mldec.models.label_embeddings import LabelEmbeddings, LabelEmbeddingsConfig
 from mldec.models.tokens import HeadOutput, Tokens
 from mldec.registry import HEADS
-from tests import reference
 
 C, N, WIDTH, GRID = 6, 5, 4, (4, 3)
 NAMES = tuple("abcde")
@@ -399,99 +397,3 @@ def test_projection_maps_tokens_and_keeps_their_places():
     torch.testing.assert_close(out.values, mapped.linear(tokens.values).relu())
     torch.testing.assert_close(mapped(tokens.values).values, out.values)
     assert mapped(tokens.values).grid is None
-
-
-# Published values -----------------------------------------------------------------------------------------------------
-
-
-def build_case(case):
-    """Our head with the published weights of a case, and the published name of each of its parameters."""
-    settings, words = case["settings"], reference.draw(case["inputs"]["words"])
-    label_embeddings = LabelEmbeddings(LabelSpace([str(n) for n in range(len(words))]).names, words, case["name"])
-    sizes = (case["inputs"]["features"]["shape"][1], len(words))
-    published = reference.weights(case)
-    if case["name"].startswith("sdl"):
-        head = SDL(*sizes, settings["num_rows"], label_embeddings=label_embeddings)
-        ours, keys = published, sdl.PUBLISHED_KEYS
-    elif case["name"].startswith("lesa"):
-        head = LESA(*sizes, settings["T"], label_embeddings=label_embeddings)
-        ours, keys = lesa.published_to_ours(published), lesa.PUBLISHED_KEYS
-    else:
-        options = {"dim": settings["channel_dim"], "num_heads": settings["heads"], "top_k": settings["top_k"]}
-        scene = case["inputs"]["global_features"]["shape"][1]
-        head = BiAM(*sizes, **options, label_embeddings=label_embeddings, scene_features=scene)
-        ours = biam.published_to_ours(published)
-        keys = {name: biam.published_name(name) for name in ours}
-    missing, unexpected = head.load_state_dict(ours, strict=False)
-    assert not unexpected
-    assert all(name.endswith("num_batches_tracked") for name in missing)
-    return head.eval(), keys
-
-
-def same(found, expected, scale=0.0):
-    np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-8, atol=1e-9 * scale + 1e-12)
-
-
-@pytest.mark.parametrize("case", reference.cases("sdl", "lesa", "biam"))
-def test_published_logits_and_gradients(case):
-    head, keys = build_case(case)
-    tokens = reference.tokens(case)
-    more = {"scene": reference.draw(case["inputs"]["global_features"])} if case["name"] == "biam" else {}
-    logits = head(tokens, **more)
-    same(logits.detach(), case["logits"])
-    (logits * reference.draw(case["cotangent"])).sum().backward()
-    same(tokens.values.grad.norm(), case["grad_norm_features"])
-    found = {keys[name]: float(parameter.grad.norm()) for name, parameter in head.named_parameters()}
-    assert found.keys() == case["grad_norms"].keys()
-    for name, norm in found.items():
-        same(norm, case["grad_norms"][name], scale=max(found.values()))
-
-
-@pytest.mark.parametrize("case", reference.cases("lesa"))
-def test_the_details_of_lesa_give_its_published_losses(case):
-    """By the formulas of the loss, written out here."""
-    head, _ = build_case(case)
-    labels, aux = torch.tensor(case["labels_pm1"]), case["aux"]
-    tokens = reference.tokens(case)
-    head.train()
-    head.regions.norm.eval()
-    logits, details = head(tokens)
-    same(logits.detach(), case["logits"])
-    positive = (details["attention_logits"].softmax(dim=1) * (labels == 1)[:, None]).sum(dim=2)
-    same(positive.square().mean(dim=1).mean().detach(), aux["loss_dist"])
-    below = torch.relu(-(logits - details["mean_logits"]) * labels).sum()
-    same(below.detach(), aux["loss_global"])
-    rows = nn.functional.normalize(details["attention_scores"], dim=2)
-    gram = rows @ rows.transpose(1, 2)
-    span = (gram - torch.diag_embed(gram.diagonal(dim1=1, dim2=2))).norm()
-    same(span.detach(), aux["loss_span"])
-    same(head.train()(tokens).logits.detach(), aux["logits_batchnorm_training"])
-
-
-@pytest.mark.parametrize("case", reference.cases("biam"))
-def test_the_parts_of_biam_have_published_values(case):
-    head, _ = build_case(case)
-    h = head.input_conv(reference.draw(case["inputs"]["features"]))
-    scene = head.scene(h, reference.draw(case["inputs"]["global_features"]))
-    for name, values in (("h_r", h), ("e_r", head.region(h)), ("e_g", scene)):
-        same(values[0, 0, 0, :8].detach(), case["aux"][f"{name}_0_0_0_first_8"])
-
-
-@pytest.mark.parametrize("case", reference.cases("conse"))
-def test_published_scores_of_conse(case):
-    logits, trained, unseen = (
-        reference.draw(case["inputs"][f"{x}"]) for x in ("seen_logits", "seen_words", "unseen_words")
-    )
-    same(
-        conse.conse_scores(logits, trained, unseen, case["settings"]["T"], case["settings"]["activation"]),
-        case["scores"],
-    )
-
-
-def test_published_names_are_those_of_the_released_checkpoints():
-    head = BiAM(C, N, dim=256, label_embeddings=known(), scene_features=4096)
-    shapes = {biam.published_name(name): tuple(tensor.shape) for name, tensor in head.named_parameters()}
-    assert shapes["scene_context_block.w_g.weight"] == (256, 4096, 1, 1)
-    assert shapes["conv_1X1.body.weight"] == (512, 512, 1, 1)
-    assert shapes["region_context_block.sub_network.conv1.weight"] == (512, 256, 1, 1)
-    assert len(shapes) == 28

@@ -5,7 +5,6 @@ Written from the equations of the authors' code. It needs tokens with a grid, fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,38 +20,7 @@ from mldec.models.label_vocabulary import GroupedLabels, Normalize
 from mldec.models.tokens import Tokens, token_map, token_values
 from mldec.registry import HEADS
 
-#: Our name of a module -> the published one.
-PUBLISHED_KEYS = {
-    "input_conv.conv": "conv_3X3.body",
-    "input_conv.norm": "conv_3X3.bn",
-    "region.query": "region_context_block.w_q",
-    "region.key": "region_context_block.w_k",
-    "region.value": "region_context_block.w_v",
-    "region.output": "region_context_block.w_o",
-    "region.linear1": "region_context_block.sub_network.conv1",
-    "region.linear2": "region_context_block.sub_network.conv2",
-    "scene.gate": "scene_context_block.w_g",
-    "scene.conv.conv": "scene_context_block.gcff.body",
-    "scene.conv.norm": "scene_context_block.gcff.bn",
-    "scene.channels": "scene_context_block.channel_conv.body",
-    "labels": "W",
-    "join": "conv_1X1.body",
-}
-
 SLOPE = 0.2  # of the leaky ReLUs
-
-
-def published_name(ours: str) -> str:
-    """The published name of a parameter or buffer."""
-    module, _, last = ours.rpartition(".")
-    return f"{PUBLISHED_KEYS[module]}.{last}"
-
-
-def published_to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published weights by our names; `scene.gate` of the published sizes needs the head's `scene_features`."""
-    modules = {published: ours for ours, published in PUBLISHED_KEYS.items()}
-    parts = {name: name.rpartition(".") for name in tensors}
-    return {f"{modules[module]}.{last}": tensors[name] for name, (module, _, last) in parts.items()}
 
 
 class ConvNorm(nn.Module):

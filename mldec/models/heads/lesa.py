@@ -6,7 +6,6 @@ Written from the equations of the authors' TensorFlow code. Both need tokens wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,29 +21,6 @@ from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.label_vocabulary import Normalize
 from mldec.models.tokens import HeadOutput, Tokens, token_map
 from mldec.registry import HEADS
-
-#: Our name of a parameter or buffer of `LESA` -> that of a port of the authors' code; see `published_to_ours`. In their
-#: TensorFlow checkpoint these are conv/conv/weights, the norm below conv/conv/, attention_layer/w_att_1 and w_att_2,
-#: and prediction_frac/W.
-PUBLISHED_KEYS = {
-    "regions.conv.weight": "conv_weights",
-    "regions.norm.weight": "bn_gamma",
-    "regions.norm.bias": "bn_beta",
-    "regions.norm.running_mean": "moving_mean",
-    "regions.norm.running_var": "moving_variance",
-    "regions.hidden": "w_att_1",
-    "attention_weight": "w_att_2",
-    "label_weight": "W",
-}
-
-
-def published_to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published variables by our names; a convolution is (height, width, in, out) there, (out, in, height, width) here.
-
-    `num_batches_tracked`, which nothing reads, is not among them: load with strict=False.
-    """
-    ours = {name: tensors[published] for name, published in PUBLISHED_KEYS.items()}
-    return {name: tensor.permute(3, 2, 0, 1) if tensor.dim() == 4 else tensor for name, tensor in ours.items()}
 
 
 class Regions(nn.Module):

@@ -17,9 +17,6 @@ from mldec.models.label_vocabulary import Normalize
 from mldec.models.tokens import HeadOutput, Tokens
 from mldec.registry import HEADS
 
-#: Our name of a parameter -> the published one.
-PUBLISHED_KEYS = {"embedding.weight": "embedding.weight"}
-
 
 class SDL(EmbeddingHead):
     """logit_n = max_k A_k . v_n, where the mean token gives K vectors A_k of the label embeddings' width.
