@@ -15,7 +15,7 @@ from mldec.paper.values import ResultValue, RowResult, count, number, obtained, 
 
 VerdictText = Literal["holds", "does not hold", "not decided", "not run"]
 LEVEL = 0.05  # of the tests of a table together
-SETTLED = 0.2  # points by which doubling the epochs may change the mean val metric of a row at its plateau
+SETTLED = 0.2  # points by which doubling the epochs may raise the mean val metric of a row that was trained long enough
 MOST = 100.0  # the upper bound of a val metric, in percent
 
 RULE = (
@@ -66,12 +66,12 @@ def findings(table: PaperTable, results: Sequence[RowResult]) -> str:
 
 
 def plateaus(table: PaperTable, results: Sequence[RowResult]) -> str:
-    """A Markdown bullet for each row that is meant to be at its plateau, with the evidence; "" where there is none."""
+    """A Markdown bullet for each row that is meant to be trained long enough, with the evidence; "" without any."""
     by_key = _by_key(table, results)
     bullets = []
     for key in table.plateau:
         reached, evidence = _plateau(table, key, by_key)
-        text = {True: "at its plateau", False: "not at its plateau", None: "not known"}[reached]
+        text = {True: "long enough", False: "not long enough", None: "not known"}[reached]
         bullets.append(f"* {markdown_text(row_name(table, table.row(key)))}: **{text}**. {markdown_text(evidence)}")
     return "\n".join(bullets)
 
@@ -126,7 +126,7 @@ def _verdict(table: PaperTable, pair: _Comparison, by_key: Mapping[str, RowResul
         keys = [key for key in table.plateau if key in (finding.better, finding.worse)]
         unsettled = [row_name(table, table.row(key)) for key in keys if not _plateau(table, key, by_key)[0]]
         if unsettled:
-            text, evidence = "not decided", f"{evidence}; not shown to be at its plateau: {', '.join(unsettled)}"
+            text, evidence = "not decided", f"{evidence}; not shown to be trained long enough: {', '.join(unsettled)}"
     return Verdict(finding=finding, text=text, evidence=f"{evidence}.{_paper(*pair.values)}")
 
 
@@ -164,9 +164,10 @@ def _p(p: float) -> str:
 
 
 def _plateau(table: PaperTable, key: str, by_key: Mapping[str, RowResult]) -> tuple[bool | None, str]:
-    """Whether a row is at its plateau, None where that is not known, and the evidence.
+    """Whether a row was trained long enough, None where that is not known, and the evidence.
 
-    It is if twice the epochs change the mean val metric by less than `SETTLED`, over the seeds that both rows have.
+    It was if twice the epochs raise the mean val metric by less than `SETTLED`, over the seeds that both rows have. They
+    may lower it: a head that fits the training images too closely has its best length behind it.
     """
     short, long = (
         {record.seed: record.best for record in by_key[name].records if record.best is not None}
@@ -177,8 +178,8 @@ def _plateau(table: PaperTable, key: str, by_key: Mapping[str, RowResult]) -> tu
     if seeds := sorted(short.keys() & long.keys()):
         before, after = (statistics.fmean(values[seed] for seed in seeds) for values in (short, long))
         text = f"On val {before:.2f}, and with twice the epochs {after:.2f}: changed by {after - before:+.2f}"
-        text += f" over {count(len(seeds), 'seed')}; less than {SETTLED:g} is a plateau."
-        return abs(after - before) < SETTLED, text
+        text += f" over {count(len(seeds), 'seed')}; it is long enough if more epochs do not add {SETTLED:g}."
+        return after - before < SETTLED, text
     mean = statistics.fmean(short.values())
     text = f"On val {mean:.2f}, of {MOST:g} at most; twice the epochs were not run"
     return (True, f"{text}, and cannot add {SETTLED:g}.") if MOST - mean < SETTLED else (None, f"{text}.")

@@ -419,11 +419,11 @@ def val(row: TableRow, *values: float) -> RowResult:
 @pytest.mark.parametrize(
     ("short", "doubled", "word", "verdict"),
     [
-        ((98.0, 98.2), (98.15,), "at its plateau", "holds"),
-        ((98.0, 98.2), (98.25,), "not at its plateau", "not decided"),
-        ((98.0, 98.2), (97.7,), "not at its plateau", "not decided"),
+        ((98.0, 98.2), (98.15,), "long enough", "holds"),
+        ((98.0, 98.2), (98.25,), "not long enough", "not decided"),
+        ((98.0, 98.2), (97.7,), "long enough", "holds"),  # more epochs fit the training images too closely
         ((98.0, 98.2), (), "not known", "not decided"),
-        ((99.85, 99.9), (), "at its plateau", "holds"),  # 100 is the most that there is
+        ((99.85, 99.9), (), "long enough", "holds"),  # 100 is the most that there is
         ((), (98.0,), "not known", "not run"),
     ],
 )
