@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import timm
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ from mldec.models.heads import GlobalAveragePool, MLDecoder, ZeroShotMLDecoder
 from mldec.models.hub import TRESNETS
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.published_layouts import FoundBackbone, HeadLayout
+from mldec.models.published_methods import HEAD, Method, converted, find_method, method_settings
 from mldec.models.tresnet import VARIANTS
 from mldec.models.weights import compare_tensors, find_tensors, read_file
 from mldec.registry import BACKBONES
@@ -46,9 +48,9 @@ class PublishedFile:
         entry: the entry of the state dict; "" for a bare one.
         others: further entries with tensors, such as the moving average in timm's files.
         layout: the location of the head.
-        backbone, head: settings of these config groups. Those of a zero-shot head lack `label_embeddings`.
+        backbone, head: settings of these config groups. Those of a head that needs them lack `label_embeddings`.
         num_classes: N; None for a zero-shot head.
-        embedding_width: of the label embeddings of a zero-shot head; None for any other.
+        embedding_width: of the label embeddings of a head that needs some; None for any other.
         idx_to_class: the file's table of labels, unchanged; None where it has none.
         tensors: all of them, without a prefix such as `module.`.
         found: the backbone, according to the names of its tensors.
@@ -65,6 +67,7 @@ class PublishedFile:
     idx_to_class: Any
     tensors: Mapping[str, Tensor]
     found: FoundBackbone
+    method: Method | None = None  # whose layout it is; None: the authors' of ML-Decoder, timm's or pooling
 
     def labels(self) -> tuple[str, ...] | None:
         """The names of `idx_to_class` in the order of their indices; None where the file has none.
@@ -99,21 +102,23 @@ class PublishedFile:
         head would read other tokens or embeddings.
         """
         backbone = cast(Backbone, classifier.backbone)
-        if backbone.prefix_tokens:
+        if backbone.prefix_tokens and self.method is None:
             raise CheckpointError(
                 f"{self.source}: published heads also read the class token of {_described(self.backbone)}, which the "
                 "heads of mldec do not; such files cannot be imported"
             )
-        if classifier.vocabulary is not None and classifier.vocabulary.known.width != self.embedding_width:
+        known = classifier.label_embeddings
+        if known is not None and known.width != self.embedding_width:
             raise CheckpointError(
                 f"{self.source} was trained with label embeddings of width {self.embedding_width}, those of "
-                f"{classifier.vocabulary.known.source} have width {classifier.vocabulary.known.width}; use the source "
-                "that it was trained with"
+                f"{known.source} have width {known.width}; use the source that it was trained with"
             )
         if broken := [name for name, value in self.tensors.items() if not value.isfinite().all()]:
             raise CheckpointError(f"{self.source} holds values that are not finite: {', '.join(broken[:SHOWN])}")
         report = backbone.load(self.body, self.source, required=0.0)
         expected = classifier.head.state_dict()
+        if self.method is not None:
+            expected = {name: tensor for name, tensor in expected.items() if name not in self.method.not_in_file}
         head = compare_tensors(expected, self.tensors, self.layout.file_name)
         names = set(map(self.layout.file_name, expected))
         missing, other_shape = [*report.missing, *head.missing], [*report.mismatched, *head.mismatched]
@@ -121,7 +126,7 @@ class PublishedFile:
         surplus += [name for name in self.tensors if self.layout.holds(name) and name not in names]
         if missing or surplus or other_shape:
             raise CheckpointError(self._misfit(missing, surplus, other_shape))
-        classifier.head.load_state_dict(head.fitting)
+        classifier.head.load_state_dict(head.fitting, strict=self.method is None)
 
     @property
     def body(self) -> dict[str, Tensor]:
@@ -145,6 +150,7 @@ def load_published(
     backbone: str | None = None,
     image_size: int = 448,
     label_embeddings: LabelEmbeddings | None = None,
+    cooccurrence: np.ndarray | None = None,
     key: str | None = None,
 ) -> Classifier:
     """The classifier of a published file, in evaluation, on the CPU.
@@ -154,7 +160,8 @@ def load_published(
         num_classes: N, to require this number of classes.
         backbone: the name of the backbone, mldec's or timm's, where the names in the file are ambiguous.
         image_size: side of its input images in pixels.
-        label_embeddings: for a zero-shot head, the query labels and their vectors; no file contains them.
+        label_embeddings: for a head that needs them, the labels and their vectors; no file contains them.
+        cooccurrence: (N,N) counts of the training images, `ImageIndex.cooccurrence`, for SSGRL, whose files lack them.
         key: the entry of the file that holds the state dict; None: `model` or `state_dict`.
 
     Raises:
@@ -163,24 +170,37 @@ def load_published(
         ConfigError: there is no such backbone, or images of that size do not fit it.
     """
     published = read_published(source, num_classes, backbone=backbone, key=key)
-    if published.num_classes is None and label_embeddings is None:
+    if published.embedding_width is not None and label_embeddings is None:
         raise CheckpointError(
-            f"{published.source} has a zero-shot head, whose label embeddings are not in the file; give them as "
+            f"{published.source} needs label embeddings, which are not in the file; give them as "
             f"label_embeddings=LabelEmbeddings(…), {published.embedding_width} numbers per label"
         )
+    if published.method is not None and published.method.not_in_file and cooccurrence is None:
+        raise CheckpointError(
+            f"{published.source} needs the graph of the labels, which is not in the file; give the counts of the "
+            "training images as cooccurrence=index.cooccurrence()"
+        )
     classifier = build_within(
-        lambda: _build(published, image_size, label_embeddings), published.tensors, published.source
+        lambda: _build(published, image_size, label_embeddings, cooccurrence), published.tensors, published.source
     )
     published.load_into(classifier)
     return classifier.eval()
 
 
-def _build(published: PublishedFile, image_size: int, label_embeddings: LabelEmbeddings | None) -> Classifier:
+def _build(
+    published: PublishedFile,
+    image_size: int,
+    label_embeddings: LabelEmbeddings | None,
+    cooccurrence: np.ndarray | None,
+) -> Classifier:
     component = BACKBONES[published.backbone["name"]]
     body: Backbone = component.build(component.config_class(**published.backbone), image_size=image_size)
     settings = {name: value for name, value in published.head.items() if name not in ("name", "label_embeddings")}
     head: nn.Module
-    if published.num_classes is None and label_embeddings is not None:
+    if published.method is not None:
+        sizes = (body.num_features, published.num_classes or 1)
+        head = published.method.build(*sizes, settings, label_embeddings, cooccurrence)
+    elif published.num_classes is None and label_embeddings is not None:
         classes = len(label_embeddings.names)
         head = ZeroShotMLDecoder(body.num_features, classes, label_embeddings=label_embeddings, **settings)
     elif published.head["name"] == "gap":
@@ -206,8 +226,15 @@ def read_published(
     entry, tensors = find_tensors(content, name, key)
     others = [str(k) for k, v in content.items() if k != entry and isinstance(v, Mapping) and _has_tensors(v)]
     tensors = layouts.unwrapped(tensors)
-    layout = layouts.find_head(tensors, name)
-    head, outputs, embedding_width = layouts.head_settings(layout, tensors, name)
+    method = find_method(tensors)
+    outputs: int | None
+    if method is not None:
+        layout = HeadLayout("own", HEAD)
+        tensors = converted(method, tensors, name)
+        head, outputs, embedding_width = method_settings(method, tensors, name)
+    else:
+        layout = layouts.find_head(tensors, name)
+        head, outputs, embedding_width = layouts.head_settings(layout, tensors, name)
     if num_classes is not None and outputs is not None and num_classes != outputs:
         raise CheckpointError(f"{name} has outputs for {outputs} classes, not for num_classes={num_classes}")
     found = layouts.find_backbone({name: value for name, value in tensors.items() if not layout.holds(name)})
@@ -216,13 +243,14 @@ def read_published(
         entry=entry,
         others=tuple(others) if entry else (),
         layout=layout,
-        backbone=_choose_backbone(found, backbone, name, layout),
+        backbone=_choose_backbone(found, backbone, name, layout, method),
         head=head,
         num_classes=outputs,
         embedding_width=embedding_width,
         idx_to_class=content.get("idx_to_class"),
         tensors=tensors,
         found=found,
+        method=method,
     )
 
 
@@ -231,7 +259,9 @@ def _has_tensors(content: Mapping[Any, Any]) -> bool:
     return any(isinstance(value, Tensor) for value in content.values())
 
 
-def _choose_backbone(found: FoundBackbone, name: str | None, source: str, layout: HeadLayout) -> dict[str, Any]:
+def _choose_backbone(
+    found: FoundBackbone, name: str | None, source: str, layout: HeadLayout, method: Method | None
+) -> dict[str, Any]:
     """Settings of the config group `backbone`: those of the file, confirmed or replaced by the given name."""
     settings = found.settings
     if name is not None:
@@ -257,6 +287,8 @@ def _choose_backbone(found: FoundBackbone, name: str | None, source: str, layout
         )
     # The authors' networks expect pixels within 0..1; timm's and torchvision's ResNets ImageNet's mean and std.
     unit = name.startswith("tresnet") or not timm.is_model(name)
+    if method is not None:
+        unit = method.unit
     return {**settings, "normalize": "unit" if unit else "backbone"}
 
 

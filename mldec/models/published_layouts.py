@@ -32,6 +32,11 @@ TRESNETS: dict[tuple[tuple[int, ...], bool, int], dict[str, str]] = {
     ((4, 5, 18, 3), False, 76): {"name": "timm", "model": "tresnet_l"},
     ((4, 5, 24, 3), False, 83): {"name": "timm", "model": "tresnet_xl"},
 }
+#: Blocks and width of a vision transformer with patches of 16 px -> the settings of the backbone.
+VISION_TRANSFORMERS: dict[tuple[int, int], dict[str, str]] = {
+    (12, 768): {"name": "timm", "model": "vit_base_patch16_224"},
+    (24, 1024): {"name": "timm", "model": "vit_large_patch16_224"},
+}
 RESNETS: dict[tuple[tuple[int, ...], bool], dict[str, str]] = {
     ((2, 2, 2, 2), False): {"name": "resnet18"},
     ((3, 4, 6, 3), False): {"name": "resnet34"},
@@ -46,7 +51,8 @@ class HeadLayout:
     """The location of the head in a file.
 
     Attributes:
-        kind: "authors", "timm" (some names of the decoder one level higher) or "pooling" (a linear layer only).
+        kind: "authors", "timm" (some names of the decoder one level higher), "pooling" (a linear layer only), or "own"
+            (our names, which `published_methods` has made of those of another method).
         prefix: of all names of the head, such as `head.`.
         attention: the name of the cross-attention.
     """
@@ -57,7 +63,7 @@ class HeadLayout:
 
     def file_name(self, ours: str) -> str:
         """The name in the file of a tensor of our head."""
-        if self.kind == "pooling":
+        if self.kind in ("pooling", "own"):
             return self.prefix + ours
         if ours.startswith("layers."):
             return f"{self.prefix}decoder.{ours.replace('multihead_attn', self.attention)}"
@@ -177,6 +183,10 @@ def find_backbone(tensors: Mapping[str, Tensor]) -> FoundBackbone:
     """The network of the tensors outside of the head, by its blocks."""
     if not tensors:
         return FoundBackbone(None, False, "a head without a backbone")
+    if "cls_token" in tensors and "patch_embed.proj.weight" in tensors:
+        size = (len(_numbers(tensors, r"blocks\.(\d+)\.")), tensors["cls_token"].shape[-1])
+        text = f"a vision transformer with {size[0]} blocks of width {size[1]}"
+        return FoundBackbone(VISION_TRANSFORMERS.get(size), certain=False, description=text)
     is_tresnet = any(name.startswith("body.conv1.") for name in tensors)
     start = "body." if is_tresnet else ""
     stages = _numbers(tensors, re.escape(start) + r"layer(\d+)\.")

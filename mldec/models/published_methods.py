@@ -12,8 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from mldec.errors import CheckpointError
+from mldec.labels import LabelSpace
+from mldec.models.label_embeddings import LabelEmbeddings, LabelEmbeddingsConfig
+from mldec.registry import HEADS
 
 HEAD = "head."  # before the names of the head's tensors
 
@@ -36,7 +42,9 @@ class Method:
         mark: a name that is found in its files only, a regular expression.
         rules: (regular expression of the whole name, ours); "" leaves the tensor out.
         settings: those of the head that follow from the converted tensors, below `head.`.
-        num_classes: the tensor whose first axis is N.
+        num_classes: a tensor, and its axis that is N; None for a layout that is known for comparison only.
+        embeddings: a tensor, and its axis that is as wide as the label embeddings, which no file has; None: no need.
+        not_in_file: tensors of our head that the file lacks: they are made from the co-occurrence of labels.
         unit: images enter with values from 0 to 1, without mean and standard deviation.
         fit: a tensor of the head in our shape; by default without the axes of 1 x 1 convolutions.
     """
@@ -45,9 +53,30 @@ class Method:
     mark: str
     rules: tuple[tuple[str, str], ...]
     settings: Callable[[Tensors], dict[str, Any]]
-    num_classes: str
+    num_classes: tuple[str, int] | None
+    embeddings: tuple[str, int] | None = None
+    not_in_file: tuple[str, ...] = ()
     unit: bool = False
     fit: Callable[[Tensor], Tensor] = _squeezed
+
+    def build(
+        self,
+        in_features: int,
+        num_classes: int,
+        settings: Mapping[str, Any],
+        label_embeddings: LabelEmbeddings | None,
+        cooccurrence: np.ndarray | None,
+    ) -> nn.Module:
+        """The head with the settings of a file; labels are numbered where no label embeddings name them."""
+        component, more, extra = HEADS[self.head], {}, {}
+        names = [str(number) for number in range(num_classes)]
+        if label_embeddings is not None and self.embeddings is not None:
+            names = list(label_embeddings.names[:num_classes])
+            more["label_embeddings"] = LabelEmbeddingsConfig(source=label_embeddings.source)
+            extra = {"label_embeddings": label_embeddings, "cooccurrence": cooccurrence}
+        config = component.config_class(name=self.head, **settings, **more)
+        head: nn.Module = component.build(config, in_features=in_features, labels=LabelSpace(names), **extra)
+        return head
 
 
 SEQUENTIAL = tuple(  # a ResNet whose modules are numbered, as in ML-GCN and ADD-GCN
@@ -120,7 +149,7 @@ METHODS = (
         r"classifier\.multi_head\.0\.head\.weight",
         ((r"classifier\.multi_head\.(\d+)\.head\.weight", r"head.weight.\1"),),
         _csra,
-        "weight.0",
+        ("weight", 1),
         unit=True,
     ),
     Method(
@@ -133,7 +162,8 @@ METHODS = (
             *SEQUENTIAL,
         ),
         _ml_gcn,
-        "adjacency",
+        ("adjacency", 0),
+        embeddings=("weight1", 0),
     ),
     Method(
         "ssgrl",
@@ -152,7 +182,9 @@ METHODS = (
             (r"resnet_101\.(.+)", r"\1"),
         ),
         _ssgrl,
-        "weight",
+        ("weight", 0),
+        embeddings=("label_map.weight", 1),
+        not_in_file=("adjacency",),
     ),
     Method(
         "add_gcn",
@@ -171,7 +203,7 @@ METHODS = (
             *SEQUENTIAL,
         ),
         _add_gcn,
-        "fc.weight",
+        ("fc.weight", 0),
     ),
     Method(
         "c_tran",
@@ -186,7 +218,7 @@ METHODS = (
             (r"backbone\.base_network\.(.+)", r"\1"),
         ),
         _c_tran,
-        "labels.weight",
+        ("labels.weight", 0),
     ),
     Method(
         "query2label",
@@ -203,9 +235,9 @@ METHODS = (
             (r"backbone\.0\.body\.(.+)", r"\1"),
         ),
         _query2label,
-        "queries.weight",
+        ("queries.weight", 0),
     ),
-    Method("sdl", r"embedding\.weight", ((r"embedding\.(.+)", r"head.embedding.\1"),), _none, ""),
+    Method("sdl", r"embedding\.weight", ((r"embedding\.(.+)", r"head.embedding.\1"),), _none, None),
     Method(
         "lesa",
         r"(attention_layer/)?w_att_1",
@@ -220,7 +252,7 @@ METHODS = (
             (r"(prediction_frac/)?W", "head.label_weight"),
         ),
         _none,
-        "",
+        None,
         fit=_channels_first,
     ),
     Method(
@@ -240,7 +272,7 @@ METHODS = (
             (r"conv_1X1\.body\.(.+)", r"head.join.\1"),
         ),
         _none,
-        "",
+        None,
         fit=_as_it_is,
     ),
 )
@@ -248,22 +280,47 @@ METHODS = (
 
 def find_method(names: Mapping[str, Any]) -> Method | None:
     """The method of a file with these names of tensors, without a prefix such as `module.`; None if it is none here."""
-    return next((method for method in METHODS if any(re.fullmatch(method.mark, name) for name in names)), None)
+    whole = [method for method in METHODS if method.num_classes]
+    return next((method for method in whole if any(re.fullmatch(method.mark, name) for name in names)), None)
 
 
-def converted(method: Method, tensors: Tensors) -> dict[str, Tensor]:
-    """The tensors under our names. Names that no rule knows stay as they are."""
+def converted(method: Method, tensors: Tensors, source: str = "the state dict") -> dict[str, Tensor]:
+    """The tensors under our names. Names that no rule knows stay as they are.
+
+    Raises CheckpointError if a tensor of several that become one is missing.
+    """
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         new = next((re.sub(rule, to, name) for rule, to in method.rules if re.fullmatch(rule, name)), name)
         if new:
             found[new] = method.fit(tensor) if new.startswith(HEAD) else tensor
-    parts = {name: tensor for name, tensor in found.items() if name.startswith(f"{HEAD}weight.")}
     if method.head == "csra":  # one tensor of all heads
-        found = {name: tensor for name, tensor in found.items() if name not in parts}
-        found[f"{HEAD}weight"] = torch.stack([parts[f"{HEAD}weight.{number}"] for number in range(len(parts))])
-    if method.head == "query2label":
+        start = f"{HEAD}weight."
+        numbers = sorted(int(name.removeprefix(start)) for name in found if name.startswith(start))
+        parts = [found.pop(f"{start}{number}") for number in numbers]
+        if numbers != list(range(len(numbers))) or len({part.shape for part in parts}) > 1:
+            shapes = ", ".join(f"{number}: {tuple(part.shape)}" for number, part in zip(numbers, parts, strict=True))
+            raise CheckpointError(
+                f"{source}: its heads of attention are not numbered from 0, or differ in shape: {shapes}"
+            )
+        found[f"{HEAD}weight"] = torch.stack(parts)
+    if method.head == "query2label" and {f"{HEAD}fc.weight", f"{HEAD}fc.bias"} <= set(found):
         weights, bias = found[f"{HEAD}fc.weight"], found[f"{HEAD}fc.bias"]
         found[f"{HEAD}fc.weight"] = weights.reshape(-1, weights.shape[-1], 1)
         found[f"{HEAD}fc.bias"] = bias.reshape(-1)
     return found
+
+
+def method_settings(method: Method, tensors: Tensors, source: str) -> tuple[dict[str, Any], int, int | None]:
+    """Settings of the config group `head`, N, and the width of the label embeddings, if the head needs some.
+
+    Raises CheckpointError if a tensor that they follow from is missing.
+    """
+    head = {name.removeprefix(HEAD): tensor for name, tensor in tensors.items() if name.startswith(HEAD)}
+    assert method.num_classes is not None
+    try:
+        settings = {"name": method.head, **method.settings(head)}
+        width = None if method.embeddings is None else head[method.embeddings[0]].shape[method.embeddings[1]]
+        return settings, head[method.num_classes[0]].shape[method.num_classes[1]], width
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(f"{source}: looks like {method.head}, but has no tensor for its {error}") from None

@@ -166,8 +166,8 @@ def _p(p: float) -> str:
 def _plateau(table: PaperTable, key: str, by_key: Mapping[str, RowResult]) -> tuple[bool | None, str]:
     """Whether a row was trained long enough, None where that is not known, and the evidence.
 
-    It was if twice the epochs raise the mean val metric by less than `SETTLED`, over the seeds that both rows have. They
-    may lower it: a head that fits the training images too closely has its best length behind it.
+    It was if twice the epochs raise the mean val metric by less than `SETTLED`, over the seeds that both rows have.
+    They may lower it: a head that fits the training images too closely has its best length behind it.
     """
     short, long = (
         {record.seed: record.best for record in by_key[name].records if record.best is not None}

@@ -8,7 +8,6 @@ step are left out too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -16,25 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from mldec.config import ComponentConfig, Count, Natural, Share, arguments_of
-from mldec.errors import CheckpointError, check_choice
+from mldec.errors import check_choice
 from mldec.labels import LabelSpace
 from mldec.models.heads.layers import DecoderLayer, share_queries
 from mldec.models.heads.per_class import PerClassDecoder, Start
-from mldec.models.weights import compare_tensors
 from mldec.registry import HEADS
 
 SelfAttention = Literal["none", "first", "others", "all"]
-
-#: Our name of a part -> the published one.
-PARTS = {
-    "input_projection.": "input_proj.",
-    "queries.": "query_embed.",
-    "encoder.": "transformer.encoder.layers.",
-    "layers.": "transformer.decoder.layers.",
-    "norm.": "transformer.decoder.norm.",
-    "fc.weight": "fc.W",
-    "fc.bias": "fc.b",
-}
 
 
 class Query2LabelLayer(DecoderLayer):
@@ -96,43 +83,6 @@ class Query2Label(PerClassDecoder):
         differs = self.training and self.dropout > 0 and cast(DecoderLayer, self.layers[0]).self_attn is not None
         target = share_queries(torch.zeros_like(queries[0]), memory_BTD.shape[0], differs)
         return Start(target, memory_BTD, position_TD, queries)
-
-    def load_published(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the head of a published checkpoint of the same sizes and variant.
-
-        Args:
-            tensors: its `state_dict`, also with the prefix `module.`. Tensors of the backbone, among which are the
-                positions, are ignored.
-
-        Raises:
-            CheckpointError: any tensor of the head is missing, unexpected or of another shape.
-        """
-        expected = self.state_dict()
-        names = {_published_name(ours): ours for ours in expected}
-        found = {}
-        for name, tensor in tensors.items():
-            name = name.removeprefix("module.")
-            if name in names and tensor.squeeze().shape == expected[names[name]].squeeze().shape:
-                # fc.W is (1, N, D), the projection a 1x1 convolution
-                tensor = tensor.reshape(expected[names[name]].shape)
-            if not name.startswith("backbone."):
-                found[name] = tensor
-        fitting, missing, wrong = compare_tensors(expected, found, _published_name)
-        wrong += [f"{name} is missing" for name in missing]
-        wrong += [f"{name} is unexpected" for name in found if name not in names]
-        if wrong:
-            raise CheckpointError(
-                "these weights do not fit this Query2Label head: "
-                + "; ".join(wrong[:10])
-                + (f"; and {len(wrong) - 10} more" if len(wrong) > 10 else "")
-                + ". Its classes, sizes, self_attention, encoder_layers and input_projection must be those of the file"
-            )
-        self.load_state_dict(fitting)
-
-
-def _published_name(ours: str) -> str:
-    part = next(part for part in PARTS if ours.startswith(part))
-    return PARTS[part] + ours.removeprefix(part)
 
 
 @dataclass(frozen=True, kw_only=True)
