@@ -144,8 +144,10 @@ class PaperTable:
 
     @property
     def name(self) -> str:
-        """`Table 5`, `Figure 6`."""
-        kind = "Table" if self.id.startswith("table") else "Figure"
+        """`Table 5`, `Figure 6`; `Arena`, which the paper does not have."""
+        kind = next((kind for kind in ("Table", "Figure") if self.id.startswith(kind.lower())), None)
+        if kind is None:
+            return self.id.replace("_", " ").capitalize()
         return f"{kind} {self.id.removeprefix(kind.lower())}"
 
     @property
