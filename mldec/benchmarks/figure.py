@@ -80,7 +80,8 @@ def as_grid(figures: Sequence[Figure]) -> str:
         if separator:
             grid.setdefault(subject, {})[quantity] = figure
             columns.setdefault(quantity, []).append(figure)
-    rows = [["", *(f"{quantity} [{found[0].unit}]" for quantity, found in columns.items())]]
+    units = {quantity: f" [{found[0].unit}]" * bool(found[0].unit) for quantity, found in columns.items()}
+    rows = [["", *(quantity + unit for quantity, unit in units.items())]]
     for subject, cells in grid.items():
         rows.append([subject, *(_cell(cells[quantity]) if quantity in cells else "" for quantity in columns)])
     notes = []

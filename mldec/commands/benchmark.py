@@ -1,4 +1,4 @@
-"""`mldec benchmark`: speed and memory of networks, the training loop, loading images, reading tables, cached tokens."""
+"""`mldec benchmark`: speed and memory of networks, heads, the training loop, loading, reading tables, cached tokens."""
 
 from __future__ import annotations
 
@@ -178,6 +178,38 @@ def measure_cache(options: CacheOptions, arguments: compose.Arguments) -> Measur
     return Measured(measure((pooling, decoder), **sizes), pooling.runtime.device, {}, pooling.runtime.precision)
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeadsOptions(BenchmarkOptions):
+    """Heads on the tokens of a frozen backbone: the rows of a table at probe scale, without those of other lengths."""
+
+    table: str = "arena"  # whose rows are measured; the last one is what ratios are given over
+    rows: tuple[str, ...] = ()  # keys of rows; default: all that are tuned
+    num_labels: Labels | None = None  # default: those of the data that the table was written for
+    seconds: Seconds = 1.0  # about how long each time is measured in a round
+
+
+def measure_heads(options: HeadsOptions, arguments: compose.Arguments) -> Measured:
+    from mldec.benchmarks.heads import measure
+    from mldec.benchmarks.model import Case
+    from mldec.benchmarks.record import Measured
+    from mldec.paper.tables import find_table
+    from mldec.paper.values import row_name
+
+    compose.load_components(arguments.plugins)
+    table = find_table(options.table, "probe")
+    rows = [table.row(key) for key in options.rows] or [row for row in table.reproduced if row.choose]
+    cases = []
+    for row in rows:
+        settings = [f"{key}={value}" for key, value in row.settings.items()]
+        overrides = [f"experiment={row.experiment}", *settings, *arguments.overrides]
+        config = build_config(compose.compose(overrides, arguments.config_dir))
+        title = str(row.cells.get("method", row_name(table, row)))
+        cases.append(Case(title, config, options.num_labels or row.needs.labels))
+    runtime = cases[0].config.runtime
+    figures = measure(cases, repeats=options.repeats, seconds=options.seconds)
+    return Measured(figures, runtime.device, {"table": table.id}, runtime.precision)
+
+
 #: The options of each subject,
 SUBCOMMANDS: dict[str, type[BenchmarkOptions]]
 SUBCOMMANDS = {
@@ -186,6 +218,7 @@ SUBCOMMANDS = {
     "loader": LoaderOptions,
     "data": DataOptions,
     "cache": CacheOptions,
+    "heads": HeadsOptions,
 }
 #: and the function that measures it.
 MEASURES: dict[str, Callable[[Any, compose.Arguments], Measured]]
@@ -195,6 +228,7 @@ MEASURES = {
     "loader": measure_loader,
     "data": measure_data,
     "cache": measure_cache,
+    "heads": measure_heads,
 }
 
 
@@ -209,7 +243,7 @@ def main(argv: Sequence[str]) -> int:
     from mldec.engine import run_directory
 
     measured = MEASURES[subject](options, arguments)
-    table = as_grid(measured.figures) if subject == "model" else as_table(measured.figures)
+    table = as_grid(measured.figures) if subject in ("model", "heads") else as_table(measured.figures)
     say(table)
     record = make_record(subject, measured)
     if options.output is not None:

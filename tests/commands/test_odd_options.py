@@ -135,6 +135,7 @@ OPTIONS = {
     "benchmark loader": ([], ["scale", "repeats", "workers"]),
     "benchmark data": ([], ["scale", "repeats"]),
     "benchmark train": ([], ["steps", "repeats", "images", "num_labels", "runtime.threads"]),
+    "benchmark heads": ([], ["table", "rows", "repeats", "num_labels", "seconds"]),
     "benchmark cache": ([], ["repeats", "images", "num_labels", "memory"]),
     "benchmark model": (
         ["experiment=digits", "num_labels=5"],
