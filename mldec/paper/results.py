@@ -36,7 +36,7 @@ def row_results(planner: Planner, table: PaperTable, outcome: Outcome | None = N
     failed = {failure.job.row: failure for failure in outcome.failures if failure.job.table == table.id}
     results = []
     for row in table.rows:
-        result = RowResult(row=row, published=published.get(row.key))
+        result = RowResult(row=row, published=published.get(row.key, row if row.published else None))
         if row.experiment is None:
             result = replace(result, status="literature")
         elif failure := failed.get(row.key) or failed.get(ALL):
