@@ -52,7 +52,7 @@ class HeadLayout:
 
     Attributes:
         kind: "authors", "timm" (some names of the decoder one level higher), "pooling" (a linear layer only), or "own"
-            (our names, which `published_methods` has made of those of another method).
+            (our names, into which `published_methods` renames those of another method).
         prefix: of all names of the head, such as `head.`.
         attention: the name of the cross-attention.
     """

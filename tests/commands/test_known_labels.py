@@ -137,6 +137,13 @@ def test_the_command_writes_known_labels_with_their_state(trained, predictor, ph
     assert found == mldec.predict(trained, "photos", f"known={first}=1,{second}=0", threshold=0.5, device="cpu")
 
 
+def test_an_exported_folder_can_be_told_labels_too(trained, predictor, images, tmp_path):
+    assert run(["export", f"run={trained}", "format=safetensors", f"output={tmp_path / 'exported'}"]) == 0
+    known = {predictor.labels.names[3]: 1, predictor.labels.names[7]: 0}
+    scores = mldec.load(tmp_path / "exported", device="cpu").scores(images, known=known)
+    np.testing.assert_allclose(scores, predictor.scores(images, known=known), atol=1e-6)
+
+
 def test_an_interrupted_prediction_does_not_resume_with_other_known_labels(
     trained, predictor, photos, capsys, monkeypatch
 ):
