@@ -273,7 +273,7 @@ def _settings(
         settings[name] = getattr(options, name)
     digests = {"labels": labels, "values of the thresholds": thresholds}
     settings |= {name: hashlib.sha256(content).hexdigest()[:12] for name, content in digests.items()}
-    settings["known"] = {name: int(state) for name, state in sorted((selection.known or {}).items())}
+    settings["known"] = {name: int(state) for name, state in sorted((selection.known or {}).items())} or None
     return settings | {"overrides": list(overrides), "precision": options.precision}
 
 
