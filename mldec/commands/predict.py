@@ -30,8 +30,8 @@ class PredictOptions(NetworkOptions):
     A zero-shot network predicts any labels: labels="zebra crossing,espresso". Other settings of how their embeddings
     are looked up can be set as in training: head.label_embeddings.aliases=FILE.
 
-    A C-Tran that was trained with label masks takes labels that are known already and predicts the others better:
-    known="cat=1,dog=0".
+    A C-Tran that was trained with label masks takes labels that are known already and predicts the others with
+    them: known="cat=1,dog=0".
 
     Attributes:
         input: an image, a directory with its subdirectories, a pattern in quotes such as "photos/*.jpg", @FILE for a
