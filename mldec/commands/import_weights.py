@@ -29,13 +29,17 @@ class ImportOptions:
     backbone.normalize=unit|backbone       pixels within 0..1 (TResNets, what else the authors trained), or the
                                            statistics of ImageNet (ResNets of timm, torchvision)
     head.label_embeddings.…=…              other settings of label embeddings, as in training
+    head.residual=0.4                      what files of other methods do not show: residual of csra, num_heads of
+                                           c_tran and query2label, steps of ssgrl; printed as assumed if it is not set
     run_dir=DIR output=DIR name=NAME       the run directory: exactly there, or output/<name>/<date>_<time>
 
     Attributes:
         checkpoint: a .pth, .pt or .safetensors file: the authors' files, timm's ML-Decoder, average pooling on a
-            TResNet or ResNet, zero-shot heads; a state dict, bare or under `model` or `state_dict`
+            TResNet or ResNet, zero-shot heads, CSRA, ML-GCN, SSGRL, ADD-GCN, C-Tran, Query2Label; a state dict, bare
+            or under `model` or `state_dict`
         backbone: the network (any timm model), if the file does not show which it is; otherwise it must agree
-        label_embeddings: of a zero-shot head: the source of label embeddings, which files of weights do not hold
+        label_embeddings: of a zero-shot head, ML-GCN or SSGRL: the source of label embeddings, which files of weights
+            do not hold
         labels: in the order of the outputs; default: `idx_to_class` of the file, or the labels of the dataset
     """
 
@@ -46,7 +50,7 @@ class ImportOptions:
     backbone: str | None = None
     labels: LabelNames | None = None
     label_embeddings: str | None = None
-    image_size: Count | None = None  # in pixels, which no file holds; default: the experiment's, or 448
+    image_size: Count | None = None  # in pixels; default: of a ViT that of the file, else the experiment's, or 448
 
 
 OPTIONS = ImportOptions
@@ -59,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
 
     from mldec.engine import build, config_checks
     from mldec.engine.display import Display
-    from mldec.engine.imported_run import choose_labels, has_data, summary, write_run
+    from mldec.engine.imported_run import choose_labels, count_cooccurrence, has_data, summary, write_run
     from mldec.engine.stored_config import with_absolute_paths
     from mldec.models.bounded import build_within
     from mldec.models.published import read_published
@@ -71,13 +75,16 @@ def main(argv: Sequence[str]) -> int:
         config = with_absolute_paths(config)
     config_checks.check_config(config)
     labels, more = choose_labels(found, config, options.labels, arguments.choose_data)
+    counts, graph = count_cooccurrence(found, config, labels, arguments.choose_data)
     classifier = build_within(
-        lambda: build.build_classifier(config, labels, pretrained=False), found.tensors, found.source
+        lambda: build.build_classifier(config, labels, cooccurrence=counts, pretrained=False),
+        found.tensors,
+        found.source,
     )
     found.load_into(classifier)
 
     display = Display()
-    for note in [*notes, *more]:
+    for note in [*notes, *more, *graph]:
         display.say(f"note: {note}")
     folder = write_run(found, config, labels, classifier.eval())
     for line in summary(found, config, labels, classifier):
@@ -96,7 +103,7 @@ def compose_run(
 
     Raises ConfigError for overrides that contradict the file, or that it decides.
     """
-    from mldec.engine.imported_run import NO_DATASET, network_settings
+    from mldec.engine.imported_run import NO_DATASET, choose_image_size, network_settings
 
     overrides, notes = list(arguments.overrides), list[str]()
     if not arguments.choose_data:
@@ -109,4 +116,5 @@ def compose_run(
     mapping |= settings
     if not arguments.choose_data and "name" not in given:
         mapping["name"] = re.sub(r"[^\w.-]+", "_", options.checkpoint.name.partition(".")[0]) or "imported"
-    return mapping, notes + differences
+    sized = given | ({"image_size"} if options.image_size is not None else set())
+    return mapping, notes + differences + choose_image_size(found, mapping, sized)

@@ -31,6 +31,7 @@ from mldec.registry import REGISTRIES
 OutputDirectory = Annotated[Path, "a directory to write into"]
 OutputFile = Annotated[Path, "a file to write"]
 LabelNames = Annotated[tuple[str, ...], "label names a,b or @FILE"]
+LabelStates = Annotated[tuple[str, ...], "LABEL=1 or LABEL=0, several with commas"]
 Repeatable = Annotated[tuple[str, ...], "text; may be repeated"]
 Split = Literal["train", "val", "test"]
 
@@ -159,6 +160,22 @@ def read_label_names(text: str) -> tuple[str, ...]:
         wanted = ",".join(dict.fromkeys(name for name in names if name)) or "red seven,blue one"
         advice = "list each label once, one per line" if text.startswith("@") else f'use labels="{shortened(wanted)}"'
         raise DataError(f"labels={shortened(text)}: {error}; {advice}") from None
+
+
+def read_label_states(option: str, items: Sequence[str]) -> dict[str, int]:
+    """1 (present) or 0 (absent) by label, of items such as `cat=1`. Raises ConfigError for any other item."""
+    states: dict[str, int] = {}
+    for item in items:
+        name, separator, value = (part.strip() for part in item.rpartition("="))
+        if not separator or not name or value not in ("0", "1"):
+            raise ConfigError(
+                f"{option}: found {shortened(item)}, expected LABEL=1 (present) or LABEL=0 (absent), several with "
+                f'commas: {option}="cat=1,dog=0"'
+            )
+        if name in states:
+            raise ConfigError(f"{option}: {shortened(name)} is given twice; leave one out")
+        states[name] = int(value)
+    return states
 
 
 def value_of(text: str, annotation: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mldec.commands import compose
 from mldec.commands.help import show_value
-from mldec.commands.options import LabelNames, NetworkOptions, Repeatable, parse
+from mldec.commands.options import LabelNames, LabelStates, NetworkOptions, Repeatable, parse, read_label_states
 from mldec.config import Count, Fraction, Precision, SomeOrNone, build_config, to_mapping
 from mldec.errors import ConfigError, DataError, counted, shortened
 
@@ -30,6 +30,9 @@ class PredictOptions(NetworkOptions):
     A zero-shot network predicts any labels: labels="zebra crossing,espresso". Other settings of how their embeddings
     are looked up can be set as in training: head.label_embeddings.aliases=FILE.
 
+    A C-Tran that was trained with label masks takes labels that are known already and predicts the others with
+    them: known="cat=1,dog=0".
+
     Attributes:
         input: an image, a directory with its subdirectories, a pattern in quotes such as "photos/*.jpg", @FILE for a
             list with one path per line, or - for such a list on standard input; may be given several times. Instead of
@@ -37,6 +40,8 @@ class PredictOptions(NetworkOptions):
         thresholds: list labels with a score above a threshold of their own: tuned, on val, or read from a CSV file with
             the columns label,threshold; labels without one have threshold=…. A run whose images have one label each has
             no thresholds: the best label is listed
+        known: labels that all images are known to have (1) or not to have (0); their score is this value. Only for
+            head=c_tran, trained with head.label_masks=true
         maps: into DIR: an image with a map of each listed label: what each location contributes to it (true, label),
             or the attention of its query
     """
@@ -50,6 +55,7 @@ class PredictOptions(NetworkOptions):
     threshold: Fraction | None = None  # list labels with a score above it; default 0.5, or of one label each the best
     thresholds: str | None = None
     top_k: Count | None = None  # list the N best labels instead
+    known: LabelStates | None = None
     output: Path | None = None  # a file FILE.jsonl, FILE.csv or FILE.parquet; any other: a directory
     format: tuple[Literal["jsonl", "csv", "parquet"], ...] | None = None  # files in DIR; default jsonl
     scores: Literal["listed", "all"] | None = None  # scores of listed labels (default), or of all labels
@@ -120,12 +126,18 @@ def predict(
         run: a run directory, a checkpoint file or an exported folder.
         inputs: one or several of what the option `input` takes: an image, a directory, a pattern, "@list.txt".
         overrides: what `mldec predict` takes, such as "head.label_embeddings.aliases=aliases.txt".
-        options: its options as values: threshold=0.3, thresholds="tuned", top_k=3, labels=["zebra", "espresso"].
+        options: its options as values: threshold=0.3, thresholds="tuned", top_k=3, labels=["zebra", "espresso"],
+            known={"cat": 1}.
 
     Raises ConfigError, DataError or CheckpointError, as the command does; DataError for an image that cannot be read.
     """
     from mldec.engine.prediction_files import find_inputs
 
+    known = options.pop("known", None)
+    if known is not None and not isinstance(known, Mapping):
+        raise ConfigError(
+            f"known={shortened(known)}: expected a mapping of label names to 1 or 0: {{'cat': 1, 'dog': 0}}"
+        )
     sources = [inputs] if isinstance(inputs, (str, Path)) else inputs
     texts = [str(source) for source in sources]
     made, arguments = parse(overrides, PredictOptions, "predict", run=run, input=texts, **options)
@@ -136,11 +148,12 @@ def predict(
         raise ConfigError("dataset=…: mldec.predict takes images; use `mldec predict`")
     paths = find_inputs(made.input)
     compose.load_components(arguments.plugins)
-    predictor, selection, warnings = prepare(made, arguments.overrides)
+    predictor, selection, warnings = prepare(made, arguments.overrides, known)
     for sentence in warnings:
         logger.warning("warning: %s", sentence)
     found = {}
-    for answer in chain.from_iterable(predictor.stream(paths, batch_size=selection.batch_size, workers=made.workers)):
+    stream = predictor.stream(paths, batch_size=selection.batch_size, workers=made.workers, known=selection.known)
+    for answer in chain.from_iterable(stream):
         if answer.scores is None:
             raise DataError(answer.error)
         found[answer.image] = predictor.name(answer.scores, selection.threshold, selection.top_k)
@@ -156,8 +169,13 @@ def _images_of(overrides: Sequence[str], config_dir: str | None) -> list[str]:
     return list(dict.fromkeys(index.path(row) for index in indexes for row in range(len(index))))
 
 
-def prepare(options: PredictOptions, overrides: Sequence[str]) -> tuple[Predictor, Selection, list[str]]:
-    """The network, which labels it lists, and a warning for each option that has no effect."""
+def prepare(
+    options: PredictOptions, overrides: Sequence[str], known: Mapping[str, int] | None = None
+) -> tuple[Predictor, Selection, list[str]]:
+    """The network, which labels it lists, and a warning for each option that has no effect.
+
+    `known`: in place of the option.
+    """
     from mldec.engine import text_rendering
     from mldec.engine.prediction import Selection, choose_threshold
     from mldec.engine.predictor import load
@@ -171,6 +189,9 @@ def prepare(options: PredictOptions, overrides: Sequence[str]) -> tuple[Predicto
     warnings = _choose_label_embeddings(predictor, options, overrides)
     if options.labels is not None:
         predictor.set_labels(options.labels)
+    if known is None and options.known is not None:
+        known = read_label_states("known", options.known)
+    predictor.check_known(known or {})
     top_k = options.top_k
     if predictor.single_label and options.threshold is None and options.thresholds in (None, "tuned"):
         if top_k is None and options.thresholds is not None:
@@ -191,6 +212,7 @@ def prepare(options: PredictOptions, overrides: Sequence[str]) -> tuple[Predicto
         all_scores=options.scores == "all",
         annotated=options.annotated,
         maps=options.weighting,
+        known=known,
         batch_size=options.batch_size or 32,
         workers=options.workers,
     )
@@ -251,6 +273,7 @@ def _settings(
         settings[name] = getattr(options, name)
     digests = {"labels": labels, "values of the thresholds": thresholds}
     settings |= {name: hashlib.sha256(content).hexdigest()[:12] for name, content in digests.items()}
+    settings["known"] = {name: int(state) for name, state in sorted((selection.known or {}).items())} or None
     return settings | {"overrides": list(overrides), "precision": options.precision}
 
 

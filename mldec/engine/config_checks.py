@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from mldec.config import Config
-from mldec.engine.config_properties import uses_label_embeddings, uses_softmax
+from mldec.engine.config_properties import tells_labels, uses_label_embeddings, uses_softmax
 from mldec.errors import ConfigError
 from mldec.registry import HEADS
 
@@ -24,12 +24,31 @@ def check_config(config: Config) -> None:
             f"head.random_queries={config.head.random_queries}: each adds a positive target, but loss={loss.name} "
             "needs exactly one per image; use loss=bce or head.random_queries=0"
         )
+    if tells_labels(config):
+        _check_told_labels(config)
     _check_details(config)
     if config.cache.tokens:
         _check_cache(config)
     repeats, size = config.augment.repeats, config.schedule.batch_size
     if repeats > size:
         raise ConfigError(f"augment.repeats={repeats} exceeds schedule.batch_size={size}; lower augment.repeats")
+
+
+def _check_told_labels(config: Config) -> None:
+    """Raise ConfigError for what would give labels that the head is told a wrong state or a wrong loss."""
+    otherwise = "or head.label_masks=false"
+    for name in ("mixup", "cutmix"):
+        if alpha := getattr(config.augment, name):
+            raise ConfigError(
+                f"augment.{name}={alpha}: a mixed image has fractions of labels, but training tells "
+                f"head={config.head.name} whether a label is present or absent; use augment.{name}=0, {otherwise}"
+            )
+    weight = getattr(config.loss, "unknown_weight", 0)
+    if weight > 0:
+        raise ConfigError(
+            f"loss.unknown_weight={weight}: labels that head={config.head.name} is told in training are left out of "
+            f"the loss as unknown ones, and would then count as absent; use loss.unknown_weight=0, {otherwise}"
+        )
 
 
 def _check_details(config: Config) -> None:

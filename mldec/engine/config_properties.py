@@ -25,6 +25,11 @@ def uses_cooccurrence(config: Config) -> bool:
     return bool(getattr(config.head, "uses_cooccurrence", False))
 
 
+def tells_labels(config: Config) -> bool:
+    """Whether training tells the head some labels of each image, so that prediction can be told known ones."""
+    return bool(getattr(config.head, "label_masks", False))
+
+
 def uses_label_counts(config: Config) -> bool:
     """Whether the loss is built with the counts of labels in the training images."""
     return bool(getattr(config.loss, "uses_label_counts", False))

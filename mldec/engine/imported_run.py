@@ -9,18 +9,21 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mldec.config import Config, to_mapping
 from mldec.engine import data_splits, environment, run_directory
 from mldec.engine.checkpoint import pack, save_checkpoint
 from mldec.engine.settings_file import write_settings
-from mldec.errors import ConfigError, DataError, MldecError
+from mldec.errors import ConfigError, DataError, MldecError, counted, printable_name
 from mldec.files import write_text
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
 from mldec.models.published import PublishedFile
+from mldec.models.published_methods import Method
 from mldec.models.text_cache import file_digest
+from mldec.registry import HEADS
 
 FREE = ("normalize", "drop_path")  # settings of the backbone that no file decides
 NO_DATASET = "no_dataset_was_named_when_this_was_imported.csv"
@@ -40,6 +43,7 @@ def network_settings(
     """
     settings = {"backbone": _backbone(found, mapping, given), "head": _head(found, mapping, given, source)}
     notes = []
+    replaced = found.method is not None and mapping["head"].get("name") != found.head["name"]
     for group, known in _found_settings(found).items():
         for key in known:
             own, other = known[key], mapping[group].get(key, known[key])
@@ -47,7 +51,10 @@ def network_settings(
                 own, other = (found.num_classes if number is None else number for number in (own, other))
             if own == other:
                 continue
-            if f"{group}.{key}" in given or (key == "name" and group in given):
+            is_given = f"{group}.{key}" in given or (key == "name" and group in given)
+            if replaced and group == "head" and key != "name" and not is_given:
+                continue  # the experiment has it for another head
+            if is_given:
                 raise ConfigError(f"{group}.{key}={other}: the file holds {own}; leave it out")
             if "experiment" in given:
                 notes.append(f"{group}.{key}: {own} as in the file, not {other} as in the experiment")
@@ -61,6 +68,7 @@ def _backbone(found: PublishedFile, mapping: Mapping[str, Any], given: Collectio
         raise ConfigError(f"{decided[0]}: the file decides it; of the backbone only {' and '.join(FREE)} can be set")
     composed, network = mapping["backbone"], _found_settings(found)["backbone"]
     same = "experiment" in given and all(composed.get(key) == value for key, value in network.items())
+    same = same and found.method is None  # whose code shows how it normalises
     kept = {key: composed[key] for key in FREE if key in composed and (same or f"backbone.{key}" in given)}
     return {**found.backbone, **kept}
 
@@ -70,10 +78,14 @@ def _head(
 ) -> dict[str, Any]:
     """Settings of the head: the file's, and what no file decides from overrides or the experiment."""
     composed = mapping["head"]
-    kept = {key for key in composed if f"head.{key}" in given} - set(found.head) | ({"dropout"} & set(composed))
+    kept = {key for key in composed if f"head.{key}" in given} - set(found.head) - {"label_embeddings"}
+    if found.method is None:
+        kept |= {"dropout"} & set(composed)
+    else:
+        _check_free(found.method, kept)
     settings = found.head | {key: composed[key] for key in kept}
     embeddings = composed.get("label_embeddings")
-    if found.num_classes is not None:
+    if found.embedding_width is None:
         without_effect = sorted(key for key in given if key.startswith("head.label_embeddings"))
         if source is not None or without_effect:
             key = [*without_effect, "label_embeddings"][0]
@@ -82,11 +94,66 @@ def _head(
     if source is not None:
         embeddings = {**(embeddings or {}), "source": source}
     if not embeddings:
+        what = "a zero-shot head" if found.method is None else f"the head of {found.method.title}, which is built"
         raise ConfigError(
-            f"the file has a zero-shot head for label embeddings of width {found.embedding_width}, which it does not "
-            "hold: add label_embeddings=SOURCE (a file of embeddings or a text model, as head.label_embeddings.source)"
+            f"the file has {what} for label embeddings of width {found.embedding_width}, which it does not hold: add "
+            "label_embeddings=SOURCE (a file of embeddings or a text model, as head.label_embeddings.source)"
         )
     return settings | {"label_embeddings": embeddings}
+
+
+def _check_free(method: Method, given: Collection[str]) -> None:
+    """Raise ConfigError for a setting of a method's head that its file decides."""
+    settings = {field.name for field in dataclasses.fields(HEADS[method.head].config_class)}
+    free = (*method.assumed, *method.training)
+    decided = sorted(key for key in given if key in settings and key not in free)  # others do not exist: `build_config`
+    if decided:
+        allowed = f"of this head only {' and '.join(free)} can be set" if free else "this head has no others"
+        raise ConfigError(f"head.{decided[0]}: the file of {method.title} decides it, leave it out; {allowed}")
+
+
+def choose_image_size(found: PublishedFile, mapping: dict[str, Any], given: Collection[str]) -> list[str]:
+    """Set `dataset.image_size` of an experiment to the size that the file is for, if it is for one; and a note of it.
+
+    Raises ConfigError if another size was `given`: `image_size`, or the key of an override.
+    """
+    side, composed = found.image_size, mapping["dataset"].get("image_size")
+    if side is None or side == composed:
+        return []
+    if named := [key for key in ("image_size", "dataset.image_size") if key in given]:
+        raise ConfigError(f"{named[0]}={composed}: the position embeddings in the file are for {side} px; leave it out")
+    mapping["dataset"]["image_size"] = side
+    if not {"experiment", "dataset"} & set(given):
+        return []
+    return [f"dataset.image_size: {side} as in the file, not {composed or 'the default'} as in the experiment"]
+
+
+def count_cooccurrence(
+    found: PublishedFile, config: Config, labels: LabelSpace, has_data: bool
+) -> tuple[np.ndarray | None, list[str]]:
+    """(N,N) counts of the training images, in the order of `labels`, and a note, if the file lacks a graph of them.
+
+    Raises:
+        ConfigError: no dataset is named, or it has other labels.
+        DataError: its files are missing or damaged.
+    """
+    if found.method is None or not found.method.not_in_file:
+        return None, []
+    need = f"files of {found.method.title} lack the graph of the labels, which is made from its training images"
+    if not has_data:
+        raise ConfigError(f"{need}; name them: experiment=… dataset.root=…, or dataset=… with their settings")
+    train = data_splits.build_split(config, "train", quiet=True)
+    column = {name: number for number, name in enumerate(train.labels.names)}
+    if lacking := [name for name in labels.names if name not in column]:
+        raise ConfigError(
+            f"{need}; {config.dataset.name} has no label {printable_name(lacking[0])}: name the dataset that it was "
+            "trained on, or its labels as the dataset spells them: labels=@FILE"
+        )
+    order = [column[name] for name in labels.names]
+    images = counted(len(train), "train image")
+    return train.cooccurrence()[np.ix_(order, order)], [
+        f"the graph of the labels is made from {images} of {config.dataset.name}, as the file has none"
+    ]
 
 
 def _found_settings(found: PublishedFile) -> dict[str, dict[str, Any]]:
@@ -148,7 +215,7 @@ def write_run(found: PublishedFile, config: Config, labels: LabelSpace, classifi
         save_checkpoint(folder / "checkpoints" / "best.pt", pack(config, labels, classifier))
         source = Path(found.source)
         origin = {"file": str(source.resolve()), "sha256": file_digest(source)}
-        origin |= {"entry": found.entry, "layout": found.layout.kind}
+        origin |= {"entry": found.entry, "layout": found.kind}
         machine = environment.environment(torch.device("cpu")) | {"processes": 1, "imported": origin}
         run_directory.write_json(folder / "environment.json", machine)
         write_text(folder / "labels.txt", "".join(f"{name}\n" for name in labels.names), sync=True)
@@ -166,25 +233,33 @@ def summary(found: PublishedFile, config: Config, labels: LabelSpace, classifier
     kinds = {"authors": "the authors' layout", "timm": "timm's layout", "pooling": "average pooling"}
     entry = f", under `{found.entry}`" if found.entry else ""
     head = found.head
-    if head["name"] == "gap":
+    if found.method is not None:
+        sizes = {"count": found.num_classes, "width": found.embedding_width}
+        answer = found.method.answer.format(**vars(config.head), **sizes)
+    elif head["name"] == "gap":
         answer = "one linear layer"
     elif found.num_classes is None:
         answer = f"a query for each label, from its embedding of width {found.embedding_width}"
     else:
         answer = f"{head['num_groups'] or found.num_classes} queries"
-    width = f", D = {head['dim']}" if "dim" in head else ""
+    width = f", D = {head['dim']}" if "dim" in head and found.method is None else ""
+    layout = kinds[found.kind] if found.method is None else f"the layout of {found.method.title}"
     shown = ", ".join(labels.names[:4]) + (", …" if len(labels) > 4 else "")
     backbone: Any = classifier.backbone
     mean, std = (", ".join(f"{value:g}" for value in values) for values in backbone.normalization)
     scale = "within 0..1" if (mean, std) == ("0, 0, 0", "1, 1, 1") else f"less {mean}, divided by {std}"
     body = getattr(config.backbone, "model", config.backbone.name)
     lines = [
-        f"{found.source}: {kinds[found.layout.kind]}{entry}, all of its {len(found.tensors)} tensors",
+        f"{found.source}: {layout}{entry}, all of its {len(found.tensors)} tensors",
         f"backbone     {body}",
         f"head         {head['name']}: {answer}{width}",
         f"labels       {len(labels)}: {shown}",
         f"images       {config.dataset.image_size} px, pixels {scale}",
     ]
+    if found.method is not None and found.method.assumed:
+        names = found.method.assumed
+        values = ", ".join(f"head.{name}={getattr(config.head, name):g}" for name in names)
+        lines.append(f"assumed      {values}, which files of {found.method.title} do not show")
     if found.others:
         lines.append(f"not taken    {', '.join(found.others)}; key={found.others[0]} would")
     return lines

@@ -38,6 +38,7 @@ class Selection:
     all_scores: bool = False  # write the scores of all labels
     annotated: bool = False  # draw each image with its labels
     maps: Weighting | None = None  # draw a map of each listed label
+    known: Mapping[str, int] | None = None  # labels of all images that are known already, see `Predictor.predict`
     batch_size: int = 32
     workers: int | None = None
 
@@ -75,7 +76,10 @@ def show_predictions(predictor: Predictor, paths: Sequence[str], selection: Sele
     """Print the labels of each image. Returns how many images could not be read."""
     errors = []
     with display.bar("predicting", len(paths)) as bar:
-        for answers in predictor.stream(paths, batch_size=selection.batch_size, workers=selection.workers):
+        stream = predictor.stream(
+            paths, batch_size=selection.batch_size, workers=selection.workers, known=selection.known
+        )
+        for answers in stream:
             for answer in answers:
                 if answer.scores is None:
                     errors.append(answer.error)
@@ -157,7 +161,9 @@ def _fill(
             yield paths[number]
 
     batch_size = selection.batch_size if selection.maps is None else min(selection.batch_size, MAPS_BATCH)
-    stream = predictor.stream(stamped(), batch_size=batch_size, workers=selection.workers, maps=selection.maps)
+    stream = predictor.stream(
+        stamped(), batch_size=batch_size, workers=selection.workers, maps=selection.maps, known=selection.known
+    )
     with display.bar("predicting", len(paths), done) as bar:
         for answers in stream:
             records = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -24,6 +24,7 @@ from mldec.engine.config_properties import uses_softmax
 from mldec.engine.device import autocast, choose_device, choose_precision
 from mldec.engine.image_sheets import View
 from mldec.engine.inference import ImageScorer
+from mldec.engine.known_labels import label_states, with_known
 from mldec.engine.thresholds import LabelThresholds
 from mldec.errors import ConfigError, DataError, RunError
 from mldec.labels import LabelSpace
@@ -134,14 +135,16 @@ class Predictor:
 
     # Scores -----------------------------------------------------------------------------------------------------------
 
-    def scores(self, images: Sequence[ImageInput], batch_size: int = BATCH) -> np.ndarray:
-        """(S,N) float32 scores in 0..1, columns in the order of `labels`.
+    def scores(
+        self, images: Sequence[ImageInput], batch_size: int = BATCH, known: Mapping[str, int] | None = None
+    ) -> np.ndarray:
+        """(S,N) float32 scores in 0..1, columns in the order of `labels`; `known` as in `predict`.
 
-        Raises DataError for an image that cannot be read.
+        Raises DataError for an image that cannot be read, and ConfigError as `check_known`.
         """
         if isinstance(images, (str, Path, Image.Image)):
             raise DataError(f"expected a list of images, found one image; pass [{images!r}]")
-        rows = [prediction.scores for prediction in self._readable(images, batch_size)]
+        rows = [prediction.scores for prediction in self._readable(images, batch_size, known=known)]
         return np.array(rows, np.float32) if rows else np.empty((0, len(self.labels)), np.float32)
 
     def stream(
@@ -151,6 +154,7 @@ class Predictor:
         batch_size: int = BATCH,
         workers: int | None = None,
         maps: Weighting | None = None,
+        known: Mapping[str, int] | None = None,
     ) -> Iterator[list[Prediction]]:
         """Predictions for any number of images, in order, a batch at a time. What cannot be read has an error instead.
 
@@ -158,11 +162,13 @@ class Predictor:
             workers: threads that decode images while the network computes; 0: none, None: one on the CPU, otherwise one
                 per core, at most 8.
             maps: also return the maps of this weighting (see `maps`) and the decoded pixels.
+            known: as in `predict`; maps are of the network that was told these labels.
 
         Raises:
             RunError: scores are not finite, or a batch does not fit into the device's memory.
-            ConfigError, DataError: as `maps`.
+            ConfigError, DataError: as `maps` and `check_known`.
         """
+        states = self._states(known)
         if maps is not None:
             self._check_weighting(maps)
         if workers is None:
@@ -171,7 +177,7 @@ class Predictor:
         batches = iter(lambda: list(itertools.islice(remaining, batch_size)), [])
         if workers == 0:
             for batch in batches:
-                yield self._predict(batch, [self._decode(image) for image in batch], maps)
+                yield self._predict(batch, [self._decode(image) for image in batch], maps, states)
             return
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         waiting: deque[tuple[list[ImageInput], list[Future]]] = deque()
@@ -180,9 +186,9 @@ class Predictor:
                 waiting.append((batch, [pool.submit(self._decode, image) for image in batch]))
                 if len(waiting) > AHEAD:
                     first, decoded = waiting.popleft()
-                    yield self._predict(first, [future.result() for future in decoded], maps)
+                    yield self._predict(first, [future.result() for future in decoded], maps, states)
             for batch, decoded in waiting:
-                yield self._predict(batch, [future.result() for future in decoded], maps)
+                yield self._predict(batch, [future.result() for future in decoded], maps, states)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -191,6 +197,7 @@ class Predictor:
         images: Sequence[ImageInput],
         threshold: float | Literal["tuned"] | np.ndarray | None = None,
         top_k: int | None = None,
+        known: Mapping[str, int] | None = None,
     ) -> list[dict[str, float]]:
         """The predicted labels of each image with their scores, highest first.
 
@@ -200,15 +207,33 @@ class Predictor:
                 label, and 0.5 for labels without one; or an array (N,). None: 0.5. With None and "tuned" a network of
                 images with one label each, which has no thresholds, predicts the best label.
             top_k: predict the k labels with the highest scores instead.
+            known: labels of all these images that are known already, 1 present or 0 absent: {"cat": 1, "dog": 0}. The
+                network is told them and predicts the others; their own score is the given value, exactly. Only
+                for head=c_tran, trained with head.label_masks=true. With a softmax (one label per image) the labels
+                that are left share the mass of absent ones.
 
-        Raises DataError for an image that cannot be read, and if there are no tuned thresholds.
+        Raises DataError for an image that cannot be read, and if there are no tuned thresholds; ConfigError as
+        `check_known`.
         """
         if threshold is None or (isinstance(threshold, str) and threshold == "tuned"):
             if self.single_label and top_k is None:
                 threshold, top_k = 0.5, 1
             else:
                 threshold = 0.5 if threshold is None else self.tuned_thresholds().values
-        return [self.name(row, threshold, top_k) for row in self.scores(images)]
+        return [self.name(row, threshold, top_k) for row in self.scores(images, known=known)]
+
+    def check_known(self, known: Mapping[str, int]) -> None:
+        """Raise ConfigError for labels that the network cannot be told.
+
+        That is an unknown name, a value other than 0 and 1, or any label of a head that reads none; and for images of
+        one label each two present labels, or all labels absent.
+        """
+        self._states(known)
+
+    def _states(self, known: Mapping[str, int] | None) -> Tensor | None:
+        """(1,N) int8 on the device, see `label_states`."""
+        states = label_states(known or {}, self.config, self.model, self.labels)
+        return None if states is None else states.to(self.device)
 
     def tuned_thresholds(self, default: float = 0.5) -> LabelThresholds:
         """The tuned thresholds of `labels`; labels without one get `default`.
@@ -237,7 +262,12 @@ class Predictor:
 
     # Maps -------------------------------------------------------------------------------------------------------------
 
-    def maps(self, images: Sequence[ImageInput], weighting: Weighting = "label") -> np.ndarray:
+    def maps(
+        self,
+        images: Sequence[ImageInput],
+        weighting: Weighting = "label",
+        known: Mapping[str, int] | None = None,
+    ) -> np.ndarray:
         """(S,N,H,W) float32 class activation maps: where in the images the evidence for each label is.
 
         H and W are those of the backbone's last feature map; `view` gives its position in the image.
@@ -247,12 +277,13 @@ class Predictor:
                 average pooling this is the class activation map. "attention": the attention of the label's query,
                 averaged over heads; each map sums to 1, and labels of one group share it. See
                 `mldec/models/heads/maps.py`.
+            known: as in `predict`.
 
         Raises:
-            ConfigError: unknown weighting.
+            ConfigError: unknown weighting, or as `check_known`.
             DataError: the head has no such maps, the backbone's tokens have no grid, or an image cannot be read.
         """
-        found = [prediction.maps for prediction in self._readable(images, MAPS_BATCH, weighting)]
+        found = [prediction.maps for prediction in self._readable(images, MAPS_BATCH, weighting, known)]
         return np.array(found) if found else np.empty((0, *self.check_maps(weighting)), np.float32)
 
     def check_maps(self, weighting: Weighting = "label") -> tuple[int, int, int]:
@@ -267,10 +298,15 @@ class Predictor:
         return View(self._resize.box(height, width), self._shift)
 
     def _readable(
-        self, images: Sequence[ImageInput], batch_size: int, maps: Weighting | None = None
+        self,
+        images: Sequence[ImageInput],
+        batch_size: int,
+        maps: Weighting | None = None,
+        known: Mapping[str, int] | None = None,
     ) -> Iterator[Prediction]:
         """The predictions of `stream`. Raises DataError for an image that cannot be read."""
-        for prediction in itertools.chain.from_iterable(self.stream(images, batch_size=batch_size, maps=maps)):
+        batches = self.stream(images, batch_size=batch_size, maps=maps, known=known)
+        for prediction in itertools.chain.from_iterable(batches):
             if prediction.error:
                 raise DataError(prediction.error)
             yield prediction
@@ -278,14 +314,18 @@ class Predictor:
     # One batch --------------------------------------------------------------------------------------------------------
 
     def _predict(
-        self, images: Sequence[ImageInput], decoded: Sequence[_Decoded | DataError], weighting: Weighting | None
+        self,
+        images: Sequence[ImageInput],
+        decoded: Sequence[_Decoded | DataError],
+        weighting: Weighting | None,
+        known: Tensor | None,
     ) -> list[Prediction]:
         """Predictions for images of which some could not be decoded."""
         valid = [image for image in decoded if not isinstance(image, DataError)]
         found: Iterator[tuple[np.ndarray, np.ndarray | None]] = iter(())
         if valid:
-            scores, tokens = self._forward(np.stack([image.resized for image in valid]))
-            maps = [None] * len(valid) if weighting is None else self._maps(tokens, weighting)
+            scores, tokens = self._forward(np.stack([image.resized for image in valid]), known)
+            maps = [None] * len(valid) if weighting is None else self._maps(tokens, weighting, known)
             found = zip(scores, maps, strict=True)
         predictions = []
         for image, result in zip(images, decoded, strict=True):
@@ -298,13 +338,15 @@ class Predictor:
         return predictions
 
     @torch.inference_mode()
-    def _forward(self, resized: np.ndarray) -> tuple[np.ndarray, Tokens]:
-        """Scores (B,N) and the backbone's tokens of images (B,S,S,3) uint8."""
+    def _forward(self, resized: np.ndarray, known: Tensor | None) -> tuple[np.ndarray, Tokens]:
+        """Scores (B,N) and the backbone's tokens of images (B,S,S,3) uint8; `known` (1,N)."""
         kept: list[Tokens] = []
 
         def network(images: Tensor) -> Tensor:
             kept.append(self.model.backbone(images))
-            return self.model.head(kept[0])
+            if known is None:
+                return self.model.head(kept[0])
+            return with_known(self.model.head(kept[0], known=known), known, self.scorer.softmax)
 
         images = torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous()
         try:
@@ -317,16 +359,16 @@ class Predictor:
             raise RunError(f"{self.path}: scores are not finite; the weights are damaged")
         return scores, kept[0]
 
-    def _maps(self, tokens: Tokens, weighting: Weighting) -> Iterator[np.ndarray]:
-        """(N,H,W) for each image of tokens (B,T,C)."""
+    def _maps(self, tokens: Tokens, weighting: Weighting, known: Tensor | None) -> Iterator[np.ndarray]:
+        """(N,H,W) for each image of tokens (B,T,C); `known` (1,N)."""
         if tokens.grid is None:
             raise DataError(f"backbone={self.config.backbone.name} has no maps: its tokens have no grid")
-        head = self.model.head
+        head, told = self.model.head, {} if known is None else {"known": known}
         for first in range(0, len(tokens.values), MAPS_BATCH):
             some = slice(first, first + MAPS_BATCH)
             part = Tokens(tokens.values[some], tokens.grid, None if tokens.prefix is None else tokens.prefix[some])
             with torch.inference_mode(), autocast(self.device, self.dtype):
-                maps_BNT: Tensor = head.maps(part, weighting)  # type: ignore[operator]
+                maps_BNT: Tensor = head.maps(part, weighting, **told)  # type: ignore[operator]
             yield from maps_BNT.unflatten(2, tokens.grid).float().cpu().numpy()
 
     def _check_weighting(self, weighting: str) -> None:

@@ -8,6 +8,7 @@ match: a partial match is an error that lists the names.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,24 @@ class PublishedFile:
         classifier.head.load_state_dict(head.fitting, strict=self.method is None)
 
     @property
+    def kind(self) -> str:
+        """Whose layout it is: "authors", "timm", "pooling", or the name of the head of another method."""
+        return self.layout.kind if self.method is None else self.method.head
+
+    @property
+    def image_size(self) -> int | None:
+        """Side in pixels of the images that a vision transformer's position embeddings, one per patch, belong to.
+
+        224 for vit_*_patch16_224. None for networks without any, which read images of other sizes too.
+        """
+        positions, patches = (self.body.get(name) for name in ("pos_embed", "patch_embed.proj.weight"))
+        if positions is None or patches is None or positions.dim() != 3 or patches.dim() != 4:
+            return None
+        count = positions.shape[1] - int("cls_token" in self.body)
+        side = math.isqrt(max(0, count))
+        return side * patches.shape[-1] if side * side == count and side else None
+
+    @property
     def body(self) -> dict[str, Tensor]:
         """The tensors outside of the head."""
         return {name: value for name, value in self.tensors.items() if not self.layout.holds(name)}
@@ -148,7 +167,7 @@ def load_published(
     num_classes: int | None = None,
     *,
     backbone: str | None = None,
-    image_size: int = 448,
+    image_size: int | None = None,
     label_embeddings: LabelEmbeddings | None = None,
     cooccurrence: np.ndarray | None = None,
     key: str | None = None,
@@ -159,7 +178,8 @@ def load_published(
         source: a .pth, .pt or .safetensors file, or its content: a state dict, bare or under `model` or `state_dict`.
         num_classes: N, to require this number of classes.
         backbone: the name of the backbone, mldec's or timm's, where the names in the file are ambiguous.
-        image_size: side of its input images in pixels.
+        image_size: side of its input images in pixels; None: that of a vision transformer's position embeddings
+            (`PublishedFile.image_size`), and 448 for networks without any.
         label_embeddings: for a head that needs them, the labels and their vectors; no file contains them.
         cooccurrence: (N,N) counts of the training images, `ImageIndex.cooccurrence`, for SSGRL, whose files lack them.
         key: the entry of the file that holds the state dict; None: `model` or `state_dict`.
@@ -180,8 +200,9 @@ def load_published(
             f"{published.source} needs the graph of the labels, which is not in the file; give the counts of the "
             "training images as cooccurrence=index.cooccurrence()"
         )
+    side = image_size or published.image_size or 448
     classifier = build_within(
-        lambda: _build(published, image_size, label_embeddings, cooccurrence), published.tensors, published.source
+        lambda: _build(published, side, label_embeddings, cooccurrence), published.tensors, published.source
     )
     published.load_into(classifier)
     return classifier.eval()

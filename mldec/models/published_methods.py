@@ -39,22 +39,30 @@ class Method:
 
     Attributes:
         head: our name of the method.
+        title: its own name, for messages.
+        answer: how it scores the labels, for messages, with its settings, `count` of labels and `width` of embeddings.
         mark: a name that is found in its files only, a regular expression.
         rules: (regular expression of the whole name, ours); "" leaves the tensor out.
         settings: those of the head that follow from the converted tensors, below `head.`.
         num_classes: a tensor, and its axis that is N; None for a layout that is known for comparison only.
         embeddings: a tensor, and its axis that is as wide as the label embeddings, which no file has; None: no need.
+        assumed: settings of the head that logits depend on and no file shows: those of its code, unless they are set.
+        training: settings of the head that only training depends on.
         not_in_file: tensors of our head that the file lacks: they are made from the co-occurrence of labels.
         unit: images enter with values from 0 to 1, without mean and standard deviation.
         fit: a tensor of the head in our shape; by default without the axes of 1 x 1 convolutions.
     """
 
     head: str
+    title: str
     mark: str
     rules: tuple[tuple[str, str], ...]
     settings: Callable[[Tensors], dict[str, Any]]
     num_classes: tuple[str, int] | None
+    answer: str = ""
     embeddings: tuple[str, int] | None = None
+    assumed: tuple[str, ...] = ()
+    training: tuple[str, ...] = ()
     not_in_file: tuple[str, ...] = ()
     unit: bool = False
     fit: Callable[[Tensor], Tensor] = _squeezed
@@ -146,14 +154,18 @@ def _channels_first(tensor: Tensor) -> Tensor:
 METHODS = (
     Method(
         "csra",
+        "CSRA",
         r"classifier\.multi_head\.0\.head\.weight",
         ((r"classifier\.multi_head\.(\d+)\.head\.weight", r"head.weight.\1"),),
         _csra,
         ("weight", 1),
+        answer="heads of residual attention: {num_heads}, lambda = {residual:g}",
+        assumed=("residual",),
         unit=True,
     ),
     Method(
         "ml_gcn",
+        "ML-GCN",
         r"gc1\.weight",
         (
             (r"gc1\.weight", "head.weight1"),
@@ -163,10 +175,12 @@ METHODS = (
         ),
         _ml_gcn,
         ("adjacency", 0),
+        answer="a graph of {count} labels, label embeddings of width {width}",
         embeddings=("weight1", 0),
     ),
     Method(
         "ssgrl",
+        "SSGRL",
         r"word_semantic\.fc_1\.weight",
         (
             (r"word_semantic\.fc_1\.(.+)", r"head.token_map.\1"),
@@ -183,11 +197,14 @@ METHODS = (
         ),
         _ssgrl,
         ("weight", 0),
+        answer="a graph of {count} labels, {steps} steps, label embeddings of width {width}",
         embeddings=("label_map.weight", 1),
+        assumed=("steps",),
         not_in_file=("adjacency",),
     ),
     Method(
         "add_gcn",
+        "ADD-GCN",
         r"gcn\.static_adj\.0\.weight",
         (
             (r"fc\.weight", "head.label_map.weight"),
@@ -204,9 +221,11 @@ METHODS = (
         ),
         _add_gcn,
         ("fc.weight", 0),
+        answer="a learned graph of {count} labels and one of each image, D = {dim}",
     ),
     Method(
         "c_tran",
+        "C-Tran",
         r"label_lt\.weight",
         (
             (r"label_lt\.weight", "head.labels.weight"),
@@ -219,9 +238,13 @@ METHODS = (
         ),
         _c_tran,
         ("labels.weight", 0),
+        answer="{num_layers} encoder layers over tokens and {count} labels, label_masks={label_masks}",
+        assumed=("num_heads",),
+        training=("dropout", "known_share"),
     ),
     Method(
         "query2label",
+        "Query2Label",
         r"transformer\.decoder\.layers\.0\..+",
         (
             (r"input_proj\.(.+)", r"head.input_projection.\1"),
@@ -236,10 +259,14 @@ METHODS = (
         ),
         _query2label,
         ("queries.weight", 0),
+        answer="{count} queries, encoder layers: {encoder_layers}, decoder layers: {decoder_layers}, D = {dim}",
+        assumed=("num_heads",),
+        training=("dropout",),
     ),
-    Method("sdl", r"embedding\.weight", ((r"embedding\.(.+)", r"head.embedding.\1"),), _none, None),
+    Method("sdl", "SDL", r"embedding\.weight", ((r"embedding\.(.+)", r"head.embedding.\1"),), _none, None),
     Method(
         "lesa",
+        "LESA",
         r"(attention_layer/)?w_att_1",
         (
             (r"conv/conv/weights|conv_weights", "head.regions.conv.weight"),
@@ -257,6 +284,7 @@ METHODS = (
     ),
     Method(
         "biam",
+        "BiAM",
         r"region_context_block\.w_q\.weight",
         (
             (r"conv_3X3\.body\.(.+)", r"head.input_conv.conv.\1"),

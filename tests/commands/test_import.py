@@ -17,14 +17,16 @@ from mldec.commands.import_weights import ImportOptions, compose_run
 from mldec.commands.main import run
 from mldec.commands.options import parse
 from mldec.config import build_config
-from mldec.engine.imported_run import choose_labels
+from mldec.engine.imported_run import choose_labels, count_cooccurrence
+from mldec.labels import LabelSpace
 from mldec.metrics import mean_average_precision
 from mldec.models.backbone import BackboneConfig
 from mldec.models.classifier import Classifier
-from mldec.models.heads import GlobalAveragePool, MLDecoder, ZeroShotMLDecoder
+from mldec.models.heads import ClassSpecificResidualAttention, GlobalAveragePool, MLDecoder, ZeroShotMLDecoder
 from mldec.models.label_embeddings import LabelEmbeddingsConfig, read_label_embeddings
 from mldec.models.published import read_published
 from mldec.registry import BACKBONES
+from tests import method_files
 from tests.published_files import authors_file, stir
 
 LABELS = ("person", "traffic light", "dog", "toothbrush", "wine glass")
@@ -291,3 +293,146 @@ def test_a_disk_that_is_full_leaves_nothing_behind_and_no_run_is_overwritten(pub
 def test_a_file_that_needs_import_says_so(published, capsys):
     assert run(["evaluate", f"run={published[0]}"]) == 2
     assert f"mldec import checkpoint={published[0]}" in capsys.readouterr().err
+
+
+# Other methods --------------------------------------------------------------------------------------------------------
+
+EMBEDDINGS = "label_embeddings=random:6"
+NEEDED = {"ml_gcn": [EMBEDDINGS], "ssgrl": [EMBEDDINGS]}
+ANSWERS = {
+    "csra": ("CSRA", "heads of residual attention: 4, lambda = 0.1", "head.residual=0.1"),
+    "ml_gcn": ("ML-GCN", "a graph of 5 labels, label embeddings of width 6", ""),
+    "ssgrl": ("SSGRL", "a graph of 5 labels, 3 steps, label embeddings of width 6", "head.steps=3"),
+    "add_gcn": ("ADD-GCN", "a learned graph of 5 labels and one of each image, D = 6", ""),
+    "c_tran": ("C-Tran", "2 encoder layers over tokens and 5 labels, label_masks=True", "head.num_heads=4"),
+    "query2label": ("Query2Label", "5 queries, encoder layers: 1, decoder layers: 2, D = 512", "head.num_heads=4"),
+}
+
+
+def counts_of(coco: Path) -> np.ndarray:
+    """In how many images of train2014 two labels are both present."""
+    boxes = json.loads((coco / "annotations" / "instances_train2014.json").read_text())["annotations"]
+    present = np.zeros((IMAGES, len(LABELS)), np.int64)
+    for box in boxes:
+        present[box["image_id"], box["category_id"]] = 1
+    return present.T @ present
+
+
+def method_file(name: str, coco: Path, folder: Path) -> tuple[Path, Classifier]:
+    """A file in the layout of a method, and the network itself, on ImageNet's pixels but for CSRA."""
+    torch.manual_seed(0)
+    embeddings = read_label_embeddings(LabelEmbeddingsConfig(source="random:6"), LABELS)
+    classifier = stir(Classifier(method_files.backbone(), method_files.head_of(name, embeddings, counts_of(coco))))
+    path = folder / f"{name}.pth"
+    torch.save({"state_dict": method_files.file_of(name, classifier), "epoch": 3}, path)
+    return path, classifier
+
+
+def expected_scores(name: str, classifier: Classifier, paths) -> np.ndarray:
+    pixels = torch.stack([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in paths]) / 255
+    with torch.no_grad():
+        return classifier(pixels if name == "csra" else (pixels - IMAGENET[0]) / IMAGENET[1]).sigmoid().numpy()
+
+
+@pytest.mark.parametrize("name", method_files.METHODS)
+def test_files_of_other_methods_become_runs_that_are_evaluated_and_predict(name, coco, tmp_path, capsys):
+    file, classifier = method_file(name, coco, tmp_path)
+    data = ["experiment=coco_tresnet_l", f"dataset.root={coco}", f"dataset.cache={tmp_path}", f"image_size={SIDE}"]
+    folder = tmp_path / "run"
+    assert run(["import", f"checkpoint={file}", *data, f"run_dir={folder}", *NEEDED.get(name, [])]) == 0
+    printed, diagnostics = capsys.readouterr()
+    title, answer, assumed = ANSWERS[name]
+    assert f"the layout of {title}, under `state_dict`" in printed
+    assert f"head         {name}: {answer}\n" in printed
+    assert (f"assumed      {assumed}, which files of {title} do not show" in printed) == bool(assumed)
+    assert f"note: head.name: {name} as in the file, not ml_decoder as in the experiment" in diagnostics
+    assert "head.num_heads" not in diagnostics  # that of another head
+    assert ("the graph of the labels is made from 12 train images of coco" in diagnostics) == (name == "ssgrl")
+    assert json.loads((folder / "environment.json").read_text())["imported"]["layout"] == name
+
+    paths = sorted((coco / "val2014").iterdir(), key=lambda path: int(path.stem))
+    scores = expected_scores(name, classifier, paths)
+    np.testing.assert_allclose(mldec.load(folder, device="cpu").scores(paths), scores, atol=1e-5)
+    assert run(["evaluate", f"run={folder}", "runtime=cpu", "runtime.workers=0"]) == 0
+    record = json.loads((folder / "evaluation" / "coco_test" / "metrics.json").read_text())
+    assert record["images"] == IMAGES
+    assert run(["predict", f"run={folder}", f"input={paths[0]}", "threshold=0", "device=cpu"]) == 0
+
+
+def test_settings_that_no_file_shows_can_be_set_and_others_cannot(coco, tmp_path, capsys):
+    file, classifier = method_file("csra", coco, tmp_path)
+    begin = ["import", f"checkpoint={file}", f"image_size={SIDE}", "labels=a,b,c,d,e", f"run_dir={tmp_path / 'run'}"]
+    for option, message in {
+        "head.projection=8": "head.projection: the file of CSRA decides it, leave it out; of this head only residual",
+        "head.num_heads=2": "head.num_heads=2: the file holds 4; leave it out",
+        "head.residuall=1": "head.residuall: head=csra has no such setting; did you mean residual",
+        "head=c_tran": "head.name=c_tran: the file holds csra; leave it out",
+        "label_embeddings=random:6": "label_embeddings: has no effect",
+    }.items():
+        assert run([*begin, option]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+    assert run([*begin, "head.residual=0.5"]) == 0
+    assert "assumed      head.residual=0.5" in capsys.readouterr().out
+    classifier.head.residual = 0.5
+    paths = sorted((coco / "val2014").iterdir())[:2]
+    scores = mldec.load(tmp_path / "run", device="cpu").scores(paths)
+    np.testing.assert_allclose(scores, expected_scores("csra", classifier, paths), atol=1e-5)
+
+    file, classifier = method_file("query2label", coco, tmp_path)
+    begin = ["import", f"checkpoint={file}", f"image_size={SIDE}", "labels=a,b,c,d,e", f"run_dir={tmp_path / 'q2l'}"]
+    assert run([*begin, "head=query2label", "head.num_heads=8", "head.dropout=0.3"]) == 0
+    head = mldec.load(tmp_path / "q2l", device="cpu").config.head
+    assert (head.num_heads, head.dropout, head.ffn_dim, head.self_attention) == (8, 0.3, 8, "first")
+
+
+def test_what_files_of_other_methods_lack_must_be_given(coco, tmp_path, capsys):
+    labels = f"labels={','.join(LABELS)}"
+    for name, options, message in (
+        ("ml_gcn", [], "the head of ML-GCN, which is built for label embeddings of width 6, which it does not hold"),
+        ("ml_gcn", ["label_embeddings=random:7"], "width 6, those of random:7 have width 7"),
+        ("ssgrl", [EMBEDDINGS], "files of SSGRL lack the graph of the labels, which is made from its training images"),
+    ):
+        file, _ = method_file(name, coco, tmp_path)
+        begin = ["import", f"checkpoint={file}", f"image_size={SIDE}", labels, f"run_dir={tmp_path / 'run'}"]
+        assert run([*begin, *options]) == 2
+        assert message in capsys.readouterr().err
+    data = ["experiment=coco_tresnet_l", f"dataset.root={coco}", f"dataset.cache={tmp_path}"]
+    assert run([*begin[:-2], begin[-1], EMBEDDINGS, *data, "labels=a,b,c,d,e"]) == 2
+    assert "coco has no label a: name the dataset that it was trained on" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert run([*begin, "label_embeddings=random:6", *data]) == 0  # labels in the dataset's order
+
+
+def test_the_graph_of_labels_follows_the_order_of_the_outputs(coco, tmp_path):
+    compose.load_components(())
+    found = read_published(method_file("ssgrl", coco, tmp_path)[0])
+    argv = [f"checkpoint={found.source}", "experiment=coco_tresnet_l", f"dataset.root={coco}", EMBEDDINGS]
+    config = build_config(compose_run(found, *parse(argv, ImportOptions, "import"))[0])
+    order = [3, 1, 4, 0, 2]
+    counts, _ = count_cooccurrence(found, config, LabelSpace([LABELS[column] for column in order]), has_data=True)
+    np.testing.assert_array_equal(counts, counts_of(coco)[np.ix_(order, order)])
+
+
+def test_a_vision_transformer_reads_images_of_the_size_in_its_file(coco, tmp_path, capsys):
+    torch.manual_seed(0)
+    config = BACKBONES["timm"].config_class(name="timm", model="vit_tiny_patch16_224", normalize="unit")
+    classifier = Classifier(
+        BACKBONES["timm"].build(config, image_size=224), ClassSpecificResidualAttention(192, len(LABELS), num_heads=1)
+    ).eval()
+    file = tmp_path / "vit.pth"
+    torch.save(method_files.file_of("csra", classifier), file)
+    begin = ["import", f"checkpoint={file}", "backbone=vit_tiny_patch16_224", f"run_dir={tmp_path / 'run'}"]
+    for options in (["image_size=448"], ["experiment=coco_tresnet_l", "dataset.image_size=448"]):
+        assert run([*begin, "labels=a,b,c,d,e", *options]) == 2
+        assert "image_size=448: the position embeddings in the file are for 224 px; leave it out" in (
+            capsys.readouterr().err
+        )
+    assert run([*begin, "experiment=coco_tresnet_l", f"dataset.root={coco}", f"dataset.cache={tmp_path}"]) == 0
+    printed, diagnostics = capsys.readouterr()
+    assert "images       224 px, pixels within 0..1" in printed
+    assert "note: dataset.image_size: 224 as in the file, not 448 as in the experiment" in diagnostics
+    pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
+    with torch.no_grad():
+        scores = classifier(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255).sigmoid().numpy()
+    np.testing.assert_allclose(mldec.load(tmp_path / "run", device="cpu").scores([pixels]), scores, atol=1e-5)

@@ -105,7 +105,19 @@ OPTIONS = {
     "predict": (
         ["run=RUN", "input=file"],
         [
-            *("threshold", "thresholds", "top_k", "scores", "annotated", "maps", "font", "resume", "device", "format"),
+            *(
+                "threshold",
+                "thresholds",
+                "top_k",
+                "known",
+                "scores",
+                "annotated",
+                "maps",
+                "font",
+                "resume",
+                "device",
+                "format",
+            ),
             *NETWORK,
         ],
     ),

@@ -225,11 +225,11 @@ def test_an_interrupted_prediction_resumes_where_it_stopped(trained, photos, cap
     assert run([*options, "output=whole"]) == 1
     forward, batches = Predictor._forward, []
 
-    def failing(self, resized):
+    def failing(self, resized, known):
         batches.append(len(resized))
         if len(batches) == 2:
             raise end
-        return forward(self, resized)
+        return forward(self, resized, known)
 
     monkeypatch.setattr(Predictor, "_forward", failing)
     assert run([*options, "output=out"]) != 0

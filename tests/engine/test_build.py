@@ -141,6 +141,20 @@ def test_softmax_on_images_of_several_labels_is_refused(small_digits):
         config_checks.check_config(make([*small_digits, "loss=ce"]))
 
 
+def test_a_head_that_is_told_labels_goes_with_whole_labels_that_the_loss_leaves_out(small_digits):
+    others = [text for text in small_digits if not text.startswith("head.")] + ["head=c_tran"]
+    config_checks.check_config(make(others))
+    for setting, message in {
+        "augment.mixup=0.2": "augment.mixup=0.2: a mixed image has fractions of labels, .*use augment.mixup=0, or head",
+        "augment.cutmix=1.0": "augment.cutmix=1.0: a mixed image has fractions of labels, .*or head.label_masks=false",
+        "loss.unknown_weight=0.5": "loss.unknown_weight=0.5: labels that head=c_tran is .*use loss.unknown_weight=0",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            config_checks.check_config(make([*others, setting]))
+        config_checks.check_config(make([*others, setting, "head.label_masks=false"]))
+        config_checks.check_config(make([*small_digits, setting]))
+
+
 def test_a_loss_that_needs_more_than_logits_goes_with_heads_that_give_it(small_digits, monkeypatch):
     config = make([*small_digits, "loss=sdl"])
     gap = HEADS["gap"].config_class

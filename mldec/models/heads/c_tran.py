@@ -88,9 +88,12 @@ class CTran(nn.Module):
         order = torch.rand(images, num_classes, generator=generator).argsort(dim=1).argsort(dim=1)
         return torch.where((order < counts).to(targets.device), targets, -1).to(torch.int8)
 
-    def maps(self, tokens: Tokens | Tensor, weighting: Weighting = "label") -> Tensor:
-        """(B, N, T): as for decoders, see `heads/maps.py`; what other labels contribute is left out."""
-        sequence = self._embed(tokens, None)
+    def maps(self, tokens: Tokens | Tensor, weighting: Weighting = "label", known: Tensor | None = None) -> Tensor:
+        """(B, N, T): as for decoders, see `heads/maps.py`; what other labels contribute is left out.
+
+        `known`: as in `forward`.
+        """
+        sequence = self._embed(tokens, known)
         for layer in self.layers[:-1]:
             sequence = layer(sequence)
         last, num_classes = cast(Any, self.layers[-1]), self.fc.out_features
