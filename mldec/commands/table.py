@@ -24,7 +24,7 @@ RunSeed = Annotated[int, Range(0, 10**18 - 1)]
 class TableOptions:
     """Run every row of a table of the paper over its seeds, and print published beside obtained values.
 
-    mldec table 5                      1 to 14, figure5, figure6, all; list prints what is in each
+    mldec table 5                      1 to 14, figure5, figure6, several of them, or all; list prints what is in each
     make table-5                       the same as mldec table 5
     python scripts/reproduce.py table=5
     dataset.root=DIR …                 any setting, for every run
@@ -61,15 +61,16 @@ def main(argv: Sequence[str]) -> int:
     named += [] if options.table is None else [options.table]
     if not named:
         raise ConfigError("no table named; use mldec table 5, for example; mldec table list prints all")
-    if len(named) > 1:
-        raise ConfigError(f"{shortened(' '.join(named))}: one table at a time, or all")
+    names = " ".join(named)
+    if len(named) > 1 and {"all", "list"} & set(named):
+        raise ConfigError(f"{shortened(names)}: all and list stand alone")
     compose.load_components(arguments.plugins)
     if named[0] == "list":
         return _list(options.scale)
-    planner = make_planner(named[0], options, arguments)
+    planner = make_planner(names, options, arguments)
     if options.launcher != "local":
         return _launch(planner, arguments, slurm=options.launcher == "slurm")
-    return _reproduce(planner, named[0], run=not options.report_only, page=options.page)
+    return _reproduce(planner, names, run=not options.report_only, page=options.page)
 
 
 def compose_with_start(
@@ -86,7 +87,7 @@ def compose_with_start(
 
 
 def make_planner(name: str, options: TableOptions, arguments: compose.Arguments) -> Planner:
-    """The planner of what a command line requests of the table `name`, or of all.
+    """The planner of what a command line requests of the table `name`, of several with spaces between them, or of all.
 
     Raises ConfigError for options without a meaning.
     """
@@ -94,9 +95,13 @@ def make_planner(name: str, options: TableOptions, arguments: compose.Arguments)
     from mldec.paper.runner import Workspace, slots
     from mldec.paper.tables import find_table, load_tables
 
-    tables = load_tables(options.scale) if name == "all" else (find_table(name, options.scale),)
+    tables = load_tables(options.scale)
+    if name != "all":
+        tables = tuple(
+            {table.id: table for table in (find_table(part, options.scale) for part in name.split())}.values()
+        )
     if options.rows and len(tables) > 1:
-        raise ConfigError(f"rows={','.join(options.rows)}: belongs to one table; name it instead of all")
+        raise ConfigError(f"rows={','.join(options.rows)}: belongs to one table; name that one alone")
     for key in options.rows:
         if tables[0].row(key).experiment is None:
             raise ConfigError(f"rows={key}: {tables[0].name} quotes it from the literature; there is nothing to run")

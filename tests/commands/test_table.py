@@ -292,7 +292,7 @@ def test_the_published_vectors_may_lie_anywhere(tmp_path):
         (["15"], "table=15: no such table"),
         (["table=-1"], "table=-1: no such table; allowed: figure5, figure6, table1, "),
         (["table=0"], "table=0: no such table; "),
-        (["5", "6"], "one table at a time"),
+        (["5", "all"], "5 all: all and list stand alone"),
         (["1", "scale=lap"], "scale=lap: expected one of paper, probe, desk"),
         (["1", "seeds="], "seeds=: empty"),
         (["1", "seeds=²"], "seeds=²: expected an integer"),
