@@ -32,7 +32,8 @@ def reweighted_adjacency(probabilities: Tensor, threshold: float, neighbour_weig
     """
     edges = (probabilities >= threshold).to(probabilities.dtype).fill_diagonal_(0)
     weight = neighbour_weight / (1 - neighbour_weight)
-    return weight * edges / (edges.sum(dim=0, keepdim=True) + 1e-6) + torch.eye(len(edges), dtype=edges.dtype)
+    own = torch.eye(len(edges), dtype=edges.dtype, device=edges.device)
+    return weight * edges / (edges.sum(dim=0, keepdim=True) + 1e-6) + own
 
 
 def normalised_adjacency(adjacency: Tensor) -> Tensor:
