@@ -21,7 +21,7 @@ from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.pretrained import find_source
 from mldec.models.tokens import HeadOutput
 from mldec.paper.planning import candidates
-from mldec.paper.requirements import describe_start
+from mldec.paper.requirements import RATE, describe_hardware, describe_start
 from mldec.paper.tables import load_tables
 
 ROWS = {
@@ -120,6 +120,19 @@ def test_every_row_of_coco_says_that_the_published_one_started_from_open_images(
         assert ("Open Images" in text) == (backbone != "ResNet-101"), experiment  # of which nothing is published
         header = " ".join((headers().EXPERIMENTS / f"{experiment}.yaml").read_text(encoding="utf-8").split("\n# "))
         assert f"Starts from {text}." in header
+
+
+def test_hours_are_those_of_what_is_computed():
+    """Three passes of an image and epoch; one if the backbone is frozen, and in one epoch alone if tokens are kept."""
+    config, row = composed("table6/lesa"), ROWS["table6/lesa"]
+    epochs = config.schedule.epochs
+    cost = round(RATE * 3600 / row.needs.images / epochs)  # of an image, such that a pass through all epochs takes 1 h
+    one_view = describe_hardware(row, config, lambda: 20 * epochs * cost)
+    assert "about 20 hours on" in one_view
+    plain = replace(config, cache=replace(config.cache, tokens=False))
+    assert "about 20 hours on" in describe_hardware(row, plain, lambda: 20 * cost)
+    trained = replace(plain, backbone=replace(config.backbone, freeze="none"))
+    assert "about 60 hours on" in describe_hardware(row, trained, lambda: 20 * cost)
 
 
 PROBE_ROWS = [(table, row) for table in load_tables("probe") for row in table.reproduced]

@@ -32,8 +32,9 @@ def reweighted_adjacency(probabilities: Tensor, threshold: float, neighbour_weig
     """
     edges = (probabilities >= threshold).to(probabilities.dtype).fill_diagonal_(0)
     weight = neighbour_weight / (1 - neighbour_weight)
-    own = torch.eye(len(edges), dtype=edges.dtype, device=edges.device)
-    return weight * edges / (edges.sum(dim=0, keepdim=True) + 1e-6) + own
+    return weight * edges / (edges.sum(dim=0, keepdim=True) + 1e-6) + torch.eye(
+        len(edges), dtype=edges.dtype, device=edges.device
+    )
 
 
 def normalised_adjacency(adjacency: Tensor) -> Tensor:
