@@ -20,6 +20,7 @@ import mldec.data.coco
 import mldec.data.digits
 import mldec.data.digits_many
 import mldec.data.folder
+import mldec.data.multi_scale_crop
 import mldec.data.nuswide
 import mldec.data.nuswide_zsl
 import mldec.data.openimages

@@ -103,6 +103,7 @@ def find_unused(config: Config) -> list[str]:
     if config.cache.tokens and config.cache.views > 1 and config.augment.name == "none":
         found.append(f"cache.views={config.cache.views}: with augment=none all views are the same")
     found += _unused_in_loss(config)
+    found += _unused_in_schedule(config)
     cycled = config.schedule.cycle_momentum
     if not cycled and _is_changed(config.schedule, "momentum"):
         found.append("schedule.momentum: only used with schedule.cycle_momentum=true")
@@ -115,6 +116,17 @@ def find_unused(config: Config) -> list[str]:
         found.append(
             "runtime.profile=true: the trace needs at least 5 steps per epoch; raise runtime.limit_train_batches"
         )
+    return found
+
+
+def _unused_in_schedule(config: Config) -> list[str]:
+    schedule, found = config.schedule, []
+    if late := [epoch for epoch in getattr(schedule, "milestones", ()) if epoch >= schedule.epochs]:
+        found.append(f"schedule.milestones={late}: the run has schedule.epochs={schedule.epochs}")
+    if _is_changed(schedule, "gamma") and not schedule.milestones:
+        found.append(f"schedule.gamma={schedule.gamma:g}: there are no schedule.milestones")
+    if _is_changed(schedule, "warmup_lr") and not schedule.warmup_epochs:
+        found.append(f"schedule.warmup_lr={schedule.warmup_lr:g}: schedule.warmup_epochs is 0")
     return found
 
 

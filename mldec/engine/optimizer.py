@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from timm.optim import Lamb
+from timm.optim import Lamb, RMSpropTF
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -160,6 +160,15 @@ class SGDConfig(OptimizerConfig):
             raise ValueError("nesterov=true: needs optimizer.momentum above 0; use momentum=0.9 or nesterov=false")
 
 
+@dataclass(frozen=True, kw_only=True)
+class RMSPropConfig(OptimizerConfig):
+    """RMSProp as TensorFlow has it, with coupled L2."""
+
+    momentum: Share = 0.9  # of the running update; used while the schedule does not cycle it
+    decay: Share = 0.9  # of the running mean of the squared gradient, which starts at 1
+    eps: Positive = 1e-10  # added to that mean, within the root
+
+
 @OPTIMIZERS.register("adam", AdamConfig)
 @OPTIMIZERS.register("adamw", AdamWConfig)
 def build_adam(config: AdamConfig, *, groups: list[Group], lr: float) -> Optimizer:
@@ -185,6 +194,16 @@ def build_sgd(config: SGDConfig, *, groups: list[Group], lr: float) -> Optimizer
 def build_lamb(config: LambConfig, *, groups: list[Group], lr: float) -> Optimizer:
     """timm's LAMB, the optimizer of the ImageNet recipes (paper §2.6)."""
     return Lamb(groups, lr=lr, betas=config.betas, eps=config.eps, max_grad_norm=config.max_grad_norm)
+
+
+@OPTIMIZERS.register("rmsprop", RMSPropConfig)
+def build_rmsprop(config: RMSPropConfig, *, groups: list[Group], lr: float) -> Optimizer:
+    """timm's RMSpropTF, which LESA was trained with: g / sqrt(mean + eps) instead of torch's g / (sqrt(mean) + eps).
+
+    With LESA's eps of 1 the two differ by much. As in TensorFlow, an update is multiplied by its own step's rate before
+    it enters the momentum.
+    """
+    return RMSpropTF(groups, lr=lr, alpha=config.decay, eps=config.eps, momentum=config.momentum)
 
 
 def _match_layout(optimizer: Optimizer) -> None:

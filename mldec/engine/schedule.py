@@ -83,7 +83,30 @@ class TimmCosineConfig(ScheduleConfig):
         _check_warmup(self, self.cooldown_epochs)
 
 
-def _check_warmup(config: CosineConfig | TimmCosineConfig, cooldown: int = 0) -> None:
+@dataclass(frozen=True, kw_only=True)
+class MultiStepConfig(ScheduleConfig):
+    """The rate stays the same but for milestones, at each of which it falls by a factor; constant without any."""
+
+    milestones: tuple[Count, ...] = ()  # epochs after which the rate is multiplied by `gamma`, in ascending order
+    gamma: Fraction = 0.1  # rate after a milestone over that before it
+    warmup_epochs: NonNegative = 0.0  # in which the rate rises along a line, step by step
+    warmup_lr: NonNegative = 0.0  # rate of the first step of a warm-up
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_warmup(self)
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(
+                f"milestones={list(self.milestones)}: not in ascending order; use {sorted(set(self.milestones))}"
+            )
+        if self.milestones and self.milestones[0] < self.warmup_epochs:
+            raise ValueError(
+                f"milestones={list(self.milestones)}: the first is within warmup_epochs={self.warmup_epochs:g}; "
+                "use later ones, or a shorter warm-up"
+            )
+
+
+def _check_warmup(config: CosineConfig | TimmCosineConfig | MultiStepConfig, cooldown: int = 0) -> None:
     if config.cycle_momentum:
         raise ValueError(
             f"cycle_momentum=true: {config.name} has no momentum cycle; use false, or schedule=one_cycle which has one"
@@ -94,8 +117,8 @@ def _check_warmup(config: CosineConfig | TimmCosineConfig, cooldown: int = 0) ->
             f"nothing of schedule.epochs={config.epochs}; use fewer, or more epochs"
         )
     for name in ("warmup_lr", "min_lr"):
-        if getattr(config, name) > config.max_lr:
-            value = getattr(config, name)
+        value = getattr(config, name, 0.0)
+        if value > config.max_lr:
             raise ValueError(f"{name}={value:g}: exceeds schedule.max_lr={config.max_lr:g}; use at most that")
 
 
@@ -171,6 +194,24 @@ class TimmCosine(Schedule):
             return SchedulePoint(_rise(config.warmup_lr, config.max_lr, epoch, config.warmup_epochs))
         share = min(epoch / (config.epochs - config.cooldown_epochs), 1.0)
         return SchedulePoint(_cosine(config.max_lr, config.min_lr, share))
+
+
+@SCHEDULES.register("multi_step", MultiStepConfig)
+class MultiStep(Schedule):
+    """`max_lr` times `gamma` for each milestone that is over, equal to torch.optim.lr_scheduler.MultiStepLR in epochs.
+
+    In the first `warmup_epochs` the rate rises along a straight line from `warmup_lr`, step by step; milestones are
+    counted from the first epoch of the run all the same.
+    """
+
+    config: MultiStepConfig
+
+    def point(self, step: int) -> SchedulePoint:
+        config, warmup_steps = self.config, round(self.config.warmup_epochs * self.steps_per_epoch)
+        if step < warmup_steps:
+            return SchedulePoint(_rise(config.warmup_lr, config.max_lr, step, warmup_steps))
+        passed = sum(epoch <= step // self.steps_per_epoch for epoch in config.milestones)
+        return SchedulePoint(config.max_lr * config.gamma**passed)
 
 
 def _rise(first: float, last: float, place: int, end: int) -> float:

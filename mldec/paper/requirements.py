@@ -44,6 +44,9 @@ def describe_hardware(row: TableRow, config: Config, macs: Callable[[], int]) ->
     images = row.needs.images or config.dataset.expected("train").images
     if images is None:
         return f"{gpu}; hours not estimated, since the number of images is not known"
-    hours = 3 * macs() * images * config.schedule.epochs / RATE / 3600
+    passes = config.schedule.epochs
+    if config.backbone.freeze == "all":  # no backward pass, and a single forward one if its tokens are kept
+        passes = (1 if config.cache.tokens else passes) / 3
+    hours = 3 * macs() * images * passes / RATE / 3600
     about = "less than an hour" if hours < 1 else f"about {hours:,.{1 if hours < 10 else 0}f} hours"
     return f"{gpu}, {about} on {GPU} (estimated)"

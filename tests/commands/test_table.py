@@ -301,7 +301,7 @@ def test_the_published_vectors_may_lie_anywhere(tmp_path):
         (["1", "-m"], "-m: has no effect here"),
         (["1", "seeds=a"], "seeds=a: expected an integer"),
         (["1", "rows=gab"], "did you mean gap"),
-        (["5", "rows=ml_gcn"], "quotes it from the literature"),
+        (["5", "rows=kssnet"], "quotes it from the literature"),
         (["all", "rows=gap"], "belongs to one table"),
         (["1", "launcher=pbs"], "launcher=pbs: expected one of local, print, slurm"),
         (["1", "report_only=perhaps"], "report_only=perhaps: expected true or false"),

@@ -17,10 +17,17 @@ from mldec.data.augment import (
     paint_rectangle,
 )
 from mldec.data.image import resize
+from mldec.data.multi_scale_crop import MultiScaleCropConfig, multi_scale_box
 from mldec.errors import ConfigError
 from mldec.registry import AUGMENTS
 
-CONFIGS = {"none": AugmentConfig, "paper": PaperConfig, "digits": DigitsAugmentConfig, "timm": TimmAugmentConfig}
+CONFIGS = {
+    "none": AugmentConfig,
+    "paper": PaperConfig,
+    "digits": DigitsAugmentConfig,
+    "timm": TimmAugmentConfig,
+    "multi_scale_crop": MultiScaleCropConfig,
+}
 
 
 def build(name: str, image_size: int = 48, **settings: Any) -> Any:
@@ -161,6 +168,49 @@ def test_crops_lie_inside_and_keep_their_bounds(height: int, width: int) -> None
 def test_a_crop_range_must_ascend() -> None:
     with pytest.raises(ValueError, match=r"scale=\[0.9, 0.2\]"):
         TimmAugmentConfig(name="timm", scale=(0.9, 0.2))
+
+
+def multi_scale_boxes(height: int, width: int, **settings: Any) -> set[tuple[int, int, int, int]]:
+    config = MultiScaleCropConfig(name="multi_scale_crop", **settings)
+    return {multi_scale_box(height, width, config, np.random.default_rng(seed)) for seed in range(3000)}
+
+
+def test_multi_scale_crops_are_those_of_the_published_code() -> None:
+    """Sides of the shorter side's 1, 0.875, 0.75, 0.66 and 0.5, at most two steps apart; positions in quarters."""
+    boxes = multi_scale_boxes(400, 600)
+    sides = [400, 350, 300, 264, 200]
+    pairs = {(w, h) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 2}
+    assert {(right - left, bottom - top) for left, top, right, bottom in boxes} == pairs
+    of_one_size = {(left, top) for left, top, right, bottom in boxes if (right - left, bottom - top) == (300, 264)}
+    step_w, step_h = (600 - 300) // 4, (400 - 264) // 4
+    corners = {(x * step_w, y * step_h) for x in (0, 4) for y in (0, 4)}
+    crosses = {(x * step_w, y * step_h) for x, y in ((2, 2), (0, 2), (4, 2), (2, 4), (2, 0))}
+    quarters = {(x * step_w, y * step_h) for x in (1, 3) for y in (1, 3)}
+    assert of_one_size == corners | crosses | quarters
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 80), (20, 500), (500, 20), (1, 1)])
+@pytest.mark.parametrize("settings", [{}, {"distort": 0, "grid": False}])
+def test_multi_scale_crops_lie_inside(height: int, width: int, settings: dict[str, Any]) -> None:
+    for left, top, right, bottom in multi_scale_boxes(height, width, **settings):
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
+        assert right - left == bottom - top or settings == {}
+
+
+def test_multi_scale_crop_of_the_whole_is_a_resize() -> None:
+    """Squashed to a square first, as SSGRL does, or not."""
+    image, square = make_image(), make_image()[:, :60]
+    whole = build("multi_scale_crop", scales=(1.0,), flip=0.0)
+    np.testing.assert_array_equal(whole(square, np.random.default_rng(0)), resize(square, 48))
+    squashed = build("multi_scale_crop", scales=(1.0,), flip=1.0, resize=48)
+    np.testing.assert_array_equal(squashed(image, np.random.default_rng(0)), resize(image, 48)[:, ::-1])
+
+
+def test_multi_scale_crop_needs_scales() -> None:
+    for scales in ((), (0.5, 0.0)):
+        with pytest.raises(ValueError, match=r"^scales=\[.*give at least one, all above 0"):
+            MultiScaleCropConfig(name="multi_scale_crop", scales=scales)
 
 
 def test_the_shipped_choices_are_registered() -> None:

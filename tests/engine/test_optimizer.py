@@ -10,11 +10,19 @@ import torch
 import yaml
 from torch import nn
 
-from mldec.engine.optimizer import AdamConfig, AdamWConfig, LambConfig, SGDConfig, apply_schedule, parameter_groups
+from mldec.engine.optimizer import (
+    AdamConfig,
+    AdamWConfig,
+    LambConfig,
+    RMSPropConfig,
+    SGDConfig,
+    apply_schedule,
+    parameter_groups,
+)
 from mldec.engine.schedule import OneCycle, OneCycleConfig, SchedulePoint
 from mldec.registry import OPTIMIZERS
 
-CONFIGS = {"adam": AdamConfig, "adamw": AdamWConfig, "sgd": SGDConfig, "lamb": LambConfig}
+CONFIGS = {"adam": AdamConfig, "adamw": AdamWConfig, "sgd": SGDConfig, "lamb": LambConfig, "rmsprop": RMSPropConfig}
 
 
 class Net(nn.Module):
@@ -130,6 +138,24 @@ def test_the_others_equal_torch(net, name, settings, oracle):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+def test_rmsprop_is_that_of_tensorflow():
+    """s = 0.9 s + 0.1 g², m = 0.5 m + lr g / sqrt(s + eps), w = w - m; s starts at 1, and each rate enters m."""
+    weight = nn.Parameter(torch.tensor([2.0, -3.0]))
+    config = RMSPropConfig(name="rmsprop", momentum=0.5, decay=0.9, eps=1.0)
+    optimizer = OPTIMIZERS["rmsprop"].build(config, groups=[{"params": [weight], "weight_decay": 0.1}], lr=1.0)
+    expected, square, moment = weight.detach().clone(), torch.ones(2), torch.zeros(2)
+    for rate in (0.1, 0.1, 0.01, 1.0):
+        apply_schedule(optimizer, SchedulePoint(rate))
+        optimizer.zero_grad()
+        weight.pow(2).sum().backward()
+        gradient = 2 * expected + 0.1 * expected
+        square = 0.9 * square + 0.1 * gradient**2
+        moment = 0.5 * moment + rate * gradient / (square + 1.0).sqrt()
+        expected = expected - moment
+        optimizer.step()
+        torch.testing.assert_close(weight.detach(), expected)
+
+
 def test_lamb_learns(net):
     images = torch.randn(8, 3, 4, 4)
     before = net(images).pow(2).sum()
@@ -143,7 +169,7 @@ def test_a_point_reaches_every_group(net, name):
     apply_schedule(optimizer, SchedulePoint(0.5, 0.7))
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.05, 0.5, 0.5])
     for group in optimizer.param_groups:
-        assert (group["momentum"] if name == "sgd" else group["betas"][0]) == 0.7
+        assert (group["momentum"] if name in ("sgd", "rmsprop") else group["betas"][0]) == 0.7
     apply_schedule(optimizer, SchedulePoint(0.25))
     assert optimizer.param_groups[2]["lr"] == 0.25
     assert (optimizer.param_groups[2].get("momentum") or optimizer.param_groups[2]["betas"][0]) == 0.7

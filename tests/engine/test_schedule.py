@@ -15,6 +15,7 @@ from mldec.config import build_config
 from mldec.engine import build
 from mldec.engine.schedule import (
     CosineConfig,
+    MultiStepConfig,
     OneCycle,
     OneCycleConfig,
     Schedule,
@@ -23,7 +24,12 @@ from mldec.engine.schedule import (
 )
 from mldec.registry import SCHEDULES
 
-NAMES = {OneCycleConfig: "one_cycle", CosineConfig: "cosine", TimmCosineConfig: "timm_cosine"}
+NAMES = {
+    OneCycleConfig: "one_cycle",
+    CosineConfig: "cosine",
+    TimmCosineConfig: "timm_cosine",
+    MultiStepConfig: "multi_step",
+}
 
 
 def one_cycle(total_steps: int, max_lr: float, pct_start: float = 0.2, *, momentum: bool = False) -> Schedule:
@@ -116,6 +122,51 @@ def test_timm_cosine_equals_that_of_timm_in_every_epoch(epochs, cooldown, warmup
             assert schedule(step) == SchedulePoint(pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12, abs=1e-18))
 
 
+def multi_step(steps_per_epoch: int, epochs: int, **settings) -> Schedule:
+    config = MultiStepConfig(name="multi_step", epochs=epochs, **settings)
+    return SCHEDULES["multi_step"].build(config, total_steps=epochs * steps_per_epoch, steps_per_epoch=steps_per_epoch)
+
+
+@pytest.mark.parametrize(("milestones", "gamma"), [((3, 4, 7), 0.1), ((1,), 0.5), ((), 0.1), ((3, 30), 0.2)])
+def test_multi_step_equals_torch_in_every_epoch(milestones, gamma):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    oracle = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma)
+    schedule = multi_step(3, 9, max_lr=0.5, milestones=milestones, gamma=gamma)
+    for epoch in range(9):
+        for step in range(3 * epoch, 3 * epoch + 3):
+            assert schedule(step) == SchedulePoint(pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12))
+        optimizer.step()
+        oracle.step()
+
+
+def test_multi_step_warms_up_step_by_step():
+    """CSRA's: from a rate of 0, and milestones that are counted from the first epoch of the run."""
+    schedule = multi_step(5, 6, max_lr=1.0, milestones=(4,), warmup_epochs=2)
+    rates = [schedule(step).lr for step in range(30)]
+    assert rates == pytest.approx([i / 10 for i in range(10)] + [1.0] * 10 + [0.1] * 10)
+    warm = multi_step(4, 3, max_lr=1.0, warmup_epochs=1, warmup_lr=0.2)
+    assert [warm(step).lr for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("experiment", "expected"),
+    [
+        ("table5/ml_gcn", {0: 0.1, 19: 0.1}),  # constant: the published step is at epoch 30, after the end
+        ("table5/add_gcn", {0: 0.05, 30: 0.05, 31: 0.005, 40: 0.005, 41: 5e-4, 49: 5e-4}),  # in effect one epoch late
+        ("table5/csra", {2: 0.1, 4: 0.1, 5: 0.01, 10: 1e-3, 29: 1e-6}),
+        ("table11/csra", {2: 0.1, 3: 0.1, 4: 0.01, 8: 1e-3, 28: 1e-8}),
+    ],
+)
+def test_the_steps_of_other_methods_are_those_of_their_authors(experiment, expected):
+    """The head's rate; the backbone's is a tenth of it."""
+    compose.load_components(())
+    config = build_config(compose.compose([f"experiment={experiment}"]))
+    assert config.optimizer.backbone_lr_scale == 0.1
+    schedule = build.build_schedule(config, 10)
+    for epoch, rate in expected.items():
+        assert [schedule(10 * epoch + place).lr for place in range(10)] == pytest.approx([rate] * 10)
+
+
 @pytest.mark.parametrize(
     ("experiment", "epochs", "expected"),
     [
@@ -183,6 +234,12 @@ def test_factories():
         ),
         (TimmCosineConfig, {"min_lr": 1.0}, "^min_lr=1: exceeds schedule.max_lr=0.0001"),
         (TimmCosineConfig, {"accumulate": 3}, "^accumulate=3: does not divide"),
+        (MultiStepConfig, {"cycle_momentum": True}, "^cycle_momentum=true: multi_step has no momentum cycle"),
+        (MultiStepConfig, {"milestones": (5, 3)}, r"^milestones=\[5, 3\]: not in ascending order; use \[3, 5\]"),
+        (MultiStepConfig, {"milestones": (3, 3)}, r"^milestones=\[3, 3\]: not in ascending order; use \[3\]"),
+        (MultiStepConfig, {"milestones": (1,), "warmup_epochs": 2}, r"^milestones=\[1\]: .*within warmup_epochs=2;"),
+        (MultiStepConfig, {"epochs": 2, "warmup_epochs": 2}, "^warmup_epochs=2: leaves nothing"),
+        (MultiStepConfig, {"warmup_lr": 1.0, "warmup_epochs": 2}, "^warmup_lr=1: exceeds"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(config_class, settings, message):
@@ -190,7 +247,7 @@ def test_settings_that_contradict_each_other_are_refused(config_class, settings,
         config_class(name=NAMES[config_class], **settings)
 
 
-@pytest.mark.parametrize("name", ["one_cycle", "cosine", "timm_cosine"])
+@pytest.mark.parametrize("name", ["one_cycle", "cosine", "timm_cosine", "multi_step"])
 def test_config_files_build(name):
     settings = yaml.safe_load((Path(__file__).parents[2] / "configs/schedule" / f"{name}.yaml").read_text())
     component = SCHEDULES[settings["name"]]

@@ -48,6 +48,7 @@ def interrupt_at(runner: Trainer, step: int) -> None:
         ),  # at a boundary
         (("augment.mixup=0.4", "augment.cutmix=1.0", "schedule.accumulate=2", "optimizer.clip_norm=1.0"), (5,)),
         (("schedule=timm_cosine", "schedule.warmup_epochs=1"), (2, 4)),  # one rate an epoch
+        (("schedule=multi_step", "schedule.milestones=[1]", "optimizer=rmsprop", "augment=multi_scale_crop"), (2, 4)),
     ],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(small_digits, tmp_path, variant, stops):

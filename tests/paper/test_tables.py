@@ -39,6 +39,27 @@ def test_every_published_value_names_its_source():
     assert not any(row.published for scale, _, row in ROWS if scale == "desk")
 
 
+@pytest.mark.parametrize("table", ["table5", "table6", "table11", "table12"])
+def test_every_method_is_run_or_says_why_not(table):
+    """Other methods' rows: an experiment, or a note that begins with the reason."""
+    for row in find_table(table, "paper").rows:
+        assert (row.experiment is None) == row.note.startswith("Not run: "), row.key
+
+
+def test_rows_that_the_paper_does_not_have_follow_its_own_and_say_so():
+    own = {
+        "table5": "ml_gcn kssnet ssgrl ms_cma asl_resnet101 asl_tresnet_l query2label_tresnet_l resnet101 tresnet_l",
+        "table11": "rnn_attention fev_lv ml_gcn ssgrl bmml asl query2label ml_decoder",
+    }
+    for _, table, row in [found for found in ROWS if found[0] == "paper"]:
+        assert "Not in the paper's table" not in row.note or table.id in own
+    for name, keys in own.items():
+        rows = find_table(name, "paper").rows
+        assert [row.key for row in rows[: len(keys.split())]] == keys.split()
+        added = [row.note.startswith("Not in the paper's table") for row in rows]
+        assert added == [False] * len(keys.split()) + [True] * (len(rows) - len(keys.split()))
+
+
 @pytest.mark.parametrize(
     ("table", "row", "figure", "value", "source"),
     [  # values of the paper that the abstract, the text or the code confirm
