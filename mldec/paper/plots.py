@@ -78,7 +78,8 @@ def _points(table: PaperTable, plot: Plot, results: Sequence[RowResult]) -> tupl
     """Published and obtained points by series, each from small x to large."""
     given: Series = {}
     gained: Series = {}
-    for result in results:
+    shown = [result for result in results if not plot.rows or result.row.key in plot.rows]
+    for result in shown:
         values = result_values(table, result)
         x, y, series = values[plot.x], values[plot.y], str(result.row.cells.get(plot.series, ""))
         published_x = x.mean if x.published is None and plot.x in COUNTED and table.scale == "paper" else x.published
@@ -94,6 +95,8 @@ def _points(table: PaperTable, plot: Plot, results: Sequence[RowResult]) -> tupl
 
 
 def _name(row: TableRow, plot: Plot) -> str:
+    if plot.label is not None:
+        return str(row.cells.get(plot.label) or "")
     return ", ".join(str(value) for cell, value in row.cells.items() if cell != plot.series and value is not None)
 
 

@@ -97,11 +97,18 @@ class TableRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A figure's axes: names of `figures`; points of equal `series` cell are joined."""
+    """A figure's axes: names of `figures`; points of equal `series` cell are joined.
+
+    Attributes:
+        rows: keys of the rows that are shown; none: all.
+        label: the cell that names a point; None: all cells but `series`.
+    """
 
     x: str
     y: str
     series: str
+    rows: Sequence[str] = ()
+    label: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +220,7 @@ def _table(entry: Mapping[str, Any], scale: Scale) -> PaperTable:
         *((f"{row.key}: a cell", row.cells, table.cells) for row in table.rows),
         *((f"{row.key}: a figure", row.published, table.figures) for row in table.rows),
         *((f"{row.key}: chosen_in", filter(None, [row.chosen_in]), keys) for row in table.rows),
+        ("plot: a row", table.plot.rows if table.plot else (), keys),
         ("plateau", [*table.plateau, *table.plateau.values()], keys),
         ("findings: a row", [key for f in table.findings for key in (f.better, f.worse)], keys),
         ("findings: a figure", [finding.figure for finding in table.findings], table.figures),
