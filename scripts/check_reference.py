@@ -122,18 +122,20 @@ def call(head: nn.Module, weights: Tensors, tokens: Tokens, **inputs: Any) -> An
 
 
 def compare_head(
-    case: Case, head: nn.Module, rename: Callable[[Tensors], Tensors], **inputs: Any
+    case: Case, head: nn.Module, rename: Callable[[Tensors], Tensors], has_grid: bool = True, **inputs: Any
 ) -> Iterator[Comparison]:
     """Logits, and the norms of the gradients of their sum weighted by the cotangent, with the weights of the case.
 
-    `rename` turns tensors with published names into the head's state dict; it must be differentiable.
+    `rename` turns tensors with published names into the head's state dict; it must be differentiable. Without a grid
+    the head does not know how its tokens lie.
     """
     published = weights_of(case)
     for name in case["grad_norms"]:
         published[name].requires_grad_()
     features = drawn(case["inputs"]["features"]).requires_grad_()
     head.eval()
-    logits = call(head, rename(published), tokens_of(features), **inputs)
+    tokens = tokens_of(features) if has_grid else tokens_of(features)._replace(grid=None)
+    logits = call(head, rename(published), tokens, **inputs)
     yield compare(case["logits"], logits)
     names = [name for name, tensor in published.items() if tensor.requires_grad]
     cotangent = drawn(case["cotangent"])
@@ -178,11 +180,12 @@ def ml_gcn(case: Case) -> Iterator[Comparison]:
 
 
 def ssgrl(case: Case) -> Iterator[Comparison]:
+    """The features of a case are pooled by 2 x 2 already; without a grid our head does not pool them again."""
     given, words = case["settings"], drawn(case["inputs"]["words"])
     sizes = {"steps": given["time_step"], "hidden": given["intermediary_dim"], "output_dim": given["output_dim"]}
     head = heads.SSGRL(given["channels"], len(words), embeddings_of(words), **sizes, published=True)
     head.adjacency = drawn(case["inputs"]["adjacency"])
-    yield from compare_head(case, head, by_method("ssgrl"))
+    yield from compare_head(case, head, by_method("ssgrl"), has_grid=False)
 
 
 def add_gcn(case: Case) -> Iterator[Comparison]:

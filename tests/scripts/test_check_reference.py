@@ -120,6 +120,25 @@ def test_a_case_that_cannot_be_computed_fails_and_the_others_are_compared(tmp_pa
     assert "values by" in printed.out
 
 
+def test_features_of_ssgrl_are_those_after_its_pooling(monkeypatch):
+    """They have no grid, as our head would pool maps of 14 x 14 again."""
+    grids = []
+    monkeypatch.setattr(check_reference, "call", lambda head, weights, tokens, **inputs: grids.append(tokens.grid))
+    monkeypatch.setattr(check_reference, "compare", lambda *values: None)
+    draw = {"draw": "standard_normal", "seed": 1}
+    inputs = {"features": [1, 2, 14, 14], "words": [3, 2], "adjacency": [3, 3]}
+    case = {
+        "salt": SALT,
+        "settings": {"time_step": 1, "intermediary_dim": 2, "output_dim": 2, "channels": 2},
+        "inputs": {name: draw | {"shape": shape} for name, shape in inputs.items()},
+        "weights": {},
+        "grad_norms": {},
+        "logits": [],
+    }
+    next(check_reference.ssgrl(case))
+    assert grids == [None]
+
+
 @pytest.mark.skipif(not REFERENCE.is_file(), reason="values of the published code are not here")
 def test_the_published_values():
     assert check_reference.main(REFERENCE) == 0
