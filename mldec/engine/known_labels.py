@@ -35,7 +35,11 @@ def label_states(known: Mapping[str, Any], config: Config, model: Classifier, la
         )
     states = torch.full((1, len(labels)), -1, dtype=torch.int8)
     for name, value in known.items():
-        if value not in (0, 1):
+        if not isinstance(name, str):
+            raise ConfigError(
+                f"known: found the label {shortened(name)} of {type(name).__name__}; use its name, a text"
+            )
+        if not _is_state(value):
             raise ConfigError(f"known: {shortened(name)}={shortened(value)}; use 1 for present or 0 for absent")
         try:
             states[0, labels.index(name)] = int(value)
@@ -51,6 +55,13 @@ def label_states(known: Mapping[str, Any], config: Config, model: Classifier, la
         if len(known) == len(labels) and not present:
             raise ConfigError("known: no label is left, as all are absent, but images of this run have one label each")
     return states
+
+
+def _is_state(value: Any) -> bool:
+    try:
+        return bool(value in (0, 1))
+    except (TypeError, ValueError, RuntimeError):  # arrays of several numbers
+        return False
 
 
 def with_known(logits: Tensor, states: Tensor, softmax: bool) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mldec.errors import check_choice
+from mldec.errors import DataError, check_choice
 from mldec.labels import LabelSpace
 from mldec.models.label_embeddings import LabelEmbeddings
 
@@ -114,9 +114,18 @@ class LabelVocabulary(nn.Module):
         self.set_labels(self.trained_names)
 
     def length(self) -> float:
-        """Root mean square length of the normalized vectors of the trained labels."""
+        """Root mean square length of the normalized vectors of the trained labels.
+
+        Raises DataError if it is 0: initial weights are divided by it.
+        """
         vectors = self.known.vectors[: len(self.trained)]
-        return float(normalized(vectors, vectors, self.normalize).square().sum(dim=1).mean().sqrt())
+        length = float(normalized(vectors, vectors, self.normalize).square().sum(dim=1).mean().sqrt())
+        if length == 0:
+            raise DataError(
+                f"{self.known.source}: the label embeddings of the {len(vectors)} trained labels are all equal: "
+                f"normalize={self.normalize} leaves nothing of them; use normalize=unit"
+            )
+        return length
 
     def set_labels(self, names: Sequence[str], label_embeddings: LabelEmbeddings | None = None) -> None:
         """Make `names` the query labels, in that order; `label_embeddings` has vectors that were not known before.

@@ -18,7 +18,7 @@ import numpy as np
 import timm
 from torch import Tensor, nn
 
-from mldec.errors import CheckpointError, ConfigError, DataError, option, suggest
+from mldec.errors import CheckpointError, ConfigError, DataError, first_lines, option, suggest
 from mldec.labels import LabelSpace
 from mldec.models import published_layouts as layouts
 from mldec.models.backbone import Backbone
@@ -116,6 +116,10 @@ class PublishedFile:
             )
         if broken := [name for name, value in self.tensors.items() if not value.isfinite().all()]:
             raise CheckpointError(f"{self.source} holds values that are not finite: {', '.join(broken[:SHOWN])}")
+        if broken := [name for name, value in self.tensors.items() if value.is_complex()]:
+            raise CheckpointError(
+                f"{self.source} holds complex numbers, which no network has: {', '.join(broken[:SHOWN])}"
+            )
         report = backbone.load(self.body, self.source, required=0.0)
         expected = classifier.head.state_dict()
         if self.method is not None:
@@ -195,15 +199,24 @@ def load_published(
             f"{published.source} needs label embeddings, which are not in the file; give them as "
             f"label_embeddings=LabelEmbeddings(…), {published.embedding_width} numbers per label"
         )
+    classes, given = published.num_classes, () if label_embeddings is None else label_embeddings.names
+    if label_embeddings is not None and classes is not None and len(given) < classes:
+        raise CheckpointError(
+            f"{published.source} has {classes} classes, but label_embeddings are of {len(given)} labels; give those of "
+            "all labels, in the order of the outputs"
+        )
     if published.method is not None and published.method.not_in_file and cooccurrence is None:
         raise CheckpointError(
             f"{published.source} needs the graph of the labels, which is not in the file; give the counts of the "
             "training images as cooccurrence=index.cooccurrence()"
         )
     side = image_size or published.image_size or 448
-    classifier = build_within(
-        lambda: _build(published, side, label_embeddings, cooccurrence), published.tensors, published.source
-    )
+    try:
+        classifier = build_within(
+            lambda: _build(published, side, label_embeddings, cooccurrence), published.tensors, published.source
+        )
+    except (ValueError, ArithmeticError) as error:
+        raise CheckpointError(f"{published.source}: its head cannot be built: {first_lines(error)}") from error
     published.load_into(classifier)
     return classifier.eval()
 

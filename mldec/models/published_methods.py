@@ -22,6 +22,8 @@ from mldec.models.label_embeddings import LabelEmbeddings, LabelEmbeddingsConfig
 from mldec.registry import HEADS
 
 HEAD = "head."  # before the names of the head's tensors
+MOST_HEADS = 8  # of CSRA
+SHOWN = 10  # tensors that an error lists
 
 Tensors = Mapping[str, Tensor]
 
@@ -315,34 +317,56 @@ def find_method(names: Mapping[str, Any]) -> Method | None:
 def converted(method: Method, tensors: Tensors, source: str = "the state dict") -> dict[str, Tensor]:
     """The tensors under our names. Names that no rule knows stay as they are.
 
-    Raises CheckpointError if a tensor of several that become one is missing.
+    Raises CheckpointError if a tensor of several that become one is missing, two have one name of ours, a tensor of the
+    head has no values, or one that is left out has values that logits would depend on.
     """
     found: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
     for name, tensor in tensors.items():
         new = next((re.sub(rule, to, name) for rule, to in method.rules if re.fullmatch(rule, name)), name)
-        if new:
-            found[new] = method.fit(tensor) if new.startswith(HEAD) else tensor
+        if new in origin:
+            raise CheckpointError(f"{source}: its tensors {origin[new]} and {name} are the same part of {method.title}")
+        if not new:
+            _check_left_out(name, tensor, source)
+            continue
+        origin[new], found[new] = name, tensor
+        if new.startswith(HEAD):
+            if not tensor.numel():
+                raise CheckpointError(f"{source}: {name} has shape {tuple(tensor.shape)}, which holds no values")
+            found[new] = method.fit(tensor)
     if method.head == "csra":  # one tensor of all heads
         start = f"{HEAD}weight."
-        numbers = sorted(int(name.removeprefix(start)) for name in found if name.startswith(start))
-        parts = [found.pop(f"{start}{number}") for number in numbers]
-        if numbers != list(range(len(numbers))) or len({part.shape for part in parts}) > 1:
-            shapes = ", ".join(f"{number}: {tuple(part.shape)}" for number, part in zip(numbers, parts, strict=True))
+        numbered = {name.removeprefix(start): name for name in found if name.startswith(start)}
+        parts = [found.pop(numbered[key]) for key in map(str, range(len(numbered))) if key in numbered]
+        if not 1 <= len(parts) == len(numbered) <= MOST_HEADS or len({part.shape for part in parts}) > 1:
+            shapes = ", ".join(str(tuple(part.shape)) for part in parts[: MOST_HEADS + 1])
             raise CheckpointError(
-                f"{source}: its heads of attention are not numbered from 0, or differ in shape: {shapes}"
+                f"{source}: its {len(numbered):,} heads of attention (first: {', '.join(list(numbered)[:3])}) must be "
+                f"1 to {MOST_HEADS}, numbered from 0, and of one shape; those so numbered have {shapes or 'none'}"
             )
         found[f"{HEAD}weight"] = torch.stack(parts)
     if method.head == "query2label" and {f"{HEAD}fc.weight", f"{HEAD}fc.bias"} <= set(found):
         weights, bias = found[f"{HEAD}fc.weight"], found[f"{HEAD}fc.bias"]
-        found[f"{HEAD}fc.weight"] = weights.reshape(-1, weights.shape[-1], 1)
+        found[f"{HEAD}fc.weight"] = weights.reshape(-1, *weights.shape[-1:], 1)
         found[f"{HEAD}fc.bias"] = bias.reshape(-1)
     return found
+
+
+def _check_left_out(name: str, tensor: Tensor, source: str) -> None:
+    """Raise CheckpointError for a mask of ADD-GCN's labels that is not the identity, which logits would depend on."""
+    if name != "mask_mat":
+        return
+    if tensor.dim() != 2 or not torch.equal(tensor, torch.eye(*tensor.shape).to(tensor)):
+        raise CheckpointError(
+            f"{source}: mask_mat of shape {tuple(tensor.shape)} is not the identity, which ADD-GCN's code makes of it; "
+            "this network cannot be imported"
+        )
 
 
 def method_settings(method: Method, tensors: Tensors, source: str) -> tuple[dict[str, Any], int, int | None]:
     """Settings of the config group `head`, N, and the width of the label embeddings, if the head needs some.
 
-    Raises CheckpointError if a tensor that they follow from is missing.
+    Raises CheckpointError if a tensor that they follow from is missing, or has too few dimensions.
     """
     head = {name.removeprefix(HEAD): tensor for name, tensor in tensors.items() if name.startswith(HEAD)}
     assert method.num_classes is not None
@@ -350,5 +374,11 @@ def method_settings(method: Method, tensors: Tensors, source: str) -> tuple[dict
         settings = {"name": method.head, **method.settings(head)}
         width = None if method.embeddings is None else head[method.embeddings[0]].shape[method.embeddings[1]]
         return settings, head[method.num_classes[0]].shape[method.num_classes[1]], width
-    except (KeyError, IndexError) as error:
+    except KeyError as error:
         raise CheckpointError(f"{source}: looks like {method.head}, but has no tensor for its {error}") from None
+    except (IndexError, TypeError):
+        flat = [f"{name}: {tuple(tensor.shape)}" for name, tensor in head.items() if tensor.dim() < 2]
+        raise CheckpointError(
+            f"{source}: looks like {method.head}, but a tensor that shows its sizes has too few dimensions; those of "
+            f"the head with fewer than 2: {', '.join(flat[:SHOWN])}"
+        ) from None

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mldec.errors import CheckpointError
 from mldec.models.classifier import Classifier
+from mldec.models.heads.label_graph import label_probabilities
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.published import load_published, read_published
 from mldec.registry import BACKBONES
@@ -81,3 +82,50 @@ def test_a_vision_transformer_with_csra_reads_its_patches_only():
         logits = loaded(torch.rand(1, 3, 224, 224))
     scores = weight @ file["norm.bias"] / weight.norm(dim=1)  # every token is the bias of the last norm
     torch.testing.assert_close(logits[0], 1.1 * scores, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("csra", {"module.head.weight.foo": (4, 512)}, "5 heads of attention .* 1 to 8, numbered from 0"),
+        ("csra", {"module.classifier.multi_head.00.head.weight": (4, 512)}, "numbered from 0"),
+        ("csra", {f"module.classifier.multi_head.{n}.head.weight": (4, 512, 1, 1) for n in range(3000)}, "3,000 heads"),
+        ("csra", {f"module.classifier.multi_head.{n}.head.weight": () for n in range(4)}, "too few dimensions"),
+        ("ml_gcn", {"A": (10**9, 0)}, r"A has shape \(1000000000, 0\), which holds no values"),
+        ("ml_gcn", {"A": (10**6, 1)}, "1000000 classes, but label_embeddings are of 4 labels"),
+        ("ml_gcn", {"gc1.weight": (10**9, 0)}, "holds no values"),
+        ("ssgrl", {"classifiers.weight": (1, 7)}, r"\(4, 4\), but there are 1 classes"),
+        ("ssgrl", {"word_semantic.fc_1.weight": ()}, "too few dimensions"),
+        ("add_gcn", {"mask_mat": (4, 4)}, "is not the identity"),
+        ("c_tran", {"label_lt.weight": (10**9, 0)}, "holds no values"),
+        ("c_tran", {"label_lt.weight": (10**6, 1)}, "more than [0-9,]+ parameters"),
+        ("c_tran", {"self_attn_layers.0.transformer_layer.linear1.weight": ()}, "too few dimensions"),
+        ("c_tran", {"head.labels.weight": (4, 512)}, "head.labels.weight are the same part|label_lt.weight and head"),
+        ("query2label", {"module.query_embed.weight": (4, 10)}, "dim=10: not a multiple of num_heads=4"),
+        ("query2label", {"module.fc.W": ()}, "of another shape"),
+    ],
+)
+def test_hostile_shapes_and_names_are_refused_at_once(name, change, message):
+    torch.manual_seed(0)
+    tensors = file_of(name, Classifier(backbone(), head_of(name)))
+    tensors |= {key: torch.zeros(shape) for key, shape in change.items()}
+    with pytest.raises(CheckpointError, match=message) as found:
+        load_published(tensors, image_size=64, **given(name))
+    assert len(str(found.value)) < 2_000
+
+
+def test_every_class_needs_a_label_embedding_and_weights_are_real():
+    torch.manual_seed(0)
+    tensors = file_of("ml_gcn", Classifier(backbone(), head_of("ml_gcn")))
+    few = LabelEmbeddings(("a", "b"), LABELS.vectors[:2], "few")
+    with pytest.raises(CheckpointError, match="4 classes, but label_embeddings are of 2 labels"):
+        load_published(tensors, image_size=64, label_embeddings=few)
+    with pytest.raises(CheckpointError, match=r"complex numbers.*gc1\.weight|complex numbers.*weight1"):
+        load_published(
+            tensors | {"gc1.weight": tensors["gc1.weight"].to(torch.complex64)}, image_size=64, label_embeddings=LABELS
+        )
+
+
+def test_a_number_of_labels_from_a_file_takes_no_memory_before_it_is_checked():
+    with torch.device("meta"):
+        assert label_probabilities(None, 10**6).is_meta  # 4 TB

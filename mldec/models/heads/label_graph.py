@@ -43,16 +43,17 @@ def normalised_adjacency(adjacency: Tensor) -> Tensor:
     return scale[:, None] * adjacency.T * scale
 
 
-def graph_counts(cooccurrence: np.ndarray | None, num_classes: int) -> np.ndarray:
-    """`cooccurrence`; without any, as for a network that a checkpoint is loaded into, a graph without edges.
+def label_probabilities(cooccurrence: np.ndarray | None, num_classes: int) -> Tensor:
+    """`conditional_probabilities`; without counts, as for a network that a checkpoint is loaded into, those of a graph
+    without edges, on the default device: on the meta device a number of labels from a file then takes no memory.
 
     Raises ValueError for another number of labels.
     """
     if cooccurrence is None:
-        return np.eye(num_classes, dtype=np.int64)
+        return torch.zeros(num_classes, num_classes)
     if cooccurrence.shape != (num_classes, num_classes):
         raise ValueError(f"cooccurrence has shape {cooccurrence.shape}, but there are {num_classes} classes")
-    return cooccurrence
+    return conditional_probabilities(cooccurrence)
 
 
 def label_vectors(label_embeddings: LabelEmbeddings, num_classes: int) -> Tensor:

@@ -18,8 +18,7 @@ from mldec.labels import LabelSpace
 from mldec.models.heads.kernels import full_precision
 from mldec.models.heads.label_graph import (
     LabelGraphConfig,
-    conditional_probabilities,
-    graph_counts,
+    label_probabilities,
     label_vectors,
     normalised_adjacency,
     reweighted_adjacency,
@@ -69,7 +68,7 @@ class MLGCN(nn.Module):
         width = self.projection.out_features
         self.weight1 = nn.Parameter(torch.empty(label_embeddings.width, hidden).uniform_(-1, 1) * hidden**-0.5)
         self.weight2 = nn.Parameter(torch.empty(hidden, width).uniform_(-1, 1) * width**-0.5)
-        probabilities = conditional_probabilities(graph_counts(cooccurrence, num_classes))
+        probabilities = label_probabilities(cooccurrence, num_classes)
         adjacency = reweighted_adjacency(probabilities, threshold, neighbour_weight)
         self.register_buffer("adjacency", adjacency.to(torch.get_default_device()))
         self.register_buffer("vectors", label_vectors(label_embeddings, num_classes), persistent=False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mldec.config import Count, arguments_of
 from mldec.labels import LabelSpace
 from mldec.models.heads.kernels import full_precision
-from mldec.models.heads.label_graph import LabelGraphConfig, conditional_probabilities, graph_counts, label_vectors
+from mldec.models.heads.label_graph import LabelGraphConfig, label_probabilities, label_vectors
 from mldec.models.heads.maps import Weighting
 from mldec.models.heads.projection import TokenProjection
 from mldec.models.label_embeddings import LabelEmbeddings
@@ -73,7 +73,7 @@ class SSGRL(nn.Module):
         self.bias = nn.Parameter(torch.empty(num_classes).uniform_(-1, 1) * output_dim**-0.5)
         if published:
             self.reset_own.requires_grad_(False)  # part of checkpoints, but never used
-        adjacency = conditional_probabilities(graph_counts(cooccurrence, num_classes))
+        adjacency = label_probabilities(cooccurrence, num_classes)
         self.register_buffer("adjacency", adjacency.to(torch.get_default_device()))
         self.register_buffer("vectors", label_vectors(label_embeddings, num_classes), persistent=False)
 
