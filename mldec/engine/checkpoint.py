@@ -309,6 +309,9 @@ def store_thresholds(restored: Restored, thresholds: LabelThresholds) -> None:
         save_checkpoint(path, content | {"thresholds": thresholds.by_label()})
 
 
+GRAPH = "head.adjacency"  # of labels in the training images: not a weight, so that each run keeps its own
+
+
 def init_weights(classifier: Classifier, run: str, part: Literal["all", "backbone"], *, adopt: bool = False) -> str:
     """Load the reported weights of another run as far as they fit. Returns a sentence that says how far.
 
@@ -319,6 +322,7 @@ def init_weights(classifier: Classifier, run: str, part: Literal["all", "backbon
     """
     path, content = _read_reported(run)
     _, state = choose_weights(content, "best", path)
+    state = {name: value for name, value in state.items() if name != GRAPH}
     module, left_out = (classifier.backbone, ("head",)) if part == "backbone" else (classifier, ())
     report = load_weights(module, state, str(path), classifiers=left_out, required=0.0)
     if not report.loaded:

@@ -48,7 +48,7 @@ def known() -> LabelEmbeddings:
 def made(kind: str, **more):
     """In evaluation, with norms and biases that training could have left."""
     build, settings = MADE[kind]
-    head = build(C, N, **settings, label_embeddings=known(), **more).eval()
+    head = build(C, N, **{**settings, **more}, label_embeddings=known()).eval()
     for name, tensor in head.state_dict().items():
         if name.endswith("running_var"):
             tensor.uniform_(0.5, 2)
@@ -397,3 +397,11 @@ def test_projection_maps_tokens_and_keeps_their_places():
     torch.testing.assert_close(out.values, mapped.linear(tokens.values).relu())
     torch.testing.assert_close(mapped(tokens.values).values, out.values)
     assert mapped(tokens.values).grid is None
+
+
+@pytest.mark.parametrize("kind", ["lesa", "attention per label", "biam"])
+def test_one_image_of_one_token_is_trained_with_running_statistics(kind):
+    head = made(kind, **({"dropout": 0.0, "scene_dropout": 0.0, "top_k": 1} if kind == "biam" else {}))
+    tokens = Tokens(torch.randn(1, 1, C), (1, 1))
+    trained = head.train()(tokens)
+    torch.testing.assert_close(getattr(trained, "logits", trained), head.eval()(tokens))

@@ -15,6 +15,7 @@ from mldec.config import ComponentConfig, Count, arguments_of
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
 from mldec.models.heads.kernels import full_precision
+from mldec.models.heads.layers import batch_norm
 from mldec.models.heads.maps import Weighting
 from mldec.models.heads.projection import TokenProjection
 from mldec.models.tokens import Tokens
@@ -80,16 +81,10 @@ class ADDGCN(nn.Module):
         """Z (B, N, D), by the static and then by the dynamic graph."""
         neighbours = F.leaky_relu(self.static_graph.weight @ features_BND, SLOPE)
         features_BND = features_BND + F.leaky_relu(self.static_map(neighbours), SLOPE)
-        image_BD = F.leaky_relu(self._normalise(self.image_map(features_BND.mean(dim=1))), SLOPE)
+        image_BD = F.leaky_relu(batch_norm(self.image_norm, self.image_map(features_BND.mean(dim=1))), SLOPE)
         joined_BNE = torch.cat([image_BD[:, None].expand_as(features_BND), features_BND], dim=2)
         graph_BjN = torch.sigmoid(self.dynamic_graph(joined_BNE))  # row j is column j of Ad
         return F.leaky_relu(self.dynamic_map(F.leaky_relu(graph_BjN @ features_BND, SLOPE)), SLOPE)
-
-    def _normalise(self, x_BD: Tensor) -> Tensor:
-        norm = self.image_norm
-        if self.training and len(x_BD) == 1:
-            return F.batch_norm(x_BD, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-        return norm(x_BD)
 
 
 @dataclass(frozen=True, kw_only=True)

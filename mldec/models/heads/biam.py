@@ -15,6 +15,7 @@ from mldec.config import Count, Fraction, Share, arguments_of
 from mldec.labels import LabelSpace
 from mldec.models.heads.embedding_head import EmbeddingHead, EmbeddingHeadConfig
 from mldec.models.heads.kernels import Dropout, attention, full_precision
+from mldec.models.heads.layers import batch_norm
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.label_vocabulary import GroupedLabels, Normalize
 from mldec.models.tokens import Tokens, token_map, token_values
@@ -32,7 +33,7 @@ class ConvNorm(nn.Module):
         self.norm = nn.BatchNorm2d(dim, eps=1e-3, momentum=norm_momentum)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(F.relu(self.conv(x)))
+        out: Tensor = batch_norm(self.norm, F.relu(self.conv(x)))
         return out
 
 

@@ -9,7 +9,7 @@ published ones) load without conversion of tensors.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -191,6 +191,13 @@ class GroupFullyConnected(nn.Module):
         """(N, D): the product of each with the embedding of its query is the logit of the class, without its bias."""
         table_KgD = self.weight.transpose(1, 2).flatten(0, 1)
         return table_KgD[: self.num_classes] if self.places is None else table_KgD[self.places]
+
+
+def batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """norm(x) of (B, C, …). One value per channel has no statistics, which torch refuses: it gets the running ones."""
+    if norm.training and x.numel() == x.shape[1]:
+        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    return cast(Tensor, norm(x))
 
 
 def random_places(num_classes: int, seed: int) -> Tensor:

@@ -17,6 +17,7 @@ from mldec.config import Count, arguments_of
 from mldec.labels import LabelSpace
 from mldec.models.heads.embedding_head import EmbeddingHead, EmbeddingHeadConfig
 from mldec.models.heads.kernels import full_precision
+from mldec.models.heads.layers import batch_norm
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.label_vocabulary import Normalize
 from mldec.models.tokens import HeadOutput, Tokens, token_map
@@ -39,7 +40,7 @@ class Regions(nn.Module):
     def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """X and e, (B, T, C) each. Raises ValueError for tokens without a grid."""
         padded = F.pad(token_map(tokens, "LESA"), (0, 1, 0, 1))
-        regions_BTC = F.relu(self.norm(self.conv(padded))).flatten(2).transpose(1, 2)
+        regions_BTC = F.relu(batch_norm(self.norm, self.conv(padded))).flatten(2).transpose(1, 2)
         return regions_BTC, torch.tanh(with_one(regions_BTC, self.hidden))
 
 
