@@ -358,7 +358,7 @@ def _check_left_out(name: str, tensor: Tensor, source: str) -> None:
         return
     if tensor.dim() != 2 or not torch.equal(tensor, torch.eye(*tensor.shape).to(tensor)):
         raise CheckpointError(
-            f"{source}: mask_mat of shape {tuple(tensor.shape)} is not the identity, which ADD-GCN's code makes of it; "
+            f"{source}: mask_mat of shape {tuple(tensor.shape)} is not the identity, which ADD-GCN's code needs; "
             "this network cannot be imported"
         )
 
