@@ -259,7 +259,7 @@ def _metadata(description: Mapping[str, Any]) -> dict[str, str]:
     """The part of a description that every file includes, as strings; other values are JSON."""
     names = ("mldec", "name", "labels", "activation", "preprocessing", "thresholds", "weights")
     values = {name: description[name] for name in names}
-    if description["label_embeddings"] is not None and description["label_embeddings"]["new_labels"]:
+    if description["label_embeddings"] is not None and description["label_embeddings"].get("new_labels", True):
         trained = description["label_embeddings"]["trained"]
         values["trained_labels"] = description["label_embeddings"]["names"][:trained]
     return {

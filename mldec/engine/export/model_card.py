@@ -85,7 +85,7 @@ def _header(description: Mapping[str, Any], sizes: Mapping[str, int]) -> ModelCa
     dataset, head = description["config"]["dataset"]["name"], description["config"]["head"]["name"]
     tags = ["multi-label", "ml-decoder" if head == "ml_decoder" else head]
     tags += [kind for name, kind in (("model.safetensors", "safetensors"), ("model.onnx", "onnx")) if name in sizes]
-    if description["label_embeddings"] is not None and description["label_embeddings"]["new_labels"]:
+    if description["label_embeddings"] is not None and description["label_embeddings"].get("new_labels", True):
         tags.append("zero-shot-image-classification")
     split, figures = _figures(description)
     task = "Image classification" if description["activation"] == "softmax" else "Multi-label classification"
