@@ -201,7 +201,8 @@ def measure_heads(options: HeadsOptions, arguments: compose.Arguments) -> Measur
     cases = []
     for row in rows:
         settings = [f"{key}={value}" for key, value in row.settings.items()]
-        overrides = [f"experiment={row.experiment}", *settings, *arguments.overrides]
+        data = () if arguments.choose_data else ("dataset=digits",)  # which is not read
+        overrides = [f"experiment={row.experiment}", *data, *settings, *arguments.overrides]
         config = build_config(compose.compose(overrides, arguments.config_dir))
         title = str(row.cells.get("method", row_name(table, row)))
         cases.append(Case(title, config, options.num_labels or row.needs.labels))
