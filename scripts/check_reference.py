@@ -208,7 +208,7 @@ def c_tran(case: Case) -> Iterator[Comparison]:
     def rename(tensors: Tensors) -> Tensors:
         return {name: tensor for name, tensor in by_method("c_tran")(tensors).items() if name in keep}
 
-    extra = {} if known is None else {"known": known}
+    extra: dict[str, Any] = {} if known is None else {"known": known}
     yield from compare_head(case, head, rename, **extra)
     logits = call(head, rename(weights_of(case)), tokens_of(drawn(case["inputs"]["features"])), **extra)
     loss, targets = losses.BinaryCrossEntropy(reduction="sum"), torch.tensor(case["targets"])

@@ -16,8 +16,6 @@ from mldec.benchmarks.model import Case
 from mldec.benchmarks.network import Network
 from mldec.benchmarks.rate import Rate
 from mldec.config import Config
-from mldec.data.loader import Batch
-from mldec.engine.config_properties import uses_softmax
 from mldec.engine.inference import TokenScorer
 from mldec.models.complexity import count_macs, count_parameters
 
@@ -32,19 +30,11 @@ class TokenNetwork(Network):
         trainer, side = self.trainer, config.dataset.image_size
         with torch.no_grad():
             tokens = trainer.state.model.eval().backbone(torch.zeros(1, 3, side, side, device=trainer.device))
-        prefix = 0 if tokens.prefix is None else tokens.prefix.shape[1]
-        self.shape = (prefix + tokens.values.shape[1], tokens.values.shape[2])  # P + T, C
-        plain = trainer.scorer
-        trainer.scorer = TokenScorer(
-            plain.normalization, trainer.device, plain.dtype, uses_softmax(config), grid=tokens.grid, num_prefix=prefix
-        )
+        trainer.scorer = scorer = TokenScorer.like(trainer.scorer, tokens)
+        self.shape = (scorer.num_prefix + tokens.values.shape[1], tokens.values.shape[2])  # P + T, C
 
-    def _batch(self, size: int) -> Batch:
-        if self.batch is None or len(self.batch.ids) != size:
-            columns = torch.randint(self.num_labels, (size, 3))
-            targets = torch.zeros(size, self.num_labels, dtype=torch.int8).scatter_(1, columns, 1)
-            self.batch = Batch(torch.randn(size, *self.shape), targets, torch.arange(size))
-        return self.batch
+    def _inputs(self, size: int) -> torch.Tensor:
+        return torch.randn(size, *self.shape, device=self.trainer.device)
 
     def sizes(self) -> tuple[int, int]:
         """Parameters of the head, and multiply-accumulates of the head for one image."""

@@ -75,15 +75,20 @@ class Network:
     def _batch(self, size: int) -> Batch:
         if self.batch is None or len(self.batch.ids) != size:
             self.batch = None  # frees its memory first
-            device, side = self.trainer.device, self.trainer.config.dataset.image_size
+            device = self.trainer.device
             positives = 1 if self.trainer.single_label else min(POSITIVES, self.num_labels)
             columns = torch.randint(self.num_labels, (size, positives), device=device)
             self.batch = Batch(
-                torch.randint(256, (size, 3, side, side), dtype=torch.uint8, device=device),
+                self._inputs(size),
                 torch.zeros(size, self.num_labels, dtype=torch.int8, device=device).scatter_(1, columns, 1),
                 torch.arange(size),
             )
         return self.batch
+
+    def _inputs(self, size: int) -> torch.Tensor:
+        """What the scorer prepares for the network, of `size` images."""
+        side = self.trainer.config.dataset.image_size
+        return torch.randint(256, (size, 3, side, side), dtype=torch.uint8, device=self.trainer.device)
 
 
 class Cost(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -61,6 +61,12 @@ class TokenScorer(ImageScorer):
 
     grid: tuple[int, int] | None
     num_prefix: int
+
+    @classmethod
+    def like(cls, scorer: ImageScorer, tokens: Tokens) -> TokenScorer:
+        """As `scorer`, for the values of tokens that are like `tokens`."""
+        given = {field.name: getattr(scorer, field.name) for field in fields(ImageScorer)}
+        return cls(**given, grid=tokens.grid, num_prefix=0 if tokens.prefix is None else tokens.prefix.shape[1])
 
     def prepare(self, values: Tensor) -> Tokens:
         """The input of the head, float32, of values (B,P+T,C) on the device."""

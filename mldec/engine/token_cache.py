@@ -93,18 +93,9 @@ class TokenCache:
         self.computed = 0
         self._places: dict[str, np.ndarray | None] = {}
         tokens = self._compute(torch.zeros(1, 3, *(config.dataset.image_size,) * 2, dtype=torch.uint8))
-        num_prefix = 0 if tokens.prefix is None else tokens.prefix.shape[1]
+        self.scorer = TokenScorer.like(scorer, tokens)
         _, count, channels = tokens.values.shape
-        self._one = TokenShape(1, num_prefix, count, channels, tokens.grid, config.cache.dtype)
-        self.scorer = TokenScorer(
-            scorer.normalization,
-            scorer.device,
-            scorer.dtype,
-            scorer.softmax,
-            scorer.memory_format,
-            grid=tokens.grid,
-            num_prefix=num_prefix,
-        )
+        self._one = TokenShape(1, self.scorer.num_prefix, count, channels, tokens.grid, config.cache.dtype)
         self._network = self._describe_network()
         self.views = [view for split in Splits._fields for view in self._views(split)]
 

@@ -35,6 +35,10 @@ def _squeezed(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def _unmerged(found: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    return found
+
+
 @dataclass(frozen=True)
 class Method:
     """A published layout.
@@ -53,6 +57,8 @@ class Method:
         not_in_file: tensors of our head that the file lacks: they are made from the co-occurrence of labels.
         unit: images enter with values from 0 to 1, without mean and standard deviation.
         fit: a tensor of the head in our shape; by default without the axes of 1 x 1 convolutions.
+        merge: all tensors as ours, where several become one or shapes differ otherwise.
+        identities: tensors that are left out and must be the identity, since logits would depend on any other.
     """
 
     head: str
@@ -68,6 +74,8 @@ class Method:
     not_in_file: tuple[str, ...] = ()
     unit: bool = False
     fit: Callable[[Tensor], Tensor] = _squeezed
+    merge: Callable[[dict[str, Tensor], str], dict[str, Tensor]] = _unmerged
+    identities: tuple[str, ...] = ()
 
     def build(
         self,
@@ -153,6 +161,33 @@ def _channels_first(tensor: Tensor) -> Tensor:
     return tensor.permute(3, 2, 0, 1) if tensor.dim() == 4 else tensor
 
 
+def _stacked_heads(found: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The weights of all heads of CSRA as one tensor."""
+    start = f"{HEAD}weight."
+    numbered = {name.removeprefix(start): name for name in found if name.startswith(start)}
+    parts = [found.pop(numbered[key]) for key in map(str, range(len(numbered))) if key in numbered]
+    if not 1 <= len(parts) == len(numbered) <= MOST_HEADS or len({part.shape for part in parts}) > 1:
+        shapes = ", ".join(str(tuple(part.shape)) for part in parts[: MOST_HEADS + 1])
+        raise CheckpointError(
+            f"{source}: its {len(numbered):,} heads of attention (first: {', '.join(list(numbered)[:3])}) must be "
+            f"1 to {MOST_HEADS}, numbered from 0, and of one shape; those so numbered have {shapes or 'none'}"
+        )
+    return found | {f"{HEAD}weight": torch.stack(parts)}
+
+
+def _without_batch_axis(found: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The output weights of Query2Label, (1, N, D) and (1, N), as (N, D, 1) and (N,)."""
+    weight, bias = f"{HEAD}fc.weight", f"{HEAD}fc.bias"
+    if not {weight, bias} <= set(found):
+        return found
+    shaped = found[weight].reshape(-1, *found[weight].shape[-1:], 1)
+    return found | {weight: shaped, bias: found[bias].reshape(-1)}
+
+
+def _is_identity(tensor: Tensor) -> bool:
+    return tensor.dim() == 2 and torch.equal(tensor, torch.eye(*tensor.shape).to(tensor))
+
+
 METHODS = (
     Method(
         "csra",
@@ -164,6 +199,7 @@ METHODS = (
         answer="heads of residual attention: {num_heads}, lambda = {residual:g}",
         assumed=("residual",),
         unit=True,
+        merge=_stacked_heads,
     ),
     Method(
         "ml_gcn",
@@ -218,12 +254,13 @@ METHODS = (
             (r"gcn\.conv_create_co_mat\.(.+)", r"head.dynamic_graph.\1"),
             (r"gcn\.dynamic_weight\.(.+)", r"head.dynamic_map.\1"),
             (r"last_linear\.(.+)", r"head.fc.\1"),
-            (r"mask_mat", ""),  # the identity
+            (r"mask_mat", ""),
             *SEQUENTIAL,
         ),
         _add_gcn,
         ("fc.weight", 0),
         answer="a learned graph of {count} labels and one of each image, D = {dim}",
+        identities=("mask_mat",),
     ),
     Method(
         "c_tran",
@@ -264,6 +301,7 @@ METHODS = (
         answer="{count} queries, encoder layers: {encoder_layers}, decoder layers: {decoder_layers}, D = {dim}",
         assumed=("num_heads",),
         training=("dropout",),
+        merge=_without_batch_axis,
     ),
     Method("sdl", "SDL", r"embedding\.weight", ((r"embedding\.(.+)", r"head.embedding.\1"),), _none, None),
     Method(
@@ -326,41 +364,19 @@ def converted(method: Method, tensors: Tensors, source: str = "the state dict") 
         new = next((re.sub(rule, to, name) for rule, to in method.rules if re.fullmatch(rule, name)), name)
         if new in origin:
             raise CheckpointError(f"{source}: its tensors {origin[new]} and {name} are the same part of {method.title}")
+        if name in method.identities and not _is_identity(tensor):
+            raise CheckpointError(
+                f"{source}: {name} of shape {tuple(tensor.shape)} is not the identity, which {method.title}'s code "
+                "needs; this network cannot be imported"
+            )
         if not new:
-            _check_left_out(name, tensor, source)
             continue
         origin[new], found[new] = name, tensor
         if new.startswith(HEAD):
             if not tensor.numel():
                 raise CheckpointError(f"{source}: {name} has shape {tuple(tensor.shape)}, which holds no values")
             found[new] = method.fit(tensor)
-    if method.head == "csra":  # one tensor of all heads
-        start = f"{HEAD}weight."
-        numbered = {name.removeprefix(start): name for name in found if name.startswith(start)}
-        parts = [found.pop(numbered[key]) for key in map(str, range(len(numbered))) if key in numbered]
-        if not 1 <= len(parts) == len(numbered) <= MOST_HEADS or len({part.shape for part in parts}) > 1:
-            shapes = ", ".join(str(tuple(part.shape)) for part in parts[: MOST_HEADS + 1])
-            raise CheckpointError(
-                f"{source}: its {len(numbered):,} heads of attention (first: {', '.join(list(numbered)[:3])}) must be "
-                f"1 to {MOST_HEADS}, numbered from 0, and of one shape; those so numbered have {shapes or 'none'}"
-            )
-        found[f"{HEAD}weight"] = torch.stack(parts)
-    if method.head == "query2label" and {f"{HEAD}fc.weight", f"{HEAD}fc.bias"} <= set(found):
-        weights, bias = found[f"{HEAD}fc.weight"], found[f"{HEAD}fc.bias"]
-        found[f"{HEAD}fc.weight"] = weights.reshape(-1, *weights.shape[-1:], 1)
-        found[f"{HEAD}fc.bias"] = bias.reshape(-1)
-    return found
-
-
-def _check_left_out(name: str, tensor: Tensor, source: str) -> None:
-    """Raise CheckpointError for a mask of ADD-GCN's labels that is not the identity, which logits would depend on."""
-    if name != "mask_mat":
-        return
-    if tensor.dim() != 2 or not torch.equal(tensor, torch.eye(*tensor.shape).to(tensor)):
-        raise CheckpointError(
-            f"{source}: mask_mat of shape {tuple(tensor.shape)} is not the identity, which ADD-GCN's code needs; "
-            "this network cannot be imported"
-        )
+    return method.merge(found, source)
 
 
 def method_settings(method: Method, tensors: Tensors, source: str) -> tuple[dict[str, Any], int, int | None]:

@@ -11,9 +11,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mldec.config import ComponentConfig
+from mldec.models.heads.projection import TokenProjection
 from mldec.models.label_embeddings import LabelEmbeddings, LabelEmbeddingsConfig
 
 
@@ -62,6 +63,27 @@ def label_vectors(label_embeddings: LabelEmbeddings, num_classes: int) -> Tensor
         raise ValueError(f"label embeddings of {len(label_embeddings.names)} labels for {num_classes} classes")
     vectors = label_embeddings.vectors[:num_classes]
     return vectors.to(torch.get_default_device(), torch.get_default_dtype(), copy=True)
+
+
+class LabelGraphHead(nn.Module):
+    """The common part of heads on a graph of labels: their embeddings, their graph, and the projection of tokens.
+
+    Attributes:
+        vectors: (N, width) the embeddings of the trained labels, as they are.
+        adjacency: (N, N) part of the weights, but never trained.
+    """
+
+    adjacency: Tensor
+    vectors: Tensor
+
+    def __init__(
+        self, in_features: int, label_embeddings: LabelEmbeddings, adjacency: Tensor, projection: int | None
+    ) -> None:
+        super().__init__()
+        self.label_embeddings = label_embeddings
+        self.projection = TokenProjection(in_features, projection)
+        self.register_buffer("adjacency", adjacency.to(torch.get_default_device()))
+        self.register_buffer("vectors", label_vectors(label_embeddings, len(adjacency)), persistent=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,13 +18,12 @@ from mldec.labels import LabelSpace
 from mldec.models.heads.kernels import full_precision
 from mldec.models.heads.label_graph import (
     LabelGraphConfig,
+    LabelGraphHead,
     label_probabilities,
-    label_vectors,
     normalised_adjacency,
     reweighted_adjacency,
 )
 from mldec.models.heads.maps import Weighting, maximum_shares
-from mldec.models.heads.projection import TokenProjection
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.tokens import Tokens
 from mldec.registry import HEADS
@@ -32,7 +31,7 @@ from mldec.registry import HEADS
 SLOPE = 0.2  # of the leaky ReLU
 
 
-class MLGCN(nn.Module):
+class MLGCN(LabelGraphHead):
     """Logits (B, N) = f G^T: f is the maximum of each channel over the tokens (B, T, C), and G (N, C) the classifiers
 
         G = A' Z W2,    Z = LeakyReLU(A' V W1),
@@ -48,9 +47,6 @@ class MLGCN(nn.Module):
         projection: width to which tokens are mapped first; None: they are read as they are.
     """
 
-    adjacency: Tensor
-    vectors: Tensor
-
     def __init__(
         self,
         in_features: int,
@@ -62,16 +58,12 @@ class MLGCN(nn.Module):
         neighbour_weight: float = 0.2,
         projection: int | None = None,
     ) -> None:
-        super().__init__()
-        self.label_embeddings = label_embeddings
-        self.projection = TokenProjection(in_features, projection)
+        probabilities = label_probabilities(cooccurrence, num_classes)
+        adjacency = reweighted_adjacency(probabilities, threshold, neighbour_weight)
+        super().__init__(in_features, label_embeddings, adjacency, projection)
         width = self.projection.out_features
         self.weight1 = nn.Parameter(torch.empty(label_embeddings.width, hidden).uniform_(-1, 1) * hidden**-0.5)
         self.weight2 = nn.Parameter(torch.empty(hidden, width).uniform_(-1, 1) * width**-0.5)
-        probabilities = label_probabilities(cooccurrence, num_classes)
-        adjacency = reweighted_adjacency(probabilities, threshold, neighbour_weight)
-        self.register_buffer("adjacency", adjacency.to(torch.get_default_device()))
-        self.register_buffer("vectors", label_vectors(label_embeddings, num_classes), persistent=False)
 
     def forward(self, tokens: Tokens | Tensor) -> Tensor:
         pooled_BC = self.projection(tokens).values.amax(dim=1)

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from mldec.config import Count, arguments_of
 from mldec.labels import LabelSpace
 from mldec.models.heads.kernels import full_precision
-from mldec.models.heads.label_graph import LabelGraphConfig, label_probabilities, label_vectors
+from mldec.models.heads.label_graph import LabelGraphConfig, LabelGraphHead, label_probabilities
 from mldec.models.heads.maps import Weighting
-from mldec.models.heads.projection import TokenProjection
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.tokens import Tokens
 from mldec.registry import HEADS
@@ -25,7 +24,7 @@ from mldec.registry import HEADS
 POOLED_FROM = 14  # rows and columns of tokens from which 2 x 2 of them are averaged first
 
 
-class SSGRL(nn.Module):
+class SSGRL(LabelGraphHead):
     """Logits (B, N) of tokens (B, T, C) in three steps.
 
     1. Semantic decoupling: f_n = sum_t alpha_nt x_t with alpha_n = softmax_t(w_a . u_nt + b_a) and
@@ -43,9 +42,6 @@ class SSGRL(nn.Module):
         projection: width to which tokens are mapped first; None: they are read as they are.
     """
 
-    adjacency: Tensor
-    vectors: Tensor
-
     def __init__(
         self,
         in_features: int,
@@ -58,9 +54,8 @@ class SSGRL(nn.Module):
         published: bool = False,
         projection: int | None = None,
     ) -> None:
-        super().__init__()
-        self.label_embeddings, self.steps, self.published = label_embeddings, steps, published
-        self.projection = TokenProjection(in_features, projection)
+        super().__init__(in_features, label_embeddings, label_probabilities(cooccurrence, num_classes), projection)
+        self.steps, self.published = steps, published
         width = self.projection.out_features
         self.token_map = nn.Linear(width, hidden, bias=False)  # W1
         self.label_map = nn.Linear(label_embeddings.width, hidden, bias=False)  # W2
@@ -73,9 +68,6 @@ class SSGRL(nn.Module):
         self.bias = nn.Parameter(torch.empty(num_classes).uniform_(-1, 1) * output_dim**-0.5)
         if published:
             self.reset_own.requires_grad_(False)  # part of checkpoints, but never used
-        adjacency = label_probabilities(cooccurrence, num_classes)
-        self.register_buffer("adjacency", adjacency.to(torch.get_default_device()))
-        self.register_buffer("vectors", label_vectors(label_embeddings, num_classes), persistent=False)
 
     def forward(self, tokens: Tokens | Tensor) -> Tensor:
         features_BNC, _, _ = self._decouple(tokens)
