@@ -19,7 +19,7 @@ from mldec.commands import compose
 from mldec.commands.table import TableOptions, make_planner
 from mldec.paper.planning import Planner
 from mldec.paper.requirements import describe_hardware, describe_start
-from mldec.paper.tables import COUNTED, UNVERIFIED, PaperTable, Scale, TableRow, load_tables
+from mldec.paper.tables import COUNTED, SECONDS, UNVERIFIED, PaperTable, Scale, TableRow, load_tables
 from mldec.paper.values import ResultValue, RowResult, result_values
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,9 +106,8 @@ def planner(scale: Scale) -> Planner:
 
 def result(table: PaperTable, row: TableRow, scale: Scale) -> str:
     """Published and obtained values."""
-    measured = [name for name in table.figures if name not in COUNTED]
     published = []
-    for name in measured:
+    for name in _measured(table):
         if row.published.get(name) is not None:
             doubt = " (unverified)" if row.sources[name] in UNVERIFIED else ""
             published.append(f"{row.published[name]:g} {table.figures[name]}{doubt}")
@@ -126,11 +125,15 @@ def obtained(table: PaperTable, row: TableRow, scale: Scale) -> str:
     if any(record.outcome == "out_of_memory" for record in records):
         return "out of memory"
     values = result_values(table, RowResult(row=row, records=records))
-    found = {name: value for name, value in values.items() if name not in COUNTED and value.mean is not None}
+    found = {name: value for name, value in values.items() if name in _measured(table) and value.mean is not None}
     if not found:
         return "not run"
     shown = [f"{_with_spread(value)} {table.figures[name]}" for name, value in found.items()]
     return f"{', '.join(shown)} ({len(records)} {'rounds' if table.kind == 'benchmark' else 'seeds'})"
+
+
+def _measured(table: PaperTable) -> list[str]:
+    return [name for name in table.figures if name not in (*COUNTED, SECONDS)]
 
 
 def _with_spread(value: ResultValue) -> str:

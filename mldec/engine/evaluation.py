@@ -19,14 +19,21 @@ from mldec.engine.checkpoint import Restored, store_thresholds
 from mldec.engine.device import choose_device, choose_precision, prepare_runtime
 from mldec.engine.display import Display
 from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
-from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores, describe, write_per_class
+from mldec.engine.evaluator import (
+    Result,
+    Scores,
+    compute_metrics,
+    compute_scores,
+    describe,
+    f1_at_tuned,
+    write_per_class,
+)
 from mldec.engine.inference import ImageScorer
 from mldec.engine.thresholds import FILE, LabelThresholds, write_thresholds
 from mldec.engine.thresholds import tune_thresholds as best_thresholds
 from mldec.errors import ConfigError, DataError, counted, printable_name
 from mldec.files import refuse_linked
 from mldec.labels import LabelSpace
-from mldec.metrics import f1_at_threshold
 
 
 @dataclass(frozen=True)
@@ -102,9 +109,7 @@ def evaluate_split(
         "metrics": result.metrics,
     }
     if restored.thresholds is not None and split != "val" and not config.dataset.single_label:
-        tuned = restored.thresholds.of(labels, config.protocol.threshold).values
-        f1 = f1_at_threshold(scores.scores, scores.targets, tuned)
-        record["tuned"] = {"CF1": f1.CF1, "OF1": f1.OF1}
+        record["tuned"] = f1_at_tuned(scores, restored.thresholds.of(labels, config.protocol.threshold))
     run_directory.write_json(directory / "metrics.json", record)
     write_per_class(directory / "per_class_ap.csv", result, scores, labels)
     shared = data_splits.describe_test_split(config) if split == "test" else ""

@@ -16,6 +16,7 @@ from mldec.data.loader import Batch
 from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
 from mldec.engine.inference import ImageScorer
 from mldec.engine.run_directory import write_csv
+from mldec.engine.thresholds import LabelThresholds
 from mldec.errors import RunError
 from mldec.labels import LabelSpace
 from mldec.metrics import average_precision, f1_at_k, f1_at_threshold, top_k_accuracy, zero_shot_metrics
@@ -145,6 +146,12 @@ def compute_metrics(
             gzsl_images=protocol.gzsl_images,
         )
     return Result(metrics, per_class)
+
+
+def f1_at_tuned(scores: Scores, thresholds: LabelThresholds) -> dict[str, float]:
+    """CF1 and OF1 in percent where each label has its own threshold."""
+    f1 = f1_at_threshold(scores.scores, scores.targets, thresholds.values)
+    return {"CF1": f1.CF1, "OF1": f1.OF1}
 
 
 def main_metric(protocol: ProtocolConfig, labels: LabelSpace, *, single_label: bool = False) -> str:

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from mldec.config import Config
 from mldec.data.loader import Batch, EvalLoader, WorkerDied
 from mldec.engine import build, checkpoint
-from mldec.engine.checkpoint import StoredCheckpoint
+from mldec.engine.checkpoint import Restored, StoredCheckpoint
 from mldec.engine.config_properties import uses_cooccurrence, uses_softmax
 from mldec.engine.data_splits import Splits
 from mldec.engine.device import autocast, choose_device, choose_precision, prepare_runtime
 from mldec.engine.display import Display
 from mldec.engine.distributed import SINGLE_PROCESS, ProcessGroup
-from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores, main_metric
+from mldec.engine.evaluator import Result, Scores, compute_metrics, compute_scores, f1_at_tuned, main_metric
 from mldec.engine.inference import ImageScorer
 from mldec.engine.interrupt import Interrupted, stop_on_interrupt
 from mldec.engine.mixing import answer_random_queries, mix
@@ -287,11 +287,13 @@ class Trainer:
             test_batches = self.tokens.eval_loader("test")
         scores = self._scores(best.classifier.to(self.device), test_batches, "test")
         result = self.group.from_main(lambda: self._metrics(scores))
+        tuned = self.group.from_main(lambda: self._f1_at_tuned(best, scores))
         record = {
             "protocol": self.config.protocol.name,
             "epoch": best.step // len(self.batches),  # of these weights, in case an earlier best.pt was lost
             "weights": best.weights,
             **result.metrics,
+            **tuned,
         }
         self.observer.result(self.state.progress.step, record, self.splits.test, scores, result)
         return record
@@ -520,6 +522,13 @@ class Trainer:
     def _metrics(self, scores: Scores) -> Result:
         seen = self.splits.labels.seen
         return compute_metrics(scores, self.config.protocol, seen=seen, single_label=self.single_label)
+
+    def _f1_at_tuned(self, best: Restored, scores: Scores) -> dict[str, float]:
+        """`CF1_tuned` and `OF1_tuned` at the thresholds that were tuned on val; nothing where there are none."""
+        if best.thresholds is None or self.single_label:
+            return {}
+        found = f1_at_tuned(scores, best.thresholds.of(self.splits.labels, self.config.protocol.threshold))
+        return {f"{name}_tuned": value for name, value in found.items()}
 
     def _reported(self, metrics: dict[str, dict[str, float]]) -> str:
         """The weights whose metrics the protocol reports: raw, EMA, or the better of both."""

@@ -39,8 +39,9 @@ def zero_shot_metrics(
 
     For each of `seen`, `zsl` (unseen labels alone) and `gzsl` (all labels): `<task>_mAP`, `<task>_chance`,
     `<task>_images` (the number of images that the two count), `<task>_F1@k`, which is micro and over those of these
-    images that have a label of the task, and `<task>_F1_images`, their number. The figures of `zsl` and `gzsl` are also
-    given over the sets of images in `ALSO`, by name: `zsl_mAP_with_unseen`, `gzsl_images_with_any` and so on.
+    images that have a label of the task, `<task>_F1_images`, their number, and `<task>_F1@k_with_empty`, where the images
+    without such a label count, too: k wrong labels each. The figures of `zsl` and `gzsl` are also given over the sets
+    of images in `ALSO`, by name: `zsl_mAP_with_unseen`, `gzsl_images_with_any` and so on.
 
     Args:
         scores: (S,N) floats.
@@ -112,4 +113,7 @@ def _figures(scores: np.ndarray, targets: np.ndarray, definition: ApDefinition, 
         "F1_images": float((targets == 1).any(axis=1).sum()),
     }
     at_k = [best for best in k if best <= scores.shape[1]]
-    return figures | {f"F1@{best}": f1_at_k(scores, targets, k=best).OF1 for best in at_k}
+    for best in at_k:
+        for ending, skips in (("", True), ("_with_empty", False)):
+            figures[f"F1@{best}{ending}"] = f1_at_k(scores, targets, k=best, skip_empty=skips).OF1
+    return figures

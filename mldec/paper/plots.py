@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,45 +26,57 @@ class PlotPoint(NamedTuple):
 
 
 def draw(table: PaperTable, results: Sequence[RowResult], path: Path) -> bool:
-    """Write a PNG of 1200 × 750 pixels, legible at a width of 800; returns whether there was anything to draw.
+    """Write a PNG of 1200 × 750 pixels, legible at a width of 800 (1800 × 750 with three panels); returns whether
+    there was anything to draw.
 
     At paper scale published and obtained points share the axes; at the other scales, with other data and networks, each
     has its own. A published value whose x is counted but not published gets the x that was counted here for the same
     network.
     """
-    if table.plot is None:
+    plot = table.plot
+    if plot is None:
         return False
-    given, gained = _points(table, table.plot, results)
+    given, gained = _points(table, plot, results)
     if not given and not gained:
         return False
+    also = _points(table, replace(plot, x=plot.also_x), results)[1] if plot.also_x else {}
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
+    apart = table.scale != "paper" and given and gained
+    count = 1 + bool(apart) + bool(also)
+    figure = Figure(figsize=(8 if count < 3 else 12, 5), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.suptitle(_plain(table.caption), fontsize=12)
-    apart = table.scale != "paper" and given and gained
-    panels = figure.subplots(1, 2 if apart else 1, squeeze=False)[0]
-    series = list(dict.fromkeys(str(result.row.cells.get(table.plot.series, "")) for result in results))
+    panels = figure.subplots(1, count, squeeze=False)[0]
+    main = panels[1 if apart else 0]  # of the obtained points
+    series = list(dict.fromkeys(str(result.row.cells.get(plot.series, "")) for result in results))
     style = {name: (COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]) for n, name in enumerate(series)}
-    for points, panel, solid in ((given, panels[0], False), (gained, panels[-1], True)):
+    drawn = [(given, panels[0], False), (gained, main, True), *([(also, panels[-1], True)] if also else [])]
+    for points, panel, solid in drawn:
         for name, found in points.items():
-            _draw_series(panel, found, name, style[name], solid)
+            _draw_series(panel, found, name, style[name], solid, joined=not plot.frontier, again=points is also)
+        if plot.frontier:
+            best = front([point for found in points.values() for point in found])
+            panel.step([p.x for p in best], [p.y for p in best], where="post", color="#bbbbbb", linewidth=1.2, zorder=0)
     if apart:
         panels[0].set_title("in the paper", fontsize=10)
-        panels[1].set_title(f"at {table.scale} scale (other data and networks)", fontsize=10)
-    _draw_names(panels[-1], gained, series[0])
+        main.set_title(f"at {table.scale} scale (other data and networks)", fontsize=10)
     twice = {} if apart else {name: {point.name for point in found} for name, found in gained.items()}
     once = {name: [p for p in found if p.name not in twice.get(name, ())] for name, found in given.items()}
-    _draw_names(panels[0], once, series[0])
+    for points, panel in ((gained, main), (also, panels[-1]), (once, panels[0])):
+        _draw_names(panel, points, series[0])
     for panel in panels:
-        panel.set_xlabel(_plain(table.figures[table.plot.x]), fontsize=11)
-        panel.set_ylabel(_plain(table.figures[table.plot.y]), fontsize=11)
+        panel.set_xlabel(_plain(table.figures[plot.x]), fontsize=11)
+        panel.set_ylabel(_plain(table.figures[plot.y]), fontsize=11)
         panel.grid(color="#dddddd", linewidth=0.8)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.margins(x=0.36 if apart else 0.14, y=0.12)  # space for the names
+        panel.margins(x=0.36 if count > 1 else 0.14, y=0.12)  # space for the names
+    if also and plot.also_x:
+        panels[-1].set_xlabel(_plain(table.figures[plot.also_x]), fontsize=11)
+        panels[-1].set_xscale("log")
     figure.legend(fontsize=9, loc="outside lower center", ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(action="ignore"):  # about characters that the font lacks, which become boxes
@@ -100,21 +113,40 @@ def _name(row: TableRow, plot: Plot) -> str:
     return ", ".join(str(value) for cell, value in row.cells.items() if cell != plot.series and value is not None)
 
 
-def _draw_series(panel: Any, points: Sequence[PlotPoint], name: str, style: tuple[str, str], solid: bool) -> None:
+def _draw_series(
+    panel: Any,
+    points: Sequence[PlotPoint],
+    name: str,
+    style: tuple[str, str],
+    solid: bool,
+    *,
+    joined: bool,
+    again: bool,
+) -> None:
+    """Points of one series. `again`: the legend names it already."""
     colour, marker = style
     panel.errorbar(
         [point.x for point in points],
         [point.y for point in points],
         yerr=[point.spread or 0 for point in points] if any(point.spread for point in points) else None,
-        label=_plain(f"{name}, {'obtained' if solid else 'published'}"),
+        label=None if again else _plain(f"{name}, {'obtained' if solid else 'published'}"),
         color=colour,
         marker=marker,
         markersize=7,
         markerfacecolor=colour if solid else "white",
-        linestyle="-" if solid else "--",
+        linestyle="none" if not joined else "-" if solid else "--",
         linewidth=1.6,
         capsize=4,
     )
+
+
+def front(points: Sequence[PlotPoint]) -> list[PlotPoint]:
+    """The points that no other one betters (the Pareto front), by ascending x: none has less x and as much y."""
+    best: list[PlotPoint] = []
+    for point in sorted(points, key=lambda point: (point.x, -point.y)):
+        if not best or point.y > best[-1].y:
+            best.append(point)
+    return best
 
 
 def _draw_names(panel: Any, points: Series, first: str) -> None:

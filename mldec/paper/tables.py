@@ -2,7 +2,8 @@
 backbone, `desk.yaml` those on drawn digits.
 
 A table has `rows`. A row has `cells` that describe it, the figures that were published for it, and the experiment that
-reproduces it. A figure has the name of a metric, or is one of `COUNTED`, which are computed from the network.
+reproduces it. A figure has the name of a metric, or is one of `COUNTED`, which are computed from the network, or is
+`SECONDS`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ FILES: dict[str, str] = {"paper": "published.yaml", "probe": "probe.yaml", "desk
 
 #: Figures that are counted on the network itself.
 COUNTED = ("macs", "parameters")
+
+#: The time of a row's fastest run: on a shared machine the others were held up.
+SECONDS = "seconds"
 
 #: The meaning of each source tag.
 SOURCES = {
@@ -100,15 +104,19 @@ class Plot:
     """A figure's axes: names of `figures`; points of equal `series` cell are joined.
 
     Attributes:
+        also_x: a second figure against which the obtained values of `y` are shown, in a panel of its own.
         rows: keys of the rows that are shown; none: all.
         label: the cell that names a point; None: all cells but `series`.
+        frontier: join the points that no other point betters in both axes (a Pareto front), in place of each series.
     """
 
     x: str
     y: str
     series: str
+    also_x: str | None = None
     rows: Sequence[str] = ()
     label: str | None = None
+    frontier: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,11 +224,13 @@ def _table(entry: Mapping[str, Any], scale: Scale) -> PaperTable:
     keys = [row.key for row in table.rows]
     if len(set(keys)) < len(keys):
         raise ValueError(f"{where}: two rows have the same key: {keys}")
+    axes = (table.plot.x, table.plot.y, table.plot.also_x) if table.plot else ()
     used: list[tuple[str, Iterable[str], Iterable[str]]] = [
         *((f"{row.key}: a cell", row.cells, table.cells) for row in table.rows),
         *((f"{row.key}: a figure", row.published, table.figures) for row in table.rows),
         *((f"{row.key}: chosen_in", filter(None, [row.chosen_in]), keys) for row in table.rows),
         ("plot: a row", table.plot.rows if table.plot else (), keys),
+        ("plot: an axis", filter(None, axes), table.figures),
         ("plateau", [*table.plateau, *table.plateau.values()], keys),
         ("findings: a row", [key for f in table.findings for key in (f.better, f.worse)], keys),
         ("findings: a figure", [finding.figure for finding in table.findings], table.figures),

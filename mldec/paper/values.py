@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mldec.paper.records import Record
-from mldec.paper.tables import COUNTED, UNVERIFIED, PaperTable, TableRow
+from mldec.paper.tables import COUNTED, SECONDS, UNVERIFIED, PaperTable, TableRow
 
 SPREAD = 2.0  # standard deviations from the mean within which a published value agrees with the seeds
 MARK = "†"
@@ -49,7 +49,7 @@ class ResultValue:
         given: whether the paper has this figure for the row at all, even without a value.
         published, source: the paper's value and the tag of its source.
         mean, std, seeds: over the seeds that have a value; `std`, the sample standard deviation, requires two of them.
-            What is counted on the network has a mean, no `std` and no seeds.
+            What is counted on the network, and `SECONDS`, have a mean, no `std` and no seeds.
         difference: mean minus published; None at other scales, where data and networks differ from the paper's.
         within: whether the difference is at most `SPREAD` standard deviations; None where one of them is missing.
         status: "finished" where there is a mean, else why there is none.
@@ -77,8 +77,8 @@ def result_values(table: PaperTable, result: RowResult) -> dict[str, ResultValue
 
 
 def samples_by_seed(result: RowResult, figure: str) -> dict[int, float]:
-    """The finite values of a measured figure, by seed; empty for a counted one."""
-    if figure in COUNTED:
+    """The finite values of a measured figure, by seed; empty for a counted one and for `SECONDS`."""
+    if figure in (*COUNTED, SECONDS):
         return {}
     values = {record.seed: record.metrics.get(figure) for record in sorted(result.records, key=lambda r: r.seed)}
     return {seed: float(value) for seed, value in values.items() if value is not None and math.isfinite(value)}
@@ -153,6 +153,9 @@ def _value(table: PaperTable, result: RowResult, figure: str) -> ResultValue:
         counted = (result.sizes or {}).get(figure)
         values = [] if counted is None else [counted]
         missing = "literature" if result.row.experiment is None else "not counted"
+    elif figure == SECONDS:
+        times = [record.seconds for record in result.records if record.seconds is not None]
+        values, missing = [min(times)] if times else [], _missing(result, figure)
     else:
         values, missing = list(samples_by_seed(result, figure).values()), _missing(result, figure)
     if not values:
@@ -160,7 +163,7 @@ def _value(table: PaperTable, result: RowResult, figure: str) -> ResultValue:
     mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
     gap = None if value.published is None or table.scale != "paper" else mean - value.published
     within = None if gap is None or std is None else abs(gap) <= SPREAD * std
-    seeds = 0 if figure in COUNTED else len(values)
+    seeds = 0 if figure in (*COUNTED, SECONDS) else len(values)
     return replace(value, mean=mean, std=std, seeds=seeds, difference=gap, within=within)
 
 

@@ -76,7 +76,8 @@ def headline(run: RunFiles, measured: MeasuredSplit | str) -> Headline:
 def metric_tiles(metrics: Mapping[str, Any], *, single_label: bool) -> list[MetricTile]:
     """Metrics in the order of importance, the primary one first."""
     first, rest = metric_names(metrics, single_label)
-    tasks = [name for name in metrics if name.startswith(("seen_mAP", "zsl_mAP", "gzsl_mAP", "zsl_F1@", "gzsl_F1@"))]
+    of_tasks = ("seen_mAP", "zsl_mAP", "gzsl_mAP", "zsl_F1@", "gzsl_F1@")
+    tasks = [name for name in metrics if name.startswith(of_tasks) and "_with_empty" not in name]
     return [
         MetricTile(TITLES.get(name, name), percent(number(metrics[name])), _image_count(metrics, name))
         for name in [*first, *tasks, *rest]

@@ -22,9 +22,9 @@ def sklearn_map(scores, targets):
     return 100 * np.mean([average_precision_score(targets[:, n], scores[:, n]) for n in range(targets.shape[1])])
 
 
-def micro_f1(scores, targets, k):
+def micro_f1(scores, targets, k, skip_empty=True):
     """ZS_SDL's calc_F1: over images with a relevant label, the k best labels of each are predicted."""
-    rows = targets.sum(1) > 0
+    rows = targets.sum(1) >= skip_empty
     scores, targets = scores[rows], targets[rows]
     predicted = np.zeros_like(targets)
     np.put_along_axis(predicted, np.argsort(-scores, axis=1)[:, :k], 1, axis=1)
@@ -62,6 +62,7 @@ def test_equals_the_definitions(seed, zsl_images, gzsl_images):
             expected[f"{task}_F1_images{ending}"] = (part[1].sum(axis=1) > 0).sum()
             for k in (1, 2):
                 expected[f"{task}_F1@{k}{ending}"] = micro_f1(*part, k)
+                expected[f"{task}_F1@{k}_with_empty{ending}"] = micro_f1(*part, k, skip_empty=False)
     chances = {name: value for name, value in found.items() if "chance" in name}
     assert {name: found[name] for name in found if name not in chances} == pytest.approx(expected)
     assert set(chances) == {name.replace("mAP", "chance") for name in expected if "mAP" in name}
@@ -112,7 +113,7 @@ def test_the_named_figures_do_not_depend_on_which_convention_is_asked_for():
     published = zero_shot_metrics(scores, targets, SEEN, zsl_images="with_unseen", gzsl_images="with_any")
     everything = zero_shot_metrics(scores, targets, SEEN)
     named = [name for name in everything if name.endswith(("_with_unseen", "_with_any"))]
-    assert len(named) == 4 + 2 * 6
+    assert len(named) == 4 + 2 * 8
     assert {name: published[name] for name in named} == {name: everything[name] for name in named}
     assert published["zsl_mAP"] == everything["zsl_mAP_with_unseen"]
     assert published["gzsl_mAP"] == everything["gzsl_mAP_with_any"]
@@ -141,10 +142,14 @@ def test_an_unknown_set_of_images_is_refused():
 def test_what_is_over_the_number_of_labels_is_left_out():
     found = zero_shot_metrics(*data(), SEEN, k=(2, 3, 5, 7))
     assert {name for name in found if "@" in name} == {
-        *(f"zsl_F1@2{ending}" for ending in ("", "_with_unseen")),
-        *(f"gzsl_F1@{k}{ending}" for k in (2, 3, 5) for ending in ("", "_with_unseen", "_with_any")),
-        "seen_F1@2",
-        "seen_F1@3",
+        f"{name}{empty}{ending}"
+        for name, endings in {
+            "zsl_F1@2": ("", "_with_unseen"),
+            **{f"gzsl_F1@{k}": ("", "_with_unseen", "_with_any") for k in (2, 3, 5)},
+            **{f"seen_F1@{k}": ("",) for k in (2, 3)},
+        }.items()
+        for ending in endings
+        for empty in ("", "_with_empty")
     }
 
 

@@ -110,3 +110,18 @@ def test_at_desk_scale_each_point_has_the_name_of_its_own_network(table: PaperTa
     desk, results = replace(table, scale="desk"), [replace(make_result(row, 88.0), published=paper)]
     given, gained = plots._points(desk, table.plot, results)
     assert [point.name for point in given["GAP"] + gained["GAP"]] == ["TResNet-S", "width 16"]
+
+
+def test_a_second_figure_has_a_panel_of_its_own(table: PaperTable, tmp_path: Path) -> None:
+    assert table.plot is not None
+    figures = {**table.figures, "seconds": "Seconds"}
+    wide = replace(table, scale="probe", figures=figures, plot=replace(table.plot, also_x="seconds"))
+    results = [make_result(row, 88.0 + n, macs=20.0 + n) for n, row in enumerate(table.rows)]
+    timed = [replace(r, records=tuple(replace(record, seconds=60.0) for record in r.records)) for r in results]
+    assert draw(wide, timed, tmp_path / "three.png") and make_image(tmp_path / "three.png").shape == (750, 1800, 3)
+    assert draw(wide, results, tmp_path / "two.png") and make_image(tmp_path / "two.png").shape == (750, 1200, 3)
+
+
+def test_the_front_joins_the_points_that_none_betters() -> None:
+    points = [plots.PlotPoint(x, y, None, "") for x, y in [(3, 5), (1, 2), (2, 1), (2, 4), (4, 5), (5, 6), (1, 1)]]
+    assert [point[:2] for point in plots.front(points)] == [(1, 2), (2, 4), (3, 5), (5, 6)]

@@ -137,6 +137,16 @@ def test_counted_figures_come_from_the_sizes_and_have_no_spread() -> None:
     assert (value.mean, value.std, value.seeds, value.difference, value.within) == (23.25, None, 0, 0.25, None)
 
 
+def test_seconds_are_those_of_the_fastest_run_and_have_no_spread() -> None:
+    table = make_table(make_row(), figures={"seconds": "Seconds", "mAP": "mAP"}, scale="probe")
+    times = [make_record(table.rows[0], seed, 88.0, seconds=seconds) for seed, seconds in enumerate((31.0, 25.0, None))]
+    value = result_values(table, RowResult(row=table.rows[0], records=tuple(times)))["seconds"]
+    assert (value.mean, value.std, value.seeds) == (25.0, None, 0)
+    assert result_values(table, RowResult(row=table.rows[0]))["seconds"].status == "not run"
+    text = page([PageSection(table, [RowResult(row=table.rows[0], records=tuple(times))])], command="x")
+    assert "Seconds: of a row's fastest run" in text and "| 25.00 |" in text
+
+
 def test_at_desk_scale_there_is_no_difference_and_the_titles_say_so() -> None:
     row, paper = make_row(), make_row(published={"mAP": 88.1, "macs": 23.0}, sources={"mAP": "S", "macs": "S"})
     table, result = make_table(row, scale="desk"), make_result(row, published=paper, sizes={"macs": 0.0123})
