@@ -39,7 +39,7 @@ def zero_shot_metrics(
 
     For each of `seen`, `zsl` (unseen labels alone) and `gzsl` (all labels): `<task>_mAP`, `<task>_chance`,
     `<task>_images` (the number of images that the two count), `<task>_F1@k`, which is micro and over those of these
-    images that have a label of the task, `<task>_F1_images`, their number, and `<task>_F1@k_with_empty`, where the images
+    images that have a label of the task, `<task>_F1_images`, their number, and `<task>_F1@k_with_empty`, where images
     without such a label count, too: k wrong labels each. The figures of `zsl` and `gzsl` are also given over the sets
     of images in `ALSO`, by name: `zsl_mAP_with_unseen`, `gzsl_images_with_any` and so on.
 

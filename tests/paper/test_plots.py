@@ -118,8 +118,9 @@ def test_a_second_figure_has_a_panel_of_its_own(table: PaperTable, tmp_path: Pat
     wide = replace(table, scale="probe", figures=figures, plot=replace(table.plot, also_x="seconds"))
     results = [make_result(row, 88.0 + n, macs=20.0 + n) for n, row in enumerate(table.rows)]
     timed = [replace(r, records=tuple(replace(record, seconds=60.0) for record in r.records)) for r in results]
-    assert draw(wide, timed, tmp_path / "three.png") and make_image(tmp_path / "three.png").shape == (750, 1800, 3)
-    assert draw(wide, results, tmp_path / "two.png") and make_image(tmp_path / "two.png").shape == (750, 1200, 3)
+    for found, width in ((timed, 1800), (results, 1200)):
+        assert draw(wide, found, tmp_path / "plot.png")
+        assert make_image(tmp_path / "plot.png").shape == (750, width, 3)
 
 
 def test_the_front_joins_the_points_that_none_betters() -> None:
