@@ -140,6 +140,7 @@ class PaperTable:
         benchmark: options of `mldec benchmark model`, for a table of kind "benchmark".
         seeds: the default number of seeds of its rows: 0, 1, ….
         plateau: rows that are meant to be trained to a plateau, each with the row of twice the epochs that verifies it.
+        also: ids of other tables of the paper that this one stands for at its scale.
     """
 
     id: str
@@ -156,6 +157,7 @@ class PaperTable:
     benchmark: tuple[str, ...] = ()
     seeds: int = 3
     plateau: Mapping[str, str] = field(default_factory=dict)
+    also: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -199,11 +201,15 @@ def load_tables(scale: Scale) -> tuple[PaperTable, ...]:
 
 
 def find_table(name: str, scale: Scale) -> PaperTable:
-    """The table of a name that users write: `5`, `table5`, `figure5`, `F5`. Raises ConfigError for any other name."""
+    """The table of a name that users write: `5`, `table5`, `figure5`, `F5`, or the one that stands for it at a scale.
+
+    Raises ConfigError for any other name.
+    """
     wanted = name.lower()
     if found := re.fullmatch(r"(?:(t|f|table|figure)[ -]?)?([0-9]+)", wanted):
         wanted = f"{'figure' if (found[1] or 't').startswith('f') else 'table'}{found[2]}"
     tables = {table.id: table for table in load_tables(scale)}
+    wanted = next((table.id for table in tables.values() if wanted in table.also), wanted)
     if wanted in tables:
         return tables[wanted]
     if scale != "paper" and wanted in {table.id for table in load_tables("paper")}:

@@ -109,6 +109,17 @@ def test_a_figure_is_no_table():
 
 
 @pytest.mark.parametrize(
+    ("name", "found"), [("5", "arena"), ("table11", "arena"), ("6", "arena_zsl"), ("14", "table13"), ("13", "table13")]
+)
+def test_a_table_may_stand_for_others_at_its_scale(name, found):
+    assert find_table(name, "probe").id == found
+
+
+def test_every_table_of_the_paper_but_that_of_speed_has_a_version_on_photographs():
+    assert {find_table(table.id, "probe").scale for table in load_tables("paper") if table.id != "table9"} == {"probe"}
+
+
+@pytest.mark.parametrize(
     ("name", "scale", "message"),
     [
         ("15", "paper", "table=15: no such table; did you mean"),
