@@ -5,6 +5,7 @@ It depends neither on the order of the records nor on the date: a committed page
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from mldec.paper.layout import READING, lay_out
 from mldec.paper.markup import markdown_text
 from mldec.paper.records import Record
 from mldec.paper.tables import PaperTable
-from mldec.paper.values import RowResult, count, row_name
+from mldec.paper.values import RowResult, count, result_values, row_name
 
 
 class PageSection(NamedTuple):
@@ -53,6 +54,7 @@ def markdown(
         "\n".join(f"{place}. {markdown_text(note)}" for place, note in enumerate(layout.notes, 1)),
         markdown_text(" ".join(legend)),
         _chosen(table, results),
+        _orders(table, results),
         _provenance(table, results),
         _needs(table, results),
         _left_out(others or {}),
@@ -127,6 +129,26 @@ def _chosen(table: PaperTable, results: Sequence[RowResult]) -> str:
                 text += "; at the edge of the values tried, so a better one may lie beyond" if at_edge else ""
             bullets.append(f"* {markdown_text(row_name(table, result.row))}: {text}")
     return "\n".join(["Chosen on val with the first seed:", "", *bullets]) if bullets else ""
+
+
+def _orders(table: PaperTable, results: Sequence[RowResult]) -> str:
+    """The rows with a published and an obtained value of the figure `order`, in both orders side by side."""
+    if table.order is None:
+        return ""
+    values = {row_name(table, result.row): result_values(table, result)[table.order] for result in results}
+    pairs = {
+        name: (v.published, v.mean) for name, v in values.items() if v.published is not None and v.mean is not None
+    }
+    if len(pairs) < 2:
+        return ""
+    orders = [sorted(pairs, key=lambda name: -pairs[name][column]) for column in (0, 1)]
+    rows = [[str(place), *map(markdown_text, names)] for place, names in enumerate(zip(*orders, strict=True), 1)]
+    couples = list(itertools.combinations(pairs.values(), 2))
+    alike = sum((a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in couples)
+    text = (
+        f"By {table.figures[table.order]}, {alike} of {len(couples)} pairs of rows are in the same order as published:"
+    )
+    return f"{markdown_text(text)}\n\n{markdown_table([['Place', 'Published', 'Obtained'], *rows], left=3)}"
 
 
 def _provenance(table: PaperTable, results: Sequence[RowResult]) -> str:

@@ -140,6 +140,7 @@ class PaperTable:
         benchmark: options of `mldec benchmark model`, for a table of kind "benchmark".
         seeds: the default number of seeds of its rows: 0, 1, ….
         plateau: rows that are meant to be trained to a plateau, each with the row of twice the epochs that verifies it.
+        order: a figure; the published and the obtained order of the rows by it are shown side by side.
         also: ids of other tables of the paper that this one stands for at its scale.
     """
 
@@ -157,6 +158,7 @@ class PaperTable:
     benchmark: tuple[str, ...] = ()
     seeds: int = 3
     plateau: Mapping[str, str] = field(default_factory=dict)
+    order: str | None = None
     also: Sequence[str] = ()
 
     @property
@@ -236,6 +238,7 @@ def _table(entry: Mapping[str, Any], scale: Scale) -> PaperTable:
         *((f"{row.key}: a figure", row.published, table.figures) for row in table.rows),
         *((f"{row.key}: chosen_in", filter(None, [row.chosen_in]), keys) for row in table.rows),
         ("plot: a row", table.plot.rows if table.plot else (), keys),
+        ("order", filter(None, [table.order]), table.figures),
         ("plot: an axis", filter(None, axes), table.figures),
         ("plateau", [*table.plateau, *table.plateau.values()], keys),
         ("findings: a row", [key for f in table.findings for key in (f.better, f.worse)], keys),

@@ -271,6 +271,18 @@ def test_what_was_chosen_is_listed() -> None:
 HOSTILE = "a|b 5% x_y & <tag> *bold* $x$ \\ ~ ^ {z} #1 `code|x`"
 
 
+def test_published_and_obtained_order_stand_side_by_side() -> None:
+    figures = {"a": (80.0, 70.0), "b": (90.0, 60.0), "c": (70.0, 50.0), "d": (None, 99.0)}
+    rows = [make_row(key, published={"mAP": value}, sources={"mAP": "S"}) for key, (value, _) in figures.items()]
+    table = make_table(*rows, order="mAP", figures={"mAP": "mAP"}, scale="probe")
+    results = [make_result(row, (figures[row.key][1],)) for row in rows]
+    text = markdown(table, results)
+    assert "2 of 3 pairs of rows are in the same order as published" in text
+    places = [line.split("|")[1:4] for line in text.splitlines() if line.startswith(("| 1 ", "| 2 ", "| 3 "))]
+    assert [[cell.strip() for cell in line] for line in places] == [["1", "b", "a"], ["2", "a", "b"], ["3", "c", "c"]]
+    assert "in the same order" not in markdown(replace(table, order=None), results)
+
+
 def test_hostile_text_keeps_the_markdown_table_whole() -> None:
     row = make_row(cells={"head": HOSTILE}, note=HOSTILE)
     text = markdown(make_table(row, title=HOSTILE), [make_result(row)])
