@@ -74,7 +74,7 @@ def losses(folder: Path) -> list[float]:
         # Details beside the logits, and the counts of all images.
         (*SDL, "loss=distribution_balanced", "schedule.epochs=1"),
         # Which labels C-Tran is told each process draws by itself: here none are.
-        (*C_TRAN, "head.dropout=0", "head.known_share=0", "schedule.epochs=1"),
+        pytest.param((*C_TRAN, "head.dropout=0", "head.known_share=0", "schedule.epochs=1"), marks=pytest.mark.slow),
         pytest.param(("loss=bce", "schedule.epochs=7"), marks=pytest.mark.slow),
     ],
 )

@@ -150,9 +150,7 @@ def half_tokens(tmp_path_factory) -> Path:
         C_TRAN,
         (*SDL, "loss=sdl"),
         ("head=add_gcn", "head.dim=8", "loss=distribution_balanced"),
-        ("head=csra", "head.num_heads=2"),
         ("head=ssgrl", "head.hidden=8", "head.output_dim=8", "head.label_embeddings.source=random:8"),
-        ("head=ml_gcn", "head.hidden=8", "head.label_embeddings.source=random:8"),
     ],
 )
 def test_heads_of_other_methods_read_tokens_in_half_precision(words, head, half_tokens, tmp_path):
