@@ -38,6 +38,18 @@ def small_experiment(digits_root: Path) -> list[str]:
     ]
 
 
+#: Heads of other methods, small; their settings take the place of the ML-Decoder's, by `with_head`.
+C_TRAN = ("head=c_tran", "head.num_heads=4", "head.num_layers=1", "head.ffn_dim=16")
+SDL = ("head=sdl", "head.num_rows=2", "head.label_embeddings.source=random:8")
+
+
+def with_head(overrides: Sequence[str], variant: Sequence[str]) -> list[str]:
+    """`overrides` and `variant`; where that chooses a head, without the settings of the earlier one."""
+    if any(word.startswith("head=") for word in variant):
+        overrides = [word for word in overrides if not word.startswith("head.")]
+    return [*overrides, *variant]
+
+
 def make(overrides: Sequence[str]) -> Config:
     """The Config that a command line composes."""
     return _make(tuple(overrides))

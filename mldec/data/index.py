@@ -271,14 +271,30 @@ class ImageIndex(_Shared):
         return total
 
     def cooccurrence(self) -> np.ndarray:
-        """(N,N) int64: in how many images two labels are both present; on the diagonal, how many have the label."""
-        total = np.zeros((len(self.labels), len(self.labels)), np.int64)
-        for rows, columns in self.present_pairs():
-            rows = rows - rows[:1]
-            lists = Ragged.from_rows(rows, columns, int(rows[-1:].sum()) + 1)
-            positions, counts = lists.take(rows)  # for each label of an image, all labels of the image
-            np.add.at(total, (np.repeat(columns, counts), columns[positions]), 1)
-        return total
+        """(N,N) float64 M: in how many images with label i label j is present too; on the diagonal n_i, those with i.
+
+        Images in which label j is unknown count as the others with label i do on average: of k_ij images with label i
+        in which label j is known, m_ij have it, and M_ij = n_i m_ij / k_ij, 0 where k_ij is 0. Where no label is
+        unknown, M has whole numbers and is symmetric.
+        """
+        from scipy.sparse import csr_array
+
+        size = len(self.labels)
+        both, listed = np.zeros((2, size, size))  # label j present; of the rarer kind: unknown, or known and absent
+        for rows in self._chunks():
+            present, unknown, absent = (
+                csr_array((np.ones(len(pairs)), (pairs // size - rows[0], pairs % size)), (len(rows), size))
+                for pairs in self._listed(rows)
+            )
+            for total, other in ((both, present), (listed, unknown if self.default == ABSENT else absent)):
+                found = (present.T @ other).tocoo()
+                total[found.row, found.col] += found.data
+        if self.default == UNKNOWN or listed.any():
+            counts = both.diagonal().copy()[:, None]
+            known = counts - listed if self.default == ABSENT else both + listed
+            both *= counts
+            np.divide(both, known, out=both, where=known > 0)
+        return both
 
     def present_pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rows and columns of what is present, each pair once, in order of rows, some thousand rows at a time."""
@@ -289,10 +305,7 @@ class ImageIndex(_Shared):
         """(N,) int64 each: in how many images each label is present, absent and unknown, as in `targets`."""
         present, absent, unknown = np.zeros((3, len(self.labels)), np.int64)
         for rows in self._chunks():
-            known = [self._pairs(lists, rows) for lists in (self.positives, self.unknown, self.negatives)]
-            known[1] = np.setdiff1d(known[1], known[0], assume_unique=True)
-            known[2] = np.setdiff1d(known[2], np.concatenate(known[:2]), assume_unique=True)
-            for total, pairs in zip((present, unknown, absent), known, strict=True):
+            for total, pairs in zip((present, unknown, absent), self._listed(rows), strict=True):
                 total += np.bincount(pairs % len(total), minlength=len(total))
         if self.default == ABSENT:
             absent = len(self) - present - unknown
@@ -303,6 +316,14 @@ class ImageIndex(_Shared):
     def _chunks(self) -> Iterator[np.ndarray]:
         for first in range(0, len(self), CHUNK_ROWS):
             yield np.arange(first, min(first + CHUNK_ROWS, len(self)))
+
+    def _listed(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What lists say is present, unknown and absent, as in `targets`: row * N + column, sorted, each in one."""
+        present, unknown, absent = (
+            self._pairs(lists, rows) for lists in (self.positives, self.unknown, self.negatives)
+        )
+        unknown = np.setdiff1d(unknown, present, assume_unique=True)
+        return present, unknown, np.setdiff1d(absent, np.concatenate([present, unknown]), assume_unique=True)
 
     def _pairs(self, lists: Ragged, rows: np.ndarray) -> np.ndarray:
         """row * N + column of each entry of `rows`, sorted, each once."""

@@ -34,7 +34,8 @@ from mldec.models.weights import load_weights
 logger = logging.getLogger(__name__)
 
 #: What every checkpoint holds. Zero-shot ones add `seen` (which labels were trained) and `label_embeddings` (names,
-#: vectors and source), best.pt `thresholds` (by label), last.pt `resume` (optimizer, scaler and progress).
+#: vectors and source), best.pt `thresholds` (by label), last.pt `resume` (optimizer, scaler, progress, and the
+#: `loss` if it has a state).
 REQUIRED = ("format", "config", "labels", "normalization", "model", "reported", "metrics", "step")
 
 SHOWN_LINES = 12  # of torch's message about weights that do not fit

@@ -121,6 +121,7 @@ RESUME: Fields = {
     "scaler": ("a mapping", lambda value: isinstance(value, Mapping)),
     "ema_updates": COUNT,
     "progress": ("values by name", _is_mapping),
+    "loss": ("a mapping, or none", _none_or(_is_mapping)),
 }
 PROGRESS: Fields = {
     **dict.fromkeys(("step", "updates", "epochs", "best_epoch", "broken"), COUNT),

@@ -91,6 +91,10 @@ def find_unused(config: Config) -> list[str]:
         found.append(f"head.normalize={config.head.normalize}: there are no label embeddings")
     if uses_label_embeddings(config):
         found += config.head.label_embeddings.unused()
+    if getattr(config.head, "label_masks", None) is False:
+        for name in ("known_share", "published"):
+            if _is_changed(config.head, name):
+                found.append(f"head.{name}: only used with head.label_masks=true")
     if config.init_from is None and config.init_part != "all":
         found.append(f"init_part={config.init_part}: init_from is not set")
     if config.backbone.freeze == "all":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from mldec.engine.ema import Ema
@@ -31,20 +32,23 @@ class Progress:
 
 @dataclass
 class TrainState:
-    """Model, EMA, optimizer, loss scaler and progress.
+    """Model, EMA, optimizer, loss scaler, what the loss remembers, and progress.
 
     `state_dict` has the entries `model`, `ema` and `resume` of a checkpoint: the first two are enough to use the
-    network, `resume` is what training additionally needs to continue bit for bit.
+    network, `resume` is what training additionally needs to continue bit for bit. `resume["loss"]` is the `state_dict`
+    of the loss, left out where that is empty.
     """
 
     model: Classifier  # the raw weights, not wrapped by DistributedDataParallel or torch.compile
     ema: Ema | None
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
+    loss: nn.Module
     progress: Progress = dataclasses.field(default_factory=Progress)
 
     def state_dict(self) -> dict[str, Any]:
         """References to the current tensors (not copies) and plain values."""
+        memory = self.loss.state_dict()
         return {
             "model": self.model.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
@@ -53,14 +57,18 @@ class TrainState:
                 "scaler": self.scaler.state_dict(),
                 "ema_updates": 0 if self.ema is None else self.ema.updates,
                 "progress": dataclasses.asdict(self.progress),
+                **({"loss": memory} if memory else {}),
             },
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, same_loss: bool = True) -> None:
         """Continue from a `state_dict()`.
 
-        Raises what torch raises for a state of another network or optimizer: AttributeError, IndexError, KeyError,
-        RuntimeError, TypeError or ValueError. The state is then partly loaded.
+        Args:
+            same_loss: False for a run that continues with another loss, which has no state yet: it is left as built.
+
+        Raises what torch raises for a state of another network, optimizer or loss: AttributeError, IndexError,
+        KeyError, RuntimeError, TypeError or ValueError. The state is then partly loaded.
         """
         resume = state["resume"]
         self.model.load_state_dict(state["model"])
@@ -68,4 +76,6 @@ class TrainState:
             self.ema.load_state_dict({"module": state["ema"], "updates": resume["ema_updates"]})
         self.optimizer.load_state_dict(resume["optimizer"])
         self.scaler.load_state_dict(resume["scaler"])
+        if same_loss:
+            self.loss.load_state_dict(resume.get("loss") or {})
         self.progress = Progress(**resume["progress"])

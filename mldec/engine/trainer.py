@@ -94,7 +94,7 @@ class Trainer:
         self.val_batches = build.build_eval_loader(config, splits.val, self.device, group)
         self.schedule = build.build_schedule(config, len(self.batches))
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.state = TrainState(model, ema, build.build_optimizer(config, model), scaler)
+        self.state = TrainState(model, ema, build.build_optimizer(config, model), scaler, self.loss)
         self.tokens: TokenCache | None = None  # that `fit` reads in place of images
         self.skipped = 0  # consecutive steps without an update
         self.pending: list[Tensor] = []  # losses that are still on the device
@@ -326,7 +326,8 @@ class Trainer:
     def load(self, stored: StoredCheckpoint) -> None:
         """Continue from last.pt of a run.
 
-        Raises CheckpointError if it has other labels, label embeddings, network, optimizer or steps per epoch.
+        What a loss remembers is left behind if the run continues with another one. Raises CheckpointError if it has
+        other labels, label embeddings, network, optimizer or steps per epoch, or if the state of the loss does not fit.
         """
         path, content = stored
         restart = f"start a new run with {option('init_from', run_directory_of(path))}"
@@ -345,11 +346,12 @@ class Trainer:
         checkpoint.set_normalization(self.state.model, content)
         self._use_normalization(self.state.model)
         try:
-            self.state.load_state_dict(content)
+            same_loss = content["config"]["loss"]["name"] == self.config.loss.name
+            self.state.load_state_dict(content, same_loss=same_loss)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = first_lines(error, SHOWN_LINES)
             raise CheckpointError(
-                f"{path}: the training state is damaged, or of another network or optimizer "
+                f"{path}: the training state is damaged, or of another network, optimizer or loss "
                 f"({type(error).__name__}: {reason}); {restart}"
             ) from error
 

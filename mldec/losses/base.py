@@ -48,6 +48,8 @@ class Context(NamedTuple):
 class ThreeStateLoss(nn.Module):
     """Common to the losses: shapes, precision, unknown labels, reduction. A subclass implements `terms`, or `total`.
 
+    What it remembers from step to step is a buffer: its `state_dict()` is stored with a run that can be resumed.
+
     Args:
         unknown_weight: weight of an unknown label, which counts as absent. At least 0.
         reduction: "sum" or "mean".

@@ -161,8 +161,9 @@ def test_an_interrupted_prediction_does_not_resume_with_other_known_labels(
     with monkeypatch.context() as patch:
         patch.setattr(Predictor, "_predict", interrupted)
         assert run([*begin, f"known={first}=1,{second}=0"]) != 0
-    assert run([*begin, f"known={first}=0"]) == 2
-    assert "with other settings (known" in capsys.readouterr().err
+    for other in ([f"known={first}=0"], [f"known={first}=0", "resume=true"], []):
+        assert run([*begin, *other]) == 2
+        assert "with other settings (known" in capsys.readouterr().err
     assert run([*begin, f"known={second}=0,{first}=1"]) == 1  # the same labels; one image is broken
     assert "resuming after 2 images" in capsys.readouterr().err
 

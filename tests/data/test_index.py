@@ -171,3 +171,30 @@ def test_cooccurrence_counts_the_images_in_which_both_labels_are_present():
     np.testing.assert_array_equal(np.diag(index.cooccurrence()), index.positives_per_class())
     empty = ImageIndex.build([("a.jpg", [], [], [])], root="/images", labels=LabelSpace(["a", "b"]))
     np.testing.assert_array_equal(empty.cooccurrence(), np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("default", [0, -1])
+@pytest.mark.parametrize("chunk", [7, 100])
+def test_an_image_does_not_count_for_a_pair_of_which_a_label_is_unknown(default, chunk, monkeypatch):
+    """To mark a label as unknown in an image is to remove that image from what is counted of the label's pairs."""
+    monkeypatch.setattr("mldec.data.index.CHUNK_ROWS", chunk)
+    rng = np.random.default_rng(-default)
+    targets = rng.choice([-1, 0, 0, 1], (60, 6)).astype(np.int8)
+    targets[:, 5] = -1  # never known
+    samples = []
+    for row, given in enumerate(targets):
+        present, listed = np.flatnonzero(given == 1), np.flatnonzero(given != default)  # which present ones beat
+        samples.append((f"{row}.jpg", present, *(([], listed) if default == 0 else (listed, []))))
+    labels = LabelSpace([f"label {n}" for n in range(6)])
+    index = ImageIndex.build(samples, root="/images", labels=labels, default=default)
+    np.testing.assert_array_equal(index.targets(range(60)), targets)
+    found = index.cooccurrence()
+    np.testing.assert_array_equal(np.diag(found), index.positives_per_class())
+    for i in range(6):
+        for j in range(6):
+            rows = np.flatnonzero((targets[:, i] >= 0) & (targets[:, j] >= 0))
+            known = index.subset(rows).cooccurrence() if len(rows) else np.zeros((6, 6))
+            share = known[i, j] / max(known[i, i], 1)
+            np.testing.assert_allclose(found[i, j], share * found[i, i], rtol=1e-12, err_msg=f"{i} {j}")
+            both = (targets[rows][:, [i, j]] == 1).all(axis=1).sum()
+            assert share == both / max((targets[rows, i] == 1).sum(), 1)

@@ -13,7 +13,7 @@ from mldec.engine import build, config_checks, data_splits
 from mldec.errors import ConfigError, DataError
 from mldec.labels import LabelSpace
 from mldec.registry import HEADS
-from tests.curve import make, make_trainer
+from tests.curve import C_TRAN, make, make_trainer, with_head
 
 
 @pytest.fixture
@@ -203,6 +203,14 @@ def test_the_same_seed_gives_the_same_initial_weights(small_digits):
             "label_smoothing=0.1: loss.target_threshold rounds smoothed targets to 0 or 1",
         ),
         (["loss=distribution_balanced", "loss.focal_gamma=0", "loss.focal_balance=3"], "=3.0: loss.focal_gamma is 0"),
+        (
+            [*C_TRAN, "head.label_masks=false", "head.known_share=0.5"],
+            "head.known_share: only used with head.label_masks=true",
+        ),
+        (
+            [*C_TRAN, "head.label_masks=false", "head.published=true"],
+            "head.published: only used with head.label_masks=true",
+        ),
         (["schedule=multi_step", "schedule.milestones=[1,30,40]"], "=[30, 40]: the run has schedule.epochs="),
         (["schedule=multi_step", "schedule.gamma=0.5"], "=0.5: there are no schedule.milestones"),
         (["schedule=multi_step", "schedule.warmup_lr=1e-5"], "=1e-05: schedule.warmup_epochs is 0"),
@@ -212,4 +220,4 @@ def test_the_same_seed_gives_the_same_initial_weights(small_digits):
 )
 def test_a_setting_without_effect_is_a_warning(small_digits, overrides, sentence):
     assert not config_checks.find_unused(make(small_digits))
-    assert any(sentence in line for line in config_checks.find_unused(make([*small_digits, *overrides])))
+    assert any(sentence in line for line in config_checks.find_unused(make(with_head(small_digits, overrides))))

@@ -22,7 +22,7 @@ from mldec.engine.distributed import ProcessGroup
 from mldec.engine.metric_writer import read_records
 from mldec.engine.trainer import Trainer
 from mldec.errors import ConfigError
-from tests.curve import make, small_experiment
+from tests.curve import C_TRAN, SDL, make, small_experiment, with_head
 from tests.engine.test_soak import await_end, children
 from tests.forked import begin, finish
 from tests.same import timeless
@@ -71,13 +71,17 @@ def losses(folder: Path) -> list[float]:
     [
         ("loss=asl", "schedule.accumulate=2", "schedule.epochs=2", "optimizer.clip_norm=10"),
         ("loss=asl", "schedule.epochs=1"),  # gradients that are not clipped show their scale
+        # Details beside the logits, and the counts of all images.
+        (*SDL, "loss=distribution_balanced", "schedule.epochs=1"),
+        # Which labels C-Tran is told each process draws by itself: here none are.
+        pytest.param((*C_TRAN, "head.dropout=0", "head.known_share=0", "schedule.epochs=1"), marks=pytest.mark.slow),
         pytest.param(("loss=bce", "schedule.epochs=7"), marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_train_as_one(variant: Sequence[str], small_digits: list[str], tmp_path: Path) -> None:
     """The last batch has 31 images, so that the two have unequal shares of it."""
     for processes in (1, 2):
-        train(tmp_path / str(processes), [*small_digits, *PLAIN, *variant], processes)
+        train(tmp_path / str(processes), with_head([*small_digits, *PLAIN], variant), processes)
     one, two = (losses(tmp_path / name) for name in ("1", "2"))
     assert two == pytest.approx(one, rel=1e-4)
     assert one[-1] < one[0]

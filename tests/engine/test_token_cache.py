@@ -4,6 +4,7 @@ tokens that this needs, whatever interrupts, damages or shares it."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shutil
 import signal
@@ -29,7 +30,7 @@ from mldec.engine.stored_config import check_resumed, confine
 from mldec.engine.token_cache import TokenCache
 from mldec.errors import ConfigError, DataError
 from mldec.labels import LabelSpace
-from tests.curve import make, make_trainer
+from tests.curve import C_TRAN, SDL, SMALLER, make, make_trainer, with_head
 from tests.engine.test_distributed import train
 from tests.engine.test_trainer import interrupt_at
 from tests.same import assert_same_run, assert_same_tensors, timeless
@@ -135,6 +136,30 @@ def test_half_precision_moves_scores_by_next_to_nothing(words, tmp_path, monkeyp
     assert found["float16"][1] == pytest.approx(found["float32"][1], abs=0.05)
     sizes = {store.bytes for store in list_stores(tmp_path / "cache" / "tokens")}
     assert len(sizes) == 2 * 2  # train, and val and test of equal size, in both types
+
+
+@pytest.fixture(scope="module")
+def half_tokens(tmp_path_factory) -> Path:
+    """A cache in float16 that several heads read."""
+    return tmp_path_factory.mktemp("half_tokens")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        C_TRAN,
+        (*SDL, "loss=sdl"),
+        ("head=add_gcn", "head.dim=8", "loss=distribution_balanced"),
+        ("head=ssgrl", "head.hidden=8", "head.output_dim=8", "head.label_embeddings.source=random:8"),
+    ],
+)
+def test_heads_of_other_methods_read_tokens_in_half_precision(words, head, half_tokens, tmp_path):
+    words = with_head([*words, *PLAIN, *SMALLER, f"dataset.cache={half_tokens}", "schedule.epochs=1"], head)
+    runner = make_trainer(make([*words, "cache.tokens=true"]))
+    record = runner.fit(tmp_path / "run")
+    assert {view.store.shape.dtype for view in runner.tokens.views} == {"float16"}  # the default
+    metrics = evaluate.evaluate(tmp_path / "run", batch_size=32).metrics  # of the images
+    assert all(math.isfinite(value) for value in (*metrics.values(), record["mAP"]))
 
 
 def test_evaluation_and_prediction_use_the_whole_network_and_agree(words, tmp_path):

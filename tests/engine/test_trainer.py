@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from mldec.engine import config_checks, data_splits
-from mldec.engine.checkpoint import load_checkpoint, read_last, restore
+from mldec.engine import build, config_checks, data_splits
+from mldec.engine.checkpoint import StoredCheckpoint, load_checkpoint, read_last, restore
 from mldec.engine.display import Display
 from mldec.engine.interrupt import Interrupted
 from mldec.engine.metric_writer import read_records
 from mldec.engine.thresholds import read_thresholds, tune_thresholds
 from mldec.engine.trainer import Trainer
 from mldec.errors import CheckpointError, RunError
-from tests.curve import curve, make, make_trainer, small_experiment
+from mldec.losses import BinaryCrossEntropy
+from tests.curve import C_TRAN, SDL, SMALLER, curve, make, make_trainer, small_experiment, with_head
 from tests.same import assert_same_run, assert_same_tensors, timeless
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -49,10 +50,14 @@ def interrupt_at(runner: Trainer, step: int) -> None:
         (("augment.mixup=0.4", "augment.cutmix=1.0", "schedule.accumulate=2", "optimizer.clip_norm=1.0"), (5,)),
         (("schedule=timm_cosine", "schedule.warmup_epochs=1"), (2, 4)),  # one rate an epoch
         (("schedule=multi_step", "schedule.milestones=[1]", "optimizer=rmsprop", "augment=multi_scale_crop"), (2, 4)),
+        # A head that is told labels at random, one with batch norm, one that gives details; a loss of counts.
+        ((*C_TRAN, *SMALLER, "schedule.accumulate=2", "schedule.epochs=1"), (2,)),
+        (("head=add_gcn", "head.dim=8", *SMALLER, "loss=distribution_balanced", "schedule.epochs=1"), (2,)),
+        ((*SDL, *SMALLER, "loss=sdl", "schedule.epochs=1"), (2,)),
     ],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(small_digits, tmp_path, variant, stops):
-    config = make([*small_digits, *variant])
+    config = make(with_head(small_digits, variant))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     make_trainer(config).fit(whole)
 
@@ -145,6 +150,44 @@ def test_one_batch_is_learned_to_zero_loss(digits_root, tmp_path):
     make_trainer(config).fit(tmp_path)
     losses = [record["loss"] for record in read_records(tmp_path / "metrics.jsonl") if record["kind"] == "train"]
     assert losses[-1] < 0.02 * losses[0]
+
+
+class RememberingLoss(BinaryCrossEntropy):
+    """Cross-entropy of logits from which a running mean of earlier ones is subtracted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def terms(self, logits, present, weights):
+        self.mean.lerp_(logits.detach().mean(), 0.5)
+        return super().terms(logits - self.mean, present, weights)
+
+
+def test_what_a_loss_remembers_is_resumed(small_digits, tmp_path, monkeypatch):
+    config = make([*small_digits, *SMALLER, "loss=bce", "schedule.epochs=1"])
+    make_trainer(config).fit(tmp_path / "plain")
+    monkeypatch.setattr(build, "build_loss", lambda config, index: RememberingLoss())
+    make_trainer(config).fit(tmp_path / "whole")
+    runner = make_trainer(config)
+    interrupt_at(runner, 2)
+    with pytest.raises(Interrupted):
+        runner.fit(tmp_path / "parts")
+    path, stopped = read_last(tmp_path / "parts")
+    assert stopped["resume"]["loss"]["mean"] == runner.loss.mean != 0
+    runner = make_trainer(config)
+    with pytest.raises(CheckpointError, match=r"of another network, optimizer or loss .* \"mean\""):
+        runner.load(read_last(tmp_path / "plain"))  # which has no loss that remembers
+    runner.load(StoredCheckpoint(path, stopped))
+    runner.fit(tmp_path / "parts")
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+    monkeypatch.undo()
+    assert "loss" not in read_last(tmp_path / "plain").content["resume"]
+    with pytest.raises(CheckpointError, match=r"Unexpected key.* \"mean\""):
+        make_trainer(config).load(read_last(tmp_path / "parts"))
+    other = make_trainer(make([*small_digits, *SMALLER, "loss=distribution_balanced", "schedule.epochs=1"]))
+    other.load(read_last(tmp_path / "parts"))  # of another loss nothing is taken
+    assert other.loss.label_counts.tolist() == other.splits.train.positives_per_class().tolist()
 
 
 @pytest.mark.parametrize("loss", ["hinge_ranking", "distribution_balanced"])

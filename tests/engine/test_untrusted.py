@@ -115,6 +115,8 @@ def test_every_entry_of_what_resuming_needs_is_checked(run):
         ("resume.optimizer.param_groups", [{}]),
         ("resume.scaler", [1]),
         ("resume.ema_updates", "3"),
+        ("resume.loss", [1]),
+        ("resume.loss", {"mean": 3}),
         ("resume.progress", None),
         ("resume.progress.step", "4"),
         ("resume.progress.window", 3),

@@ -196,6 +196,15 @@ def test_add_gcn_trains_on_a_single_image_with_running_statistics(tokens):
     torch.testing.assert_close(head(one), head.eval()(one))
 
 
+def test_a_single_image_takes_part_in_the_statistics_of_all_processes(tokens, monkeypatch):
+    """The others, which may have more images, would wait for it for ever."""
+    called = []
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", lambda self, x: called.append(x.shape) or x)
+    head = nn.SyncBatchNorm.convert_sync_batchnorm(make("add_gcn")).train()
+    head(Tokens(tokens.values[:1], GRID))
+    assert called == [(1, 6)]
+
+
 def test_c_tran_adds_the_state_of_each_label(tokens):
     head = make("c_tran").eval()
     known = torch.tensor([[1, 0, -1, -1, 1], [-1] * N, [0] * N])

@@ -1,7 +1,7 @@
 """Graphs of labels: how often they occur together in the training images, as matrices.
 
-What is counted comes from `ImageIndex.cooccurrence`: M_ij, in how many images both labels are present, and on the
-diagonal n_i, how many have the label.
+What is counted comes from `ImageIndex.cooccurrence`: M_ij, in how many of the images with label i label j is present
+too, and on the diagonal n_i, how many have label i. An image in which label j is unknown says nothing of M_ij / n_i.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mldec.models.label_embeddings import LabelEmbeddings, LabelEmbeddingsConfig
 
 
 def conditional_probabilities(cooccurrence: np.ndarray) -> Tensor:
-    """(N, N) P_ij = M_ij / n_i: the share of the images with label i that have label j. 0 on the diagonal, and for a
-    label that no image has."""
+    """(N, N) P_ij = M_ij / n_i: the share of the images with label i that have label j, where that is known. 0 on the
+    diagonal, and for a label that no image has."""
     counts = torch.from_numpy(cooccurrence).to(torch.float64)
     present = counts.diagonal().clamp(min=1)
     return (counts / present[:, None]).fill_diagonal_(0).to(torch.get_default_dtype())

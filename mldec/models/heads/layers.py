@@ -194,8 +194,11 @@ class GroupFullyConnected(nn.Module):
 
 
 def batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """norm(x) of (B, C, …). One value per channel has no statistics, which torch refuses: it gets the running ones."""
-    if norm.training and x.numel() == x.shape[1]:
+    """norm(x) of (B, C, …). One value per channel has no statistics, which torch refuses: it gets the running ones.
+
+    Statistics over all processes (`runtime.sync_batch_norm`) have the values of the others, which wait for this one.
+    """
+    if norm.training and x.numel() == x.shape[1] and not isinstance(norm, nn.SyncBatchNorm):
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     return cast(Tensor, norm(x))
 
