@@ -42,6 +42,7 @@ def draw(table: PaperTable, results: Sequence[RowResult], path: Path) -> bool:
     also = _points(table, replace(plot, x=plot.also_x), results)[1] if plot.also_x else {}
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     apart = table.scale != "paper" and given and gained
@@ -77,6 +78,9 @@ def draw(table: PaperTable, results: Sequence[RowResult], path: Path) -> bool:
     if also and plot.also_x:
         panels[-1].set_xlabel(_plain(table.figures[plot.also_x]), fontsize=11)
         panels[-1].set_xscale("log")
+        panels[-1].xaxis.set(
+            major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=ScalarFormatter(), minor_locator=NullLocator()
+        )
     figure.legend(fontsize=9, loc="outside lower center", ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(action="ignore"):  # about characters that the font lacks, which become boxes
