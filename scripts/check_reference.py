@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mldec import losses
 from mldec.losses import lesa as lesa_losses
-from mldec.models import heads, published_methods
+from mldec.models import heads, method_layout, published_methods
 from mldec.models.heads.conse import conse_scores
 from mldec.models.heads.label_graph import normalised_adjacency
 from mldec.models.label_embeddings import LabelEmbeddings
@@ -152,8 +152,8 @@ def by_method(name: str) -> Callable[[Tensors], Tensors]:
     before = "classifier." if name == "csra" else ""
 
     def rename(tensors: Tensors) -> Tensors:
-        found = published_methods.converted(method, {before + key: value for key, value in tensors.items()})
-        return {key.removeprefix(published_methods.HEAD): value for key, value in found.items()}
+        found = method_layout.converted(method, {before + key: value for key, value in tensors.items()})
+        return {key.removeprefix(method_layout.HEAD): value for key, value in found.items()}
 
     return rename
 

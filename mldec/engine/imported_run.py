@@ -20,8 +20,8 @@ from mldec.errors import ConfigError, DataError, MldecError, counted, printable_
 from mldec.files import write_text
 from mldec.labels import LabelSpace
 from mldec.models.classifier import Classifier
+from mldec.models.method_layout import Method
 from mldec.models.published import PublishedFile
-from mldec.models.published_methods import Method
 from mldec.models.text_cache import file_digest
 from mldec.registry import HEADS
 

@@ -27,8 +27,9 @@ from mldec.models.classifier import Classifier
 from mldec.models.heads import GlobalAveragePool, MLDecoder, ZeroShotMLDecoder
 from mldec.models.hub import TRESNETS
 from mldec.models.label_embeddings import LabelEmbeddings
+from mldec.models.method_layout import HEAD, Method, converted, method_settings
 from mldec.models.published_layouts import FoundBackbone, HeadLayout
-from mldec.models.published_methods import HEAD, Method, converted, find_method, method_settings
+from mldec.models.published_methods import find_method
 from mldec.models.tresnet import VARIANTS
 from mldec.models.weights import compare_tensors, find_tensors, read_file
 from mldec.registry import BACKBONES

@@ -52,7 +52,7 @@ class HeadLayout:
 
     Attributes:
         kind: "authors", "timm" (some names of the decoder one level higher), "pooling" (a linear layer only), or "own"
-            (our names: `published_methods` has renamed the tensors of another method).
+            (our names: `method_layout` has renamed the tensors of another method).
         prefix: of all names of the head, such as `head.`.
         attention: the name of the cross-attention.
     """

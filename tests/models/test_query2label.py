@@ -12,7 +12,8 @@ from mldec.labels import LabelSpace
 from mldec.models.complexity import count_parameters
 from mldec.models.heads import Query2Label
 from mldec.models.heads.query2label import Query2LabelConfig
-from mldec.models.published_methods import HEAD, METHODS, converted
+from mldec.models.method_layout import HEAD, converted
+from mldec.models.published_methods import METHODS
 from mldec.models.tokens import Tokens
 from mldec.registry import HEADS
 
