@@ -39,56 +39,77 @@ def draw(table: PaperTable, results: Sequence[RowResult], path: Path) -> bool:
     given, gained = _points(table, plot, results)
     if not given and not gained:
         return False
-    also = _points(table, replace(plot, x=plot.also_x), results)[1] if plot.also_x else {}
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    apart = table.scale != "paper" and given and gained
-    count = 1 + bool(apart) + bool(also)
-    figure = Figure(figsize=(8 if count < 3 else 12, 5), dpi=150, layout="constrained", facecolor="white")
+    views = [_View(plot.x, given, gained)]
+    if table.scale != "paper" and given and gained:
+        views = [_View(plot.x, given, {}, "in the paper")]
+        views += [_View(plot.x, {}, gained, f"at {table.scale} scale (other data and networks)")]
+    if plot.also_x and (also := _points(table, replace(plot, x=plot.also_x), results)[1]):
+        views.append(_View(plot.also_x, {}, also))
+    figure = Figure(figsize=(8 if len(views) < 3 else 12, 5), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.suptitle(_plain(table.caption), fontsize=12)
-    panels = figure.subplots(1, count, squeeze=False)[0]
-    main = panels[1 if apart else 0]  # of the obtained points
+    panels = figure.subplots(1, len(views), squeeze=False)[0]
     series = list(dict.fromkeys(str(result.row.cells.get(plot.series, "")) for result in results))
-    style = {name: (COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]) for n, name in enumerate(series)}
-    drawn = [(given, panels[0], False), (gained, main, True), *([(also, panels[-1], True)] if also else [])]
-    for points, panel, solid in drawn:
-        for name, found in points.items():
-            _draw_series(panel, found, name, style[name], solid, joined=not plot.frontier, again=points is also)
-        if plot.frontier:
-            best = front([point for found in points.values() for point in found])
-            panel.step([p.x for p in best], [p.y for p in best], where="post", color="#bbbbbb", linewidth=1.2, zorder=0)
-    if apart:
-        panels[0].set_title("in the paper", fontsize=10)
-        main.set_title(f"at {table.scale} scale (other data and networks)", fontsize=10)
-    twice = {} if apart else {name: {point.name for point in found} for name, found in gained.items()}
-    once = {name: [p for p in found if p.name not in twice.get(name, ())] for name, found in given.items()}
-    for points, panel in ((gained, main), (also, panels[-1]), (once, panels[0])):
-        _draw_names(panel, points, series[0])
-    for panel in panels:
-        panel.set_xlabel(_plain(table.figures[plot.x]), fontsize=11)
-        panel.set_ylabel(_plain(table.figures[plot.y]), fontsize=11)
-        panel.grid(color="#dddddd", linewidth=0.8)
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.margins(x=0.36 if count > 1 else 0.14, y=0.12)  # space for the names
-    if also and plot.also_x:
-        panels[-1].set_xlabel(_plain(table.figures[plot.also_x]), fontsize=11)
-        panels[-1].set_xscale("log")
-        panels[-1].xaxis.set(
-            major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=ScalarFormatter(), minor_locator=NullLocator()
-        )
-    figure.legend(fontsize=9, loc="outside lower center", ncols=3, frameon=False)
+    for panel, view in zip(panels, views, strict=True):
+        _draw_view(panel, table, plot, view, series)
+        panel.margins(x=0.36 if len(views) > 1 else 0.14, y=0.12)  # space for the names
+    entries = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries, fontsize=9, loc="outside lower center", ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(action="ignore"):  # about characters that the font lacks, which become boxes
         figure.savefig(path, metadata={"Software": None})  # the version would change the file
     return True
 
 
+def front(points: Sequence[PlotPoint]) -> list[PlotPoint]:
+    """The points that no other one betters (the Pareto front), by ascending x: none has less x and as much y."""
+    best: list[PlotPoint] = []
+    for point in sorted(points, key=lambda point: (point.x, -point.y)):
+        if not best or point.y > best[-1].y:
+            best.append(point)
+    return best
+
+
 Series = dict[str, list[PlotPoint]]
+
+
+class _View(NamedTuple):
+    """One panel: published and obtained points against a figure."""
+
+    x: str
+    published: Series
+    obtained: Series
+    title: str = ""
+
+
+def _draw_view(panel: Any, table: PaperTable, plot: Plot, view: _View, series: Sequence[str]) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+
+    style = {name: (COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]) for n, name in enumerate(series)}
+    for points, solid in ((view.published, False), (view.obtained, True)):
+        for name, found in points.items():
+            _draw_series(panel, found, name, style[name], solid, joined=not plot.frontier)
+        if plot.frontier:
+            best = front([point for found in points.values() for point in found])
+            panel.step([p.x for p in best], [p.y for p in best], where="post", color="#bbbbbb", linewidth=1.2, zorder=0)
+    _draw_names(panel, view.obtained, series[0])
+    twice = {name: {point.name for point in found} for name, found in view.obtained.items()}
+    once = {name: [p for p in found if p.name not in twice.get(name, ())] for name, found in view.published.items()}
+    _draw_names(panel, once, series[0])
+    panel.set_title(view.title, fontsize=10)
+    panel.set_xlabel(_plain(table.figures[view.x]), fontsize=11)
+    panel.set_ylabel(_plain(table.figures[plot.y]), fontsize=11)
+    panel.grid(color="#dddddd", linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+    if view.x == plot.also_x:
+        ticks = {"major_locator": LogLocator(subs=(1, 2, 5)), "major_formatter": ScalarFormatter()}
+        panel.set_xscale("log")
+        panel.xaxis.set(**ticks, minor_locator=NullLocator())
 
 
 def _points(table: PaperTable, plot: Plot, results: Sequence[RowResult]) -> tuple[Series, Series]:
@@ -118,22 +139,14 @@ def _name(row: TableRow, plot: Plot) -> str:
 
 
 def _draw_series(
-    panel: Any,
-    points: Sequence[PlotPoint],
-    name: str,
-    style: tuple[str, str],
-    solid: bool,
-    *,
-    joined: bool,
-    again: bool,
+    panel: Any, points: Sequence[PlotPoint], name: str, style: tuple[str, str], solid: bool, *, joined: bool
 ) -> None:
-    """Points of one series. `again`: the legend names it already."""
     colour, marker = style
     panel.errorbar(
         [point.x for point in points],
         [point.y for point in points],
         yerr=[point.spread or 0 for point in points] if any(point.spread for point in points) else None,
-        label=None if again else _plain(f"{name}, {'obtained' if solid else 'published'}"),
+        label=_plain(f"{name}, {'obtained' if solid else 'published'}"),
         color=colour,
         marker=marker,
         markersize=7,
@@ -142,15 +155,6 @@ def _draw_series(
         linewidth=1.6,
         capsize=4,
     )
-
-
-def front(points: Sequence[PlotPoint]) -> list[PlotPoint]:
-    """The points that no other one betters (the Pareto front), by ascending x: none has less x and as much y."""
-    best: list[PlotPoint] = []
-    for point in sorted(points, key=lambda point: (point.x, -point.y)):
-        if not best or point.y > best[-1].y:
-            best.append(point)
-    return best
 
 
 def _draw_names(panel: Any, points: Series, first: str) -> None:
