@@ -184,10 +184,11 @@ def _launch(planner: Planner, arguments: compose.Arguments, *, slurm: bool) -> i
 
 
 def _list(scale: Scale) -> int:
-    from mldec.paper.tables import load_tables
+    from mldec.paper.tables import load_tables, name_of
 
     for table in load_tables(scale):
-        say(f"{table.name}: {table.title}")
+        also = f" (also for {', '.join(map(name_of, table.also))})" if table.also else ""
+        say(f"{table.name}: {table.title}{also}")
         for row in table.rows:
             what = ", ".join(str(value) for value in row.cells.values())
             say(f"  {row.key:<26} {what:<44} {row.experiment or 'quoted'}")

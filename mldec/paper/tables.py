@@ -164,10 +164,7 @@ class PaperTable:
     @property
     def name(self) -> str:
         """`Table 5`, `Figure 6`; `Arena`, which the paper does not have."""
-        kind = next((kind for kind in ("Table", "Figure") if self.id.startswith(kind.lower())), None)
-        if kind is None:
-            return self.id.replace("_", " ").capitalize()
-        return f"{kind} {self.id.removeprefix(kind.lower())}"
+        return name_of(self.id)
 
     @property
     def name_with_scale(self) -> str:
@@ -190,6 +187,12 @@ class PaperTable:
         if found is None:
             raise ConfigError(f"rows={key}: {self.name} has no such row; {suggest(key, [r.key for r in self.rows])}")
         return found
+
+
+def name_of(table: str) -> str:
+    """The name of a table's id: `Table 5` of `table5`, `Arena` of `arena`."""
+    kind = next((kind for kind in ("Table", "Figure") if table.startswith(kind.lower())), None)
+    return table.replace("_", " ").capitalize() if kind is None else f"{kind} {table.removeprefix(kind.lower())}"
 
 
 @cache

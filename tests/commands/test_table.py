@@ -321,6 +321,8 @@ def test_list_shows_every_row(capsys):
     assert "Table 14" in text
     assert "figure6/resnet101_ml_decoder" in text
     assert "quoted" in text
+    assert table.main(["list", "scale=probe"]) == 0
+    assert "Arena: Methods side by side (also for Table 5, Table 11, Table 12)" in capsys.readouterr().out
 
 
 def test_a_setting_that_came_later_leaves_the_keys_of_earlier_records():
