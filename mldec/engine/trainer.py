@@ -286,8 +286,7 @@ class Trainer:
         else:
             test_batches = self.tokens.eval_loader("test")
         scores = self._scores(best.classifier.to(self.device), test_batches, "test")
-        result = self.group.from_main(lambda: self._metrics(scores))
-        tuned = self.group.from_main(lambda: self._f1_at_tuned(best, scores))
+        result, tuned = self.group.from_main(lambda: (self._metrics(scores), self._f1_at_tuned(best, scores)))
         record = {
             "protocol": self.config.protocol.name,
             "epoch": best.step // len(self.batches),  # of these weights, in case an earlier best.pt was lost

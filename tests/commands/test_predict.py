@@ -22,6 +22,7 @@ from mldec.commands.main import run
 from mldec.engine import build, data_splits, predictions, text_rendering
 from mldec.engine.checkpoint import restore
 from mldec.engine.evaluator import compute_scores
+from mldec.engine.metric_writer import read_records
 from mldec.engine.prediction_files import find_images, find_inputs
 from mldec.engine.predictor import Predictor
 from mldec.engine.thresholds import read_thresholds
@@ -349,6 +350,8 @@ def test_a_run_without_thresholds_gets_them_from_an_evaluation_of_val(trained, t
     assert run(["evaluate", f"run={copy}"]) == 0
     record = json.loads((copy / "evaluation" / "digits_test" / "metrics.json").read_text())
     assert set(record["tuned"]) == {"CF1", "OF1"}
+    recorded = read_records(trained / "metrics.jsonl")[-1]
+    assert {name: recorded[f"{name}_tuned"] for name in record["tuned"]} == pytest.approx(record["tuned"])
     printed = capsys.readouterr().out
     assert f"OF1 {record['tuned']['OF1']:.2f}   at the thresholds of thresholds.csv, tuned on val\n" in printed
 
