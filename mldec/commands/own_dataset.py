@@ -41,7 +41,7 @@ MOST_TRIED = 10_000  # images of a dataset whose division is tried before it is 
 MOST_NAMES, LONGEST_NAME = 8, 40  # labels that are shown, by which a file that was misread is noticed, and characters
 
 #: Overrides whose values are paths: one that exists is taken as it is, whatever signs of Hydra's grammar are in it.
-PATHS = frozenset(["dataset", *(f"dataset.{key}" for key in FilesConfig.paths)])
+PATHS = frozenset(["dataset", "init_from", *(f"dataset.{key}" for key in FilesConfig.paths)])
 _shown: set[tuple[str, ...]] = set()
 
 

@@ -339,8 +339,8 @@ def test_a_path_may_hold_any_sign(folder: Path, name: str, capsys: pytest.Captur
         assert compose.expand_sweep([f"dataset={text}", "seed=1"]) == [[as_override("dataset", text), "seed=1"]]
         stored = compose.change(compose.compose(["dataset=digits"]), [f"dataset={text}"])
         assert stored["dataset"]["name"] == mapping["dataset"]["name"]
-    mapping = compose.compose(["dataset=table", f"dataset.train={table}"])
-    assert mapping["dataset"]["train"] == table
+    mapping = compose.compose(["dataset=table", f"dataset.train={table}", f"init_from={table}"])
+    assert (mapping["dataset"]["train"], mapping["init_from"]) == (table, table)
 
 
 def test_any_text_comes_back_from_an_override_and_a_shell(folder: Path) -> None:
