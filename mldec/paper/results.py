@@ -16,9 +16,9 @@ from mldec.paper.values import RowResult
 
 INTRODUCTIONS = {
     "probe": "The comparisons of the paper's tables on photographs, with a frozen backbone whose ImageNet weights come "
-    "as a Python package, the `standard` protocol and five seeds: settings are chosen on val, metrics are of test. "
-    "Each table is one command on any data set ([photographs.md](photographs.md)). Absolute values cannot be compared "
-    "with the paper's, whose backbones are trained.",
+    "as a Python package, the `standard` protocol and three to five seeds: settings are chosen on val, metrics are of "
+    "test. Each table is one command on any data set ([photographs.md](photographs.md)). Absolute values cannot be "
+    "compared with the paper's, whose backbones are trained.",
     "desk": "The comparisons of the paper's tables on [digit scenes](digits.md), with a small residual network, the "
     "`standard` protocol and three to five seeds: settings are chosen on val, metrics are of test. Each table is one "
     "command, such as `mldec table 1 scale=desk` ([tables.md](tables.md)). Absolute values cannot be compared with the "
