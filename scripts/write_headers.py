@@ -19,7 +19,7 @@ from mldec.commands import compose
 from mldec.commands.table import TableOptions, make_planner
 from mldec.paper.planning import Planner
 from mldec.paper.requirements import describe_hardware, describe_start
-from mldec.paper.tables import COUNTED, SECONDS, UNVERIFIED, PaperTable, Scale, TableRow, load_tables
+from mldec.paper.tables import UNVERIFIED, WITHOUT_SEEDS, PaperTable, Scale, TableRow, load_tables
 from mldec.paper.values import ResultValue, RowResult, result_values
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,7 +133,7 @@ def obtained(table: PaperTable, row: TableRow, scale: Scale) -> str:
 
 
 def _measured(table: PaperTable) -> list[str]:
-    return [name for name in table.figures if name not in (*COUNTED, SECONDS)]
+    return [name for name in table.figures if name not in WITHOUT_SEEDS]
 
 
 def _with_spread(value: ResultValue) -> str:

@@ -107,9 +107,10 @@ def _draw_view(panel: Any, table: PaperTable, plot: Plot, view: _View, series: S
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
     if view.x == plot.also_x:
-        ticks = {"major_locator": LogLocator(subs=(1, 2, 5)), "major_formatter": ScalarFormatter()}
         panel.set_xscale("log")
-        panel.xaxis.set(**ticks, minor_locator=NullLocator())
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.xaxis.set_major_formatter(ScalarFormatter())
 
 
 def _points(table: PaperTable, plot: Plot, results: Sequence[RowResult]) -> tuple[Series, Series]:

@@ -30,6 +30,9 @@ COUNTED = ("macs", "parameters")
 #: The time of a row's fastest run: on a shared machine the others were held up.
 SECONDS = "seconds"
 
+#: Figures of a row that are not measured once per seed.
+WITHOUT_SEEDS = (*COUNTED, SECONDS)
+
 #: The meaning of each source tag.
 SOURCES = {
     "S": "the paper's text",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mldec.paper.records import Record
-from mldec.paper.tables import COUNTED, SECONDS, UNVERIFIED, PaperTable, TableRow
+from mldec.paper.tables import COUNTED, SECONDS, UNVERIFIED, WITHOUT_SEEDS, PaperTable, TableRow
 
 SPREAD = 2.0  # standard deviations from the mean within which a published value agrees with the seeds
 MARK = "†"
@@ -78,7 +78,7 @@ def result_values(table: PaperTable, result: RowResult) -> dict[str, ResultValue
 
 def samples_by_seed(result: RowResult, figure: str) -> dict[int, float]:
     """The finite values of a measured figure, by seed; empty for a counted one and for `SECONDS`."""
-    if figure in (*COUNTED, SECONDS):
+    if figure in WITHOUT_SEEDS:
         return {}
     values = {record.seed: record.metrics.get(figure) for record in sorted(result.records, key=lambda r: r.seed)}
     return {seed: float(value) for seed, value in values.items() if value is not None and math.isfinite(value)}
@@ -163,7 +163,7 @@ def _value(table: PaperTable, result: RowResult, figure: str) -> ResultValue:
     mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
     gap = None if value.published is None or table.scale != "paper" else mean - value.published
     within = None if gap is None or std is None else abs(gap) <= SPREAD * std
-    seeds = 0 if figure in (*COUNTED, SECONDS) else len(values)
+    seeds = 0 if figure in WITHOUT_SEEDS else len(values)
     return replace(value, mean=mean, std=std, seeds=seeds, difference=gap, within=within)
 
 
