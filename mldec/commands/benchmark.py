@@ -197,7 +197,7 @@ def measure_heads(options: HeadsOptions, arguments: compose.Arguments) -> Measur
 
     compose.load_components(arguments.plugins)
     table = find_table(options.table, "probe")
-    rows = [table.row(key) for key in options.rows] or [row for row in table.reproduced if row.choose]
+    rows = [table.row(key) for key in options.rows] or table.tuned
     cases = []
     for row in rows:
         settings = [f"{key}={value}" for key, value in row.settings.items()]
@@ -208,7 +208,8 @@ def measure_heads(options: HeadsOptions, arguments: compose.Arguments) -> Measur
         cases.append(Case(title, config, options.num_labels or row.needs.labels))
     runtime = cases[0].config.runtime
     figures = measure(cases, repeats=options.repeats, seconds=options.seconds)
-    return Measured(figures, runtime.device, {"table": table.id}, runtime.precision)
+    names = [{"title": case.title, "row": row.key} for case, row in zip(cases, rows, strict=True)]
+    return Measured(figures, runtime.device, {"table": table.id, "cases": names}, runtime.precision)
 
 
 #: The options of each subject,

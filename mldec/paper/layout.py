@@ -18,7 +18,7 @@ PARTS: dict[str, dict[str, str]] = {
 
 _OBTAINED = (
     "Obtained: mean ± sample standard deviation over seeds (number of seeds).",
-    "Without a number of seeds: counted on the network, hence without spread.",
+    "Without a number of seeds: counted on the network, or a time, hence without spread.",
 )
 READING: dict[str, tuple[str, ...]] = {
     "paper": (

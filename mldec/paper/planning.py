@@ -121,12 +121,16 @@ class Planner:
         return {key: sorted(found, key=_ascending) for key, found in zip(row.choose, values, strict=True)}
 
     def records_of(self, table: PaperTable, row: TableRow) -> tuple[Record, ...]:
-        """The records of a row, one per seed; of a benchmark one per round."""
+        """The records of a row, one per seed; of a table of speed one per round."""
         if table.kind == "benchmark":
-            record = self.records.by_key.get(self.benchmark_job(table).key)
-            return () if record is None else rounds_of_row(record, row.key)
+            return self.rounds_of(table, row)
         keys = [job.key for job in self.final_jobs(table, row)]
         return tuple(self.records.by_key[key] for key in keys if key in self.records.by_key)
+
+    def rounds_of(self, table: PaperTable, row: TableRow) -> tuple[Record, ...]:
+        """What the table's benchmark measured of a row, one record per round; none where there is no benchmark."""
+        record = self.records.by_key.get(self.benchmark_job(table).key) if table.benchmark else None
+        return () if record is None else rounds_of_row(record, row.key)
 
     def is_complete(self, table: PaperTable, row: TableRow) -> bool:
         """Whether all seeds of a row have records."""
@@ -149,16 +153,16 @@ class Planner:
         )
 
     def benchmark_job(self, table: PaperTable) -> Job:
-        """The one run that measures all rows of a table of speed."""
-        experiments = list(dict.fromkeys(row.experiment for row in table.reproduced if row.experiment is not None))
-        configs = [self._configs(experiment, self.request.overrides, 0)[0] for experiment in experiments]
+        """The one run that measures the rows of a table, all or those that are tuned."""
+        settings = dict.fromkeys((str(row.experiment), self._overrides(row, ())) for row in table.tuned)
+        configs = [self._configs(experiment, overrides, 0)[0] for experiment, overrides in settings]
         return Job(
             table=table.id,
             row=ALL,
             scale=self.request.scale,
             seed=0,
             key=config_key(*configs),
-            experiment=experiments[0],
+            experiment=next(iter(settings))[0],
             overrides=self.request.overrides,
             benchmark=table.benchmark,
         )

@@ -29,12 +29,15 @@ BENCHMARK = "benchmark.json"  # in the run directory of a benchmark: its measure
 #: What a record keeps of a run's environment.
 KEPT = ("device", "precision", "threads", "python", "platform", "packages", "mldec", "commit")
 
-#: Figures of a table of speed, and what `mldec benchmark model` calls them.
+#: Figures that a benchmark measures, by its subject, and what `mldec benchmark` calls them.
 QUANTITIES = {
-    "train_speed": "training",
-    "inference_speed": "inference",
-    "largest_batch": "largest training batch",
-    "peak_memory": "peak memory of training",
+    "model": {
+        "train_speed": "training",
+        "inference_speed": "inference",
+        "largest_batch": "largest training batch",
+        "peak_memory": "peak memory of training",
+    },
+    "heads": {"latency_1": "logits of 1 image", "latency_64": "logits of 64 images"},
 }
 
 #: Settings that change where and how a run executes, but not its result.
@@ -233,15 +236,19 @@ def _kept(environment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def record_of_benchmark(folder: Path, training: RunIdentity) -> Record:
-    """The record of a finished benchmark, with all rows: `<head>_<labels>.<figure>.<round>` of `QUANTITIES`."""
+    """The record of a finished benchmark, with all rows: `<row>.<figure>.<round>` of `QUANTITIES`.
+
+    A benchmark of networks does not know its rows; they are called `<head>_<labels>`.
+    """
     content = read_json(folder / BENCHMARK, most=MOST_JSON)
     figures = {figure["name"]: figure for figure in content["figures"]}
     metrics = {}
     for case in content["cases"]:
-        for name, quantity in QUANTITIES.items():
+        row = case.get("row") or f"{case['head']}_{case['labels']}"
+        for name, quantity in QUANTITIES[content["subject"]].items():
             figure = figures.get(f"{case['title']}: {quantity}", {"value": None, "samples": ()})
             for number, value in enumerate(figure["samples"] or [figure["value"]]):
-                metrics[f"{case['head']}_{case['labels']}.{name}.{number}"] = value
+                metrics[f"{row}.{name}.{number}"] = value
     return Record(
         **training.identity(),
         outcome="finished",
@@ -274,7 +281,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def rounds_of_row(record: Record, row: str) -> tuple[Record, ...]:
-    """The part of a benchmark's record for the row `<head>_<labels>`, as one record per round that measured it."""
+    """The part of a benchmark's record for a row, as one record per round that measured it."""
     rounds: dict[int, dict[str, float | None]] = {}
     for name, value in record.metrics.items():
         measured, _, place = name.partition(f"{row}.")

@@ -16,11 +16,7 @@ def reproduce(planner: Planner, table: PaperTable, outcome: Outcome, display: Di
     """Run what has no record yet; `outcome` gets what could not be run. Afterwards the planner has read all records."""
     workspace = planner.request.workspace
     if table.kind == "benchmark":
-        # One process measures all rows in turn, by itself, with no runtime settings but the user's: other load on the
-        # machine then affects all of them alike.
-        alone = replace(workspace, slots=workspace.slots[:1], runtime=planner.request.runtime)
-        run_jobs([planner.benchmark_job(table)], alone, display, outcome)
-        planner.read_records()
+        _measure(planner, table, outcome, display)
         return
     rows = [
         row
@@ -37,8 +33,10 @@ def reproduce(planner: Planner, table: PaperTable, outcome: Outcome, display: Di
             return
     # Seed by seed, so that an interrupted table has rows to compare.
     final = [job for row in rows for job in planner.final_jobs(table, row)]
-    run_jobs(sorted(final, key=lambda job: job.seed), workspace, display, outcome)
+    stopped = run_jobs(sorted(final, key=lambda job: job.seed), workspace, display, outcome).stopped
     planner.read_records()
+    if table.benchmark and not planner.request.rows and not stopped:
+        _measure(planner, table, outcome, display)
 
 
 def pending_commands(planner: Planner, options: list[str]) -> tuple[list[str], bool]:
@@ -63,6 +61,17 @@ def pending_commands(planner: Planner, options: list[str]) -> tuple[list[str], b
             jobs |= missing
             searching |= undecided and bool(missing)
     return list(dict.fromkeys(shell_lines(list(jobs.values()), options))), searching
+
+
+def _measure(planner: Planner, table: PaperTable, outcome: Outcome, display: Display) -> None:
+    """Run a table's benchmark: one process measures all rows in turn.
+
+    It runs by itself, with no runtime settings but the user's: other load on the machine then affects all rows alike.
+    """
+    workspace = planner.request.workspace
+    alone = replace(workspace, slots=workspace.slots[:1], runtime=planner.request.runtime)
+    run_jobs([planner.benchmark_job(table)], alone, display, outcome)
+    planner.read_records()
 
 
 def _is_available(planner: Planner, table: PaperTable, row: TableRow, outcome: Outcome, display: Display) -> bool:

@@ -57,7 +57,8 @@ def _with_records(planner: Planner, table: PaperTable, result: RowResult) -> Row
     if not records and planner.request.scale == "paper":  # at desk scale a run takes minutes
         needs = describe_requirements(row, planner.config(table, row), lambda: planner.cost(table, row).macs)
     settings, tried = dict(override.split("=", 1) for override in chosen), planner.tried(table, row)
-    return replace(result, records=records, sizes=sizes, chosen=settings, tried=tried, needs=needs)
+    rounds = planner.rounds_of(table, row)
+    return replace(result, records=records, rounds=rounds, sizes=sizes, chosen=settings, tried=tried, needs=needs)
 
 
 def write_table(planner: Planner, table: PaperTable, results: Sequence[RowResult]) -> str:

@@ -45,7 +45,7 @@ class Job(RunIdentity):
 
     Attributes:
         expect: "out_of_memory" where running out of memory is the result.
-        benchmark: options of `mldec benchmark model`, where that measures all rows of a table at once.
+        benchmark: what follows `mldec benchmark`, where that measures all rows of a table at once.
     """
 
     expect: str | None = None
@@ -210,7 +210,7 @@ def command(job: Job, workspace: Workspace) -> list[str]:
     """The command line of a job; for an interrupted training, the one that resumes it."""
     folder = job_folder(job, workspace)
     if job.benchmark:
-        given = ["benchmark", "model", *job.benchmark, *job.overrides, f"output={folder / records.BENCHMARK}"]
+        given = ["benchmark", *job.benchmark, *job.overrides, f"output={folder / records.BENCHMARK}"]
     elif (folder / "checkpoints" / "last.pt").exists():
         given = ["train", f"resume={folder}"]
     else:

@@ -3,7 +3,7 @@ backbone, `desk.yaml` those on drawn digits.
 
 A table has `rows`. A row has `cells` that describe it, the figures that were published for it, and the experiment that
 reproduces it. A figure has the name of a metric, or is one of `COUNTED`, which are computed from the network, or is
-`SECONDS`.
+`SECONDS`, or one of `LATENCIES`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ COUNTED = ("macs", "parameters")
 #: The time of a row's fastest run: on a shared machine the others were held up.
 SECONDS = "seconds"
 
+#: Times of a row's head that the benchmark of a table of another kind measures.
+LATENCIES = ("latency_1", "latency_64")
+
 #: Figures of a row that are not measured once per seed.
-WITHOUT_SEEDS = (*COUNTED, SECONDS)
+WITHOUT_SEEDS = (*COUNTED, SECONDS, *LATENCIES)
 
 #: The meaning of each source tag.
 SOURCES = {
@@ -140,7 +143,8 @@ class PaperTable:
 
     Attributes:
         scale: which of the three versions this is.
-        benchmark: options of `mldec benchmark model`, for a table of kind "benchmark".
+        benchmark: what follows `mldec benchmark` for a table of kind "benchmark", or for `LATENCIES` among the figures
+            of another.
         seeds: the default number of seeds of its rows: 0, 1, ….
         plateau: rows that are meant to be trained to a plateau, each with the row of twice the epochs that verifies it.
         order: a figure; the published and the obtained order of the rows by it are shown side by side.
@@ -183,6 +187,11 @@ class PaperTable:
     def reproduced(self) -> tuple[TableRow, ...]:
         """The rows that have an experiment."""
         return tuple(row for row in self.rows if row.experiment is not None)
+
+    @property
+    def tuned(self) -> tuple[TableRow, ...]:
+        """The rows that choose a setting; where none does, all that have an experiment."""
+        return tuple(row for row in self.reproduced if row.choose) or self.reproduced
 
     def row(self, key: str) -> TableRow:
         """The row of that key. Raises ConfigError with the keys that exist."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mldec.paper.records import Record
-from mldec.paper.tables import COUNTED, SECONDS, UNVERIFIED, WITHOUT_SEEDS, PaperTable, TableRow
+from mldec.paper.tables import COUNTED, LATENCIES, SECONDS, UNVERIFIED, WITHOUT_SEEDS, PaperTable, TableRow
 
 SPREAD = 2.0  # standard deviations from the mean within which a published value agrees with the seeds
 MARK = "†"
@@ -22,6 +22,7 @@ class RowResult:
     Attributes:
         row: the row itself.
         records: of its configuration, one per seed.
+        rounds: what a benchmark measured of it beside that, one record per round.
         sizes: counted on the network: `macs` in G, `parameters`; None: not counted.
         status: why there are no records: "not run", "dataset absent", "failed: …", "out of memory", "literature".
             What follows a colon goes into a footnote.
@@ -33,6 +34,7 @@ class RowResult:
 
     row: TableRow
     records: tuple[Record, ...] = ()
+    rounds: tuple[Record, ...] = ()
     sizes: Mapping[str, float] | None = None
     status: str = "not run"
     published: TableRow | None = None
@@ -49,7 +51,7 @@ class ResultValue:
         given: whether the paper has this figure for the row at all, even without a value.
         published, source: the paper's value and the tag of its source.
         mean, std, seeds: over the seeds that have a value; `std`, the sample standard deviation, requires two of them.
-            What is counted on the network, and `SECONDS`, have a mean, no `std` and no seeds.
+            Of `WITHOUT_SEEDS` there is a mean, no `std` and no seeds.
         difference: mean minus published; None at other scales, where data and networks differ from the paper's.
         within: whether the difference is at most `SPREAD` standard deviations; None where one of them is missing.
         status: "finished" where there is a mean, else why there is none.
@@ -77,7 +79,7 @@ def result_values(table: PaperTable, result: RowResult) -> dict[str, ResultValue
 
 
 def samples_by_seed(result: RowResult, figure: str) -> dict[int, float]:
-    """The finite values of a measured figure, by seed; empty for a counted one and for `SECONDS`."""
+    """The finite values of a measured figure, by seed; empty for those of `WITHOUT_SEEDS`."""
     if figure in WITHOUT_SEEDS:
         return {}
     values = {record.seed: record.metrics.get(figure) for record in sorted(result.records, key=lambda r: r.seed)}
@@ -156,6 +158,9 @@ def _value(table: PaperTable, result: RowResult, figure: str) -> ResultValue:
     elif figure == SECONDS:
         times = [record.seconds for record in result.records if record.seconds is not None]
         values, missing = [min(times)] if times else [], _missing(result, figure)
+    elif figure in LATENCIES:
+        times = [time for record in result.rounds if (time := record.metrics.get(figure)) is not None]
+        values, missing = [statistics.median(times)] if times else [], "not measured"
     else:
         values, missing = list(samples_by_seed(result, figure).values()), _missing(result, figure)
     if not values:

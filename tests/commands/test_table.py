@@ -216,6 +216,7 @@ def test_the_benchmark_table(forked, tmp_path, capsys, monkeypatch):
     tiny = dataclasses.replace(
         full,
         benchmark=(
+            "model",
             "experiment=desk/table9/ml_decoder",
             "heads=gap,ml_decoder",
             "num_labels=100",
@@ -228,6 +229,27 @@ def test_the_benchmark_table(forked, tmp_path, capsys, monkeypatch):
     assert code == 0, text
     assert re.search(r"\| GAP .*\| 100 .*\([12]\)", text)  # what is slow here is measured once
     assert re.search(r"transformer-decoder.*not run", text, re.IGNORECASE)
+
+
+def test_a_table_of_trained_rows_measures_their_heads_as_well(forked, tmp_path, capsys, monkeypatch):
+    full = find_table("arena", "probe")
+    rows = tuple(dataclasses.replace(full.row(key), choose={}) for key in ("gap", "csra"))
+    tiny = dataclasses.replace(
+        full, rows=rows, plot=None, order=None, findings=(), plateau={}, seeds=1,
+        benchmark=("heads", "table=arena", "rows=gap,csra", "num_labels=4", "seconds=0.01", "repeats=2"),
+    )  # fmt: skip
+    monkeypatch.setattr("mldec.paper.tables.find_table", lambda name, scale: tiny)
+    network = ["backbone=resnet_digits", "backbone.pretrained=false", "dataset.image_size=64", "cache.tokens=false"]
+    given = ["scale=probe", f"output={tmp_path}", "dataset=digits", f"dataset.root={tmp_path}", *SMALL, *network]
+    code, text = run(capsys, "arena", "rows=gap", *given)
+    assert code == 0, text
+    assert "not measured" in text  # a part of the rows is trained only
+    code, text = run(capsys, "arena", *given)
+    assert code == 0, text
+    header, _, *lines = [line for line in text.splitlines() if line.startswith("|")][:4]
+    (place,) = (number for number, cell in enumerate(header.split("|")) if "1 image [ms]" in cell)
+    assert all(float(line.split("|")[place]) > 0 for line in lines)
+    assert "started" not in run(capsys, "arena", *given)[1]
 
 
 def plan(name: str, *words: str):
