@@ -108,9 +108,8 @@ def compare_norms(expected: Mapping[str, float | None], found: Mapping[str, floa
         other = found[name]
         if value is None:
             yield Comparison("gradients", 0.0 if not other else math.inf)
-        else:
-            excess = abs(value - (other or 0.0)) - NOISE * largest
-            yield Comparison("gradients", max(0.0, excess) / max(value, NOISE * largest))
+        elif max(value, other or 0.0) > NOISE * largest:
+            yield Comparison("gradients", abs(value - (other or 0.0)) / max(value, NOISE * largest))
 
 
 def call(head: nn.Module, weights: Tensors, tokens: Tokens, **inputs: Any) -> Any:
@@ -241,7 +240,7 @@ def sdl(case: Case) -> Iterator[Comparison]:
     weight = weights_of(case)["embedding.weight"].requires_grad_()
     tokens, aux = tokens_of(drawn(case["inputs"]["features"])), case["aux"]
     logits, details = call(head.train(), {"embedding.weight": weight}, tokens)
-    loss = losses.SdlLoss(given["weight"])(logits, torch.tensor(case["targets"]), details=details)
+    loss = losses.SdlLoss(given["weight"], unknown_weight=1)(logits, torch.tensor(case["targets"]), details=details)
     by_weight, by_matrix = torch.autograd.grad(loss, (weight, details["matrix"]), retain_graph=True)
     by_matrix = by_matrix.flatten(1)
     yield compare(aux["loss"], loss)
@@ -334,7 +333,7 @@ def distribution_balanced(case: Case) -> Iterator[Comparison]:
     )
 
 
-#: The start of a case's name -> how it is computed.
+#: The start of a case's name -> how it is computed. Of the kinds `head` and `port`,
 FAMILIES: dict[str, Callable[[Case], Iterator[Comparison]]] = {
     "csra": csra,
     "mlgcn": ml_gcn,
@@ -346,6 +345,9 @@ FAMILIES: dict[str, Callable[[Case], Iterator[Comparison]]] = {
     "lesa": lesa,
     "biam": biam,
     "conse": conse,
+}
+#: and of the kind `loss`.
+LOSSES: dict[str, Callable[[Case], Iterator[Comparison]]] = {
     "hinge_ranking": hinge_ranking,
     "ranknet": ranknet,
     "twoway_official": two_way,
@@ -355,28 +357,32 @@ FAMILIES: dict[str, Callable[[Case], Iterator[Comparison]]] = {
 }
 
 
+KINDS = {"head": FAMILIES, "port": FAMILIES, "loss": LOSSES}
+
+
 def main(path: Path) -> int:
-    """Print a line per family; 1 if a case differs or cannot be computed, else 0."""
+    """Print a line per family; 1 if a case differs or cannot be computed, or if there is no case, else 0."""
     torch.set_default_dtype(torch.float64)
-    cases = json.loads(path.read_text())["cases"]
-    inputs: Case = next((case for case in cases if case["kind"] == "loss_inputs"), {})
+    cases = json.loads(path.read_text()).get("cases", [])
+    inputs: Case = next((case for case in cases if case.get("kind") == "loss_inputs"), {})
     found: dict[str, list[Comparison]] = defaultdict(list)
     counts: dict[str, int] = defaultdict(int)
-    failed, unknown = [], []
-    for case in cases:
-        family = next((prefix for prefix in FAMILIES if case["name"].startswith(prefix)), None)
+    apart, failed, unknown = [], [], []
+    for number, case in enumerate(cases):
+        name, families = str(case.get("name", f"case {number}")), KINDS.get(case.get("kind"), {})
+        family = next((prefix for prefix in families if name.startswith(prefix)), None)
         if family is None:
-            unknown += [case["name"]] if case["kind"] != "loss_inputs" else []
+            unknown += [name] if case is not inputs else []
             continue
         counts[family] += 1
         try:
-            comparisons = list(FAMILIES[family]({**case, "inputs_of_losses": inputs}))
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            comparisons = list(families[family]({**case, "inputs_of_losses": inputs}))
+        except Exception as error:  # whatever a case lacks or a head refuses: the others are compared all the same
             comparisons = []
-            failed.append(f"{case['name']} ({type(error).__name__}: {error})")
+            failed.append(f"{name} ({type(error).__name__}: {error})")
         found[family] += comparisons
         if not all(each.difference <= ALLOWED for each in comparisons):
-            failed.append(case["name"])
+            apart.append(name)
     for family, comparisons in found.items():
         parts = []
         for what in ("values", "gradients"):
@@ -385,9 +391,13 @@ def main(path: Path) -> int:
         print(f"{family}: {counts[family]} cases, at most apart: {', '.join(parts) or 'nothing compared'}")
     if unknown:
         print(f"not implemented: {len(unknown)} cases: {', '.join(unknown)}")
+    if apart:
+        print(f"more than {ALLOWED:g} apart: {', '.join(apart)}", file=sys.stderr)
     if failed:
-        print(f"more than {ALLOWED:g} apart: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+        print(f"could not be computed: {', '.join(failed)}", file=sys.stderr)
+    if not counts:
+        print(f"{path}: no case that mldec has anything for", file=sys.stderr)
+    return 1 if apart or failed or not counts else 0
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mldec.models import heads
 from mldec.models.backbone import Backbone
 from mldec.models.classifier import Classifier
+from mldec.models.heads.per_class import sine_position
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.registry import BACKBONES
 
@@ -28,7 +29,7 @@ def head_of(name: str, labels: LabelEmbeddings = LABELS, counts: np.ndarray = CO
     """A small head of the method, for as many classes as there are labels."""
     n = len(labels.names)
     return {
-        "csra": lambda: heads.ClassSpecificResidualAttention(C, n, num_heads=4),
+        "csra": lambda: heads.ClassSpecificResidualAttention(C, n, num_heads=4, residual=0.5),
         "ml_gcn": lambda: heads.MLGCN(C, n, labels, counts, hidden=5),
         "ssgrl": lambda: heads.SSGRL(C, n, labels, counts, hidden=5, output_dim=7, published=True),
         "add_gcn": lambda: heads.ADDGCN(C, n, dim=6),
@@ -98,7 +99,8 @@ def file_of(name: str, classifier: Classifier) -> dict[str, Tensor]:
                 found[key.replace("norm.", "LayerNorm.").replace("fc.", "output_linear.")] = value
         return found
     found = {f"backbone.0.body.{key}": value for key, value in body.items()}
-    found |= {"backbone.1.pe": torch.zeros(1, C, 2, 2), "query_embed.weight": own["queries.weight"]}
+    positions = sine_position((3, 3), C).T.reshape(1, C, 3, 3).float()
+    found |= {"backbone.1.pe": positions, "query_embed.weight": own["queries.weight"]}
     found |= {"fc.W": own["fc.weight"][None, ..., 0], "fc.b": own["fc.bias"][None]}
     for key, value in own.items():
         for ours, theirs in (

@@ -78,7 +78,9 @@ def _head(
 ) -> dict[str, Any]:
     """Settings of the head: the file's, and what no file decides from overrides or the experiment."""
     composed = mapping["head"]
-    kept = {key for key in composed if f"head.{key}" in given} - set(found.head) - {"label_embeddings"}
+    kept = (
+        {key for key in composed if f"head.{key}" in given} - set(_found_settings(found)["head"]) - {"label_embeddings"}
+    )
     if found.method is None:
         kept |= {"dropout"} & set(composed)
     else:
@@ -121,6 +123,8 @@ def choose_image_size(found: PublishedFile, mapping: dict[str, Any], given: Coll
     if side is None or side == composed:
         return []
     if named := [key for key in ("image_size", "dataset.image_size") if key in given]:
+        if found.positions is not None:  # computed for any size
+            return []
         raise ConfigError(f"{named[0]}={composed}: the position embeddings in the file are for {side} px; leave it out")
     mapping["dataset"]["image_size"] = side
     if not {"experiment", "dataset"} & set(given):
@@ -159,7 +163,8 @@ def count_cooccurrence(
 def _found_settings(found: PublishedFile) -> dict[str, dict[str, Any]]:
     """The settings of both groups that the file itself decides."""
     network = {key: value for key, value in found.backbone.items() if key in ("name", "model")}
-    return {"backbone": network, "head": {key: value for key, value in found.head.items() if key != "label_embeddings"}}
+    open_ones = ("label_embeddings", *(found.method.assumed if found.method is not None else ()))
+    return {"backbone": network, "head": {key: value for key, value in found.head.items() if key not in open_ones}}
 
 
 def choose_labels(
@@ -258,7 +263,10 @@ def summary(found: PublishedFile, config: Config, labels: LabelSpace, classifier
     ]
     if found.method is not None and found.method.assumed:
         names = found.method.assumed
-        values = ", ".join(f"head.{name}={getattr(config.head, name):g}" for name in names)
+        given = {name: getattr(config.head, name) for name in names}
+        values = ", ".join(
+            f"head.{name}={str(v).lower() if isinstance(v, bool) else f'{v:g}'}" for name, v in given.items()
+        )
         lines.append(f"assumed      {values}, which files of {found.method.title} do not show")
     if found.others:
         lines.append(f"not taken    {', '.join(found.others)}; key={found.others[0]} would")

@@ -55,6 +55,9 @@ class Method:
         unit: images enter with values from 0 to 1, without mean and standard deviation.
         fit: a tensor of the head in our shape; by default without the axes of 1 x 1 convolutions.
         merge: all tensors as ours, where several become one or shapes differ otherwise.
+        spare: tensors of the file that our head lacks with some of the settings that are assumed.
+        positions: a tensor that is left out: sine positions (1, D, height, width) of the tokens, which show the images'
+            size.
         identities: tensors that are left out and must be the identity, since logits would depend on any other.
     """
 
@@ -72,6 +75,8 @@ class Method:
     unit: bool = False
     fit: Callable[[Tensor], Tensor] = _squeezed
     merge: Callable[[dict[str, Tensor], str], dict[str, Tensor]] = _unmerged
+    spare: tuple[str, ...] = ()
+    positions: str = ""
     identities: tuple[str, ...] = ()
 
     def build(

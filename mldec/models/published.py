@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import timm
+import torch
 from torch import Tensor, nn
 
 from mldec.errors import CheckpointError, ConfigError, DataError, first_lines, option, suggest
@@ -25,6 +26,7 @@ from mldec.models.backbone import Backbone
 from mldec.models.bounded import build_within
 from mldec.models.classifier import Classifier
 from mldec.models.heads import GlobalAveragePool, MLDecoder, ZeroShotMLDecoder
+from mldec.models.heads.per_class import sine_position
 from mldec.models.hub import TRESNETS
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.method_layout import HEAD, Method, converted, method_settings
@@ -35,6 +37,8 @@ from mldec.models.weights import compare_tensors, find_tensors, read_file
 from mldec.registry import BACKBONES
 
 SHOWN = 30  # names of each kind that an error lists
+RESNET_STRIDE = 32  # pixels of an image's side per token
+MOST_SIDE, MOST_WIDTH = 128, 16_384  # of a file's sine positions, which are computed for comparison
 OURS = ("format", "config", "labels", "normalization")  # the entries of mldec's own checkpoints
 
 #: timm's name of a backbone -> mldec's, where they differ.
@@ -69,6 +73,7 @@ class PublishedFile:
     idx_to_class: Any
     tensors: Mapping[str, Tensor]
     found: FoundBackbone
+    positions: Tensor | None = None  # the file's sine positions of the tokens, (1, D, height, width)
     method: Method | None = None  # whose layout it is; None: the authors' of ML-Decoder, timm's or pooling
 
     def labels(self) -> tuple[str, ...] | None:
@@ -125,11 +130,12 @@ class PublishedFile:
         expected = classifier.head.state_dict()
         if self.method is not None:
             expected = {name: tensor for name, tensor in expected.items() if name not in self.method.not_in_file}
+        spare = () if self.method is None else tuple(HEAD + name for name in self.method.spare)
         head = compare_tensors(expected, self.tensors, self.layout.file_name)
         names = set(map(self.layout.file_name, expected))
         missing, other_shape = [*report.missing, *head.missing], [*report.mismatched, *head.mismatched]
         surplus = [*report.unexpected, *report.skipped]
-        surplus += [name for name in self.tensors if self.layout.holds(name) and name not in names]
+        surplus += [name for name in self.tensors if self.layout.holds(name) and name not in (*names, *spare)]
         if missing or surplus or other_shape:
             raise CheckpointError(self._misfit(missing, surplus, other_shape))
         classifier.head.load_state_dict(head.fitting, strict=self.method is None)
@@ -141,10 +147,13 @@ class PublishedFile:
 
     @property
     def image_size(self) -> int | None:
-        """Side in pixels of the images that a vision transformer's position embeddings, one per patch, belong to.
+        """Side in pixels of the images that a network's position embeddings belong to.
 
-        224 for vit_*_patch16_224. None for networks without any, which read images of other sizes too.
+        224 for vit_*_patch16_224, with one for each patch; 448 for a ResNet with sine positions of 14 x 14 tokens. None
+        for networks without any, which read images of other sizes too.
         """
+        if self.positions is not None:
+            return int(self.positions.shape[3]) * RESNET_STRIDE
         positions, patches = (self.body.get(name) for name in ("pos_embed", "patch_embed.proj.weight"))
         if positions is None or patches is None or positions.dim() != 3 or patches.dim() != 4:
             return None
@@ -262,6 +271,7 @@ def read_published(
     others = [str(k) for k, v in content.items() if k != entry and isinstance(v, Mapping) and _has_tensors(v)]
     tensors = layouts.unwrapped(tensors)
     method = find_method(tensors)
+    positions = None if method is None else _sine_positions(tensors.get(method.positions), name)
     outputs: int | None
     if method is not None:
         layout = HeadLayout("own", HEAD)
@@ -285,8 +295,29 @@ def read_published(
         idx_to_class=content.get("idx_to_class"),
         tensors=tensors,
         found=found,
+        positions=positions,
         method=method,
     )
+
+
+def _sine_positions(positions: Tensor | None, source: str) -> Tensor | None:
+    """The positions of a file, which the network computes anew. Raises CheckpointError where it computes others."""
+    if positions is None:
+        return None
+    shape = tuple(positions.shape)
+    one, width, height, side = shape if len(shape) == 4 else (0, 0, 0, 0)
+    if one != 1 or width % 4 or not 0 < width <= MOST_WIDTH or not 0 < height == side <= MOST_SIDE:
+        raise CheckpointError(
+            f"{source}: its positions have shape {shape}; expected (1, width, side, side), with a width that is a "
+            f"multiple of 4 and at most {MOST_WIDTH:,}, and a side of at most {MOST_SIDE}"
+        )
+    computed = sine_position((height, side), width).T.reshape(shape)
+    if not torch.allclose(positions.to(computed), computed, atol=1e-3):
+        raise CheckpointError(
+            f"{source}: its positions of shape {shape} are not the sines and cosines that its method computes; this "
+            "network cannot be imported"
+        )
+    return positions
 
 
 def _has_tensors(content: Mapping[Any, Any]) -> bool:

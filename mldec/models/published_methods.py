@@ -25,8 +25,12 @@ SEQUENTIAL = tuple(  # a ResNet whose modules are numbered, as in ML-GCN and ADD
 )
 
 
+RESIDUALS = {4: 0.5, 6: 0.4}  # CSRA's lambda of published files, by their number of heads; of others 0.1
+
+
 def _csra(head: Tensors) -> dict[str, Any]:
-    return {"num_heads": len(head["weight"])}
+    heads = len(head["weight"])
+    return {"num_heads": heads, "residual": RESIDUALS.get(heads, 0.1)}
 
 
 def _ml_gcn(head: Tensors) -> dict[str, Any]:
@@ -196,7 +200,8 @@ METHODS = (
         _c_tran,
         ("labels.weight", 0),
         answer="{num_layers} encoder layers over tokens and {count} labels, label_masks={label_masks}",
-        assumed=("num_heads",),
+        assumed=("num_heads", "label_masks"),
+        spare=("states.weight",),
         training=("dropout", "known_share"),
     ),
     Method(
@@ -220,6 +225,7 @@ METHODS = (
         assumed=("num_heads",),
         training=("dropout",),
         merge=_without_batch_axis,
+        positions="backbone.1.pe",
     ),
     Method("sdl", "SDL", r"embedding\.weight", ((r"embedding\.(.+)", r"head.embedding.\1"),), _none, None),
     Method(

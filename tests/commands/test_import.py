@@ -300,11 +300,15 @@ def test_a_file_that_needs_import_says_so(published, capsys):
 EMBEDDINGS = "label_embeddings=random:6"
 NEEDED = {"ml_gcn": [EMBEDDINGS], "ssgrl": [EMBEDDINGS]}
 ANSWERS = {
-    "csra": ("CSRA", "heads of residual attention: 4, lambda = 0.1", "head.residual=0.1"),
+    "csra": ("CSRA", "heads of residual attention: 4, lambda = 0.5", "head.residual=0.5"),
     "ml_gcn": ("ML-GCN", "a graph of 5 labels, label embeddings of width 6", ""),
     "ssgrl": ("SSGRL", "a graph of 5 labels, 3 steps, label embeddings of width 6", "head.steps=3"),
     "add_gcn": ("ADD-GCN", "a learned graph of 5 labels and one of each image, D = 6", ""),
-    "c_tran": ("C-Tran", "2 encoder layers over tokens and 5 labels, label_masks=True", "head.num_heads=4"),
+    "c_tran": (
+        "C-Tran",
+        "2 encoder layers over tokens and 5 labels, label_masks=True",
+        "head.num_heads=4, head.label_masks=true",
+    ),
     "query2label": ("Query2Label", "5 queries, encoder layers: 1, decoder layers: 2, D = 512", "head.num_heads=4"),
 }
 
@@ -372,9 +376,9 @@ def test_settings_that_no_file_shows_can_be_set_and_others_cannot(coco, tmp_path
         assert run([*begin, option]) == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
-    assert run([*begin, "head.residual=0.5"]) == 0
-    assert "assumed      head.residual=0.5" in capsys.readouterr().out
-    classifier.head.residual = 0.5
+    assert run([*begin, "head.residual=0.3"]) == 0
+    assert "assumed      head.residual=0.3" in capsys.readouterr().out
+    classifier.head.residual = 0.3
     paths = sorted((coco / "val2014").iterdir())[:2]
     scores = mldec.load(tmp_path / "run", device="cpu").scores(paths)
     np.testing.assert_allclose(scores, expected_scores("csra", classifier, paths), atol=1e-5)
@@ -384,6 +388,14 @@ def test_settings_that_no_file_shows_can_be_set_and_others_cannot(coco, tmp_path
     assert run([*begin, "head=query2label", "head.num_heads=8", "head.dropout=0.3"]) == 0
     head = mldec.load(tmp_path / "q2l", device="cpu").config.head
     assert (head.num_heads, head.dropout, head.ffn_dim, head.self_attention) == (8, 0.3, 8, "first")
+
+    file, classifier = method_file("c_tran", coco, tmp_path)  # trained without label masks, it still has the states
+    begin = ["import", f"checkpoint={file}", f"image_size={SIDE}", "labels=a,b,c,d,e", f"run_dir={tmp_path / 'plain'}"]
+    assert run([*begin, "head.label_masks=false"]) == 0
+    assert "head.label_masks=false, which files of C-Tran do not show" in capsys.readouterr().out
+    classifier.head.states = None
+    scores = mldec.load(tmp_path / "plain", device="cpu").scores(paths)
+    np.testing.assert_allclose(scores, expected_scores("c_tran", classifier, paths), atol=1e-5)
 
 
 def test_what_files_of_other_methods_lack_must_be_given(coco, tmp_path, capsys):

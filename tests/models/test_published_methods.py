@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mldec.errors import CheckpointError
 from mldec.models.classifier import Classifier
+from mldec.models.heads.csra import ClassSpecificResidualAttention
 from mldec.models.heads.label_graph import label_probabilities
 from mldec.models.label_embeddings import LabelEmbeddings
 from mldec.models.published import load_published, read_published
@@ -51,6 +52,31 @@ def test_a_missing_or_unexpected_tensor_is_named(published):
             load_published(fewer, image_size=64, **given(name))
     with pytest.raises(CheckpointError, match="something_else"):
         load_published(tensors | {f"{prefix}something_else.weight": torch.zeros(3)}, image_size=64, **given(name))
+
+
+def test_positions_show_the_size_of_the_images_and_must_be_those_that_are_computed():
+    tensors = file_of("query2label", stir(Classifier(backbone(), head_of("query2label"))))
+    name = "module.backbone.1.pe"
+    assert tensors[name].shape == (1, 512, 3, 3)
+    assert read_published(tensors).image_size == 96
+    assert read_published({key: value for key, value in tensors.items() if key != name}).image_size is None
+    for wrong, message in (
+        (torch.zeros(1, 512, 3, 3), "are not the sines and cosines"),
+        (tensors[name][0], r"\(512, 3, 3\); expected \(1, width, side, side\)"),
+        (tensors[name][..., :2], "expected"),
+        (torch.zeros(1, 4, 1, 1).expand(1, 4, 10_000, 10_000), "a side of at most 128"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            read_published(tensors | {name: wrong})
+
+
+def test_the_weight_of_attention_follows_from_the_number_of_heads():
+    """As in the published files: 0.1 for VOC, 0.5 for MS-COCO, 0.4 for its CutMix backbone."""
+    torch.manual_seed(0)
+    for count, residual in ((1, 0.1), (2, 0.1), (4, 0.5), (6, 0.4)):
+        head = ClassSpecificResidualAttention(512, N, num_heads=count)
+        published = read_published(file_of("csra", Classifier(backbone(), head)))
+        assert published.head["residual"] == residual
 
 
 def test_what_no_file_holds_must_be_given():
