@@ -81,8 +81,17 @@ def _figures(found: dict[str, list[float]], config: Config, images: int) -> list
         ratio("extraction over the bare network", "extraction", "bare", "%", target=EXTRACTION, note=size, **higher),
         rate("extraction", "extraction", f"{images:,} images, decoding and writing included"),
         rate("bare network", "bare", f"{CPU_BATCH} images at once, in memory"),
-        ratio("epoch of average pooling without over with cache", "uncached", "cached", "x", target=SAVED, **higher),
-        ratio("ML-Decoder step with over without reading", "reading", "step", "x", target=READING, note=batch),
+        ratio(
+            "epoch of average pooling, time without the cache over time with it",
+            "uncached",
+            "cached",
+            "x",
+            target=SAVED,
+            **higher,
+        ),
+        ratio(
+            "ML-Decoder step, time with reading over time without", "reading", "step", "x", target=READING, note=batch
+        ),
         ratio(
             "ML-Decoder step, of the matrix product's rate", "flops", "matrix", "%", target=SHARE, note=batch, **higher
         ),

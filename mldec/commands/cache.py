@@ -79,7 +79,8 @@ def _build(options: BuildOptions, arguments: compose.Arguments) -> int:
     if built.exit_code:
         display.say(f"stopped after {counted(built.computed, 'image')}; the same command computes the rest")
         return built.exit_code
-    display.say(f"computed {counted(built.computed, 'image')}, the others were there" if built.computed else "complete")
+    computed = f"computed {counted(built.computed, 'image')} now" if built.computed else "nothing was missing"
+    display.say(f"complete; {computed}")
     place = [] if options.folder is None else [as_override("dataset.cache", str(options.folder))]
     overrides = [*arguments.overrides, *place]
     if "cache.tokens" not in given:
@@ -90,6 +91,7 @@ def _build(options: BuildOptions, arguments: compose.Arguments) -> int:
 
 def _list(options: ListOptions, arguments: compose.Arguments) -> int:
     from mldec.data.token_store import list_stores
+    from mldec.engine.token_cache import size_text
 
     folder = _tokens_folder(options.folder)
     stores = list_stores(folder)
@@ -100,12 +102,13 @@ def _list(options: ListOptions, arguments: compose.Arguments) -> int:
             cells = zip(COLUMNS, row, widths, strict=True)
             padded = (cell.ljust(width) if name in LEFT else cell.rjust(width) for name, cell, width in cells)
             say("  ".join(padded).rstrip())
-    say(f"{_size(sum(store.bytes for store in stores))} GB in {folder}")
+    say(f"{size_text(sum(store.bytes for store in stores))} in {folder}")
     return 0
 
 
 def _clear(options: ClearOptions, arguments: compose.Arguments) -> int:
     from mldec.data.token_store import delete_store, list_stores
+    from mldec.engine.token_cache import size_text
 
     folder = _tokens_folder(options.folder)
     stores = list_stores(folder)
@@ -131,7 +134,7 @@ def _clear(options: ClearOptions, arguments: compose.Arguments) -> int:
             deleted += 1
         except RunError as error:
             kept.append(error)
-    say(f"deleted {deleted:,} of {len(stores):,}: {_size(freed)} GB are free again in {folder}")
+    say(f"deleted {deleted:,} of {len(stores):,}: {size_text(freed)} are free again in {folder}")
     if kept:
         raise kept[0]
     return 0

@@ -118,11 +118,11 @@ def compose(
     for forbidden in ("plugins", "resume"):
         if forbidden in mapping:
             raise ConfigError(f"{forbidden} may be set on the command line only, not in a config file")
-    if mapping.get("dataset") is None:
+    if "name" not in (mapping.get("dataset") or {}):
         raise ConfigError(
-            "no dataset chosen; use experiment=… or dataset=…\n"
-            f"  experiments: {', '.join(choices('experiment', folders))}\n"
-            f"  datasets: {', '.join(choices('dataset', folders))}"
+            "no dataset chosen; add dataset=PATH, a folder or a table of your images, or one of\n"
+            f"  datasets: {', '.join(choices('dataset', folders))}\n"
+            f"  experiments that have one: {', '.join(choices('experiment', folders))}"
         )
     mapping = _without_leftovers(mapping, overrides, notes if notes is not None else [])
     show_summary(own, mapping)

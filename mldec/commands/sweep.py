@@ -13,7 +13,7 @@ from pathlib import Path
 from mldec.commands import compose
 from mldec.commands.options import say
 from mldec.engine.interrupt import PREEMPTED, STOPPED, pass_on
-from mldec.errors import as_override
+from mldec.errors import ConfigError, as_override
 
 
 def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:
@@ -22,17 +22,19 @@ def sweep(argv: Sequence[str], arguments: compose.Arguments) -> int:
     runs = compose.expand_sweep(arguments.overrides)
     varied = [text for text in runs[0] if any(text not in other for other in runs)]
     keys = {compose.key_of(text) for text in varied}
-    named = any(compose.key_of(text) == "run_dir" for text in arguments.overrides)
-    folder = None if named else _sweep_folder(arguments)
+    if given := [text for text in arguments.overrides if compose.key_of(text) == "run_dir"]:
+        raise ConfigError(
+            f"{given[-1]}: each run needs a directory of its own; use output=DIR, below which they are made"
+        )
+    folder = _sweep_folder(arguments)
     failed, done = [], []
     for number, overrides in enumerate(runs, start=1):
         say(f"[{number}/{len(runs)}] {shlex.join(overrides)}")
         command = [sys.executable, "-m", "mldec", "train", *fixed, *overrides]
-        if folder is not None:
-            own = [text for text in overrides if compose.key_of(text) in keys]
-            run_dir = folder / f"{number:02d}_{re.sub(r'[^A-Za-z0-9=._-]+', '_', ' '.join(own))[:80]}"
-            command.append(as_override("run_dir", str(run_dir)))
-            done.append((own, run_dir))
+        own = [text for text in overrides if compose.key_of(text) in keys]
+        run_dir = folder / f"{number:02d}_{re.sub(r'[^A-Za-z0-9=._-]+', '_', ' '.join(own))[:80]}"
+        command.append(as_override("run_dir", str(run_dir)))
+        done.append((own, run_dir))
         code, preempted = _run_patiently(command)
         if preempted or code in (STOPPED, PREEMPTED):
             return PREEMPTED if preempted else code

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mldec.commands import compose
 from mldec.commands.options import EXPERIMENT, OutputDirectory, OutputFile, parse, say
-from mldec.config import Natural, Range, Some
+from mldec.config import Natural, Range, Some, build_config
 from mldec.errors import ConfigError, option, shortened
 
 if TYPE_CHECKING:
     from mldec.paper.planning import Planner
-    from mldec.paper.tables import Scale
+    from mldec.paper.tables import PaperTable, Scale
 
 RunSeed = Annotated[int, Range(0, 10**18 - 1)]
 
@@ -47,6 +47,7 @@ class TableOptions:
     output: OutputDirectory | None = None  # default outputs/tables/SCALE
     records: OutputDirectory | None = None  # the results, a JSON file per run; default OUTPUT/records
     page: OutputFile | None = None  # write one page of all tables that were named
+    title: str | None = None  # of the page, such as the data that its figures are of; default: "Results …"
 
 
 OPTIONS = TableOptions
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     planner = make_planner(names, options, arguments)
     if options.launcher != "local":
         return _launch(planner, arguments, slurm=options.launcher == "slurm")
-    return _reproduce(planner, names, run=not options.report_only, page=options.page)
+    return _reproduce(planner, names, run=not options.report_only, page=options.page, title=options.title)
 
 
 def compose_with_start(
@@ -106,6 +107,7 @@ def make_planner(name: str, options: TableOptions, arguments: compose.Arguments)
         if tables[0].row(key).experiment is None:
             raise ConfigError(f"rows={key}: {tables[0].name} quotes it from the literature; there is nothing to run")
     _refuse_per_row_options(arguments)
+    _refuse_what_rows_set(arguments, tables, options.rows)
     output = (options.output or Path("outputs") / "tables" / options.scale).absolute()
     processes, runtime = slots(options.jobs, options.gpus)
     executing = tuple(override for override in arguments.overrides if _only_executes(override))
@@ -122,13 +124,40 @@ def make_planner(name: str, options: TableOptions, arguments: compose.Arguments)
         seeds=options.seeds or (),
         choose_seed=options.choose_seed,
         rows=options.rows,
-        overrides=tuple(override for override in arguments.overrides if override not in executing),
+        overrides=(*(text for text in arguments.overrides if text not in executing), *_native_size(arguments, options)),
         runtime=executing,
         workspace=workspace,
         output=output,
     )
     composing = cache(partial(compose.compose, config_dir=arguments.config_dir))  # many rows have the same start
     return Planner(request, partial(compose_with_start, composing=composing))
+
+
+def _refuse_what_rows_set(arguments: compose.Arguments, tables: Sequence[PaperTable], keys: Sequence[str]) -> None:
+    """Raise ConfigError for the choice of a component, such as backbone=…, that a row makes itself."""
+    for table in tables:
+        for row in [table.row(key) for key in keys] or table.reproduced:
+            for text in arguments.overrides:
+                if (key := compose.key_of(text)) in row.settings and "." not in key:
+                    raise ConfigError(
+                        f"{text}: row {row.key} of {table.name} has {key}={row.settings[key]} of its own; leave it "
+                        "out, or choose rows without any: rows=…"
+                    )
+
+
+def _native_size(arguments: compose.Arguments, options: TableOptions) -> tuple[str, ...]:
+    """The option of an image size for the weights of another backbone, which tables at probe scale may be given."""
+    from mldec.engine.recipes import native_size
+
+    given = arguments.keys()
+    if options.scale != "probe" or "dataset.image_size" in given or not {"backbone", "backbone.model"} & set(given):
+        return ()
+    composed = compose.compose(["experiment=probe_table", *arguments.overrides], arguments.config_dir)
+    size, before = native_size(build_config(composed).backbone), composed["dataset"]["image_size"]
+    if size is None or size == before:
+        return ()
+    say(f"note: dataset.image_size={size}, the input size of this backbone's weights, instead of {before}", error=True)
+    return (f"dataset.image_size={size}",)
 
 
 def _components(arguments: compose.Arguments) -> tuple[str, ...]:
@@ -138,7 +167,7 @@ def _components(arguments: compose.Arguments) -> tuple[str, ...]:
     return plugins if folder is None else (*plugins, f"--config-dir={Path(folder).expanduser().absolute()}")
 
 
-def _reproduce(planner: Planner, name: str, *, run: bool, page: Path | None) -> int:
+def _reproduce(planner: Planner, name: str, *, run: bool, page: Path | None, title: str | None) -> int:
     """Run what is missing of each table (if `run`) and report all of them; returns the exit code."""
     from mldec.engine.display import Display
     from mldec.paper.reproduction import reproduce
@@ -153,9 +182,10 @@ def _reproduce(planner: Planner, name: str, *, run: bool, page: Path | None) -> 
         say(f"\n{write_table(planner, table, results[table.id])}")
     if page is not None:
         records, scale = planner.request.workspace.records, planner.request.scale
-        places = f"{option('records', _relative(records))} {option('page', _relative(page))}"
-        settings = "".join(f"{override} " for override in planner.request.overrides)
-        write_page(planner, results, page, f"mldec table {name} scale={scale} {settings}report_only=true {places}")
+        options = ["report_only=true", option("records", _relative(records)), option("page", _relative(page))]
+        options += [] if title is None else [option("title", title)]
+        command = " ".join([f"mldec table {name} scale={scale}", *planner.request.overrides, *options])
+        write_page(planner, results, page, command, title)
         say(f"written to {page}", error=True)
     for failure in outcome.failures:
         say(f"error: failed: {failure}", error=True)

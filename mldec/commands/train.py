@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -123,14 +123,14 @@ def _train(
         config = dataclasses.replace(config, init_from=str(first))
         overrides = None if overrides is None else [*overrides, f"init_from={first}"]
     if options.tune is not None:
-        tuned = _tune(config, options.tune)
+        tuned = _tune(config, options.tune, arguments.keys())
         if isinstance(tuned, int):
             return tuned
         config = tuned
     return _begin(config, overrides)
 
 
-def _tune(config: Config, count: int) -> Config | int:
+def _tune(config: Config, count: int, given: Collection[str]) -> Config | int:
     """The experiment with the best settings of some that are tried on val, or the exit code of a stop."""
     if LAUNCHED in os.environ or starts_processes(config.runtime.devices) or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("tune: trials run in one process; tune on one device, then train with the settings it prints")
@@ -142,7 +142,7 @@ def _tune(config: Config, count: int) -> Config | int:
     folder = key.with_name(f"tuning_{key.name}")
     say(f"tune={count}: trials on val, in {folder}", error=True)
     try:
-        config, best = tune(config, count, folder, lambda line: say(line, error=True))
+        config, best = tune(config, count, folder, lambda line: say(line, error=True), given)
     except Interruption as stop:
         say("stopped; the same command continues", error=True)
         return stop.exit_code

@@ -25,6 +25,7 @@ from mldec.engine.thresholds import LabelThresholds
 from mldec.errors import CheckpointError, ConfigError, MldecError, RunError, first_lines, option
 from mldec.files import replacing
 from mldec.labels import LabelSpace
+from mldec.models.backbone import network_name
 from mldec.models.bounded import build_with
 from mldec.models.classifier import Classifier
 from mldec.models.label_embeddings import LabelEmbeddings
@@ -313,15 +314,31 @@ def store_thresholds(restored: Restored, thresholds: LabelThresholds) -> None:
 GRAPH = "head.adjacency"  # of labels in the training images: not a weight, so that each run keeps its own
 
 
-def init_weights(classifier: Classifier, run: str, part: Literal["all", "backbone"], *, adopt: bool = False) -> str:
+def init_weights(
+    classifier: Classifier,
+    run: str,
+    part: Literal["all", "backbone"],
+    *,
+    network: str | None = None,
+    adopt: bool = False,
+) -> str:
     """Load the reported weights of another run as far as they fit. Returns a sentence that says how far.
 
     Args:
+        network: the name of the backbone's network, `BackboneConfig.network`, which must be that of the run: tensors
+            of another may fit although they do not belong there.
         adopt: images are normalised as they were in that run, whose weights expect it.
 
-    Raises CheckpointError if no tensor fits.
+    Raises CheckpointError if the run has another network, or no tensor fits.
     """
     path, content = _read_reported(run)
+    stored = content["config"]["backbone"]
+    theirs = network_name(stored["name"], stored.get("model"))
+    if network is not None and theirs != network:
+        raise CheckpointError(
+            f"init_from={run}: its backbone is {theirs}, this one's is {network}; its weights do not belong in it. "
+            "Choose its backbone: backbone=…"
+        )
     _, state = choose_weights(content, "best", path)
     state = {name: value for name, value in state.items() if name != GRAPH}
     module, left_out = (classifier.backbone, ("head",)) if part == "backbone" else (classifier, ())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "tokens"  # within the cache folder
 CPU_BATCH, BATCH = 16, 128  # images that are computed at once: on the CPU more are slower
-GB = 1e9
+GB, MB = 1e9, 1e6
 
 #: Opens a progress bar over a number of images.
 Progress = Callable[[str, int], AbstractContextManager[Bar]]
@@ -62,6 +63,12 @@ class _View:
     index: ImageIndex  # of the images in the store
     transform: Augment
     store: TokenStore
+
+
+def size_text(size: float) -> str:
+    """`1.3 GB`, `125 GB`, `16 MB`."""
+    amount, unit = (size / GB, "GB") if size >= GB else (size / MB, "MB")
+    return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:,.0f} {unit}"
 
 
 class TokenCache:
@@ -109,7 +116,7 @@ class TokenCache:
         shape = self._one
         images = sum({view.store.key: view.store.shape.images for view in self.views}.values())
         size = f"{shape.prefix + shape.tokens} x {shape.channels:,} {shape.dtype}"
-        return f"tokens: {size} for each of {counted(images, 'image')}, {self.bytes / GB:.2g} GB in {self.root}"
+        return f"tokens: {size} for each of {counted(images, 'image')}, {size_text(self.bytes)} in {self.root}"
 
     def fill(self, progress: Progress, should_stop: Callable[[], bool]) -> bool:
         """Compute what no earlier run has. All processes of the group call it.
@@ -201,16 +208,17 @@ class TokenCache:
 
     def _check_space(self) -> None:
         cache, needed = self.config.cache, self.bytes
+        at_least = math.ceil(needed / GB * 100) / 100
         if needed > cache.max_gb * GB:
             raise ConfigError(
-                f"{self.describe()}: more than cache.max_gb={cache.max_gb:g}; use cache.max_gb={needed / GB:.3g}, a "
+                f"{self.describe()}: more than cache.max_gb={cache.max_gb:g}; use cache.max_gb={at_least:g}, a "
                 "smaller dataset.image_size, fewer cache.views, or cache.tokens=false"
             )
         self.root.mkdir(parents=True, exist_ok=True)
         missing = sum({view.store.key: view.store.missing_bytes() for view in self.views}.values())
         if missing > (free := shutil.disk_usage(self.root).free):
             raise ConfigError(
-                f"{self.describe()}: only {free / GB:.2g} GB are free there; use dataset.cache=FOLDER for another "
+                f"{self.describe()}: only {size_text(free)} are free there; use dataset.cache=FOLDER for another "
                 "place, mldec cache clear to delete tokens of earlier runs, or cache.tokens=false"
             )
 

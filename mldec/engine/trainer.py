@@ -122,7 +122,11 @@ class Trainer:
             self.display.say(str(loaded))
         if fresh and config.init_from is not None:
             adopt = config.backbone.normalize == "auto" and not config.backbone.pretrained
-            self.display.say(checkpoint.init_weights(model, config.init_from, config.init_part, adopt=adopt))
+            self.display.say(
+                checkpoint.init_weights(
+                    model, config.init_from, config.init_part, network=config.backbone.network, adopt=adopt
+                )
+            )
         if config.runtime.sync_batch_norm and self.group.size > 1:
             if self.device.type != "cuda":
                 raise ConfigError(

@@ -8,14 +8,15 @@ the end, so the settings that are chosen are at least as good on val. What they 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mldec.config import Config, with_settings
 from mldec.engine import metric_writer
 from mldec.engine.training import train_once
-from mldec.errors import ConfigError, RunError
+from mldec.errors import ConfigError, RunError, counted
 
 #: The changes that are tried, in this order: factors of numbers, or values. The first is no change.
 CHANGES: tuple[Mapping[str, tuple[str, float]], ...] = (
@@ -49,11 +50,15 @@ class Interruption(Exception):
         self.exit_code = exit_code
 
 
-def tune(config: Config, count: int, folder: Path, say: Callable[[str], None]) -> tuple[Config, Trial]:
+def tune(
+    config: Config, count: int, folder: Path, say: Callable[[str], None], given: Collection[str] = ()
+) -> tuple[Config, Trial]:
     """The experiment with the best of `count` settings.
 
     Args:
-        folder: of the trials' run directories. A trial that has been trained there is not trained again.
+        folder: of the trials' run directories, whose weights are not kept. A trial that has been trained there is not
+            trained again.
+        given: keys that the user has set, which are not varied.
         say: gets a line about each trial.
 
     Returns:
@@ -63,7 +68,7 @@ def tune(config: Config, count: int, folder: Path, say: Callable[[str], None]) -
         ConfigError: there are fewer different trials.
         Interruption: a signal stopped a trial. What has been trained is kept.
     """
-    trials = list(_trials(config))
+    trials = list(_trials(config, given))
     if count > len(trials):
         raise ConfigError(f"tune={count}: this experiment has {len(trials)} different settings to try; use fewer")
     left = trials[:count]
@@ -76,10 +81,12 @@ def tune(config: Config, count: int, folder: Path, say: Callable[[str], None]) -
     return with_settings(config, best.changes), best
 
 
-def _trials(config: Config) -> Iterator[Trial]:
-    """The trials of an experiment. Settings that its components do not have are not varied."""
+def _trials(config: Config, given: Collection[str]) -> Iterator[Trial]:
+    """The trials of an experiment. Settings that its components do not have, or that were given, are not varied."""
     seen: list[dict[str, Any]] = []
     for change in CHANGES:
+        if set(change) & set(given):
+            continue
         changes: dict[str, Any] = {}
         for key, (kind, amount) in change.items():
             before = _value(config, key)
@@ -107,11 +114,12 @@ def _run(config: Config, trial: Trial, share: int, folder: Path, say: Callable[[
     try:
         result = train_once(short, run_dir, quiet=True)
     except RunError as error:
-        say(f"  {trial}, {epochs} epochs: failed ({error})")
+        say(f"  {trial}, {counted(epochs, 'epoch')}: failed ({error})")
         return trial._replace(value=-math.inf)
     if result.exit_code:
         raise Interruption(result.exit_code)
+    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
     best = metric_writer.best_on_val(metric_writer.read_records(run_dir / "metrics.jsonl"))
     value = -math.inf if best is None else best
-    say(f"  {value:6.2f} after {epochs} epochs  {trial}")
+    say(f"  {value:6.2f} after {counted(epochs, 'epoch')}  {trial}")
     return trial._replace(value=value)

@@ -32,6 +32,11 @@ from mldec.registry import BACKBONES
 UNIT: PixelStatistics = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # unchanged pixels within 0..1
 
 
+def network_name(name: str, model: str | None) -> str:
+    """The network of `backbone=name`, for timm's of `backbone.model=model`, without the tag of its weights."""
+    return (model or name).partition(".")[0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig(ComponentConfig):
     """Settings of every backbone."""
@@ -41,6 +46,11 @@ class BackboneConfig(ComponentConfig):
     freeze: Literal["none", "all"] | Natural = "none"  # N: the stem and the first N stages or blocks
     drop_path: Share = 0.0  # stochastic depth: the rate of the last block; for models that have it
     final_norm: Literal["auto"] | bool = "auto"  # keep the norm of the network's classifier; auto: with loaded weights
+
+    @property
+    def network(self) -> str:
+        """The name of the network, without the tag of its weights."""
+        return network_name(self.name, getattr(self, "model", None))
 
     @property
     def keeps_final_norm(self) -> bool:

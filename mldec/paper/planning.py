@@ -164,8 +164,14 @@ class Planner:
             key=config_key(*configs),
             experiment=next(iter(settings))[0],
             overrides=self.request.overrides,
-            benchmark=table.benchmark,
+            benchmark=(*table.benchmark, *self._measured_labels(table)),
         )
+
+    def _measured_labels(self, table: PaperTable) -> tuple[str, ...]:
+        """The option of a benchmark that gives it as many labels as the trained rows have."""
+        if table.kind == "benchmark":
+            return ()
+        return (f"num_labels={self.labels(table, table.tuned[0])}",)
 
     def config(self, table: PaperTable, row: TableRow) -> Config:
         """The config of a row with the setting that it chose, or else the first candidate, and seed 0."""
@@ -177,11 +183,15 @@ class Planner:
 
     def cost(self, table: PaperTable, row: TableRow) -> Cost:
         """Multiply-accumulates and parameters of a row's network; rows with the same network are counted once."""
-        config = self.config(table, row)
-        network = repr((config.backbone, config.head, config.dataset.image_size, row.needs.labels))
+        config, labels = self.config(table, row), self.labels(table, row)
+        network = repr((config.backbone, config.head, config.dataset.image_size, labels))
         if network not in self._costs:
-            self._costs[network] = count_cost(config, row.needs.labels)
+            self._costs[network] = count_cost(config, labels)
         return self._costs[network]
+
+    def labels(self, table: PaperTable, row: TableRow) -> int:
+        """How many labels a row's data has; without a record that says so, those of the data it was written for."""
+        return next((r.labels for r in self.records_of(table, row) if r.labels is not None), row.needs.labels)
 
     def _overrides(self, row: TableRow, choice: Sequence[str]) -> tuple[str, ...]:
         return (*(f"{key}={value}" for key, value in row.settings.items()), *choice, *self.request.overrides)

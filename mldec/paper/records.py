@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from mldec.config import Config, Range, Seed, build_options, to_mapping
 from mldec.data.dataset import DatasetConfig
+from mldec.engine.data_splits import read_recorded
 from mldec.engine.metric_writer import read_records
 from mldec.engine.run_directory import MOST_JSON, read_metadata, write_json
 from mldec.errors import MldecError, printable, printable_name, shortened, whole_number
@@ -62,6 +63,7 @@ ADDED: Mapping[tuple[str, str], Any] = {
 REMOVED: Mapping[tuple[str, str], Any] = {("backbone", "checkpoint"): None}
 
 LARGEST = 1e100  # of a record's numbers; beyond it sums and squares overflow
+MOST_LABELS = 100_000  # of a record, whose network is built to count its cost
 Number = Annotated[float, Range(low=-LARGEST, high=LARGEST)]
 Metrics = Annotated[Mapping[str, Number | None], "an object of numbers, or null where there is none"]
 Scalar = str | int | float | bool | None
@@ -104,6 +106,7 @@ class Record(RunIdentity):
         seconds: of the whole run, evaluations included, summed over all times it was resumed.
         peak_memory: in bytes, `host` and (on a GPU) `device`.
         environment: device, versions, commit.
+        labels: how many are trained; None in older records, and of a benchmark.
     """
 
     outcome: Literal["finished", "out_of_memory"]
@@ -114,6 +117,7 @@ class Record(RunIdentity):
     seconds: Number | None = None
     peak_memory: Annotated[Mapping[str, int], "an object of numbers"] = field(default_factory=dict)
     environment: Environment = field(default_factory=dict)
+    labels: Annotated[int, Range(low=1, high=MOST_LABELS)] | None = None
     version: int = VERSION
 
     @property
@@ -228,6 +232,7 @@ def _circumstances(folder: Path) -> dict[str, Any]:
         "seconds": cost.get("seconds"),
         "peak_memory": cost.get("peak_memory", {}),
         "environment": _kept(read_metadata(folder / "environment.json")),
+        "labels": read_recorded(folder).get("train", {}).get("labels"),
     }
 
 

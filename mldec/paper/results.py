@@ -75,21 +75,42 @@ def write_table(planner: Planner, table: PaperTable, results: Sequence[RowResult
     return f"{table.name}: {table.title}\n{table.about}\n\n{text}{plot}"
 
 
-def write_page(planner: Planner, results: Mapping[str, Sequence[RowResult]], path: Path, command: str) -> None:
+def write_page(
+    planner: Planner,
+    results: Mapping[str, Sequence[RowResult]],
+    path: Path,
+    command: str,
+    title: str | None = None,
+) -> None:
     """Write one page of the request's tables.
 
     Args:
         results: of each table's rows, by table id.
         path: the Markdown file; plots go to `images/` beside it.
         command: what writes the page, for its head.
+        title: of the page; None: that of its scale.
     """
     scale, sections = planner.request.scale, []
     for table in planner.request.tables:
         image = f"images/{scale}-{table.id}.png"
         drawn = plots.draw(table, results[table.id], path.parent / image)
         sections.append(report.PageSection(table, results[table.id], plot=image if drawn else None))
-    title = "Results" if scale == "paper" else f"Results at {scale} scale"
-    write_text(path, report.page(sections, command=command, title=title, introduction=INTRODUCTIONS[scale]))
+    title = title or ("Results" if scale == "paper" else f"Results at {scale} scale")
+    introduction = INTRODUCTIONS[scale]
+    if scale == "probe" and (networks := _networks(planner, results)):
+        introduction += f"\n\nBackbones: {', '.join(networks)}."
+    write_text(path, report.page(sections, command=command, title=title, introduction=introduction))
+
+
+def _networks(planner: Planner, results: Mapping[str, Sequence[RowResult]]) -> list[str]:
+    """The backbones of the rows that have records: `tf_efficientnet_lite1 at 240 px`."""
+    found = set()
+    for table in planner.request.tables:
+        for result in results[table.id]:
+            if result.records and table.kind == "training":
+                config = planner.config(table, result.row)
+                found.add(f"{config.backbone.network} at {config.dataset.image_size} px")
+    return sorted(found)
 
 
 def _leftover_records(planner: Planner, table: PaperTable, results: Sequence[RowResult]) -> dict[Path, str]:

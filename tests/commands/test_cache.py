@@ -37,7 +37,7 @@ def test_what_is_built_is_listed_read_and_deleted(words, tmp_path, capsys, monke
     assert "computed 144 images" in out
     assert f"'dataset.cache=\"{cache}\"' cache.tokens=true" in out
     assert run(["cache", "build", *words, f"folder={cache}"]) == 0
-    assert "\ncomplete\n" in capsys.readouterr().out
+    assert "\ncomplete; nothing was missing\n" in capsys.readouterr().out
 
     with monkeypatch.context() as patch:
         patch.setattr(TokenCache, "_shards", lambda *_: pytest.fail("nothing is left to compute"))
@@ -69,7 +69,7 @@ def test_what_is_built_is_listed_read_and_deleted(words, tmp_path, capsys, monke
     assert "4 of 5 shards" in train
     assert all("  all  " in row for row in rows if row is not train)
     assert {row.split()[-1] for row in rows} == {store.key for store in stores(cache)}
-    assert total.endswith(f"GB in {cache / 'tokens'}")
+    assert total.endswith(f"B in {cache / 'tokens'}")
 
     val = next(store for store in stores(cache) if store.title["split"] == "val")
     assert run(["cache", "clear", f"folder={cache}", f"key={val.key}"]) == 0

@@ -169,7 +169,7 @@ def test_settings_of_a_replaced_component_are_left_out_with_a_note(capsys):
         (["experiment=digits", "hydra.run.dir=x"], "run_dir="),
         (["experiment=digits", "name=a b(c"], "cannot be read as key=value"),
         (["experiment=digits", "seed=" + "9" * 5000], "an integer of 5,000 digits; integers from -9,223,"),
-        ([], "no dataset chosen; use experiment="),
+        ([], "no dataset chosen; add dataset=PATH"),
     ],
 )
 def test_a_mistake_gets_one_sentence_that_helps(overrides, message):

@@ -236,7 +236,7 @@ def test_a_table_of_trained_rows_measures_their_heads_as_well(forked, tmp_path, 
     rows = tuple(dataclasses.replace(full.row(key), choose={}) for key in ("gap", "csra"))
     tiny = dataclasses.replace(
         full, rows=rows, plot=None, order=None, findings=(), plateau={}, seeds=1,
-        benchmark=("heads", "table=arena", "rows=gap,csra", "num_labels=4", "seconds=0.01", "repeats=2"),
+        benchmark=("heads", "table=arena", "rows=gap,csra", "seconds=0.01", "repeats=2"),
     )  # fmt: skip
     monkeypatch.setattr("mldec.paper.tables.find_table", lambda name, scale: tiny)
     network = ["backbone=resnet_digits", "backbone.pretrained=false", "dataset.image_size=64", "cache.tokens=false"]
@@ -249,6 +249,8 @@ def test_a_table_of_trained_rows_measures_their_heads_as_well(forked, tmp_path, 
     header, _, *lines = [line for line in text.splitlines() if line.startswith("|")][:4]
     (place,) = (number for number, cell in enumerate(header.split("|")) if "1 image [ms]" in cell)
     assert all(float(line.split("|")[place]) > 0 for line in lines)
+    records = find_records(tmp_path / "records").by_key.values()
+    assert {record.labels for record in records} == {80, None}  # that of the benchmark is not trained
     assert "started" not in run(capsys, "arena", *given)[1]
 
 

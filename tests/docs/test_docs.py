@@ -281,7 +281,7 @@ def leave_undone(patch: pytest.MonkeyPatch) -> None:
 
     facts = recipes.Facts(images=1000, labels=20, single_label=False, native_size=240, cpu=True)
     patch.setattr(recipes, "read_facts", lambda config: facts)
-    patch.setattr(train, "_tune", lambda config, count: config)
+    patch.setattr(train, "_tune", lambda config, count, given: config)
 
     def checked(config: object, *rest: object, **more: object) -> int:
         config_checks.check_config(config)  # type: ignore[arg-type]

@@ -9,8 +9,18 @@ import pytest
 from mldec.commands import compose
 from mldec.commands.options import compose_config, parse
 from mldec.commands.train import TrainOptions
-from mldec.config import Config, build_config, to_mapping
-from mldec.engine.recipes import EPOCHS, MOST_QUERIES, UPDATES, Choice, Facts, apply_recipe, choose
+from mldec.config import Config, build_config, to_mapping, with_settings
+from mldec.engine.recipes import (
+    EPOCHS,
+    MOST_QUERIES,
+    PROBE_RATES,
+    UPDATES,
+    Choice,
+    Facts,
+    apply_recipe,
+    choose,
+    native_size,
+)
 from tests.curve import make
 
 FACTS = Facts(images=6_000, labels=18, single_label=False, native_size=240, cpu=True)
@@ -59,11 +69,49 @@ def test_pooling_learns_at_a_higher_rate_than_attention(probe, digits_root):
 def test_labels_and_kind_of_task_decide_queries_and_loss(probe):
     assert "loss" not in chosen(probe, FACTS)
     assert "head.num_groups" not in chosen(probe, FACTS._replace(labels=MOST_QUERIES))
-    many = FACTS._replace(labels=MOST_QUERIES + 1, single_label=True)
+    many = FACTS._replace(images=10**5, labels=MOST_QUERIES + 1, single_label=True)
     assert chosen(probe, many)["head.num_groups"] == MOST_QUERIES
     assert chosen(probe, many)["loss"] == {"name": "ce"}
     assert "loss" not in chosen(probe, many, "loss")
     assert "loss" not in chosen(probe, many, "loss.gamma_neg")
+
+
+def test_few_images_of_each_class_are_pooled(probe):
+    few = FACTS._replace(images=6_400, labels=100, single_label=True)
+    settings = chosen(probe, few)
+    assert settings["head"] == {"name": "gap"}
+    assert settings["schedule.max_lr"] == PROBE_RATES["gap"]
+    assert "head.num_groups" not in settings
+    for other in (few._replace(single_label=False), few._replace(images=20_000)):
+        assert "head" not in chosen(probe, other)
+    for given in ("head", "head.dim"):
+        assert "head" not in chosen(probe, few, given)
+    assert "head" not in chosen(dataclasses.replace(probe, recipe="finetune"), few)
+
+
+@pytest.mark.parametrize("recipe", ["probe", "finetune"])
+def test_what_is_derived_from_given_settings_follows_them(probe, recipe):
+    """Epochs from the batch size that was given, the average from the epochs."""
+    config = with_settings(dataclasses.replace(probe, recipe=recipe), {"schedule.batch_size": 512})
+    settings = chosen(config, FACTS, "schedule.batch_size")
+    steps = -(-FACTS.images // 512)
+    assert settings["schedule.epochs"] == min(-(-UPDATES[recipe] // steps), EPOCHS[recipe][1])
+    config = with_settings(config, {"schedule.epochs": 2})
+    (decay,) = (c for c in choose(config, FACTS, ["schedule.batch_size", "schedule.epochs"]) if c.key == "ema.decay")
+    assert decay.value == 1 - 1 / 10
+    assert "about 10 of 24 updates" in decay.why
+    if recipe == "finetune":
+        assert settings["schedule.max_lr"] == pytest.approx(1e-3 * 8**0.5, rel=0.02)
+
+
+def test_sizes_are_those_of_the_weights():
+    for words, size in (
+        (["backbone=efficientnet_lite2"], 260),
+        (["backbone=dinov2_vit_b"], 224),
+        (["backbone=timm", "backbone.model=convnext_tiny", "backbone.pretrained=hub:in12k_ft_in1k_384"], 384),
+        (["backbone=resnet_digits"], None),
+    ):
+        assert native_size(make(["experiment=digits", *words]).backbone) == size
 
 
 def test_what_the_user_or_a_file_set_is_kept(probe):

@@ -96,8 +96,8 @@ def test_a_trial_that_fails_is_the_worst(config, tmp_path, monkeypatch):
 
 def test_only_settings_that_the_components_have_are_varied(small_digits, tmp_path, monkeypatch):
     without = make([*(text for text in small_digits if not text.startswith("head.")), "head=gap", "optimizer=sgd"])
-    assert all(hasattr(without.head, "dropout") or "head.dropout" not in t.changes for t in tuning._trials(without))
-    for trial in tuning._trials(without):
+    assert all(hasattr(without.head, "dropout") or "head.dropout" not in t.changes for t in tuning._trials(without, ()))
+    for trial in tuning._trials(without, ()):
         assert with_settings(without, trial.changes).schedule.epochs >= 1
     with pytest.raises(ConfigError, match="tune=9: this experiment has"):
         run(without, Trainings(lambda tried: 1.0), tmp_path, monkeypatch, count=9)

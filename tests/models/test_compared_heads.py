@@ -1,5 +1,8 @@
 """The heads of other methods, each against an implementation in plain numpy that was written from its equations."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from torch import nn
 
 from mldec.errors import DataError
 from mldec.labels import LabelSpace
+from mldec.models import heads
 from mldec.models.classifier import Classifier
 from mldec.models.heads import ADDGCN, MLGCN, SSGRL, ClassSpecificResidualAttention, CTran, GlobalAverageMaxPool
 from mldec.models.heads.label_graph import conditional_probabilities, normalised_adjacency, reweighted_adjacency
@@ -349,3 +353,39 @@ def test_bad_settings_are_refused():
         MLGCN(C, 4, embeddings(), COUNTS)
     with pytest.raises(ValueError, match="num_heads=5"):
         CTran(C, N, num_heads=5)
+
+
+@pytest.mark.parametrize("name", HEAD_NAMES)
+def test_its_graph_gives_the_same_logits_for_any_number_of_images(name, tokens):
+    """What `mldec export` traces."""
+    torch.set_default_dtype(torch.float32)
+    head = make(name).float().eval()
+
+    class OnTokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = head
+
+        def forward(self, values):
+            return self.head(Tokens(values, GRID))
+
+    values = tokens.values.float()
+    program = torch.export.export(OnTokens(), (values,), dynamic_shapes=({0: torch.export.Dim("images", min=1)},))
+    with torch.no_grad():
+        for images in (values, values[:2]):
+            torch.testing.assert_close(program.module()(images), head(Tokens(images, GRID)))
+
+
+def test_each_head_is_one_short_module():
+    """At most 150 lines of code: without comments, docstrings and blank lines."""
+    folder = Path(heads.__file__).parent
+    for path in sorted(folder.glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        quoted = {
+            line
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+            for line in range(node.lineno, (node.end_lineno or 0) + 1)
+        }
+        lines = [line.strip() for number, line in enumerate(text.splitlines(), 1) if number not in quoted]
+        assert sum(bool(line) and not line.startswith("#") for line in lines) <= 150, path.name

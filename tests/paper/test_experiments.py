@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -271,3 +272,19 @@ def check_header(name: str) -> None:
     text = (module.EXPERIMENTS / f"{name}.yaml").read_text(encoding="utf-8")
     assert module.with_header(text, module.header(name)) == text
     assert f"experiment={name}" in text
+
+
+def test_a_name_with_a_width_says_the_width_that_is_trained():
+    """`LESA-256`: its tokens, or its decoder, are that wide."""
+    named = 0
+    for table in load_tables("probe"):
+        for row in table.reproduced:
+            found = re.search(r"-(128|256)\b", str(row.cells.get("method", "")))
+            if found is None:
+                continue
+            words = [f"{key}={value}" for key, value in row.settings.items()]
+            head = build_config(compose.compose([f"experiment={row.experiment}", "dataset=digits", *words])).head
+            widths = {getattr(head, name, None) for name in ("projection", "dim")} - {None}
+            assert widths == {int(found[1])}, (table.id, row.key)
+            named += 1
+    assert named > 20

@@ -99,8 +99,8 @@ class BiAM(EmbeddingHead):
         top_k: k; None: the published share, 6 of 196 places, but at least one.
         dropout: of the attention and of its output.
         scene_dropout: of the scene vector.
-        norm_momentum: share of the last batch in the running statistics of the norms. The published 0.99, meant as
-            TensorFlow's, is kept; torch's own default is 0.1.
+        norm_momentum: share of the last batch in the running statistics of the norms. Published is 0.99, meant as
+            TensorFlow's, with which they are nearly those of the last batch.
         scene_features: width of the vector `scene` that `forward` then takes: the published 4096 of VGG's fc7. None:
             the scene is the mean token.
         Others: of `EmbeddingHead`.
@@ -120,7 +120,7 @@ class BiAM(EmbeddingHead):
         top_k: int | None = None,
         dropout: float = 0.1,
         scene_dropout: float = 0.2,
-        norm_momentum: float = 0.99,
+        norm_momentum: float = 0.1,
         *,
         label_embeddings: LabelEmbeddings,
         normalize: Normalize = "unit",
@@ -187,7 +187,7 @@ class BiAMConfig(EmbeddingHeadConfig):
     top_k: Count | None = None  # places whose logits are averaged, the highest; null: 6 of 196, at least one
     dropout: Share = 0.1  # of the attention and of its output
     scene_dropout: Share = 0.2  # of the mean token, which describes the scene
-    norm_momentum: Fraction = 0.99  # share of the last batch in the batch norms' running statistics, as published
+    norm_momentum: Fraction = 0.1  # share of the last batch in the batch norms' running statistics; published: 0.99
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads:

@@ -120,8 +120,7 @@ class AttentionPerLabel(EmbeddingHead):
     attention per trained label would have none for other labels, so this one is made from the label's vector, by a
     form bilinear in vector and region, and all else is as in `LESA`. That form is ours.
 
-    Args:
-        Of `EmbeddingHead`.
+    Arguments are those of `EmbeddingHead`.
 
     Raises:
         ValueError: in `forward`, tokens without a grid.
