@@ -57,6 +57,10 @@ def draw(table: PaperTable, results: Sequence[RowResult], path: Path) -> bool:
     for panel, view in zip(panels, views, strict=True):
         _draw_view(panel, table, plot, view, series)
         panel.margins(x=0.36 if len(views) > 1 else 0.14, y=0.12)  # space for the names
+    if plot.frontier:  # with many points in little space
+        figure.canvas.draw()
+        for panel, view in zip(panels, views, strict=True):
+            _spread_names(panel, [point for found in (view.published or view.obtained).values() for point in found])
     entries = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries, fontsize=9, loc="outside lower center", ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,6 +171,37 @@ def _draw_names(panel: Any, points: Series, first: str) -> None:
         for point in found:
             text = panel.annotate(_plain(point.name), point[:2], xytext=offset, textcoords="offset points", ha=side)
             text.set(fontsize=9, color="#444444", path_effects=[withStroke(linewidth=3, foreground="white")])
+
+
+#: Where a name may stand beside its point, in points of 1/72 inch, and which of its sides is there; best first.
+PLACES = tuple(
+    ((dx, dy), side) for dy in (-13, 7, -3, -24, 18, -35, 29, -46, 40) for dx, side in ((9, "left"), (-9, "right"))
+)
+
+
+def _spread_names(panel: Any, points: Sequence[PlotPoint]) -> None:
+    """Move each name to the first of `PLACES` where it covers no point and no other name; else to the best of them."""
+    from matplotlib.transforms import Bbox
+
+    taken = []
+    for point in points:
+        x, y = panel.transData.transform((point.x, point.y))
+        taken.append(Bbox.from_extents(x - 9, y - 9, x + 9, y + 9))
+    for text in panel.texts:
+        tried = []
+        for number, (offset, side) in enumerate(PLACES):
+            text.xyann = offset
+            text.set_horizontalalignment(side)
+            box = text.get_window_extent()
+            covered = sum(
+                overlap.width * overlap.height for other in taken if (overlap := Bbox.intersection(box, other))
+            )
+            outside = not panel.bbox.x0 - 5 <= box.x0 <= box.x1 <= panel.figure.bbox.x1
+            tried.append((outside, covered, number, box))
+        *_, number, box = min(tried, key=lambda one: one[:3])
+        text.xyann = PLACES[number][0]
+        text.set_horizontalalignment(PLACES[number][1])
+        taken.append(box)
 
 
 def _plain(text: str) -> str:

@@ -34,7 +34,7 @@ def test_the_results_at_desk_scale(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the photographs are not here")
-@pytest.mark.parametrize("name", ["results-photos.md", "results-tags.md", "results-cifar100.md"])
+@pytest.mark.parametrize("name", ["results-photos.md", "results-arena.md", "results-tags.md", "results-cifar100.md"])
 def test_the_results_at_probe_scale(name, tmp_path, capsys, monkeypatch):
     """The command at the head of a page gives that page, from the records and the labels of the photographs."""
     written = (ROOT / "docs" / name).read_text(encoding="utf-8")

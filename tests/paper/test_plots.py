@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,3 +127,23 @@ def test_a_second_figure_has_a_panel_of_its_own(table: PaperTable, tmp_path: Pat
 def test_the_front_joins_the_points_that_none_betters() -> None:
     points = [plots.PlotPoint(x, y, None, "") for x, y in [(3, 5), (1, 2), (2, 1), (2, 4), (4, 5), (5, 6), (1, 1)]]
     assert [point[:2] for point in plots.front(points)] == [(1, 2), (2, 4), (3, 5), (5, 6)]
+
+
+def test_names_of_a_front_cover_neither_points_nor_one_another():
+    """Points in one another's way: what the default place would hide is written elsewhere."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 5), dpi=100)
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    points = [plots.PlotPoint(x, y, None, f"method {x}") for x, y in ((1.0, 2.0), (1.1, 1.97), (1.2, 1.94), (2.0, 1.0))]
+    panel.plot([p.x for p in points], [p.y for p in points], "o")
+    panel.set_xlim(0, 4)
+    plots._draw_names(panel, {"all": points}, "all")
+    figure.canvas.draw()
+    plots._spread_names(panel, points)
+    boxes = [text.get_window_extent() for text in panel.texts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    for point in points:
+        assert not any(box.contains(*panel.transData.transform(point[:2])) for box in boxes)
