@@ -216,6 +216,12 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(small_digits, tmp_path):
     assert (folder / "checkpoints" / "last.pt").exists()
 
 
+def test_several_runs_have_no_directory_in_common(small_digits, tmp_path, capsys):
+    assert run(["train", *small_digits, f"run_dir={tmp_path / 'one'}", "seed=0,1", "-m"]) == 2
+    assert "each run needs a directory of its own; use output=DIR" in capsys.readouterr().err
+    assert not (tmp_path / "one").exists()
+
+
 def test_a_sweep_runs_every_combination_in_its_own_process(small_digits, tmp_path):
     overrides = [*small_digits, f"output={tmp_path}", "schedule.epochs=1", "head.num_groups=20,80", "-m"]
     said = tmp_path / "said"

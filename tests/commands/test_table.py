@@ -294,6 +294,20 @@ def test_a_run_that_another_table_began_is_gone_on_with(tmp_path):
     assert runner.command(twins[1], workspace)[4] == f"resume={checkpoints.parent}"
 
 
+def test_another_backbone_brings_the_size_of_its_weights(capsys):
+    compose.load_components(())
+    words = ["scale=probe", "dataset=digits", "backbone=efficientnet_lite2"]
+    planner = table.make_planner("7", *parse(words, table.TableOptions, "table"))
+    assert "note: dataset.image_size=260, the input size of this backbone's weights, instead of 240" in (
+        capsys.readouterr().err
+    )
+    (one,) = planner.request.tables
+    assert all(planner.config(one, row).dataset.image_size == 260 for row in one.rows)
+    for own in ("dataset.image_size=200", "backbone=efficientnet_lite1"):
+        planner = table.make_planner("7", *parse([*words, own], table.TableOptions, "table"))
+        assert planner.config(one, one.rows[0]).dataset.image_size == (200 if "size" in own else 240)
+
+
 def test_a_benchmark_is_one_command_for_all_rows(tmp_path, capsys):
     code, text = run(capsys, "9", "scale=desk", "launcher=print", f"output={tmp_path}")
     assert code == 0
@@ -323,6 +337,10 @@ def test_the_published_vectors_may_lie_anywhere(tmp_path):
         (["1", "seed=5"], "seed=5: every row has its own; use seeds=0,1,2"),
         (["1", "run_dir=x"], "run_dir=x: every row has its own; use output=DIR"),
         (["1", "-m"], "-m: has no effect here"),
+        (
+            ["10", "scale=probe", "dataset=digits", "backbone=efficientnet_lite0"],
+            "row tresnet_xl_640 of Table 10 has backbone=efficientnet_lite2 of its own; leave it out",
+        ),
         (["1", "seeds=a"], "seeds=a: expected an integer"),
         (["1", "rows=gab"], "did you mean gap"),
         (["5", "rows=kssnet"], "quotes it from the literature"),

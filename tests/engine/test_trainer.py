@@ -422,6 +422,15 @@ def test_the_last_figures_are_those_of_the_test_split(small_digits, tmp_path):
     assert positives != trainer.splits.val.positives_per_class().tolist()
 
 
+def test_init_from_another_network_is_refused(small_digits, tmp_path):
+    """Tensors of networks of one family have equal shapes, in other places."""
+    make_trainer(make(small_digits)).fit(tmp_path / "first")
+    overrides = [word for word in small_digits if not word.startswith("backbone.")]
+    other = make([*overrides, "backbone=resnet18", "backbone.pretrained=false", f"init_from={tmp_path / 'first'}"])
+    with pytest.raises(CheckpointError, match=r"its backbone is resnet_digits, this one's is resnet18"):
+        make_trainer(other)
+
+
 def test_init_from_leaves_the_graph_of_labels_to_each_run(small_digits, tmp_path):
     """It counts the training images of a run, which other ones may not have."""
     words = [word for word in small_digits if not word.startswith("head.")]
