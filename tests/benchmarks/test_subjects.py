@@ -90,8 +90,8 @@ def test_cached_tokens_are_measured_on_generated_images(tmp_path, monkeypatch):
     assert share["value"] == pytest.approx(100 * figures["extraction"]["value"] / figures["bare network"]["value"])
     assert {name: figure["target"] for name, figure in figures.items() if figure["target"]} == {
         "extraction over the bare network": 90,
-        "epoch of average pooling without over with cache": 20,
-        "ML-Decoder step with over without reading": 1.1,
+        "epoch of average pooling, time without the cache over time with it": 20,
+        "ML-Decoder step, time with reading over time without": 1.1,
         "ML-Decoder step, of the matrix product's rate": 40,
     }
     assert sum(name.startswith("network: ") for name in figures) == 5

@@ -350,7 +350,7 @@ def test_damage_is_repaired_and_nothing_else_computed(words, computed, caplog):
 
 
 def test_more_than_allowed_is_refused_before_anything_is_written(words, tmp_path):
-    with pytest.raises(ConfigError, match=r"more than cache\.max_gb=0\.001; use cache\.max_gb=0\.00\d+, a smaller"):
+    with pytest.raises(ConfigError, match=r"more than cache\.max_gb=0\.001; use cache\.max_gb=0\.01, a smaller"):
         fill(prepared([*words, *AUGMENTED, "cache.max_gb=0.001"]))
     assert not list_stores(tmp_path / "cache" / "tokens")
 
