@@ -122,7 +122,7 @@ def compose(
         raise ConfigError(
             "no dataset chosen; add dataset=PATH, a folder or a table of your images, or one of\n"
             f"  datasets: {', '.join(choices('dataset', folders))}\n"
-            f"  experiments that have one: {', '.join(choices('experiment', folders))}"
+            f"  experiments, most of which have one: {', '.join(choices('experiment', folders))}"
         )
     mapping = _without_leftovers(mapping, overrides, notes if notes is not None else [])
     show_summary(own, mapping)
