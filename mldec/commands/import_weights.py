@@ -50,9 +50,7 @@ class ImportOptions:
     backbone: str | None = None
     labels: LabelNames | None = None
     label_embeddings: str | None = None
-    image_size: Count | None = (
-        None  # in pixels; default: where positions show it, that of the file, else the experiment's, or 448
-    )
+    image_size: Count | None = None  # in pixels; default: the file's, if positions show it, the experiment's, or 448
 
 
 OPTIONS = ImportOptions

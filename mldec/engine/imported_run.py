@@ -163,8 +163,8 @@ def count_cooccurrence(
 def _found_settings(found: PublishedFile) -> dict[str, dict[str, Any]]:
     """The settings of both groups that the file itself decides."""
     network = {key: value for key, value in found.backbone.items() if key in ("name", "model")}
-    open_ones = ("label_embeddings", *(found.method.assumed if found.method is not None else ()))
-    return {"backbone": network, "head": {key: value for key, value in found.head.items() if key not in open_ones}}
+    undecided = ("label_embeddings", *(found.method.assumed if found.method is not None else ()))
+    return {"backbone": network, "head": {key: value for key, value in found.head.items() if key not in undecided}}
 
 
 def choose_labels(

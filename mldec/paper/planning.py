@@ -73,6 +73,7 @@ class Planner:
         self._compose = cache(compose)
         self._key = cache(lambda *run: config_key(*self._configs(*run)))
         self._costs: dict[str, Cost] = {}
+        self._benchmark_keys: dict[str, str] = {}
         self.read_records()
 
     def read_records(self) -> None:
@@ -129,7 +130,7 @@ class Planner:
 
     def rounds_of(self, table: PaperTable, row: TableRow) -> tuple[Record, ...]:
         """What the table's benchmark measured of a row, one record per round; none where there is no benchmark."""
-        record = self.records.by_key.get(self.benchmark_job(table).key) if table.benchmark else None
+        record = self.records.by_key.get(self._benchmark_key(table)) if table.benchmark else None
         return () if record is None else rounds_of_row(record, row.key)
 
     def is_complete(self, table: PaperTable, row: TableRow) -> bool:
@@ -154,18 +155,26 @@ class Planner:
 
     def benchmark_job(self, table: PaperTable) -> Job:
         """The one run that measures the rows of a table, all or those that are tuned."""
-        settings = dict.fromkeys((str(row.experiment), self._overrides(row, ())) for row in table.tuned)
-        configs = [self._configs(experiment, overrides, 0)[0] for experiment, overrides in settings]
+        experiment = table.tuned[0].experiment
+        assert experiment is not None
         return Job(
             table=table.id,
             row=ALL,
             scale=self.request.scale,
             seed=0,
-            key=config_key(*configs),
-            experiment=next(iter(settings))[0],
+            key=self._benchmark_key(table),
+            experiment=experiment,
             overrides=self.request.overrides,
             benchmark=(*table.benchmark, *self._measured_labels(table)),
         )
+
+    def _benchmark_key(self, table: PaperTable) -> str:
+        """The key of the configs of all rows that the benchmark measures; every row asks for it."""
+        if table.id not in self._benchmark_keys:
+            settings = dict.fromkeys((str(row.experiment), self._overrides(row, ())) for row in table.tuned)
+            configs = [self._configs(experiment, overrides, 0)[0] for experiment, overrides in settings]
+            self._benchmark_keys[table.id] = config_key(*configs)
+        return self._benchmark_keys[table.id]
 
     def _measured_labels(self, table: PaperTable) -> tuple[str, ...]:
         """The option of a benchmark that gives it as many labels as the trained rows have."""
