@@ -169,7 +169,7 @@ class Planner:
         )
 
     def _benchmark_key(self, table: PaperTable) -> str:
-        """The key of the configs of all rows that the benchmark measures; every row asks for it."""
+        """The key of the configs of all rows that the benchmark measures, which every row needs."""
         if table.id not in self._benchmark_keys:
             settings = dict.fromkeys((str(row.experiment), self._overrides(row, ())) for row in table.tuned)
             configs = [self._configs(experiment, overrides, 0)[0] for experiment, overrides in settings]
