@@ -17,8 +17,7 @@ from mldec.errors import ConfigError, MldecError, RunError, as_override, counted
 if TYPE_CHECKING:
     from mldec.data.token_store import StoredTokens
 
-GB = 1e9
-COLUMNS = ("dataset", "split", "view", "backbone", "size", "images", "GB", "computed", "last used", "key")
+COLUMNS = ("dataset", "split", "view", "backbone", "image size", "images", "on disk", "computed", "last used", "key")
 LEFT = ("dataset", "split", "backbone", "computed", "last used", "key")  # aligned left, the others right
 
 
@@ -153,17 +152,15 @@ def _tokens_folder(folder: Path | None) -> Path:
 
 
 def _row(store: StoredTokens) -> tuple[str, ...]:
+    from mldec.engine.token_cache import size_text
+
     title = {name: str(value) for name, value in store.title.items()}
     images = store.title.get("images")
     return (
         *(title.get(name, "?") for name in ("dataset", "split", "view", "backbone", "image_size")),
         f"{images:,}" if isinstance(images, int) else "?",
-        _size(store.bytes),
+        size_text(store.bytes),
         "all" if store.written == store.shards else f"{store.written:,} of {store.shards:,} shards",
         datetime.datetime.fromtimestamp(store.used).strftime("%Y-%m-%d %H:%M"),
         store.key,
     )
-
-
-def _size(size: int) -> str:
-    return f"{size / GB:.2g}" if size < GB else f"{size / GB:,.1f}"

@@ -48,7 +48,8 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "tokens"  # within the cache folder
 CPU_BATCH, BATCH = 16, 128  # images that are computed at once: on the CPU more are slower
-GB, MB = 1e9, 1e6
+GB = 1e9
+UNITS = ((GB, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 #: Opens a progress bar over a number of images.
 Progress = Callable[[str, int], AbstractContextManager[Bar]]
@@ -66,8 +67,8 @@ class _View:
 
 
 def size_text(size: float) -> str:
-    """`1.3 GB`, `125 GB`, `16 MB`."""
-    amount, unit = (size / GB, "GB") if size >= GB else (size / MB, "MB")
+    """`1.3 GB`, `125 GB`, `16 MB`, `8.2 kB`."""
+    amount, unit = next((size / of, unit) for of, unit in UNITS if size >= of or unit == "kB")
     return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:,.0f} {unit}"
 
 

@@ -49,19 +49,8 @@ def test_what_is_built_is_listed_read_and_deleted(words, tmp_path, capsys, monke
     capsys.readouterr()
     assert run(["cache", "list", f"folder={cache}"]) == 0
     head, *rows, total = capsys.readouterr().out.splitlines()
-    assert head.split() == [
-        "dataset",
-        "split",
-        "view",
-        "backbone",
-        "size",
-        "images",
-        "GB",
-        "computed",
-        "last",
-        "used",
-        "key",
-    ]
+    columns = "dataset  split  view  backbone  image size  images  on disk  computed  last used  key"
+    assert head.split() == columns.split()
     assert sorted(row.split()[1] for row in rows) == ["test", "train", "val"]
     train = next(row for row in rows if " train " in row)
     assert "resnet_digits" in train

@@ -359,7 +359,7 @@ def test_a_disk_without_space_is_refused_before_anything_is_written(words, tmp_p
     cache = prepared([*words, *PLAIN])
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(token_cache.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(ConfigError, match=r"only 0\.0 MB are free there; use dataset\.cache=FOLDER"):
+    with pytest.raises(ConfigError, match=r"only 1\.0 kB are free there; use dataset\.cache=FOLDER"):
         fill(cache)
     assert not list_stores(tmp_path / "cache" / "tokens")
     monkeypatch.undo()
