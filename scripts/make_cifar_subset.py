@@ -3,7 +3,7 @@
     mldec data download dataset=cifar100 root=data/cifar100
     python scripts/make_cifar_subset.py data/cifar100 cifar100
 
-Of each class the images are taken whose pixels have the smallest SHA-256, so the choice is the same whatever the order of
+Of each class the images are taken whose pixels have the smallest SHA-256: the choice is the same whatever the order of
 the files. OUT, which must not exist yet, gets `cifar-100-binary/` in the published format.
 """
 
