@@ -184,6 +184,8 @@ def check_output_file(name: str, path: Path) -> None:
     """Raise ConfigError where the file that option `name` names, which need not exist, cannot be one."""
     if path.is_dir():
         raise ConfigError(f"{name}={shortened(path)}: is a directory; name a file in it")
+    if os.path.lexists(path) and not (path.is_file() or path.is_symlink()):
+        raise ConfigError(f"{name}={shortened(path)}: is a device, pipe or socket; name a file")
     _check_place(name, path, path.parents)
 
 

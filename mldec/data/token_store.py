@@ -204,7 +204,9 @@ class TokenStore:
                 for shard in range(self.shape.shards)
             ]
         except (OSError, ValueError) as error:
-            raise DataError(f"{self.folder}: tokens were deleted while a run used them; start it again") from error
+            raise DataError(
+                f"{self.folder}: tokens were deleted while a run used them; resume the run, which computes them again"
+            ) from error
 
     def _unwritable(self, path: Path, error: OSError) -> RunError:
         return RunError(

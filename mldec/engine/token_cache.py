@@ -228,13 +228,15 @@ class TokenCache:
         with ExitStack() as held:
             missing: list[int] = []
             if group.is_main:
-                # Another run may compute the same. Of a group the others wait for this process meanwhile, so that a
-                # collective call is not possible.
-                if not held.enter_context(store.lock(_Patience(should_stop if group.size == 1 else lambda: False))):
-                    return False
-                missing = store.missing()
-                if missing:
-                    store.prepare(self._title(view))
+                # Complete tokens can be read where nothing can be written.
+                if store.missing_bytes() or store.missing():
+                    # Another run may compute the same. Of a group the others wait for this process meanwhile, so that a
+                    # collective call is not possible.
+                    if not held.enter_context(store.lock(_Patience(should_stop if group.size == 1 else lambda: False))):
+                        return False
+                    missing = store.missing()
+                    if missing:
+                        store.prepare(self._title(view))
                 store.mark_used()
             missing = group.broadcast(missing)
             if not missing:
@@ -339,13 +341,14 @@ def tokens_folder(dataset: DatasetConfig) -> Path:
 def _digest_images(index: ImageIndex) -> str:
     """Of the image files in order: their paths within the dataset, sizes and times of change.
 
-    Where the dataset lies does not count: a copy that keeps the times, or another path to it, has the same tokens.
+    Both times count: programs set the time of the content (`cp -p`, archives), but not that of the file's status. Where
+    the dataset lies does not count, so another path to it has the same tokens; a copy has others.
     """
     digest = hashlib.sha256()
     for row, name in enumerate(index.names()):
         try:
             status = os.stat(index.path(row))
-            facts = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0"
+            facts = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0"
         except OSError:
             facts = f"{name}\0"  # reading it says what is wrong
         digest.update(facts.encode("utf-8", "surrogateescape"))

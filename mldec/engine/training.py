@@ -191,6 +191,12 @@ def train_once(config: Config, folder: Path, *, quiet: bool = False) -> TrainRes
     """Train into `folder` unless that is done; an interrupted run is resumed. Other processes wait for it."""
     with run_directory.wait_for_lock(folder):
         if metric_writer.is_complete(folder):
+            found = data_splits.describe_splits(data_splits.build_splits(config))
+            if others := data_splits.other_splits(data_splits.read_recorded(folder), found):
+                raise ConfigError(
+                    f"{folder} was trained on other {' and '.join(others)} images or labels; delete it, or use another "
+                    "name=… or output=…"
+                )
             return TrainResult({}, folder)
         begun = (folder / "checkpoints" / "last.pt").exists()
         new = dataclasses.replace(config, run_dir=str(folder))

@@ -240,10 +240,13 @@ def published_statistics(model: str) -> PixelStatistics | None:
 
 
 def _pair(mean: Any, std: Any) -> PixelStatistics | None:
-    """Both as three numbers each; None for anything else."""
+    """Both as three numbers each; None for anything else, and for numbers that pixels in [0, 1] cannot have."""
     if not all(isinstance(values, list | tuple) and len(values) == 3 for values in (mean, std)):
         return None
-    if not all(isinstance(value, int | float) for value in (*mean, *std)) or min(std) <= 0:
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in (*mean, *std)):
+        return None
+    # As comparisons, NaN fails them, and integers of any length can be compared.
+    if not (all(-10 <= value <= 10 for value in mean) and all(1e-3 <= value <= 10 for value in std)):
         return None
     return cast(PixelStatistics, (tuple(map(float, mean)), tuple(map(float, std))))
 
@@ -264,8 +267,14 @@ def _described(folder: Path) -> dict[str, Any]:
     found = content.get("pretrained_cfg", content)
     found = found if isinstance(found, Mapping) else {}
     described: dict[str, Any] = {}
-    if statistics := _pair(found.get("mean"), found.get("std")):
+    given = found.get("mean"), found.get("std")
+    if statistics := _pair(*given):
         described["statistics"] = statistics
+    elif given != (None, None):
+        raise CheckpointError(
+            f"{path}: mean {shortened(given[0], 60)} and std {shortened(given[1], 60)} are not three numbers each of "
+            "pixels in [0, 1]; correct or remove them"
+        )
     if isinstance(licence := found.get("license"), str):
         described["licence"] = shortened(licence, 60)
     return described

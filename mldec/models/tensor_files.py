@@ -88,6 +88,10 @@ def _check_archive(file: BinaryIO, size: int) -> None:
         prefix = pickles[0].removesuffix("data.pkl") + "data/"
         records = {name.removeprefix(prefix): count for name, count in sizes.items() if name.startswith(prefix)}
         rehearse(BytesIO(archive.read(pickles[0])), size, records)
+        if damaged := archive.testzip():
+            raise Refused(
+                f"its record {damaged[:60]} has another checksum than when it was written; get the file again"
+            )
 
 
 def _directory(file: BinaryIO, size: int) -> int:

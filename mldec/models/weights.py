@@ -134,7 +134,8 @@ def load_weights(
         required: the minimum share of the module's tensors that must match, 0 to 1.
 
     Raises:
-        CheckpointError: fewer match; the message lists some missing, unexpected and mismatched names.
+        CheckpointError: fewer match; the message lists some missing, unexpected and mismatched names. Or a tensor that
+            fits has values that are not finite.
     """
     expected = module.state_dict()
     prefix = _common_prefix(state_dict, expected)
@@ -148,12 +149,13 @@ def load_weights(
     fitting, absent, mismatched = compare_tensors(expected, found)
     surplus = [name for name in found if name not in expected] + outside
     skipped = [name for name in surplus if _is_classifier(name, classifiers, anywhere=name in outside)]
+    not_surplus = set(skipped)
     report = LoadReport(
         source=source,
         loaded=tuple(fitting),
         # The counter of batches is absent from older files and does not affect the output of a batch norm.
         missing=tuple(name for name in absent if not name.endswith("num_batches_tracked")),
-        unexpected=tuple(name for name in surplus if name not in set(skipped)),
+        unexpected=tuple(name for name in surplus if name not in not_surplus),
         mismatched=tuple(mismatched),
         skipped=tuple(skipped),
     )
@@ -162,6 +164,7 @@ def load_weights(
             f"{report}\nFewer than {required:.0%} of the tensors match: these are weights of another model. "
             "Choose the backbone of the file, or another file"
         )
+    _refuse_not_finite(fitting, source)
     module.load_state_dict(fitting, strict=False)
     return report
 
@@ -192,9 +195,25 @@ def compare_tensors(
         elif found[name].shape != value.shape:
             shapes = tuple(found[name].shape), tuple(value.shape)
             result.mismatched.append(f"{name}: {shapes[0]} in the file, {shapes[1]} in the model")
+        elif found[name].is_complex() or found[name].is_floating_point() != value.is_floating_point():
+            kinds = _kind(found[name]), _kind(value)
+            result.mismatched.append(f"{name}: {kinds[0]} in the file, {kinds[1]} in the model")
         else:
             result.fitting[ours] = found[name]
     return result
+
+
+def _kind(tensor: Tensor) -> str:
+    """`int8`, of torch.int8."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _refuse_not_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
+            raise CheckpointError(
+                f"{source}: its tensor {name} has values that are not finite in float32; use other weights"
+            )
 
 
 def _common_prefix(names: Iterable[str], expected: Collection[str]) -> str:

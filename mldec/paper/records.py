@@ -192,7 +192,9 @@ def find_records(folder: Path, pattern: str = "*.json") -> RecordSet:
         except (MldecError, OSError, ValueError, RecursionError) as error:
             found.skipped[path] = printable(str(error))
         else:
-            found.by_key[record.key] = record
+            earlier = found.by_key.setdefault(record.key, record)
+            if earlier != record:
+                found.skipped[path] = f"{earlier.file_name} is of the same run, and has another content; delete one"
     return found
 
 

@@ -108,6 +108,7 @@ def test_what_the_network_did_not_see_is_dark_and_what_speaks_against_is_not_war
         (SmallResNet, 64, -7 / 16),  # three halvings: 3.5 of the 8 pixels of a cell
         (lambda: timm.create_model("resnet18"), 96, -31 / 64),  # five, on a map of 3 x 3
         (lambda: timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2), 64, 0.0),
+        (lambda: timm.create_model("tf_efficientnet_lite0"), 224, 31 / 64),  # TensorFlow pads below and on the right
     ],
 )
 def test_the_shift_of_a_map_is_that_of_its_strides(make_model, size, expected):
@@ -118,6 +119,18 @@ def test_the_shift_of_a_map_is_that_of_its_strides(make_model, size, expected):
     assert shift == pytest.approx((expected, expected), abs=0.08)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in backbone.parameters())
+
+
+def test_the_shift_of_a_map_does_not_depend_on_the_weights():
+    backbone = Backbone(timm.create_model("tf_efficientnet_lite0"), image_size=64).eval()
+    before = measure_shift(backbone, lambda images: images.float() / 255, 64)
+    with torch.no_grad():
+        for module in backbone.modules():
+            if isinstance(module, nn.Conv2d):  # as if trained: few weights are large
+                module.weight.mul_(torch.randn_like(module.weight) ** 3)
+    kept = {name: value.clone() for name, value in backbone.state_dict().items()}
+    assert measure_shift(backbone, lambda images: images.float() / 255, 64) == before
+    assert all(torch.equal(value, kept[name]) for name, value in backbone.state_dict().items())
 
 
 def test_maps_of_average_pooling_add_up_to_the_logit(run):

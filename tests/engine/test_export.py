@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 
 import mldec
@@ -343,7 +343,7 @@ def test_a_centre_crop_is_described_as_it_is_done(inputs, tmp_path, monkeypatch,
     overrides = [f"dataset.crop={crop}", f"dataset.interpolation={interpolation}"]
     restored = restore(untrained(tmp_path, *overrides))
     steps = preprocessing(restored, included=False)
-    found = {"np": np, "Image": Image}
+    found = {"np": np, "Image": Image, "ImageOps": ImageOps}
     exec(template("open_image.py.jinja").render(preprocessing=steps), found)
     expected = build.build_resize(restored.config)(np.asarray(Image.open("photo.jpg")))
     normalization = Normalization((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
