@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mldec.errors import ConfigError
-from mldec.files import refuse_linked, remove_partial, replacing, without_links
+from mldec.files import check_output_file, refuse_linked, remove_partial, replacing, without_links
 
 
 def fail(path: Path, error: BaseException) -> None:
@@ -124,3 +124,12 @@ def test_a_file_that_stays_in_place_is_opened_only_if_it_is_regular(kind: str, t
     with pytest.raises(ConfigError, match=r"log\.txt is not a regular file .*; remove it"):
         without_links(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     assert target.read_text() == "mine" if kind == "link" else not target.exists()
+
+
+def test_a_pipe_or_a_device_is_no_output_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=r"page=.*pipe: is a device, pipe or socket; name a file"):
+        check_output_file("page", tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="page=/dev/null: is a device"):
+        check_output_file("page", Path("/dev/null"))
+    check_output_file("page", tmp_path / "new.md")

@@ -149,7 +149,7 @@ def test_a_full_disk_leaves_what_was_written_and_says_what_to_do(tmp_path, monke
 def test_tokens_deleted_before_they_are_read_are_an_error_in_words(tmp_path):
     store = fill(store_in(tmp_path))
     (store.folder / "00002.shard").unlink()
-    with pytest.raises(DataError, match="tokens were deleted while a run used them; start it again"):
+    with pytest.raises(DataError, match="tokens were deleted while a run used them; resume the run"):
         store.read([0])
 
 

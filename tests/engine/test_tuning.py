@@ -11,7 +11,7 @@ import pytest
 from mldec.config import Config, with_settings
 from mldec.engine import tuning
 from mldec.engine.metric_writer import best_on_val, read_records
-from mldec.engine.training import TrainResult
+from mldec.engine.training import TrainResult, train_once
 from mldec.engine.tuning import Interruption, Trial, tune
 from mldec.errors import ConfigError, RunError
 from tests.curve import make
@@ -113,3 +113,12 @@ def test_real_trials_are_trained_and_measured_on_val(small_digits, tmp_path):
     assert best.value == max(best_on_val(read_records(folder / "metrics.jsonl")) for folder in whole)
     assert len(said) == 6  # a line each, also of what is not trained again
     assert tuned.schedule.epochs == 2
+
+
+def test_a_training_on_other_data_is_not_taken_for_done(config, tmp_path):
+    config = with_settings(config, {"schedule.epochs": 1, "dataset.train": 8, "dataset.val": 4, "dataset.test": 4})
+    folder = tmp_path / "run"
+    assert train_once(config, folder, quiet=True).exit_code == 0
+    assert train_once(config, folder, quiet=True).metrics == {}  # done
+    with pytest.raises(ConfigError, match="was trained on other val images or labels; delete it, or use another name="):
+        train_once(with_settings(config, {"dataset.val": 5}), folder, quiet=True)

@@ -153,8 +153,55 @@ def test_a_folder_says_how_its_images_are_normalised(tmp_path: Path, name: str) 
     assert backbone.loaded is not None
     assert backbone.loaded.source == f"{tmp_path} (licence mit)"
     assert build("resnet18", pretrained=str(tmp_path), normalize="unit").normalization == UNIT
-    (tmp_path / "config.json").write_text('{"pretrained_cfg": {"mean": [0.1, 0.1], "std": "x", "license": 3}}')
+    (tmp_path / "config.json").write_text('{"pretrained_cfg": {"license": 3}}')
     assert build("resnet18", pretrained=str(tmp_path)).normalization == IMAGENET
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ("[0.1, 0.1]", '"x"'),
+        ("[0, 0, 0]", "null"),
+        ("[0, 0, 0]", "[1, 1, 1e-300]"),
+        ("[123, 116, 103]", "[58, 57, 57]"),
+        ("[true, 0, 0]", "[1, 1, 1]"),
+        ("[0, 0, 0]", f"[1, 1{'0' * 400}, 1]"),
+    ],
+)
+def test_statistics_that_pixels_cannot_have_are_refused(tmp_path: Path, mean: str, std: str) -> None:
+    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(f'{{"mean": {mean}, "std": {std}}}')
+    with pytest.raises(CheckpointError, match=r"config\.json: mean .* and std .* are not three numbers each"):
+        build("resnet18", pretrained=str(tmp_path))
+
+
+def test_tensors_of_another_kind_do_not_fit(tmp_path: Path) -> None:
+    weights = timm.create_model("resnet18").state_dict()
+    as_integers = {name: value.to(torch.int8) for name, value in weights.items()}
+    save_file(as_integers, tmp_path / "integers.safetensors")
+    with pytest.raises(CheckpointError, match="int8 in the file, float32 in the model"):
+        build("resnet18", pretrained=str(tmp_path / "integers.safetensors"))
+    as_halves = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+    save_file(as_halves, tmp_path / "halves.safetensors")
+    assert build("resnet18", pretrained=str(tmp_path / "halves.safetensors")).loaded is not None
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    weights = timm.create_model("resnet18").state_dict()
+    weights["layer1.0.conv1.weight"][3, 2] = float("nan")
+    torch.save(weights, tmp_path / "nan.pth")
+    with pytest.raises(CheckpointError, match=r"its tensor layer1\.0\.conv1\.weight has values that are not finite"):
+        build("resnet18", pretrained=str(tmp_path / "nan.pth"))
+
+
+def test_a_file_with_a_damaged_byte_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(timm.create_model("resnet18").state_dict(), path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="has another checksum than when it was written"):
+        build("resnet18", pretrained=str(path))
 
 
 def test_a_repository_of_the_hugging_face_cache_is_a_folder(tmp_path: Path) -> None:

@@ -360,3 +360,13 @@ def test_metrics_of_other_names_are_no_rounds_of_a_benchmark():
         (0, {"train_speed": 1.0}),
         (1, {"train_speed": 2.0}),
     ]
+
+
+def test_two_records_of_one_run_with_different_results_are_reported(workspace, training):
+    run_jobs([job()], workspace, Said())
+    (record,) = find_records(workspace.records).by_key.values()
+    path = workspace.records / record.file_name
+    (workspace.records / "zz.json").write_text(path.read_text().replace("71.5", "99.9"))
+    found = find_records(workspace.records)
+    assert found.by_key[record.key].metrics["mAP"] == 71.5
+    assert "is of the same run, and has another content" in found.skipped[workspace.records / "zz.json"]
