@@ -101,7 +101,7 @@ def _list(options: ListOptions, arguments: compose.Arguments) -> int:
             cells = zip(COLUMNS, row, widths, strict=True)
             padded = (cell.ljust(width) if name in LEFT else cell.rjust(width) for name, cell, width in cells)
             say("  ".join(padded).rstrip())
-    say(f"{size_text(sum(store.bytes for store in stores))} in {folder}")
+    say(f"{size_text(sum(store.bytes for store in stores))} in {folder}" if stores else f"no tokens in {folder}")
     return 0
 
 

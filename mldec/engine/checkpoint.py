@@ -335,9 +335,10 @@ def init_weights(
     stored = content["config"]["backbone"]
     theirs = network_name(stored["name"], stored.get("model"))
     if network is not None and theirs != network:
+        size = content["config"]["dataset"]["image_size"]
         raise CheckpointError(
             f"init_from={run}: its backbone is {theirs}, this one's is {network}; its weights do not belong in it. "
-            "Choose its backbone: backbone=…"
+            f"Use its backbone and size: backbone={theirs} dataset.image_size={size}"
         )
     _, state = choose_weights(content, "best", path)
     state = {name: value for name, value in state.items() if name != GRAPH}
@@ -369,7 +370,8 @@ def describe_lost_best(run_dir: Path, step: int) -> str | None:
 
 
 def _read_reported(run: str | Path, which: Literal["best", "last"] = "best") -> StoredCheckpoint:
-    """The checkpoint of a run. Warns if that is last.pt although an epoch was evaluated: its best.pt is missing."""
+    """The checkpoint of a run. Warns if that is last.pt although an epoch was evaluated: its best.pt is missing; and if
+    nothing has been trained yet."""
     path = find_checkpoint(run, which)
     content = load_checkpoint(path)
     epoch = content.get("resume", {}).get("progress", {}).get("best_epoch", 0)
@@ -378,4 +380,6 @@ def _read_reported(run: str | Path, which: Literal["best", "last"] = "best") -> 
             "warning: %s is missing, the weights of epoch %d are lost; using %s of step %d instead",
             *(path.with_name("best.pt"), epoch, path.name, content["step"]),
         )
+    if content["step"] == 0 and "resume" in content:  # imported weights are of step 0 as well, and cannot be resumed
+        logger.warning("warning: %s is of step 0: its head has not been trained, and its scores mean nothing", path)
     return StoredCheckpoint(path, content)

@@ -366,6 +366,13 @@ def test_a_lost_best_epoch_is_said_and_not_reported(run, capsys, caplog):
     test = read_records(run / "metrics.jsonl")[-1]
     assert (test["kind"], test["epoch"]) == ("test", 2)
     assert load_checkpoint(best)["step"] == 2 * steps
+    # Before the first step there is nothing that was trained.
+    best.unlink()
+    content["resume"]["progress"] |= {"best_epoch": 0, "epochs": 0, "step": 0}
+    save_checkpoint(last, content | {"step": 0})
+    caplog.clear()
+    restore(run)
+    assert "its head has not been trained, and its scores mean nothing" in caplog.text
     assert (run / "thresholds.csv").exists()
 
 
