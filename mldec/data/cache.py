@@ -27,7 +27,7 @@ from mldec.data.index import ImageIndex
 from mldec.data.index_file import VERSION, Gaps, changed, open_index, save_index
 from mldec.data.reading_messages import MOST_KEPT, recorded, say
 from mldec.data.unseen import unseen_file, with_unseen
-from mldec.errors import ConfigError, DataError
+from mldec.errors import DataError
 from mldec.untrusted import check_regular
 
 logger = logging.getLogger(__name__)
@@ -97,8 +97,6 @@ def cache_folder(config: DatasetConfig) -> str | None:
 def named_cache_folder(named: str | None) -> str | None:
     """The folder that is named, else that of MLDEC_CACHE, else the user's own; None where no home is known."""
     if named is not None:
-        if not named:
-            raise ConfigError("dataset.cache= is empty; name a folder, or leave it out for the user's own")
         return os.path.expanduser(named)
     return os.environ.get("MLDEC_CACHE") or user_cache_folder()
 

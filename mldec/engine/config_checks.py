@@ -14,6 +14,8 @@ from mldec.registry import HEADS
 def check_config(config: Config) -> None:
     """Raise ConfigError for combinations that are invalid whatever the data. Reads no files."""
     dataset, loss = config.dataset, config.loss
+    if dataset.cache == "":
+        raise ConfigError("dataset.cache= is empty; name a folder, or leave it out to use your own cache folder")
     if uses_softmax(config) and not config.dataset.single_label:
         raise ConfigError(
             f"loss={loss.name} trains exactly one label per image, but {dataset.name} has several; "

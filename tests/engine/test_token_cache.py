@@ -379,6 +379,11 @@ def test_runs_that_need_images_are_refused(words, override):
         check_config(config)
 
 
+def test_an_empty_cache_folder_is_not_the_current_directory(words):
+    with pytest.raises(ConfigError, match=r"dataset\.cache= is empty; name a folder"):
+        check_config(make([*words, "dataset.cache="]))
+
+
 def test_a_broken_image_is_named(words, tmp_path):
     words = [*words, *PLAIN, "dataset.train=8", "dataset.val=4", "dataset.test=4", f"dataset.root={tmp_path / 'new'}"]
     cache = prepared(words)
