@@ -57,6 +57,7 @@ class Range:
 
 Count = Annotated[int, Range(low=1)]
 Some = Annotated[int, Range(low=1, high=1024)]  # processes or threads
+Views = Annotated[int, Range(low=1, high=1000)]
 SomeOrNone = Annotated[int, Range(low=0, high=1024)]
 Natural = Annotated[int, Range(low=0)]
 Seed = Annotated[int, Range(low=0, high=2**63 - 1)]  # torch keeps a seed in 64 bits
@@ -132,9 +133,7 @@ class TokenCacheConfig:
     """Tokens of a frozen backbone (`backbone.freeze=all`), computed once and kept for later runs."""
 
     tokens: bool = False  # train the head on cached tokens
-    views: Annotated[int, Range(low=1, high=1000)] = (
-        1  # augmented views of each training image; epoch e shows view e modulo their number
-    )
+    views: Views = 1  # augmented views of each training image; epoch e shows view e modulo their number
     dtype: Literal["float16", "float32"] = "float16"  # of the tokens on disk
     max_gb: Positive = 20.0  # refuse to start a run whose tokens take more
     batch_size: Count | None = None  # images whose tokens are computed at once; null: 16 on the CPU, else 128

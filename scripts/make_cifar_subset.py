@@ -16,18 +16,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from mldec.data.cifar import FILES, FOLDER, RECORD
+from mldec.data.cifar import FILES, FOLDER, RECORD, read_records
 from mldec.errors import DataError
 
 PER_CLASS = {"train.bin": 80, "test.bin": 20}
 
 
-def take(data: bytes, per_class: int) -> bytes:
+def take(path: Path, per_class: int) -> bytes:
     """The chosen records of a .bin file, by fine class and then by the SHA-256 of their pixels."""
     by_class = defaultdict[int, list[bytes]](list)
-    for start in range(0, len(data), RECORD):
-        record = data[start : start + RECORD]
-        by_class[record[1]].append(record)
+    for record in read_records(str(path)):
+        by_class[int(record[1])].append(record.tobytes())
     for label, records in by_class.items():
         if len(records) < per_class:
             raise DataError(f"class {label} has {len(records):,} images, fewer than {per_class}")
@@ -41,7 +40,7 @@ def make(source: Path, out: Path) -> None:
     files = {name: source / FOLDER / name for name in FILES}
     if missing := [str(path) for path in files.values() if not path.is_file()]:
         raise DataError(f"no file {missing[0]}; mldec data download dataset=cifar100 root={source}")
-    chosen = {name: take(files[name].read_bytes(), count) for name, count in PER_CLASS.items()}
+    chosen = {name: take(files[name], count) for name, count in PER_CLASS.items()}
     folder = out / FOLDER
     folder.mkdir(parents=True)
     for name, data in chosen.items():

@@ -103,13 +103,21 @@ def _read_names(path: str) -> tuple[str, ...]:
         return LabelSpace(names).names
 
 
-def _read_batch(path: str) -> Iterator[tuple[int, np.ndarray]]:
-    """The fine label and the image (32,32,3), uint8 RGB, of each record."""
+def read_records(path: str) -> np.ndarray:
+    """The records of a batch, uint8 (images, RECORD): coarse label, fine label, red, green and blue plane.
+
+    Raises DataError if the file is cut short or has a label that is out of range.
+    """
     data = np.frombuffer(read_bytes(path, most=MAX_BATCH), np.uint8)
     if len(data) == 0 or len(data) % RECORD:
         raise DataError(f"{path}: {len(data):,} bytes are no whole number of images of {RECORD:,}; cut short?")
     records = data.reshape(-1, RECORD)
     if (most := records[:, 1].max()) >= CLASSES:
         raise DataError(f"{path}: label {most} is out of range; fine labels are 0 to {CLASSES - 1}")
-    for record in records:
+    return records
+
+
+def _read_batch(path: str) -> Iterator[tuple[int, np.ndarray]]:
+    """The fine label and the image (32,32,3), uint8 RGB, of each record."""
+    for record in read_records(path):
         yield int(record[1]), record[2:].reshape(3, SIDE, SIDE).transpose(1, 2, 0)

@@ -142,20 +142,19 @@ def load_weights(
     found: Mapping[str, Tensor] = {
         name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)
     }
-    outside = [name for name in state_dict if not name.startswith(prefix)]
+    outside = dict.fromkeys(name for name in state_dict if not name.startswith(prefix))
     if convert is not None:
         found = convert(dict(found))
 
     fitting, absent, mismatched = compare_tensors(expected, found)
-    surplus = [name for name in found if name not in expected] + outside
-    skipped = [name for name in surplus if _is_classifier(name, classifiers, anywhere=name in outside)]
-    not_surplus = set(skipped)
+    surplus = [*(name for name in found if name not in expected), *outside]
+    skipped = dict.fromkeys(name for name in surplus if _is_classifier(name, classifiers, anywhere=name in outside))
     report = LoadReport(
         source=source,
         loaded=tuple(fitting),
         # The counter of batches is absent from older files and does not affect the output of a batch norm.
         missing=tuple(name for name in absent if not name.endswith("num_batches_tracked")),
-        unexpected=tuple(name for name in surplus if name not in not_surplus),
+        unexpected=tuple(name for name in surplus if name not in skipped),
         mismatched=tuple(mismatched),
         skipped=tuple(skipped),
     )

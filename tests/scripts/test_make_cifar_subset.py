@@ -59,6 +59,11 @@ def test_mistakes_get_one_line_and_nothing_is_written(source, tmp_path, capsys):
     assert make_cifar_subset.main([str(tmp_path / "nowhere"), str(out)]) == 1
     assert "mldec data download dataset=cifar100" in capsys.readouterr().err
     path = source / "cifar-100-binary" / "test.bin"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert make_cifar_subset.main([str(source), str(out)]) == 1
+    assert "no whole number of images" in capsys.readouterr().err
+    path.write_bytes(whole)
     records(path)[:500].tofile(path)
     assert make_cifar_subset.main([str(source), str(out)]) == 1
     assert "fewer than 20" in capsys.readouterr().err
